@@ -1,0 +1,3 @@
+"""RSMatch: semi-supervised learning with synthetic images in the unlabelled set."""
+
+__version__ = "0.1.0"

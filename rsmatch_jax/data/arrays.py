@@ -1,0 +1,192 @@
+"""Decoded images as arrays: the one form in which every dataset reaches the run.
+
+A dataset is a folder of `images.npy`, `labels.npy`, for a pool `generators.npy`, and
+`meta.json` with names, shapes and checksums. Arrays are memory-mapped, so opening one
+costs no memory. Two small datasets need no folder: scikit-learn's digits and `fake`.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rsmatch_jax.errors import RequestError
+
+META = "meta.json"
+DIGITS_TEST_SIZE = 500
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageArrays:
+    """Decoded images of one split or pool.
+
+    images: uint8 [N, H, W, C], C = 1 or 3, possibly memory-mapped.
+    labels: int32 [N], positions in class_names.
+    generators: int32 [N], positions in generator_names; None for real images.
+    """
+
+    name: str
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    generators: np.ndarray | None = None
+    generator_names: tuple[str, ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def counts(self) -> np.ndarray:
+        """Images per class, int64 [K]."""
+        return np.bincount(self.labels, minlength=self.num_classes)
+
+
+def save(folder: str, data: ImageArrays, extra: Mapping[str, Any] | None = None):
+    """Writes `data` to `folder`; `meta.json` comes last, so it marks a whole folder.
+
+    `extra` is stored under its own keys in meta.json (how a pool was made, licences).
+    """
+    os.makedirs(folder, exist_ok=True)
+    columns = {"images": data.images, "labels": data.labels.astype(np.int32)}
+    if data.generators is not None:
+        columns["generators"] = data.generators.astype(np.int32)
+    files = {}
+    for column, array in columns.items():
+        path = os.path.join(folder, f"{column}.npy")
+        np.save(path, array, allow_pickle=False)
+        files[f"{column}.npy"] = {
+            "shape": list(array.shape),
+            "dtype": str(array.dtype),
+            "sha256": _sha256(path),
+        }
+    meta = {
+        "name": data.name,
+        "class_names": list(data.class_names),
+        "generator_names": list(data.generator_names),
+        "files": files,
+        **(extra or {}),
+    }
+    temporary = os.path.join(folder, META + ".tmp")
+    with open(temporary, "w") as f:
+        json.dump(meta, f, indent=1)
+        f.write("\n")
+    os.replace(temporary, os.path.join(folder, META))
+
+
+def is_array_folder(folder: str) -> bool:
+    return os.path.isfile(os.path.join(folder, META))
+
+
+def load_meta(folder: str) -> dict[str, Any]:
+    """The folder's meta.json as a dict."""
+    path = os.path.join(folder, META)
+    try:
+        with open(path) as f:
+            return json.load(f)
+    except FileNotFoundError:
+        raise RequestError(f"{folder} is no array folder: it has no {META}") from None
+    except json.JSONDecodeError as e:
+        raise RequestError(f"{path} is damaged ({e}); delete {folder}") from None
+
+
+def load(folder: str) -> ImageArrays:
+    """Opens an array folder, memory-mapped, after checking shapes and checksums."""
+    meta = load_meta(folder)
+    columns = {}
+    for file, expected in meta["files"].items():
+        path = os.path.join(folder, file)
+        if not os.path.isfile(path) or _sha256(path) != expected["sha256"]:
+            raise RequestError(
+                f"{path} is missing or not what {META} says (size or checksum); "
+                f"delete {folder} and it is made anew, or restore the file"
+            )
+        columns[file.removesuffix(".npy")] = np.load(
+            path, mmap_mode="r", allow_pickle=False
+        )
+    return ImageArrays(
+        name=meta["name"],
+        class_names=tuple(meta["class_names"]),
+        generator_names=tuple(meta["generator_names"]),
+        **columns,
+    )
+
+
+def to_rgb(images: np.ndarray) -> np.ndarray:
+    """Repeats a grey channel three times; colour images pass through unchanged.
+
+    Args: uint8 [N, H, W, 1 or 3]. Returns: uint8 [N, H, W, 3].
+    """
+    return np.repeat(images, 3, axis=3) if images.shape[3] == 1 else images
+
+
+def digits(split: str) -> ImageArrays:
+    """scikit-learn's 1,797 scans of handwritten digits, 8 x 8, 17 grey levels.
+
+    The split is fixed, stratified and random (the scans are ordered by writer): 1,297
+    `train`, 500 `test`. Grey level v of 0..16 becomes round(255 v / 16).
+    """
+    from sklearn.datasets import load_digits  # lazy: scikit-learn takes a second
+    from sklearn.model_selection import train_test_split
+
+    raw = load_digits()
+    train, test = train_test_split(
+        np.arange(len(raw.target)),
+        test_size=DIGITS_TEST_SIZE,
+        stratify=raw.target,
+        random_state=0,
+    )
+    keep = np.sort({"train": train, "test": test}[split])
+    return ImageArrays(
+        name="digits",
+        images=grey_levels_to_uint8(raw.images[keep])[..., None],
+        labels=raw.target[keep].astype(np.int32),
+        class_names=tuple(str(c) for c in range(10)),
+    )
+
+
+def grey_levels_to_uint8(levels: np.ndarray) -> np.ndarray:
+    """Grey levels 0..16 of the digit scans as uint8 0..255."""
+    return np.rint(levels * (255 / 16)).astype(np.uint8)
+
+
+def fake(split: str, num_classes: int = 10, size: int = 8) -> ImageArrays:
+    """A tiny made-up set for smoke runs: class-dependent colours under noise.
+
+    64 training and 32 test images per class; uint8 [N, size, size, 3].
+    """
+    per_class, seed = {"train": (64, 0), "test": (32, 1)}[split]
+    rng = np.random.default_rng(seed)
+    labels = np.tile(np.arange(num_classes, dtype=np.int32), per_class)
+    colours = np.random.default_rng(2).integers(40, 216, (num_classes, 1, 1, 3))
+    noise = rng.integers(-40, 40, (len(labels), size, size, 3))
+    return ImageArrays(
+        name="fake",
+        images=(colours[labels] + noise).astype(np.uint8),
+        labels=labels,
+        class_names=tuple(f"class_{c}" for c in range(num_classes)),
+    )
+
+
+def fake_pool(num_classes: int = 10, size: int = 8) -> ImageArrays:
+    """Synthetic companions of `fake`: the same colours, less noise, two generators."""
+    labels = np.tile(np.arange(num_classes, dtype=np.int32), 64)
+    rng = np.random.default_rng(3)
+    colours = np.random.default_rng(2).integers(40, 216, (num_classes, 1, 1, 3))
+    noise = rng.integers(-10, 10, (len(labels), size, size, 3))
+    return ImageArrays(
+        name="fake",
+        images=(colours[labels] + noise).astype(np.uint8),
+        labels=labels,
+        class_names=tuple(f"class_{c}" for c in range(num_classes)),
+        generators=np.arange(len(labels), dtype=np.int32) // num_classes % 2,
+        generator_names=("generator_a", "generator_b"),
+    )
+
+
+def _sha256(path: str) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
