@@ -1,0 +1,99 @@
+"""Every key of every run, with unit and meaning. The other files state differences.
+
+Values are the paper's (Table 4) and USB's where the paper is silent. Nothing here is
+derived from another key: an override never leaves a stale value behind.
+"""
+
+import ml_collections
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ml_collections.ConfigDict:
+    c = ml_collections.ConfigDict()
+    c.seed = 0  # initial weights, order of images, views, queue draws
+
+    c.data = d = ml_collections.ConfigDict()
+    d.name = "fake"  # digits, fake, a TFDS name, or the path of a dataset folder
+    d.data_dir = placeholder(str)  # where TFDS keeps its datasets; None = its default
+    d.download = True  # let TFDS fetch a missing dataset
+    d.cache_dir = placeholder(str)  # decoded arrays; None = ~/.cache/rsmatch_jax
+    d.labels_per_class = 25  # labelled real images of each class
+    d.validation_per_class = 0  # real images held out; the best step is chosen on them
+    d.synthetic_pool = placeholder(
+        str
+    )  # folder; None = <data_dir>/rsmatch_pools/<name>
+    d.synthetic_ratio = 0.5  # r: share of the unlabelled images, 0 = none
+    d.synthetic_mode = "replace"  # replace: real ones give way (v1); add: on top (v2)
+    d.synthetic_mix = (
+        True  # equal parts of every generator; False: as the pool has them
+    )
+    d.real_only = False  # drop the synthetic part by ground truth
+    d.split_seed = placeholder(int)  # choice of images; None = seed
+
+    c.input = i = ml_collections.ConfigDict()
+    i.flip = True  # random mirroring
+    i.crop_pad = placeholder(int)  # pixels of reflect padding; None = image size / 8
+    i.randaugment_ops = 3  # operations in a row on the strong view
+    i.cutout = True  # on the strong view
+    i.prefetch = 4  # batches made ahead
+
+    c.model = m = ml_collections.ConfigDict()
+    m.classifier = "wrn_28_2"  # wrn_<depth>_<width>
+    m.detector = "wrn_10_1"  # the paper says "lightweight"; this size is our choice
+    m.dtype = "float32"  # compute type, or bfloat16; parameters are float32 always
+    m.bn_momentum = 0.999  # share of the old running statistics kept a step
+    m.sync_bn = True  # batch statistics over all devices
+    m.wrn_preact = "usb"  # usb: stages 2 and 3 start from the raw input; tf: activated
+
+    c.method = a = ml_collections.ConfigDict()
+    a.name = "rsmatch"  # rsmatch, fixmatch, supervised
+    a.threshold = 0.95  # tau: confidence that a pseudo-label needs
+    a.unsup_weight = 1.0  # lambda
+    a.rsmatch = r = ml_collections.ConfigDict()
+    r.queue_length = 16  # N_q: images in the queue of one class
+    r.queue_classes = 10  # P: queues updated a step (at most the number of classes)
+    r.queue_push = 1  # Q: images pushed into each of them
+    r.queue_sample = "distinct"  # or uniform, class_balanced: both with replacement
+    r.queue_min_confidence = 0.0  # classifier confidence that a pushed image needs
+    r.queue_min_score = 0.0  # synthetic score (p'_s) that a pushed image needs
+    r.queue_reaugment = False  # another weak view of queue images when they are drawn
+    r.detector_threshold = 0.95  # tau of Eq. 3
+    r.detector_unsup_weight = 1.0  # weight of Eq. 3 in Eq. 7
+    r.detector_learning_rate = placeholder(float)  # None = optim.learning_rate
+    r.detector_weight_decay = placeholder(float)  # None = optim.weight_decay
+    r.fake_weight = 1.0  # weight of Eq. 6 beside Eq. 5
+    r.route_threshold = 0.0  # below this detector confidence an image counts as real
+    r.route_warmup_steps = 0  # steps in which every image counts as real (= FixMatch)
+    r.individual_models = True  # False: the detector is a head on the classifier
+    r.classwise_queue = True  # False: one queue of K * N_q
+    r.fake_head = True  # False: images found synthetic are dropped
+    r.routing = "detector"  # or oracle (ground truth), random (coin): bounds
+
+    c.optim = o = ml_collections.ConfigDict()
+    o.learning_rate = 0.03
+    o.momentum = 0.9
+    o.nesterov = True
+    o.weight_decay = 5e-4  # on kernels alone
+    o.schedule = "cosine_7_16"  # lr * cos(7/16 pi t / T)
+    o.warmup_steps = 0  # linear, before the schedule
+    o.ema_decay = 0.999  # of the weights that are evaluated
+    o.ema_warmup = False  # decay = min(ema_decay, (1 + t) / (10 + t)), for short runs
+
+    c.train = t = ml_collections.ConfigDict()
+    t.num_steps = 2**20  # T
+    t.batch_size = 64  # B: labelled images a step, over all devices
+    t.unlabeled_ratio = 7  # mu: unlabelled images per labelled one
+    t.weak_forward = "cat"  # one pass over all rows; separate: weak rows apart
+
+    c.eval = e = ml_collections.ConfigDict()
+    e.every_steps = 5120  # also after the last step
+    e.batch_size = 512  # images a forward pass
+
+    c.checkpoint = k = ml_collections.ConfigDict()
+    k.every_steps = 5120  # also after the last step
+    k.keep = 2  # newest ones kept, beside the best
+
+    c.log = g = ml_collections.ConfigDict()
+    g.every_steps = 256
+    g.tensorboard = True  # event files beside metrics.jsonl
+    return c

@@ -1,0 +1,24 @@
+"""RSMatch on 8 x 8 scans of handwritten digits: the demo.
+
+100 labelled scans, 1,297 unlabelled ones of which half come from a diffusion model.
+    python launch.py --config=configs/digits.py --workdir=runs/demo
+"""
+
+from configs import common
+
+
+def get_config():
+    c = common.get_config()
+    c.data.name = "digits"
+    c.data.labels_per_class = 10
+    c.input.flip = False  # a mirrored digit is another sign
+    c.model.classifier = "wrn_10_1"
+    c.model.bn_momentum = 0.99
+    c.optim.ema_decay = 0.99
+    c.train.num_steps = 900
+    c.train.batch_size = 32
+    c.train.unlabeled_ratio = 4
+    c.eval.every_steps = 100
+    c.checkpoint.every_steps = 300
+    c.log.every_steps = 50
+    return c

@@ -1,0 +1,153 @@
+"""What a state is worth: test metrics, and detector and queue against ground truth.
+
+The only part that sees which unlabelled image is synthetic. EMA parameters with the
+live BN statistics, as in USB (semilearn hooks/evaluation.py).
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sklearn import metrics as sklearn_metrics
+
+from rsmatch_jax import parallel
+from rsmatch_jax.models import Network
+from rsmatch_jax.state import PyTree, TrainState
+
+Rows = dict[str, np.ndarray]
+TOP = 5
+
+
+def make_forward(nets: Mapping[str, Network]) -> Callable[[PyTree, Any], Any]:
+    """forward((params, stats), (uint8 images [n, S, S, 3], labels int32 [n])) -> rows.
+
+    Rows: predicted int32 [n], confidence float32 [n], rank int32 [n] (classes with a
+    higher logit than the label's), and where there is a detector synthetic_score
+    float32 [n] (Eq. 1). One device's program, to be mapped by `parallel.map_eval`.
+    """
+
+    def forward(variables, batch):
+        params, stats = variables
+        images, labels = batch
+        logits = {}
+        for name, net in nets.items():
+            outputs, _ = net.apply(params[name], stats[name], images, False)
+            logits.update(outputs.logits)
+        real = logits["real"]
+        own = jnp.take_along_axis(real, labels[:, None], axis=1)
+        rows = {
+            "predicted": jnp.argmax(real, axis=1).astype(jnp.int32),
+            "confidence": jnp.max(jax.nn.softmax(real), axis=1),
+            "rank": jnp.sum(real > own, axis=1, dtype=jnp.int32),
+        }
+        if "detector" in logits:
+            rows["synthetic_score"] = jax.nn.softmax(logits["detector"])[:, 1]
+        return rows
+
+    return forward
+
+
+def predict(
+    mapped_forward: Callable,
+    state: TrainState,
+    images: np.ndarray,
+    labels: np.ndarray,
+    batch_size: int,
+    devices: Sequence[jax.Device],
+) -> Rows:
+    """Rows of `make_forward` for all images, in their order.
+
+    The last batch is padded to the size of the others: one compilation.
+    """
+    batch_size = math.ceil(batch_size / len(devices)) * len(devices)
+    parts = []
+    for start in range(0, len(images), batch_size):
+        x = np.asarray(images[start : start + batch_size])
+        y = np.asarray(labels[start : start + batch_size], np.int32)
+        missing = batch_size - len(x)
+        x = np.pad(x, [(0, missing), (0, 0), (0, 0), (0, 0)])
+        batch = parallel.shard_rows((x, np.pad(y, (0, missing))), devices)
+        # Not fetched here: the device goes on while the host prepares the next batch.
+        parts.append(mapped_forward((state.ema, state.stats), batch))
+    fetched = [jax.tree.map(parallel.collect, part) for part in jax.device_get(parts)]
+    return {
+        name: np.concatenate([part[name] for part in fetched])[: len(images)]
+        for name in fetched[0]
+    }
+
+
+def test_metrics(rows: Rows, labels: np.ndarray, num_classes: int) -> dict[str, Any]:
+    """accuracy, top5, macro precision, recall, F1 in [0, 1], and the confusion matrix
+    int64 [K, K] (row = truth)."""
+    precision, recall, f1, _ = sklearn_metrics.precision_recall_fscore_support(
+        labels,
+        rows["predicted"],
+        labels=np.arange(num_classes),
+        average="macro",
+        zero_division=0.0,
+    )
+    return {
+        "accuracy": float(np.mean(rows["predicted"] == labels)),
+        "top5": float(np.mean(rows["rank"] < min(TOP, num_classes))),
+        "macro_precision": float(precision),
+        "macro_recall": float(recall),
+        "macro_f1": float(f1),
+        "confusion": sklearn_metrics.confusion_matrix(
+            labels, rows["predicted"], labels=np.arange(num_classes)
+        ),
+    }
+
+
+def detector_metrics(rows: Rows, synthetic: np.ndarray) -> dict[str, float | None]:
+    """Accuracy and balanced accuracy at score 0.5, AUROC; over the unlabelled set.
+
+    None where there is no detector, or where one of the two kinds is absent.
+    """
+    score = rows.get("synthetic_score")
+    names = ("detector_accuracy", "detector_balanced_accuracy", "detector_auroc")
+    if score is None:
+        return dict.fromkeys(names)
+    said = score >= 0.5
+    both = 0 < synthetic.sum() < len(synthetic)
+    return {
+        names[0]: float(np.mean(said == synthetic)),
+        names[1]: float(sklearn_metrics.balanced_accuracy_score(synthetic, said))
+        if both
+        else None,
+        names[2]: float(sklearn_metrics.roc_auc_score(synthetic, score))
+        if both
+        else None,
+    }
+
+
+def pseudo_label_metrics(
+    rows: Rows, labels: np.ndarray, synthetic: np.ndarray, threshold: float
+) -> dict[str, float | None]:
+    """Share of right classes among the images whose confidence reaches `threshold`:
+    all, the real and the synthetic ones; None where nothing reaches it."""
+    confident = rows["confidence"] >= threshold
+    right = rows["predicted"] == labels
+    groups = {"": confident, "_real": confident & ~synthetic}
+    groups["_synthetic"] = confident & synthetic
+    return {
+        f"pseudo_label_accuracy{name}": float(np.mean(right[group]))
+        if group.any()
+        else None
+        for name, group in groups.items()
+    }
+
+
+def queue_metrics(state: TrainState, synthetic: np.ndarray) -> dict[str, float | None]:
+    """Purity (share of queue images that are synthetic) and fill, from the slots'
+    positions in the unlabelled set."""
+    if "queue" not in state.extra:
+        return {"queue_purity": None, "queue_fill": None}
+    indices = np.asarray(state.extra["queue"].indices)
+    held = indices[indices >= 0]
+    return {
+        "queue_purity": float(np.mean(synthetic[held])) if len(held) else None,
+        "queue_fill": len(held) / indices.size,
+    }

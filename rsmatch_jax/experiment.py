@@ -1,0 +1,158 @@
+"""From a config to the parts of a run: data, method, networks, first state.
+
+Shared by training and by the commands that open a finished workdir.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rsmatch_jax import models, optim, parallel, step
+from rsmatch_jax.data import arrays, normalise, rs_ssl, sources, views
+from rsmatch_jax.methods import METHODS, Dims, Method
+from rsmatch_jax.models import Network, uint8
+from rsmatch_jax.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """The fixed parts of a run; what changes is in TrainState."""
+
+    config: Any
+    devices: Sequence[jax.Device]
+    dims: Dims
+    method: Method
+    nets: Mapping[str, Network]
+    tx: optax.GradientTransformation
+    views: views.ViewSpec
+
+    def init_state(self) -> TrainState:
+        """The state before step 0, placed on the devices.
+
+        Made in one compiled call: leaf by leaf it would take seconds.
+        """
+        make = jax.jit(
+            lambda: step.init_state(
+                self.method, self.nets, self.tx, self.dims, self.config.seed
+            )
+        )
+        return parallel.replicate(make(), self.devices)
+
+    def train_step(self) -> Callable:
+        """The mapped, donating train step (state, batch) -> (state, metrics)."""
+        return parallel.map_step(
+            step.make_train_step(
+                self.method,
+                self.nets,
+                self.tx,
+                ema_decay=self.config.optim.ema_decay,
+                ema_warmup=self.config.optim.ema_warmup,
+                sync_bn=self.config.model.sync_bn,
+            ),
+            self.devices,
+        )
+
+
+def load_task(config: Any) -> rs_ssl.Task:
+    """The images of the run, real and synthetic, by the `data` group of the config.
+
+    Raises RequestError where data is missing or does not fit.
+    """
+    d = config.data
+    train, test = sources.load_real(
+        d.name, data_dir=d.data_dir, download=d.download, cache_dir=d.cache_dir
+    )
+    train, test, pool = _rgb(train), _rgb(test), None
+    if d.synthetic_ratio > 0 and not d.real_only:
+        folder = d.synthetic_pool or sources.default_pool(d.name, d.data_dir)
+        pool = _rgb(sources.load_pool(folder, cache_dir=d.cache_dir))
+        rs_ssl.check_pool(pool, train)
+    split = rs_ssl.make_split(
+        train.labels,
+        train.num_classes,
+        labels_per_class=d.labels_per_class,
+        validation_per_class=d.validation_per_class,
+        ratio=d.synthetic_ratio,
+        mode=d.synthetic_mode,
+        mix=d.synthetic_mix,
+        real_only=d.real_only,
+        pool_labels=None if pool is None else pool.labels,
+        pool_generators=None if pool is None else pool.generators,
+        seed=config.seed if d.split_seed is None else d.split_seed,
+    )
+    return rs_ssl.make_task(train, test, pool, split)
+
+
+def task_dims(config: Any, task: rs_ssl.Task) -> Dims:
+    """Static sizes of a run."""
+    return Dims(
+        num_classes=len(task.class_names),
+        image_shape=task.unl_images.shape[1:],
+        batch_size=config.train.batch_size,
+        unlabeled_batch=config.train.batch_size * config.train.unlabeled_ratio,
+        num_labeled=len(task.lab_images),
+        num_unlabeled=len(task.unl_images),
+    )
+
+
+def build(config: Any, dims: Dims, devices: Sequence[jax.Device]) -> Experiment:
+    """Everything but the images, from the config and the sizes."""
+    method = METHODS[config.method.name](config, dims)
+    mean, std = normalise.normalisation(config.data.name)
+    names = {"classifier": config.model.classifier, "detector": config.model.detector}
+    nets = {
+        network: uint8.take_uint8(
+            models.make(
+                names[network],
+                heads,
+                dtype=jnp.dtype(config.model.dtype),
+                bn_momentum=config.model.bn_momentum,
+                sync_axis=parallel.AXIS if config.model.sync_bn else None,
+                preact=config.model.wrn_preact,
+            ),
+            mean,
+            std,
+        )
+        for network, heads in method.heads(dims.num_classes).items()
+    }
+    size = dims.image_shape[0]
+    crop_pad = config.input.crop_pad
+    return Experiment(
+        config=config,
+        devices=devices,
+        dims=dims,
+        method=method,
+        nets=nets,
+        tx=optim.make(
+            {name: _sgd(config, name) for name in nets},
+            config.train.num_steps,
+            config.optim.warmup_steps,
+        ),
+        views=views.ViewSpec(
+            flip=config.input.flip,
+            crop_pad=size // 8 if crop_pad is None else crop_pad,
+            randaugment_ops=config.input.randaugment_ops,
+            cutout=config.input.cutout,
+        ),
+    )
+
+
+def _rgb(data: arrays.ImageArrays) -> arrays.ImageArrays:
+    """Networks take three channels; colour images stay memory-mapped."""
+    return dataclasses.replace(data, images=arrays.to_rgb(data.images))
+
+
+def _sgd(config: Any, network: str) -> optim.SGD:
+    o = config.optim
+    learning_rate, weight_decay = o.learning_rate, o.weight_decay
+    if network == "detector":
+        own = config.method.rsmatch
+        if own.detector_learning_rate is not None:
+            learning_rate = own.detector_learning_rate
+        if own.detector_weight_decay is not None:
+            weight_decay = own.detector_weight_decay
+    return optim.SGD(learning_rate, o.momentum, o.nesterov, weight_decay)

@@ -1,0 +1,132 @@
+"""What a run writes for people: terminal, metrics.jsonl, TensorBoard, result.json.
+
+clu is imported here alone, and late, for it imports TensorFlow; without TensorFlow the
+event files are left out.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+METRICS_FILE = "metrics.jsonl"
+RESULT_FILE = "result.json"
+
+
+def say(text: str = ""):
+    """One line for the user, at once."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+class Logbook:
+    """Metrics of one run. `first_step` is where it starts or goes on: later lines of an
+    earlier, interrupted start are dropped, so nothing stands there twice."""
+
+    def __init__(
+        self, workdir: str, *, first_step: int, num_steps: int, tensorboard: bool
+    ):
+        path = os.path.join(workdir, METRICS_FILE)
+        _keep_lines_up_to(path, first_step)
+        self._file = open(path, "a")  # noqa: SIM115 (lives as long as the run)
+        self._num_steps = num_steps
+        self._last = (first_step, time.monotonic())
+        self._writer = self._progress = None
+        if tensorboard:
+            self._open_clu(workdir, num_steps)
+
+    def write(self, step: int, metrics: dict[str, Any]):
+        """One object to metrics.jsonl; its numbers to TensorBoard as well."""
+        line = {"step": step, **plain(metrics)}
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.flush()
+        if self._writer is not None:
+            scalars = {k: v for k, v in metrics.items() if v is not None}
+            self._writer.write_scalars(step, scalars)
+
+    def write_image(self, step: int, name: str, image: np.ndarray):
+        """A picture to TensorBoard: uint8 [H, W, 3]."""
+        if self._writer is not None:
+            self._writer.write_images(step, {name: image[None]})
+
+    def count_step(self, step: int):
+        """To be called after every step: clu's ReportProgress wants to see each."""
+        if self._progress is not None:
+            self._progress(step)
+
+    def progress(self, step: int, metrics: dict[str, Any]):
+        """The progress line: steps per second since the last one, time to go."""
+        last_step, last_time = self._last
+        now = time.monotonic()
+        rate = (step - last_step) / max(now - last_time, 1e-9)
+        self._last = (step, now)
+        shown = "  ".join(f"{k} {v:.3f}" for k, v in metrics.items() if v is not None)
+        to_go = _duration((self._num_steps - step) / rate) if rate else "?"
+        say(f"step {step}/{self._num_steps}  {shown}  {rate:.2f} steps/s  ETA {to_go}")
+
+    def skip_time(self):
+        """Leaves what happened since the last progress line out of the next rate."""
+        self._last = (self._last[0], time.monotonic())
+
+    def close(self):
+        self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _open_clu(self, workdir: str, num_steps: int):
+        try:
+            from clu import metric_writers, periodic_actions
+        except ImportError as e:
+            say(f"no TensorBoard event files: {e} (metrics.jsonl has all numbers)")
+            return
+        # Its LoggingWriter and work-unit notes repeat our lines: warnings only.
+        logging.set_verbosity(logging.WARNING)
+        self._writer = metric_writers.create_default_writer(workdir)
+        self._progress = periodic_actions.ReportProgress(
+            num_train_steps=num_steps, writer=self._writer, every_secs=30.0
+        )
+
+
+def write_json(path: str, content: dict[str, Any]):
+    """Writes a JSON file atomically; NaN and infinities become null."""
+    temporary = f"{path}.tmp"
+    with open(temporary, "w") as f:
+        json.dump(plain(content), f, indent=1, allow_nan=False)
+        f.write("\n")
+    os.replace(temporary, path)
+
+
+def plain(value: Any) -> Any:
+    """JSON-ready: numpy scalars to Python's, non-finite numbers to None."""
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _keep_lines_up_to(path: str, step: int):
+    if not os.path.exists(path):
+        return
+    with open(path) as f:
+        # A line cut off by a kill has no newline.
+        lines = [line for line in f if line.endswith("\n")]
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    with open(f"{path}.tmp", "w") as f:
+        f.writelines(kept)
+    os.replace(f"{path}.tmp", path)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"

@@ -1,0 +1,12 @@
+"""Every method by name. A new one is a file beside these and a line here."""
+
+from rsmatch_jax.methods import fixmatch, rsmatch, supervised
+from rsmatch_jax.methods.base import Dims, Method
+
+__all__ = ["METHODS", "Dims", "Method"]
+
+METHODS = {
+    "rsmatch": rsmatch.make,
+    "fixmatch": fixmatch.make,
+    "supervised": supervised.make,
+}

@@ -1,0 +1,229 @@
+"""RSMatch (Wang et al. 2024, section 4): find the synthetic images, then use them.
+
+A deepfake detector learns from labelled real images and from the CSQueue, which mines
+likely synthetic ones out of the unlabelled batches. The classifier has a real and a
+fake head on one encoder; unlabelled images train the head that the detector sends them
+to. Equations 1 to 7 are marked below. Class 0 of the detector is real, 1 synthetic.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from rsmatch_jax import augment, csqueue, losses, parallel
+from rsmatch_jax.methods import base
+
+DETECTOR = "detector"
+
+
+@dataclasses.dataclass(frozen=True)
+class RSMatch:
+    """Fields are the keys of `method` and `method.rsmatch` (configs/common.py), and
+    synthetic_share, the coin of routing="random"; flip and crop_pad, the weak view of
+    queue_reaugment."""
+
+    threshold: float
+    unsup_weight: float
+    weak_forward: str
+    queue_length: int
+    queue_classes: int
+    queue_push: int
+    queue_sample: str
+    queue_min_confidence: float
+    queue_min_score: float
+    queue_reaugment: bool
+    detector_threshold: float
+    detector_unsup_weight: float
+    fake_weight: float
+    route_threshold: float
+    route_warmup_steps: int
+    individual_models: bool
+    classwise_queue: bool
+    fake_head: bool
+    routing: str
+    synthetic_share: float
+    flip: bool
+    crop_pad: int
+
+    def heads(self, num_classes):
+        classifier = {"real": num_classes}
+        if self.fake_head:
+            classifier["fake"] = num_classes
+        if not self.individual_models:
+            return {"classifier": {**classifier, DETECTOR: 2}}
+        return {"classifier": classifier, DETECTOR: {DETECTOR: 2}}
+
+    def init_extra(self, dims):
+        queues, length = dims.num_classes, self.queue_length
+        if not self.classwise_queue:
+            queues, length = 1, queues * length
+        return {"queue": csqueue.create(queues, length, dims.image_shape)}
+
+    def loss(self, nets, params, stats, extra, batch, key, step):
+        sample_key, view_key, route_key, push_key = jax.random.split(key, 4)
+        queue = extra["queue"]
+        queued, ready = self._sample(queue, batch, sample_key, view_key)
+        lab, queued, weak, strong, new_stats = self._forward(
+            nets, params, stats, batch, queued
+        )
+
+        # Everything predicted from weak views is a constant for the gradient.
+        labels, confidence = losses.pseudo_label(weak["real"])  # q-hat, max q
+        origin, origin_confidence = losses.pseudo_label(weak[DETECTOR])  # q-hat', q'
+        score = jax.nn.softmax(jax.lax.stop_gradient(weak[DETECTOR]))[:, 1]  # Eq. 1
+
+        # Eq. 2: half of the rows are labelled images (real), half come from the queue.
+        is_real, is_synthetic = (
+            jnp.zeros_like(batch.labels),
+            jnp.ones_like(batch.labels),
+        )
+        detector_sup = 0.5 * (
+            jnp.mean(losses.cross_entropy(lab[DETECTOR], is_real))
+            + jnp.mean(losses.cross_entropy(queued[DETECTOR], is_synthetic)) * ready
+        )
+        # Eq. 3
+        detector_mask = origin_confidence >= self.detector_threshold
+        detector_unsup = losses.masked_mean(
+            losses.cross_entropy(strong[DETECTOR], origin), detector_mask
+        )
+        # Eq. 4
+        loss_sup = jnp.mean(losses.cross_entropy(lab["real"], batch.labels))
+        # Eq. 5 and 6: the pseudo-label always comes from the real head.
+        mask = confidence >= self.threshold
+        synthetic = self._route(origin, origin_confidence, batch, route_key, step)
+        loss_real = losses.masked_mean(
+            losses.cross_entropy(strong["real"], labels), mask & ~synthetic
+        )
+        loss_fake = jnp.float32(0.0)
+        if self.fake_head:
+            loss_fake = losses.masked_mean(
+                losses.cross_entropy(strong["fake"], labels), mask & synthetic
+            )
+        # Eq. 7
+        loss = (
+            detector_sup
+            + self.detector_unsup_weight * detector_unsup
+            + loss_sup
+            + self.unsup_weight * (loss_real + self.fake_weight * loss_fake)
+        )
+        queue = self._push(queue, push_key, batch, labels, confidence, score)
+        metrics = {
+            "loss": loss,
+            "loss_sup": loss_sup,
+            "loss_unsup": loss_real,
+            "loss_unsup_fake": loss_fake,
+            "detector_loss_sup": detector_sup,
+            "detector_loss_unsup": detector_unsup,
+            "utilisation": jnp.mean(mask.astype(jnp.float32)),
+            "detector_utilisation": jnp.mean(detector_mask.astype(jnp.float32)),
+            "routed_synthetic": jnp.mean(synthetic.astype(jnp.float32)),
+            "queue_fill": csqueue.fill(queue),
+        }
+        return loss, (new_stats, {"queue": queue}, metrics)
+
+    def _sample(self, queue, batch, sample_key, view_key):
+        """This device's B/D queue images, and 1.0 once the queue can give them.
+
+        Until then the first images of the weak view hold the place, at weight 0.
+        """
+        local = batch.lab.shape[0]
+        slots, ready = csqueue.SAMPLERS[self.queue_sample](
+            queue, sample_key, local * parallel.num_devices()
+        )
+        images = csqueue.take(queue, slots)
+        if self.queue_reaugment:
+            images = augment.weak_view(
+                view_key, images, flip=self.flip, crop_pad=self.crop_pad
+            )
+        images = jnp.where(ready, parallel.local_rows(images), batch.weak[:local])
+        return images, ready.astype(jnp.float32)
+
+    def _forward(self, nets, params, stats, batch, queued):
+        """Logits by head name of the labelled, queued, weak and strong images."""
+        shared = not self.individual_models
+        classifier_groups = [batch.lab, queued] if shared else [batch.lab]
+        groups, weak, strong, classifier_stats = base.forward(
+            nets["classifier"],
+            params["classifier"],
+            stats["classifier"],
+            classifier_groups,
+            batch.weak,
+            batch.strong,
+            self.weak_forward,
+        )
+        if shared:
+            lab, queue = groups
+            new_stats = {"classifier": classifier_stats}
+            return lab.logits, queue.logits, weak.logits, strong.logits, new_stats
+        (d_lab, d_queue), d_weak, d_strong, detector_stats = base.forward(
+            nets[DETECTOR],
+            params[DETECTOR],
+            stats[DETECTOR],
+            [batch.lab, queued],
+            batch.weak,
+            batch.strong,
+            self.weak_forward,
+        )
+        (lab,) = groups
+        return (
+            {**lab.logits, **d_lab.logits},
+            d_queue.logits,
+            {**weak.logits, **d_weak.logits},
+            {**strong.logits, **d_strong.logits},
+            {"classifier": classifier_stats, DETECTOR: detector_stats},
+        )
+
+    def _route(self, origin, origin_confidence, batch, key, step):
+        """Which unlabelled images go to the fake head, bool [U/D]."""
+        if self.routing == "oracle":
+            synthetic = batch.synthetic
+        elif self.routing == "random":
+            count = origin.shape[0] * parallel.num_devices()
+            coin = jax.random.bernoulli(key, self.synthetic_share, (count,))
+            synthetic = parallel.local_rows(coin)
+        else:
+            synthetic = (origin == 1) & (origin_confidence >= self.route_threshold)
+        return synthetic & (step >= self.route_warmup_steps)
+
+    def _push(self, queue, key, batch, labels, confidence, score):
+        """Updating strategy of section 4.3, after the losses: no second forward."""
+        eligible = (confidence >= self.queue_min_confidence) & (
+            score >= self.queue_min_score
+        )
+        if self.classwise_queue:
+            classes, select, top = labels, self.queue_classes, self.queue_push
+        else:  # Table 3's single queue, at the same number of images a step
+            classes = jnp.zeros_like(labels)
+            select, top = 1, self.queue_classes * self.queue_push
+        return csqueue.push(
+            queue,
+            key,
+            batch.weak,
+            batch.indices,
+            classes,
+            jnp.where(eligible, score, -jnp.inf),
+            select=select,
+            top=top,
+        )
+
+
+def make(config: base.Config, dims: base.Dims) -> RSMatch:
+    """From the whole config: `method`, `method.rsmatch` and the weak view's keys.
+
+    P is at most K; crop_pad=None is an eighth of the image size.
+    """
+    own = config.method.rsmatch
+    elsewhere = {
+        "threshold": config.method.threshold,
+        "unsup_weight": config.method.unsup_weight,
+        "weak_forward": config.train.weak_forward,
+        "queue_classes": min(own.queue_classes, dims.num_classes),
+        "synthetic_share": config.data.synthetic_ratio,
+        "flip": config.input.flip,
+        "crop_pad": dims.image_shape[0] // 8
+        if config.input.crop_pad is None
+        else config.input.crop_pad,
+    }
+    names = {field.name for field in dataclasses.fields(RSMatch)} - set(elsewhere)
+    return RSMatch(**elsewhere, **{name: own[name] for name in names})

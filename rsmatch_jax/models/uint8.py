@@ -1,0 +1,20 @@
+"""Networks that take images as they are stored."""
+
+import jax.numpy as jnp
+
+from rsmatch_jax.models import Network
+
+
+def take_uint8(
+    net: Network, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Network:
+    """`net` with the normalisation in front: uint8 [N, S, S, 3] in, (x / 255 - mean) /
+    std to the network. Batches stay a quarter of their float32 size until then."""
+
+    def apply(params, stats, images, train):
+        scale = 255 * jnp.asarray(std, jnp.float32).reshape(1, 1, 1, 3)
+        shift = 255 * jnp.asarray(mean, jnp.float32).reshape(1, 1, 1, 3)
+        images = (images.astype(jnp.float32) - shift) / scale
+        return net.apply(params, stats, images, train)
+
+    return Network(net.init, apply)

@@ -1,0 +1,97 @@
+"""The one place that names pmap: mapping, placement, collectives over devices.
+
+The state is replicated (sharding `P()`, no leading device axis); only the batch has a
+leading [devices, ...] axis. Rows are dealt to the devices like cards: row r of a
+global batch goes to device r mod D. Thus the first b rows of the global batch are the
+first b/D rows of every device, and everything drawn for the global batch from one key
+is the same whatever D is.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXIS = "batch"
+PyTree = Any
+
+
+def map_step(step: Callable, devices: Sequence[jax.Device]) -> Callable:
+    """pmaps `step(state, batch) -> (state, metrics)`; the state is donated.
+
+    Inside, collectives over AXIS are available and the batch is one device's share.
+    What `step` returns must be equal on all devices: nothing checks that here.
+    """
+    return jax.pmap(
+        step,
+        axis_name=AXIS,
+        in_axes=(None, 0),
+        out_axes=(None, None),
+        donate_argnums=0,
+        devices=devices,
+    )
+
+
+def map_eval(forward: Callable, devices: Sequence[jax.Device]) -> Callable:
+    """pmaps `forward(variables, batch) -> rows`; rows keep their device axis."""
+    return jax.pmap(
+        forward, axis_name=AXIS, in_axes=(None, 0), out_axes=0, devices=devices
+    )
+
+
+def replicate(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
+    """Places a tree on all devices, without a device axis.
+
+    Done before step 1: otherwise the first step would reshard the donated state and
+    hold it twice.
+    """
+    return jax.device_put(tree, NamedSharding(_mesh(devices), PartitionSpec()))
+
+
+def shard_rows(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
+    """Deals numpy rows to the devices: [n, ...] -> device array [D, n / D, ...]."""
+    sharding = NamedSharding(_mesh(devices), PartitionSpec(AXIS))
+    return jax.device_put(jax.tree.map(lambda x: deal(x, len(devices)), tree), sharding)
+
+
+def deal(rows: Any, num_devices: int) -> Any:
+    """[n, ...] -> [D, n / D, ...], row r at [r mod D, r div D]."""
+    n = rows.shape[0]
+    return rows.reshape(n // num_devices, num_devices, *rows.shape[1:]).swapaxes(0, 1)
+
+
+def collect(rows: Any) -> np.ndarray:
+    """The inverse of dealing, on the host: [D, n / D, ...] -> numpy [n, ...]."""
+    rows = np.asarray(rows).swapaxes(0, 1)
+    return rows.reshape(rows.shape[0] * rows.shape[1], *rows.shape[2:])
+
+
+def local_rows(global_rows: jax.Array) -> jax.Array:
+    """This device's share of something that every device holds whole (in a step)."""
+    return deal(global_rows, num_devices())[jax.lax.axis_index(AXIS)]
+
+
+def global_positions(local_count: int) -> jax.Array:
+    """Positions in the global batch of this device's rows, int32 [local_count]."""
+    rows = jax.lax.iota("int32", local_count)
+    return rows * num_devices() + jax.lax.axis_index(AXIS).astype("int32")
+
+
+def num_devices() -> int:
+    return jax.lax.axis_size(AXIS)
+
+
+def mean(tree: PyTree) -> PyTree:
+    """Mean over devices of every leaf (in a step)."""
+    return jax.lax.pmean(tree, AXIS)
+
+
+def gather(x: jax.Array) -> jax.Array:
+    """[...] on each device -> [D, ...] on all of them (in a step)."""
+    return jax.lax.all_gather(x, AXIS)
+
+
+def _mesh(devices: Sequence[jax.Device]) -> Mesh:
+    return Mesh(np.asarray(devices), (AXIS,))

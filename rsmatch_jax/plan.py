@@ -1,0 +1,91 @@
+"""What a run is going to do, in words: splits, sizes, memory, time."""
+
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from rsmatch_jax import parallel
+from rsmatch_jax.data import rs_ssl
+from rsmatch_jax.experiment import Experiment
+from rsmatch_jax.state import Batch, PyTree
+
+TIMED_STEPS = 3
+
+
+def describe(exp: Experiment, task: rs_ssl.Task) -> Iterator[str]:
+    """Lines about the data and the schedule."""
+    dims, t = exp.dims, exp.config.train
+    synthetic = int(task.unl_synthetic.sum())
+    size = "x".join(map(str, dims.image_shape[:2]))
+    yield (
+        f"data: {dims.num_classes} classes, {size} px; {dims.num_labeled} labelled; "
+        f"{dims.num_unlabeled} unlabelled, of which {synthetic} synthetic "
+        f"({synthetic / dims.num_unlabeled:.0%}); "
+        + (f"{len(task.val_images)} validation; " if len(task.val_images) else "")
+        + f"{len(task.test_images)} test"
+    )
+    for g, name in enumerate(task.generator_names):
+        yield f"  from {name}: {int((task.unl_generator == g).sum())}"
+    epochs = t.num_steps * dims.unlabeled_batch / dims.num_unlabeled
+    devices = exp.devices
+    yield (
+        f"schedule: {t.num_steps} steps of {dims.batch_size} labelled + "
+        f"{dims.unlabeled_batch} unlabelled images ({epochs:.1f} passes) on "
+        f"{len(devices)} {devices[0].device_kind} device{'s'[: len(devices) > 1]}; "
+        f"{math.ceil(t.num_steps / exp.config.eval.every_steps)} evaluations"
+    )
+
+
+def parameters(params: PyTree) -> Iterator[str]:
+    """One line a network: tensors and parameters, and its largest parts."""
+    for name, tree in params.items():
+        parts = [f"{part} {_count(sub):,}" for part, sub in sorted(tree.items())]
+        yield f"network {name}: {_count(tree):,} parameters ({', '.join(parts)})"
+
+
+def measure(exp: Experiment, batch: Batch) -> Iterator[str]:
+    """Compiles the step and times a few on a state that is thrown away."""
+    state = exp.init_state()
+    yield from parameters(state.params)
+    held = sum(x.nbytes for x in jax.tree.leaves(state) if _is_plain(x))
+    sharded = parallel.shard_rows(batch, exp.devices)
+    begin = time.monotonic()
+    train_step = exp.train_step()
+    compiled = train_step.lower(state, sharded).compile()
+    compile_seconds = time.monotonic() - begin
+    memory = compiled.memory_analysis()
+    yield (
+        f"memory per device: state {_mib(held)}, temporary "
+        f"{_mib(memory.temp_size_in_bytes)}; compiled in {compile_seconds:.1f} s"
+    )
+    state, metrics = train_step(state, sharded)
+    jax.block_until_ready(metrics)
+    seconds = []
+    for _ in range(TIMED_STEPS):
+        begin = time.monotonic()
+        state, metrics = train_step(state, sharded)
+        jax.block_until_ready(metrics)
+        seconds.append(time.monotonic() - begin)
+    per_step = float(np.median(seconds))
+    total = per_step * exp.config.train.num_steps
+    yield (
+        f"time: {per_step:.3f} s a step (median of {TIMED_STEPS}), "
+        f"{total / 3600:.1f} h for all of them, evaluations and input not counted"
+    )
+    yield "nothing was trained or written"
+
+
+def _count(tree: PyTree) -> int:
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def _is_plain(x: Any) -> bool:
+    return not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.0f} MiB"

@@ -1,0 +1,112 @@
+"""What a run knows of its past beside the state: evaluations, best step, time."""
+
+import dataclasses
+import statistics
+from typing import Any
+
+import jax
+import numpy as np
+
+MEDIAN_OF = 20  # evaluations, as FixMatch reports
+
+_DETECTOR_KEYS = (
+    "detector_accuracy",
+    "detector_balanced_accuracy",
+    "detector_auroc",
+    "queue_purity",
+    "queue_fill",
+    "pseudo_label_accuracy",
+)
+_TEST_KEYS = ("top5", "macro_precision", "macro_recall", "macro_f1")
+
+
+@dataclasses.dataclass
+class Record:
+    """Saved with every checkpoint, so that a resumed run reports what an undisturbed
+    one would.
+
+    evaluations: one dict of metrics an evaluation, with its step. pending: metrics of
+    the steps since the last log step, still on the device. seconds: time spent.
+    """
+
+    evaluations: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    best_step: int | None = None
+    seconds: float = 0.0
+    utilisation: float | None = None
+    warnings: list[str] = dataclasses.field(default_factory=list)
+    pending: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def add_evaluation(self, step: int, metrics: dict[str, Any]) -> bool:
+        """Keeps an evaluation; True if it is better than all before."""
+        self.evaluations.append({"step": step, **metrics})
+        earlier = [self._choice(e) for e in self.evaluations[:-1]]
+        best = not earlier or self.choice_accuracy() > max(earlier)
+        if best:
+            self.best_step = step
+        return best
+
+    def choice_accuracy(self) -> float:
+        """What the best step is chosen by, of the last evaluation: the accuracy on
+        validation images where there are any, else (USB's rule) on the test set."""
+        return self._choice(self.evaluations[-1])
+
+    def take_pending(self) -> list[dict[str, Any]]:
+        taken, self.pending = self.pending, []
+        return taken
+
+    def to_meta(self) -> dict[str, Any]:
+        """JSON-ready; fetches the pending metrics from the device."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        fields["pending"] = [
+            {k: float(v) for k, v in metrics.items()}
+            for metrics in jax.device_get(self.pending)
+        ]
+        return fields
+
+    @classmethod
+    def from_meta(cls, meta: dict[str, Any]) -> "Record":
+        return cls(**meta)
+
+    def result(
+        self,
+        *,
+        status: str,
+        config: dict[str, Any],
+        step: int,
+        images_per_second: float,
+    ) -> dict[str, Any]:
+        """The content of result.json; a value that a method does not have is None."""
+        last = self.evaluations[-1]
+        accuracies = [e["test_accuracy"] for e in self.evaluations]
+        best = next(e for e in self.evaluations if e["step"] == self.best_step)
+        return {
+            "status": status,
+            "method": config["method"]["name"],
+            "dataset": config["data"]["name"],
+            "seed": config["seed"],
+            "steps": step,
+            "seconds": self.seconds,
+            "test_accuracy": last["test_accuracy"],
+            "test_accuracy_best": best["test_accuracy"],
+            "test_accuracy_median20": statistics.median(accuracies[-MEDIAN_OF:]),
+            "best_step": self.best_step,
+            "test": {key: last[f"test_{key}"] for key in _TEST_KEYS},
+            **{key: last[key] for key in _DETECTOR_KEYS},
+            "utilisation": self.utilisation,
+            "images_per_second": images_per_second,
+            "warnings": self.warnings,
+            "config": config,
+        }
+
+    @staticmethod
+    def _choice(evaluation: dict[str, Any]) -> float:
+        return evaluation.get("validation_accuracy", evaluation["test_accuracy"])
+
+
+def interval_means(pending: list[dict[str, Any]]) -> dict[str, float]:
+    """Mean of each metric over an interval's steps, in float64."""
+    fetched = jax.device_get(pending)
+    return {
+        name: float(np.mean([float(step[name]) for step in fetched]))
+        for name in fetched[0]
+    }

@@ -1,0 +1,269 @@
+"""One run: check, build, train, evaluate, save. The only loop there is."""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from rsmatch_jax import (
+    evaluation,
+    experiment,
+    logbook,
+    parallel,
+    pictures,
+    plan,
+    record,
+    validate,
+    workdir,
+)
+from rsmatch_jax.checkpoint import Checkpoints
+from rsmatch_jax.data import rs_ssl
+from rsmatch_jax.errors import RequestError
+from rsmatch_jax.experiment import Experiment
+from rsmatch_jax.logbook import Logbook, say
+from rsmatch_jax.record import Record
+from rsmatch_jax.state import Batch
+
+
+def run(
+    config: Any,
+    folder: str,
+    *,
+    overwrite: bool = False,
+    plan_only: bool = False,
+    devices: Sequence[jax.Device] | None = None,
+) -> dict[str, Any]:
+    """Trains by a locked config in `folder` and returns the content of result.json.
+
+    An unfinished run there is resumed, a finished one is left as it is. overwrite
+    starts anew; plan_only prints what would happen and trains nothing. devices: None =
+    all local ones. Raises RequestError for whatever cannot work, before anything is
+    written.
+    """
+    devices = list(devices or jax.local_devices())
+    validate.check(config, len(devices))
+    if not overwrite:
+        workdir.check_free(folder, config.to_dict())
+        result = workdir.read_result(folder)
+        if result and result["status"] == "finished" and not plan_only:
+            say(
+                f"{folder} holds this run, finished: test accuracy "
+                f"{result['test_accuracy']:.4f}. Nothing to do; --overwrite trains anew"
+            )
+            return result
+    say(f"{config.method.name} on {config.data.name}, seed {config.seed}: {folder}")
+    task = experiment.load_task(config)
+    dims = experiment.task_dims(config, task)
+    warnings = []
+    if config.method.name == "rsmatch":
+        warnings += validate.check_queue(config, dims.num_classes)
+    exp = experiment.build(config, dims, devices)
+    for line in [*plan.describe(exp, task), *(f"warning: {w}" for w in warnings)]:
+        say(line)
+    stream = _input_stream(exp, task)
+    if plan_only:
+        for line in plan.measure(exp, next(stream(0))):
+            say(line)
+        return {}
+    if overwrite:
+        workdir.clear(folder)
+    workdir.claim(folder, config.to_dict())
+    task.split.save(os.path.join(folder, workdir.SPLIT_FILE))
+    return _Run(exp, task, folder, warnings).train(stream)
+
+
+def _input_stream(exp: Experiment, task: rs_ssl.Task):
+    """start step -> iterator of numpy batches, one per step from there on."""
+    try:
+        from rsmatch_jax.data import tf_pipeline  # lazy: TensorFlow
+    except ImportError as e:
+        raise RequestError(
+            f"the tf.data input needs TensorFlow ({e}): pip install -r requirements.txt"
+        ) from e
+    config = exp.config
+    oracle = config.method.name == "rsmatch" and (
+        config.method.rsmatch.routing == "oracle"
+    )
+
+    def stream(start: int) -> Iterator[Batch]:
+        return tf_pipeline.batches(
+            task.lab_images,
+            task.lab_labels,
+            task.unl_images,
+            exp.views,
+            seed=config.seed,
+            batch_size=config.train.batch_size,
+            unlabeled_ratio=config.train.unlabeled_ratio,
+            start_step=start,
+            num_steps=config.train.num_steps,
+            prefetch=config.input.prefetch,
+            synthetic=task.unl_synthetic if oracle else None,
+        )
+
+    return stream
+
+
+class _Run:
+    """The loop's surroundings: state, files, and what is kept between log steps."""
+
+    def __init__(
+        self, exp: Experiment, task: rs_ssl.Task, folder: str, warnings: list[str]
+    ):
+        self.exp, self.task, self.folder = exp, task, folder
+        self.config = exp.config
+        self.checkpoints = Checkpoints(folder, self.config.checkpoint.keep)
+        self.state = exp.init_state()
+        self.record = Record(warnings=warnings)
+        first = self.checkpoints.latest() or 0
+        if first:
+            self.state, meta = self.checkpoints.restore(first, self.state)
+            self.record = Record.from_meta(meta)
+            say(f"resumed at step {first}")
+        else:
+            for line in plan.parameters(self.state.params):
+                say(line)
+        self.first = first
+        self.started = time.monotonic() - self.record.seconds
+        self.logbook = Logbook(
+            folder,
+            first_step=first,
+            num_steps=self.config.train.num_steps,
+            tensorboard=self.config.log.tensorboard,
+        )
+        self.mapped_eval = parallel.map_eval(
+            evaluation.make_forward(exp.nets), exp.devices
+        )
+
+    def train(self, stream) -> dict[str, Any]:
+        config, record_ = self.config, self.record
+        train_step = self.exp.train_step()
+        due = None  # the interval before, dispatched long ago: fetched without waiting
+        last = config.train.num_steps
+        batches = stream(self.first)
+        for step in range(self.first + 1, last + 1):
+            batch = parallel.shard_rows(next(batches), self.exp.devices)
+            begin = time.monotonic()
+            self.state, metrics = train_step(self.state, batch)
+            if step == self.first + 1:  # dispatch waits for the compiler
+                say(f"step compiled in {time.monotonic() - begin:.1f} s")
+                self.logbook.skip_time()
+            record_.pending.append(metrics)
+            self.logbook.count_step(step)
+            evaluate = step % config.eval.every_steps == 0 or step == last
+            save = step % config.checkpoint.every_steps == 0 or step == last
+            if step % config.log.every_steps == 0 or step == last:
+                if due:
+                    self._log(*due)
+                due = (step, record_.take_pending())
+            if due and (evaluate or save):
+                self._log(*due)
+                due = None
+            best = self._evaluate(step) if evaluate else False
+            if save or best:
+                self._save(step, evaluated=evaluate)
+            if evaluate or save:
+                self.logbook.skip_time()
+        self.checkpoints.close()
+        self.logbook.close()
+        return self._write_result("finished", last)
+
+    def _log(self, step: int, pending: list[dict[str, Any]]):
+        """Averages an interval's metrics and writes them."""
+        means = record.interval_means(pending)
+        self.record.utilisation = means.get("utilisation")
+        self.logbook.write(step, {f"train/{k}": v for k, v in means.items()})
+        shown = ("loss", "utilisation", "detector_utilisation", "routed_synthetic")
+        self.logbook.progress(step, {k: means[k] for k in shown if k in means})
+
+    def _evaluate(self, step: int) -> bool:
+        """Evaluates, writes metrics, pictures and result.json; whether it is a best."""
+        metrics, confusion = self._measure()
+        best = self.record.add_evaluation(step, metrics)
+        self.logbook.write(step, {f"eval/{k}": v for k, v in metrics.items()})
+        shown = {
+            "test accuracy": metrics["test_accuracy"],
+            "detector balanced accuracy": metrics["detector_balanced_accuracy"],
+            "queue purity": metrics["queue_purity"],
+        }
+        said = "  ".join(f"{k} {v:.4f}" for k, v in shown.items() if v is not None)
+        say(f"evaluation at step {step}: {said}{'  (best)' if best else ''}")
+        np.save(os.path.join(self.folder, workdir.CONFUSION_FILE), confusion)
+        self._draw_queue(step, metrics)
+        self._write_result("running", step)
+        return best
+
+    def _measure(self) -> tuple[dict[str, Any], np.ndarray]:
+        """All evaluation figures of the state, and the confusion matrix."""
+        task = self.task
+        test = evaluation.test_metrics(
+            self._predict(task.test_images, task.test_labels),
+            task.test_labels,
+            self.exp.dims.num_classes,
+        )
+        confusion = test.pop("confusion")
+        metrics = {f"test_{k}": v for k, v in test.items()}
+        if len(task.val_images):
+            rows = self._predict(task.val_images, task.val_labels)
+            metrics["validation_accuracy"] = float(
+                np.mean(rows["predicted"] == task.val_labels)
+            )
+        rows = self._predict(task.unl_images, task.unl_labels)
+        metrics |= evaluation.detector_metrics(rows, task.unl_synthetic)
+        metrics |= evaluation.pseudo_label_metrics(
+            rows, task.unl_labels, task.unl_synthetic, self.config.method.threshold
+        )
+        metrics |= evaluation.queue_metrics(self.state, task.unl_synthetic)
+        return metrics, confusion
+
+    def _predict(self, images: np.ndarray, labels: np.ndarray) -> evaluation.Rows:
+        return evaluation.predict(
+            self.mapped_eval,
+            self.state,
+            images,
+            labels,
+            self.config.eval.batch_size,
+            self.exp.devices,
+        )
+
+    def _draw_queue(self, step: int, metrics: dict[str, Any]):
+        if "queue" not in self.state.extra or metrics["queue_purity"] is None:
+            return
+        queue = jax.device_get(self.state.extra["queue"])
+        sheet = pictures.queue_sheet(
+            queue.images, queue.indices, self.task.unl_synthetic
+        )
+        classwise = len(queue.images) == len(self.task.class_names)
+        pictures.save_queue(
+            os.path.join(self.folder, workdir.QUEUE_PICTURE),
+            sheet,
+            self.task.class_names if classwise else ["all"],
+            f"CSQueue at step {step}: purity {metrics['queue_purity']:.3f} "
+            "(green: synthetic, red: real)",
+        )
+        self.logbook.write_image(step, "queue", sheet)
+
+    def _save(self, step: int, *, evaluated: bool):
+        self.record.seconds = time.monotonic() - self.started
+        self.checkpoints.save(
+            step,
+            self.state,
+            self.record.to_meta(),
+            self.record.choice_accuracy() if evaluated else None,
+        )
+
+    def _write_result(self, status: str, step: int) -> dict[str, Any]:
+        self.record.seconds = time.monotonic() - self.started
+        rows = self.config.train.batch_size * (
+            1 + 2 * self.config.train.unlabeled_ratio
+        )
+        result = self.record.result(
+            status=status,
+            config=self.config.to_dict(),
+            step=step,
+            images_per_second=rows * step / self.record.seconds,
+        )
+        logbook.write_json(os.path.join(self.folder, logbook.RESULT_FILE), result)
+        return result

@@ -1,0 +1,167 @@
+"""Checks of a config before anything is loaded: every wrong value is named with its key
+and a way out. What depends on the data is checked where the data is."""
+
+from typing import Any, NoReturn
+
+from rsmatch_jax import csqueue, models
+from rsmatch_jax.errors import RequestError
+from rsmatch_jax.methods import METHODS
+
+CHOICES = {
+    "data.synthetic_mode": ("replace", "add"),
+    "model.dtype": ("float32", "bfloat16"),
+    "model.wrn_preact": ("usb", "tf"),
+    "method.name": tuple(METHODS),
+    "method.rsmatch.queue_sample": tuple(csqueue.SAMPLERS),
+    "method.rsmatch.routing": ("detector", "oracle", "random"),
+    "optim.schedule": ("cosine_7_16",),
+    "train.weak_forward": ("cat", "separate"),
+}
+AT_LEAST_ONE = (
+    "data.labels_per_class",
+    "input.prefetch",
+    "method.rsmatch.queue_length",
+    "method.rsmatch.queue_classes",
+    "method.rsmatch.queue_push",
+    "train.num_steps",
+    "train.batch_size",
+    "train.unlabeled_ratio",
+    "eval.every_steps",
+    "eval.batch_size",
+    "checkpoint.every_steps",
+    "checkpoint.keep",
+    "log.every_steps",
+)
+NOT_NEGATIVE = (
+    "seed",
+    "data.validation_per_class",
+    "data.synthetic_ratio",
+    "data.split_seed",
+    "input.crop_pad",
+    "input.randaugment_ops",
+    "method.unsup_weight",
+    "method.rsmatch.detector_unsup_weight",
+    "method.rsmatch.detector_learning_rate",
+    "method.rsmatch.detector_weight_decay",
+    "method.rsmatch.fake_weight",
+    "method.rsmatch.route_warmup_steps",
+    "optim.weight_decay",
+    "optim.warmup_steps",
+)
+SHARES = (
+    "method.threshold",
+    "method.rsmatch.queue_min_confidence",
+    "method.rsmatch.queue_min_score",
+    "method.rsmatch.detector_threshold",
+    "method.rsmatch.route_threshold",
+    "model.bn_momentum",
+    "optim.momentum",
+    "optim.ema_decay",
+)
+
+
+def check(config: Any, num_devices: int):
+    """Raises RequestError for a value that cannot work."""
+    for key, allowed in CHOICES.items():
+        if _get(config, key) not in allowed:
+            _refuse(config, key, f"choose {' or '.join(allowed)}")
+    for key in AT_LEAST_ONE:
+        if _get(config, key) < 1:
+            _refuse(config, key, "it must be 1 or more")
+    for key in NOT_NEGATIVE:
+        value = _get(config, key)
+        if value is not None and not value >= 0:  # "not": NaN is refused, too
+            _refuse(config, key, "it must be 0 or more")
+    for key in SHARES:
+        if not 0 <= _get(config, key) <= 1:
+            _refuse(config, key, "it must lie between 0 and 1")
+    if not config.optim.learning_rate > 0:
+        _refuse(config, "optim.learning_rate", "it must be above 0")
+    if config.optim.warmup_steps >= config.train.num_steps:
+        _refuse(config, "optim.warmup_steps", "it must be below train.num_steps")
+    _check_ratio(config)
+    _check_batch(config, num_devices)
+    models.make(config.model.classifier, {"real": 2})
+    models.make(config.model.detector, {"detector": 2})
+    if config.method.name == "rsmatch":
+        _check_rsmatch(config)
+
+
+def check_queue(config: Any, num_classes: int) -> list[str]:
+    """The checks of the CSQueue that need the number of classes; returns warnings."""
+    own, batch = config.method.rsmatch, config.train.batch_size
+    capacity = num_classes * own.queue_length
+    if own.queue_sample == "distinct" and capacity < batch:
+        raise RequestError(
+            f"the CSQueue holds {num_classes} classes * method.rsmatch.queue_length="
+            f"{own.queue_length} = {capacity} images and can never give train."
+            f"batch_size={batch} different ones; lengthen it or use "
+            "method.rsmatch.queue_sample=uniform"
+        )
+    if own.queue_classes > num_classes:
+        return [
+            f"method.rsmatch.queue_classes={own.queue_classes} is more than the "
+            f"{num_classes} classes; all of them are updated every step"
+        ]
+    return []
+
+
+def _check_ratio(config: Any):
+    ratio, mode = config.data.synthetic_ratio, config.data.synthetic_mode
+    if ratio > 1 or (mode == "add" and ratio == 1):
+        bound = "below 1" if mode == "add" else "at most 1"
+        _refuse(
+            config,
+            "data.synthetic_ratio",
+            f"with data.synthetic_mode={mode} it must be {bound}",
+        )
+
+
+def _check_batch(config: Any, num_devices: int):
+    batch = config.train.batch_size
+    if batch % num_devices:
+        _refuse(
+            config,
+            "train.batch_size",
+            f"it is split over {num_devices} devices; use a multiple of {num_devices}, "
+            f"such as {max(1, round(batch / num_devices)) * num_devices}",
+        )
+
+
+def _check_rsmatch(config: Any):
+    own = config.method.rsmatch
+    unlabeled = config.train.batch_size * config.train.unlabeled_ratio
+    if own.queue_push > own.queue_length:
+        _refuse(
+            config,
+            "method.rsmatch.queue_push",
+            f"a queue holds method.rsmatch.queue_length={own.queue_length} images; "
+            "push at most as many",
+        )
+    pushed = own.queue_push * (1 if own.classwise_queue else own.queue_classes)
+    if pushed > unlabeled:
+        _refuse(
+            config,
+            "method.rsmatch.queue_push",
+            f"a step has {unlabeled} unlabelled images (train.batch_size * "
+            "train.unlabeled_ratio); push at most as many",
+        )
+    if not own.individual_models:
+        for key in ("detector_learning_rate", "detector_weight_decay"):
+            if own[key] is not None:
+                _refuse(
+                    config,
+                    f"method.rsmatch.{key}",
+                    "with individual_models=False the detector has no optimiser of "
+                    "its own; leave it None",
+                )
+
+
+def _get(config: Any, key: str) -> Any:
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def _refuse(config: Any, key: str, way_out: str) -> NoReturn:
+    raise RequestError(f"{key}={_get(config, key)}: {way_out}")

@@ -1,0 +1,107 @@
+"""A run's folder: whose it is, and what lies in it.
+
+config.json, split.npz, checkpoints/, metrics.jsonl, event files, queue.png,
+confusion.npy and result.json.
+"""
+
+import json
+import os
+import shutil
+from typing import Any
+
+from rsmatch_jax import logbook
+from rsmatch_jax.errors import RequestError
+
+CONFIG_FILE = "config.json"
+SPLIT_FILE = "split.npz"
+QUEUE_PICTURE = "queue.png"
+CONFUSION_FILE = "confusion.npy"
+
+# Keys that change how a run is carried out, never what it computes.
+FREE = ("train.steps_per_dispatch", "input.prefetch", "checkpoint.", "log.")
+
+
+def read_config(workdir: str) -> dict[str, Any] | None:
+    """The config of the run in `workdir`, None where there is no run."""
+    return _read_json(os.path.join(workdir, CONFIG_FILE))
+
+
+def read_result(workdir: str) -> dict[str, Any] | None:
+    """The run's result.json, None where there is none."""
+    return _read_json(os.path.join(workdir, logbook.RESULT_FILE))
+
+
+def check_free(workdir: str, config: dict[str, Any]):
+    """Raises RequestError if `workdir` belongs to a run of another config, or to
+    something else, or cannot be written."""
+    if os.path.exists(workdir) and not os.path.isdir(workdir):
+        raise RequestError(f"--workdir={workdir} is a file; name a folder")
+    parent = workdir
+    while not os.path.exists(parent):
+        parent = os.path.dirname(os.path.abspath(parent))
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise RequestError(
+            f"--workdir={workdir} cannot be written ({parent} is not writable); "
+            "choose another"
+        )
+    earlier = read_config(workdir)
+    if earlier is None:
+        if os.path.isdir(workdir) and os.listdir(workdir):
+            raise RequestError(
+                f"--workdir={workdir} is not empty and holds no run (no "
+                f"{CONFIG_FILE}); choose another"
+            )
+        return
+    differing = [
+        f"  {key}: {old} there, {new} here"
+        for key, old, new in differences(earlier, config)
+        if not key.startswith(FREE)
+    ]
+    if differing:
+        raise RequestError(
+            f"--workdir={workdir} holds a run of another config:\n"
+            + "\n".join(differing)
+            + "\nchoose another workdir, use the same config, or start anew with "
+            "--overwrite"
+        )
+
+
+def claim(workdir: str, config: dict[str, Any]):
+    """Makes the folder, with config.json in it."""
+    os.makedirs(workdir, exist_ok=True)
+    logbook.write_json(os.path.join(workdir, CONFIG_FILE), config)
+
+
+def clear(workdir: str):
+    """Removes an earlier run; refuses a folder that holds something else."""
+    if os.path.isdir(workdir) and os.listdir(workdir):
+        if read_config(workdir) is None:
+            raise RequestError(
+                f"--overwrite: {workdir} holds no run (no {CONFIG_FILE}) and is left "
+                "alone; choose another workdir"
+            )
+        shutil.rmtree(workdir)
+
+
+def differences(
+    old: dict[str, Any], new: dict[str, Any], prefix: str = ""
+) -> list[tuple[str, Any, Any]]:
+    """(dotted key, old value, new value) wherever two nested dicts differ."""
+    found = []
+    for key in sorted(set(old) | set(new)):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append((f"{prefix}{key}", a, b))
+    return found
+
+
+def _read_json(path: str) -> dict[str, Any] | None:
+    try:
+        with open(path) as f:
+            return json.load(f)
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, NotADirectoryError) as e:
+        raise RequestError(f"{path} cannot be read: {e}") from None
