@@ -81,8 +81,11 @@ def check(config: Any, num_devices: int):
         _refuse(config, "optim.warmup_steps", "it must be below train.num_steps")
     _check_ratio(config)
     _check_batch(config, num_devices)
-    models.make(config.model.classifier, {"real": 2})
-    models.make(config.model.detector, {"detector": 2})
+    for key in ("classifier", "detector"):
+        try:
+            models.make(config.model[key], {"real": 2})
+        except RequestError as e:
+            raise RequestError(f"model.{key}: {e}") from None
     if config.method.name == "rsmatch":
         _check_rsmatch(config)
 

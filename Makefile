@@ -1,0 +1,30 @@
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: .venv demo lint test
+
+.venv: .venv/installed
+
+# The stamp comes last, so that an interrupted installation is taken up again.
+.venv/installed: requirements.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+.venv/installed-dev: .venv/installed requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+# RSMatch on scans mixed with drawn ones, then the same labels alone, then both compared.
+demo: .venv
+	$(BIN)/python launch.py --config=configs/digits.py --workdir=runs/demo
+	$(BIN)/python launch.py --config=configs/digits.py --workdir=runs/demo/supervised \
+	  --config.method.name=supervised
+	$(BIN)/python -m rsmatch_jax.report runs/demo
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -1,0 +1,164 @@
+"""Decoded datasets on disk: each is decoded once, then opened as mapped arrays.
+
+Layout: <cache>/<kind>/<name>/<version>-<fingerprint>/<split>/ in the form of
+`arrays.save`. An entry is written beside its place and renamed, so it is there wholly
+or not at all; a lock keeps two processes from decoding the same set twice.
+"""
+
+import contextlib
+import fcntl
+import fnmatch
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+
+from absl import logging
+
+from rsmatch_jax.data import arrays
+from rsmatch_jax.data.dataset_folder import Source
+from rsmatch_jax.errors import RequestError
+
+Splits = dict[str, arrays.ImageArrays]
+_PARTIAL = ".partial"
+
+
+def default_cache_dir(cache_dir: str | None) -> str:
+    """`cache_dir`, or rsmatch_jax below $XDG_CACHE_HOME or ~/.cache."""
+    if not cache_dir:
+        home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        cache_dir = os.path.join(home, "rsmatch_jax")
+    return os.path.abspath(os.path.expanduser(cache_dir))
+
+
+def get_or_build(
+    cache_dir: str,
+    kind: str,
+    name: str,
+    source: Source,
+    splits: Sequence[str],
+    build: Callable[[str], tuple[arrays.ImageArrays, dict]],
+) -> Splits:
+    """The decoded splits of `source`, from the cache or decoded now.
+
+    kind: `datasets`, `folders` or `pools`. build(split) decodes one split and gives
+    what else is to be kept in its meta.json. A damaged entry is decoded again with one
+    warning.
+    """
+    parent = os.path.join(cache_dir, kind, safe_name(name))
+    entry = os.path.join(parent, f"{source.version}-{source.fingerprint}")
+    with contextlib.suppress(_Absent, RequestError):
+        return _open(entry, splits)
+    try:
+        os.makedirs(parent, exist_ok=True)
+        with _lock(entry + ".lock", name):
+            try:
+                return _open(entry, splits)  # another process may have made it
+            except _Absent:
+                logging.info("Decoding %s into %s, once", source.folder, entry)
+            except RequestError as e:
+                logging.warning("Decoding %s again: %s", name, e)
+            _write(entry, source, splits, build)
+    except OSError as e:
+        raise RequestError(
+            f"the decoded copy of {name} cannot be written to {entry} ({e}); set "
+            "XDG_CACHE_HOME to a folder with room"
+        ) from e
+    return _open(entry, splits)
+
+
+def find(
+    cache_dir: str, kind: str, name: str, version: str | None, splits: Sequence[str]
+) -> Splits | None:
+    """The one cached copy of a dataset whose source is not here; None if there is none.
+
+    Raises: RequestError where several match, or the one is damaged.
+    """
+    parent = os.path.join(cache_dir, kind, safe_name(name))
+    pattern = f"{version or '*'}-*"
+    entries = [
+        os.path.join(parent, e)
+        for e in sorted(os.listdir(parent) if os.path.isdir(parent) else ())
+        if fnmatch.fnmatchcase(e, pattern)
+        and not e.endswith(_PARTIAL)
+        and all(arrays.is_array_folder(os.path.join(parent, e, s)) for s in splits)
+    ]
+    if len(entries) > 1:
+        raise RequestError(
+            f"{name} is not in data.data_dir and the cache has several copies of it: "
+            f"{', '.join(entries)}. Delete all but one, or pass "
+            "--config.data.data_dir=DIR"
+        )
+    if not entries:
+        return None
+    meta = arrays.load_meta(os.path.join(entries[0], splits[0]))
+    origin = meta.get("source", {}).get("folder", "another place")
+    # Told loudly: a mistyped folder of the same name would end here as well.
+    logging.warning(
+        "%s is not here, its decoded copy is: using %s, made from %s",
+        name,
+        entries[0],
+        origin,
+    )
+    try:
+        return _open(entries[0], splits)
+    except _Absent as e:
+        raise RequestError(f"{e} vanished while it was read; start again") from None
+
+
+def safe_name(name: str) -> str:
+    """A dataset's name as one folder name."""
+    return name.replace("/", "__")
+
+
+class _Absent(Exception):
+    """There is no such entry."""
+
+
+def _open(entry: str, splits: Sequence[str]) -> Splits:
+    """Opens an entry. Raises: _Absent, or RequestError where it is damaged."""
+    if not os.path.isdir(entry):
+        raise _Absent(entry)
+    try:
+        return {s: arrays.load(os.path.join(entry, s)) for s in splits}
+    except RequestError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        # A meta.json or .npy header that parses into something else altogether.
+        raise RequestError(f"{entry} is damaged ({e!r}); delete it") from e
+
+
+def _write(
+    entry: str,
+    source: Source,
+    splits: Sequence[str],
+    build: Callable[[str], tuple[arrays.ImageArrays, dict]],
+):
+    # The lock is held: whatever lies beside the entry was left by a killed process.
+    temporary = entry + _PARTIAL
+    shutil.rmtree(temporary, ignore_errors=True)
+    origin = {
+        "folder": source.folder,
+        "version": source.version,
+        "fingerprint": source.fingerprint,
+    }
+    try:
+        for split in splits:
+            data, extra = build(split)
+            folder = os.path.join(temporary, split)
+            arrays.save(folder, data, {"source": origin, **extra})
+        shutil.rmtree(entry, ignore_errors=True)
+        os.rename(temporary, entry)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _lock(path: str, name: str) -> Iterator[None]:
+    """Holds an advisory lock; it ends with the process, however that ends."""
+    with open(path, "w") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logging.info("Waiting for another process that decodes %s", name)
+            fcntl.flock(f, fcntl.LOCK_EX)
+        yield

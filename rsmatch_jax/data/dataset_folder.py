@@ -1,0 +1,222 @@
+"""TFDS dataset folders seen without TensorFlow: where, what version, whether whole.
+
+`dataset_info.json` names the splits and their shards. That is enough to find a
+dataset, to know whether its decoded copy is current, and to name the damaged file.
+"""
+
+import dataclasses
+import fnmatch
+import hashlib
+import json
+import mmap
+import os
+import re
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+from rsmatch_jax.errors import RequestError
+
+INFO = "dataset_info.json"
+_NAME = re.compile(
+    r"(?P<name>[A-Za-z]\w*)(/(?P<config>[^:/]+))?(:(?P<version>[\d.*]+))?"
+)
+_ENDS = 1 << 16
+_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A dataset folder. fingerprint: 12 hex digits that change with its files."""
+
+    folder: str
+    name: str
+    version: str
+    fingerprint: str
+    info: dict[str, Any]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(s["name"] for s in self.info.get("splits", ()))
+
+
+def natural_key(text: str) -> list[str | int]:
+    """Sort key by which `train_2` comes before `train_10`."""
+    parts = re.split(r"([0-9]+)", text)
+    return [int(p) if i % 2 else p for i, p in enumerate(parts)]
+
+
+def default_data_dir(data_dir: str | None) -> str:
+    """`data_dir`, or where TFDS looks: $TFDS_DATA_DIR, then ~/tensorflow_datasets."""
+    folder = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return os.path.abspath(os.path.expanduser(folder))
+
+
+def split_name(name: str) -> tuple[str, str | None, str | None]:
+    """`name[/config][:version]` in its parts; RequestError on anything else."""
+    match = _NAME.fullmatch(name)
+    if not match:
+        raise RequestError(
+            f"data.name={name!r} is neither a TFDS name (name[/config][:version]) nor "
+            "an existing folder"
+        )
+    return match["name"], match["config"], match["version"]
+
+
+def find(name: str, data_dir: str) -> str | None:
+    """The folder of the newest prepared version of a TFDS dataset; None if absent."""
+    base, config, version = split_name(name)
+    folder = os.path.join(data_dir, base)
+    config = config or _default_config(folder)
+    if config:
+        folder = os.path.join(folder, config)
+    found = _versions(folder, version or "*")
+    if not found and not config:
+        configs = [c for c in _subfolders(folder) if _versions(f"{folder}/{c}", "*")]
+        if len(configs) > 1:
+            raise RequestError(
+                f"{name} in {data_dir} has the configs {', '.join(configs)}: choose "
+                f"one, such as --config.data.name={base}/{configs[0]}"
+            )
+        if configs:
+            folder = os.path.join(folder, configs[0])
+            found = _versions(folder, version or "*")
+    return os.path.join(folder, found[-1]) if found else None
+
+
+def inspect(folder: str) -> Source:
+    """Reads a dataset folder's description; RequestError if it is none."""
+    path = os.path.join(folder, INFO)
+    try:
+        with open(path) as f:
+            info = json.load(f)
+    except (FileNotFoundError, NotADirectoryError):
+        inner = [v for v in _subfolders(folder) if is_dataset(f"{folder}/{v}")]
+        hint = f"; did you mean {os.path.join(folder, inner[-1])}?" if inner else ""
+        raise RequestError(
+            f"{folder} is no dataset folder: it has no {INFO}{hint}"
+        ) from None
+    except (OSError, ValueError) as e:
+        raise RequestError(
+            f"{path} cannot be read ({e}); prepare the dataset again"
+        ) from None
+    if not isinstance(info, dict) or "name" not in info or "version" not in info:
+        raise RequestError(f"{path} names no dataset; prepare the dataset again")
+    return Source(folder, info["name"], info["version"], _fingerprint(folder), info)
+
+
+def _fingerprint(folder: str) -> str:
+    """12 hex digits of the files' names, sizes, first and last bytes.
+
+    Names and sizes alone would not tell apart two imports of small PNGs; reading all
+    would take longer than opening the decoded copy. Records carry checksums, so the
+    ends of a shard show what is in it.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(f.name for f in os.scandir(folder) if f.is_file()):
+        path = os.path.join(folder, name)
+        size = os.path.getsize(path)
+        digest.update(json.dumps([name, size]).encode())
+        with open(path, "rb") as f:
+            digest.update(f.read(_ENDS))
+            f.seek(max(0, size - _ENDS))
+            digest.update(f.read(_ENDS))
+    return digest.hexdigest()[:12]
+
+
+def is_dataset(folder: str) -> bool:
+    return os.path.isfile(os.path.join(folder, INFO))
+
+
+def is_version(text: str) -> bool:
+    return re.fullmatch(r"\d+\.\d+\.\d+", text) is not None
+
+
+def check_shards(source: Source, splits: Sequence[str]):
+    """RequestError naming the first absent, truncated or short shard of `splits`."""
+    for split in source.info.get("splits", ()):
+        if split["name"] in splits:
+            lengths = [int(n) for n in split.get("shardLengths", ())]
+            for shard, length in enumerate(lengths):
+                path = _shard_path(source, split, shard, len(lengths))
+                _check_shard(path, length, source)
+
+
+def _shard_path(source: Source, split: dict[str, Any], shard: int, count: int) -> str:
+    file = split.get("filepathTemplate") or _TEMPLATE
+    for key, value in {
+        "DATASET": source.name,
+        "SPLIT": split["name"],
+        "FILEFORMAT": source.info.get("fileFormat") or "tfrecord",
+        "SHARD_X_OF_Y": f"{shard:05d}-of-{count:05d}",
+        "SHARD_INDEX": f"{shard:05d}",
+        "NUM_SHARDS": f"{count:05d}",
+    }.items():
+        file = file.replace("{" + key + "}", value)
+    return os.path.join(source.folder, file)
+
+
+def _check_shard(path: str, length: int, source: Source):
+    wayout = (
+        "copy or prepare the dataset again (a synthetic pool: import it again), "
+        f"then delete {source.folder} if it is the damaged copy"
+    )
+    if not os.path.isfile(path):
+        raise RequestError(f"{path} is absent, {INFO} lists it; {wayout}")
+    if (source.info.get("fileFormat") or "tfrecord") != "tfrecord":
+        return
+    records, whole = _count_records(path)
+    if not whole or records != length:
+        raise RequestError(
+            f"{path} is truncated or damaged: {records} whole records of {length}; "
+            f"{wayout}"
+        )
+
+
+def _count_records(path: str) -> tuple[int, bool]:
+    """Whole records of a TFRecord file, and whether it ends at a record's end.
+
+    A record is its length (uint64), a checksum (4 bytes), the data, a checksum.
+    """
+    size = os.path.getsize(path)
+    if not size:
+        return 0, True
+    records = position = 0
+    with (
+        open(path, "rb") as f,
+        mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        while position + 16 <= size:
+            end = position + 16 + struct.unpack_from("<Q", data, position)[0]
+            if end > size:
+                break
+            records, position = records + 1, end
+    return records, position == size
+
+
+def _default_config(folder: str) -> str | None:
+    """The default config, where TFDS has noted one beside the prepared configs."""
+    try:
+        with open(os.path.join(folder, ".config", "metadata.json")) as f:
+            return json.load(f).get("default_config_name")
+    except (OSError, ValueError):
+        return None
+
+
+def _versions(folder: str, pattern: str) -> list[str]:
+    """Prepared versions below `folder` that match, oldest first."""
+    found = [
+        v
+        for v in _subfolders(folder)
+        if is_version(v)
+        and fnmatch.fnmatchcase(v, pattern)
+        and is_dataset(os.path.join(folder, v))
+    ]
+    return sorted(found, key=natural_key)
+
+
+def _subfolders(folder: str) -> list[str]:
+    try:
+        return sorted(f.name for f in os.scandir(folder) if f.is_dir())
+    except OSError:
+        return []

@@ -1,0 +1,183 @@
+"""Image files in a folder or a zip, and their way to one size. No TensorFlow.
+
+A zip is read in place, nothing is unpacked to disk: its entries' names never become
+paths.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import os
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from rsmatch_jax.data.dataset_folder import natural_key
+from rsmatch_jax.errors import RequestError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
+MAX_UNPACKED_GIB = 200
+MAX_FILE_MIB = 256
+_GIB, _MIB = 2**30, 2**20
+_ORIENTATION = 0x0112  # EXIF
+
+
+class Unreadable(Exception):
+    """A file that is no whole image."""
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """path: below the source, with forward slashes. read() gives its bytes."""
+
+    path: str
+    read: Callable[[], bytes]
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """One image at its final size.
+
+    encoded: its file's own bytes where nothing had to change, else None.
+    pixels: uint8 [size, size, 3]. resized, cropped: what was done to it.
+    """
+
+    encoded: bytes | None
+    pixels: np.ndarray
+    resized: bool
+    cropped: bool
+
+    def digest(self) -> bytes:
+        """Equal for equal pixels."""
+        return hashlib.blake2b(self.pixels.tobytes(), digest_size=16).digest()
+
+
+@contextlib.contextmanager
+def open_source(source: str) -> Iterator[tuple[list[File], int]]:
+    """The image files of a folder or zip in natural order, and how many others.
+
+    Raises: RequestError where it is neither, or a zip that is damaged, has entries
+    with absolute or `..` paths, or unpacks to more than MAX_UNPACKED_GIB.
+    """
+    source = os.path.abspath(os.path.expanduser(source))
+    if os.path.isdir(source):
+        yield _sorted_images(_folder_files(source))
+    elif os.path.isfile(source):
+        try:
+            archive = zipfile.ZipFile(source)
+        except (zipfile.BadZipFile, OSError) as e:
+            raise RequestError(
+                f"--source={source} is no whole zip ({e}); download it again"
+            ) from None
+        with archive:
+            yield _sorted_images(_zip_files(source, archive))
+    else:
+        raise RequestError(f"--source={source}: there is no such folder or zip")
+
+
+def _sorted_images(files: list[File]) -> tuple[list[File], int]:
+    images = [f for f in files if _is_image(f.path)]
+    images.sort(key=lambda f: natural_key(f.path))
+    return images, len(files) - len(images)
+
+
+def _is_image(path: str) -> bool:
+    parts = path.split("/")
+    hidden = any(p.startswith(".") or p == "__MACOSX" for p in parts)
+    return not hidden and path.lower().endswith(SUFFIXES)
+
+
+def _folder_files(source: str) -> list[File]:
+    files = []
+    for folder, _, names in os.walk(source):
+        for name in names:
+            path = os.path.join(folder, name)
+            below = os.path.relpath(path, source).replace(os.sep, "/")
+            files.append(File(below, lambda path=path: _read_file(path)))
+    return files
+
+
+def _read_file(path: str) -> bytes:
+    try:
+        with open(path, "rb") as f:
+            return f.read()
+    except OSError as e:
+        raise Unreadable(str(e)) from None
+
+
+def _zip_files(source: str, archive: zipfile.ZipFile) -> list[File]:
+    entries = [e for e in archive.infolist() if not e.is_dir()]
+    total = sum(e.file_size for e in entries)
+    if total > MAX_UNPACKED_GIB * _GIB:
+        raise RequestError(
+            f"--source={source} would unpack to {total / _GIB:.0f} GiB, more than "
+            f"{MAX_UNPACKED_GIB} GiB; unpack it yourself and pass the folder"
+        )
+    for entry in entries:
+        path = entry.filename.replace("\\", "/")
+        if (
+            path.startswith("/")
+            or re.match("[A-Za-z]:", path)
+            or ".." in path.split("/")
+        ):
+            raise RequestError(
+                f"--source={source} has the entry {entry.filename!r}, a path out of "
+                "the archive; such a zip is not to be trusted"
+            )
+    return [
+        File(
+            e.filename.replace("\\", "/").removeprefix("./"),
+            lambda e=e: _read_entry(archive, e),
+        )
+        for e in entries
+    ]
+
+
+def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    if entry.file_size > MAX_FILE_MIB * _MIB:
+        raise Unreadable(f"larger than {MAX_FILE_MIB} MiB")
+    try:
+        # zipfile stops at the declared size, so that the limits hold.
+        return archive.read(entry)
+    except Exception as e:
+        # Damaged streams raise zlib.error, BadZipFile, EOFError, RuntimeError, ...
+        raise Unreadable(str(e) or type(e).__name__) from None
+
+
+def fit(data: bytes, size: int) -> Picture:
+    """Decodes an image file and brings it to `size` x `size` RGB.
+
+    A JPEG or PNG that has that size already keeps its bytes. Any other is cropped to
+    its central square and resized by Pillow's BOX, which is the area mean when it
+    shrinks: one antialiased kernel for all, so that the kernel tells no generator from
+    another. Raises: Unreadable.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data)) as image:
+                image.load()
+                if image.mode.startswith(("I", "F")):
+                    raise Unreadable(f"mode {image.mode}, more than 8 bits a channel")
+                plain = image.mode in ("RGB", "L") and image.format in ("JPEG", "PNG")
+                upright = image.getexif().get(_ORIENTATION, 1) == 1
+                rgb = ImageOps.exif_transpose(image).convert("RGB")
+    except Exception as e:
+        # Pillow's decoders raise nearly anything on damaged files.
+        raise Unreadable(str(e) or type(e).__name__) from None
+    cropped, resized = rgb.width != rgb.height, rgb.size != (size, size)
+    if resized:
+        side = min(rgb.size)
+        left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
+        rgb = rgb.resize(
+            (size, size),
+            Image.Resampling.BOX,
+            box=(left, top, left + side, top + side),
+        )
+    keep = plain and upright and not resized
+    return Picture(data if keep else None, np.asarray(rgb), resized, cropped)

@@ -1,0 +1,277 @@
+"""Turns images on disk into a TFDS dataset folder: a synthetic pool or a real dataset.
+
+    python -m rsmatch_jax.data.import_images --layout=cifake --source=ZIP --out=DIR
+    python -m rsmatch_jax.data.import_images --layout=folders --source=DIR --out=DIR
+
+Layouts: `cifake` is the archive of CIFAKE (arXiv:2303.14126). `folders` is one folder
+per class: class/img is a real dataset, or with --generator a pool; train|test/class/img
+a real dataset with both splits; generator/class/img a pool of several generators.
+"""
+
+import argparse
+import dataclasses
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rsmatch_jax.data import image_source
+from rsmatch_jax.data.import_layouts import LAYOUTS, SPLITS, Plan
+from rsmatch_jax.errors import RequestError
+
+_SHOWN = 10
+
+
+@dataclasses.dataclass
+class Tally:
+    """Counts of one import."""
+
+    kept: Counter = dataclasses.field(default_factory=Counter)
+    per_generator: Counter = dataclasses.field(default_factory=Counter)
+    unreadable: list[str] = dataclasses.field(default_factory=list)
+    duplicates: int = 0
+    two_classes: int = 0
+    two_splits: int = 0
+    resized: int = 0
+    cropped: int = 0
+
+
+def run(args: argparse.Namespace) -> int:
+    """Imports by the parsed flags and writes a summary to the terminal."""
+    out = os.path.abspath(os.path.expanduser(args.out))
+    if os.path.lexists(out):
+        raise RequestError(
+            f"--out={out} exists already; choose another folder, or delete it first"
+        )
+    if args.size < 1:
+        raise RequestError(f"--size={args.size} must be at least 1")
+    root = os.path.abspath(os.path.expanduser(args.source))
+    class_names = _read_names(args.class_names) if args.class_names else ()
+    with image_source.open_source(args.source) as (files, others):
+        plan = LAYOUTS[args.layout](files, root, args.generator, class_names)
+        tf_write = _tf_write()
+        tally = Tally()
+        report: dict[str, Any] = {}
+        splits = {s: [] for s in SPLITS if any(i.split == s for i in plan.items)}
+        for item in plan.items:
+            splits[item.split].append(item)
+        examples = _examples(tf_write, splits, args, plan, tally, report)
+        tf_write.write(
+            out,
+            examples,
+            class_names=plan.class_names,
+            size=(args.size, args.size),
+            generator_names=tuple(plan.generators),
+            pool=report if plan.generators else None,
+            description=plan.source,
+            licence=plan.licence,
+        )
+    _say(_summary(out, plan, tally, others, args))
+    return 0
+
+
+def _examples(
+    tf_write, splits: dict, args: argparse.Namespace, plan: Plan, tally: Tally, report
+) -> dict[str, Iterator]:
+    """A stream of examples per split; the last one completes the report."""
+    seen: dict[bytes, set[tuple[str, int]]] = {}
+    progress = _Progress(len(plan.items))
+    last = list(splits)[-1]
+
+    def stream(split: str):
+        for item in splits[split]:
+            progress.step()
+            try:
+                picture = image_source.fit(item.file.read(), args.size)
+            except image_source.Unreadable as e:
+                tally.unreadable.append(f"{item.file.path} ({e})")
+                continue
+            places = seen.setdefault(picture.digest(), set())
+            place = (split, item.label)
+            if place in places:
+                tally.duplicates += 1
+                if not args.keep_duplicates:
+                    continue
+            elif places:
+                tally.two_classes += any(label != item.label for _, label in places)
+                tally.two_splits += any(other != split for other, _ in places)
+            places.add(place)
+            tally.kept[place] += 1
+            tally.per_generator[item.generator] += 1
+            tally.resized += picture.resized
+            tally.cropped += picture.cropped
+            yield tf_write.Example(
+                image=picture.pixels if picture.encoded is None else picture.encoded,
+                label=item.label,
+                id=item.file.path,
+                generator=item.generator,
+            )
+        if split == last:
+            progress.end()
+            _refuse_unreadable(tally, args)
+            report.update(_report(plan, tally, args))
+
+    return {split: stream(split) for split in splits}
+
+
+def _refuse_unreadable(tally: Tally, args: argparse.Namespace):
+    if tally.unreadable and not args.skip_unreadable:
+        raise RequestError(
+            f"{len(tally.unreadable)} files are no whole images, nothing was written: "
+            f"{_some(tally.unreadable)}. Replace or delete them, or leave them out "
+            "with --skip_unreadable"
+        )
+
+
+def _report(plan: Plan, tally: Tally, args: argparse.Namespace) -> dict[str, Any]:
+    """The content of pool.json."""
+    return {
+        "generators": {
+            name: {"how": how, "images": tally.per_generator[i]}
+            for i, (name, how) in enumerate(plan.generators.items())
+        },
+        "resize": {
+            "kernel": "Pillow BOX (area mean)" if tally.resized else None,
+            "size": args.size,
+            "resized": tally.resized,
+            "cropped_to_square": tally.cropped,
+        },
+        "exact_duplicates": tally.duplicates,
+        "exact_duplicates_dropped": 0 if args.keep_duplicates else tally.duplicates,
+        "same_pixels_in_two_classes": tally.two_classes,
+        "unreadable_left_out": tally.unreadable,
+        "licence": plan.licence,
+        "source": plan.source,
+    }
+
+
+def _summary(
+    out: str, plan: Plan, tally: Tally, others: int, args: argparse.Namespace
+) -> str:
+    kind = f"pool of {', '.join(plan.generators)}" if plan.generators else "dataset"
+    lines = [f"{kind}: {sum(tally.kept.values())} images of {args.size}x{args.size}"]
+    for split in SPLITS:
+        counts = [tally.kept[split, c] for c in range(len(plan.class_names))]
+        if sum(counts):
+            lines.append(f"{split}: {sum(counts)}")
+            for name, count in zip(plan.class_names, counts, strict=True):
+                lines.append(f"  {name}: {count}")
+    fate = "kept" if args.keep_duplicates else "dropped"
+    lines.append(f"exact duplicates {fate}: {tally.duplicates}")
+    for count, what in (
+        (tally.two_classes, "kept although the same pixels have another class as well"),
+        (
+            tally.two_splits,
+            "kept although the same pixels are in another split as well",
+        ),
+        (tally.resized, "resized by Pillow BOX (area mean) and stored as PNG"),
+        (tally.cropped, "of these were cropped to their central square"),
+        (others, "other files ignored"),
+        *((n, f"images ignored: {why}") for why, n in plan.ignored.items()),
+    ):
+        if count:
+            lines.append(f"{count} {what}")
+    if tally.unreadable:
+        unreadable = _some(tally.unreadable)
+        lines.append(f"{len(tally.unreadable)} unreadable left out: {unreadable}")
+    if not plan.generators and len({split for split, _ in tally.kept}) == 1:
+        lines.append("no test split: training on it needs train/ and test/ folders")
+    flag = "data.synthetic_pool" if plan.generators else "data.name"
+    lines.append(f"written to {out}; use it with --config.{flag}={out}")
+    return "\n".join(lines) + "\n"
+
+
+class _Progress:
+    """One line on the terminal, rewritten every second; plain lines in a log."""
+
+    def __init__(self, total: int):
+        self._total, self._done = total, 0
+        self._terminal = sys.stderr.isatty()
+        self._period = 1.0 if self._terminal else 15.0
+        self._start = self._shown = time.monotonic()
+
+    def step(self):
+        now = time.monotonic()
+        if now - self._shown >= self._period:
+            self._shown = now
+            left = (now - self._start) / max(self._done, 1) * (self._total - self._done)
+            line = f"{self._done} of {self._total} images, {left:.0f} s left"
+            sys.stderr.write(f"\r{line}   " if self._terminal else line + "\n")
+            sys.stderr.flush()
+        self._done += 1
+
+    def end(self):
+        if self._terminal and self._shown != self._start:
+            sys.stderr.write("\r\033[K")
+
+
+def _some(texts: list[str]) -> str:
+    more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+    return ", ".join(texts[:_SHOWN]) + more
+
+
+def _say(text: str):
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _read_names(path: str) -> tuple[str, ...]:
+    try:
+        with open(os.path.expanduser(path), encoding="utf-8") as f:
+            return tuple(line.strip() for line in f if line.strip())
+    except (OSError, UnicodeDecodeError) as e:
+        raise RequestError(f"--class_names={path} cannot be read: {e}") from None
+
+
+def _tf_write():
+    try:
+        from rsmatch_jax.data import tf_write  # lazy: mistakes are told without TF
+    except ImportError as e:
+        raise RequestError(
+            f"importing images needs TensorFlow and tensorflow-datasets ({e}): "
+            "pip install -r requirements.txt"
+        ) from e
+    return tf_write
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m rsmatch_jax.data.import_images",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--layout", required=True, choices=sorted(LAYOUTS))
+    add("--source", required=True, help="folder or zip; a zip is read in place")
+    add("--out", required=True, help="new dataset folder; must not exist")
+    add("--generator", help="name of what made the images; makes the result a pool")
+    add("--size", type=int, default=32, help="pixels a side (default 32)")
+    add("--keep_duplicates", action="store_true", help="keep equal images of a class")
+    add("--skip_unreadable", action="store_true", help="leave out damaged images")
+    add("--class_names", help="file with a class name a line, in the order of labels")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command. Returns its exit code: 0 done, 1 failed, 2 the request was wrong."""
+    try:
+        args = _parser().parse_args(argv)
+    except SystemExit as e:
+        return int(e.code or 0)
+    try:
+        return run(args)
+    except RequestError as e:
+        sys.stderr.write(f"error: {e}\n")
+        return 2
+    except OSError as e:
+        sys.stderr.write(f"failed: {e}; nothing was written, start again\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("\nstopped; nothing was written, start again\n")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""Mean and standard deviation by which the step normalises images. Pure numbers."""
+
+Triple = tuple[float, float, float]
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+STATISTICS: dict[str, tuple[Triple, Triple]] = {
+    # USB cv_datasets/cifar.py takes ImageNet's figures for CIFAR-10 as well.
+    "cifar10": IMAGENET,
+    # USB cv_datasets/cifar.py.
+    "cifar100": (
+        (129.3 / 255, 124.1 / 255, 112.4 / 255),
+        (68.2 / 255, 65.4 / 255, 70.4 / 255),
+    ),
+    # USB cv_datasets/svhn.py; TFDS calls the same images svhn_cropped.
+    "svhn": ((0.4380, 0.4440, 0.4730), (0.1751, 0.1771, 0.1744)),
+    "svhn_cropped": ((0.4380, 0.4440, 0.4730), (0.1751, 0.1771, 0.1744)),
+    # USB cv_datasets/stl10.py.
+    "stl10": (
+        (112.4 / 255, 109.1 / 255, 98.6 / 255),
+        (68.4 / 255, 66.6 / 255, 68.5 / 255),
+    ),
+    # Measured on scikit-learn's 1,797 scans; grey, so alike on every channel.
+    "digits": ((0.305, 0.305, 0.305), (0.376, 0.376, 0.376)),
+}
+
+
+def normalisation(name: str) -> tuple[Triple, Triple]:
+    """Per-channel (mean, std) of pixels scaled to [0, 1], for a dataset's name.
+
+    A TFDS config or version in the name is ignored; a set that is not listed gets
+    ImageNet's figures.
+    """
+    return STATISTICS.get(name.split(":")[0].split("/")[0], IMAGENET)

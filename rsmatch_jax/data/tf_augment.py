@@ -1,0 +1,301 @@
+"""Weak and strong views of a batch in TensorFlow, bit-exact with Pillow.
+
+Random numbers are drawn apart from their use, by stateless philox operations keyed by
+(seed, step, purpose): the same step gives the same views however the pipeline runs.
+The strong view is USB's (randaugment.py): crop, flip, RandAugment, Cutout on uint8.
+"""
+
+import functools
+import math
+
+import tensorflow as tf
+
+from rsmatch_jax.data import views
+
+tf.config.set_visible_devices([], "GPU")  # the accelerator belongs to JAX
+
+PURPOSES = ("labelled", "weak", "strong")
+
+_Numbers = dict[str, tf.Tensor]
+
+
+def draw(
+    seed: int, step: tf.Tensor, purpose: str, rows: int, spec: views.ViewSpec
+) -> _Numbers:
+    """Random numbers of one step's views; `purpose` (one of PURPOSES) sets them apart.
+
+    Returns:
+      shift: int32 [rows, 2], vertical and horizontal crop offset, 0..2 * crop_pad.
+      flip: bool [rows]. With purpose "strong" also
+      ops: int32 [randaugment_ops, rows], positions in views.OPS.
+      values: float64 [randaugment_ops, rows], in the unit of the drawn operation.
+      cutout: float64 [rows, 3], side as a share of the image, then centre y and x as
+        uniform numbers in [0, 1) that `strong` maps to (1, size].
+    """
+    key = tf.stack([tf.cast(seed, tf.int64), tf.cast(step, tf.int64)])
+    key = _fold_in(key, PURPOSES.index(purpose))
+    shift = _integers(_fold_in(key, 0), [rows, 2], 2 * spec.crop_pad + 1)
+    flip = _integers(_fold_in(key, 1), [rows], 2 if spec.flip else 1) == 1
+    numbers = {"shift": shift, "flip": flip}
+    if purpose != "strong":
+        return numbers
+    slots = [spec.randaugment_ops, rows]
+    ops = _integers(_fold_in(key, 2), slots, len(views.OPS))
+    low = tf.gather(tf.constant([op[1] for op in views.OPS], tf.float64), ops)
+    high = tf.gather(tf.constant([op[2] for op in views.OPS], tf.float64), ops)
+    values = low + (high - low) * _uniform(_fold_in(key, 3), slots)
+    share = tf.constant([views.CUTOUT_MAX, 1.0, 1.0], tf.float64)
+    cutout = share * _uniform(_fold_in(key, 4), [rows, 3])
+    return {**numbers, "ops": ops, "values": values, "cutout": cutout}
+
+
+def weak(images: tf.Tensor, numbers: _Numbers, spec: views.ViewSpec) -> tf.Tensor:
+    """Random crop after reflect padding (edge not repeated), then left-right flip.
+
+    images: uint8 [N, S, S, 3], S > spec.crop_pad. Returns the same shape and type.
+    """
+    if not (spec.flip or spec.crop_pad):
+        return images
+    size = images.shape[1]
+    last = size - 1
+    axis = tf.range(size)
+    columns = tf.where(numbers["flip"][:, None], last - axis, axis)
+    y = _reflect(axis + numbers["shift"][:, :1] - spec.crop_pad, last)
+    x = _reflect(columns + numbers["shift"][:, 1:] - spec.crop_pad, last)
+    row = tf.range(tf.shape(images)[0])[:, None, None]
+    source = (row * size + y[:, :, None]) * size + x[:, None, :]
+    return tf.gather(tf.reshape(images, [-1, 3]), source)
+
+
+def strong(images: tf.Tensor, numbers: _Numbers, spec: views.ViewSpec) -> tf.Tensor:
+    """The weak view's crop and flip, then spec.randaugment_ops operations and Cutout.
+
+    images: uint8 [N, S, S, 3], S > spec.crop_pad. Returns the same shape and type.
+    """
+    images = weak(images, numbers, spec)
+    for slot in range(spec.randaugment_ops):
+        images = apply_ops(images, numbers["ops"][slot], numbers["values"][slot])
+    return cutout(images, numbers["cutout"]) if spec.cutout else images
+
+
+def apply_ops(images: tf.Tensor, ops: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """Applies to each image its own operation.
+
+    images: uint8 [N, S, S, 3]; ops: int32 [N], positions in views.OPS; values: float64
+    [N], in the operation's unit. Returns uint8 [N, S, S, 3]. Rows are sorted into one
+    group per operation, so each is computed only where it was drawn; the geometric
+    ones share a group.
+    """
+    warp_group = views.OP_NAMES.index(views.GEOMETRIC[0])
+    to_group = [
+        warp_group if name in views.GEOMETRIC else index
+        for index, name in enumerate(views.OP_NAMES)
+    ]
+    groups = tf.gather(tf.constant(to_group, tf.int32), ops)
+    split = functools.partial(
+        tf.dynamic_partition, partitions=groups, num_partitions=len(views.OPS)
+    )
+    rows = split(tf.range(tf.shape(images)[0]))
+    image_groups, op_groups, value_groups = split(images), split(ops), split(values)
+    for group, name in enumerate(views.OP_NAMES):
+        x, value = image_groups[group], value_groups[group]
+        if group == warp_group:
+            image_groups[group] = _warp(x, op_groups[group], value)
+        elif name in _PIXEL_OPS:
+            image_groups[group] = _PIXEL_OPS[name](x, value)
+    result = tf.dynamic_stitch(rows, image_groups)
+    return tf.ensure_shape(result, images.shape)
+
+
+def cutout(images: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
+    """Paints one square per image; both its edges are inclusive, as Pillow draws.
+
+    images: uint8 [N, S, S, 3]; numbers: float64 [N, 3] as `draw` makes them. A side of
+    s pixels covers floor(s) + 1, fewer at the right and bottom; a share of 0 none.
+    """
+    size = images.shape[1]
+    side = size * numbers[:, :1]
+    # In (1, size]: USB calls uniform(size), whose one argument is the lower bound.
+    centre = size + (1 - size) * numbers[:, 1:]
+    start = tf.floor(tf.maximum(centre - side / 2, 0))
+    stop = tf.floor(tf.minimum(start + side, size))
+    axis = tf.range(size, dtype=tf.float64)
+    inside = (axis >= start[..., None]) & (axis <= stop[..., None])
+    inside &= side[..., None] > 0
+    pixels = tf.where(inside[:, 0, :, None] & inside[:, 1, None, :])
+    fill = tf.constant([views.CUTOUT_FILL], tf.uint8)
+    fill = tf.repeat(fill, tf.shape(pixels)[0], axis=0)
+    return tf.tensor_scatter_nd_update(images, pixels, fill)
+
+
+def _fold_in(key, data):
+    return tf.random.fold_in(key, tf.cast(data, tf.int64), alg="philox")
+
+
+def _integers(key, shape, stop):
+    return tf.random.stateless_uniform(
+        shape, key, minval=0, maxval=stop, dtype=tf.int32, alg="philox"
+    )
+
+
+def _uniform(key, shape):
+    return tf.random.stateless_uniform(shape, key, dtype=tf.float64, alg="philox")
+
+
+def _reflect(t, last):
+    return last - tf.abs(last - tf.abs(t))
+
+
+def _warp(x, ops, value):
+    """Nearest-neighbour affine maps, fill 0, in Pillow's 16.16 fixed point.
+
+    x: uint8 [M, S, S, 3]; ops: int32 [M], geometric positions in views.OPS.
+    Output pixel (x, y) reads the pixel at (a x + b y + c, d x + e y + f).
+    """
+    size = x.shape[1]
+    a, b, c, d, e, f = _affine(ops, value, size)
+    row = tf.range(tf.shape(x)[0])[:, None, None]
+    out_y, out_x = tf.range(size)[:, None], tf.range(size)[None, :]
+    in_x = tf.bitwise.right_shift(c + a * out_x + b * out_y, 16)
+    in_y = tf.bitwise.right_shift(f + d * out_x + e * out_y, 16)
+    inside = (in_x >= 0) & (in_x < size) & (in_y >= 0) & (in_y < size)
+    # One black pixel in front: a lookup there is cheaper than a broadcast selection.
+    source = tf.where(inside, 1 + (row * size + in_y) * size + in_x, 0)
+    black = tf.zeros([1, 3], tf.uint8)
+    return tf.gather(tf.concat([black, tf.reshape(x, [-1, 3])], axis=0), source)
+
+
+def _affine(ops, value, size):
+    """Six fixed-point coefficients, each int32 [M, 1, 1]; sources at pixel centres."""
+
+    def drawn(name):
+        return ops == views.OP_NAMES.index(name)
+
+    angle = tf.where(drawn("rotate"), -value * (math.pi / 180), 0.0)
+    cos, sin = tf.cos(angle), tf.sin(angle)
+    centre = size / 2
+    zero = tf.zeros_like(value)
+    a, b = cos, sin + tf.where(drawn("shear_x"), value, zero)
+    d, e = -sin + tf.where(drawn("shear_y"), value, zero), cos
+    # Rotation is about the centre, shear about the top left corner.
+    c = centre - centre * cos - centre * sin
+    f = centre + centre * sin - centre * cos
+    # Offsets of the first pixel's centre. Pillow rounds them to 1/65536, except in a
+    # pure translation, where it takes whole pixels from the exact number.
+    c = _fixed(c + 0.5 * a + 0.5 * b)
+    f = _fixed(f + 0.5 * d + 0.5 * e)
+    moved = tf.cast(tf.floor(value * size + 0.5), tf.int32) * 65536
+    c = tf.where(drawn("translate_x"), moved, c)
+    f = tf.where(drawn("translate_y"), moved, f)
+    coefficients = (_fixed(a), _fixed(b), c, _fixed(d), _fixed(e), f)
+    return [t[:, None, None] for t in coefficients]
+
+
+def _fixed(v):
+    return tf.cast(tf.floor(v * 65536 + 0.5), tf.int32)
+
+
+def _per_image(value):
+    return value[:, None, None, None]
+
+
+def _blend(degenerate, x, value):
+    # Pillow's blend: single precision, truncated.
+    start = tf.cast(degenerate, tf.float32)
+    factor = tf.cast(_per_image(value), tf.float32)
+    return tf.cast(start + factor * (tf.cast(x, tf.float32) - start), tf.uint8)
+
+
+def _luma(x):
+    """Pillow's conversion to grey: uint8 [M, S, S, 3] to int32 [M, S, S, 1]."""
+    p = tf.cast(x, tf.int32)
+    mixed = 19595 * p[..., :1] + 38470 * p[..., 1:2] + 7471 * p[..., 2:] + 32768
+    return tf.bitwise.right_shift(mixed, 16)
+
+
+def _channel_levels(x):
+    """Pixels as positions in a row of one 256-entry table per image and channel."""
+    offsets = tf.reshape(tf.range(tf.shape(x)[0] * 3) * 256, [-1, 1, 1, 3])
+    return tf.cast(x, tf.int32) + offsets
+
+
+def _autocontrast(x, value):
+    del value
+    low, high = (
+        tf.cast(tf.reshape(reduce(x, axis=(1, 2)), [-1, 1]), tf.float64)
+        for reduce in (tf.reduce_min, tf.reduce_max)
+    )
+    # In double precision: single precision is off by one in 0.6 % of the pixels.
+    level = tf.range(256, dtype=tf.float64)
+    scale = 255 / tf.maximum(high - low, 1)
+    stretched = tf.clip_by_value(level * scale - low * scale, 0, 255)
+    table = tf.cast(tf.where(high > low, stretched, level), tf.uint8)
+    return tf.gather(tf.reshape(table, [-1]), _channel_levels(x))
+
+
+def _brightness(x, value):
+    return _blend(tf.zeros([], tf.uint8), x, value)
+
+
+def _color(x, value):
+    return _blend(_luma(x), x, value)
+
+
+def _contrast(x, value):
+    pixels = x.shape[1] * x.shape[2]
+    total = tf.reduce_sum(_luma(x), axis=(1, 2, 3), keepdims=True)
+    return _blend((2 * total + pixels) // (2 * pixels), x, value)
+
+
+def _sharpness(x, value):
+    p = tf.cast(x, tf.int32)
+    three_rows = p[:, :-2] + p[:, 1:-1] + p[:, 2:]
+    box = three_rows[:, :, :-2] + three_rows[:, :, 1:-1] + three_rows[:, :, 2:]
+    inner = p[:, 1:-1, 1:-1]
+    smooth = (2 * (box + 4 * inner) + 13) // 26  # rounds (neighbours + 5 centre) / 13
+    # Pillow's 3 x 3 filters leave the outermost ring as it is.
+    frame = [[0, 0], [1, 1], [1, 1], [0, 0]]
+    return _blend(p + tf.pad(smooth - inner, frame), x, value)
+
+
+def _equalize(x, value):
+    del value
+    levels = _channel_levels(x)
+    counts = tf.math.unsorted_segment_sum(
+        tf.ones_like(levels), levels, tf.shape(x)[0] * 3 * 256
+    )
+    counts = tf.reshape(counts, [-1, 256])
+    brightest = tf.cast(tf.reduce_max(x, axis=(1, 2)), tf.int32)
+    last = tf.gather(counts, tf.reshape(brightest, [-1]), batch_dims=1)
+    # Zero also when the channel has a single level: both leave it as it is.
+    step = (tf.reduce_sum(counts, axis=1) - last)[:, None] // 255
+    divisor = tf.maximum(step, 1)
+    below = tf.cumsum(counts, axis=1, exclusive=True)
+    spread = tf.minimum((step // 2 + below) // divisor, 255)
+    table = tf.cast(tf.where(step > 0, spread, tf.range(256)), tf.uint8)
+    return tf.gather(tf.reshape(table, [-1]), levels)
+
+
+def _posterize(x, value):
+    bits = tf.cast(_per_image(value), tf.int32)  # 4..7: 8 has probability 0
+    mask = tf.bitwise.left_shift(255, 8 - bits) & 255
+    return tf.bitwise.bitwise_and(x, tf.cast(mask, tf.uint8))
+
+
+def _solarize(x, value):
+    # For whole p, p >= v means p >= ceil(v); 255 - p is p with all bits turned over.
+    threshold = tf.cast(tf.math.ceil(_per_image(value)), tf.int16)
+    turned = tf.cast(tf.cast(x, tf.int16) >= threshold, tf.uint8) * 255
+    return tf.bitwise.bitwise_xor(x, turned)
+
+
+_PIXEL_OPS = {
+    "autocontrast": _autocontrast,
+    "brightness": _brightness,
+    "color": _color,
+    "contrast": _contrast,
+    "equalize": _equalize,
+    "posterize": _posterize,
+    "sharpness": _sharpness,
+    "solarize": _solarize,
+}

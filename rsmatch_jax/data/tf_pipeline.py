@@ -1,0 +1,117 @@
+"""The host input path: a tf.data stream of augmented uint8 batches.
+
+The batch of step t is a pure function of (seed, t): the sampler names its images, and
+the augmentation's random numbers are keyed by the step. Resuming needs only the step.
+"""
+
+import weakref
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from rsmatch_jax.data import arrays, sampler, tf_augment, views
+from rsmatch_jax.errors import RequestError
+from rsmatch_jax.state import Batch
+
+
+def batches(
+    lab_images: np.ndarray,
+    lab_labels: np.ndarray,
+    unl_images: np.ndarray,
+    spec: views.ViewSpec,
+    *,
+    seed: int,
+    batch_size: int,
+    unlabeled_ratio: int,
+    start_step: int,
+    num_steps: int,
+    prefetch: int,
+    synthetic: np.ndarray | None = None,
+    parallel_steps: int = tf.data.AUTOTUNE,
+) -> Iterator[Batch]:
+    """Batches of the steps start_step..num_steps - 1, in order, as numpy arrays.
+
+    Args:
+      lab_images, unl_images: uint8 [N, S, S, 1 or 3], never copied whole: read-only
+        memory maps do, as does anything with `shape` that an index array can read.
+        Grey images are repeated to three channels.
+      lab_labels: integers [N of the labelled set].
+      batch_size: labelled images a step; unlabeled_ratio times as many unlabelled.
+      prefetch: finished batches to keep ready.
+      synthetic: bool [N of the unlabelled set], ground truth; only for an oracle.
+      parallel_steps: steps augmented at the same time. Neither it nor prefetch changes
+        any batch.
+
+    The reading threads stop when the iterator is closed, dropped or the program ends.
+
+    Raises: RequestError for crop padding as wide as the images.
+    """
+    for images in (lab_images, unl_images):
+        if spec.crop_pad >= images.shape[1]:
+            raise RequestError(
+                f"input.crop_pad={spec.crop_pad} does not fit images of "
+                f"{images.shape[1]} pixels; choose at most {images.shape[1] - 1}"
+            )
+    unl_batch = batch_size * unlabeled_ratio
+    size = lab_images.shape[1]
+
+    def read(step):
+        lab_at = sampler.step_indices(
+            seed, "labelled", step, lab_images.shape[0], batch_size
+        )
+        unl_at = sampler.step_indices(
+            seed, "unlabelled", step, unl_images.shape[0], unl_batch
+        )
+        return (
+            arrays.to_rgb(lab_images[lab_at]),
+            np.asarray(lab_labels[lab_at], np.int32),
+            lab_at,
+            arrays.to_rgb(unl_images[unl_at]),
+            unl_at,
+        )
+
+    def make(step):
+        lab, labels, lab_at, unl, unl_at = tf.numpy_function(
+            read, [step], [tf.uint8, tf.int32, tf.int32, tf.uint8, tf.int32]
+        )
+        lab = tf.ensure_shape(lab, [batch_size, size, size, 3])
+        unl = tf.ensure_shape(unl, [unl_batch, size, size, 3])
+
+        def numbers(purpose, rows):
+            return tf_augment.draw(seed, step, purpose, rows, spec)
+
+        return (
+            tf_augment.weak(lab, numbers("labelled", batch_size), spec),
+            tf.ensure_shape(labels, [batch_size]),
+            tf.ensure_shape(lab_at, [batch_size]),
+            tf_augment.weak(unl, numbers("weak", unl_batch), spec),
+            tf_augment.strong(unl, numbers("strong", unl_batch), spec),
+            tf.ensure_shape(unl_at, [unl_batch]),
+        )
+
+    options = tf.data.Options()
+    # Whole steps run side by side; threads inside one operation would only add to them.
+    options.threading.max_intra_op_parallelism = 1
+    dataset = tf.data.Dataset.range(start_step, num_steps)
+    # Plain Python decides what is traced; AutoGraph would triple the start-up time.
+    make = tf.autograph.experimental.do_not_convert(make)
+    dataset = dataset.map(make, num_parallel_calls=parallel_steps, deterministic=True)
+    dataset = dataset.prefetch(prefetch).with_options(options)
+    running = [dataset.as_numpy_iterator()]
+    stream = _stream(running, synthetic)
+    # `read` runs in TensorFlow's threads. Were the iterator freed while the interpreter
+    # shuts down, when threads get no turn any more, the process would never end.
+    weakref.finalize(stream, running.clear)
+    return stream
+
+
+def _stream(running, synthetic) -> Iterator[Batch]:
+    while running:
+        # No reference but the list's may outlive the call.
+        arrived = next(running[0], None)
+        if arrived is None:
+            return
+        lab, labels, lab_at, weak, strong, unl_at = arrived
+        flags = None if synthetic is None else np.asarray(synthetic[unl_at], bool)
+        yield Batch(lab, labels, lab_at, weak, strong, unl_at, flags)

@@ -1,0 +1,48 @@
+"""What a weak and a strong view are: the settings and the table of operations.
+
+The law of USB's RandAugment (randaugment.py): every slot draws one of 14 operations
+uniformly with replacement, always applies it, and draws its value uniformly from the
+operation's range. Shared by the TensorFlow and the on-device augmentation.
+"""
+
+import dataclasses
+
+# name, lowest and highest value. Enhancement factors (1 = unchanged) only ever move
+# towards the degenerate image; rotation is in degrees, shear a slope, translation a
+# share of the image's size; the signs come from the range itself.
+OPS = (
+    ("autocontrast", 0.0, 1.0),
+    ("brightness", 0.05, 0.95),
+    ("color", 0.05, 0.95),
+    ("contrast", 0.05, 0.95),
+    ("equalize", 0.0, 1.0),
+    ("identity", 0.0, 1.0),
+    ("posterize", 4.0, 8.0),
+    ("rotate", -30.0, 30.0),
+    ("sharpness", 0.05, 0.95),
+    ("shear_x", -0.3, 0.3),
+    ("shear_y", -0.3, 0.3),
+    ("solarize", 0.0, 256.0),
+    ("translate_x", -0.3, 0.3),
+    ("translate_y", -0.3, 0.3),
+)
+OP_NAMES = tuple(name for name, _, _ in OPS)
+GEOMETRIC = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
+
+CUTOUT_MAX = 0.5  # largest side, as a share of the image's
+CUTOUT_FILL = (125, 123, 114)  # RGB
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewSpec:
+    """How views are made. The weak one is crop and flip, the strong one adds the rest.
+
+    flip: mirror left-right with probability 1/2. crop_pad: pixels of reflect padding
+    before the random crop, 0 for none, below the image's size. randaugment_ops:
+    operations applied in a row. cutout: paint a random square at the end.
+    """
+
+    flip: bool
+    crop_pad: int
+    randaugment_ops: int
+    cutout: bool

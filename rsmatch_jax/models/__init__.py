@@ -1,0 +1,103 @@
+"""Networks, each as two pure functions; nothing outside this folder sees flax.linen."""
+
+import functools
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rsmatch_jax.errors import RequestError
+from rsmatch_jax.models.heads import EncoderWithHeads, LinearHeads
+from rsmatch_jax.models.wrn import PREACTS, WideResNet
+from rsmatch_jax.state import Outputs, PyTree
+
+
+class Network(NamedTuple):
+    """An encoder with its heads.
+
+    init(key, images) -> (params, stats): float32 trees of parameters and of BatchNorm's
+    running statistics. Only the shape of `images` matters. Values follow from the key
+    and the parameter's path alone (jitting init moves last bits, so always or never).
+    apply(params, stats, images, train) -> (Outputs, new stats): images float32
+    [N, S, S, 3], normalised; features [N, D] and logits {head: [N, classes]} float32.
+    With train=True the batch normalises itself and moves the statistics; with
+    train=False the statistics are used and returned unchanged.
+    """
+
+    init: Callable[[jax.Array, jax.Array], tuple[PyTree, PyTree]]
+    apply: Callable[[PyTree, PyTree, jax.Array, bool], tuple[Outputs, PyTree]]
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "wrn_10_1": functools.partial(WideResNet, 10, 1),
+    "wrn_10_2": functools.partial(WideResNet, 10, 2),
+    "wrn_16_1": functools.partial(WideResNet, 16, 1),
+    "wrn_16_2": functools.partial(WideResNet, 16, 2),
+    "wrn_28_2": functools.partial(WideResNet, 28, 2),
+    "wrn_28_8": functools.partial(WideResNet, 28, 8),
+    "wrn_28_10": functools.partial(WideResNet, 28, 10),
+    "wrn_40_2": functools.partial(WideResNet, 40, 2),
+}
+
+
+def make(
+    name: str,
+    heads: Mapping[str, int],
+    *,
+    dtype: Any = jnp.float32,
+    bn_momentum: float = 0.999,
+    sync_axis: str | None = None,
+    preact: str = "usb",
+) -> Network:
+    """The network `name` with a linear classifier for each of `heads` {name: classes}.
+
+    dtype: of convolutions and activations, float32 or bfloat16; parameters, statistics
+    and outputs stay float32. bn_momentum: share of the old running statistics that an
+    update keeps. sync_axis: mapped axis over which the batch statistics of training are
+    averaged. preact: "usb" or "tf", see `wrn.Block`.
+
+    Raises RequestError for an unknown name or preact.
+    """
+    if preact not in PREACTS:
+        raise RequestError(
+            f"model.wrn_preact={preact!r} is unknown; choose {' or '.join(PREACTS)}"
+        )
+    encoder = _constructor(name)(
+        dtype=dtype, bn_momentum=bn_momentum, sync_axis=sync_axis, preact=preact
+    )
+    model = EncoderWithHeads(encoder=encoder, heads=LinearHeads(sizes=dict(heads)))
+
+    def init(key, images):
+        # Lazy: the shape is enough, so the forward pass is traced but never run.
+        shape = jax.ShapeDtypeStruct(images.shape, images.dtype)
+        variables = model.lazy_init(key, shape, train=False)
+        return variables["params"], variables["batch_stats"]
+
+    def apply(params, stats, images, train):
+        variables = {"params": params, "batch_stats": stats}
+        if not train:
+            return model.apply(variables, images, train=False), stats
+        outputs, updates = model.apply(
+            variables, images, train=True, mutable=["batch_stats"]
+        )
+        return outputs, updates["batch_stats"]
+
+    return Network(init, apply)
+
+
+def _constructor(name: str) -> Callable[..., nn.Module]:
+    if name in MODELS:
+        return MODELS[name]
+    # Any other of the family: three stages of n blocks of two convolutions.
+    match = re.fullmatch(r"wrn_(\d+)_(\d+)", name)
+    if match:
+        depth, widen = int(match[1]), int(match[2])
+        if depth >= 10 and (depth - 4) % 6 == 0 and widen >= 1:
+            return functools.partial(WideResNet, depth, widen)
+    raise RequestError(
+        f"the network {name!r} is unknown; choose one of {', '.join(MODELS)}, "
+        "or any wrn_D_K with depth D = 6n + 4 (10, 16, 22, ...) and width K >= 1"
+    )

@@ -1,0 +1,133 @@
+"""Wide residual networks as semi-supervised learning uses them (USB nets/wrn/wrn.py).
+
+They differ from the published WRN: leaky ReLUs, one bias in the stem, a wider epsilon
+in the last norm, and a quirk in the first block of stages 2 and 3 (see `Block`).
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+PREACTS = ("usb", "tf")
+
+# Not nn.initializers.he_normal: fan-out instead of fan-in, and not truncated.
+conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+leaky_relu = functools.partial(nn.leaky_relu, negative_slope=0.1)
+
+
+def stem_bias_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32):
+    """U(-b, b), b = 1/sqrt(27): torch's default for a 3x3 convolution of 3 channels."""
+    bound = 27**-0.5
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+class Block(nn.Module):
+    """Pre-activation residual block: BN, LReLU, conv3x3, BN, LReLU, conv3x3, plus x.
+
+    Where the channel count changes, a 1x1 convolution makes the shortcut. What it and
+    conv1 then see is decided here:
+    - `activate_before_residual` (stage 1): both see a(x) = LReLU(BN1(x)).
+    - otherwise, preact "usb": both see the raw x, and a(x) is thrown away. BN1 keeps
+      its running statistics and its parameters, whose gradient is exactly zero.
+    - otherwise, preact "tf" (as google-research/fixmatch): conv1 sees a(x), the
+      shortcut the raw x.
+    """
+
+    channels: int
+    stride: int
+    activate_before_residual: bool
+    preact: str
+    dtype: Any
+    bn_momentum: float
+    sync_axis: str | None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        norm = make_norm(self, train)
+        conv = functools.partial(
+            nn.Conv,
+            self.channels,
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=conv_init,
+        )
+        activated = leaky_relu(norm(name="bn1")(x))
+        if x.shape[-1] == self.channels:
+            inner, shortcut = activated, x
+        elif self.activate_before_residual:
+            inner, shortcut = activated, activated
+        else:
+            inner, shortcut = (x if self.preact == "usb" else activated), x
+
+        strides = (self.stride, self.stride)
+        # Explicit padding: "SAME" would pad (0, 1) where the stride is 2.
+        pad = ((1, 1), (1, 1))
+        y = conv(kernel_size=(3, 3), strides=strides, padding=pad, name="conv1")(inner)
+        y = leaky_relu(norm(name="bn2")(y))
+        y = conv(kernel_size=(3, 3), padding=pad, name="conv2")(y)
+        if x.shape[-1] != self.channels:
+            shortcut = conv(
+                kernel_size=(1, 1), strides=strides, padding="VALID", name="shortcut"
+            )(shortcut)
+        return y + shortcut
+
+
+class WideResNet(nn.Module):
+    """WRN-depth-widen, depth = 6n + 4: [N, S, S, 3] images -> [N, 64 widen] features.
+
+    Parameters and running statistics are float32, `dtype` is that of convolutions and
+    activations, features are pooled to float32. `bn_momentum` is the share of the old
+    running statistics that an update keeps. `sync_axis` names the mapped axis over
+    which batch statistics are averaged. `preact`: see `Block`.
+    """
+
+    depth: int
+    widen: int
+    preact: str = "usb"
+    dtype: Any = jnp.float32
+    bn_momentum: float = 0.999
+    sync_axis: str | None = None
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+        x = nn.Conv(
+            16,
+            (3, 3),
+            padding=((1, 1), (1, 1)),
+            dtype=self.dtype,
+            kernel_init=conv_init,
+            bias_init=stem_bias_init,
+            name="stem",
+        )(images)
+        for stage in (1, 2, 3):
+            for block in range((self.depth - 4) // 6):
+                x = Block(
+                    channels=2 ** (stage + 3) * self.widen,
+                    stride=2 if stage > 1 and block == 0 else 1,
+                    activate_before_residual=stage == 1,
+                    preact=self.preact,
+                    dtype=self.dtype,
+                    bn_momentum=self.bn_momentum,
+                    sync_axis=self.sync_axis,
+                    name=f"stage{stage}_block{block}",
+                )(x, train)
+        x = leaky_relu(make_norm(self, train)(epsilon=1e-3, name="bn")(x))
+        return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+
+
+def make_norm(module: Block | WideResNet, train: bool) -> functools.partial:
+    """BatchNorm as `module` is set up; epsilon 1e-5 where the caller gives none.
+
+    Running variances are of the biased batch variance; torch's are n/(n-1) of it.
+    """
+    return functools.partial(
+        nn.BatchNorm,
+        use_running_average=not train,
+        momentum=module.bn_momentum,
+        epsilon=1e-5,
+        dtype=module.dtype,
+        axis_name=module.sync_axis,
+    )

@@ -1,0 +1,57 @@
+"""Every config builds and takes two steps at reduced size; none goes untested."""
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from helpers import batches, build, config, train
+
+from rsmatch_jax import validate
+
+NAMES = sorted(
+    path.stem
+    for path in (pathlib.Path(__file__).parent.parent / "configs").glob("*.py")
+)
+ABLATIONS = [
+    {"method.rsmatch.individual_models": False},
+    {"method.rsmatch.classwise_queue": False, "method.rsmatch.queue_classes": 4},
+    {"method.rsmatch.fake_head": False},
+    {"method.rsmatch.routing": "random"},
+    {"method.rsmatch.queue_reaugment": True},
+    {"method.rsmatch.queue_sample": "class_balanced"},
+    {"method.rsmatch.queue_sample": "uniform"},
+    {"train.weak_forward": "separate"},
+    {"model.dtype": "bfloat16"},
+    {"model.wrn_preact": "tf"},
+    {"method.rsmatch.detector_learning_rate": 0.01},
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_config_is_valid_as_it_stands(name):
+    import importlib
+
+    c = importlib.import_module(f"configs.{name}").get_config()
+    validate.check(c, num_devices=1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_config_takes_two_steps(name):
+    """Its own keys, but small networks and batches and the `fake` images."""
+    _, _, exp = build(name=name, **{"data.name": "fake"})
+    state, metrics = train(exp, batches(exp, 2))
+    assert int(state.step) == 2
+    assert np.isfinite(metrics[-1]["loss"])
+
+
+@pytest.mark.parametrize("overrides", ABLATIONS, ids=lambda o: ",".join(o))
+def test_ablation_takes_two_steps(overrides):
+    _, _, exp = build(**{**overrides, "method.threshold": 0.1})
+    state, metrics = train(exp, batches(exp, 2))
+    assert all(np.isfinite(v) for v in metrics[-1].values())
+    for leaf in jax.tree.leaves(
+        (state.params, state.ema, state.stats, state.opt_state)
+    ):
+        assert leaf.dtype in (np.float32, np.int32)
+    assert validate.check(config(**overrides), 1) is None

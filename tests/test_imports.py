@@ -1,0 +1,137 @@
+"""Who may import whom: levels, TensorFlow's corner, and a run without TensorFlow."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / "rsmatch_jax"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# A file imports only from lower levels or its own folder (top level: its own level).
+LEVELS = {
+    "errors": 0,
+    "state": 0,
+    "losses": 0,
+    "csqueue": 0,
+    "augment": 0,
+    "parallel": 0,
+    "models": 1,
+    "optim": 1,
+    "methods": 2,
+    "step": 3,
+    "data": 3,
+    "evaluation": 4,
+    "checkpoint": 4,
+    "logbook": 4,
+    "pictures": 4,
+    "record": 4,
+    "workdir": 4,
+    "experiment": 5,
+    "plan": 5,
+    "command_line": 5,
+    "validate": 5,
+    "train": 5,
+    "report": 6,
+    "synthesis": 6,
+}
+# Third parties that only some levels may import at the top of a file.
+OUTSIDE = {
+    "flax.linen": ("models",),
+    "orbax": ("checkpoint",),
+    "ml_collections": ("command_line",),
+    "tensorflow": ("data.tf_",),
+    "tensorflow_datasets": ("data.tf_",),
+    "clu": (),
+    "matplotlib": (),
+}
+
+
+def module(path):
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def imports(path, top_only=False):
+    """Dotted names that a file imports."""
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_only else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def level(dotted):
+    return LEVELS[dotted.split(".")[0]]
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_imports_point_downwards(path):
+    if path.name == "__init__.py" and path.parent == PACKAGE:
+        assert not list(imports(path, top_only=True))
+        return
+    mine = module(path)
+    for name in imports(path):
+        if not name.startswith("rsmatch_jax."):
+            continue
+        other = name.removeprefix("rsmatch_jax.")
+        same_room = other.split(".")[0] == mine.split(".")[0]
+        assert same_room or level(other) <= level(mine), f"{mine} imports {other}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_third_parties_stay_in_their_corner(path):
+    for name in imports(path, top_only=True):
+        for library, corners in OUTSIDE.items():
+            if name == library or name.startswith(library + "."):
+                assert module(path).startswith(corners or "-"), f"{path}: {name}"
+    lazy = set(imports(path)) - set(imports(path, top_only=True))
+    for name in lazy:
+        if name.split(".")[0] in ("tensorflow", "tensorflow_datasets"):
+            assert module(path).startswith("data.tf_"), f"{path}: {name}"
+        if name.split(".")[0] == "clu":
+            assert module(path) == "logbook"
+
+
+def test_files_stay_readable():
+    for path in FILES:
+        assert len(path.read_text().splitlines()) <= 400, path
+
+
+def test_one_step_of_every_method_without_tensorflow():
+    """In a process where importing TensorFlow, tfds or clu fails."""
+    program = """
+    import sys
+
+    class Blocked:
+        def find_spec(self, name, path=None, target=None):
+            if name.split(".")[0] in ("tensorflow", "tensorflow_datasets", "clu"):
+                raise ModuleNotFoundError(f"blocked: {name}")
+
+    sys.meta_path.insert(0, Blocked())
+    sys.path[:0] = [".", "tests"]
+    import conftest
+    from helpers import batches, build, train
+    from rsmatch_jax import logbook, train as whole_run
+    from rsmatch_jax.methods import METHODS
+
+    for method in METHODS:
+        _, _, exp = build(**{"method.name": method})
+        state, metrics = train(exp, batches(exp, 1))
+        assert int(state.step) == 1
+        print(method, float(metrics[0]["loss"]))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 3

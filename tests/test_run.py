@@ -1,0 +1,217 @@
+"""Whole runs on the `fake` set: files, resuming, and what may not matter."""
+
+import dataclasses
+import json
+import os
+
+import jax
+import numpy as np
+import pytest
+from helpers import assert_bit_equal, config
+
+from rsmatch_jax import checkpoint, experiment, logbook, train, workdir
+from rsmatch_jax.checkpoint import Checkpoints
+from rsmatch_jax.errors import RequestError
+
+KEYS = {
+    "train.num_steps": 4,
+    "eval.every_steps": 2,
+    "checkpoint.every_steps": 2,
+    "log.every_steps": 3,  # on purpose out of step with the checkpoints
+    "log.tensorboard": False,
+    "method.threshold": 0.3,
+}
+
+
+def run(folder, devices=1, **overrides):
+    return train.run(
+        config(**{**KEYS, **overrides}),
+        str(folder),
+        devices=jax.local_devices()[:devices],
+    )
+
+
+def saved_state(folder, step, **overrides):
+    c = config(**{**KEYS, **overrides})
+    task = experiment.load_task(c)
+    exp = experiment.build(c, experiment.task_dims(c, task), jax.local_devices()[:1])
+    checkpoints = Checkpoints(str(folder), 2)
+    state, _ = checkpoints.restore(step, exp.init_state())
+    checkpoints.close()
+    return state
+
+
+def lines(folder):
+    with open(folder / logbook.METRICS_FILE) as f:
+        return [json.loads(line) for line in f]
+
+
+def timeless(result):
+    return {
+        k: v for k, v in result.items() if k not in ("seconds", "images_per_second")
+    }
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture
+def kill_after(monkeypatch):
+    """kill_after(n): the run breaks off when it asks for its n-th batch."""
+    make = train._input_stream
+
+    def arm(count):
+        def broken(exp, task):
+            stream = make(exp, task)
+
+            def start(step):
+                for i, batch in enumerate(stream(step)):
+                    if i == count:
+                        raise Killed
+                    yield batch
+
+            return start
+
+        monkeypatch.setattr(train, "_input_stream", broken)
+
+    yield arm
+    monkeypatch.undo()
+
+
+def test_four_steps_equal_two_restore_two(tmp_path, kill_after, monkeypatch):
+    """State, metrics and result to the bit; the second start is a plain one."""
+    whole = run(tmp_path / "whole")
+    kill_after(3)
+    with pytest.raises(Killed):
+        run(tmp_path / "halves")
+    monkeypatch.undo()
+    halves = run(tmp_path / "halves")
+    assert_bit_equal(
+        saved_state(tmp_path / "whole", 4), saved_state(tmp_path / "halves", 4)
+    )
+    assert lines(tmp_path / "whole") == lines(tmp_path / "halves")
+    assert timeless(whole) == timeless(halves)
+    assert [x["step"] for x in lines(tmp_path / "whole")] == [2, 3, 4, 4]
+
+
+def test_files_of_a_run(tmp_path):
+    result = run(tmp_path / "r", **{"train.num_steps": 3, "log.tensorboard": True})
+    names = set(os.listdir(tmp_path / "r"))
+    assert {
+        "config.json",
+        "split.npz",
+        "checkpoints",
+        "metrics.jsonl",
+        "confusion.npy",
+        "result.json",
+        "queue.png",
+    } <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    with open(tmp_path / "r" / "result.json") as f:
+        assert json.load(f) == logbook.plain(result)
+    assert result["status"] == "finished"
+    assert result["steps"] == 3
+    confusion = np.load(tmp_path / "r" / "confusion.npy")
+    assert confusion.sum() == 320
+    assert np.trace(confusion) / 320 == pytest.approx(result["test_accuracy"])
+    with np.load(tmp_path / "r" / "split.npz") as split:
+        assert len(split["labeled"]) == 40
+        assert len(split["unlabeled_real"]) == len(split["unlabeled_synthetic"]) == 320
+
+
+def test_ground_truth_never_enters_training(tmp_path, monkeypatch):
+    """Permuted flags, classes and generators of the unlabelled set: the same bits."""
+    run(tmp_path / "true")
+    load = experiment.load_task
+
+    def permuted(c):
+        task = load(c)
+        order = np.random.default_rng(0).permutation(len(task.unl_synthetic))
+        return dataclasses.replace(
+            task,
+            unl_synthetic=task.unl_synthetic[order],
+            unl_labels=task.unl_labels[order],
+            unl_generator=task.unl_generator[order],
+        )
+
+    monkeypatch.setattr(experiment, "load_task", permuted)
+    run(tmp_path / "permuted")
+    monkeypatch.undo()
+    assert_bit_equal(
+        saved_state(tmp_path / "true", 4), saved_state(tmp_path / "permuted", 4)
+    )
+    assert lines(tmp_path / "true") != lines(tmp_path / "permuted")  # it was permuted
+
+
+def test_finished_run_is_left_alone(tmp_path, capsys):
+    first = run(tmp_path / "r", **{"train.num_steps": 2, "method.name": "supervised"})
+    before = os.stat(tmp_path / "r" / "result.json").st_mtime_ns
+    again = run(tmp_path / "r", **{"train.num_steps": 2, "method.name": "supervised"})
+    assert again == logbook.plain(first)
+    assert os.stat(tmp_path / "r" / "result.json").st_mtime_ns == before
+    assert "Nothing to do" in capsys.readouterr().out
+
+
+def test_workdir_of_another_config_is_refused_with_the_keys(tmp_path):
+    mine = config(**KEYS).to_dict()
+    workdir.claim(str(tmp_path / "r"), mine)
+    other = config(**{**KEYS, "optim.learning_rate": 0.1, "seed": 5}).to_dict()
+    with pytest.raises(RequestError) as e:
+        workdir.check_free(str(tmp_path / "r"), other)
+    assert "optim.learning_rate: 0.03 there, 0.1 here" in str(e.value)
+    assert "seed: 0 there, 5 here" in str(e.value)
+    free = config(**{**KEYS, "input.prefetch": 9, "log.every_steps": 1}).to_dict()
+    workdir.check_free(str(tmp_path / "r"), free)
+
+
+def test_foreign_folder_is_neither_used_nor_cleared(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    for check in (
+        lambda: workdir.check_free(str(tmp_path), {}),
+        lambda: workdir.clear(str(tmp_path)),
+    ):
+        with pytest.raises(RequestError, match="holds no run"):
+            check()
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_plan_trains_and_writes_nothing(tmp_path, capsys):
+    c = config(**KEYS)
+    folder = tmp_path / "r"
+    train.run(c, str(folder), plan_only=True, devices=jax.local_devices()[:1])
+    out = capsys.readouterr().out
+    assert not folder.exists()
+    for word in ("640 unlabelled", "320 synthetic", "4 steps", "memory", "s a step"):
+        assert word in out
+
+
+def test_best_and_newest_checkpoints_are_kept(tmp_path):
+    """Of equals the earliest is the best."""
+    state = {"x": jax.numpy.zeros(2)}
+    checkpoints = Checkpoints(str(tmp_path), keep=1)
+    for step, accuracy in [(1, 0.5), (2, 0.9), (3, 0.9), (4, None), (5, 0.1)]:
+        checkpoints.save(step, state, {"step": step}, accuracy)
+    checkpoints.close()
+    kept = {int(n) for n in os.listdir(tmp_path / "checkpoints") if n.isdigit()}
+    assert kept == {2, 5}
+
+
+def test_saving_a_step_twice_is_an_error(tmp_path):
+    checkpoints = checkpoint.Checkpoints(str(tmp_path), keep=1)
+    checkpoints.save(1, {"x": jax.numpy.zeros(2)}, {})
+    with pytest.raises(FileExistsError, match="step 1"):
+        checkpoints.save(1, {"x": jax.numpy.zeros(2)}, {})
+    checkpoints.close()
+
+
+def test_validation_images_choose_the_best_step(tmp_path):
+    result = run(
+        tmp_path / "r",
+        **{"data.validation_per_class": 8, "data.real_only": True, "seed": 1},
+    )
+    evaluations = [x for x in lines(tmp_path / "r") if "eval/test_accuracy" in x]
+    best = max(evaluations, key=lambda x: x["eval/validation_accuracy"])
+    assert result["best_step"] == best["step"]
+    assert result["test_accuracy_best"] == best["eval/test_accuracy"]
+    assert result["detector_balanced_accuracy"] is None  # nothing synthetic there

@@ -1,0 +1,89 @@
+"""The sampler's order: counts, permutations, and access to any step."""
+
+import jax
+import numpy as np
+import pytest
+
+from rsmatch_jax.data import sampler
+from rsmatch_jax.errors import RequestError
+
+EPOCH = 32  # steps; 1024 in earnest
+
+
+def epoch_of(seed=0, stream="labelled", epoch=0, n=40, batch=8, steps=EPOCH):
+    return np.asarray(sampler.epoch_indices(seed, stream, epoch, n, batch, steps))
+
+
+@pytest.mark.parametrize(
+    "n, batch, full, rest",
+    [(5, 8, 51, 1), (40, 8, 6, 16), (256, 8, 1, 0), (1000, 8, 0, 256), (7, 1, 4, 4)],
+)
+def test_an_epoch_is_full_permutations_and_a_truncated_one(n, batch, full, rest):
+    order = epoch_of(n=n, batch=batch)
+    assert order.shape == (EPOCH, batch) and order.dtype == np.int32
+    row = order.reshape(-1)
+    whole, tail = row[: full * n].reshape(full, n), row[full * n :]
+    np.testing.assert_array_equal(
+        np.sort(whole, axis=1), np.broadcast_to(np.arange(n), (full, n))
+    )
+    assert len(tail) == rest == len(set(tail.tolist()))
+    counts = np.bincount(row, minlength=n)
+    assert len(counts) == n  # no position beyond the set
+    np.testing.assert_array_equal(np.bincount(counts - full, minlength=2)[1], rest)
+
+
+@pytest.mark.parametrize(
+    "stream, n, batch, full, rest",
+    [("labelled", 250, 64, 262, 36), ("unlabelled", 50_000, 448, 9, 8752)],
+)
+def test_counts_of_a_real_epoch(stream, n, batch, full, rest):
+    order = epoch_of(stream=stream, n=n, batch=batch, steps=sampler.STEPS_PER_EPOCH)
+    assert order.shape == (1024, batch)
+    counts = np.bincount(order.reshape(-1), minlength=n)
+    assert dict(zip(*np.unique(counts, return_counts=True), strict=True)) == {
+        full: n - rest,
+        full + 1: rest,
+    }
+
+
+def test_permutations_of_an_epoch_differ_and_look_uniform():
+    n, full = 8, 512
+    orders = epoch_of(n=n, batch=128).reshape(full, n)
+    assert len({tuple(order) for order in orders.tolist()}) > 500  # of 40,320
+    # Each position holds each image about full / n = 64 times.
+    table = np.stack([np.bincount(place, minlength=n) for place in orders.T])
+    chi2 = ((table - full / n) ** 2 / (full / n)).sum()
+    assert chi2 < 85.4  # 99.9 % quantile at 49 degrees of freedom
+
+
+def test_order_depends_on_seed_epoch_and_stream_and_repeats():
+    base = epoch_of()
+    np.testing.assert_array_equal(base, epoch_of())
+    for other in (
+        epoch_of(seed=1),
+        epoch_of(epoch=1),
+        epoch_of(stream="unlabelled"),
+        epoch_of(seed=-1),
+    ):
+        assert (base == other).mean() < 0.2
+        assert (np.sort(base.reshape(-1)) != np.sort(other.reshape(-1))).any()
+
+
+def test_random_access_equals_sequential():
+    sequential = np.concatenate([epoch_of(seed=3, epoch=e) for e in range(3)])
+    for step in np.random.default_rng(0).permutation(3 * EPOCH):
+        got = sampler.step_indices(3, "labelled", step, 40, 8, EPOCH)
+        np.testing.assert_array_equal(got, sequential[step])
+    assert got.dtype == np.int32 and not got.flags.writeable
+
+
+def test_the_same_inside_jit_with_traced_seed_and_epoch():
+    traced = jax.jit(
+        lambda seed, epoch: sampler.epoch_indices(seed, "labelled", epoch, 40, 8, EPOCH)
+    )
+    np.testing.assert_array_equal(traced(5, 2), epoch_of(seed=5, epoch=2))
+
+
+def test_an_empty_set_is_refused_by_name():
+    with pytest.raises(RequestError, match="unlabelled set has 0 images"):
+        sampler.step_indices(0, "unlabelled", 0, 0, 8)

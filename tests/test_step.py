@@ -1,0 +1,193 @@
+"""Invariants of the train step: devices, donation, tracing, communication, reductions
+to simpler methods."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import batches, build, leaves, train
+
+from rsmatch_jax import evaluation, parallel, step
+from rsmatch_jax.methods import METHODS
+
+LOOSE = {"method.threshold": 0.1, "method.rsmatch.detector_threshold": 0.5}
+
+
+def test_one_device_equals_four():
+    """After a step parameters to 1e-6, over ten losses to 1e-5, the queue to the bit;
+    also where a device holds fewer unlabelled images than are pushed (2 < Q = 3)."""
+    keys = {
+        **LOOSE,
+        "train.batch_size": 4,
+        "method.rsmatch.queue_push": 3,
+        "method.rsmatch.queue_length": 4,
+    }
+    results = []
+    for devices in (1, 4):
+        _, _, exp = build(devices, **keys)
+        stream = list(batches(exp, 10))
+        first, _ = train(exp, stream[:1])
+        first = leaves(first)
+        final, metrics = train(exp, stream)
+        results.append((first, leaves(final), metrics))
+    (first_1, final_1, metrics_1), (first_4, final_4, metrics_4) = results
+    assert metrics_1[-1]["utilisation"] > 0
+    for path, value in first_1.items():
+        np.testing.assert_allclose(value, first_4[path], atol=1e-6, err_msg=path)
+    for a, b in zip(metrics_1, metrics_4, strict=True):
+        for name in a:
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-5, atol=1e-5)
+    queue = [path for path in final_1 if "queue" in path]
+    assert len(queue) == 4
+    for path in queue:
+        np.testing.assert_array_equal(final_1[path], final_4[path], err_msg=path)
+    assert (final_1[".extra['queue'].count"] > 0).any()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("sync_bn", [True, False])
+def test_replicas_stay_bit_equal(method, sync_bn):
+    """A forgotten mean over devices would show only here."""
+    _, _, exp = build(2, **LOOSE, **{"method.name": method, "model.sync_bn": sync_bn})
+    state, _ = train(exp, batches(exp, 3))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        shards = [np.asarray(s.data) for s in leaf.addressable_shards]
+        assert len(shards) == 2
+        np.testing.assert_array_equal(*shards, err_msg=jax.tree_util.keystr(path))
+
+
+def test_rsmatch_with_an_all_real_detector_is_fixmatch():
+    """Losses and classifier to 1e-6, with FixMatch masks neither empty nor full."""
+    runs = {}
+    for method in ("fixmatch", "rsmatch"):
+        _, _, exp = build(**{"method.name": method, "method.threshold": 0.15})
+        state = exp.init_state()
+        if method == "rsmatch":
+            bias = state.params["detector"]["heads"]["detector"]["bias"]
+            state.params["detector"]["heads"]["detector"]["bias"] = parallel.replicate(
+                jnp.array([50.0, -50.0], bias.dtype), exp.devices
+            )
+        state, metrics = train(exp, batches(exp, 3), state)
+        runs[method] = (state, metrics)
+    (fix, fix_metrics), (rs, rs_metrics) = runs["fixmatch"], runs["rsmatch"]
+    assert 0 < np.mean([m["utilisation"] for m in fix_metrics]) < 1
+    for a, b in zip(fix_metrics, rs_metrics, strict=True):
+        for name in ("loss_sup", "loss_unsup", "utilisation"):
+            np.testing.assert_allclose(a[name], b[name], atol=1e-6, err_msg=name)
+        assert b["loss_unsup_fake"] == 0
+    rs_params = leaves(rs.params["classifier"])
+    for path, value in leaves(fix.params["classifier"]).items():
+        np.testing.assert_allclose(value, rs_params[path], atol=1e-6, err_msg=path)
+
+
+def test_methods_of_one_seed_start_from_one_classifier():
+    states = [
+        build(**{"method.name": name})[2].init_state()
+        for name in ("fixmatch", "rsmatch")
+    ]
+    fix, rs = (leaves(s.params["classifier"]) for s in states)
+    for path, value in fix.items():
+        np.testing.assert_array_equal(value, rs[path], err_msg=path)
+
+
+def test_fifty_steps_trace_once(monkeypatch):
+    traces = []
+    make = step.make_train_step
+
+    def counting(*args, **kwargs):
+        inner = make(*args, **kwargs)
+
+        def traced(state, batch):
+            traces.append(1)
+            return inner(state, batch)
+
+        return traced
+
+    monkeypatch.setattr(step, "make_train_step", counting)
+    _, _, exp = build()
+    train(exp, batches(exp, 50))
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_state_leaf_is_aliased(method):
+    """Donation must hold for all: a copied queue costs 70 times a push."""
+    _, _, exp = build(**{"method.name": method})
+    state = exp.init_state()
+    batch = parallel.shard_rows(next(batches(exp, 1)), exp.devices)
+    compiled = exp.train_step().lower(state, batch).compile()
+    header = compiled.as_text().splitlines()[0]
+    aliased = re.search(r"input_output_alias=\{(.*?)\}, entry", header)[1]
+    assert aliased.count("-alias") == len(jax.tree.leaves(state))
+    size = sum(
+        x.nbytes
+        for x in jax.tree.leaves(jax.tree.map(lambda x: x, state))
+        if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+    )
+    assert compiled.memory_analysis().alias_size_in_bytes >= size
+
+
+@pytest.mark.parametrize(
+    ("method", "gathers"), [("rsmatch", 4), ("fixmatch", 0), ("supervised", 0)]
+)
+def test_communication_is_what_the_method_declares(method, gathers):
+    """One reduction a BN layer and direction, one for gradients and metrics together;
+    gathers only of the queue's candidates, never of the batch."""
+    _, _, exp = build(2, **{"method.name": method})
+    state = exp.init_state()
+    batch = parallel.shard_rows(next(batches(exp, 1)), exp.devices)
+    text = exp.train_step().lower(state, batch).as_text()
+    assert len(re.findall(r"stablehlo\.all_gather", text)) == gathers
+    layers = {"rsmatch": 14, "fixmatch": 7, "supervised": 7}[method]
+    reduced = len(re.findall(r"stablehlo\.all_reduce", text))
+    update = len(jax.tree.leaves(state.params)) + 10
+    assert layers <= reduced <= 2 * layers + update
+    for other in ("all_to_all", "collective_permute", "reduce_scatter"):
+        assert f"stablehlo.{other}" not in text
+
+
+def test_weak_images_reach_the_gradient_through_batch_statistics():
+    """Their logits are constants, their activations are not."""
+    _, _, exp = build(**{"method.name": "fixmatch", "method.threshold": 0.0})
+    (batch,) = batches(exp, 1)
+    state, _ = train(exp, [batch])
+    shifted = batch.replace(weak=255 - batch.weak)
+    same_labels = exp.method.__class__(0.0, 0.0, "cat")  # no unlabelled loss at all
+    object.__setattr__(exp, "method", same_labels)
+    a, _ = train(exp, [batch])
+    b, _ = train(exp, [shifted])
+    kernel = "['classifier']['encoder']['conv_stem']['kernel']"
+    a, b = leaves(a.params), leaves(b.params)
+    path = (
+        next(p for p in a if "stem" in p and "kernel" in p)
+        if kernel not in a
+        else kernel
+    )
+    assert np.abs(a[path] - b[path]).max() > 1e-6
+    del state
+
+
+def test_shadow_weights_after_one_step():
+    """s = 0.9 p0 + 0.1 p1; evaluation takes the shadow with the live statistics."""
+    _, _, exp = build(**{"optim.ema_decay": 0.9, "method.name": "fixmatch"})
+    start = leaves(exp.init_state().params)
+    state, _ = train(exp, batches(exp, 1))
+    now, shadow = leaves(state.params), leaves(state.ema)
+    for path in start:
+        np.testing.assert_allclose(
+            shadow[path], 0.9 * start[path] + 0.1 * now[path], atol=1e-6
+        )
+    images = next(batches(exp, 1, seed=9)).weak
+    labels = np.zeros(len(images), np.int32)
+    forward = parallel.map_eval(evaluation.make_forward(exp.nets), exp.devices)
+    rows = evaluation.predict(forward, state, images, labels, 16, exp.devices)
+    out, _ = exp.nets["classifier"].apply(
+        state.ema["classifier"], state.stats["classifier"], images, False
+    )
+    np.testing.assert_array_equal(
+        rows["predicted"], np.argmax(out.logits["real"], axis=1)
+    )

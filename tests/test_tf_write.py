@@ -1,0 +1,51 @@
+"""The dataset writer: bytes kept as they came, and all or nothing."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from rsmatch_jax.data import tf_write
+from rsmatch_jax.errors import RequestError
+
+CLASSES = ("cat", "dog", "owl")
+SIZE = 8
+
+
+def picture() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+
+
+def test_writer_keeps_bytes_and_refuses_what_is_there(tmp_path):
+    buffer = io.BytesIO()
+    Image.fromarray(picture()).save(buffer, format="JPEG", quality=80)
+    folder = str(tmp_path / "9 lives")
+    examples = [tf_write.Example(buffer.getvalue(), 2, "x")]
+    tf_write.write(folder, {"train": examples}, class_names=CLASSES, size=(SIZE, SIZE))
+    builder = tfds.builder_from_directory(folder)
+    assert builder.info.features["label"].names == list(CLASSES)
+    skip = {"image": tfds.decode.SkipDecoding()}
+    (example,) = tfds.as_numpy(builder.as_dataset("train", decoders=skip))
+    assert example["image"] == buffer.getvalue()
+    assert example["label"] == 2
+    with pytest.raises(RequestError, match="exists already"):
+        tf_write.write(folder, {}, class_names=CLASSES, size=(SIZE, SIZE))
+    with pytest.raises(RequestError, match="single lines"):
+        tf_write.write(folder + "2", {}, class_names=("cat", "cat"), size=(SIZE, SIZE))
+    assert os.listdir(tmp_path) == ["9 lives"]
+
+
+def test_writer_leaves_nothing_behind_a_failure(tmp_path):
+    def broken():
+        yield tf_write.Example(picture(), 0, "x")
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        tf_write.write(
+            str(tmp_path / "p"), {"train": broken()}, class_names=CLASSES, size=(8, 8)
+        )
+    assert os.listdir(tmp_path) == []
