@@ -119,8 +119,6 @@ def build(config: Any, dims: Dims, devices: Sequence[jax.Device]) -> Experiment:
         )
         for network, heads in method.heads(dims.num_classes).items()
     }
-    size = dims.image_shape[0]
-    crop_pad = config.input.crop_pad
     return Experiment(
         config=config,
         devices=devices,
@@ -132,18 +130,25 @@ def build(config: Any, dims: Dims, devices: Sequence[jax.Device]) -> Experiment:
             config.train.num_steps,
             config.optim.warmup_steps,
         ),
-        views=views.ViewSpec(
-            flip=config.input.flip,
-            crop_pad=size // 8 if crop_pad is None else crop_pad,
-            randaugment_ops=config.input.randaugment_ops,
-            cutout=config.input.cutout,
-        ),
+        views=_view_spec(config, dims.image_shape[0]),
     )
 
 
 def _rgb(data: arrays.ImageArrays) -> arrays.ImageArrays:
     """Networks take three channels; colour images stay memory-mapped."""
     return dataclasses.replace(data, images=arrays.to_rgb(data.images))
+
+
+def _view_spec(config: Any, size: int) -> views.ViewSpec:
+    crop_pad = config.input.crop_pad
+    spec = views.ViewSpec(
+        flip=config.input.flip,
+        crop_pad=size // 8 if crop_pad is None else crop_pad,
+        randaugment_ops=config.input.randaugment_ops,
+        cutout=config.input.cutout,
+    )
+    views.check(spec, size)
+    return spec
 
 
 def _sgd(config: Any, network: str) -> optim.SGD:

@@ -75,6 +75,9 @@ def check(config: Any, num_devices: int):
     for key in SHARES:
         if not 0 <= _get(config, key) <= 1:
             _refuse(config, key, "it must lie between 0 and 1")
+    for key in ("seed", "data.split_seed"):
+        if (_get(config, key) or 0) >= 2**31:
+            _refuse(config, key, "it must be below 2**31")
     if not config.optim.learning_rate > 0:
         _refuse(config, "optim.learning_rate", "it must be above 0")
     if config.optim.warmup_steps >= config.train.num_steps:

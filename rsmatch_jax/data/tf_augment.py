@@ -8,11 +8,8 @@ The strong view is USB's (randaugment.py): crop, flip, RandAugment, Cutout on ui
 import functools
 import math
 
-import tensorflow as tf
-
 from rsmatch_jax.data import views
-
-tf.config.set_visible_devices([], "GPU")  # the accelerator belongs to JAX
+from rsmatch_jax.data.tf_import import tf
 
 PURPOSES = ("labelled", "weak", "strong")
 

@@ -8,10 +8,9 @@ import weakref
 from collections.abc import Iterator
 
 import numpy as np
-import tensorflow as tf
 
 from rsmatch_jax.data import arrays, sampler, tf_augment, views
-from rsmatch_jax.errors import RequestError
+from rsmatch_jax.data.tf_import import tf
 from rsmatch_jax.state import Batch
 
 
@@ -48,11 +47,7 @@ def batches(
     Raises: RequestError for crop padding as wide as the images.
     """
     for images in (lab_images, unl_images):
-        if spec.crop_pad >= images.shape[1]:
-            raise RequestError(
-                f"input.crop_pad={spec.crop_pad} does not fit images of "
-                f"{images.shape[1]} pixels; choose at most {images.shape[1] - 1}"
-            )
+        views.check(spec, images.shape[1])
     unl_batch = batch_size * unlabeled_ratio
     size = lab_images.shape[1]
 
@@ -94,7 +89,7 @@ def batches(
     # Whole steps run side by side; threads inside one operation would only add to them.
     options.threading.max_intra_op_parallelism = 1
     dataset = tf.data.Dataset.range(start_step, num_steps)
-    # Plain Python decides what is traced; AutoGraph would triple the start-up time.
+    # Plain Python decides what is traced; AutoGraph would cost a second at the start.
     make = tf.autograph.experimental.do_not_convert(make)
     dataset = dataset.map(make, num_parallel_calls=parallel_steps, deterministic=True)
     dataset = dataset.prefetch(prefetch).with_options(options)

@@ -1,16 +1,13 @@
 """TFDS datasets to arrays: decodes each image once. Imports TensorFlow."""
 
 import numpy as np
-import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import logging
 
 from rsmatch_jax.data.arrays import ImageArrays
 from rsmatch_jax.data.dataset_folder import natural_key
+from rsmatch_jax.data.tf_import import tf
 from rsmatch_jax.errors import RequestError
-
-# TensorFlow would take all of the accelerator's memory, and only decodes here.
-tf.config.set_visible_devices([], "GPU")
 
 _CHUNK = 512
 

@@ -15,14 +15,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from rsmatch_jax.data.tf_import import tf
 from rsmatch_jax.errors import RequestError
-
-# TensorFlow would take all of the accelerator's memory, and only writes files here.
-tf.config.set_visible_devices([], "GPU")
 
 POOL_REPORT = "pool.json"
 _CHUNK = 2000

@@ -7,6 +7,8 @@ operation's range. Shared by the TensorFlow and the on-device augmentation.
 
 import dataclasses
 
+from rsmatch_jax.errors import RequestError
+
 # name, lowest and highest value. Enhancement factors (1 = unchanged) only ever move
 # towards the degenerate image; rotation is in degrees, shear a slope, translation a
 # share of the image's size; the signs come from the range itself.
@@ -46,3 +48,12 @@ class ViewSpec:
     crop_pad: int
     randaugment_ops: int
     cutout: bool
+
+
+def check(spec: ViewSpec, size: int):
+    """Raises RequestError where images of `size` pixels cannot be padded as asked."""
+    if spec.crop_pad >= size:
+        raise RequestError(
+            f"input.crop_pad={spec.crop_pad} does not fit images of {size} pixels, "
+            f"whose reflection it is; use at most {size - 1}"
+        )

@@ -1,0 +1,174 @@
+"""The command line: what a wrong request gets, and that nothing is left behind."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import launch
+
+ROOT = pathlib.Path(__file__).parent.parent
+DIGITS = "--config=configs/digits.py"
+
+WRONG = [
+    # command line
+    ([], ["--config=FILE is missing"]),
+    (["--config=configs/nope.py"], ["configs/nope.py", "no such file"]),
+    (["--config=LICENSE"], ["LICENSE", "cannot be loaded"]),
+    (["--config=launch.py"], ["launch.py", "cannot be loaded"]),
+    ([DIGITS, "--wrkdir=x"], ["wrkdir", "workdir"]),
+    ([DIGITS, "more"], ["'more'"]),
+    ([DIGITS, "--config.data.nam=x"], ["data.nam", "did you mean 'name'"]),
+    ([DIGITS, "--config.dota.name=x"], ["dota", "did you mean 'data'"]),
+    ([DIGITS, "--config.seed.x=1"], ["seed.x"]),
+    ([DIGITS, "--config.seed=abc"], ["config.seed", "abc"]),
+    ([DIGITS, "--config.train.num_steps=1.5"], ["train.num_steps", "1.5"]),
+    ([DIGITS, "--config.input.flip=maybe"], ["input.flip", "maybe"]),
+    ([DIGITS, "--config.method.rsmatch=3"], ["method.rsmatch", "3"]),
+    ([DIGITS, "--config.seed=-1"], ["seed=-1"]),
+    ([DIGITS, "--config.seed=2147483648"], ["seed=2147483648", "2**31"]),
+    # data
+    ([DIGITS, "--config.data.labels_per_class=0"], ["labels_per_class=0", "1 or more"]),
+    ([DIGITS, "--config.data.labels_per_class=127"], ["labels_per_class=127", "126"]),
+    ([DIGITS, "--config.data.validation_per_class=-1"], ["validation_per_class=-1"]),
+    ([DIGITS, "--config.data.validation_per_class=120"], ["validation_per_class=120"]),
+    ([DIGITS, "--config.data.synthetic_ratio=-0.1"], ["synthetic_ratio=-0.1"]),
+    (
+        [DIGITS, "--config.data.synthetic_ratio=1.1"],
+        ["synthetic_ratio=1.1", "at most 1"],
+    ),
+    ([DIGITS, "--config.data.synthetic_ratio=nan"], ["synthetic_ratio=nan"]),
+    ([DIGITS, "--config.data.synthetic_ratio=0.95"], ["synthetic_ratio=0.95", "stay"]),
+    (
+        [
+            DIGITS,
+            "--config.data.synthetic_ratio=1.0",
+            "--config.data.synthetic_mode=add",
+        ],
+        ["synthetic_ratio=1.0", "below 1"],
+    ),
+    (
+        [
+            DIGITS,
+            "--config.data.synthetic_ratio=0.8",
+            "--config.data.synthetic_mode=add",
+        ],
+        ["190 images", "needed"],
+    ),
+    ([DIGITS, "--config.data.synthetic_mode=mix"], ["synthetic_mode=mix", "replace"]),
+    ([DIGITS, "--config.data.synthetic_pool=/nope"], ["/nope", "import_images"]),
+    ([DIGITS, "--config.data.synthetic_pool=fake"], ["class_0", "digits"]),
+    ([DIGITS, "--config.data.name=./nope"], ["nope", "no such folder"]),
+    (
+        [
+            "--config=configs/cifar10.py",
+            "--config.data.download=False",
+            "--config.data.data_dir=/nope",
+        ],
+        ["cifar10", "/nope", "data_dir"],
+    ),
+    # input
+    ([DIGITS, "--config.input.crop_pad=-1"], ["crop_pad=-1"]),
+    ([DIGITS, "--config.input.crop_pad=8"], ["crop_pad=8", "at most 7"]),
+    ([DIGITS, "--config.input.randaugment_ops=-1"], ["randaugment_ops=-1"]),
+    ([DIGITS, "--config.input.prefetch=0"], ["prefetch=0"]),
+    # model
+    (
+        [DIGITS, "--config.model.classifier=vgg"],
+        ["model.classifier", "vgg", "wrn_28_2"],
+    ),
+    ([DIGITS, "--config.model.detector=wrn_11_1"], ["model.detector", "wrn_11_1"]),
+    ([DIGITS, "--config.model.dtype=float16"], ["dtype=float16", "bfloat16"]),
+    ([DIGITS, "--config.model.bn_momentum=1.5"], ["bn_momentum=1.5"]),
+    ([DIGITS, "--config.model.wrn_preact=both"], ["wrn_preact=both"]),
+    # method
+    ([DIGITS, "--config.method.name=foo"], ["method.name=foo", "rsmatch", "fixmatch"]),
+    ([DIGITS, "--config.method.threshold=1.01"], ["threshold=1.01"]),
+    ([DIGITS, "--config.method.unsup_weight=-1"], ["unsup_weight=-1"]),
+    ([DIGITS, "--config.method.rsmatch.queue_length=3"], ["queue_length=3", "uniform"]),
+    ([DIGITS, "--config.method.rsmatch.queue_push=17"], ["queue_push=17", "16"]),
+    (
+        [
+            DIGITS,
+            "--config.method.rsmatch.queue_push=200",
+            "--config.method.rsmatch.queue_length=300",
+        ],
+        ["queue_push=200", "128"],
+    ),
+    ([DIGITS, "--config.method.rsmatch.queue_sample=best"], ["queue_sample=best"]),
+    ([DIGITS, "--config.method.rsmatch.queue_classes=0"], ["queue_classes=0"]),
+    ([DIGITS, "--config.method.rsmatch.routing=luck"], ["routing=luck", "oracle"]),
+    (
+        [
+            DIGITS,
+            "--config.method.rsmatch.individual_models=False",
+            "--config.method.rsmatch.detector_learning_rate=0.1",
+        ],
+        ["detector_learning_rate=0.1", "individual_models"],
+    ),
+    # optim, train, eval, checkpoint, log
+    ([DIGITS, "--config.optim.learning_rate=0"], ["learning_rate=0"]),
+    ([DIGITS, "--config.optim.momentum=2"], ["momentum=2"]),
+    ([DIGITS, "--config.optim.schedule=step"], ["schedule=step", "cosine_7_16"]),
+    ([DIGITS, "--config.optim.warmup_steps=900"], ["warmup_steps=900"]),
+    ([DIGITS, "--config.train.batch_size=0"], ["batch_size=0"]),
+    (
+        [DIGITS, "--config.train.batch_size=30"],
+        ["batch_size=30", "4 devices", "such as"],
+    ),
+    ([DIGITS, "--config.train.num_steps=-5"], ["num_steps=-5"]),
+    ([DIGITS, "--config.train.unlabeled_ratio=0"], ["unlabeled_ratio=0"]),
+    ([DIGITS, "--config.train.weak_forward=never"], ["weak_forward=never"]),
+    ([DIGITS, "--config.eval.every_steps=0"], ["eval.every_steps=0"]),
+    ([DIGITS, "--config.checkpoint.keep=0"], ["checkpoint.keep=0"]),
+    ([DIGITS, "--config.log.every_steps=0"], ["log.every_steps=0"]),
+]
+
+
+@pytest.mark.parametrize(("argv", "words"), WRONG, ids=lambda x: " ".join(x)[-60:])
+def test_wrong_request_is_answered(argv, words, tmp_path, capsys):
+    """Exit code 2, key and value named, no traceback, nothing written."""
+    folder = tmp_path / "run"
+    assert launch.main(["launch.py", *argv, f"--workdir={folder}"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert "Traceback" not in said
+    for word in words:
+        assert word in said
+    assert not folder.exists()
+
+
+def test_workdir_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert launch.main(["launch.py", DIGITS, f"--workdir={tmp_path}/file"]) == 2
+    assert "is a file" in capsys.readouterr().err
+    if os.geteuid():  # root may write anywhere
+        (tmp_path / "locked").mkdir(mode=0o500)
+        assert launch.main(["launch.py", DIGITS, f"--workdir={tmp_path}/locked/x"]) == 2
+        assert "not writable" in capsys.readouterr().err
+
+
+def test_too_many_queue_classes_are_said_once(tmp_path, capsys):
+    argv = ["launch.py", DIGITS, "--plan", f"--workdir={tmp_path}/r"]
+    many = "--config.method.rsmatch.queue_classes=12"
+    small = ["--config.train.batch_size=4", "--config.train.unlabeled_ratio=1"]
+    assert launch.main([*argv, many, *small]) == 0
+    assert capsys.readouterr().out.count("queue_classes=12 is more than the 10") == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "word"),
+    [
+        ([DIGITS, "--config.data.nam=x"], 2, "did you mean"),
+        (["--help"], 0, "Exit codes"),
+    ],
+)
+def test_as_a_process(argv, code, word):
+    done = subprocess.run(
+        [sys.executable, "launch.py", *argv], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == code
+    assert word in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
