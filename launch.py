@@ -11,6 +11,7 @@ Exit codes: 0 done, 1 the run failed, 2 the request was wrong.
 
 import os
 import sys
+import traceback
 
 from absl import flags
 
@@ -37,6 +38,13 @@ def main(argv: list[str]) -> int:
     except RequestError as e:
         sys.stderr.write(f"error: {e}\n")
         return 2
+    except (Exception, KeyboardInterrupt):
+        traceback.print_exc()
+        sys.stderr.write(
+            "error: the run failed as said above; the same command goes on from its "
+            "last checkpoint\n"
+        )
+        return 1
     if result:
         path = os.path.join(workdir, "result.json")
         sys.stdout.write(f"{result['status']}: {path}\n")

@@ -9,6 +9,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from absl import logging
 
 METRICS_FILE = "metrics.jsonl"
 RESULT_FILE = "result.json"
+PARAMETERS_FILE = "parameters.txt"
 
 
 def say(text: str = ""):
@@ -31,6 +33,7 @@ class Logbook:
     def __init__(
         self, workdir: str, *, first_step: int, num_steps: int, tensorboard: bool
     ):
+        self._workdir = workdir
         path = os.path.join(workdir, METRICS_FILE)
         _keep_lines_up_to(path, first_step)
         self._file = open(path, "a")  # noqa: SIM115 (lives as long as the run)
@@ -48,6 +51,18 @@ class Logbook:
         if self._writer is not None:
             scalars = {k: v for k, v in metrics.items() if v is not None}
             self._writer.write_scalars(step, scalars)
+
+    def write_start(self, config: dict[str, Any], params: Any):
+        """The parameter overview to parameters.txt, the config to TensorBoard."""
+        try:
+            from clu import parameter_overview
+        except ImportError:
+            return  # the terminal has the sums
+        table = parameter_overview.get_parameter_overview(params)
+        with open(os.path.join(self._workdir, PARAMETERS_FILE), "w") as f:
+            f.write(table + "\n")
+        if self._writer is not None:
+            self._writer.write_hparams(dict(_flat(config)))
 
     def write_image(self, step: int, name: str, image: np.ndarray):
         """A picture to TensorBoard: uint8 [H, W, 3]."""
@@ -112,6 +127,15 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) pairs; None as text, for TensorBoard has no such type."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", "None" if value is None else value
 
 
 def _keep_lines_up_to(path: str, step: int):

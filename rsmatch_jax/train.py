@@ -48,7 +48,7 @@ def run(
     if not overwrite:
         workdir.check_free(folder, config.to_dict())
         result = workdir.read_result(folder)
-        if result and result["status"] == "finished" and not plan_only:
+        if result and result.get("status") == "finished" and not plan_only:
             say(
                 f"{folder} holds this run, finished: test accuracy "
                 f"{result['test_accuracy']:.4f}. Nothing to do; --overwrite trains anew"
@@ -72,7 +72,12 @@ def run(
         workdir.clear(folder)
     workdir.claim(folder, config.to_dict())
     task.split.save(os.path.join(folder, workdir.SPLIT_FILE))
-    return _Run(exp, task, folder, warnings).train(stream)
+    current = _Run(exp, task, folder, warnings)
+    try:
+        return current.train(stream)
+    except BaseException:
+        current.fail()
+        raise
 
 
 def _input_stream(exp: Experiment, task: rs_ssl.Task):
@@ -133,6 +138,8 @@ class _Run:
             num_steps=self.config.train.num_steps,
             tensorboard=self.config.log.tensorboard,
         )
+        if not first:
+            self.logbook.write_start(self.config.to_dict(), self.state.params)
         self.mapped_eval = parallel.map_eval(
             evaluation.make_forward(exp.nets), exp.devices
         )
@@ -169,6 +176,12 @@ class _Run:
         self.checkpoints.close()
         self.logbook.close()
         return self._write_result("finished", last)
+
+    def fail(self):
+        """Leaves a result.json that says so; the last checkpoint stays what it is."""
+        if self.record.evaluations:
+            self._write_result("failed", self.record.evaluations[-1]["step"])
+        self.logbook.close()
 
     def _log(self, step: int, pending: list[dict[str, Any]]):
         """Averages an interval's metrics and writes them."""

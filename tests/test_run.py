@@ -85,6 +85,7 @@ def test_four_steps_equal_two_restore_two(tmp_path, kill_after, monkeypatch):
     kill_after(3)
     with pytest.raises(Killed):
         run(tmp_path / "halves")
+    assert workdir.read_result(str(tmp_path / "halves"))["status"] == "failed"
     monkeypatch.undo()
     halves = run(tmp_path / "halves")
     assert_bit_equal(
