@@ -18,9 +18,9 @@ BIN = .venv/bin
 # RSMatch on scans mixed with drawn ones, then the same labels alone, then both compared.
 demo: .venv
 	$(BIN)/python launch.py --config=configs/digits.py --workdir=runs/demo
-	$(BIN)/python launch.py --config=configs/digits.py --workdir=runs/demo/supervised \
+	$(BIN)/python launch.py --config=configs/digits.py --workdir=runs/demo-supervised \
 	  --config.method.name=supervised
-	$(BIN)/python -m rsmatch_jax.report runs/demo
+	$(BIN)/python -m rsmatch_jax.report runs/demo runs/demo-supervised
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

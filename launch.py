@@ -16,7 +16,9 @@ import traceback
 from absl import flags
 
 from rsmatch_jax import command_line, train
-from rsmatch_jax.errors import RequestError
+from rsmatch_jax.errors import RequestError, RunFailed
+
+GO_ON = "the same command goes on from the last checkpoint, if there is one"
 
 
 def define_flags(values: flags.FlagValues):
@@ -31,19 +33,24 @@ def main(argv: list[str]) -> int:
         return 0
     try:
         config, stem, values = command_line.parse(argv, define_flags)
-        workdir = values.workdir or f"runs/{stem}-{config.method.name}-{config.seed}"
+        workdir = values.workdir
+        if workdir is None:
+            workdir = f"runs/{stem}-{config.method.name}-{config.seed}"
         result = train.run(
             config, workdir, overwrite=values.overwrite, plan_only=values.plan
         )
     except RequestError as e:
         sys.stderr.write(f"error: {e}\n")
         return 2
-    except (Exception, KeyboardInterrupt):
+    except RunFailed as e:
+        sys.stderr.write(f"error: {e}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"interrupted; {GO_ON}\n")
+        return 1
+    except Exception:
         traceback.print_exc()
-        sys.stderr.write(
-            "error: the run failed as said above; the same command goes on from its "
-            "last checkpoint\n"
-        )
+        sys.stderr.write(f"error: the run failed as said above; {GO_ON}\n")
         return 1
     if result:
         path = os.path.join(workdir, "result.json")

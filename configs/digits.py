@@ -15,10 +15,10 @@ def get_config():
     c.model.classifier = "wrn_10_1"
     c.model.bn_momentum = 0.99
     c.optim.ema_decay = 0.99
-    c.train.num_steps = 900
+    c.train.num_steps = 1200
     c.train.batch_size = 32
     c.train.unlabeled_ratio = 4
     c.eval.every_steps = 100
-    c.checkpoint.every_steps = 300
+    c.checkpoint.every_steps = 400
     c.log.every_steps = 50
     return c

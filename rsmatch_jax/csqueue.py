@@ -65,25 +65,10 @@ def push(
     local_top = min(top, scores.shape[0])
     ranked = jnp.where(classes[None, :] == queues[:, None], scores[None, :], -jnp.inf)
     score, row = jax.lax.top_k(ranked, local_top)  # [P, min(Q, U/D)]
-    best = (
-        score,
-        parallel.global_positions(scores.shape[0])[row],
-        indices[row],
-        images[row],
-    )
+    index, image = indices[row], images[row]
     if parallel.num_devices() > 1:
-        # Only each device's best rows travel, never the batch.
-        best = jax.tree.map(_join_candidates, tuple(map(parallel.gather, best)))
-    score, position, index, image = best
-    # Two sort keys: a plain top-k over gathered rows would break ties by device.
-    order = jax.lax.sort(
-        (-score, position, jax.lax.broadcasted_iota(jnp.int32, score.shape, 1)),
-        dimension=1,
-        num_keys=2,
-    )[2][:, :top]
-    score = jnp.take_along_axis(score, order, axis=1)
-    index = jnp.take_along_axis(index, order, axis=1)
-    image = jnp.take_along_axis(image, order[:, :, None, None, None], axis=1)
+        position = parallel.global_positions(scores.shape[0])[row]
+        score, index, image = _best_of_all_devices(score, position, index, image, top)
 
     pushed = jnp.isfinite(score)  # a prefix of each row, as scores descend
     slot = (queue.head[queues][:, None] + jnp.arange(score.shape[1])[None, :]) % length
@@ -162,6 +147,27 @@ def filled(queue: CSQueue) -> jax.Array:
 def fill(queue: CSQueue) -> jax.Array:
     """Share of slots that hold an image, float32 scalar."""
     return jnp.sum(queue.count).astype(jnp.float32) / queue.capacity
+
+
+def _best_of_all_devices(score, position, index, image, top):
+    """Each device's candidates [P, q, ...] -> the best of all, [P, min(top, D q), ...].
+
+    Only these rows travel, never the batch. Two sort keys: a plain top-k over gathered
+    rows would break ties by device.
+    """
+    score, position, index, image = (
+        _join_candidates(parallel.gather(x)) for x in (score, position, index, image)
+    )
+    order = jax.lax.sort(
+        (-score, position, jax.lax.broadcasted_iota(jnp.int32, score.shape, 1)),
+        dimension=1,
+        num_keys=2,
+    )[2][:, :top]
+    return (
+        jnp.take_along_axis(score, order, axis=1),
+        jnp.take_along_axis(index, order, axis=1),
+        jnp.take_along_axis(image, order[:, :, None, None, None], axis=1),
+    )
 
 
 def _join_candidates(x: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The one exception that means "the request was wrong"."""
+"""Exceptions whose message is for the user: entry points print it, no traceback."""
 
 
 class RequestError(ValueError):
@@ -7,3 +7,7 @@ class RequestError(ValueError):
     The message names the key, the value and the way out. Entry points print it
     without a traceback and exit with code 2.
     """
+
+
+class RunFailed(RuntimeError):
+    """A run cannot go on, for a reason that is no programming error. Exit code 1."""

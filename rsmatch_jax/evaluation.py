@@ -14,6 +14,7 @@ import numpy as np
 from sklearn import metrics as sklearn_metrics
 
 from rsmatch_jax import parallel
+from rsmatch_jax.data.rs_ssl import Task
 from rsmatch_jax.models import Network
 from rsmatch_jax.state import PyTree, TrainState
 
@@ -79,6 +80,42 @@ def predict(
     }
 
 
+def measure(
+    mapped_forward: Callable,
+    state: TrainState,
+    task: Task,
+    *,
+    threshold: float,
+    batch_size: int,
+    devices: Sequence[jax.Device],
+) -> tuple[dict[str, Any], np.ndarray]:
+    """All evaluation figures of a state, flat and JSON-ready, and the confusion matrix.
+
+    threshold: tau of the pseudo-label figures.
+    """
+
+    def rows_of(images, labels):
+        return predict(mapped_forward, state, images, labels, batch_size, devices)
+
+    test = test_metrics(
+        rows_of(task.test_images, task.test_labels),
+        task.test_labels,
+        len(task.class_names),
+    )
+    confusion = test.pop("confusion")
+    found = {f"test_{name}": value for name, value in test.items()}
+    if len(task.val_images):
+        rows = rows_of(task.val_images, task.val_labels)
+        found["validation_accuracy"] = float(
+            np.mean(rows["predicted"] == task.val_labels)
+        )
+    rows = rows_of(task.unl_images, task.unl_labels)
+    found |= detector_metrics(rows, task.unl_synthetic, len(task.lab_images))
+    found |= pseudo_label_metrics(rows, task.unl_labels, task.unl_synthetic, threshold)
+    found |= queue_metrics(state, task.unl_synthetic)
+    return found, confusion
+
+
 def test_metrics(rows: Rows, labels: np.ndarray, num_classes: int) -> dict[str, Any]:
     """accuracy, top5, macro precision, recall, F1 in [0, 1], and the confusion matrix
     int64 [K, K] (row = truth)."""
@@ -101,26 +138,37 @@ def test_metrics(rows: Rows, labels: np.ndarray, num_classes: int) -> dict[str, 
     }
 
 
-def detector_metrics(rows: Rows, synthetic: np.ndarray) -> dict[str, float | None]:
-    """Accuracy and balanced accuracy at score 0.5, AUROC; over the unlabelled set.
+def detector_metrics(
+    rows: Rows, synthetic: np.ndarray, num_labeled: int
+) -> dict[str, float | None]:
+    """The detector on the unlabelled set, whose first num_labeled images are labelled.
 
-    None where there is no detector, or where one of the two kinds is absent.
+    Accuracy and balanced accuracy at score 0.5, AUROC, and the accuracy on labelled
+    real, other real and synthetic images: a detector that knows the labelled ones by
+    heart shows in the first two. None where there is no detector or no such image.
     """
-    score = rows.get("synthetic_score")
-    names = ("detector_accuracy", "detector_balanced_accuracy", "detector_auroc")
-    if score is None:
-        return dict.fromkeys(names)
-    said = score >= 0.5
-    both = 0 < synthetic.sum() < len(synthetic)
-    return {
-        names[0]: float(np.mean(said == synthetic)),
-        names[1]: float(sklearn_metrics.balanced_accuracy_score(synthetic, said))
-        if both
-        else None,
-        names[2]: float(sklearn_metrics.roc_auc_score(synthetic, score))
-        if both
-        else None,
+    groups = {
+        "": np.ones(len(synthetic), bool),
+        "_labelled": np.arange(len(synthetic)) < num_labeled,
+        "_real": ~synthetic & (np.arange(len(synthetic)) >= num_labeled),
+        "_synthetic": synthetic,
     }
+    names = [f"detector_accuracy{name}" for name in groups]
+    ranked = ("detector_balanced_accuracy", "detector_auroc")
+    found: dict[str, float | None] = dict.fromkeys([*names, *ranked])
+    score = rows.get("synthetic_score")
+    if score is None:
+        return found
+    said = score >= 0.5
+    for name, group in zip(names, groups.values(), strict=True):
+        if group.any():
+            found[name] = float(np.mean(said[group] == synthetic[group]))
+    if 0 < synthetic.sum() < len(synthetic):
+        found[ranked[0]] = float(
+            sklearn_metrics.balanced_accuracy_score(synthetic, said)
+        )
+        found[ranked[1]] = float(sklearn_metrics.roc_auc_score(synthetic, score))
+    return found
 
 
 def pseudo_label_metrics(
@@ -148,6 +196,8 @@ def queue_metrics(state: TrainState, synthetic: np.ndarray) -> dict[str, float |
     indices = np.asarray(state.extra["queue"].indices)
     held = indices[indices >= 0]
     return {
-        "queue_purity": float(np.mean(synthetic[held])) if len(held) else None,
+        "queue_purity": float(np.mean(synthetic[held]))
+        if len(held) and synthetic.any()
+        else None,
         "queue_fill": len(held) / indices.size,
     }

@@ -88,21 +88,26 @@ def load_task(config: Any) -> rs_ssl.Task:
 
 
 def task_dims(config: Any, task: rs_ssl.Task) -> Dims:
-    """Static sizes of a run."""
+    """Static sizes of a run. crop_pad=None is an eighth of the image size."""
+    size = task.unl_images.shape[1]
     return Dims(
         num_classes=len(task.class_names),
         image_shape=task.unl_images.shape[1:],
         batch_size=config.train.batch_size,
         unlabeled_batch=config.train.batch_size * config.train.unlabeled_ratio,
+        crop_pad=size // 8 if config.input.crop_pad is None else config.input.crop_pad,
         num_labeled=len(task.lab_images),
         num_unlabeled=len(task.unl_images),
     )
 
 
-def build(config: Any, dims: Dims, devices: Sequence[jax.Device]) -> Experiment:
-    """Everything but the images, from the config and the sizes."""
+def build(
+    config: Any, dims: Dims, dataset: str, devices: Sequence[jax.Device]
+) -> Experiment:
+    """Everything but the images, from the config, the sizes and the dataset's name,
+    which decides how images are normalised."""
     method = METHODS[config.method.name](config, dims)
-    mean, std = normalise.normalisation(config.data.name)
+    mean, std = normalise.normalisation(dataset)
     names = {"classifier": config.model.classifier, "detector": config.model.detector}
     nets = {
         network: uint8.take_uint8(
@@ -130,24 +135,23 @@ def build(config: Any, dims: Dims, devices: Sequence[jax.Device]) -> Experiment:
             config.train.num_steps,
             config.optim.warmup_steps,
         ),
-        views=_view_spec(config, dims.image_shape[0]),
+        views=_view_spec(config, dims),
     )
 
 
 def _rgb(data: arrays.ImageArrays) -> arrays.ImageArrays:
-    """Networks take three channels; colour images stay memory-mapped."""
+    """Networks take three channels."""
     return dataclasses.replace(data, images=arrays.to_rgb(data.images))
 
 
-def _view_spec(config: Any, size: int) -> views.ViewSpec:
-    crop_pad = config.input.crop_pad
+def _view_spec(config: Any, dims: Dims) -> views.ViewSpec:
     spec = views.ViewSpec(
         flip=config.input.flip,
-        crop_pad=size // 8 if crop_pad is None else crop_pad,
+        crop_pad=dims.crop_pad,
         randaugment_ops=config.input.randaugment_ops,
         cutout=config.input.cutout,
     )
-    views.check(spec, size)
+    views.check(spec, dims.image_shape[0])
     return spec
 
 

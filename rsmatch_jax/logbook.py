@@ -8,12 +8,13 @@ import json
 import math
 import os
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from absl import logging
+
+from rsmatch_jax.errors import RequestError
 
 METRICS_FILE = "metrics.jsonl"
 RESULT_FILE = "result.json"
@@ -38,7 +39,6 @@ class Logbook:
         _keep_lines_up_to(path, first_step)
         self._file = open(path, "a")  # noqa: SIM115 (lives as long as the run)
         self._num_steps = num_steps
-        self._last = (first_step, time.monotonic())
         self._writer = self._progress = None
         if tensorboard:
             self._open_clu(workdir, num_steps)
@@ -74,19 +74,14 @@ class Logbook:
         if self._progress is not None:
             self._progress(step)
 
-    def progress(self, step: int, metrics: dict[str, Any]):
-        """The progress line: steps per second since the last one, time to go."""
-        last_step, last_time = self._last
-        now = time.monotonic()
-        rate = (step - last_step) / max(now - last_time, 1e-9)
-        self._last = (step, now)
-        shown = "  ".join(f"{k} {v:.3f}" for k, v in metrics.items() if v is not None)
-        to_go = _duration((self._num_steps - step) / rate) if rate else "?"
+    def progress(
+        self, step: int, metrics: dict[str, Any], rate: float, extra_seconds: float
+    ):
+        """The progress line. rate: training steps per second; extra_seconds: what
+        else the run will do, evaluations above all."""
+        shown = "  ".join(f"{k} {v:.3f}" for k, v in metrics.items())
+        to_go = _duration((self._num_steps - step) / rate + extra_seconds)
         say(f"step {step}/{self._num_steps}  {shown}  {rate:.2f} steps/s  ETA {to_go}")
-
-    def skip_time(self):
-        """Leaves what happened since the last progress line out of the next rate."""
-        self._last = (self._last[0], time.monotonic())
 
     def close(self):
         self._file.close()
@@ -144,7 +139,15 @@ def _keep_lines_up_to(path: str, step: int):
     with open(path) as f:
         # A line cut off by a kill has no newline.
         lines = [line for line in f if line.endswith("\n")]
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    kept = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise RequestError(
+                f"{path}: line {number} is damaged; remove it and start again"
+            ) from None
     with open(f"{path}.tmp", "w") as f:
         f.writelines(kept)
     os.replace(f"{path}.tmp", path)

@@ -4,20 +4,35 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rsmatch_jax.csqueue import CSQueue
+from rsmatch_jax.data.rs_ssl import Task
+
 REAL, SYNTHETIC = (214, 39, 40), (44, 160, 44)  # frame colours: a mistake is red
 EMPTY = 235
 FRAME = 2
+MAX_ROWS = 100  # matplotlib draws nothing above 2**16 pixels, and nobody looks further
 
 
 def queue_sheet(
-    images: np.ndarray, indices: np.ndarray, synthetic: np.ndarray, min_side: int = 32
-) -> np.ndarray:
+    images: np.ndarray,
+    indices: np.ndarray,
+    synthetic: np.ndarray,
+    class_names: Sequence[str],
+    columns: int,
+    min_side: int = 32,
+) -> tuple[np.ndarray, list[str]]:
     """The CSQueue as one picture: a row per class, a tile per slot.
 
     images: uint8 [K, N_q, S, S, C]; indices: int32 [K, N_q], -1 = empty;
     synthetic: bool [N], ground truth. A green frame means synthetic, a red one real.
-    Small images are enlarged to at least min_side pixels. Returns uint8 [H, W, 3].
+    A single queue for all classes is broken into rows of `columns`. Small images are
+    enlarged to at least min_side pixels; of many rows the first MAX_ROWS are drawn.
+    Returns uint8 [H, W, 3] and the names of its rows.
     """
+    names = list(class_names) if len(images) == len(class_names) else ["all classes"]
+    images = images.reshape(-1, columns, *images.shape[2:])[:MAX_ROWS]
+    indices = indices.reshape(-1, columns)[:MAX_ROWS]
+    names = (names + [""] * len(images))[: len(images)]
     queues, length, size = images.shape[:3]
     zoom = -(-min_side // size)
     side = size * zoom + 2 * FRAME
@@ -26,29 +41,49 @@ def queue_sheet(
         sheet[k, slot] = SYNTHETIC if synthetic[indices[k, slot]] else REAL
         tile = images[k, slot].repeat(zoom, axis=0).repeat(zoom, axis=1)
         sheet[k, slot, FRAME:-FRAME, FRAME:-FRAME] = tile
-    return sheet.transpose(0, 2, 1, 3, 4).reshape(queues * side, length * side, 3)
+    sheet = sheet.transpose(0, 2, 1, 3, 4).reshape(queues * side, length * side, 3)
+    return sheet, names
 
 
-def save_queue(path: str, sheet: np.ndarray, class_names: Sequence[str], title: str):
-    """Writes a queue sheet as PNG, its rows labelled with the classes."""
+def draw_queue(path: str, queue: CSQueue, task: Task, title: str) -> np.ndarray:
+    """Writes queue.png of a queue fetched from the device; returns the bare sheet."""
+    sheet, names = queue_sheet(
+        queue.images,
+        queue.indices,
+        task.unl_synthetic,
+        task.class_names,
+        columns=queue.indices.size // len(task.class_names),
+    )
+    held = queue.indices[queue.indices >= 0]
+    purity = np.mean(task.unl_synthetic[held])
+    save_queue(
+        path,
+        sheet,
+        names,
+        f"{title}: purity {purity:.3f} (green: synthetic, red: real)",
+    )
+    return sheet
+
+
+def save_queue(path: str, sheet: np.ndarray, names: Sequence[str], title: str):
+    """Writes a queue sheet as PNG, its rows labelled with their names."""
     from matplotlib.figure import Figure  # lazy: half a second
 
     height, width = sheet.shape[:2]
-    figure = Figure(figsize=(width / 100 + 1.4, height / 100 + 0.6), dpi=100)
+    left, above, below, right = 120, 40, 10, 20  # pixels around the sheet
+    total_height, total_width = height + above + below, width + left + right
+    figure = Figure(figsize=(total_width / 100, total_height / 100), dpi=100)
     axes = figure.add_axes(
-        (1.2 / figure.get_figwidth(), 0.1 / figure.get_figheight(), 0.0, 0.0)
-    )
-    axes.set_position(
         (
-            1.2 / figure.get_figwidth(),
-            0.1 / figure.get_figheight(),
-            width / 100 / figure.get_figwidth(),
-            height / 100 / figure.get_figheight(),
+            left / total_width,
+            below / total_height,
+            width / total_width,
+            height / total_height,
         )
     )
     axes.imshow(sheet, interpolation="nearest", aspect="auto")
-    rows = len(class_names)
-    axes.set_yticks((np.arange(rows) + 0.5) * height / rows - 0.5, class_names)
+    rows = len(names)
+    axes.set_yticks((np.arange(rows) + 0.5) * height / rows - 0.5, names)
     axes.set_xticks([])
     axes.tick_params(length=0, labelsize=8)
     for spine in axes.spines.values():

@@ -54,20 +54,19 @@ def measure(exp: Experiment, batch: Batch) -> Iterator[str]:
     held = sum(x.nbytes for x in jax.tree.leaves(state) if _is_plain(x))
     sharded = parallel.shard_rows(batch, exp.devices)
     begin = time.monotonic()
-    train_step = exp.train_step()
-    compiled = train_step.lower(state, sharded).compile()
+    compiled = exp.train_step().lower(state, sharded).compile()
     compile_seconds = time.monotonic() - begin
     memory = compiled.memory_analysis()
     yield (
         f"memory per device: state {_mib(held)}, temporary "
         f"{_mib(memory.temp_size_in_bytes)}; compiled in {compile_seconds:.1f} s"
     )
-    state, metrics = train_step(state, sharded)
+    state, metrics = compiled(state, sharded)
     jax.block_until_ready(metrics)
     seconds = []
     for _ in range(TIMED_STEPS):
         begin = time.monotonic()
-        state, metrics = train_step(state, sharded)
+        state, metrics = compiled(state, sharded)
         jax.block_until_ready(metrics)
         seconds.append(time.monotonic() - begin)
     per_step = float(np.median(seconds))

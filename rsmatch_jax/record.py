@@ -1,11 +1,16 @@
 """What a run knows of its past beside the state: evaluations, best step, time."""
 
+import contextlib
 import dataclasses
 import statistics
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
+
+from rsmatch_jax.errors import RunFailed
 
 MEDIAN_OF = 20  # evaluations, as FixMatch reports
 
@@ -18,6 +23,25 @@ _DETECTOR_KEYS = (
     "pseudo_label_accuracy",
 )
 _TEST_KEYS = ("top5", "macro_precision", "macro_recall", "macro_f1")
+
+
+class Stopwatch:
+    """Seconds since its making, without the pauses."""
+
+    def __init__(self):
+        self._start = time.monotonic()
+
+    def read(self) -> float:
+        return time.monotonic() - self._start
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[Callable[[], float]]:
+        """Stops for the block; gives a function for the length of the pause so far."""
+        begin = time.monotonic()
+        try:
+            yield lambda: time.monotonic() - begin
+        finally:
+            self._start += time.monotonic() - begin
 
 
 @dataclasses.dataclass
@@ -76,9 +100,9 @@ class Record:
         images_per_second: float,
     ) -> dict[str, Any]:
         """The content of result.json; a value that a method does not have is None."""
-        last = self.evaluations[-1]
-        accuracies = [e["test_accuracy"] for e in self.evaluations]
-        best = next(e for e in self.evaluations if e["step"] == self.best_step)
+        last = self.evaluations[-1] if self.evaluations else {}
+        accuracies = [e["test_accuracy"] for e in self.evaluations[-MEDIAN_OF:]]
+        best = next((e for e in self.evaluations if e["step"] == self.best_step), {})
         return {
             "status": status,
             "method": config["method"]["name"],
@@ -86,12 +110,14 @@ class Record:
             "seed": config["seed"],
             "steps": step,
             "seconds": self.seconds,
-            "test_accuracy": last["test_accuracy"],
-            "test_accuracy_best": best["test_accuracy"],
-            "test_accuracy_median20": statistics.median(accuracies[-MEDIAN_OF:]),
+            "test_accuracy": last.get("test_accuracy"),
+            "test_accuracy_best": best.get("test_accuracy"),
+            "test_accuracy_median20": statistics.median(accuracies)
+            if accuracies
+            else None,
             "best_step": self.best_step,
-            "test": {key: last[f"test_{key}"] for key in _TEST_KEYS},
-            **{key: last[key] for key in _DETECTOR_KEYS},
+            "test": {key: last.get(f"test_{key}") for key in _TEST_KEYS},
+            **{key: last.get(key) for key in _DETECTOR_KEYS},
             "utilisation": self.utilisation,
             "images_per_second": images_per_second,
             "warnings": self.warnings,
@@ -101,6 +127,21 @@ class Record:
     @staticmethod
     def _choice(evaluation: dict[str, Any]) -> float:
         return evaluation.get("validation_accuracy", evaluation["test_accuracy"])
+
+
+def require_finite(step: int, metrics: list[dict[str, Any]]):
+    """Raises RunFailed if one of the last steps' metrics is NaN or infinite.
+
+    metrics: of the steps up to `step`, one dict each.
+    """
+    for back, values in enumerate(reversed(jax.device_get(metrics))):
+        for name, value in values.items():
+            if not np.isfinite(value):
+                raise RunFailed(
+                    f"{name} is {value} at step {step - back}: the run has diverged. "
+                    "Checkpoints before it are sound; start anew with another "
+                    "optim.learning_rate, or look at the data"
+                )
 
 
 def interval_means(pending: list[dict[str, Any]]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Collects finished runs into a table: python -m rsmatch_jax.report DIR
+"""Collects finished runs into a table: python -m rsmatch_jax.report DIR ...
 
 Every result.json below DIR is one row of a Markdown table on the terminal. Beside the
 last figures stand the means of the last four evaluations, which a single lucky or
@@ -15,6 +15,7 @@ from rsmatch_jax import logbook, workdir
 from rsmatch_jax.errors import RequestError
 
 LAST = 4
+IDENTITY = ("method", "seed", "steps", "status")
 COLUMNS = {
     "test accuracy": "test_accuracy",
     "detector balanced accuracy": "detector_balanced_accuracy",
@@ -38,25 +39,19 @@ def row(run: str) -> dict[str, Any]:
     """What the table shows of one run; figures that a method lacks are None."""
     result = workdir.read_result(run)
     try:
-        shown = {
-            "run": run,
-            "method": result["method"],
-            "seed": result["seed"],
-            "steps": result["steps"],
-            "status": result["status"],
-        }
+        shown = {"run": run, **{key: result[key] for key in IDENTITY}}
+        evaluations = _evaluations(run)[-LAST:]
+        for title, key in COLUMNS.items():
+            values = [e[f"eval/{key}"] for e in evaluations]
+            known = None not in values and values
+            shown[title] = sum(values) / len(values) if known else None
+        shown["best"] = result["test_accuracy_best"]
+        shown["minutes"] = result["seconds"] / 60
     except (KeyError, TypeError):
         raise RequestError(
             f"{os.path.join(run, logbook.RESULT_FILE)} is not the result of a run; "
             "move it away"
         ) from None
-    evaluations = _evaluations(run)[-LAST:]
-    for title, key in COLUMNS.items():
-        values = [e[f"eval/{key}"] for e in evaluations]
-        known = None not in values and values
-        shown[title] = sum(values) / len(values) if known else None
-    shown["best"] = result["test_accuracy_best"]
-    shown["minutes"] = result["seconds"] / 60
     return shown
 
 
@@ -78,10 +73,10 @@ def markdown(rows: list[dict[str, Any]]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="rsmatch_jax.report", description=__doc__)
-    parser.add_argument("folder", metavar="DIR")
-    folder = parser.parse_args(argv).folder
+    parser.add_argument("folders", metavar="DIR", nargs="+")
+    folders = parser.parse_args(argv).folders
     try:
-        rows = [row(run) for run in find_runs(folder)]
+        rows = [row(run) for folder in folders for run in find_runs(folder)]
     except RequestError as e:
         sys.stderr.write(f"error: {e}\n")
         return 2

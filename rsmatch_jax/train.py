@@ -1,5 +1,6 @@
 """One run: check, build, train, evaluate, save. The only loop there is."""
 
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.experiment import Experiment
 from rsmatch_jax.logbook import Logbook, say
-from rsmatch_jax.record import Record
+from rsmatch_jax.record import Record, Stopwatch
 from rsmatch_jax.state import Batch
 
 
@@ -45,6 +46,7 @@ def run(
     """
     devices = list(devices or jax.local_devices())
     validate.check(config, len(devices))
+    workdir.check_writable(folder)
     if not overwrite:
         workdir.check_free(folder, config.to_dict())
         result = workdir.read_result(folder)
@@ -59,8 +61,9 @@ def run(
     dims = experiment.task_dims(config, task)
     warnings = []
     if config.method.name == "rsmatch":
-        warnings += validate.check_queue(config, dims.num_classes)
-    exp = experiment.build(config, dims, devices)
+        num_synthetic = int(task.unl_synthetic.sum())
+        warnings += validate.check_queue(config, dims.num_classes, num_synthetic)
+    exp = experiment.build(config, dims, task.name, devices)
     for line in [*plan.describe(exp, task), *(f"warning: {w}" for w in warnings)]:
         say(line)
     stream = _input_stream(exp, task)
@@ -70,13 +73,15 @@ def run(
         return {}
     if overwrite:
         workdir.clear(folder)
-    workdir.claim(folder, config.to_dict())
-    task.split.save(os.path.join(folder, workdir.SPLIT_FILE))
+    workdir.claim(folder, config.to_dict(), task.split.arrays())
     current = _Run(exp, task, folder, warnings)
     try:
         return current.train(stream)
-    except BaseException:
-        current.fail()
+    except KeyboardInterrupt:
+        current.abandon("stopped")
+        raise
+    except Exception:
+        current.abandon("failed")
         raise
 
 
@@ -101,7 +106,9 @@ def _input_stream(exp: Experiment, task: rs_ssl.Task):
             exp.views,
             seed=config.seed,
             batch_size=config.train.batch_size,
-            unlabeled_ratio=config.train.unlabeled_ratio,
+            unlabeled_ratio=config.train.unlabeled_ratio
+            if exp.method.uses_unlabeled
+            else 0,
             start_step=start,
             num_steps=config.train.num_steps,
             prefetch=config.input.prefetch,
@@ -130,8 +137,11 @@ class _Run:
         else:
             for line in plan.parameters(self.state.params):
                 say(line)
-        self.first = first
+        self.first = self.step = first
         self.started = time.monotonic() - self.record.seconds
+        self.clock = Stopwatch()
+        self.last_interval = (first, 0.0)
+        self.evaluation_seconds = 0.0
         self.logbook = Logbook(
             folder,
             first_step=first,
@@ -152,11 +162,13 @@ class _Run:
         batches = stream(self.first)
         for step in range(self.first + 1, last + 1):
             batch = parallel.shard_rows(next(batches), self.exp.devices)
-            begin = time.monotonic()
-            self.state, metrics = train_step(self.state, batch)
             if step == self.first + 1:  # dispatch waits for the compiler
-                say(f"step compiled in {time.monotonic() - begin:.1f} s")
-                self.logbook.skip_time()
+                with self.clock.paused() as seconds:
+                    self.state, metrics = train_step(self.state, batch)
+                say(f"step compiled in {seconds():.1f} s")
+            else:
+                self.state, metrics = train_step(self.state, batch)
+            self.step = step
             record_.pending.append(metrics)
             self.logbook.count_step(step)
             evaluate = step % config.eval.every_steps == 0 or step == last
@@ -164,36 +176,55 @@ class _Run:
             if step % config.log.every_steps == 0 or step == last:
                 if due:
                     self._log(*due)
-                due = (step, record_.take_pending())
-            if due and (evaluate or save):
-                self._log(*due)
-                due = None
-            best = self._evaluate(step) if evaluate else False
-            if save or best:
-                self._save(step, evaluated=evaluate)
+                due = (step, record_.take_pending(), self.clock.read())
             if evaluate or save:
-                self.logbook.skip_time()
+                if due:
+                    self._log(*due)
+                    due = None
+                record.require_finite(step, record_.pending)
+                with self.clock.paused():
+                    best = evaluate and self._evaluate(step)
+                    if save or best:
+                        self._save(step, evaluated=evaluate)
         self.checkpoints.close()
         self.logbook.close()
-        return self._write_result("finished", last)
+        return self._write_result("finished")
 
-    def fail(self):
-        """Leaves a result.json that says so; the last checkpoint stays what it is."""
-        if self.record.evaluations:
-            self._write_result("failed", self.record.evaluations[-1]["step"])
+    def abandon(self, status: str):
+        """Leaves a result.json that says so; saves under way are waited for."""
+        self.checkpoints.close()
+        self._write_result(status)
         self.logbook.close()
 
-    def _log(self, step: int, pending: list[dict[str, Any]]):
-        """Averages an interval's metrics and writes them."""
+    def _log(self, step: int, pending: list[dict[str, Any]], now: float):
+        """Averages an interval's metrics and writes them; `now` is when it ended."""
+        record.require_finite(step, pending)
         means = record.interval_means(pending)
         self.record.utilisation = means.get("utilisation")
         self.logbook.write(step, {f"train/{k}": v for k, v in means.items()})
         shown = ("loss", "utilisation", "detector_utilisation", "routed_synthetic")
-        self.logbook.progress(step, {k: means[k] for k in shown if k in means})
+        last_step, last_time = self.last_interval
+        self.last_interval = (step, now)
+        to_come = self.config.train.num_steps - step
+        self.logbook.progress(
+            step,
+            {k: means[k] for k in shown if k in means},
+            rate=(step - last_step) / max(now - last_time, 1e-9),
+            extra_seconds=self.evaluation_seconds
+            * math.ceil(to_come / self.config.eval.every_steps),
+        )
 
     def _evaluate(self, step: int) -> bool:
         """Evaluates, writes metrics, pictures and result.json; whether it is a best."""
-        metrics, confusion = self._measure()
+        begin = time.monotonic()
+        metrics, confusion = evaluation.measure(
+            self.mapped_eval,
+            self.state,
+            self.task,
+            threshold=self.config.method.threshold,
+            batch_size=self.config.eval.batch_size,
+            devices=self.exp.devices,
+        )
         best = self.record.add_evaluation(step, metrics)
         self.logbook.write(step, {f"eval/{k}": v for k, v in metrics.items()})
         shown = {
@@ -204,59 +235,17 @@ class _Run:
         said = "  ".join(f"{k} {v:.4f}" for k, v in shown.items() if v is not None)
         say(f"evaluation at step {step}: {said}{'  (best)' if best else ''}")
         np.save(os.path.join(self.folder, workdir.CONFUSION_FILE), confusion)
-        self._draw_queue(step, metrics)
-        self._write_result("running", step)
-        return best
-
-    def _measure(self) -> tuple[dict[str, Any], np.ndarray]:
-        """All evaluation figures of the state, and the confusion matrix."""
-        task = self.task
-        test = evaluation.test_metrics(
-            self._predict(task.test_images, task.test_labels),
-            task.test_labels,
-            self.exp.dims.num_classes,
-        )
-        confusion = test.pop("confusion")
-        metrics = {f"test_{k}": v for k, v in test.items()}
-        if len(task.val_images):
-            rows = self._predict(task.val_images, task.val_labels)
-            metrics["validation_accuracy"] = float(
-                np.mean(rows["predicted"] == task.val_labels)
+        if metrics["queue_fill"]:
+            sheet = pictures.draw_queue(
+                os.path.join(self.folder, workdir.QUEUE_PICTURE),
+                jax.device_get(self.state.extra["queue"]),
+                self.task,
+                f"CSQueue at step {step}",
             )
-        rows = self._predict(task.unl_images, task.unl_labels)
-        metrics |= evaluation.detector_metrics(rows, task.unl_synthetic)
-        metrics |= evaluation.pseudo_label_metrics(
-            rows, task.unl_labels, task.unl_synthetic, self.config.method.threshold
-        )
-        metrics |= evaluation.queue_metrics(self.state, task.unl_synthetic)
-        return metrics, confusion
-
-    def _predict(self, images: np.ndarray, labels: np.ndarray) -> evaluation.Rows:
-        return evaluation.predict(
-            self.mapped_eval,
-            self.state,
-            images,
-            labels,
-            self.config.eval.batch_size,
-            self.exp.devices,
-        )
-
-    def _draw_queue(self, step: int, metrics: dict[str, Any]):
-        if "queue" not in self.state.extra or metrics["queue_purity"] is None:
-            return
-        queue = jax.device_get(self.state.extra["queue"])
-        sheet = pictures.queue_sheet(
-            queue.images, queue.indices, self.task.unl_synthetic
-        )
-        classwise = len(queue.images) == len(self.task.class_names)
-        pictures.save_queue(
-            os.path.join(self.folder, workdir.QUEUE_PICTURE),
-            sheet,
-            self.task.class_names if classwise else ["all"],
-            f"CSQueue at step {step}: purity {metrics['queue_purity']:.3f} "
-            "(green: synthetic, red: real)",
-        )
-        self.logbook.write_image(step, "queue", sheet)
+            self.logbook.write_image(step, "queue", sheet)
+        self._write_result("running")
+        self.evaluation_seconds = time.monotonic() - begin
+        return best
 
     def _save(self, step: int, *, evaluated: bool):
         self.record.seconds = time.monotonic() - self.started
@@ -267,16 +256,16 @@ class _Run:
             self.record.choice_accuracy() if evaluated else None,
         )
 
-    def _write_result(self, status: str, step: int) -> dict[str, Any]:
+    def _write_result(self, status: str) -> dict[str, Any]:
         self.record.seconds = time.monotonic() - self.started
-        rows = self.config.train.batch_size * (
-            1 + 2 * self.config.train.unlabeled_ratio
-        )
+        t = self.config.train
+        views = 2 * t.unlabeled_ratio if self.exp.method.uses_unlabeled else 0
+        rate = (self.step - self.first) / max(self.clock.read(), 1e-9)
         result = self.record.result(
             status=status,
             config=self.config.to_dict(),
-            step=step,
-            images_per_second=rows * step / self.record.seconds,
+            step=self.step,
+            images_per_second=t.batch_size * (1 + views) * rate,
         )
         logbook.write_json(os.path.join(self.folder, logbook.RESULT_FILE), result)
         return result

@@ -1,6 +1,7 @@
 """Checks of a config before anything is loaded: every wrong value is named with its key
 and a way out. What depends on the data is checked where the data is."""
 
+import math
 from typing import Any, NoReturn
 
 from rsmatch_jax import csqueue, models
@@ -62,6 +63,7 @@ SHARES = (
 
 def check(config: Any, num_devices: int):
     """Raises RequestError for a value that cannot work."""
+    _check_finite(config, "")
     for key, allowed in CHOICES.items():
         if _get(config, key) not in allowed:
             _refuse(config, key, f"choose {' or '.join(allowed)}")
@@ -70,7 +72,7 @@ def check(config: Any, num_devices: int):
             _refuse(config, key, "it must be 1 or more")
     for key in NOT_NEGATIVE:
         value = _get(config, key)
-        if value is not None and not value >= 0:  # "not": NaN is refused, too
+        if value is not None and value < 0:
             _refuse(config, key, "it must be 0 or more")
     for key in SHARES:
         if not 0 <= _get(config, key) <= 1:
@@ -93,9 +95,24 @@ def check(config: Any, num_devices: int):
         _check_rsmatch(config)
 
 
-def check_queue(config: Any, num_classes: int) -> list[str]:
-    """The checks of the CSQueue that need the number of classes; returns warnings."""
+def check_queue(config: Any, num_classes: int, num_synthetic: int) -> list[str]:
+    """The checks of RSMatch that need the data's sizes; returns warnings."""
     own, batch = config.method.rsmatch, config.train.batch_size
+    warnings = []
+    if not num_synthetic:
+        warnings.append(
+            "no unlabelled image is synthetic (data.real_only or data.synthetic_ratio="
+            "0); the detector can only learn to be wrong"
+        )
+    unlabeled = batch * config.train.unlabeled_ratio
+    single = own.queue_push * min(own.queue_classes, num_classes)
+    if not own.classwise_queue and single > unlabeled:
+        raise RequestError(
+            f"method.rsmatch.queue_classes={own.queue_classes} times queue_push="
+            f"{own.queue_push}: the single queue takes {single} images a step, which "
+            f"has {unlabeled} unlabelled ones (train.batch_size * train."
+            "unlabeled_ratio); lower either of the two"
+        )
     capacity = num_classes * own.queue_length
     if own.queue_sample == "distinct" and capacity < batch:
         raise RequestError(
@@ -105,11 +122,11 @@ def check_queue(config: Any, num_classes: int) -> list[str]:
             "method.rsmatch.queue_sample=uniform"
         )
     if own.queue_classes > num_classes:
-        return [
+        warnings.append(
             f"method.rsmatch.queue_classes={own.queue_classes} is more than the "
             f"{num_classes} classes; all of them are updated every step"
-        ]
-    return []
+        )
+    return warnings
 
 
 def _check_ratio(config: Any):
@@ -144,8 +161,7 @@ def _check_rsmatch(config: Any):
             f"a queue holds method.rsmatch.queue_length={own.queue_length} images; "
             "push at most as many",
         )
-    pushed = own.queue_push * (1 if own.classwise_queue else own.queue_classes)
-    if pushed > unlabeled:
+    if own.queue_push > unlabeled:
         _refuse(
             config,
             "method.rsmatch.queue_push",
@@ -161,6 +177,14 @@ def _check_rsmatch(config: Any):
                     "with individual_models=False the detector has no optimiser of "
                     "its own; leave it None",
                 )
+
+
+def _check_finite(group: Any, prefix: str):
+    for key, value in group.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise RequestError(f"{prefix}{key}={value}: it must be a finite number")
+        if hasattr(value, "items"):
+            _check_finite(value, f"{prefix}{key}.")
 
 
 def _get(config: Any, key: str) -> Any:

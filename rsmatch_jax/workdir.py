@@ -1,13 +1,15 @@
 """A run's folder: whose it is, and what lies in it.
 
-config.json, split.npz, checkpoints/, metrics.jsonl, event files, queue.png,
-confusion.npy and result.json.
+config.json, split.npz, parameters.txt, checkpoints/, metrics.jsonl, event files,
+queue.png, confusion.npy and result.json.
 """
 
 import json
 import os
 import shutil
 from typing import Any
+
+import numpy as np
 
 from rsmatch_jax import logbook
 from rsmatch_jax.errors import RequestError
@@ -18,7 +20,7 @@ QUEUE_PICTURE = "queue.png"
 CONFUSION_FILE = "confusion.npy"
 
 # Keys that change how a run is carried out, never what it computes.
-FREE = ("train.steps_per_dispatch", "input.prefetch", "checkpoint.", "log.")
+FREE = ("input.prefetch", "checkpoint.", "log.")
 
 
 def read_config(workdir: str) -> dict[str, Any] | None:
@@ -31,9 +33,10 @@ def read_result(workdir: str) -> dict[str, Any] | None:
     return _read_json(os.path.join(workdir, logbook.RESULT_FILE))
 
 
-def check_free(workdir: str, config: dict[str, Any]):
-    """Raises RequestError if `workdir` belongs to a run of another config, or to
-    something else, or cannot be written."""
+def check_writable(workdir: str):
+    """Raises RequestError where no folder `workdir` can be."""
+    if not workdir:
+        raise RequestError("--workdir= is empty; name a folder, or leave it out")
     if os.path.exists(workdir) and not os.path.isdir(workdir):
         raise RequestError(f"--workdir={workdir} is a file; name a folder")
     parent = workdir
@@ -44,6 +47,11 @@ def check_free(workdir: str, config: dict[str, Any]):
             f"--workdir={workdir} cannot be written ({parent} is not writable); "
             "choose another"
         )
+
+
+def check_free(workdir: str, config: dict[str, Any]):
+    """Raises RequestError if `workdir` belongs to a run of another config, or to
+    something else."""
     earlier = read_config(workdir)
     if earlier is None:
         if os.path.isdir(workdir) and os.listdir(workdir):
@@ -66,10 +74,32 @@ def check_free(workdir: str, config: dict[str, Any]):
         )
 
 
-def claim(workdir: str, config: dict[str, Any]):
-    """Makes the folder, with config.json in it."""
-    os.makedirs(workdir, exist_ok=True)
-    logbook.write_json(os.path.join(workdir, CONFIG_FILE), config)
+def claim(workdir: str, config: dict[str, Any], split: dict[str, np.ndarray]):
+    """Makes the folder, with config.json and split.npz in it.
+
+    Raises RequestError where it cannot, or where an earlier start of this run chose
+    other images: the data behind it has changed.
+    """
+    path = os.path.join(workdir, SPLIT_FILE)
+    if os.path.exists(path):
+        with np.load(path, allow_pickle=False) as earlier:
+            for name, chosen in split.items():
+                if not np.array_equal(earlier[name], chosen):
+                    raise RequestError(
+                        f"{path}: this run began with another choice of {name} images, "
+                        "so the dataset or the pool has changed since; restore them, "
+                        "or start anew with --overwrite"
+                    )
+    try:
+        os.makedirs(workdir, exist_ok=True)
+        logbook.write_json(os.path.join(workdir, CONFIG_FILE), config)
+        with open(f"{path}.tmp", "wb") as f:
+            np.savez(f, **split)
+        os.replace(f"{path}.tmp", path)
+    except OSError as e:
+        raise RequestError(
+            f"--workdir={workdir} cannot be written ({e}); choose another"
+        ) from e
 
 
 def clear(workdir: str):

@@ -11,7 +11,7 @@ from rsmatch_jax.state import Batch
 
 def config(name="common", **overrides):
     """A config file's ConfigDict with {"group.key": value} overrides, small by default:
-    two digits' worth of work a step."""
+    4 labelled and 8 unlabelled images a step."""
     c = importlib.import_module(f"configs.{name}").get_config()
     small = {
         "model.classifier": "wrn_10_1",
@@ -25,8 +25,8 @@ def config(name="common", **overrides):
         group = c
         for part in path:
             group = group[part]
-        with group.unlocked() if hasattr(group, "unlocked") else group:
-            group[last] = value
+        assert last in group, f"{key} is no key"
+        group[last] = value
     return c.lock()
 
 
@@ -35,7 +35,8 @@ def build(num_devices=1, **overrides):
     c = config(**overrides)
     task = experiment.load_task(c)
     devices = jax.local_devices()[:num_devices]
-    return c, task, experiment.build(c, experiment.task_dims(c, task), devices)
+    dims = experiment.task_dims(c, task)
+    return c, task, experiment.build(c, dims, task.name, devices)
 
 
 def batches(exp, count, seed=0, labels=None):

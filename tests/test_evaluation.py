@@ -58,14 +58,19 @@ def test_predict_pads_and_keeps_the_order(devices):
 def test_detector_figures():
     score = np.array([0.9, 0.2, 0.6, 0.4, 0.8, 0.1])
     synthetic = np.array([1, 1, 0, 0, 1, 0], bool)
-    found = evaluation.detector_metrics({"synthetic_score": score}, synthetic)
+    found = evaluation.detector_metrics({"synthetic_score": score}, synthetic, 0)
     assert found["detector_accuracy"] == pytest.approx(4 / 6)
+    assert found["detector_accuracy_labelled"] is None
+    assert found["detector_accuracy_real"] == pytest.approx(2 / 3)
+    assert found["detector_accuracy_synthetic"] == pytest.approx(2 / 3)
     assert found["detector_balanced_accuracy"] == pytest.approx((2 / 3 + 2 / 3) / 2)
     # pairs (synthetic, real) in the right order: .9 beats 3, .2 beats 1, .8 beats 3
     assert found["detector_auroc"] == pytest.approx(7 / 9)
-    none = evaluation.detector_metrics({"synthetic_score": score}, np.zeros(6, bool))
-    assert none["detector_auroc"] is None
-    assert set(evaluation.detector_metrics({}, synthetic).values()) == {None}
+    real = evaluation.detector_metrics({"synthetic_score": score}, np.zeros(6, bool), 2)
+    assert real["detector_auroc"] is None
+    assert real["detector_accuracy_labelled"] == 0.5
+    assert real["detector_accuracy_real"] == 0.5
+    assert set(evaluation.detector_metrics({}, synthetic, 2).values()) == {None}
 
 
 def test_pseudo_label_figures():
@@ -99,7 +104,10 @@ def test_queue_sheet_frames_and_places():
     images = np.arange(6, dtype=np.uint8).reshape(2, 3, 1, 1, 1) * 40
     images = np.broadcast_to(images, (2, 3, 4, 4, 3))
     indices = np.array([[5, 1, -1], [2, -1, -1]])
-    sheet = pictures.queue_sheet(images, indices, synthetic, min_side=8)
+    sheet, names = pictures.queue_sheet(
+        images, indices, synthetic, ["a", "b"], columns=3, min_side=8
+    )
+    assert names == ["a", "b"]
     side = 8 + 2 * pictures.FRAME
     assert sheet.shape == (2 * side, 3 * side, 3)
     assert tuple(sheet[0, 0]) == pictures.SYNTHETIC
@@ -107,6 +115,17 @@ def test_queue_sheet_frames_and_places():
     assert (sheet[:side, 2 * side :] == pictures.EMPTY).all()
     assert (sheet[5, side + 5] == 40).all()
     assert (sheet[side + 5, 5] == 120).all()
+
+
+def test_single_queue_is_drawn_in_rows():
+    images = np.zeros((1, 6, 4, 4, 3), np.uint8)
+    indices = np.arange(6)[None]
+    sheet, names = pictures.queue_sheet(
+        images, indices, np.ones(6, bool), ["a", "b"], columns=3, min_side=8
+    )
+    side = 8 + 2 * pictures.FRAME
+    assert sheet.shape == (2 * side, 3 * side, 3)
+    assert names == ["all classes", ""]
 
 
 def evaluated(accuracies, validation=None):

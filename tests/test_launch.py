@@ -1,6 +1,5 @@
 """The command line: what a wrong request gets, and that nothing is left behind."""
 
-import os
 import pathlib
 import subprocess
 import sys
@@ -40,6 +39,7 @@ WRONG = [
         ["synthetic_ratio=1.1", "at most 1"],
     ),
     ([DIGITS, "--config.data.synthetic_ratio=nan"], ["synthetic_ratio=nan"]),
+    ([DIGITS, "--config.optim.learning_rate=inf"], ["learning_rate=inf", "finite"]),
     ([DIGITS, "--config.data.synthetic_ratio=0.95"], ["synthetic_ratio=0.95", "stay"]),
     (
         [
@@ -97,6 +97,15 @@ WRONG = [
         ],
         ["queue_push=200", "128"],
     ),
+    (
+        [
+            DIGITS,
+            "--config.method.rsmatch.classwise_queue=False",
+            "--config.train.unlabeled_ratio=1",
+            "--config.train.batch_size=8",
+        ],
+        ["queue_classes=10", "8 unlabelled"],
+    ),
     ([DIGITS, "--config.method.rsmatch.queue_sample=best"], ["queue_sample=best"]),
     ([DIGITS, "--config.method.rsmatch.queue_classes=0"], ["queue_classes=0"]),
     ([DIGITS, "--config.method.rsmatch.routing=luck"], ["routing=luck", "oracle"]),
@@ -112,7 +121,7 @@ WRONG = [
     ([DIGITS, "--config.optim.learning_rate=0"], ["learning_rate=0"]),
     ([DIGITS, "--config.optim.momentum=2"], ["momentum=2"]),
     ([DIGITS, "--config.optim.schedule=step"], ["schedule=step", "cosine_7_16"]),
-    ([DIGITS, "--config.optim.warmup_steps=900"], ["warmup_steps=900"]),
+    ([DIGITS, "--config.optim.warmup_steps=1200"], ["warmup_steps=1200"]),
     ([DIGITS, "--config.train.batch_size=0"], ["batch_size=0"]),
     (
         [DIGITS, "--config.train.batch_size=30"],
@@ -142,12 +151,17 @@ def test_wrong_request_is_answered(argv, words, tmp_path, capsys):
 
 def test_workdir_that_cannot_be_written(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert launch.main(["launch.py", DIGITS, f"--workdir={tmp_path}/file"]) == 2
-    assert "is a file" in capsys.readouterr().err
-    if os.geteuid():  # root may write anywhere
-        (tmp_path / "locked").mkdir(mode=0o500)
-        assert launch.main(["launch.py", DIGITS, f"--workdir={tmp_path}/locked/x"]) == 2
-        assert "not writable" in capsys.readouterr().err
+    for folder, word in [
+        (tmp_path / "file", "is a file"),
+        ("/proc/nobody", "cannot be written"),  # not even by root
+        ("", "is empty"),
+    ]:
+        for more in ([], ["--overwrite"]):
+            argv = ["launch.py", DIGITS, f"--workdir={folder}", *more]
+            assert launch.main(argv) == 2
+            said = capsys.readouterr().err
+            assert word in said
+            assert "Traceback" not in said
 
 
 def test_too_many_queue_classes_are_said_once(tmp_path, capsys):

@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from rsmatch_jax import logbook, report
-from rsmatch_jax.errors import RequestError
-from rsmatch_jax.record import Record, interval_means
+from rsmatch_jax import logbook, record, report
+from rsmatch_jax.errors import RequestError, RunFailed
+from rsmatch_jax.record import Record, Stopwatch, interval_means
 
 
 def book(folder, first_step):
@@ -40,12 +40,32 @@ def test_plain_makes_json_of_numpy():
     assert logbook.plain(given) == {"a": 0.5, "b": [3, None], "c": [None, "x"]}
 
 
-def test_progress_names_rate_and_time_to_go(tmp_path, capsys, monkeypatch):
-    clock = iter([0.0, 2.0])
-    monkeypatch.setattr(logbook.time, "monotonic", lambda: next(clock))
-    book(tmp_path, 1).progress(5, {"loss": 1.25, "absent": None})
+def test_progress_names_rate_and_time_to_go(tmp_path, capsys):
+    book(tmp_path, 1).progress(5, {"loss": 1.25}, rate=2.0, extra_seconds=60.0)
     said = capsys.readouterr().out
-    assert said == "step 5/9  loss 1.250  2.00 steps/s  ETA 0m02s\n"
+    assert said == "step 5/9  loss 1.250  2.00 steps/s  ETA 1m02s\n"
+
+
+def test_stopwatch_leaves_pauses_out(monkeypatch):
+    now = iter([10.0, 13.0, 18.0, 18.0, 20.0])
+    monkeypatch.setattr(record.time, "monotonic", lambda: next(now))
+    watch = Stopwatch()
+    with watch.paused() as seconds:  # 13 to 18
+        assert seconds() == 5.0
+    assert watch.read() == 5.0  # 10 to 20, less 5
+
+
+def test_damaged_line_is_named(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nnot json\n')
+    with pytest.raises(RequestError, match="line 2 is damaged"):
+        book(tmp_path, 4)
+
+
+def test_infinite_metric_is_named_with_its_step():
+    sound = {"loss": np.float32(1)}
+    record.require_finite(7, [sound, sound])
+    with pytest.raises(RunFailed, match="loss is nan at step 6"):
+        record.require_finite(7, [sound, {"loss": np.float32(math.nan)}, sound])
 
 
 def test_interval_means():
@@ -100,15 +120,15 @@ def test_report_on_nothing_or_on_a_foreign_file(tmp_path, capsys):
 
 
 def test_record_survives_saving():
-    record = Record(warnings=["w"], seconds=1.5, pending=[{"a": np.float32(0.1)}])
-    record.add_evaluation(3, {"test_accuracy": 0.5})
-    meta = json.loads(json.dumps(record.to_meta()))
+    mine = Record(warnings=["w"], seconds=1.5, pending=[{"a": np.float32(0.1)}])
+    mine.add_evaluation(3, {"test_accuracy": 0.5})
+    meta = json.loads(json.dumps(mine.to_meta()))
     again = Record.from_meta(meta)
     assert again.to_meta() == meta
     assert again.pending == [{"a": float(np.float32(0.1))}]
 
 
-def test_unwritable_metrics_of_a_report(tmp_path):
+def test_unreadable_metrics_of_a_report(tmp_path):
     write_run(tmp_path / "a", [0.5])
     (tmp_path / "a" / "metrics.jsonl").write_text("not json\n")
     with pytest.raises(RequestError, match="cannot be read"):

@@ -295,6 +295,34 @@ def test_single_queue_takes_the_best_of_the_whole_batch():
     np.testing.assert_array_equal(extra["queue"].indices[0, :3], b.indices[best])
 
 
+@pytest.mark.parametrize("reaugment", [False, True])
+def test_queue_images_are_viewed_anew_if_asked(reaugment):
+    """Drawn pictures are the stored ones, or crops of them with an offset of 0..2."""
+    exp, method, _, _ = method_of(**{"method.rsmatch.queue_reaugment": reaugment})
+    rng = np.random.default_rng(0)
+    queue = filled_queue(exp)
+    stored = rng.integers(0, 256, queue.images.shape).astype(np.uint8)
+    queue = queue.replace(images=jnp.asarray(stored))
+
+    def sample(queue, batch):
+        keys = jax.random.split(jax.random.key(1))
+        return method._sample(queue, batch, *keys)[0][None]
+
+    devices = jax.local_devices()[:1]
+    drawn = parallel.map_eval(sample, devices)(
+        queue, parallel.shard_rows(batch(rng), devices)
+    )
+    pool = stored.reshape(-1, 8, 8, 3)
+    padded = np.pad(pool, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="reflect")
+    crops = [padded[:, y : y + 8, x : x + 8] for y in range(3) for x in range(3)]
+    crops = np.concatenate(crops + [c[:, :, ::-1] for c in crops])
+    plain = {p.tobytes() for p in pool}
+    found = [p.tobytes() for p in np.asarray(drawn).reshape(-1, 8, 8, 3)]
+    assert len(found) == B
+    assert set(found) <= {np.ascontiguousarray(c).tobytes() for c in crops}
+    assert (set(found) <= plain) != reaugment
+
+
 def test_fixmatch_equals_its_equation():
     _, method, nets, params = method_of(**{"method.name": "fixmatch"})
     b = batch(np.random.default_rng(0))

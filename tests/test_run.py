@@ -11,7 +11,7 @@ from helpers import assert_bit_equal, config
 
 from rsmatch_jax import checkpoint, experiment, logbook, train, workdir
 from rsmatch_jax.checkpoint import Checkpoints
-from rsmatch_jax.errors import RequestError
+from rsmatch_jax.errors import RequestError, RunFailed
 
 KEYS = {
     "train.num_steps": 4,
@@ -34,7 +34,8 @@ def run(folder, devices=1, **overrides):
 def saved_state(folder, step, **overrides):
     c = config(**{**KEYS, **overrides})
     task = experiment.load_task(c)
-    exp = experiment.build(c, experiment.task_dims(c, task), jax.local_devices()[:1])
+    dims = experiment.task_dims(c, task)
+    exp = experiment.build(c, dims, task.name, jax.local_devices()[:1])
     checkpoints = Checkpoints(str(folder), 2)
     state, _ = checkpoints.restore(step, exp.init_state())
     checkpoints.close()
@@ -79,7 +80,7 @@ def kill_after(monkeypatch):
     monkeypatch.undo()
 
 
-def test_four_steps_equal_two_restore_two(tmp_path, kill_after, monkeypatch):
+def test_four_steps_equal_two_restore_two(tmp_path, kill_after, monkeypatch, capsys):
     """State, metrics and result to the bit; the second start is a plain one."""
     whole = run(tmp_path / "whole")
     kill_after(3)
@@ -88,6 +89,7 @@ def test_four_steps_equal_two_restore_two(tmp_path, kill_after, monkeypatch):
     assert workdir.read_result(str(tmp_path / "halves"))["status"] == "failed"
     monkeypatch.undo()
     halves = run(tmp_path / "halves")
+    assert "resumed at step 2" in capsys.readouterr().out
     assert_bit_equal(
         saved_state(tmp_path / "whole", 4), saved_state(tmp_path / "halves", 4)
     )
@@ -154,9 +156,29 @@ def test_finished_run_is_left_alone(tmp_path, capsys):
     assert "Nothing to do" in capsys.readouterr().out
 
 
+def test_run_that_diverges_stops_before_it_is_saved(tmp_path):
+    """The step and the metric are named, no checkpoint holds the damage."""
+    with pytest.raises(RunFailed, match=r"loss.* at step [1-4]:.*learning_rate"):
+        run(tmp_path / "r", **{"method.name": "fixmatch", "optim.learning_rate": 1e30})
+    assert workdir.read_result(str(tmp_path / "r"))["status"] == "failed"
+    checkpoints = Checkpoints(str(tmp_path / "r"), 2)
+    assert checkpoints.latest() is None
+    checkpoints.close()
+
+
+def test_changed_data_are_not_resumed(tmp_path):
+    """The queue's indices would mean other images."""
+    split = {"labeled": np.arange(3), "unlabeled_synthetic": np.arange(5)}
+    workdir.claim(str(tmp_path / "r"), {}, split)
+    workdir.claim(str(tmp_path / "r"), {}, split)
+    other = {**split, "unlabeled_synthetic": np.arange(1, 6)}
+    with pytest.raises(RequestError, match="unlabeled_synthetic.*has changed"):
+        workdir.claim(str(tmp_path / "r"), {}, other)
+
+
 def test_workdir_of_another_config_is_refused_with_the_keys(tmp_path):
     mine = config(**KEYS).to_dict()
-    workdir.claim(str(tmp_path / "r"), mine)
+    workdir.claim(str(tmp_path / "r"), mine, {})
     other = config(**{**KEYS, "optim.learning_rate": 0.1, "seed": 5}).to_dict()
     with pytest.raises(RequestError) as e:
         workdir.check_free(str(tmp_path / "r"), other)

@@ -12,18 +12,33 @@ from helpers import batches, build, leaves, train
 from rsmatch_jax import evaluation, parallel, step
 from rsmatch_jax.methods import METHODS
 
+
+def stem(state):
+    return np.asarray(state.params["classifier"]["encoder"]["stem"]["kernel"])
+
+
 LOOSE = {"method.threshold": 0.1, "method.rsmatch.detector_threshold": 0.5}
 
 
-def test_one_device_equals_four():
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"method.rsmatch.queue_push": 3, "method.rsmatch.queue_length": 4},
+        {
+            "method.rsmatch.queue_sample": "uniform",
+            "method.rsmatch.queue_reaugment": True,
+            "method.rsmatch.routing": "random",
+            "method.rsmatch.classwise_queue": False,
+            "method.rsmatch.queue_classes": 4,
+        },
+    ],
+    ids=["few_rows", "every_draw"],
+)
+def test_one_device_equals_four(keys):
     """After a step parameters to 1e-6, over ten losses to 1e-5, the queue to the bit;
-    also where a device holds fewer unlabelled images than are pushed (2 < Q = 3)."""
-    keys = {
-        **LOOSE,
-        "train.batch_size": 4,
-        "method.rsmatch.queue_push": 3,
-        "method.rsmatch.queue_length": 4,
-    }
+    where a device holds fewer unlabelled images than are pushed (2 < Q = 3), and with
+    everything that is drawn for the global batch."""
+    keys = {**LOOSE, **keys}
     results = []
     for devices in (1, 4):
         _, _, exp = build(devices, **keys)
@@ -159,14 +174,56 @@ def test_weak_images_reach_the_gradient_through_batch_statistics():
     (batch,) = batches(exp, 1)
     a, _ = train(exp, [batch])
     b, _ = train(exp, [batch.replace(weak=255 - batch.weak)])
-    kernel = a.params["classifier"]["encoder"]["stem"]["kernel"]
-    other = b.params["classifier"]["encoder"]["stem"]["kernel"]
-    assert np.abs(kernel - other).max() > 1e-6
+    assert np.abs(stem(a) - stem(b)).max() > 1e-6
+
+
+def test_weak_images_apart_give_no_gradient():
+    """weak_forward=separate cuts that path: the same two batches, the same bits."""
+    _, _, exp = build(
+        **{
+            "method.name": "fixmatch",
+            "method.unsup_weight": 0.0,
+            "train.weak_forward": "separate",
+        }
+    )
+    (batch,) = batches(exp, 1)
+    a, _ = train(exp, [batch])
+    b, _ = train(exp, [batch.replace(weak=255 - batch.weak)])
+    np.testing.assert_array_equal(stem(a), stem(b))
+    stats = [leaves(s.stats["classifier"]) for s in (a, b)]
+    assert any((stats[0][p] != stats[1][p]).any() for p in stats[0])
+
+
+def test_shared_encoder_learns_from_the_detector():
+    """individual_models=False: no second network, Eq. 3 moves the one encoder; with
+    two networks it does not."""
+    moved = {}
+    for individual in (True, False):
+        stems = []
+        for weight in (0.0, 1.0):
+            _, _, exp = build(
+                **{
+                    "method.rsmatch.individual_models": individual,
+                    "method.rsmatch.detector_unsup_weight": weight,
+                    "method.rsmatch.detector_threshold": 0.5,
+                }
+            )
+            assert ("detector" in exp.nets) == individual
+            stems.append(stem(train(exp, batches(exp, 1))[0]))
+        moved[individual] = np.abs(stems[0] - stems[1]).max()
+    assert moved[True] == 0
+    assert moved[False] > 1e-6
 
 
 def test_shadow_weights_after_one_step():
     """s = 0.9 p0 + 0.1 p1; evaluation takes the shadow with the live statistics."""
-    _, _, exp = build(**{"optim.ema_decay": 0.9, "method.name": "fixmatch"})
+    _, _, exp = build(
+        **{
+            "optim.ema_decay": 0.9,
+            "method.name": "fixmatch",
+            "model.bn_momentum": 0.5,  # live statistics far from the initial ones
+        }
+    )
     start = leaves(exp.init_state().params)
     state, _ = train(exp, batches(exp, 1))
     now, shadow = leaves(state.params), leaves(state.ema)
@@ -178,9 +235,18 @@ def test_shadow_weights_after_one_step():
     labels = np.zeros(len(images), np.int32)
     forward = parallel.map_eval(evaluation.make_forward(exp.nets), exp.devices)
     rows = evaluation.predict(forward, state, images, labels, 16, exp.devices)
-    out, _ = exp.nets["classifier"].apply(
-        state.ema["classifier"], state.stats["classifier"], images, False
-    )
-    np.testing.assert_array_equal(
-        rows["predicted"], np.argmax(out.logits["real"], axis=1)
-    )
+
+    def confidence(params, stats):
+        out, _ = exp.nets["classifier"].apply(
+            params["classifier"], stats["classifier"], images, False
+        )
+        z = np.asarray(out.logits["real"], np.float64)
+        return (np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)).max(axis=1)
+
+    right = confidence(state.ema, state.stats)
+    np.testing.assert_allclose(rows["confidence"], right, rtol=1e-4)
+    for wrong in (
+        confidence(state.params, state.stats),
+        confidence(state.ema, exp.init_state().stats),
+    ):
+        assert np.abs(wrong - right).max() > 1e-3

@@ -61,7 +61,7 @@ def get_or_build(
     except OSError as e:
         raise RequestError(
             f"the decoded copy of {name} cannot be written to {entry} ({e}); set "
-            "XDG_CACHE_HOME to a folder with room"
+            "data.cache_dir to a folder with room"
         ) from e
     return _open(entry, splits)
 

@@ -27,8 +27,8 @@ def check_download(name: str, data_dir: str):
     if root is None:
         raise RequestError(
             f"{name} is not in {data_dir} and tensorflow-datasets is not installed. "
-            "Copy the cache folder (~/.cache/rsmatch_jax) of a host that has decoded "
-            "it, or pass --config.data.data_dir=DIR"
+            "Copy the cache folder (data.cache_dir) of a host that has decoded it, or "
+            "pass --config.data.data_dir=DIR"
         )
     urls = known_urls(name, root)
     manual = os.path.join(data_dir, "downloads", "manual")

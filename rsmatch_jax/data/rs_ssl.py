@@ -25,19 +25,20 @@ class Split:
     unlabeled_real: np.ndarray
     unlabeled_synthetic: np.ndarray
 
-    def save(self, path: str):
-        """Writes the arrays as an .npz of their field names."""
-        np.savez(path, **dataclasses.asdict(self))
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The fields by name."""
+        return dataclasses.asdict(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
     """The images of one run. Ground truth of the unlabelled part is for evaluation.
 
-    lab_*: [L, ...]; unl_*: [N, ...]; unl_synthetic: bool [N]; unl_generator: int32 [N],
-    -1 for real images.
+    name: the real dataset's; lab_*: [L, ...]; unl_*: [N, ...]; unl_synthetic: bool [N];
+    unl_generator: int32 [N], -1 for real images.
     """
 
+    name: str
     split: Split
     class_names: tuple[str, ...]
     generator_names: tuple[str, ...]
@@ -136,6 +137,7 @@ def make_task(
         unl_labels = np.concatenate([unl_labels, pool.labels[synthetic]])
         generator[is_synthetic] = pool.generators[synthetic]
     return Task(
+        name=train.name,
         split=split,
         class_names=train.class_names,
         generator_names=pool.generator_names if pool is not None else (),

@@ -26,6 +26,7 @@ class Dims:
 
     num_classes: int  # K
     image_shape: tuple[int, int, int]  # S, S, C
+    crop_pad: int  # pixels of the weak view's reflect padding
     batch_size: int  # B
     unlabeled_batch: int  # U = mu * B
     num_labeled: int
@@ -33,7 +34,13 @@ class Dims:
 
 
 class Method(Protocol):
-    """What train.py and step.py ask of a method."""
+    """What train.py and step.py ask of a method.
+
+    uses_unlabeled: False for a method that looks at labelled images alone; its batches
+    then have no unlabelled rows.
+    """
+
+    uses_unlabeled: bool
 
     def heads(self, num_classes: int) -> Mapping[str, Mapping[str, int]]:
         """{network name: {head name: classes}}. The network "classifier" with the

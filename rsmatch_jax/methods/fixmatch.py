@@ -4,6 +4,7 @@ As in USB (semilearn algorithms/fixmatch/fixmatch.py).
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 
@@ -14,6 +15,8 @@ from rsmatch_jax.methods import base
 @dataclasses.dataclass(frozen=True)
 class FixMatch:
     """threshold: tau; unsup_weight: lambda; weak_forward: see base.forward."""
+
+    uses_unlabeled: ClassVar[bool] = True
 
     threshold: float
     unsup_weight: float

@@ -7,6 +7,7 @@ to. Equations 1 to 7 are marked below. Class 0 of the detector is real, 1 synthe
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,8 @@ class RSMatch:
     """Fields are the keys of `method` and `method.rsmatch` (configs/common.py), and
     synthetic_share, the coin of routing="random"; flip and crop_pad, the weak view of
     queue_reaugment."""
+
+    uses_unlabeled: ClassVar[bool] = True
 
     threshold: float
     unsup_weight: float
@@ -211,7 +214,7 @@ class RSMatch:
 def make(config: base.Config, dims: base.Dims) -> RSMatch:
     """From the whole config: `method`, `method.rsmatch` and the weak view's keys.
 
-    P is at most K; crop_pad=None is an eighth of the image size.
+    P is at most K.
     """
     own = config.method.rsmatch
     elsewhere = {
@@ -219,11 +222,11 @@ def make(config: base.Config, dims: base.Dims) -> RSMatch:
         "unsup_weight": config.method.unsup_weight,
         "weak_forward": config.train.weak_forward,
         "queue_classes": min(own.queue_classes, dims.num_classes),
-        "synthetic_share": config.data.synthetic_ratio,
+        "synthetic_share": 0.0
+        if config.data.real_only
+        else config.data.synthetic_ratio,
         "flip": config.input.flip,
-        "crop_pad": dims.image_shape[0] // 8
-        if config.input.crop_pad is None
-        else config.input.crop_pad,
+        "crop_pad": dims.crop_pad,
     }
     names = {field.name for field in dataclasses.fields(RSMatch)} - set(elsewhere)
     return RSMatch(**elsewhere, **{name: own[name] for name in names})

@@ -1,6 +1,7 @@
 """Labelled images only: the lower bound that every other method starts from."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 
@@ -10,7 +11,9 @@ from rsmatch_jax.methods import base
 
 @dataclasses.dataclass(frozen=True)
 class Supervised:
-    """Cross-entropy on weakly augmented labelled images; unlabelled ones are unused."""
+    """Cross-entropy on weakly augmented labelled images."""
+
+    uses_unlabeled: ClassVar[bool] = False
 
     def heads(self, num_classes):
         return {"classifier": {"real": num_classes}}

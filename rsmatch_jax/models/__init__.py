@@ -22,9 +22,10 @@ class Network(NamedTuple):
     running statistics. Only the shape of `images` matters. Values follow from the key
     and the parameter's path alone (jitting init moves last bits, so always or never).
     apply(params, stats, images, train) -> (Outputs, new stats): images float32
-    [N, S, S, 3], normalised; features [N, D] and logits {head: [N, classes]} float32.
-    With train=True the batch normalises itself and moves the statistics; with
-    train=False the statistics are used and returned unchanged.
+    [N, S, S, 3], normalised (or uint8, where `uint8.take_uint8` stands before it);
+    features [N, D] and logits {head: [N, classes]} float32. With train=True
+    the batch normalises itself and moves the statistics; with train=False the
+    statistics are used and returned unchanged.
     """
 
     init: Callable[[jax.Array, jax.Array], tuple[PyTree, PyTree]]
