@@ -218,17 +218,16 @@ def test_flexmatch_threshold_table():
 
 
 def test_flexmatch_keeps_beta_while_one_class_holds_everything():
-    """M_all = N: nobody selected at first, then all of one class."""
-    everyone = np.arange(N, dtype=np.int32)[:28]
-    unsure = np.zeros((28, K), np.float32)
-    sure = np.tile(np.float32(20) * np.eye(K, dtype=np.float32)[4], (28, 1))
-    rest = np.array([28, 29] * 14, np.int32)
-    steps = run_rule("flexmatch", [unsure, sure, sure], [everyone, everyone, rest], {})
-    none, most, all_of_one = (np.asarray(s[2]["effect"]) for s in steps)
+    """M_all = N: nobody selected at first, in the end all of one class."""
+    everyone = np.arange(N, dtype=np.int32)
+    sure = np.tile(np.float32(20) * np.eye(K, dtype=np.float32)[4], (N, 1))
+    third = np.where(everyone[:, None] < N // 3, sure, 0.0)
+    steps = run_rule("flexmatch", [0 * sure, third, sure], [everyone] * 3, {})
+    none, some, every = (np.asarray(s[2]["effect"]) for s in steps)
     np.testing.assert_array_equal(none, 0)
-    np.testing.assert_array_equal(most, np.eye(K)[4])
-    np.testing.assert_array_equal(all_of_one, most)
+    np.testing.assert_array_equal(some, 0.5 * np.eye(K)[4])  # 10 of it, 20 unused
     assert (np.asarray(steps[2][2]["selected"]) == 4).all()
+    np.testing.assert_array_equal(every, some)
 
 
 def test_freematch_first_step_at_its_defaults():
