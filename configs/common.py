@@ -46,10 +46,18 @@ def get_config() -> ml_collections.ConfigDict:
     m.wrn_preact = "usb"  # usb: stages 2 and 3 start from the raw input; tf: activated
 
     c.method = a = ml_collections.ConfigDict()
-    a.name = "rsmatch"  # rsmatch, fixmatch, supervised
-    a.threshold = 0.95  # tau: confidence that a pseudo-label needs
+    a.name = "rsmatch"  # rsmatch, fixmatch, flexmatch, freematch, supervised
+    a.threshold = 0.95  # tau: confidence that a pseudo-label needs (not in FreeMatch)
     a.unsup_weight = 1.0  # lambda
+    a.flexmatch = x = ml_collections.ConfigDict()
+    x.threshold_warmup = True  # images never yet selected keep all thresholds lower
+    a.freematch = f = ml_collections.ConfigDict()
+    f.ema_decay = 0.999  # of the threshold and the class statistics it adapts to
+    f.entropy_weight = 0.001  # of the fairness loss
+    f.use_quantile = False  # threshold follows the 0.8-quantile of confidence, not mean
+    f.clip_threshold = False  # at most 0.95 (USB on SVHN)
     a.rsmatch = r = ml_collections.ConfigDict()
+    r.pseudo_label = "fixmatch"  # or flexmatch, freematch, with their keys above
     r.queue_length = 16  # N_q: images in the queue of one class
     r.queue_classes = 10  # P: queues updated a step (at most the number of classes)
     r.queue_push = 1  # Q: images pushed into each of them

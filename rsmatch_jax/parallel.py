@@ -93,5 +93,12 @@ def gather(x: jax.Array) -> jax.Array:
     return jax.lax.all_gather(x, AXIS)
 
 
+def gather_rows(local: jax.Array) -> jax.Array:
+    """[n / D, ...] on each device -> [n, ...] in the global batch's order (in a step):
+    the inverse of `local_rows`."""
+    rows = gather(local).swapaxes(0, 1)
+    return rows.reshape(rows.shape[0] * rows.shape[1], *rows.shape[2:])
+
+
 def _mesh(devices: Sequence[jax.Device]) -> Mesh:
     return Mesh(np.asarray(devices), (AXIS,))

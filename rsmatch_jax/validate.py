@@ -6,13 +6,14 @@ from typing import Any, NoReturn
 
 from rsmatch_jax import csqueue, models
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.methods import METHODS
+from rsmatch_jax.methods import METHODS, RULES
 
 CHOICES = {
     "data.synthetic_mode": ("replace", "add"),
     "model.dtype": ("float32", "bfloat16"),
     "model.wrn_preact": ("usb", "tf"),
     "method.name": tuple(METHODS),
+    "method.rsmatch.pseudo_label": tuple(RULES),
     "method.rsmatch.queue_sample": tuple(csqueue.SAMPLERS),
     "method.rsmatch.routing": ("detector", "oracle", "random"),
     "optim.schedule": ("cosine_7_16",),
@@ -41,6 +42,7 @@ NOT_NEGATIVE = (
     "input.crop_pad",
     "input.randaugment_ops",
     "method.unsup_weight",
+    "method.freematch.entropy_weight",
     "method.rsmatch.detector_unsup_weight",
     "method.rsmatch.detector_learning_rate",
     "method.rsmatch.detector_weight_decay",
@@ -51,6 +53,7 @@ NOT_NEGATIVE = (
 )
 SHARES = (
     "method.threshold",
+    "method.freematch.ema_decay",
     "method.rsmatch.queue_min_confidence",
     "method.rsmatch.queue_min_score",
     "method.rsmatch.detector_threshold",

@@ -108,6 +108,12 @@ WRONG = [
     ),
     ([DIGITS, "--config.method.rsmatch.queue_sample=best"], ["queue_sample=best"]),
     ([DIGITS, "--config.method.rsmatch.queue_classes=0"], ["queue_classes=0"]),
+    (
+        [DIGITS, "--config.method.rsmatch.pseudo_label=simmatch"],
+        ["pseudo_label=simmatch", "fixmatch", "flexmatch", "freematch"],
+    ),
+    ([DIGITS, "--config.method.freematch.ema_decay=1.1"], ["ema_decay=1.1"]),
+    ([DIGITS, "--config.method.freematch.entropy_weight=-1"], ["entropy_weight=-1"]),
     ([DIGITS, "--config.method.rsmatch.routing=luck"], ["routing=luck", "oracle"]),
     (
         [

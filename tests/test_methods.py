@@ -172,7 +172,7 @@ def test_rsmatch_equals_its_equations(full, seed):
     b = batch(np.random.default_rng(seed))
     queue = filled_queue(exp) if full else method.init_extra(exp.dims)["queue"]
     expected = Oracle(params, b, drawn_rows(queue) if full else [], full)
-    out, extra = evaluate(method, nets, params, {"queue": queue}, b)
+    out, extra = evaluate(method, nets, params, {"queue": queue, "rule": {}}, b)
     assert expected.real > 0
     assert expected.fake > 0
     for name, value in {
@@ -197,7 +197,7 @@ def test_gradients_stay_where_the_equations_put_them():
     """Synthetic images reach no real head; the fake head sees nothing else."""
     exp, method, nets, params = method_of()
     b = batch(np.random.default_rng(5))
-    queue = {"queue": filled_queue(exp)}
+    queue = {"queue": filled_queue(exp), "rule": {}}
     expected = Oracle(params, b, [], False)
     grads = evaluate(method, nets, params, queue, b)[0]["grads"]
     strong = b.strong[:, 0, 0, 0]
@@ -225,7 +225,9 @@ def changed_terms(**overrides):
             name: {h: tables[h] for h in exp.method.heads(K)[name]} for name in nets
         }
         queue = filled_queue(exp)
-        results.append(evaluate(method, nets, params, {"queue": queue}, b)[0])
+        results.append(
+            evaluate(method, nets, params, {"queue": queue, "rule": {}}, b)[0]
+        )
     base, other = results
     terms = [k for k in base if k.startswith(("loss_", "detector_loss"))]
     return {k for k in terms if not np.isclose(base[k], other[k], rtol=1e-6)}, other
@@ -265,7 +267,7 @@ def test_each_switch_changes_exactly_its_terms(switch, terms):
 def test_oracle_routing_takes_the_flags():
     exp, method, nets, params = method_of(**{"method.rsmatch.routing": "oracle"})
     b = batch(np.random.default_rng(2))
-    out, _ = evaluate(method, nets, params, {"queue": filled_queue(exp)}, b)
+    out, _ = evaluate(method, nets, params, {"queue": filled_queue(exp), "rule": {}}, b)
     np.testing.assert_allclose(out["routed_synthetic"], b.synthetic.mean())
 
 

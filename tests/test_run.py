@@ -7,7 +7,8 @@ import os
 import jax
 import numpy as np
 import pytest
-from helpers import assert_bit_equal, config
+from helpers import assert_bit_equal, batches, build, config, leaves
+from helpers import train as steps
 
 from rsmatch_jax import checkpoint, experiment, logbook, train, workdir
 from rsmatch_jax.checkpoint import Checkpoints
@@ -218,6 +219,30 @@ def test_best_and_newest_checkpoints_are_kept(tmp_path):
     checkpoints.close()
     kept = {int(n) for n in os.listdir(tmp_path / "checkpoints") if n.isdigit()}
     assert kept == {2, 5}
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"method.name": "flexmatch"},
+        {"method.name": "freematch"},
+        {"method.rsmatch.pseudo_label": "flexmatch"},
+    ],
+    ids=lambda keys: keys.get("method.name", "rsmatch"),
+)
+def test_buffers_of_a_rule_survive_saving(tmp_path, keys):
+    _, _, exp = build(**{"method.threshold": 0.15, **keys})
+    stream = list(batches(exp, 3))
+    middle, _ = steps(exp, stream[:2])
+    checkpoints = Checkpoints(str(tmp_path), 1)
+    checkpoints.save(2, middle, {})
+    restored, _ = checkpoints.restore(2, exp.init_state())
+    checkpoints.close()
+    whole, _ = steps(exp, stream)
+    halves, _ = steps(exp, stream[2:], restored)
+    assert_bit_equal(whole, halves)
+    start, end = leaves(exp.init_state().extra), leaves(halves.extra)
+    assert all((start[path] != end[path]).any() for path in start)
 
 
 def test_saving_a_step_twice_is_an_error(tmp_path):

@@ -17,6 +17,8 @@ def stem(state):
     return np.asarray(state.params["classifier"]["encoder"]["stem"]["kernel"])
 
 
+# Mean confidence, prediction and pseudo-label; p-bar, its gradient, and h-bar.
+FREEMATCH = 6
 LOOSE = {"method.threshold": 0.1, "method.rsmatch.detector_threshold": 0.5}
 
 
@@ -148,12 +150,19 @@ def test_every_state_leaf_is_aliased(method):
 
 @pytest.mark.parametrize(
     ("method", "networks", "metrics", "gathers"),
-    [("rsmatch", 2, 10, 4), ("fixmatch", 1, 4, 0), ("supervised", 1, 2, 0)],
+    [
+        ("rsmatch", 2, 10, 4),
+        ("fixmatch", 1, 4, 0),
+        ("flexmatch", 1, 4, 1),
+        ("freematch", 1, 5 + FREEMATCH, 0),
+        ("supervised", 1, 2, 0),
+    ],
 )
 def test_communication_is_what_the_method_declares(method, networks, metrics, gathers):
     """A reduction for every gradient tensor and metric, one forward and one backward a
-    BN layer; gathers of the queue's candidates (score, position, index, image), never
-    of the batch; nothing else."""
+    BN layer, FreeMatch's batch statistics; gathers of the queue's candidates (score,
+    position, index, image) and of FlexMatch's positions and labels, never of the batch;
+    nothing else."""
     _, _, exp = build(2, **{"method.name": method})
     state = exp.init_state()
     batch = parallel.shard_rows(next(batches(exp, 1)), exp.devices)

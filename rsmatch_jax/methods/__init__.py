@@ -1,12 +1,15 @@
 """Every method by name. A new one is a file beside these and a line here."""
 
-from rsmatch_jax.methods import fixmatch, rsmatch, supervised
+from rsmatch_jax.methods import rsmatch, self_training, supervised
 from rsmatch_jax.methods.base import Dims, Method
+from rsmatch_jax.methods.rules import RULES
 
-__all__ = ["METHODS", "Dims", "Method"]
+__all__ = ["METHODS", "RULES", "Dims", "Method"]
 
 METHODS = {
     "rsmatch": rsmatch.make,
-    "fixmatch": fixmatch.make,
+    "fixmatch": self_training.make,
+    "flexmatch": self_training.make,
+    "freematch": self_training.make,
     "supervised": supervised.make,
 }

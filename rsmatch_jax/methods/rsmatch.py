@@ -4,6 +4,7 @@ A deepfake detector learns from labelled real images and from the CSQueue, which
 likely synthetic ones out of the unlabelled batches. The classifier has a real and a
 fake head on one encoder; unlabelled images train the head that the detector sends them
 to. Equations 1 to 7 are marked below. Class 0 of the detector is real, 1 synthetic.
+Which pseudo-labels are trusted is FixMatch's rule in the paper; any other may stand in.
 """
 
 import dataclasses
@@ -14,19 +15,20 @@ import jax.numpy as jnp
 
 from rsmatch_jax import augment, csqueue, losses, parallel
 from rsmatch_jax.methods import base
+from rsmatch_jax.methods.rules import RULES, Rule
 
 DETECTOR = "detector"
 
 
 @dataclasses.dataclass(frozen=True)
 class RSMatch:
-    """Fields are the keys of `method` and `method.rsmatch` (configs/common.py), and
-    synthetic_share, the coin of routing="random"; flip and crop_pad, the weak view of
-    queue_reaugment."""
+    """Fields are the keys of `method` and `method.rsmatch` (configs/common.py);
+    rule, the one that `pseudo_label` names; synthetic_share, the coin of
+    routing="random"; flip and crop_pad, the weak view of queue_reaugment."""
 
     uses_unlabeled: ClassVar[bool] = True
 
-    threshold: float
+    rule: Rule
     unsup_weight: float
     weak_forward: str
     queue_length: int
@@ -61,7 +63,10 @@ class RSMatch:
         queues, length = dims.num_classes, self.queue_length
         if not self.classwise_queue:
             queues, length = 1, queues * length
-        return {"queue": csqueue.create(queues, length, dims.image_shape)}
+        return {
+            "queue": csqueue.create(queues, length, dims.image_shape),
+            "rule": self.rule.init(dims),
+        }
 
     def loss(self, nets, params, stats, extra, batch, key, step):
         sample_key, view_key, route_key, push_key = jax.random.split(key, 4)
@@ -72,7 +77,9 @@ class RSMatch:
         )
 
         # Everything predicted from weak views is a constant for the gradient.
-        labels, confidence = losses.pseudo_label(weak["real"])  # q-hat, max q
+        labels, mask, rule_buffers = self.rule.select(  # q-hat, [max q > tau]
+            weak["real"], extra["rule"], batch.indices
+        )
         origin, origin_confidence = losses.pseudo_label(weak[DETECTOR])  # q-hat', q'
         score = jax.nn.softmax(jax.lax.stop_gradient(weak[DETECTOR]))[:, 1]  # Eq. 1
 
@@ -93,7 +100,6 @@ class RSMatch:
         # Eq. 4
         loss_sup = jnp.mean(losses.cross_entropy(lab["real"], batch.labels))
         # Eq. 5 and 6: the pseudo-label always comes from the real head.
-        mask = confidence >= self.threshold
         synthetic = self._route(origin, origin_confidence, batch, route_key, step)
         loss_real = losses.masked_mean(
             losses.cross_entropy(strong["real"], labels), mask & ~synthetic
@@ -103,13 +109,19 @@ class RSMatch:
             loss_fake = losses.masked_mean(
                 losses.cross_entropy(strong["fake"], labels), mask & synthetic
             )
+        # FreeMatch's fairness: of the real head, on the rows that it learns from.
+        regulariser, reported = self.rule.regulariser(
+            strong["real"], mask & ~synthetic, rule_buffers
+        )
         # Eq. 7
         loss = (
             detector_sup
             + self.detector_unsup_weight * detector_unsup
             + loss_sup
             + self.unsup_weight * (loss_real + self.fake_weight * loss_fake)
+            + regulariser
         )
+        _, confidence = losses.pseudo_label(weak["real"])
         queue = self._push(queue, push_key, batch, labels, confidence, score)
         metrics = {
             "loss": loss,
@@ -122,8 +134,9 @@ class RSMatch:
             "detector_utilisation": jnp.mean(detector_mask.astype(jnp.float32)),
             "routed_synthetic": jnp.mean(synthetic.astype(jnp.float32)),
             "queue_fill": csqueue.fill(queue),
+            **reported,
         }
-        return loss, (new_stats, {"queue": queue}, metrics)
+        return loss, (new_stats, {"queue": queue, "rule": rule_buffers}, metrics)
 
     def _sample(self, queue, batch, sample_key, view_key):
         """This device's B/D queue images, and 1.0 once the queue can give them.
@@ -218,7 +231,7 @@ def make(config: base.Config, dims: base.Dims) -> RSMatch:
     """
     own = config.method.rsmatch
     elsewhere = {
-        "threshold": config.method.threshold,
+        "rule": RULES[own.pseudo_label](config),
         "unsup_weight": config.method.unsup_weight,
         "weak_forward": config.train.weak_forward,
         "queue_classes": min(own.queue_classes, dims.num_classes),
