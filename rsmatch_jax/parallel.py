@@ -73,6 +73,12 @@ def local_rows(global_rows: jax.Array) -> jax.Array:
     return deal(global_rows, num_devices())[jax.lax.axis_index(AXIS)]
 
 
+def global_rows(local_rows: jax.Array) -> jax.Array:
+    """The inverse of `local_rows` (in a step): [n / D, ...] -> [n, ...] everywhere."""
+    rows = gather(local_rows).swapaxes(0, 1)
+    return rows.reshape(rows.shape[0] * rows.shape[1], *rows.shape[2:])
+
+
 def global_positions(local_count: int) -> jax.Array:
     """Positions in the global batch of this device's rows, int32 [local_count]."""
     rows = jax.lax.iota("int32", local_count)

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from rsmatch_jax import csqueue, models
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.methods import METHODS
+from rsmatch_jax.methods import METHODS, simmatch
 
 CHOICES = {
     "data.synthetic_mode": ("replace", "add"),
@@ -15,6 +15,7 @@ CHOICES = {
     "method.name": tuple(METHODS),
     "method.rsmatch.queue_sample": tuple(csqueue.SAMPLERS),
     "method.rsmatch.routing": ("detector", "oracle", "random"),
+    "method.simmatch.bank_norm": tuple(simmatch.BANK_NORMS),
     "optim.schedule": ("cosine_7_16",),
     "train.weak_forward": ("cat", "separate"),
 }
@@ -24,6 +25,8 @@ AT_LEAST_ONE = (
     "method.rsmatch.queue_length",
     "method.rsmatch.queue_classes",
     "method.rsmatch.queue_push",
+    "method.simmatch.projection_size",
+    "method.simmatch.da_length",
     "train.num_steps",
     "train.batch_size",
     "train.unlabeled_ratio",
@@ -46,6 +49,8 @@ NOT_NEGATIVE = (
     "method.rsmatch.detector_weight_decay",
     "method.rsmatch.fake_weight",
     "method.rsmatch.route_warmup_steps",
+    "method.simmatch.instance_weight",
+    "method.simmatch.warmup_steps",
     "optim.weight_decay",
     "optim.warmup_steps",
 )
@@ -55,6 +60,8 @@ SHARES = (
     "method.rsmatch.queue_min_score",
     "method.rsmatch.detector_threshold",
     "method.rsmatch.route_threshold",
+    "method.simmatch.smoothing",
+    "method.simmatch.bank_decay",
     "model.bn_momentum",
     "optim.momentum",
     "optim.ema_decay",
@@ -91,6 +98,15 @@ def check(config: Any, num_devices: int):
             models.make(config.model[key], {"real": 2})
         except RequestError as e:
             raise RequestError(f"model.{key}: {e}") from None
+    if not config.method.simmatch.temperature > 0:
+        _refuse(config, "method.simmatch.temperature", "it must be above 0")
+    if config.method.simmatch.epass and config.method.name != "simmatch":
+        _refuse(
+            config,
+            "method.simmatch.epass",
+            f"method.name={config.method.name} has no projector; EPASS belongs to "
+            "method.name=simmatch",
+        )
     if config.method.name == "rsmatch":
         _check_rsmatch(config)
 

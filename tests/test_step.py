@@ -148,12 +148,18 @@ def test_every_state_leaf_is_aliased(method):
 
 @pytest.mark.parametrize(
     ("method", "networks", "metrics", "gathers"),
-    [("rsmatch", 2, 10, 4), ("fixmatch", 1, 4, 0), ("supervised", 1, 2, 0)],
+    [
+        ("rsmatch", 2, 10, 4),
+        ("fixmatch", 1, 4, 0),
+        ("simmatch", 1, 6, 3),
+        ("supervised", 1, 2, 0),
+    ],
 )
 def test_communication_is_what_the_method_declares(method, networks, metrics, gathers):
-    """A reduction for every gradient tensor and metric, one forward and one backward a
-    BN layer; gathers of the queue's candidates (score, position, index, image), never
-    of the batch; nothing else."""
+    """A reduction for every gradient tensor and metric (SimMatch: and its mean
+    prediction), one forward and one backward a BN layer; gathers of the queue's
+    candidates (score, position, index, image) or of the bank's rows (embedding, label,
+    position), never of the batch; nothing else."""
     _, _, exp = build(2, **{"method.name": method})
     state = exp.init_state()
     batch = parallel.shard_rows(next(batches(exp, 1)), exp.devices)
