@@ -81,12 +81,10 @@ class SimMatch:
         )
         bank, bank_labels = extra["bank"], extra["bank_labels"]  # of the last step
 
-        # Everything predicted from weak views is a constant for the gradient.
-        log_p, alignment = self._align(
-            extra, jax.lax.stop_gradient(weak.logits["real"])
-        )
+        # What weak views predict is a constant: soft_cross_entropy stops the gradient.
+        log_p, alignment = self._align(extra, weak.logits["real"])
         p = jnp.exp(log_p)
-        similarity = self._similarity(jax.lax.stop_gradient(weak_embedding), bank)
+        similarity = self._similarity(weak_embedding, bank)
         # Similarities times p of the bank images' classes, to sum one; in logarithms,
         # as no class of the bank need have a p that float32 can hold.
         teacher = jax.nn.softmax(similarity + log_p[:, bank_labels])
@@ -112,8 +110,7 @@ class SimMatch:
             + self.unsup_weight * loss_unsup
             + self.instance_weight * loss_instance
         )
-        embedding = jax.lax.stop_gradient(lab_embedding)
-        new_extra = {**self._remember(extra, batch, embedding), **alignment}
+        new_extra = {**self._remember(extra, batch, lab_embedding), **alignment}
         metrics = {
             "loss": loss,
             "loss_sup": loss_sup,
