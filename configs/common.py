@@ -46,7 +46,8 @@ def get_config() -> ml_collections.ConfigDict:
     m.wrn_preact = "usb"  # usb: stages 2 and 3 start from the raw input; tf: activated
 
     c.method = a = ml_collections.ConfigDict()
-    a.name = "rsmatch"  # rsmatch, fixmatch, flexmatch, freematch, supervised
+    # rsmatch, fixmatch, flexmatch, freematch, simmatch, supervised
+    a.name = "rsmatch"
     a.threshold = 0.95  # tau: confidence that a pseudo-label needs (not in FreeMatch)
     a.unsup_weight = 1.0  # lambda
     a.flexmatch = x = ml_collections.ConfigDict()
@@ -76,6 +77,17 @@ def get_config() -> ml_collections.ConfigDict:
     r.classwise_queue = True  # False: one queue of K * N_q
     r.fake_head = True  # False: images found synthetic are dropped
     r.routing = "detector"  # or oracle (ground truth), random (coin): bounds
+
+    a.simmatch = s = ml_collections.ConfigDict()
+    s.temperature = 0.1  # T of the similarities to the labelled images
+    s.smoothing = 0.9  # share of the classifier in a label; the rest: similar images
+    s.projection_size = 128  # width of the embedding
+    s.instance_weight = 1.0  # of the similarity loss
+    s.da_length = 32  # batches over which distribution alignment averages
+    s.warmup_steps = 1024  # steps without similarity loss and smoothing
+    s.bank_decay = 0.7  # share of an image's old embedding kept when it is seen
+    s.bank_norm = "fixed"  # unit length per image; usb: per embedding entry, as USB
+    s.epass = False  # mean of three projectors, as USB's files since March 2024
 
     c.optim = o = ml_collections.ConfigDict()
     o.learning_rate = 0.03

@@ -12,6 +12,12 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     )
 
 
+def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """H(targets, softmax(logits)) per row: both [N, K], targets constant -> [N]."""
+    targets = jax.lax.stop_gradient(targets)
+    return optax.softmax_cross_entropy(logits.astype(jnp.float32), targets)
+
+
 def pseudo_label(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Hard pseudo-label and its confidence, both constants for the gradient.
 

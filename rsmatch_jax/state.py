@@ -38,11 +38,13 @@ class Batch:
 class Outputs:
     """What a network says of N images, always float32.
 
-    features: [N, D], after pooling; logits: head name -> [N, classes of that head].
+    features: [N, D], after pooling; logits: head name -> [N, classes of that head];
+    projections: head name -> [N, size], of heads that project.
     """
 
     features: jax.Array
     logits: Mapping[str, jax.Array]
+    projections: Mapping[str, jax.Array] = flax.struct.field(default_factory=dict)
 
 
 @flax.struct.dataclass

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from rsmatch_jax import csqueue, models
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.methods import METHODS, RULES
+from rsmatch_jax.methods import METHODS, RULES, simmatch
 
 CHOICES = {
     "data.synthetic_mode": ("replace", "add"),
@@ -16,6 +16,7 @@ CHOICES = {
     "method.rsmatch.pseudo_label": tuple(RULES),
     "method.rsmatch.queue_sample": tuple(csqueue.SAMPLERS),
     "method.rsmatch.routing": ("detector", "oracle", "random"),
+    "method.simmatch.bank_norm": tuple(simmatch.BANK_NORMS),
     "optim.schedule": ("cosine_7_16",),
     "train.weak_forward": ("cat", "separate"),
 }
@@ -25,6 +26,8 @@ AT_LEAST_ONE = (
     "method.rsmatch.queue_length",
     "method.rsmatch.queue_classes",
     "method.rsmatch.queue_push",
+    "method.simmatch.projection_size",
+    "method.simmatch.da_length",
     "train.num_steps",
     "train.batch_size",
     "train.unlabeled_ratio",
@@ -48,6 +51,8 @@ NOT_NEGATIVE = (
     "method.rsmatch.detector_weight_decay",
     "method.rsmatch.fake_weight",
     "method.rsmatch.route_warmup_steps",
+    "method.simmatch.instance_weight",
+    "method.simmatch.warmup_steps",
     "optim.weight_decay",
     "optim.warmup_steps",
 )
@@ -58,6 +63,8 @@ SHARES = (
     "method.rsmatch.queue_min_score",
     "method.rsmatch.detector_threshold",
     "method.rsmatch.route_threshold",
+    "method.simmatch.smoothing",
+    "method.simmatch.bank_decay",
     "model.bn_momentum",
     "optim.momentum",
     "optim.ema_decay",
@@ -94,6 +101,15 @@ def check(config: Any, num_devices: int):
             models.make(config.model[key], {"real": 2})
         except RequestError as e:
             raise RequestError(f"model.{key}: {e}") from None
+    if not config.method.simmatch.temperature > 0:
+        _refuse(config, "method.simmatch.temperature", "it must be above 0")
+    if config.method.simmatch.epass and config.method.name != "simmatch":
+        _refuse(
+            config,
+            "method.simmatch.epass",
+            f"method.name={config.method.name} has no projector; EPASS belongs to "
+            "method.name=simmatch",
+        )
     if config.method.name == "rsmatch":
         _check_rsmatch(config)
 

@@ -245,7 +245,7 @@ def test_two_at_once_decode_once(data_dir, cache, monkeypatch):
 
 def test_unwritable_cache_names_the_way_out(data_dir, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RequestError, match="XDG_CACHE_HOME"):
+    with pytest.raises(RequestError, match="data.cache_dir"):
         load(data_dir, str(tmp_path / "file"))
 
 

@@ -155,14 +155,16 @@ def test_every_state_leaf_is_aliased(method):
         ("fixmatch", 1, 4, 0),
         ("flexmatch", 1, 4, 1),
         ("freematch", 1, 5 + FREEMATCH, 0),
+        ("simmatch", 1, 6, 3),
         ("supervised", 1, 2, 0),
     ],
 )
 def test_communication_is_what_the_method_declares(method, networks, metrics, gathers):
     """A reduction for every gradient tensor and metric, one forward and one backward a
-    BN layer, FreeMatch's batch statistics; gathers of the queue's candidates (score,
-    position, index, image) and of FlexMatch's positions and labels, never of the batch;
-    nothing else."""
+    BN layer, FreeMatch's batch statistics, SimMatch's mean prediction; gathers of the
+    queue's candidates (score, position, index, image), of FlexMatch's positions and
+    labels, of the bank's rows (embedding, label, position), never of the batch; nothing
+    else."""
     _, _, exp = build(2, **{"method.name": method})
     state = exp.init_state()
     batch = parallel.shard_rows(next(batches(exp, 1)), exp.devices)

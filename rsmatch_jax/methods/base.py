@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from rsmatch_jax.models import Network
+from rsmatch_jax.models import Head, Network
 from rsmatch_jax.state import Batch, Outputs, PyTree
 
 Metrics = dict[str, jax.Array]
@@ -42,9 +42,9 @@ class Method(Protocol):
 
     uses_unlabeled: bool
 
-    def heads(self, num_classes: int) -> Mapping[str, Mapping[str, int]]:
-        """{network name: {head name: classes}}. The network "classifier" with the
-        head "real" is what evaluation and inference use."""
+    def heads(self, num_classes: int) -> Mapping[str, Mapping[str, Head]]:
+        """{network name: {head name: classes, or a Projector}}. The network
+        "classifier" with the head "real" is what evaluation and inference use."""
         ...
 
     def init_extra(self, dims: Dims) -> PyTree:

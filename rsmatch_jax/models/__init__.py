@@ -10,7 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.models.heads import EncoderWithHeads, LinearHeads
+from rsmatch_jax.models.heads import (
+    EncoderWithHeads,
+    Head,
+    LinearHeads,
+    Projector,
+    Projectors,
+)
 from rsmatch_jax.models.wrn import PREACTS, WideResNet
 from rsmatch_jax.state import Outputs, PyTree
 
@@ -23,9 +29,9 @@ class Network(NamedTuple):
     and the parameter's path alone (jitting init moves last bits, so always or never).
     apply(params, stats, images, train) -> (Outputs, new stats): images float32
     [N, S, S, 3], normalised (or uint8, where `uint8.take_uint8` stands before it);
-    features [N, D] and logits {head: [N, classes]} float32. With train=True
-    the batch normalises itself and moves the statistics; with train=False the
-    statistics are used and returned unchanged.
+    features [N, D], logits {head: [N, classes]} and projections {head: [N, size]}
+    float32. With train=True the batch normalises itself and moves the statistics; with
+    train=False the statistics are used and returned unchanged.
     """
 
     init: Callable[[jax.Array, jax.Array], tuple[PyTree, PyTree]]
@@ -46,14 +52,15 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 
 def make(
     name: str,
-    heads: Mapping[str, int],
+    heads: Mapping[str, Head],
     *,
     dtype: Any = jnp.float32,
     bn_momentum: float = 0.999,
     sync_axis: str | None = None,
     preact: str = "usb",
 ) -> Network:
-    """The network `name` with a linear classifier for each of `heads` {name: classes}.
+    """The network `name` with `heads`: {name: classes of a linear classifier, or a
+    `Projector`}.
 
     dtype: of convolutions and activations, float32 or bfloat16; parameters, statistics
     and outputs stay float32. bn_momentum: share of the old running statistics that an
@@ -69,7 +76,13 @@ def make(
     encoder = _constructor(name)(
         dtype=dtype, bn_momentum=bn_momentum, sync_axis=sync_axis, preact=preact
     )
-    model = EncoderWithHeads(encoder=encoder, heads=LinearHeads(sizes=dict(heads)))
+    projectors = {k: h for k, h in heads.items() if isinstance(h, Projector)}
+    linear = {k: h for k, h in heads.items() if k not in projectors}
+    model = EncoderWithHeads(
+        encoder=encoder,
+        heads=LinearHeads(sizes=linear),
+        projectors=Projectors(specs=projectors),
+    )
 
     def init(key, images):
         # Lazy: the shape is enough, so the forward pass is traced but never run.

@@ -1,5 +1,6 @@
 """What sits on top of an encoder."""
 
+import dataclasses
 from collections.abc import Mapping
 
 import flax.linen as nn
@@ -10,6 +11,19 @@ from rsmatch_jax.state import Outputs
 
 # Not nn.initializers.xavier_normal, which is truncated.
 xavier_normal = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
+
+
+@dataclasses.dataclass(frozen=True)
+class Projector:
+    """A head that embeds: the mean of `count` independent two-layer perceptrons,
+    D -> size -> size with a ReLU between. Several of them are the ensemble of EPASS
+    (Nguyen 2023)."""
+
+    size: int
+    count: int = 1
+
+
+Head = int | Projector  # int: a linear classifier of that many classes
 
 
 class LinearHeads(nn.Module):
@@ -27,8 +41,53 @@ class LinearHeads(nn.Module):
         }
 
 
+class Projectors(nn.Module):
+    """A projector per name of `specs`: [N, D] -> {name: [N, size]}, float32.
+
+    Parameters of its i-th perceptron lie under <name>_<i>.
+    """
+
+    specs: Mapping[str, Projector]
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> dict[str, jax.Array]:
+        projections = {}
+        for name, spec in self.specs.items():
+            members = [
+                Perceptron(spec.size, name=f"{name}_{i}")(features)
+                for i in range(spec.count)
+            ]
+            projections[name] = sum(members) / spec.count
+        return projections
+
+
+class Perceptron(nn.Module):
+    """Linear, ReLU, linear: [N, D] -> [N, size], float32."""
+
+    size: int
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> jax.Array:
+        return self._linear("out", nn.relu(self._linear("hidden", features)))
+
+    def _linear(self, name: str, x: jax.Array) -> jax.Array:
+        """Weights and biases from U(-b, b), b = 1/sqrt(fan-in): torch's default."""
+        bound = x.shape[-1] ** -0.5
+
+        def symmetric(key, shape, dtype=jnp.float32):
+            return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+        return nn.Dense(
+            self.size,
+            dtype=jnp.float32,
+            kernel_init=symmetric,
+            bias_init=symmetric,
+            name=name,
+        )(x)
+
+
 class EncoderWithHeads(nn.Module):
-    """Parameters lie under "encoder" and under "heads"/<name>.
+    """Parameters lie under "encoder", "heads"/<name> and "projectors"/<name>_<i>.
 
     Linen derives every initial value from the key and this path, so a further head
     leaves the encoder and the other heads as they are.
@@ -36,7 +95,12 @@ class EncoderWithHeads(nn.Module):
 
     encoder: nn.Module
     heads: nn.Module
+    projectors: nn.Module
 
     def __call__(self, images: jax.Array, train: bool) -> Outputs:
         features = self.encoder(images, train)
-        return Outputs(features=features, logits=self.heads(features))
+        return Outputs(
+            features=features,
+            logits=self.heads(features),
+            projections=self.projectors(features),
+        )
