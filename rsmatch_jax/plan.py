@@ -30,12 +30,13 @@ def describe(exp: Experiment, task: rs_ssl.Task) -> Iterator[str]:
     )
     for g, name in enumerate(task.generator_names):
         yield f"  from {name}: {int((task.unl_generator == g).sum())}"
-    epochs = t.num_steps * dims.unlabeled_batch / dims.num_unlabeled
+    unlabeled = dims.unlabeled_batch if exp.method.uses_unlabeled else 0
+    epochs = t.num_steps * unlabeled / dims.num_unlabeled
     devices = exp.devices
     yield (
-        f"schedule: {t.num_steps} steps of {dims.batch_size} labelled + "
-        f"{dims.unlabeled_batch} unlabelled images ({epochs:.1f} passes) on "
-        f"{len(devices)} {devices[0].device_kind} device{'s'[: len(devices) > 1]}; "
+        f"schedule: {t.num_steps} steps of {dims.batch_size} labelled + {unlabeled} "
+        f"unlabelled images ({epochs:.1f} passes) on {len(devices)} "
+        f"{devices[0].device_kind} device{'s'[: len(devices) > 1]}; "
         f"{math.ceil(t.num_steps / exp.config.eval.every_steps)} evaluations"
     )
 
