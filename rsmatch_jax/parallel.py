@@ -64,8 +64,7 @@ def deal(rows: Any, num_devices: int) -> Any:
 
 def collect(rows: Any) -> np.ndarray:
     """The inverse of dealing, on the host: [D, n / D, ...] -> numpy [n, ...]."""
-    rows = np.asarray(rows).swapaxes(0, 1)
-    return rows.reshape(rows.shape[0] * rows.shape[1], *rows.shape[2:])
+    return _undeal(np.asarray(rows))
 
 
 def local_rows(global_rows: jax.Array) -> jax.Array:
@@ -96,7 +95,12 @@ def gather(x: jax.Array) -> jax.Array:
 def gather_rows(local: jax.Array) -> jax.Array:
     """[n / D, ...] on each device -> [n, ...] in the global batch's order (in a step):
     the inverse of `local_rows`."""
-    rows = gather(local).swapaxes(0, 1)
+    return _undeal(gather(local))
+
+
+def _undeal(dealt: Any) -> Any:
+    """[D, n / D, ...] -> [n, ...]: the inverse of `deal`, numpy or jax."""
+    rows = dealt.swapaxes(0, 1)
     return rows.reshape(rows.shape[0] * rows.shape[1], *rows.shape[2:])
 
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
 import numpy as np
 
 from rsmatch_jax.errors import RunFailed
@@ -79,11 +78,10 @@ class Record:
         return taken
 
     def to_meta(self) -> dict[str, Any]:
-        """JSON-ready; fetches the pending metrics from the device."""
+        """JSON-ready; for pending metrics that are fetched from the device."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         fields["pending"] = [
-            {k: float(v) for k, v in metrics.items()}
-            for metrics in jax.device_get(self.pending)
+            {k: float(v) for k, v in metrics.items()} for metrics in self.pending
         ]
         return fields
 
@@ -132,9 +130,9 @@ class Record:
 def require_finite(step: int, metrics: list[dict[str, Any]]):
     """Raises RunFailed if one of the last steps' metrics is NaN or infinite.
 
-    metrics: of the steps up to `step`, one dict each.
+    metrics: of the steps up to `step`, one dict each, fetched from the device.
     """
-    for back, values in enumerate(reversed(jax.device_get(metrics))):
+    for back, values in enumerate(reversed(metrics)):
         for name, value in values.items():
             if not np.isfinite(value):
                 raise RunFailed(
@@ -145,9 +143,8 @@ def require_finite(step: int, metrics: list[dict[str, Any]]):
 
 
 def interval_means(pending: list[dict[str, Any]]) -> dict[str, float]:
-    """Mean of each metric over an interval's steps, in float64."""
-    fetched = jax.device_get(pending)
+    """Mean of each metric over an interval's steps, in float64; fetched before."""
     return {
-        name: float(np.mean([float(step[name]) for step in fetched]))
-        for name in fetched[0]
+        name: float(np.mean([float(step[name]) for step in pending]))
+        for name in pending[0]
     }

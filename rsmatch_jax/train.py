@@ -181,6 +181,7 @@ class _Run:
                 if due:
                     self._log(*due)
                     due = None
+                record_.pending = jax.device_get(record_.pending)
                 record.require_finite(step, record_.pending)
                 with self.clock.paused():
                     best = evaluate and self._evaluate(step)
@@ -198,6 +199,7 @@ class _Run:
 
     def _log(self, step: int, pending: list[dict[str, Any]], now: float):
         """Averages an interval's metrics and writes them; `now` is when it ended."""
+        pending = jax.device_get(pending)
         record.require_finite(step, pending)
         means = record.interval_means(pending)
         self.record.utilisation = means.get("utilisation")

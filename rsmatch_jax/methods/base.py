@@ -71,15 +71,16 @@ class Method(Protocol):
 
 
 def forward(
-    net: Network,
+    name: str,
+    nets: Mapping[str, Network],
     params: PyTree,
     stats: PyTree,
     labelled: Sequence[jax.Array],
-    weak: jax.Array,
-    strong: jax.Array,
+    batch: Batch,
     weak_forward: str,
 ) -> tuple[list[Outputs], Outputs, Outputs, PyTree]:
-    """Training-mode forward over labelled groups, weak and strong views (uint8).
+    """Training-mode forward of the network `name` over labelled groups (uint8) and the
+    batch's weak and strong views.
 
     weak_forward="cat": one pass over all rows, joint BN statistics. The weak images
     influence the gradient through those statistics, so only their logits may be
@@ -87,6 +88,8 @@ def forward(
     rows without gradient (31 % fewer FLOPs, another gradient).
     Returns (outputs per labelled group, weak outputs, strong outputs, new stats).
     """
+    net, params, stats = nets[name], params[name], stats[name]
+    weak, strong = batch.weak, batch.strong
     if weak_forward == "cat":
         groups = [*labelled, weak, strong]
         outputs, stats = net.apply(params, stats, jnp.concatenate(groups), True)

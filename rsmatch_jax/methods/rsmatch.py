@@ -160,12 +160,12 @@ class RSMatch:
         shared = not self.individual_models
         classifier_groups = [batch.lab, queued] if shared else [batch.lab]
         groups, weak, strong, classifier_stats = base.forward(
-            nets["classifier"],
-            params["classifier"],
-            stats["classifier"],
+            "classifier",
+            nets,
+            params,
+            stats,
             classifier_groups,
-            batch.weak,
-            batch.strong,
+            batch,
             self.weak_forward,
         )
         if shared:
@@ -173,12 +173,12 @@ class RSMatch:
             new_stats = {"classifier": classifier_stats}
             return lab.logits, queue.logits, weak.logits, strong.logits, new_stats
         (d_lab, d_queue), d_weak, d_strong, detector_stats = base.forward(
-            nets[DETECTOR],
-            params[DETECTOR],
-            stats[DETECTOR],
+            DETECTOR,
+            nets,
+            params,
+            stats,
             [batch.lab, queued],
-            batch.weak,
-            batch.strong,
+            batch,
             self.weak_forward,
         )
         (lab,) = groups

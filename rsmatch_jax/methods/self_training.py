@@ -32,13 +32,7 @@ class SelfTraining:
     def loss(self, nets, params, stats, extra, batch, key, step):
         del key, step
         (lab,), weak, strong, new_stats = base.forward(
-            nets["classifier"],
-            params["classifier"],
-            stats["classifier"],
-            [batch.lab],
-            batch.weak,
-            batch.strong,
-            self.weak_forward,
+            "classifier", nets, params, stats, [batch.lab], batch, self.weak_forward
         )
         labels, mask, extra = self.rule.select(
             weak.logits["real"], extra, batch.indices

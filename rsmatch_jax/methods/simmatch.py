@@ -68,13 +68,7 @@ class SimMatch:
     def loss(self, nets, params, stats, extra, batch, key, step):
         del key
         (lab,), weak, strong, new_stats = base.forward(
-            nets["classifier"],
-            params["classifier"],
-            stats["classifier"],
-            [batch.lab],
-            batch.weak,
-            batch.strong,
-            self.weak_forward,
+            "classifier", nets, params, stats, [batch.lab], batch, self.weak_forward
         )
         lab_embedding, weak_embedding, strong_embedding = (
             _unit(out.projections[PROJECTOR], axis=1) for out in (lab, weak, strong)
