@@ -11,12 +11,11 @@ Exit codes: 0 done, 1 the run failed, 2 the request was wrong.
 
 import os
 import sys
-import traceback
 
 from absl import flags
 
 from rsmatch_jax import command_line, train
-from rsmatch_jax.errors import RequestError, RunFailed
+from rsmatch_jax.errors import exit_code
 
 GO_ON = "the same command goes on from the last checkpoint, if there is one"
 
@@ -31,7 +30,8 @@ def main(argv: list[str]) -> int:
     if any(arg in ("--help", "-help", "-h") for arg in argv):
         sys.stdout.write(__doc__)
         return 0
-    try:
+
+    def command():
         config, stem, values = command_line.parse(argv, define_flags)
         workdir = values.workdir
         if workdir is None:
@@ -39,23 +39,11 @@ def main(argv: list[str]) -> int:
         result = train.run(
             config, workdir, overwrite=values.overwrite, plan_only=values.plan
         )
-    except RequestError as e:
-        sys.stderr.write(f"error: {e}\n")
-        return 2
-    except RunFailed as e:
-        sys.stderr.write(f"error: {e}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write(f"interrupted; {GO_ON}\n")
-        return 1
-    except Exception:
-        traceback.print_exc()
-        sys.stderr.write(f"error: the run failed as said above; {GO_ON}\n")
-        return 1
-    if result:
-        path = os.path.join(workdir, "result.json")
-        sys.stdout.write(f"{result['status']}: {path}\n")
-    return 0
+        if result:
+            path = os.path.join(workdir, "result.json")
+            sys.stdout.write(f"{result['status']}: {path}\n")
+
+    return exit_code(command, GO_ON)
 
 
 if __name__ == "__main__":

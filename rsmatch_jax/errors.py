@@ -1,4 +1,8 @@
-"""Exceptions whose message is for the user: entry points print it, no traceback."""
+"""Exceptions whose message is for the user, and what a command ends with."""
+
+import sys
+import traceback
+from collections.abc import Callable
 
 
 class RequestError(ValueError):
@@ -11,3 +15,27 @@ class RequestError(ValueError):
 
 class RunFailed(RuntimeError):
     """A run cannot go on, for a reason that is no programming error. Exit code 1."""
+
+
+def exit_code(command: Callable[[], None], go_on: str) -> int:
+    """Runs a command: 0 done, 1 it failed, 2 the request was wrong.
+
+    go_on: what the user may do after a failure or Ctrl-C. A traceback is shown only for
+    what nobody foresaw.
+    """
+    try:
+        command()
+    except RequestError as e:
+        sys.stderr.write(f"error: {e}\n")
+        return 2
+    except RunFailed as e:
+        sys.stderr.write(f"error: {e}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\ninterrupted; {go_on}\n")
+        return 1
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.write(f"error: it failed as said above; {go_on}\n")
+        return 1
+    return 0

@@ -19,9 +19,10 @@ from typing import Any
 
 from rsmatch_jax.data import image_source
 from rsmatch_jax.data.import_layouts import LAYOUTS, SPLITS, Plan
-from rsmatch_jax.errors import RequestError
+from rsmatch_jax.errors import RequestError, RunFailed, exit_code
 
 _SHOWN = 10
+NOTHING = "nothing was written, start again"
 
 
 @dataclasses.dataclass
@@ -38,7 +39,7 @@ class Tally:
     cropped: int = 0
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace):
     """Imports by the parsed flags and writes a summary to the terminal."""
     out = os.path.abspath(os.path.expanduser(args.out))
     if os.path.lexists(out):
@@ -69,7 +70,6 @@ def run(args: argparse.Namespace) -> int:
             licence=plan.licence,
         )
     _say(_summary(out, plan, tally, others, args))
-    return 0
 
 
 def _examples(
@@ -260,17 +260,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _parser().parse_args(argv)
     except SystemExit as e:
         return int(e.code or 0)
-    try:
-        return run(args)
-    except RequestError as e:
-        sys.stderr.write(f"error: {e}\n")
-        return 2
-    except OSError as e:
-        sys.stderr.write(f"failed: {e}; nothing was written, start again\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("\nstopped; nothing was written, start again\n")
-        return 1
+
+    def command():
+        try:
+            run(args)
+        except OSError as e:
+            raise RunFailed(f"{e}; {NOTHING}") from e
+
+    return exit_code(command, NOTHING)
 
 
 if __name__ == "__main__":

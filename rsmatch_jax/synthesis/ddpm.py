@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from rsmatch_jax.data import arrays
-from rsmatch_jax.errors import RequestError
+from rsmatch_jax.errors import RequestError, RunFailed, exit_code
 from rsmatch_jax.synthesis import diffusion
 from rsmatch_jax.synthesis.diffusion import Progress, Settings
 
@@ -230,15 +230,13 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
 
-    try:
-        run(argv, say)
-    except RequestError as e:
-        sys.stderr.write(f"{e}\n")
-        return 2
-    except (FloatingPointError, RuntimeError, OSError) as e:
-        sys.stderr.write(f"failed: {e}\n")
-        return 1
-    return 0
+    def command():
+        try:
+            run(argv, say)
+        except (FloatingPointError, RuntimeError, OSError) as e:
+            raise RunFailed(str(e)) from e
+
+    return exit_code(command, "no pool was written, start again")
 
 
 if __name__ == "__main__":
