@@ -31,7 +31,7 @@ def parse(
             f"--config={path}: there is no such file; the ready ones are in configs/"
         )
     base = _load(argv[:1], path)
-    for key in _override_keys(argv):
+    for key in override_keys(argv):
         _check_key(base, key)
     values = _define(argv)
     define(values)
@@ -91,7 +91,7 @@ def _check_key(config: ConfigDict, key: str):
         group = group[part]
 
 
-def _override_keys(argv: Sequence[str]) -> list[str]:
+def override_keys(argv: Sequence[str]) -> list[str]:
     keys = []
     for arg in argv[1:]:
         name = arg.lstrip("-").split("=", 1)[0]

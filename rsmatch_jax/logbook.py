@@ -80,7 +80,7 @@ class Logbook:
         """The progress line. rate: training steps per second; extra_seconds: what
         else the run will do, evaluations above all."""
         shown = "  ".join(f"{k} {v:.3f}" for k, v in metrics.items())
-        to_go = _duration((self._num_steps - step) / rate + extra_seconds)
+        to_go = duration((self._num_steps - step) / rate + extra_seconds)
         say(f"step {step}/{self._num_steps}  {shown}  {rate:.2f} steps/s  ETA {to_go}")
 
     def close(self):
@@ -153,7 +153,8 @@ def _keep_lines_up_to(path: str, step: int):
     os.replace(f"{path}.tmp", path)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """As people write it: 2h05m, 3m07s."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"

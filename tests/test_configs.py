@@ -12,6 +12,7 @@ from rsmatch_jax import validate
 NAMES = sorted(
     path.stem
     for path in (pathlib.Path(__file__).parent.parent / "configs").glob("*.py")
+    if path.stem != "ablations"  # sweeps as data: test_sweeps.py
 )
 ABLATIONS = [
     {"method.rsmatch.individual_models": False},

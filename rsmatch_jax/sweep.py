@@ -1,0 +1,239 @@
+"""Runs, or prints, the launch lines of a table: python -m rsmatch_jax.sweep NAME
+
+    python -m rsmatch_jax.sweep table1 --dry_run
+    python -m rsmatch_jax.sweep table1 --out=DIR --seeds=0,1,2 --shard=0/4 \\
+        --config.data.data_dir=DATA
+    python -m rsmatch_jax.report DIR
+
+Every cell of the table is run once a seed by launch.py, in OUT/<cell>/seed<n>, its
+output in seed<n>.log beside it. Finished runs are skipped and unfinished ones resumed,
+so the same command goes on after an interruption; a failed run does not stop the
+others. Tables with the same --out share the runs that they have in common. --shard=i/n
+takes every n-th run from the i-th on, i from 0 to n - 1. --config overrides hold for
+all cells, those of a method's own keys for the cells of that method; cells whose
+setting they change are shown as reduced in the report.
+"""
+
+import argparse
+import dataclasses
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+
+from absl import flags
+
+from rsmatch_jax import command_line, logbook, sweeps, validate, workdir
+from rsmatch_jax.errors import RequestError, RunFailed, exit_code
+from rsmatch_jax.logbook import say
+from rsmatch_jax.sweeps import Cell, Sweep, Value
+
+GO_ON = "the same command goes on where it stopped"
+PATIENCE = 60.0  # seconds that an interrupted run has to write its last words
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One launch: a cell with a seed, in a workdir."""
+
+    cell: Cell
+    seed: int
+    workdir: str
+    argv: tuple[str, ...]  # of launch.py, without the program
+
+    @property
+    def title(self) -> str:
+        return f"{self.cell.folder()} seed {self.seed}"
+
+    def finished(self) -> bool:
+        result = workdir.read_result(self.workdir) or {}
+        return result.get("status") == "finished"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 all runs are finished (or printed), 1 one failed or Ctrl-C, 2 the
+    request was wrong."""
+    args, overrides = _parser().parse_known_args(argv)
+    return exit_code(lambda: run(args, overrides), GO_ON)
+
+
+def run(args: argparse.Namespace, overrides: Sequence[str]):
+    """Prints or runs the launch lines. overrides: --config flags, as given."""
+    sweep = _named(args.name)
+    seeds = _seeds(args.seeds)
+    more = _overrides(sweep, overrides)
+    out = args.out or os.path.join("runs", sweep.name)
+    runs = _shard(_runs(sweep, seeds, out, more), args.shard)
+    for r in runs:
+        _check(r)
+    done = sum(r.finished() for r in runs)
+    if args.dry_run:
+        for r in runs:
+            say(shlex.join(["python", os.path.relpath(_launcher()), *r.argv]))
+    shard = f" of shard {args.shard}" if args.shard else ""
+    say(
+        f"{sweep.title}\n{len(sweep.cells)} cells x {len(seeds)} seeds = "
+        f"{len(sweep.cells) * len(seeds)} runs; {len(runs)}{shard} to do, of which "
+        f"{done} are finished"
+    )
+    if args.dry_run:
+        return
+    os.makedirs(out, exist_ok=True)
+    sweeps.write_record(out, sweep, seeds, more)
+    failed = _run_all(runs)
+    say(f"the table: python -m rsmatch_jax.report {out}")
+    if failed:
+        raise RunFailed(
+            f"{len(failed)} of {len(runs)} runs failed; the same command tries them "
+            "again:\n" + "\n".join(f"  {r.workdir}.log" for r in failed)
+        )
+
+
+def _run_all(runs: Sequence[Run]) -> list[Run]:
+    """Runs what is not finished, one after the other; returns those that failed."""
+    failed, seconds = [], []
+    to_do = [r for r in runs if not r.finished()]
+    for i, r in enumerate(to_do, start=1):
+        begin = time.monotonic()
+        code = _launch(r)
+        seconds.append(time.monotonic() - begin)
+        if code:
+            failed.append(r)
+            outcome = f"FAILED with exit code {code}, see {r.workdir}.log"
+        else:
+            result = workdir.read_result(r.workdir)
+            outcome = f"test accuracy {result['test_accuracy']:.4f}"
+        left = sum(seconds) / len(seconds) * (len(to_do) - i)
+        say(
+            f"[{i}/{len(to_do)}] {r.title}: {outcome}, {seconds[-1]:.0f} s; "
+            f"{logbook.duration(left)} left"
+        )
+    return failed
+
+
+def _launch(r: Run) -> int:
+    """Exit code of one run. It has a session of its own: Ctrl-C reaches it once,
+    through here, and it may write down where it stopped."""
+    os.makedirs(os.path.dirname(r.workdir), exist_ok=True)
+    with open(f"{r.workdir}.log", "a") as log:
+        process = subprocess.Popen(
+            [sys.executable, _launcher(), *r.argv],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(PATIENCE)
+            except (subprocess.TimeoutExpired, KeyboardInterrupt):
+                process.kill()
+                process.wait()
+            raise
+
+
+def _runs(
+    sweep: Sweep, seeds: Sequence[int], out: str, more: Mapping[str, Value]
+) -> list[Run]:
+    """Seed by seed, so that early on every cell has a figure."""
+    runs = []
+    for seed in seeds:
+        for cell in sweep.cells:
+            folder = sweeps.run_folder(out, cell.folder(), seed)
+            keys = {**cell.all_overrides(more), "seed": seed}
+            argv = [f"--config={os.path.relpath(sweeps.config_path(cell.config))}"]
+            argv += [f"--config.{key}={value}" for key, value in keys.items()]
+            argv.append(f"--workdir={folder}")
+            runs.append(Run(cell, seed, folder, tuple(argv)))
+    return runs
+
+
+def _check(r: Run):
+    """Everything about a run that can be known before data are loaded."""
+    config, _, _ = command_line.parse(["launch.py", *r.argv], _launch_flags)
+    validate.check(config, num_devices=1)
+    workdir.check_writable(r.workdir)
+    workdir.check_free(r.workdir, config.to_dict())
+    workdir.read_result(r.workdir)
+
+
+def _launch_flags(values: flags.FlagValues):
+    flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
+
+
+def _overrides(sweep: Sweep, given: Sequence[str]) -> dict[str, Value]:
+    """{dotted key: value} of the command line's --config flags, with their types."""
+    for flag in given:
+        if not flag.lstrip("-").startswith(("config.", "noconfig.")):
+            raise RequestError(f"{flag!r} is no flag of a sweep; see --help")
+    cell = sweep.cells[0]
+    argv = ["launch.py", f"--config={sweeps.config_path(cell.config)}", *given]
+    config, _, _ = command_line.parse(argv, lambda values: None)
+    values = sweeps.flat(config.to_dict())
+    keys = command_line.override_keys(argv)
+    if "seed" in keys:
+        raise RequestError("--config.seed: a sweep takes --seeds=0,1,2")
+    return {key: values[key] for key in keys}
+
+
+def _named(name: str) -> Sweep:
+    known = sweeps.load()
+    if name not in known:
+        listed = "\n".join(f"  {n}: {s.title}" for n, s in known.items())
+        raise RequestError(f"there is no sweep {name!r}; those that are:\n{listed}")
+    return known[name]
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        seeds = []
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise RequestError(
+            f"--seeds={text}: different numbers, 0 or more, such as --seeds=0,1,2"
+        )
+    return seeds
+
+
+def _shard(runs: list[Run], text: str | None) -> list[Run]:
+    if text is None:
+        return runs
+    try:
+        i, n = (int(part) for part in text.split("/"))
+    except ValueError:
+        i, n = -1, 0
+    if not 0 <= i < n:
+        raise RequestError(f"--shard={text}: i/n with i from 0 to n - 1, such as 0/4")
+    return runs[i::n]
+
+
+def _launcher() -> str:
+    return os.path.join(sweeps.ROOT, "launch.py")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m rsmatch_jax.sweep",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("name", metavar="NAME", help="table1, table2, table3 or another sweep")
+    add("--dry_run", action="store_true", help="print the launch lines, run nothing")
+    add("--out", help="folder of the runs (default runs/NAME)")
+    add("--seeds", default="0,1,2", help="comma-separated (default 0,1,2)")
+    add("--shard", metavar="i/n", help="this process's share of the runs")
+    return parser
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    sys.exit(main())

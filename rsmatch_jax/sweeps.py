@@ -1,0 +1,220 @@
+"""Sweeps: tables of runs, read from configs/ablations.py, and the record of a started
+one, from which its report is made."""
+
+import dataclasses
+import functools
+import importlib.util
+import json
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import rsmatch_jax
+from rsmatch_jax import logbook, workdir
+from rsmatch_jax.errors import RequestError
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(rsmatch_jax.__file__)))
+CONFIGS = os.path.join(ROOT, "configs")
+RECORD_SUFFIX = ".sweep.json"
+PAPER = ("table1", "table2", "table3")
+# Where data lie and how a run is carried out: no difference between two runs.
+NOT_THE_SETTING = (
+    *workdir.FREE,
+    "seed",
+    "data.data_dir",
+    "data.cache_dir",
+    "data.download",
+    "data.synthetic_pool",
+)
+# What a cell of the paper is about; other keys only make it smaller or larger.
+IDENTITY = ("data.", "method.")
+
+Value = str | int | float | bool | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One place of a table: a config file's name, {dotted key: value}, and the paper's
+    figures in percent: accuracy (mean, std over three seeds; std None where it prints
+    none) and detector, its Deepfake Acc. common: overrides of the whole sweep."""
+
+    row: str
+    column: str
+    config: str
+    overrides: Mapping[str, Value]
+    accuracy: tuple[float, float | None] | None = None
+    detector: float | None = None
+    note: str | None = None
+    common: Mapping[str, Value] = dataclasses.field(default_factory=dict)
+
+    def all_overrides(self, more: Mapping[str, Value] | None = None):
+        """{dotted key: value}: those of the sweep, of the cell, then `more`. Keys of
+        methods that the cell does not use are left out."""
+        keys = {**self.common, **self.overrides, **(more or {})}
+        c = load_config(self.config)
+        c.update_from_flattened_dict(keys)
+        return {k: v for k, v in keys.items() if k not in unused_keys(c, keys)}
+
+    def config_dict(self, more: Mapping[str, Value] | None = None) -> Any:
+        """The cell's unlocked ConfigDict, with `more` overrides after its own."""
+        c = load_config(self.config)
+        c.update_from_flattened_dict(self.all_overrides(more))
+        return c
+
+    def folder(self) -> str:
+        """A name for the cell's runs, equal for equal settings: what two tables share
+        is run once. Overrides that only repeat the config file are left out."""
+        plain = flat(load_config(self.config).to_dict())
+        own = {k: v for k, v in self.overrides.items() if v != plain[k]}
+        method = own.pop("method.name", plain["method.name"])
+        parts = [f"{key.rsplit('.', 1)[1]}={own[key]}" for key in sorted(own)]
+        return "-".join([self.config, method, *parts])
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Cells of a table. overrides: of all cells; baseline: the row to which differences
+    are taken; reduced: in what way it is smaller than the paper's runs."""
+
+    name: str
+    title: str
+    cells: tuple[Cell, ...]
+    overrides: Mapping[str, Value] = dataclasses.field(default_factory=dict)
+    baseline: str | None = None
+    reduced: str | None = None
+    note: str | None = None
+
+
+def load(path: str | None = None) -> dict[str, Sweep]:
+    """All sweeps of a file like configs/ablations.py, by name."""
+    path = path or os.path.join(CONFIGS, "ablations.py")
+    sweeps = {}
+    for name, sweep in _module(path).get_sweeps().items():
+        common = sweep.get("overrides", {})
+        cells = tuple(Cell(**cell, common=common) for cell in sweep["cells"])
+        sweeps[name] = Sweep(name=name, **{**sweep, "cells": cells})
+    return sweeps
+
+
+def config_path(name: str) -> str:
+    return os.path.join(CONFIGS, f"{name}.py")
+
+
+def load_config(name: str) -> Any:
+    """The unlocked ConfigDict of configs/<name>.py."""
+    return _module(config_path(name)).get_config().unlock()
+
+
+def unused_keys(config: Any, keys: Iterable[str]) -> list[str]:
+    """Those of the dotted keys that belong to another method than the config's."""
+    used = {config.method.name, config.method.rsmatch.pseudo_label}
+    if config.method.name != "rsmatch":
+        used = {config.method.name}
+    return [
+        key
+        for key in keys
+        if key.startswith("method.")
+        and key.count(".") == 2
+        and key.split(".")[1] not in used
+    ]
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Value]:
+    """{"group.key": value} of a nested dict."""
+    found = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
+
+
+def changed(cell: Cell, config: Mapping[str, Any]) -> dict[str, tuple[Value, Value]]:
+    """{dotted key: (the cell's value, the run's)} where a run's setting differs."""
+    found = workdir.differences(cell.config_dict().to_dict(), dict(config))
+    return {
+        key: (old, new)
+        for key, old, new in found
+        if not key.startswith(NOT_THE_SETTING)
+    }
+
+
+@functools.cache
+def _published() -> tuple[tuple[Sweep, Cell], ...]:
+    sweeps = load()
+    return tuple(
+        (sweeps[name], cell)
+        for name in PAPER
+        for cell in sweeps[name].cells
+        if cell.accuracy
+    )
+
+
+def published(config: Mapping[str, Any]) -> tuple[Sweep, Cell] | None:
+    """The paper's cell that a run's config belongs to: same data and method, whatever
+    its size (see `changed`). None where the paper has no such cell."""
+    for sweep, cell in _published():
+        if not any(key.startswith(IDENTITY) for key in changed(cell, config)):
+            return sweep, cell
+    return None
+
+
+def write_record(out: str, sweep: Sweep, seeds: list[int], more: Mapping[str, Value]):
+    """Writes OUT/<name>.sweep.json: the cells with their folders, the seeds of all
+    starts so far, and the overrides `more` of the command line.
+
+    Raises RequestError where an earlier start had others.
+    """
+    path = os.path.join(out, sweep.name + RECORD_SUFFIX)
+    earlier = read_record(path) if os.path.exists(path) else None
+    if earlier is not None:
+        if earlier["overrides"] != dict(more):
+            raise RequestError(
+                f"{path}: this sweep began with the overrides {earlier['overrides']}, "
+                f"now they are {dict(more)}; use the same, or another --out"
+            )
+        seeds = sorted({*earlier["seeds"], *seeds})
+    logbook.write_json(
+        path,
+        {
+            **dataclasses.asdict(sweep),
+            "seeds": seeds,
+            "overrides": dict(more),
+            "cells": [
+                {
+                    **dataclasses.asdict(cell),
+                    "overrides": cell.all_overrides(more),
+                    "folder": cell.folder(),
+                    "changed": changed(cell, cell.config_dict(more).to_dict()),
+                }
+                for cell in sweep.cells
+            ],
+        },
+    )
+
+
+def read_record(path: str) -> dict[str, Any]:
+    """What `write_record` wrote; RequestError where it is something else."""
+    try:
+        with open(path) as f:
+            record = json.load(f)
+        if not all(key in record for key in ("name", "cells", "seeds", "overrides")):
+            raise KeyError("cells")
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise RequestError(f"{path} is no record of a sweep ({e}); move it away") from e
+    return record
+
+
+def run_folder(out: str, cell_folder: str, seed: int) -> str:
+    return os.path.join(out, cell_folder, f"seed{seed}")
+
+
+def _module(path: str) -> Any:
+    if not os.path.isfile(path):
+        raise RequestError(f"there is no {path}; sweeps need the repository's configs/")
+    name = os.path.splitext(os.path.basename(path))[0]
+    spec = importlib.util.spec_from_file_location(f"_config_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
