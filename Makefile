@@ -20,7 +20,8 @@ demo: .venv
 	$(BIN)/python launch.py --config=configs/digits.py --workdir=runs/demo
 	$(BIN)/python launch.py --config=configs/digits.py --workdir=runs/demo-supervised \
 	  --config.method.name=supervised
-	$(BIN)/python -m rsmatch_jax.report runs/demo runs/demo-supervised
+	$(BIN)/python -m rsmatch_jax.report runs/demo runs/demo-supervised \
+	  --out=runs/demo-report.html
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

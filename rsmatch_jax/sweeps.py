@@ -30,6 +30,11 @@ NOT_THE_SETTING = (
 IDENTITY = ("data.", "method.")
 
 Value = str | int | float | bool | None
+RECORD_KEYS = ("name", "title", "baseline", "reduced", "note", "seeds", "overrides")
+CELL_KEYS = (
+    *("row", "column", "accuracy", "detector", "note"),
+    *("folder", "setting", "changed"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,33 +135,33 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Value]:
     return found
 
 
+def setting(config: Mapping[str, Any]) -> dict[str, Value]:
+    """{dotted key: value} of what two runs must share to be repetitions."""
+    return {k: v for k, v in flat(config).items() if not k.startswith(NOT_THE_SETTING)}
+
+
 def changed(cell: Cell, config: Mapping[str, Any]) -> dict[str, tuple[Value, Value]]:
     """{dotted key: (the cell's value, the run's)} where a run's setting differs."""
-    found = workdir.differences(cell.config_dict().to_dict(), dict(config))
     return {
         key: (old, new)
-        for key, old, new in found
-        if not key.startswith(NOT_THE_SETTING)
+        for key, old, new in workdir.differences(
+            setting(cell.config_dict().to_dict()), setting(config)
+        )
     }
 
 
 @functools.cache
-def _published() -> tuple[tuple[Sweep, Cell], ...]:
-    sweeps = load()
-    return tuple(
-        (sweeps[name], cell)
-        for name in PAPER
-        for cell in sweeps[name].cells
-        if cell.accuracy
-    )
+def _published() -> tuple[Cell, ...]:
+    known = load()
+    return tuple(c for name in PAPER for c in known[name].cells if c.accuracy)
 
 
-def published(config: Mapping[str, Any]) -> tuple[Sweep, Cell] | None:
+def published(config: Mapping[str, Any]) -> Cell | None:
     """The paper's cell that a run's config belongs to: same data and method, whatever
     its size (see `changed`). None where the paper has no such cell."""
-    for sweep, cell in _published():
+    for cell in _published():
         if not any(key.startswith(IDENTITY) for key in changed(cell, config)):
-            return sweep, cell
+            return cell
     return None
 
 
@@ -181,17 +186,20 @@ def write_record(out: str, sweep: Sweep, seeds: list[int], more: Mapping[str, Va
             **dataclasses.asdict(sweep),
             "seeds": seeds,
             "overrides": dict(more),
-            "cells": [
-                {
-                    **dataclasses.asdict(cell),
-                    "overrides": cell.all_overrides(more),
-                    "folder": cell.folder(),
-                    "changed": changed(cell, cell.config_dict(more).to_dict()),
-                }
-                for cell in sweep.cells
-            ],
+            "cells": [_cell_record(cell, more) for cell in sweep.cells],
         },
     )
+
+
+def _cell_record(cell: Cell, more: Mapping[str, Value]) -> dict[str, Any]:
+    config = cell.config_dict(more).to_dict()
+    return {
+        **dataclasses.asdict(cell),
+        "folder": cell.folder(),
+        "overrides": cell.all_overrides(more),
+        "setting": setting(config),
+        "changed": changed(cell, config),
+    }
 
 
 def read_record(path: str) -> dict[str, Any]:
@@ -199,10 +207,12 @@ def read_record(path: str) -> dict[str, Any]:
     try:
         with open(path) as f:
             record = json.load(f)
-        if not all(key in record for key in ("name", "cells", "seeds", "overrides")):
-            raise KeyError("cells")
+        _ = [record[key] for key in RECORD_KEYS]
+        _ = [cell[key] for cell in record["cells"] for key in CELL_KEYS]
     except (OSError, ValueError, KeyError, TypeError) as e:
-        raise RequestError(f"{path} is no record of a sweep ({e}); move it away") from e
+        raise RequestError(
+            f"{path} is no record of a sweep ({e!r}); move it away"
+        ) from e
     return record
 
 

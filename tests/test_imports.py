@@ -53,6 +53,8 @@ OUTSIDE = {
     "tensorflow_datasets": ("data.tf_",),
     "clu": (),
     "matplotlib": (),
+    "plotly": ("report.curves",),
+    "jinja2": ("report.page",),
 }
 
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from rsmatch_jax import logbook, record, report
+from rsmatch_jax import logbook, record
 from rsmatch_jax.errors import RequestError, RunFailed
 from rsmatch_jax.record import Record, Stopwatch, interval_means
 
@@ -73,52 +73,6 @@ def test_interval_means():
     assert interval_means(pending) == {"a": 1.5, "b": 3.0}
 
 
-def write_run(folder, accuracies, **result):
-    folder.mkdir(parents=True)
-    logbook.write_json(
-        str(folder / "result.json"),
-        {
-            "method": "rsmatch",
-            "seed": 1,
-            "steps": 90,
-            "status": "finished",
-            "test_accuracy_best": max(accuracies),
-            "seconds": 90.0,
-            **result,
-        },
-    )
-    with open(folder / "metrics.jsonl", "w") as f:
-        for i, a in enumerate(accuracies):
-            f.write(json.dumps({"step": i, "train/loss": 1.0}) + "\n")
-            line = {"step": i, "eval/test_accuracy": a, "eval/queue_purity": None}
-            line["eval/detector_balanced_accuracy"] = a / 2
-            f.write(json.dumps(line) + "\n")
-
-
-def test_report_averages_the_last_four(tmp_path, capsys):
-    write_run(tmp_path / "a", [0.0, 0.9, 0.8, 0.7, 0.6])
-    write_run(tmp_path / "a" / "inner", [0.5], method="supervised")
-    assert report.main([str(tmp_path)]) == 0
-    lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("|")]
-    cells = [[c.strip() for c in line.strip("|").split("|")] for line in lines]
-    assert cells[2][1:] == (
-        ["rsmatch", "1", "90", "finished", "0.7500", "0.3750", "-", "0.9000", "1.5000"]
-    )
-    assert cells[3][1] == "supervised"
-    assert len({len(line) for line in lines}) == 1
-
-
-def test_report_on_nothing_or_on_a_foreign_file(tmp_path, capsys):
-    assert report.main([str(tmp_path)]) == 2
-    (tmp_path / "result.json").write_text("[1]")
-    assert report.main([str(tmp_path)]) == 2
-    (tmp_path / "result.json").write_text("{")
-    assert report.main([str(tmp_path)]) == 2
-    said = capsys.readouterr().err
-    assert said.count(str(tmp_path)) == 3
-    assert "Traceback" not in said
-
-
 def test_record_survives_saving():
     mine = Record(warnings=["w"], seconds=1.5, pending=[{"a": np.float32(0.1)}])
     mine.add_evaluation(3, {"test_accuracy": 0.5})
@@ -126,10 +80,3 @@ def test_record_survives_saving():
     again = Record.from_meta(meta)
     assert again.to_meta() == meta
     assert again.pending == [{"a": float(np.float32(0.1))}]
-
-
-def test_unreadable_metrics_of_a_report(tmp_path):
-    write_run(tmp_path / "a", [0.5])
-    (tmp_path / "a" / "metrics.jsonl").write_text("not json\n")
-    with pytest.raises(RequestError, match="cannot be read"):
-        report.row(str(tmp_path / "a"))

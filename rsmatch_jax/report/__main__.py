@@ -1,0 +1,87 @@
+"""Collects runs into tables: python -m rsmatch_jax.report DIR [--out=FILE.html]
+
+Every result.json below DIR counts. Runs of a sweep make its table; others are gathered
+by setting, seeds together. The tables are printed as Markdown and written, with curves
+and pictures, as one self-contained page, and as FILE.csv (a line a cell) and
+FILE.runs.csv (a line a run). FILE is DIR/report.html unless given.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from rsmatch_jax.errors import RequestError, exit_code
+from rsmatch_jax.report import page, runs, tables, text
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 done, 2 no runs there, or nothing but broken ones."""
+    args = _parser().parse_args(argv)
+    return exit_code(lambda: report(args.folders, args.out), "nothing is lost by it")
+
+
+def report(folders: Sequence[str], out: str | None):
+    """Prints and writes the report of all runs in or below the folders."""
+    folders = [os.path.normpath(folder) for folder in folders]
+    out = out or os.path.join(folders[0], "report.html")
+    stem, extension = os.path.splitext(out)
+    if extension != ".html":
+        raise RequestError(f"--out={out}: name a file that ends in .html")
+    found = {k: v for folder in folders for k, v in runs.find(folder).items()}
+    if not os.path.isdir(os.path.dirname(out) or "."):
+        raise RequestError(f"--out={out}: there is no folder {os.path.dirname(out)}")
+    records = [r for folder in folders for r in runs.find_records(folder)]
+    _require_something(folders, found, records)
+    made = [tables.of_sweep(base, record, found) for base, record in records]
+    placed = {
+        run.folder
+        for table in made
+        for cell in table.cells
+        for run in (*cell.runs, *cell.unfinished, *cell.broken)
+    }
+    others = [run for folder, run in found.items() if folder not in placed]
+    if others:
+        made.append(
+            tables.of_runs(
+                [r for r in others if isinstance(r, runs.Run)],
+                [r for r in others if isinstance(r, runs.Broken)],
+            )
+        )
+    for table in made:
+        sys.stdout.write(f"\n{text.markdown(table)}")
+    try:
+        page.write(out, made)
+        text.write_cells(f"{stem}.csv", made)
+        text.write_runs(f"{stem}.runs.csv", found.values())
+    except OSError as e:
+        raise RequestError(f"--out={out} cannot be written: {e}") from e
+    sys.stdout.write(f"\nwritten: {out}, {stem}.csv, {stem}.runs.csv\n")
+
+
+def _require_something(folders, found, records):
+    if not found and not records:
+        raise RequestError(
+            f"there is no result.json and no sweep in or below {', '.join(folders)}"
+        )
+    broken = [run for run in found.values() if isinstance(run, runs.Broken)]
+    if found and len(broken) == len(found):
+        raise RequestError(
+            "there is nothing but broken runs:\n"
+            + "\n".join(f"  {run.folder}: {run.reason}" for run in broken)
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m rsmatch_jax.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folders", metavar="DIR", nargs="+")
+    parser.add_argument("--out", metavar="FILE.html", help="the page")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

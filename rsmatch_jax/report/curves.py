@@ -1,0 +1,106 @@
+"""Curves over training as plotly figures: means over seeds, a line a cell."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly import offline
+
+from rsmatch_jax.report.runs import Run
+from rsmatch_jax.report.tables import Cell, Table
+
+HEIGHT = 340  # pixels
+# Colour-blind safe (Okabe and Ito), without the yellow that no light page shows.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#999999")
+DASHES = ("solid", "dash", "dot", "dashdot")
+
+
+def script() -> str:
+    """plotly.js itself, so that a page needs no network."""
+    return offline.get_plotlyjs()
+
+
+def of_table(table: Table) -> list[str]:
+    """HTML of the table's charts: test accuracy, a chart a column; then the detector's
+    accuracy (Fig. 4a), its balanced accuracy and the queue's purity, where there are
+    any, all cells together."""
+    charts = []
+    for column in table.columns:
+        cells = [c for c in table.cells if c.column == column]
+        title = (
+            f"Test accuracy, {column}" if len(table.columns) > 1 else "Test accuracy"
+        )
+        charts.append(_chart(title, [(c.row, c) for c in cells], "eval/test_accuracy"))
+    for title, key in (
+        ("Detector: accuracy on unlabelled images (Fig. 4a)", "detector_accuracy"),
+        ("Detector: balanced accuracy", "detector_balanced_accuracy"),
+        ("Queue: share of synthetic images", "queue_purity"),
+    ):
+        named = [
+            (c.row if len(table.columns) == 1 else f"{c.row}, {c.column}", c)
+            for c in table.cells
+        ]
+        charts.append(_chart(title, named, f"eval/{key}"))
+    return [chart for chart in charts if chart]
+
+
+def mean_curve(
+    runs: Iterable[Run], key: str
+) -> tuple[list[int], list[float], list[str]]:
+    """(steps, mean over runs in percent, the single values as text) of an evaluation
+    metric; steps that not all runs have are left out."""
+    values: dict[int, list[float]] = {}
+    runs = list(runs)
+    for run in runs:
+        for line in run.evaluations:
+            if line.get(key) is not None:
+                values.setdefault(line["step"], []).append(100 * line[key])
+    steps = sorted(step for step, v in values.items() if len(v) == len(runs))
+    means = [statistics.fmean(values[step]) for step in steps]
+    singles = [" / ".join(f"{v:.2f}" for v in values[step]) for step in steps]
+    return steps, means, singles
+
+
+def _chart(title: str, named: Sequence[tuple[str, Cell]], key: str) -> str | None:
+    figure = go.Figure()
+    for name, cell in named:
+        steps, means, singles = mean_curve(cell.runs, key)
+        if steps:
+            i = len(figure.data)
+            figure.add_scatter(
+                x=steps,
+                y=means,
+                name=name,
+                customdata=singles,
+                line={
+                    "color": COLOURS[i % len(COLOURS)],
+                    "dash": DASHES[i // len(COLOURS) % len(DASHES)],
+                },
+                mode="lines+markers" if len(steps) < 40 else "lines",
+                hovertemplate="%{y:.2f} % (%{customdata})",
+            )
+    if not figure.data:
+        return None
+    figure.update_layout(**_layout(title))
+    return figure.to_html(
+        full_html=False,
+        include_plotlyjs=False,
+        default_height=f"{HEIGHT}px",
+        config={"responsive": True, "displayModeBar": False},
+    )
+
+
+def _layout(title: str) -> dict[str, Any]:
+    axis = {"gridcolor": "rgba(128,128,128,0.25)", "zeroline": False}
+    return {
+        "title": {"text": title, "font": {"size": 15}},
+        "showlegend": True,
+        "hovermode": "x unified",
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "margin": {"l": 48, "r": 12, "t": 42, "b": 40},
+        "legend": {"orientation": "h", "y": -0.2},
+        "xaxis": {**axis, "title": {"text": "step"}},
+        "yaxis": {**axis, "ticksuffix": " %"},
+    }

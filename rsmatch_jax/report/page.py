@@ -1,0 +1,60 @@
+"""The report as one HTML file that needs no network."""
+
+import base64
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jinja2
+
+from rsmatch_jax.report import curves, text
+from rsmatch_jax.report.tables import Table
+
+PICTURES = 12  # contact sheets of a table, at most
+
+
+def write(path: str, tables: Sequence[Table]):
+    """Writes the page: each table, its notes, its curves, what its queues hold."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(os.path.dirname(__file__)),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    charts = [curves.of_table(table) for table in tables]
+    page = environment.get_template("page.html.jinja").render(
+        title=" · ".join(table.title for table in tables),
+        script=curves.script() if any(charts) else None,
+        sections=[
+            {
+                "title": table.title,
+                "columns": table.columns,
+                "rows": [_row(table, row) for row in table.rows],
+                "notes": [note.removeprefix("- ") for note in text.footnotes(table)],
+                "charts": chart,
+                "pictures": list(_pictures(table)),
+            }
+            for table, chart in zip(tables, charts, strict=True)
+        ],
+    )
+    with open(f"{path}.tmp", "w", encoding="utf-8") as f:
+        f.write(page)
+    os.replace(f"{path}.tmp", path)
+
+
+def _row(table: Table, row: str) -> dict[str, Any]:
+    cells = [table.cell(row, column) for column in table.columns]
+    return {"name": row, "lines": list(text.row_lines(table, cells))}
+
+
+def _pictures(table: Table) -> Iterator[dict[str, str]]:
+    """Of each cell with a queue, the picture of its first run."""
+    shown = 0
+    for cell in table.cells:
+        path = next((p for p in (run.picture() for run in cell.runs) if p), None)
+        if path and shown < PICTURES:
+            shown += 1
+            with open(path, "rb") as f:
+                data = base64.b64encode(f.read()).decode()
+            yield {"title": f"{cell.row}, {cell.column}", "data": data}

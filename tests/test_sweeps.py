@@ -1,0 +1,280 @@
+"""The paper's tables as data, and the command that runs them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+
+from rsmatch_jax import logbook, sweep, sweeps, train, workdir
+from rsmatch_jax.errors import RequestError
+
+# As printed in Table 1 and 2: differences to "FixMatch (real only)".
+PRINTED = {
+    "table1": {
+        "FixMatch": [-1.42, -0.67, 1.63, 0.06, 0.62, 3.34],
+        "FlexMatch": [-0.74, -0.12, 1.46, -0.54, 0.63, 2.79],
+        "SimMatch": [-1.02, -2.38, 0.63, -1.57, 1.31, 3.69],
+        "FreeMatch": [-0.57, 0.56, 1.19, -0.54, -0.13, 0.73],
+        "RSMatch": [0.16, 0.86, 3.25, 1.12, 2.30, 4.27],
+    },
+    "table2": {  # signs of the first four at 100 labels of CIFAR-10 are unreadable
+        "FixMatch": [None, 0.24, None, 0.56],
+        "FlexMatch": [None, -0.34, None, 0.59],
+        "SimMatch": [None, -0.13, None, 1.58],
+        "FreeMatch": [None, -0.11, None, 0.16],
+        "RSMatch": [0.86, 1.47, None, 1.44],
+    },
+}
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_figures_give_the_differences_that_the_paper_prints(name):
+    cells = sweeps.load()[name].cells
+    base = [c.accuracy[0] for c in cells if c.row == "FixMatch (real only)"]
+    for row, printed in PRINTED[name].items():
+        own = [c.accuracy[0] for c in cells if c.row == row]
+        for a, b, expected in zip(own, base, printed, strict=True):
+            if expected is not None:
+                assert a - b == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "cells"), [("table1", 36), ("table2", 24), ("table3", 8), ("digits", 18)]
+)
+def test_tables_have_their_cells(name, cells):
+    table = sweeps.load()[name]
+    assert len(table.cells) == cells
+    assert len({c.folder() for c in table.cells}) == cells
+    assert len({(c.row, c.column) for c in table.cells}) == cells
+
+
+@pytest.mark.parametrize("name", sweeps.load())
+def test_every_cell_is_a_config_that_runs(name):
+    """Keys are there, values valid, settings differ from cell to cell."""
+    table = sweeps.load()[name]
+    settings = set()
+    for r in sweep._runs(table, [0], "/tmp/nowhere", {}):
+        sweep._check(r)
+        config = r.cell.config_dict().to_dict()
+        settings.add(json.dumps(sweeps.setting(config), sort_keys=True))
+    assert len(settings) == len(table.cells)
+    assert table.baseline in {c.row for c in table.cells}
+
+
+def test_table_3_switches_what_it_names():
+    rows = {c.row: c.config_dict().method for c in sweeps.load()["table3"].cells}
+    own = {row: method.rsmatch for row, method in rows.items()}
+    assert not own["w/o individual models"].individual_models
+    assert not own["w/o class-wise queue"].classwise_queue
+    assert not own["w/o fake head"].fake_head
+    assert own["RSMatch"].individual_models
+    assert own["RSMatch, true routes"].routing == "oracle"
+    assert rows["FixMatch"].name == "fixmatch"
+
+
+def test_tables_share_folders_for_equal_settings_only():
+    folders = {}
+    for name in sweeps.PAPER:
+        for cell in sweeps.load()[name].cells:
+            setting = sweeps.setting(cell.config_dict().to_dict())
+            assert folders.setdefault(cell.folder(), setting) == setting
+    assert len(folders) == 36 + 12 + 5  # further: 100 labels; Table 3's own switches
+
+
+def test_dry_run_prints_every_launch_line(tmp_path, capsys):
+    argv = ["table1", "--dry_run", f"--out={tmp_path}/t"]
+    assert sweep.main(argv) == 0
+    out = capsys.readouterr().out
+    lines = [x for x in out.splitlines() if x.startswith("python launch.py ")]
+    assert len(set(lines)) == 108
+    assert sum("--config=configs/cifar100.py" in x for x in lines) == 54
+    assert sum("--config.seed=2" in x for x in lines) == 36
+    assert "36 cells x 3 seeds = 108 runs" in out
+    assert not os.listdir(tmp_path)
+
+
+def test_shards_part_the_runs(tmp_path, capsys):
+    def lines(*more):
+        assert sweep.main(["digits", "--dry_run", f"--out={tmp_path}/t", *more]) == 0
+        out = capsys.readouterr().out
+        return [x for x in out.splitlines() if x.startswith("python launch.py ")]
+
+    parts = [lines(f"--shard={i}/4") for i in range(4)]
+    assert sorted(sum(parts, [])) == sorted(lines())
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_keys_of_a_method_go_to_its_cells_alone(tmp_path, capsys):
+    key = "--config.method.simmatch.temperature=0.2"
+    argv = ["digits", "--dry_run", "--seeds=0", f"--out={tmp_path}/t", key]
+    assert sweep.main(argv) == 0
+    out = capsys.readouterr().out
+    lines = [x for x in out.splitlines() if x.startswith("python launch.py ")]
+    assert [key in x for x in lines] == ["name=simmatch" in x for x in lines]
+    assert sum(key in x for x in lines) == 3
+
+
+def test_shortened_runs_are_known_as_such():
+    cell = sweeps.load()["table1"].cells[0]
+    config = cell.config_dict({"train.num_steps": 100, "data.data_dir": "/d"}).to_dict()
+    assert sweeps.changed(cell, config) == {"train.num_steps": (2**20, 100)}
+    assert sweeps.published({**config, "seed": 2}) == cell
+    config["data"]["synthetic_ratio"] = 0.4
+    assert sweeps.published(config) is None
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["table9"], ["'table9'", "table1", "digits", "cifake"]),
+        (["digits", "--seeds=0,0"], ["--seeds=0,0"]),
+        (["digits", "--seeds=a"], ["--seeds=a"]),
+        (["digits", "--seeds=-1"], ["--seeds=-1"]),
+        (["digits", "--shard=4/4"], ["--shard=4/4", "0/4"]),
+        (["digits", "--shard=1"], ["--shard=1"]),
+        (["digits", "--config.seed=1"], ["config.seed", "--seeds"]),
+        (["digits", "--config.train.num_step=1"], ["num_step", "num_steps"]),
+        (["digits", "--config.train.num_steps=0"], ["num_steps=0"]),
+        (["digits", "--wrkdir=x"], ["--wrkdir=x"]),
+        (["digits", "more"], ["'more'"]),
+    ],
+)
+def test_wrong_request(argv, words, tmp_path, capsys):
+    assert sweep.main([*argv, f"--out={tmp_path}/t"]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    for word in words:
+        assert word in said
+    assert not os.listdir(tmp_path)
+
+
+def fake_sweep(num_cells=3):
+    cells = tuple(
+        sweeps.Cell(
+            row=f"row {i}",
+            column="c",
+            config="common",
+            overrides={"method.name": "supervised", "data.labels_per_class": 4 + i},
+        )
+        for i in range(num_cells)
+    )
+    return sweeps.Sweep(name="mine", title="Mine", cells=cells, baseline="row 0")
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    """Runs end at once, in the way that `outcomes` says by folder name."""
+    outcomes, launched = {}, []
+
+    def launch(r):
+        launched.append(r.workdir)
+        code = outcomes.get(r.cell.folder(), 0)
+        config = r.cell.config_dict().to_dict()
+        os.makedirs(r.workdir)
+        logbook.write_json(f"{r.workdir}/config.json", {**config, "seed": r.seed})
+        result = {"status": "failed" if code else "finished", "test_accuracy": 0.5}
+        logbook.write_json(f"{r.workdir}/result.json", result)
+        return code
+
+    monkeypatch.setattr(sweep, "_launch", launch)
+    monkeypatch.setattr(sweeps, "load", lambda: {"mine": fake_sweep()})
+    return outcomes, launched
+
+
+def test_goes_on_after_a_failure_and_says_so(tmp_path, pretend, capsys):
+    outcomes, launched = pretend
+    outcomes["common-supervised-labels_per_class=5"] = 1
+    out = tmp_path / "o"
+    assert sweep.main(["mine", "--seeds=0,1", f"--out={out}"]) == 1
+    captured = capsys.readouterr()
+    assert len(launched) == 6
+    assert "2 of 6 runs failed" in captured.err
+    assert captured.err.count("labels_per_class=5/seed") == 2
+    assert "FAILED with exit code 1" in captured.out
+    with open(out / "mine.sweep.json") as f:
+        assert json.load(f)["seeds"] == [0, 1]
+
+
+def test_skips_what_is_finished(tmp_path, pretend, capsys):
+    _, launched = pretend
+    assert sweep.main(["mine", "--seeds=1", f"--out={tmp_path}"]) == 0
+    assert sweep.main(["mine", "--seeds=0,1", f"--out={tmp_path}"]) == 0
+    assert len(launched) == 6
+    assert all("seed0" in folder for folder in launched[3:])
+    assert "6 to do, of which 3 are finished" in capsys.readouterr().out
+    with open(tmp_path / "mine.sweep.json") as f:
+        assert json.load(f)["seeds"] == [0, 1]
+
+
+def test_other_overrides_in_the_same_folder_are_refused(tmp_path, pretend, capsys):
+    assert sweep.main(["mine", "--seeds=0", f"--out={tmp_path}"]) == 0
+    argv = ["mine", f"--out={tmp_path}", "--config.train.num_steps=7"]
+    assert sweep.main(argv) == 2
+    assert "train.num_steps" in capsys.readouterr().err
+    argv = ["mine", "--seeds=5", f"--out={tmp_path}", "--config.train.num_steps=7"]
+    assert sweep.main(argv) == 2  # no run is there yet, but the record is
+    assert "another --out" in capsys.readouterr().err
+
+
+def test_foreign_record_is_named(tmp_path):
+    path = tmp_path / "x.sweep.json"
+    for content in ("{", "[1]", '{"name": "x"}'):
+        path.write_text(content)
+        with pytest.raises(RequestError, match="x.sweep.json is no record"):
+            sweeps.read_record(str(path))
+
+
+def test_interrupted_and_taken_up_again(tmp_path):
+    """The real command on the `fake` set: stopped in the second run, then finished;
+    both runs end as undisturbed ones."""
+    program = f"""
+import sys
+sys.path[:0] = ["tests", "."]
+import signal, test_sweeps
+from rsmatch_jax import sweep, sweeps
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+sweeps.load = lambda: {{"mine": test_sweeps.fake_sweep(2)}}
+sys.exit(sweep.main(["mine", "--seeds=0", "--out={tmp_path}/o", *sys.argv[1:]]))
+"""
+    small = [
+        *("--config.train.num_steps=60", "--config.eval.every_steps=10"),
+        *("--config.checkpoint.every_steps=10", "--config.log.every_steps=10"),
+        *("--config.log.tensorboard=False", "--config.train.batch_size=4"),
+        "--config.model.classifier=wrn_10_1",
+    ]
+    command = [sys.executable, "-c", program, *small]
+    folders = [f"{tmp_path}/o/common-supervised-labels_per_class={n}" for n in (4, 5)]
+    environment = {**os.environ, "XLA_FLAGS": ""}
+    process = subprocess.Popen(
+        command, cwd=sweeps.ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 240
+    while not os.path.exists(f"{folders[1]}/seed0/metrics.jsonl"):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert "the same command goes on" in said
+    assert workdir.read_result(f"{folders[0]}/seed0")["status"] == "finished"
+    status = workdir.read_result(f"{folders[1]}/seed0")["status"]
+    assert status in ("stopped", "finished")  # it may just have been done
+
+    done = subprocess.run(command, cwd=sweeps.ROOT, env=environment, text=True)
+    assert done.returncode == 0
+    for folder in folders:
+        config = sweeps.load_config("common")
+        config.update_from_flattened_dict(
+            sweeps.flat(workdir.read_config(f"{folder}/seed0"))
+        )
+        one = jax.local_devices()[:1]
+        whole = train.run(config.lock(), f"{folder}/whole", devices=one)
+        resumed = workdir.read_result(f"{folder}/seed0")
+        assert resumed["test_accuracy"] == whole["test_accuracy"]
+        assert resumed["status"] == "finished"
