@@ -39,6 +39,7 @@ LEVELS = {
     "validate": 5,
     "train": 5,
     "report": 6,
+    "bench": 6,
     "synthesis": 6,
 }
 # Third parties that only some levels may import at the top of a file.
