@@ -42,6 +42,7 @@ LEVELS = {
     "sweeps": 5,
     "sweep": 6,
     "report": 6,
+    "bench": 6,
     "synthesis": 6,
 }
 # Third parties that only some levels may import at the top of a file.

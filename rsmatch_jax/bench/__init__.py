@@ -1,0 +1,1 @@
+"""Measurements of speed: python -m rsmatch_jax.bench NAME."""

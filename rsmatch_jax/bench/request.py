@@ -1,0 +1,86 @@
+"""What was asked of a bench: config, preset, device, where the figures go."""
+
+import dataclasses
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from absl import flags
+
+from rsmatch_jax import command_line
+from rsmatch_jax.errors import RequestError
+
+PRESETS = {
+    "cpu": {"train.batch_size": 4, "train.unlabeled_ratio": 7},
+    "gpu": {"model.dtype": "bfloat16"},
+}
+CONFIG = os.path.join("configs", "cifar10.py")
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """config: locked, with the preset's values and then the user's. out: None or a path
+    that can be written. device: the first one visible; no bench uses more."""
+
+    config: Any
+    config_name: str
+    preset: str
+    out: str | None
+    device: jax.Device
+
+
+def parse(argv: Sequence[str]) -> Request:
+    """argv: as sys.argv without the bench's name. --config is configs/cifar10.py of
+    this repository, wherever the user is, unless given.
+
+    Raises RequestError for anything that does not fit, before anything is measured.
+    """
+    file, rest = _config_file(argv[1:])
+    head = [argv[0], *file]
+    _, name, values = command_line.parse([*head, *rest], _define)
+    check_out(values.out)
+    device = jax.local_devices()[0]
+    preset = values.preset or ("cpu" if device.platform == "cpu" else "gpu")
+    # Before the user's, for the last of two values stands.
+    own = [f"--config.{key}={value}" for key, value in PRESETS[preset].items()]
+    config, _, _ = command_line.parse([*head, *own, *rest], _define)
+    return Request(config, name, preset, values.out, device)
+
+
+def check_out(path: str | None):
+    """Raises RequestError where no file `path` can be made."""
+    if path is None:
+        return
+    folder = os.path.dirname(path) or "."
+    if not path or os.path.isdir(path):
+        raise RequestError(f"--out={path} is no file name; use --out=FILE.json")
+    if not os.path.isdir(folder):
+        raise RequestError(f"--out={path}: there is no folder {folder}; make it first")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as e:
+        raise RequestError(
+            f"--out={path}: {folder} cannot be written ({e.strerror}); choose another"
+        ) from None
+
+
+def _config_file(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(the words that name the config file, the other ones)."""
+    for i, arg in enumerate(argv):
+        if arg.lstrip("-").split("=", 1)[0] == "config" and arg.startswith("-"):
+            end = i + 1 if "=" in arg else i + 2
+            return list(argv[i:end]), [*argv[:i], *argv[end:]]
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    if root not in sys.path:
+        sys.path.append(root)  # config files import each other from there
+    return [f"--config={os.path.join(root, CONFIG)}"], list(argv)
+
+
+def _define(values: flags.FlagValues):
+    flags.DEFINE_enum(
+        "preset", None, list(PRESETS), "Sizes to measure at.", flag_values=values
+    )
+    flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)

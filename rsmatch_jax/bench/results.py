@@ -1,0 +1,148 @@
+"""What a bench says: figures against their limits, the machine, tables, JSON."""
+
+import dataclasses
+import importlib.metadata
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from rsmatch_jax import logbook
+from rsmatch_jax.bench.request import Request
+from rsmatch_jax.bench.timing import Spread
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Limit:
+    """What a figure must reach, and should; at_least: more is better."""
+
+    unit: str
+    must: float
+    goal: float | None = None
+    at_least: bool = False
+
+    def figure(self, value: float, spread: Spread | None = None) -> dict[str, Any]:
+        """The figure's JSON; spread: its quartiles, None for what does not vary."""
+        return {
+            "value": value,
+            "unit": self.unit,
+            "must": self.must,
+            "goal": self.goal,
+            "holds": value >= self.must if self.at_least else value <= self.must,
+            "spread": None if spread is None else [spread.low, spread.high],
+        }
+
+
+def document(
+    request: Request,
+    bench: str,
+    figures: Mapping[str, Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """All of a bench as one JSON-ready dict; a figure not measured is absent."""
+    device = request.device
+    return {
+        "bench": bench,
+        "device": {
+            "platform": device.platform,
+            "kind": device.device_kind,
+            "used": 1,
+            "visible": jax.local_device_count(),
+            "cpu": _cpu_model(),
+            "cores": _cores(),
+            "load": os.getloadavg()[0],  # of the last minute, all processes
+        },
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in PACKAGES},
+        },
+        "preset": request.preset,
+        "precision": request.config.model.dtype,
+        "config": {"name": request.config_name, **request.config.to_dict()},
+        "figures": dict(figures),
+        "rows": list(rows),
+    }
+
+
+def deliver(
+    request: Request, content: Mapping[str, Any], limits: Mapping[str, Limit]
+) -> None:
+    """Shows the figures with their limits, and writes the JSON file if asked to."""
+    figures = content["figures"]
+    if figures:
+        table = [_figure_row(name, f, limits[name]) for name, f in figures.items()]
+        logbook.say(f"\n{markdown(table)}\n")
+    else:
+        logbook.say("\nno limit applies at these sizes on this device\n")
+    missed = [name for name, f in figures.items() if not f["holds"]]
+    if missed:
+        logbook.say(
+            f"does not hold: {', '.join(missed)}. This is a measurement and no "
+            "failure: the exit code is 0"
+        )
+    if request.out is not None:
+        logbook.write_json(request.out, content)
+        logbook.say(f"written: {request.out}")
+
+
+def markdown(rows: Sequence[Mapping[str, str]]) -> str:
+    """A Markdown table of dicts with equal keys; all columns but the first to the
+    right."""
+    lines = [list(rows[0]), *(list(r.values()) for r in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rule = ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]
+    aligned = [
+        [
+            c.rjust(w) if i else c.ljust(w)
+            for i, (c, w) in enumerate(zip(line, widths, strict=True))
+        ]
+        for line in lines
+    ]
+    return "\n".join(
+        f"| {' | '.join(line)} |" for line in [aligned[0], rule, *aligned[1:]]
+    )
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def interval(low_high: Sequence[float] | None, digits: int = 2) -> str:
+    if low_high is None:
+        return "-"
+    return f"{number(low_high[0], digits)} to {number(low_high[1], digits)}"
+
+
+def _figure_row(name: str, figure: Mapping[str, Any], limit: Limit) -> dict[str, str]:
+    sign = ">=" if limit.at_least else "<="
+    goal = figure["goal"]
+    return {
+        "figure": f"{name} ({figure['unit']})",
+        "value": number(figure["value"], 3),
+        "quartiles": interval(figure["spread"], 3),
+        "must": f"{sign} {figure['must']:g}",
+        "goal": "-" if goal is None else f"{sign} {goal:g}",
+        "holds": "yes" if figure["holds"] else "NO",
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        with open("/proc/cpuinfo") as f:
+            for line in f:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _cores() -> int | None:
+    """Cores that this process may use; /proc/cpuinfo lists the host's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()

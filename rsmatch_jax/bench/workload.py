@@ -1,0 +1,122 @@
+"""What benches run: experiments of CIFAR-10's sizes on random batches, compiled.
+
+Batches lie on the device before anything is timed: neither input nor augmentation
+counts.
+"""
+
+import copy
+import functools
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from rsmatch_jax import experiment, parallel, validate
+from rsmatch_jax.errors import RequestError
+from rsmatch_jax.methods import Dims
+from rsmatch_jax.state import Batch
+
+NUM_CLASSES, SIZE, PER_CLASS = 10, 32, 5000  # CIFAR-10's training set
+
+
+def build(
+    config: Any, values: Mapping[str, Any], device: jax.Device
+) -> experiment.Experiment:
+    """The experiment of one row. Raises RequestError for a config that cannot work."""
+    config = copy.deepcopy(config)  # keeps the lock: a key that is not there raises
+    for key, value in values.items():
+        group, last = key.rsplit(".", 1)
+        get(config, group)[last] = value
+    if config.method.name != "simmatch":
+        config.method.simmatch.epass = False  # refused beside another method
+    validate.check(config, 1)
+    if config.data.labels_per_class > PER_CLASS:
+        raise RequestError(
+            f"data.labels_per_class={config.data.labels_per_class}: this bench has the "
+            f"sizes of CIFAR-10, {PER_CLASS} images a class"
+        )
+    if config.method.name == "rsmatch":
+        validate.check_queue(config, NUM_CLASSES, num_synthetic=1)
+    pad = config.input.crop_pad
+    dims = Dims(
+        num_classes=NUM_CLASSES,
+        image_shape=(SIZE, SIZE, 3),
+        crop_pad=SIZE // 8 if pad is None else pad,
+        batch_size=config.train.batch_size,
+        unlabeled_batch=config.train.batch_size * config.train.unlabeled_ratio,
+        num_labeled=NUM_CLASSES * config.data.labels_per_class,
+        num_unlabeled=NUM_CLASSES * PER_CLASS,
+    )
+    return experiment.build(config, dims, config.data.name, [device])
+
+
+def random_batch(exp: experiment.Experiment) -> Batch:
+    """One global batch of noise, numpy; the same for all methods of one size."""
+    rng, d = np.random.default_rng(exp.config.seed), exp.dims
+    unlabeled = d.unlabeled_batch if exp.method.uses_unlabeled else 0
+
+    def images(n):
+        return rng.integers(0, 256, (n, *d.image_shape), dtype=np.uint8)
+
+    def numbers(n, end):
+        return rng.integers(0, end, n, dtype=np.int32)
+
+    m = exp.config.method
+    oracle = m.name == "rsmatch" and m.rsmatch.routing == "oracle"
+    return Batch(
+        lab=images(d.batch_size),
+        labels=numbers(d.batch_size, d.num_classes),
+        lab_indices=numbers(d.batch_size, d.num_labeled),
+        weak=images(unlabeled),
+        strong=images(unlabeled),
+        indices=numbers(unlabeled, d.num_unlabeled),
+        synthetic=numbers(unlabeled, 2).astype(bool) if oracle else None,
+    )
+
+
+class Program:
+    """A compiled step with its state, which it is donated and gives back each time."""
+
+    def __init__(self, exp: experiment.Experiment):
+        batch = random_batch(exp)
+        self.images = len(batch.lab) + len(batch.weak) + len(batch.strong)
+        self._batch = parallel.shard_rows(batch, exp.devices)
+        self._state = jax.block_until_ready(exp.init_state())
+        begin = time.perf_counter()
+        self._step = exp.train_step().lower(self._state, self._batch).compile()
+        self._compile_seconds = time.perf_counter() - begin
+
+    def run(self, steps: int):
+        for _ in range(steps):
+            self._state, metrics = self._step(self._state, self._batch)
+        jax.block_until_ready((self._state, metrics))
+
+    def cost(self) -> dict[str, Any]:
+        """What the compiler says of one step: GFLOP, bytes, buffers. None for what the
+        backend does not tell. Tracing counts as compiling; a compilation cache that is
+        switched on makes it short."""
+        cost = self._step.cost_analysis() or {}
+        memory = self._step.memory_analysis()
+        flops = cost.get("flops")
+        return {
+            "compile_seconds": self._compile_seconds,
+            "gflop": None if flops is None else flops / 1e9,
+            "bytes_accessed": cost.get("bytes accessed"),
+            "temp_bytes": None if memory is None else memory.temp_size_in_bytes,
+            "state_leaves": len(jax.tree.leaves(self._state)),
+            "aliased_leaves": aliased_leaves(self._step.as_text()),
+        }
+
+
+def aliased_leaves(hlo: str) -> int:
+    """Outputs that take over an input's buffer, by the header of a compiled module."""
+    aliased = re.search(r"input_output_alias=\{(.*?)\}, entry", hlo.split("\n", 1)[0])
+    return aliased[1].count("-alias") if aliased else 0
+
+
+def get(config: Any, key: str) -> Any:
+    """The value of a dotted key."""
+    return functools.reduce(getattr, key.split("."), config)
