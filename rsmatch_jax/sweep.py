@@ -73,11 +73,10 @@ def run(args: argparse.Namespace, overrides: Sequence[str]):
     if args.dry_run:
         for r in runs:
             say(shlex.join(["python", os.path.relpath(_launcher()), *r.argv]))
-    shard = f" of shard {args.shard}" if args.shard else ""
+    shard = f"{len(runs)} in shard {args.shard}, " if args.shard else ""
     say(
         f"{sweep.title}\n{len(sweep.cells)} cells x {len(seeds)} seeds = "
-        f"{len(sweep.cells) * len(seeds)} runs; {len(runs)}{shard} to do, of which "
-        f"{done} are finished"
+        f"{len(sweep.cells) * len(seeds)} runs; {shard}{done} finished already"
     )
     if args.dry_run:
         return

@@ -27,7 +27,11 @@ NOT_THE_SETTING = (
     "data.synthetic_pool",
 )
 # What a cell of the paper is about; other keys only make it smaller or larger.
-IDENTITY = ("data.", "method.")
+IDENTITY = (
+    *("data.name", "data.labels_per_class", "data.real_only"),
+    *("data.synthetic_ratio", "data.synthetic_mode", "data.synthetic_mix"),
+    "method.",
+)
 
 Value = str | int | float | bool | None
 RECORD_KEYS = ("name", "title", "baseline", "reduced", "note", "seeds", "overrides")
@@ -52,7 +56,9 @@ class Cell:
     note: str | None = None
     common: Mapping[str, Value] = dataclasses.field(default_factory=dict)
 
-    def all_overrides(self, more: Mapping[str, Value] | None = None):
+    def all_overrides(
+        self, more: Mapping[str, Value] | None = None
+    ) -> dict[str, Value]:
         """{dotted key: value}: those of the sweep, of the cell, then `more`. Keys of
         methods that the cell does not use are left out."""
         keys = {**self.common, **self.overrides, **(more or {})}

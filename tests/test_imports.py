@@ -30,6 +30,7 @@ LEVELS = {
     "evaluation": 4,
     "checkpoint": 4,
     "logbook": 4,
+    "markdown": 4,
     "pictures": 4,
     "record": 4,
     "workdir": 4,

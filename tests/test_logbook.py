@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from rsmatch_jax import logbook, record
+from rsmatch_jax import logbook, markdown, record
 from rsmatch_jax.errors import RequestError, RunFailed
 from rsmatch_jax.record import Record, Stopwatch, interval_means
 
@@ -80,3 +80,16 @@ def test_record_survives_saving():
     again = Record.from_meta(meta)
     assert again.to_meta() == meta
     assert again.pending == [{"a": float(np.float32(0.1))}]
+
+
+def test_tables_are_aligned():
+    lines = [["a", "1,000.5"], ["longer", "2.0"]]
+    assert markdown.table(["method", "ms"], lines, numbers=True) == (
+        "| method |      ms |\n"
+        "| ------ | ------: |\n"
+        "| a      | 1,000.5 |\n"
+        "| longer |     2.0 |"
+    )
+    assert markdown.table(["", "%"], [["x", "-"]]) == (
+        "|     | %   |\n| --- | --- |\n| x   | -   |"
+    )

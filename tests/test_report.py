@@ -10,7 +10,7 @@ from PIL import Image
 
 from rsmatch_jax import logbook, sweeps
 from rsmatch_jax.report import __main__ as report
-from rsmatch_jax.report import curves, runs, tables, text
+from rsmatch_jax.report import curves, runs, tables
 
 SEEDS = [0, 1, 2]
 BEST = {
@@ -289,9 +289,3 @@ def test_wrong_requests(tmp_path, capsys):
         said = capsys.readouterr().err
         assert word in said
         assert "Traceback" not in said
-
-
-def test_grid_is_aligned():
-    lines = text.grid(["", "a"], [["x", "1234"], ["longer", "-"]]).splitlines()
-    assert lines[0] == "|        | a    |"
-    assert lines[3] == "| longer | -    |"

@@ -206,7 +206,7 @@ def test_skips_what_is_finished(tmp_path, pretend, capsys):
     assert sweep.main(["mine", "--seeds=0,1", f"--out={tmp_path}"]) == 0
     assert len(launched) == 6
     assert all("seed0" in folder for folder in launched[3:])
-    assert "6 to do, of which 3 are finished" in capsys.readouterr().out
+    assert "6 runs; 3 finished already" in capsys.readouterr().out
     with open(tmp_path / "mine.sweep.json") as f:
         assert json.load(f)["seeds"] == [0, 1]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from rsmatch_jax import logbook
+from rsmatch_jax import logbook, markdown
 from rsmatch_jax.bench.request import Request
 from rsmatch_jax.bench.timing import Spread
 
@@ -75,7 +75,8 @@ def deliver(
     figures = content["figures"]
     if figures:
         table = [_figure_row(name, f, limits[name]) for name, f in figures.items()]
-        logbook.say(f"\n{markdown(table)}\n")
+        show(table)
+        logbook.say()
     else:
         logbook.say("\nno limit applies at these sizes on this device\n")
     missed = [name for name, f in figures.items() if not f["holds"]]
@@ -89,22 +90,10 @@ def deliver(
         logbook.say(f"written: {request.out}")
 
 
-def markdown(rows: Sequence[Mapping[str, str]]) -> str:
-    """A Markdown table of dicts with equal keys; all columns but the first to the
-    right."""
-    lines = [list(rows[0]), *(list(r.values()) for r in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rule = ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]
-    aligned = [
-        [
-            c.rjust(w) if i else c.ljust(w)
-            for i, (c, w) in enumerate(zip(line, widths, strict=True))
-        ]
-        for line in lines
-    ]
-    return "\n".join(
-        f"| {' | '.join(line)} |" for line in [aligned[0], rule, *aligned[1:]]
-    )
+def show(rows: Sequence[Mapping[str, str]]):
+    """A table on the terminal, of dicts with equal keys."""
+    lines = [list(row.values()) for row in rows]
+    logbook.say(f"\n{markdown.table(list(rows[0]), lines, numbers=True)}")
 
 
 def number(value: float | None, digits: int = 2) -> str:

@@ -74,7 +74,7 @@ def main(argv: list[str]):
             f"--config.{min(own)}: the rows of this bench set it; leave it out"
         )
     content = measure(asked, ROWS)
-    logbook.say(f"\n{results.markdown([_shown(row) for row in content['rows']])}")
+    results.show([_shown(row) for row in content["rows"]])
     results.deliver(asked, content, LIMITS)
 
 

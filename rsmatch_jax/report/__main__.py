@@ -49,7 +49,7 @@ def report(folders: Sequence[str], out: str | None):
             )
         )
     for table in made:
-        sys.stdout.write(f"\n{text.markdown(table)}")
+        sys.stdout.write(f"\n{text.section(table)}")
     try:
         page.write(out, made)
         text.write_cells(f"{stem}.csv", made)

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rsmatch_jax import markdown
 from rsmatch_jax.report.runs import FIGURES, TEST_FIGURES, Broken, Run
 from rsmatch_jax.report.tables import Cell, Stat, Table
 
@@ -14,7 +15,7 @@ DETECTOR_LINES = {
 }
 
 
-def markdown(table: Table) -> str:
+def section(table: Table) -> str:
     """The table with its title, notes, and what is missing.
 
     A row of the paper's table is several lines here: best over evaluations, the
@@ -27,9 +28,8 @@ def markdown(table: Table) -> str:
         for what, texts in row_lines(table, cells):
             lines.append([row if what == "best" else "", what, *texts])
     head = ["", "%", *table.columns]
-    return "\n".join(
-        [f"## {table.title}", "", grid(head, lines), "", *footnotes(table), ""]
-    )
+    text = [f"## {table.title}", "", markdown.table(head, lines), ""]
+    return "\n".join([*text, *footnotes(table), ""])
 
 
 def row_lines(
@@ -126,21 +126,6 @@ def footnotes(table: Table) -> list[str]:
         for run in cell.broken:
             notes.append(f"{run.folder} is broken: {run.reason}")
     return [f"- {note}" for note in notes]
-
-
-def grid(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with aligned columns."""
-    table = [head, ["---"] * len(head), *lines]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return "\n".join(
-        "| "
-        + " | ".join(
-            cell.ljust(w, "-" if cell == "---" else " ")
-            for cell, w in zip(line, widths, strict=True)
-        )
-        + " |"
-        for line in table
-    )
 
 
 def write_cells(path: str, tables: Iterable[Table]):
