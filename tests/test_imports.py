@@ -38,6 +38,7 @@ LEVELS = {
     "command_line": 5,
     "validate": 5,
     "train": 5,
+    "evaluate": 6,
     "report": 6,
     "synthesis": 6,
 }
