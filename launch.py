@@ -14,7 +14,7 @@ import sys
 
 from absl import flags
 
-from rsmatch_jax import command_line, compilation, train
+from rsmatch_jax import command_line, compilation, train, validate
 from rsmatch_jax.errors import exit_code
 
 GO_ON = "the same command goes on from the last checkpoint, if there is one"
@@ -33,6 +33,7 @@ def main(argv: list[str]) -> int:
 
     def command():
         config, stem, values = command_line.parse(argv, define_flags)
+        validate.check_overrides(config, command_line.override_keys(argv))
         compilation.use_cache(config.data.cache_dir)
         workdir = values.workdir
         if workdir is None:

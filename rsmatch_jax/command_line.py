@@ -1,4 +1,5 @@
-"""Reading `--config=FILE --config.group.key=value`, with answers a user can act on.
+"""Reading `--config=FILE --config.group.key=value`, or the config that a run has saved,
+with answers a user can act on.
 
 absl and ml_collections meet a wrong flag, key, type or file with a traceback and exit
 code 1. Here each becomes a RequestError that names it.
@@ -8,12 +9,13 @@ import contextlib
 import difflib
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from rsmatch_jax import validate, workdir
 from rsmatch_jax.errors import RequestError
 
 
@@ -43,6 +45,52 @@ def parse(
     if rest:
         raise RequestError(f"{rest[0]!r} is no flag; flags look like --workdir=DIR")
     return values.config, os.path.splitext(os.path.basename(path))[0], values
+
+
+def saved_config(folder: str) -> ConfigDict:
+    """The locked config of the run in a workdir.
+
+    Raises RequestError where there is no run, or where its config.json lacks a key of
+    configs/common.py or has a value that cannot be. Keys of the run's own may stay.
+    """
+    if not os.path.isdir(folder):
+        raise RequestError(f"--workdir={folder}: there is no such folder")
+    saved = workdir.read_config(folder)
+    path = os.path.join(folder, workdir.CONFIG_FILE)
+    if saved is None:
+        raise RequestError(
+            f"--workdir={folder} holds no run (no {workdir.CONFIG_FILE}); name the "
+            "--workdir of a launch.py"
+        )
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    config = _load([""], os.path.join(root, "configs", "common.py"))
+    missing = list(_missing(config, saved))
+    if missing:
+        listed = ", ".join([*missing[:4], *(["..."] if missing[4:] else [])])
+        raise RequestError(
+            f"{path} lacks {listed}: it is no config of this version; use the version "
+            "that trained the run"
+        )
+    try:
+        with config.unlocked():
+            config.update(saved)
+        # One device: whoever looks at a run need not split its batch.
+        validate.check(config, num_devices=1)
+    except (TypeError, ValueError) as e:
+        raise RequestError(f"{path}: {' '.join(str(e).split())}") from None
+    return config
+
+
+def _missing(reference: ConfigDict, saved: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted keys of `reference` that a nested dict lacks; null counts only where the
+    reference may be None, too."""
+    for key, value in reference.items():
+        known = isinstance(saved, dict) and key in saved
+        inner = saved[key] if known else None
+        if isinstance(value, ConfigDict):
+            yield from _missing(value, inner, f"{prefix}{key}.")
+        elif not known or (inner is None and value is not None):
+            yield f"{prefix}{key}"
 
 
 def _define(argv: Sequence[str]) -> flags.FlagValues:
@@ -92,6 +140,7 @@ def _check_key(config: ConfigDict, key: str):
 
 
 def override_keys(argv: Sequence[str]) -> list[str]:
+    """Dotted keys that the command line sets."""
     keys = []
     for arg in argv[1:]:
         name = arg.lstrip("-").split("=", 1)[0]

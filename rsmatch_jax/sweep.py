@@ -180,7 +180,13 @@ def _overrides(sweep: Sweep, given: Sequence[str]) -> dict[str, Value]:
     keys = command_line.override_keys(argv)
     if "seed" in keys:
         raise RequestError("--config.seed: a sweep takes --seeds=0,1,2")
-    return {key: values[key] for key in keys}
+    more = {key: values[key] for key in keys}
+    for key in keys:
+        if not any(key in cell.all_overrides(more) for cell in sweep.cells):
+            raise RequestError(
+                f"--config.{key}: no cell of {sweep.name} has a use for it"
+            )
+    return more
 
 
 def _named(name: str) -> Sweep:

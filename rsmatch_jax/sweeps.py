@@ -6,11 +6,11 @@ import functools
 import importlib.util
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import rsmatch_jax
-from rsmatch_jax import logbook, workdir
+from rsmatch_jax import logbook, validate, workdir
 from rsmatch_jax.errors import RequestError
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(rsmatch_jax.__file__)))
@@ -64,7 +64,8 @@ class Cell:
         keys = {**self.common, **self.overrides, **(more or {})}
         c = load_config(self.config)
         c.update_from_flattened_dict(keys)
-        return {k: v for k, v in keys.items() if k not in unused_keys(c, keys)}
+        ignored = validate.ignored_keys(c, keys)
+        return {k: v for k, v in keys.items() if k not in ignored}
 
     def config_dict(self, more: Mapping[str, Value] | None = None) -> Any:
         """The cell's unlocked ConfigDict, with `more` overrides after its own."""
@@ -114,20 +115,6 @@ def config_path(name: str) -> str:
 def load_config(name: str) -> Any:
     """The unlocked ConfigDict of configs/<name>.py."""
     return _module(config_path(name)).get_config().unlock()
-
-
-def unused_keys(config: Any, keys: Iterable[str]) -> list[str]:
-    """Those of the dotted keys that belong to another method than the config's."""
-    used = {config.method.name, config.method.rsmatch.pseudo_label}
-    if config.method.name != "rsmatch":
-        used = {config.method.name}
-    return [
-        key
-        for key in keys
-        if key.startswith("method.")
-        and key.count(".") == 2
-        and key.split(".")[1] not in used
-    ]
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Value]:

@@ -2,6 +2,7 @@
 and a way out. What depends on the data is checked where the data is."""
 
 import math
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from rsmatch_jax import csqueue, models
@@ -114,6 +115,45 @@ def check(config: Any, num_devices: int):
         _check_rsmatch(config)
 
 
+def ignored_keys(config: Any, keys: Iterable[str]) -> dict[str, str]:
+    """{dotted key: whose it is} for those of the keys that the config's method ignores.
+
+    A block of `method` belongs to the method of its name, a pseudo-labelling rule's
+    also to RSMatch on that rule; lambda to all methods that use unlabelled images.
+    """
+    own = config.method
+    if own.name not in METHODS:
+        return {}  # `check` says so
+    used = {own.name}
+    if own.name == "rsmatch":
+        used.add(own.rsmatch.pseudo_label)
+    blocks = {name for name, value in own.items() if hasattr(value, "items")}
+    found = {}
+    for key in keys:
+        group, block = [*key.split("."), ""][:2]
+        if group == "method" and block in blocks - used:
+            found[key] = f"method.name={block}"
+            if block in RULES:
+                found[key] += f" and to method.rsmatch.pseudo_label={block}"
+        if key == "method.unsup_weight" and own.name == "supervised":
+            found[key] = ", ".join(name for name in METHODS if name != own.name)
+    return found
+
+
+def check_overrides(config: Any, keys: Iterable[str]):
+    """Raises RequestError for a key set on the command line that the method ignores.
+
+    A config file may hold values for all methods; whoever types a key means it to
+    matter.
+    """
+    own = config.method
+    said = f"method.name={own.name}"
+    if own.name == "rsmatch":
+        said += f" with method.rsmatch.pseudo_label={own.rsmatch.pseudo_label}"
+    for key, owners in ignored_keys(config, keys).items():
+        _refuse(config, key, f"{said} ignores it; it belongs to {owners}")
+
+
 def check_queue(config: Any, num_classes: int, num_synthetic: int) -> list[str]:
     """The checks of RSMatch that need the data's sizes; returns warnings."""
     own, batch = config.method.rsmatch, config.train.batch_size
@@ -187,6 +227,17 @@ def _check_rsmatch(config: Any):
             f"a step has {unlabeled} unlabelled images (train.batch_size * "
             "train.unlabeled_ratio); push at most as many",
         )
+    if own.routing == "oracle":
+        for key, nothing in (("synthetic_ratio", 0), ("real_only", True)):
+            if config.data[key] == nothing:
+                _refuse(
+                    config,
+                    "method.rsmatch.routing",
+                    f"with data.{key}={config.data[key]} no unlabelled image is "
+                    "synthetic and there is nothing to route by; set "
+                    "data.synthetic_ratio above 0 and data.real_only=False, or use "
+                    "method.rsmatch.routing=detector",
+                )
     if not own.individual_models:
         for key in ("detector_learning_rate", "detector_weight_decay"):
             if own[key] is not None:

@@ -7,6 +7,7 @@ queue.png, confusion.npy and result.json.
 import json
 import os
 import shutil
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,15 @@ CONFIG_FILE = "config.json"
 SPLIT_FILE = "split.npz"
 QUEUE_PICTURE = "queue.png"
 CONFUSION_FILE = "confusion.npy"
+FILES = (
+    CONFIG_FILE,
+    SPLIT_FILE,
+    QUEUE_PICTURE,
+    CONFUSION_FILE,
+    logbook.METRICS_FILE,
+    logbook.PARAMETERS_FILE,
+    logbook.RESULT_FILE,
+)
 
 # Keys that change how a run is carried out, never what it computes.
 FREE = ("input.prefetch", "checkpoint.", "log.")
@@ -82,14 +92,7 @@ def claim(workdir: str, config: dict[str, Any], split: dict[str, np.ndarray]):
     """
     path = os.path.join(workdir, SPLIT_FILE)
     if os.path.exists(path):
-        with np.load(path, allow_pickle=False) as earlier:
-            for name, chosen in split.items():
-                if not np.array_equal(earlier[name], chosen):
-                    raise RequestError(
-                        f"{path}: this run began with another choice of {name} images, "
-                        "so the dataset or the pool has changed since; restore them, "
-                        "or start anew with --overwrite"
-                    )
+        check_split(workdir, split)
     try:
         os.makedirs(workdir, exist_ok=True)
         logbook.write_json(os.path.join(workdir, CONFIG_FILE), config)
@@ -100,6 +103,29 @@ def claim(workdir: str, config: dict[str, Any], split: dict[str, np.ndarray]):
         raise RequestError(
             f"--workdir={workdir} cannot be written ({e}); choose another"
         ) from e
+
+
+def check_split(workdir: str, split: dict[str, np.ndarray]):
+    """Raises RequestError unless the run in `workdir` began with these images.
+
+    split: index arrays by name, chosen anew from the data that are there now.
+    """
+    path = os.path.join(workdir, SPLIT_FILE)
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            earlier = {name: saved[name] for name in split}
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as e:
+        raise RequestError(
+            f"{path} cannot be read ({e}), so nothing tells which images this run "
+            "began with; restore it, or train anew with --overwrite"
+        ) from None
+    for name, chosen in split.items():
+        if not np.array_equal(earlier[name], chosen):
+            raise RequestError(
+                f"{path}: this run began with another choice of {name} images, so the "
+                "dataset or the pool has changed since; restore them, or train anew "
+                "with --overwrite"
+            )
 
 
 def clear(workdir: str):
@@ -133,5 +159,5 @@ def _read_json(path: str) -> dict[str, Any] | None:
             return json.load(f)
     except FileNotFoundError:
         return None
-    except (json.JSONDecodeError, NotADirectoryError) as e:
+    except (ValueError, OSError) as e:  # also a binary file, or a folder
         raise RequestError(f"{path} cannot be read: {e}") from None

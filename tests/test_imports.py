@@ -42,6 +42,7 @@ LEVELS = {
     "train": 5,
     "sweeps": 5,
     "sweep": 6,
+    "evaluate": 6,
     "report": 6,
     "bench": 6,
     "synthesis": 6,

@@ -5,11 +5,17 @@ import subprocess
 import sys
 
 import pytest
+from helpers import config
 
 import launch
+from rsmatch_jax import command_line, validate
+from rsmatch_jax.errors import RequestError
+from rsmatch_jax.methods import METHODS
 
 ROOT = pathlib.Path(__file__).parent.parent
 DIGITS = "--config=configs/digits.py"
+FREEMATCH = "--config.method.name=freematch"
+ORACLE = "--config.method.rsmatch.routing=oracle"
 
 WRONG = [
     # command line
@@ -112,8 +118,14 @@ WRONG = [
         [DIGITS, "--config.method.rsmatch.pseudo_label=simmatch"],
         ["pseudo_label=simmatch", "fixmatch", "flexmatch", "freematch"],
     ),
-    ([DIGITS, "--config.method.freematch.ema_decay=1.1"], ["ema_decay=1.1"]),
-    ([DIGITS, "--config.method.freematch.entropy_weight=-1"], ["entropy_weight=-1"]),
+    (
+        [DIGITS, FREEMATCH, "--config.method.freematch.ema_decay=1.1"],
+        ["ema_decay=1.1", "between 0 and 1"],
+    ),
+    (
+        [DIGITS, FREEMATCH, "--config.method.freematch.entropy_weight=-1"],
+        ["entropy_weight=-1", "0 or more"],
+    ),
     ([DIGITS, "--config.method.rsmatch.routing=luck"], ["routing=luck", "oracle"]),
     (
         [
@@ -122,6 +134,67 @@ WRONG = [
             "--config.method.rsmatch.detector_learning_rate=0.1",
         ],
         ["detector_learning_rate=0.1", "individual_models"],
+    ),
+    (
+        [DIGITS, ORACLE, "--config.data.synthetic_ratio=0"],
+        ["routing=oracle", "data.synthetic_ratio=0", "routing=detector"],
+    ),
+    (
+        [DIGITS, ORACLE, "--config.data.real_only=True"],
+        ["routing=oracle", "data.real_only=True", "data.real_only=False"],
+    ),
+    # keys of another method than the chosen one
+    (
+        [
+            DIGITS,
+            "--config.method.simmatch.temperature=0.2",
+            "--config.method.name=fixmatch",
+        ],
+        [
+            "method.simmatch.temperature=0.2",
+            "method.name=fixmatch ignores it",
+            "belongs to method.name=simmatch",
+        ],
+    ),
+    (
+        [DIGITS, FREEMATCH, "--noconfig.method.flexmatch.threshold_warmup"],
+        [
+            "flexmatch.threshold_warmup=False",
+            "method.name=freematch ignores",
+            "method.rsmatch.pseudo_label=flexmatch",
+        ],
+    ),
+    (
+        [
+            DIGITS,
+            "--config.method.rsmatch.pseudo_label=flexmatch",
+            "--config.method.freematch.ema_decay=0.9",
+        ],
+        [
+            "method.freematch.ema_decay=0.9",
+            "method.rsmatch.pseudo_label=flexmatch ignores",
+            "method.rsmatch.pseudo_label=freematch",
+        ],
+    ),
+    (
+        [DIGITS, "--config.method.simmatch.epass=True"],
+        ["simmatch.epass=True", "method.name=rsmatch", "method.name=simmatch"],
+    ),
+    (
+        [
+            DIGITS,
+            "--config.method.name=supervised",
+            "--config.method.rsmatch.queue_push=2",
+        ],
+        ["rsmatch.queue_push=2", "method.name=supervised", "method.name=rsmatch"],
+    ),
+    (
+        [
+            DIGITS,
+            "--config.method.unsup_weight=2",
+            "--config.method.name=supervised",
+        ],
+        ["method.unsup_weight=2", "method.name=supervised ignores", "fixmatch"],
     ),
     # optim, train, eval, checkpoint, log
     ([DIGITS, "--config.optim.learning_rate=0"], ["learning_rate=0"]),
@@ -153,6 +226,38 @@ def test_wrong_request_is_answered(argv, words, tmp_path, capsys):
     for word in words:
         assert word in said
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["name=freematch", "freematch.ema_decay=0.9"],
+        ["freematch.ema_decay=0.9", "rsmatch.pseudo_label=freematch"],
+        ["rsmatch.pseudo_label=flexmatch", "flexmatch.threshold_warmup=False"],
+        ["name=simmatch", "simmatch.epass=True", "threshold=0.9", "unsup_weight=2"],
+        ["rsmatch.routing=oracle", "unsup_weight=2"],
+        ["name=supervised", "threshold=0.9"],
+    ],
+    ids=lambda x: x[0],
+)
+def test_keys_of_the_chosen_method_are_taken(argv):
+    argv = ["launch.py", DIGITS, *(f"--config.method.{key}" for key in argv)]
+    config, stem, _ = command_line.parse(argv, launch.define_flags)
+    validate.check(config, num_devices=1)
+    assert stem == "digits"
+
+
+def test_file_may_hold_values_of_every_method():
+    """Only what is typed is judged, whatever the method; and each block has one."""
+    c = config(**{"method.simmatch.temperature": 0.2, "method.freematch.ema_decay": 0})
+    validate.check_overrides(c, ["seed", "method.name", "method.threshold"])
+    blocks = {key for key, value in c.method.items() if hasattr(value, "items")}
+    assert blocks <= set(METHODS)
+    for name in METHODS:
+        for block in blocks - {name}:
+            key = f"method.{block}.{next(iter(c.method[block]))}"
+            with pytest.raises(RequestError, match=f"method.name={name}.* ignores"):
+                validate.check_overrides(config(**{"method.name": name}), [key])
 
 
 def test_workdir_that_cannot_be_written(tmp_path, capsys):

@@ -132,7 +132,7 @@ def test_method_equals_its_equations(method_name, case):
     assert any(fairness) == (rule == "freematch")
 
 
-@pytest.mark.parametrize("rule", ["flexmatch", "freematch"])
+@pytest.mark.parametrize("rule", MAIN)
 @pytest.mark.parametrize("method_name", ["alone", "rsmatch"])
 def test_one_device_equals_four(method_name, rule):
     """Parameters after every step are the proof of the gradient; memory to the bit."""

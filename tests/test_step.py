@@ -63,6 +63,24 @@ def test_one_device_equals_four(keys):
     assert (final_1[".extra['queue'].count"] > 0).any()
 
 
+@pytest.mark.parametrize("method", ["supervised", "fixmatch"])
+def test_methods_without_buffers_on_four_devices_equal_one(method):
+    """Parameters after three steps to 1e-5; the other methods have tests of their own
+    memory, here and beside their formulas."""
+    results = []
+    for devices in (1, 4):
+        _, _, exp = build(devices, **LOOSE, **{"method.name": method})
+        state, metrics = train(exp, batches(exp, 3))
+        results.append((leaves(state), metrics))
+    (one, metrics_1), (four, metrics_4) = results
+    assert metrics_1[-1].get("utilisation", 1) > 0
+    for a, b in zip(metrics_1, metrics_4, strict=True):
+        for name in a:
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-5, atol=1e-5)
+    for path, value in one.items():
+        np.testing.assert_allclose(value, four[path], atol=1e-5, err_msg=path)
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("sync_bn", [True, False])
 def test_replicas_stay_bit_equal(method, sync_bn):

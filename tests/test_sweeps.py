@@ -141,6 +141,7 @@ def test_shortened_runs_are_known_as_such():
         (["digits", "--config.train.num_step=1"], ["num_step", "num_steps"]),
         (["digits", "--config.train.num_steps=0"], ["num_steps=0"]),
         (["digits", "--wrkdir=x"], ["--wrkdir=x"]),
+        (["detector", "--config.method.simmatch.epass=True"], ["epass", "detector"]),
         (["digits", "more"], ["'more'"]),
     ],
 )

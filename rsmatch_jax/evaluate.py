@@ -1,0 +1,189 @@
+"""Figures of a saved run, recomputed from one of its checkpoints.
+
+    python -m rsmatch_jax.evaluate --workdir=DIR [--step=last|best|N] [--out=FILE.json]
+        [--data_dir=DIR] [--synthetic_pool=DIR]
+
+On the test set: accuracy, top-5, macro precision, recall and F1, recall per class, the
+most confused classes; on the unlabelled set: detector, pseudo-labels and queue against
+ground truth. The workdir is only read. --data_dir and --synthetic_pool say where the
+data are now, if not where the run had them.
+Exit codes: 0 done, 1 it failed, 2 the request was wrong.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from rsmatch_jax import (
+    command_line,
+    evaluation,
+    experiment,
+    logbook,
+    parallel,
+    workdir,
+)
+from rsmatch_jax.checkpoint import Checkpoints
+from rsmatch_jax.data import rs_ssl
+from rsmatch_jax.errors import RequestError, exit_code
+
+MOST_CONFUSED = 5
+TITLES = {
+    "test_accuracy": "test accuracy",
+    "test_top5": "  top-5",
+    "test_macro_precision": "  macro precision",
+    "test_macro_recall": "  macro recall",
+    "test_macro_f1": "  macro F1",
+    "validation_accuracy": "validation accuracy",
+    "detector_accuracy": "detector accuracy",
+    "detector_balanced_accuracy": "  balanced",
+    "detector_auroc": "  AUROC",
+    "detector_accuracy_labelled": "  on labelled images",
+    "detector_accuracy_real": "  on other real images",
+    "detector_accuracy_synthetic": "  on synthetic images",
+    "pseudo_label_accuracy": "pseudo-label accuracy",
+    "pseudo_label_accuracy_real": "  of real images",
+    "pseudo_label_accuracy_synthetic": "  of synthetic images",
+    "queue_purity": "queue purity",
+    "queue_fill": "queue fill",
+}
+
+
+def evaluate(
+    folder: str,
+    step: str = "last",
+    *,
+    data_dir: str | None = None,
+    synthetic_pool: str | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> dict[str, Any]:
+    """All figures of the run in `folder` at a saved step, JSON-ready.
+
+    step: last, best (the best evaluation that the newest checkpoint knows of) or N.
+    data_dir, synthetic_pool: where the data are now; None = where the run had them.
+    devices: None = all local ones; more or fewer than in training are fine.
+    Keys: those of `evaluation.measure`, and step, confusion (rows of counts, row =
+    truth), class_names. Raises RequestError where there is no such run or step, or
+    where its data are gone or others; RunFailed where the checkpoint is damaged.
+    """
+    devices = list(devices or jax.local_devices())
+    config = command_line.saved_config(folder)
+    if data_dir is not None:
+        config.data.data_dir = data_dir
+    if synthetic_pool is not None:
+        config.data.synthetic_pool = synthetic_pool
+    with contextlib.closing(Checkpoints(folder, keep=None)) as checkpoints:
+        number = checkpoints.choose(step)
+        task = _load_task(config)
+        workdir.check_split(folder, task.split.arrays())
+        dims = experiment.task_dims(config, task)
+        exp = experiment.build(config, dims, task.name, devices)
+        state, _ = checkpoints.restore(number, exp.init_state())
+    found, confusion = evaluation.measure(
+        parallel.map_eval(evaluation.make_forward(exp.nets), devices),
+        state,
+        task,
+        threshold=config.method.threshold,
+        batch_size=config.eval.batch_size,
+        devices=devices,
+    )
+    return logbook.plain(
+        {
+            "step": number,
+            **found,
+            "confusion": confusion.tolist(),
+            "class_names": list(task.class_names),
+        }
+    )
+
+
+def describe(found: dict[str, Any]) -> Iterator[str]:
+    """Lines for people about what `evaluate` returns; what a run lacks is left out."""
+    yield f"step {found['step']}"
+    for key, title in TITLES.items():
+        if found.get(key) is not None:
+            yield f"{title:<24}{found[key]:.4f}"
+    names, confusion = found["class_names"], np.asarray(found["confusion"])
+    totals = confusion.sum(axis=1)
+    width = max(map(len, names))
+    yield "recall per class"
+    for name, right, total in zip(names, np.diag(confusion), totals, strict=True):
+        if total:
+            yield f"  {name:<{width}}  {right / total:.4f}  ({right} of {total})"
+    wrong = confusion - np.diag(np.diag(confusion))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:MOST_CONFUSED]
+    pairs = [np.unravel_index(i, wrong.shape) for i in order if wrong.flat[i]]
+    if pairs:
+        yield "most confused"
+    for truth, said in pairs:
+        yield (
+            f"  {names[truth]} taken for {names[said]}: {wrong[truth, said]} of "
+            f"{totals[truth]}"
+        )
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="rsmatch_jax.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--workdir", metavar="DIR", required=True)
+    parser.add_argument("--step", metavar="last|best|N", default="last")
+    parser.add_argument("--out", metavar="FILE.json")
+    parser.add_argument("--data_dir", metavar="DIR")
+    parser.add_argument("--synthetic_pool", metavar="DIR")
+    args = parser.parse_args(argv)
+
+    def command():
+        if args.out is not None:
+            _check_out(args.out, args.workdir)
+        found = evaluate(
+            args.workdir,
+            args.step,
+            data_dir=args.data_dir,
+            synthetic_pool=args.synthetic_pool,
+        )
+        for line in describe(found):
+            logbook.say(line)
+        if args.out is not None:
+            logbook.write_json(args.out, found)
+
+    return exit_code(command, "nothing was changed; the same command starts over")
+
+
+def _load_task(config: Any) -> rs_ssl.Task:
+    try:
+        return experiment.load_task(config)
+    except RequestError as e:
+        raise RequestError(
+            f"{e} (data that have moved: --data_dir=DIR, --synthetic_pool=DIR)"
+        ) from None
+
+
+def _check_out(out: str, folder: str):
+    """Raises RequestError where no file `out` can be, or where the run has its own."""
+    own = [os.path.join(folder, name) for name in workdir.FILES]
+    if os.path.realpath(out) in map(os.path.realpath, own):
+        raise RequestError(f"--out={out} is a file of the run; choose another")
+    if os.path.isdir(out) or not os.path.basename(out):
+        raise RequestError(f"--out={out} is a folder; name a file in it")
+    temporary = f"{out}.tmp"
+    try:
+        with open(temporary, "w"):
+            pass
+        os.remove(temporary)
+    except OSError as e:
+        raise RequestError(
+            f"--out={out} cannot be written ({e.strerror}); choose another"
+        ) from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,291 @@
+"""Figures recomputed from a saved run: the run's own, and scikit-learn's."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from helpers import config
+from sklearn import metrics as sk
+
+from rsmatch_jax import evaluate, experiment, logbook, train, workdir
+from rsmatch_jax.checkpoint import Checkpoints
+from rsmatch_jax.errors import RequestError
+
+KEYS = {
+    "train.num_steps": 40,
+    "train.batch_size": 8,
+    "eval.every_steps": 8,
+    "checkpoint.every_steps": 20,
+    "log.tensorboard": False,
+    "method.threshold": 0.3,
+    "model.bn_momentum": 0.9,
+    "optim.ema_decay": 0.9,
+    "data.validation_per_class": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A finished run on four devices; no test may change anything in it."""
+    folder = tmp_path_factory.mktemp("evaluate") / "run"
+    train.run(config(**KEYS), str(folder))
+    before = snapshot(folder)
+    yield folder
+    assert snapshot(folder) == before
+
+
+def snapshot(folder):
+    return {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob("*")}
+
+
+def ask(folder, *argv):
+    return evaluate.main([f"--workdir={folder}", *argv])
+
+
+def logged(folder, step):
+    """What the run wrote of an evaluation."""
+    with open(folder / logbook.METRICS_FILE) as f:
+        lines = [json.loads(line) for line in f]
+    (line,) = [x for x in lines if x["step"] == step and "eval/test_accuracy" in x]
+    return {key.removeprefix("eval/"): value for key, value in line.items()}
+
+
+@pytest.mark.parametrize("step", ["last", "best", "40"])
+def test_figures_are_the_runs_own(folder, tmp_path, capsys, step):
+    """To the last digit, and nothing in the workdir is touched."""
+    before = snapshot(folder)
+    assert ask(folder, f"--step={step}", f"--out={tmp_path}/out.json") == 0
+    assert snapshot(folder) == before
+    with open(tmp_path / "out.json") as f:
+        found = json.load(f)
+    result = workdir.read_result(str(folder))
+    assert found["step"] == (result["best_step"] if step == "best" else 40)
+    key = "test_accuracy_best" if step == "best" else "test_accuracy"
+    assert found["test_accuracy"] == result[key]
+    confusion = np.asarray(found.pop("confusion"))
+    assert found.pop("class_names") == [f"class_{c}" for c in range(10)]
+    assert found == logged(folder, found["step"])
+    if step == "last":
+        np.testing.assert_array_equal(confusion, np.load(folder / "confusion.npy"))
+        for name, value in result["test"].items():
+            assert found[f"test_{name}"] == value
+        for name in ("detector_auroc", "queue_purity", "pseudo_label_accuracy"):
+            assert found[name] == result[name]
+    said = capsys.readouterr().out
+    assert f"step {found['step']}\n" in said
+    for key, title in evaluate.TITLES.items():
+        assert (f"{title:<24}{found[key]:.4f}" in said) if found[key] else True
+
+
+def test_figures_are_scikit_learns(folder):
+    """On a forward pass of the restored shadow weights, every set in one batch."""
+    c = config(**KEYS)
+    task = experiment.load_task(c)
+    dims = experiment.task_dims(c, task)
+    one = jax.local_devices()[:1]
+    exp = experiment.build(c, dims, task.name, one)
+    checkpoints = Checkpoints(str(folder), keep=None)
+    state, _ = checkpoints.restore(40, exp.init_state())
+    checkpoints.close()
+
+    def probabilities(name, head, images):
+        @jax.jit
+        def forward(images):
+            shadow, stats = state.ema[name], state.stats[name]
+            outputs, _ = exp.nets[name].apply(shadow, stats, images, False)
+            return jax.nn.softmax(outputs.logits[head])
+
+        return np.asarray(forward(images))
+
+    found = evaluate.evaluate(str(folder), devices=one)
+    p, truth = probabilities("classifier", "real", task.test_images), task.test_labels
+    said = p.argmax(1)
+    assert found["test_accuracy"] > 0.2  # it has learnt
+    assert found["test_accuracy"] == sk.accuracy_score(truth, said)
+    assert found["test_macro_f1"] == sk.f1_score(truth, said, average="macro")
+    assert found["test_top5"] == sk.top_k_accuracy_score(truth, p, k=5)
+    np.testing.assert_array_equal(found["confusion"], sk.confusion_matrix(truth, said))
+    score = probabilities("detector", "detector", task.unl_images)[:, 1]
+    auroc = sk.roc_auc_score(task.unl_synthetic, score)
+    assert found["detector_auroc"] == pytest.approx(auroc, abs=1e-4)
+    p = probabilities("classifier", "real", task.unl_images)
+    sure = p.max(1) >= c.method.threshold
+    assert found["pseudo_label_accuracy"] == pytest.approx(
+        np.mean(p.argmax(1)[sure] == task.unl_labels[sure]), abs=1e-3
+    )
+    held = np.asarray(state.extra["queue"].indices)
+    assert found["queue_purity"] == np.mean(task.unl_synthetic[held[held >= 0]])
+
+
+def test_one_device_equals_four(folder):
+    """But for images whose two best classes are a rounding apart."""
+    one, four = (
+        evaluate.evaluate(str(folder), devices=jax.local_devices()[:d]) for d in (1, 4)
+    )
+    assert one.keys() == four.keys()
+    for key, value in one.items():
+        if isinstance(value, float):
+            assert four[key] == pytest.approx(value, abs=1 / 320 + 1e-6), key
+    off = np.abs(np.subtract(one["confusion"], four["confusion"])).sum()
+    assert off <= 2
+
+
+def test_listing_by_hand():
+    """What a run lacks is left out, and so is a class without test images."""
+    found = {
+        "step": 7,
+        "test_accuracy": 0.5,
+        "detector_auroc": None,
+        "queue_purity": 0.0,
+        "confusion": [[3, 1, 0], [0, 0, 0], [4, 0, 2]],
+        "class_names": ["cat", "bird", "dog"],
+    }
+    assert list(evaluate.describe(found)) == [
+        "step 7",
+        "test accuracy           0.5000",
+        "queue purity            0.0000",
+        "recall per class",
+        "  cat   0.7500  (3 of 4)",
+        "  dog   0.3333  (2 of 6)",
+        "most confused",
+        "  dog taken for cat: 4 of 6",
+        "  cat taken for bird: 1 of 4",
+    ]
+    perfect = {**found, "confusion": np.eye(3, dtype=int).tolist()}
+    assert "most confused" not in list(evaluate.describe(perfect))
+
+
+def test_choice_of_a_step(tmp_path):
+    """Of `best` the newest checkpoint's record decides, not what Orbax has stored."""
+    checkpoints = Checkpoints(str(tmp_path), keep=3)
+    for step, best in [(3, None), (5, 5), (12, 5)]:
+        meta = {"best_step": best}
+        checkpoints.save(step, {"x": jax.numpy.zeros(1)}, meta, 1 - step / 100)
+        if step == 3:
+            with pytest.raises(RequestError, match="not evaluated.*one of 3"):
+                checkpoints.choose("best")
+    chosen = [checkpoints.choose(wanted) for wanted in ("last", "best", "3")]
+    assert chosen == [12, 5, 3]
+    checkpoints.close()
+
+
+def test_moved_run_on_moved_data(folder, tmp_path):
+    """A copy whose pool is no longer where config.json says."""
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    edit(copy, lambda c: c["data"].update(synthetic_pool="/gone", data_dir="/gone"))
+    with pytest.raises(RequestError, match="no synthetic pool at /gone.*--synthetic_p"):
+        evaluate.evaluate(str(copy))
+    found = evaluate.evaluate(str(copy), synthetic_pool="fake", data_dir=str(tmp_path))
+    assert found == evaluate.evaluate(str(folder))
+
+
+def edit(folder, change):
+    with open(folder / "config.json") as f:
+        c = json.load(f)
+    change(c)
+    with open(folder / "config.json", "w") as f:
+        json.dump(c, f)
+
+
+def without_checkpoints(copy):
+    shutil.rmtree(copy / "checkpoints")
+
+
+def with_an_empty_folder(copy):
+    without_checkpoints(copy)
+    (copy / "checkpoints").mkdir()
+
+
+def with_other_images(copy):
+    with np.load(copy / "split.npz") as split:
+        arrays = dict(split)
+    arrays["unlabeled_synthetic"][0] += 1
+    np.savez(copy / "split.npz", **arrays)
+
+
+def write(name, content):
+    return lambda copy: (copy / name).write_bytes(content)
+
+
+def change(group, key, value):
+    return lambda copy: edit(copy, lambda c: c[group].update({key: value}))
+
+
+DAMAGED = [
+    (without_checkpoints, ["nothing is saved yet", "checkpoint.every_steps"]),
+    (with_an_empty_folder, ["nothing is saved yet"]),
+    (with_other_images, ["split.npz", "unlabeled_synthetic", "changed"]),
+    (lambda copy: (copy / "split.npz").unlink(), ["split.npz", "cannot be read"]),
+    (write("split.npz", b"PK"), ["split.npz", "cannot be read"]),
+    (lambda copy: (copy / "config.json").unlink(), ["holds no run", "config.json"]),
+    (write("config.json", b"{"), ["config.json", "cannot be read"]),
+    (write("config.json", b"\xff\x00"), ["config.json", "cannot be read"]),
+    (write("config.json", b"[1]"), ["config.json", "no config"]),
+    (
+        write("config.json", b'{"seed": 0, "method": 3}'),
+        ["checkpoint.every_steps", "no config"],
+    ),
+    (
+        lambda copy: edit(copy, lambda c: c["method"]["rsmatch"].pop("queue_push")),
+        ["config.json lacks method.rsmatch.queue_push", "version"],
+    ),
+    (change("train", "batch_size", None), ["lacks train.batch_size"]),
+    (change("train", "batch_size", "many"), ["config.json", "batch_size", "many"]),
+    (change("method", "name", "magic"), ["config.json", "method.name=magic"]),
+    (change("data", "name", "./gone"), ["/gone", "--data_dir"]),
+    (change("data", "labels_per_class", 5), ["split.npz", "labeled", "changed"]),
+]
+
+
+@pytest.mark.parametrize(("damage", "words"), DAMAGED)
+def test_damaged_run_is_refused(folder, tmp_path, capsys, damage, words):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    damage(copy)
+    before = snapshot(copy)
+    assert ask(copy) == 2
+    assert snapshot(copy) == before  # and no folder checkpoints/ was made
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    for word in words:
+        assert word in said
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--workdir=/nope"], ["/nope", "no such folder"]),
+        (["--workdir=configs"], ["configs", "holds no run"]),
+        (["--step=23"], ["--step=23", "40"]),
+        (["--step=worst"], ["--step=worst", "last, best"]),
+        (["--step="], ["--step=", "last, best"]),
+        (["--out=/nope/x.json"], ["--out=/nope/x.json", "cannot be written"]),
+        (["--out=configs"], ["--out=configs", "is a folder"]),
+        (["--out=configs/"], ["--out=configs/", "is a folder"]),
+        (["--synthetic_pool=/nope"], ["no synthetic pool at /nope"]),
+    ],
+    ids=lambda x: " ".join(x),
+)
+def test_wrong_request_is_answered(folder, capsys, argv, words):
+    assert ask(folder, *argv) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    for word in words:
+        assert word in said
+
+
+def test_files_of_the_run_are_not_written_over(folder, capsys):
+    for name in ("config.json", "result.json", "metrics.jsonl", "split.npz"):
+        assert ask(folder, f"--out={folder}/../{folder.name}/{name}") == 2
+        assert "is a file of the run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("lost", "step"), [("state", "last"), ("meta", "best")])
+def test_damaged_checkpoint_is_a_failure(folder, tmp_path, capsys, lost, step):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    shutil.rmtree(copy / "checkpoints" / "40" / lost)
+    assert ask(copy, f"--step={step}") == 1
+    said = capsys.readouterr().err
+    assert "checkpoints/40 is damaged" in said
+    assert "Traceback" not in said
