@@ -9,6 +9,7 @@ import contextlib
 import difflib
 import io
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -94,6 +95,9 @@ def _missing(reference: ConfigDict, saved: Any, prefix: str = "") -> Iterator[st
 
 
 def _define(argv: Sequence[str]) -> flags.FlagValues:
+    # ml_collections runs a file in the module of the file before, whose get_config
+    # would stand in for a missing one.
+    sys.modules.pop("config_config", None)
     values = flags.FlagValues()
     config_flags.DEFINE_config_file(
         "config", None, "Config file.", flag_values=values, sys_argv=list(argv)

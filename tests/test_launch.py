@@ -247,6 +247,12 @@ def test_keys_of_the_chosen_method_are_taken(argv):
     assert stem == "digits"
 
 
+def test_file_loaded_before_leaves_nothing_behind():
+    command_line.parse(["launch.py", DIGITS], launch.define_flags)
+    with pytest.raises(RequestError, match=r"launch\.py cannot be loaded.*get_config"):
+        command_line.parse(["launch.py", "--config=launch.py"], launch.define_flags)
+
+
 def test_file_may_hold_values_of_every_method():
     """Only what is typed is judged, whatever the method; and each block has one."""
     c = config(**{"method.simmatch.temperature": 0.2, "method.freematch.ema_decay": 0})
