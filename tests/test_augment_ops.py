@@ -71,6 +71,36 @@ def test_every_operation_equals_pillow_at_32_pixels(name):
     )
 
 
+def fusing_matters():
+    """(level, start, difference) of blends that come out otherwise if the product is
+    not rounded before the sum, one for each level and difference: about 110."""
+    factor = views.value("contrast", np.arange(views.LEVELS)).astype(np.float32)
+    for difference in range(-255, 256):
+        product = factor * np.float32(difference)
+        exact = factor.astype(np.float64) * difference
+        start = np.arange(max(0, -difference), min(255, 255 - difference) + 1)
+        near = np.flatnonzero(np.abs(exact - np.round(exact)) < 2e-5)[:, None]
+        twice = start[None].astype(np.float32) + product[near]
+        once = (start[None] + exact[near]).astype(np.float32)
+        differ = np.trunc(twice) != np.trunc(once)
+        for row in np.flatnonzero(differ.any(axis=1)):
+            yield near[row, 0], start[differ[row].argmax()], difference
+
+
+def test_blending_rounds_twice_as_pillow_does():
+    """In grey images of one value, one pixel apart: the mean is that value."""
+    levels, start, difference = np.array(list(fusing_matters()))[:512].T
+    assert len(levels) > 100
+    images = np.zeros((512, 32, 32, 3), np.uint8)
+    images[: len(levels)] = start[:, None, None, None]
+    images[: len(levels), 3, 5] = (start + difference)[:, None]
+    levels = np.resize(levels, 512)
+    ops = np.full(512, views.OP_NAMES.index("contrast"))
+    np.testing.assert_array_equal(
+        apply(images, ops, levels), by_pillow(images, ops, levels)
+    )
+
+
 @pytest.mark.parametrize("size", [8, 9, 17, 32])
 def test_every_operation_equals_pillow_when_mixed(size):
     """Few enough of each that only their rows compute the expensive ones."""
