@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rsmatch_jax import models, optim, parallel, step
-from rsmatch_jax.data import arrays, normalise, rs_ssl, sources, views
+from rsmatch_jax import models, optim, parallel, step, views
+from rsmatch_jax.data import arrays, normalise, rs_ssl, sources
 from rsmatch_jax.methods import METHODS, Dims, Method
 from rsmatch_jax.models import Network, uint8
 from rsmatch_jax.state import TrainState

@@ -20,6 +20,7 @@ LEVELS = {
     "state": 0,
     "losses": 0,
     "csqueue": 0,
+    "views": 0,
     "augment": 0,
     "parallel": 0,
     "models": 1,

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rsmatch_jax.data import sampler, tf_pipeline, views
+from rsmatch_jax import views
+from rsmatch_jax.data import sampler, tf_pipeline
 from rsmatch_jax.errors import RequestError
 
 SPEC = views.ViewSpec(flip=True, crop_pad=1, randaugment_ops=2, cutout=True)
@@ -163,7 +164,8 @@ def test_crop_padding_as_wide_as_the_image_is_refused(data):
 ABANDONED = """
 import time
 import numpy as np
-from rsmatch_jax.data import tf_pipeline, views
+from rsmatch_jax import views
+from rsmatch_jax.data import tf_pipeline
 
 class Slow:
     shape = (50, 8, 8, 3)

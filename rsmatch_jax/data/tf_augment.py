@@ -8,7 +8,7 @@ The strong view is USB's (randaugment.py): crop, flip, RandAugment, Cutout on ui
 import functools
 import math
 
-from rsmatch_jax.data import views
+from rsmatch_jax import views
 from rsmatch_jax.data.tf_import import tf
 
 PURPOSES = ("labelled", "weak", "strong")

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rsmatch_jax.data import arrays, sampler, tf_augment, views
+from rsmatch_jax import views
+from rsmatch_jax.data import arrays, sampler, tf_augment
 from rsmatch_jax.data.tf_import import tf
 from rsmatch_jax.state import Batch
 

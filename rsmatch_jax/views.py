@@ -7,6 +7,8 @@ operation's range. Shared by the TensorFlow and the on-device augmentation.
 
 import dataclasses
 
+import numpy as np
+
 from rsmatch_jax.errors import RequestError
 
 # name, lowest and highest value. Enhancement factors (1 = unchanged) only ever move
@@ -29,7 +31,11 @@ OPS = (
     ("translate_y", -0.3, 0.3),
 )
 OP_NAMES = tuple(name for name, _, _ in OPS)
+# Enhancements of one range; their factor goes into Pillow's blend.
+BLENDS = ("brightness", "color", "contrast", "sharpness")
 GEOMETRIC = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
+
+LEVELS = 2**16  # values an operation can take on the device
 
 CUTOUT_MAX = 0.5  # largest side, as a share of the image's
 CUTOUT_FILL = (125, 123, 114)  # RGB
@@ -48,6 +54,17 @@ class ViewSpec:
     crop_pad: int
     randaugment_ops: int
     cutout: bool
+
+
+def value(name: str, level: np.typing.ArrayLike) -> np.ndarray:
+    """Values of levels 0..LEVELS-1 of an operation, float64, in its unit.
+
+    They are the middles of LEVELS equal parts of the range. Not the parts' ends: some
+    translations by these would be half a pixel exactly, where Pillow's rounding
+    differs within an image.
+    """
+    low, high = OPS[OP_NAMES.index(name)][1:]
+    return low + (high - low) * (np.asarray(level, np.float64) + 0.5) / LEVELS
 
 
 def check(spec: ViewSpec, size: int):

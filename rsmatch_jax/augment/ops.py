@@ -1,0 +1,178 @@
+"""RandAugment's operations on whole batches, every row its own, bit-exact with Pillow.
+
+Static shapes, no convolution, no double precision. Cheap operations are computed on all
+rows; those that need a histogram or neighbours only on the rows that drew them.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from rsmatch_jax import views
+from rsmatch_jax.augment.tables import Tables
+
+
+def geometry(
+    ops: jax.Array, levels: jax.Array, tables: Tables, size: int
+) -> tuple[jax.Array, jax.Array]:
+    """Where each output pixel is read from: rows and columns, int32 [N, S, S] each.
+
+    ops: int32 [N], positions in views.OPS; levels: int32 [N]. Any number outside
+    0..S-1 stands for black. Operations that move nothing read every pixel in place.
+    """
+    which = sum(
+        jnp.where(_drew(ops, name), 1 + i, 0) for i, name in enumerate(views.GEOMETRIC)
+    )
+    moved = tables.affine[jnp.maximum(which - 1, 0), levels]
+    still = jnp.array([[65536, 0, 32768, 0, 65536, 32768]], jnp.int32)
+    a, b, c, d, e, f = jnp.where((which > 0)[:, None], moved, still).T[:, :, None, None]
+    y = jnp.arange(size, dtype=jnp.int32)[None, :, None]
+    x = jnp.arange(size, dtype=jnp.int32)[None, None, :]
+    return (f + d * x + e * y) >> 16, (c + a * x + b * y) >> 16
+
+
+def look_up(images: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
+    """Pixels (y, x) of each image, inside it: uint8 [N, S, S, C] and int32 [N, S, S]
+    -> uint8 [N, S, S, C]."""
+    count, size, _, channels = images.shape
+    row = jnp.arange(count, dtype=jnp.int32)[:, None, None]
+    pixels = images.reshape(count * size * size, channels)
+    return pixels.at[(row * size + y) * size + x].get(mode="promise_in_bounds")
+
+
+def colour(
+    images: jax.Array,
+    ops: jax.Array,
+    levels: jax.Array,
+    tables: Tables,
+    capacity: int,
+) -> jax.Array:
+    """Applies each row's operation, unless it is geometric.
+
+    images: uint8 [N, S, S, 3]; ops, levels: int32 [N]. At most `capacity` rows may have
+    drawn AutoContrast, Equalize and Sharpness each; with N any number may.
+    """
+    factor = tables.factor[levels]
+    changed = _enhance(images, ops, factor)
+    changed = _mask_bits(changed, ops, levels)
+    for name, apply in (
+        ("autocontrast", lambda x, _: _autocontrast(x, tables.autocontrast)),
+        ("equalize", lambda x, _: _equalize(x)),
+        ("sharpness", _sharpness),
+    ):
+        changed = _where_drawn(
+            changed, images, factor, _drew(ops, name), apply, capacity
+        )
+    return changed
+
+
+def most_drawn(ops: jax.Array) -> jax.Array:
+    """Rows that drew the same operation of those with a capacity, the most of any slot:
+    int32 [N, slots] -> int32 scalar."""
+    counts = [
+        jnp.sum(_drew(ops, name), axis=0, dtype=jnp.int32)
+        for name in ("autocontrast", "equalize", "sharpness")
+    ]
+    return jnp.max(jnp.stack(counts))
+
+
+def _drew(ops, name):
+    return ops == views.OP_NAMES.index(name)
+
+
+def _per_image(x):
+    return x[:, None, None, None]
+
+
+def _where_drawn(changed, images, factor, drew, apply, capacity):
+    """`changed` with apply(images, factor) in the rows that drew it."""
+    count = images.shape[0]
+    if capacity >= count:
+        return jnp.where(_per_image(drew), apply(images, factor), changed)
+    rows = jnp.nonzero(drew, size=capacity, fill_value=count)[0]
+    result = apply(images.at[rows].get(mode="clip"), factor.at[rows].get(mode="clip"))
+    return changed.at[rows].set(result, mode="drop")
+
+
+def _blend(degenerate, x, factor):
+    """Pillow's blend, single precision truncated: int32 [M, S, S, 3] or what broadcasts
+    to it, int32 [M, S, S, 3], float32 [M] -> uint8.
+
+    It rounds the product before the sum; compilers are free to fuse the two into one
+    rounding, which loses some pixels. So the factor is split into 16 and 8 bits, whose
+    products with 8-bit differences are exact: nothing is left to fuse wrongly.
+    """
+    bits = jax.lax.bitcast_convert_type(factor, jnp.int32)
+    head = jax.lax.bitcast_convert_type(bits & ~0xFF, jnp.float32)
+    tail = factor - head
+    start = degenerate.astype(jnp.float32)
+    difference = x.astype(jnp.float32) - start
+    product = _per_image(head) * difference + _per_image(tail) * difference
+    return (start + product).astype(jnp.int32).astype(jnp.uint8)
+
+
+def _luma(p):
+    """Pillow's conversion to grey: int32 [M, S, S, 3] -> int32 [M, S, S, 1]."""
+    mixed = 19595 * p[..., :1] + 38470 * p[..., 1:2] + 7471 * p[..., 2:] + 32768
+    return mixed >> 16
+
+
+def _enhance(x, ops, factor):
+    """Brightness, Color and Contrast; factor 1 leaves the other rows as they are."""
+    p = x.astype(jnp.int32)
+    pixels = x.shape[1] * x.shape[2]
+    luma = _luma(p)
+    total = jnp.sum(luma, axis=(1, 2, 3))
+    mean = (2 * total + pixels) // (2 * pixels)
+    brightness, color, contrast = (
+        _drew(ops, name) for name in ("brightness", "color", "contrast")
+    )
+    flat = jnp.where(contrast, mean, 0)
+    degenerate = jnp.where(_per_image(color), luma, _per_image(flat))
+    factor = jnp.where(brightness | color | contrast, factor, jnp.float32(1))
+    return _blend(degenerate, p, factor)
+
+
+def _mask_bits(x, ops, levels):
+    """Posterize to 4..7 bits and Solarize: 255 - p is p with all bits turned over."""
+    kept = 4 + (levels >> 14)
+    mask = jnp.where(_drew(ops, "posterize"), (255 << (8 - kept)) & 255, 255)
+    # For whole p, p >= v means p >= ceil(v), and v is (levels + 0.5) / 256.
+    threshold = jnp.where(_drew(ops, "solarize"), 1 + (levels >> 8), 256)
+    turned = jnp.where(x.astype(jnp.int32) >= _per_image(threshold), 255, 0)
+    return (x & _per_image(mask).astype(jnp.uint8)) ^ turned.astype(jnp.uint8)
+
+
+def _autocontrast(x, table):
+    low, high = (
+        reduce(x, axis=(1, 2), keepdims=True).astype(jnp.int32)
+        for reduce in (jnp.min, jnp.max)
+    )
+    return table[low, high, x.astype(jnp.int32)]
+
+
+def _sharpness(x, factor):
+    p = x.astype(jnp.int32)
+    three_rows = p[:, :-2] + p[:, 1:-1] + p[:, 2:]
+    box = three_rows[:, :, :-2] + three_rows[:, :, 1:-1] + three_rows[:, :, 2:]
+    inner = p[:, 1:-1, 1:-1]
+    smooth = (2 * (box + 4 * inner) + 13) // 26  # rounds (neighbours + 5 centre) / 13
+    # Pillow's 3 x 3 filters leave the outermost ring as it is.
+    return _blend(p.at[:, 1:-1, 1:-1].set(smooth), p, factor)
+
+
+def _equalize(x):
+    count = x.shape[0]
+    levels = x.astype(jnp.int32)
+    # One 256-entry table per image and channel.
+    channel = jnp.arange(count * 3, dtype=jnp.int32).reshape(count, 1, 1, 3)
+    position = channel * 256 + levels
+    counts = jnp.zeros((count * 3 * 256,), jnp.int32).at[position].add(1)
+    counts = counts.reshape(count, 3, 256)
+    brightest = jnp.max(levels, axis=(1, 2))[:, :, None]
+    last = jnp.take_along_axis(counts, brightest, axis=2)
+    # Zero also when the channel has a single level: both leave it as it is.
+    step = (x.shape[1] * x.shape[2] - last) // 255
+    below = jnp.cumsum(counts, axis=2) - counts
+    spread = jnp.minimum((step // 2 + below) // jnp.maximum(step, 1), 255)
+    table = jnp.where(step > 0, spread, jnp.arange(256, dtype=jnp.int32)[None, None])
+    return table.astype(jnp.uint8).reshape(-1)[position]

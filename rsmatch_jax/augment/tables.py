@@ -1,0 +1,88 @@
+"""What the strong view looks up, because a device without double precision cannot
+compute it to Pillow's last bit. Made once on the host, passed to programs as arguments.
+"""
+
+import functools
+
+import flax.struct
+import jax
+import numpy as np
+
+from rsmatch_jax import views
+
+
+@flax.struct.dataclass
+class Tables:
+    """Arrays of numpy until placed on a device; L = views.LEVELS; 25 MB in all.
+
+    affine: int32 [5, L, 6], of views.GEOMETRIC the map (a, b, c, d, e, f) in 16.16
+      fixed point: output pixel (x, y) reads pixel (a x + b y + c, d x + e y + f) >> 16.
+    factor: float32 [L], blend factor of views.BLENDS.
+    autocontrast: uint8 [256, 256, 256], new value by (lowest, highest, old value).
+    """
+
+    affine: jax.Array
+    factor: jax.Array
+    autocontrast: jax.Array
+
+
+def make_tables(size: int, spec: views.ViewSpec) -> Tables | None:
+    """Tables of images of `size` pixels; None where no operation is ever drawn.
+
+    Kept per size and read-only; place them on the devices once, not at each step.
+    """
+    return _make_tables(size) if spec.randaugment_ops else None
+
+
+@functools.lru_cache(maxsize=4)
+def _make_tables(size: int) -> Tables:
+    levels = np.arange(views.LEVELS)
+    made = Tables(
+        affine=np.stack([_affine(name, levels, size) for name in views.GEOMETRIC]),
+        factor=views.value("brightness", levels).astype(np.float32),
+        autocontrast=_autocontrast(),
+    )
+    for table in jax.tree.leaves(made):
+        table.flags.writeable = False
+    return made
+
+
+def _affine(name, levels, size):
+    """Pillow's coefficients (Image.rotate and transform, Geometry.c): int32 [L, 6]."""
+    value = views.value(name, levels)
+    zero, one = np.zeros_like(value), np.ones_like(value)
+    a, b, c, d, e, f = one, zero, zero, zero, one, zero
+    if name == "rotate":
+        angle = np.radians(-value)
+        a, b, d, e = np.cos(angle), np.sin(angle), -np.sin(angle), np.cos(angle)
+        centre = size / 2
+        c, f = centre - centre * a - centre * b, centre - centre * d - centre * e
+    elif name == "shear_x":  # about the top left corner
+        b = value
+    elif name == "shear_y":
+        d = value
+    # Offsets of the first pixel's centre. Pillow rounds them to 1/65536, except in a
+    # pure translation, where it takes whole pixels from the exact number.
+    c, f = (_fixed(t) for t in (c + 0.5 * a + 0.5 * b, f + 0.5 * d + 0.5 * e))
+    moved = np.floor(value * size + 0.5).astype(np.int32) * 65536
+    if name == "translate_x":
+        c = moved
+    elif name == "translate_y":
+        f = moved
+    return np.stack([_fixed(a), _fixed(b), c, _fixed(d), _fixed(e), f], axis=1)
+
+
+def _fixed(v):
+    return np.floor(v * 65536 + 0.5).astype(np.int32)
+
+
+@functools.cache
+def _autocontrast():
+    """ImageOps.autocontrast's table, in double precision as there."""
+    low, high, level = np.ogrid[:256, :256, :256]
+    scale = 255 / np.maximum(high - low, 1)
+    table = np.empty((256, 256, 256), np.uint8)
+    for lowest in range(256):  # by slices: all at once would take 400 MB
+        stretched = np.clip(level[0] * scale[lowest] - lowest * scale[lowest], 0, 255)
+        table[lowest] = np.where(high[0] > lowest, stretched, level[0])
+    return table
