@@ -31,11 +31,14 @@ def get_config() -> ml_collections.ConfigDict:
     d.split_seed = placeholder(int)  # choice of images; None = seed
 
     c.input = i = ml_collections.ConfigDict()
+    # resident: images on the device, views made in the step; tfdata: by the host
+    i.mode = "auto"  # resident where the images fit resident_budget_gb, else tfdata
+    i.resident_budget_gb = 4.0  # GiB of each device that images may take
     i.flip = True  # random mirroring
     i.crop_pad = placeholder(int)  # pixels of reflect padding; None = image size / 8
     i.randaugment_ops = 3  # operations in a row on the strong view
     i.cutout = True  # on the strong view
-    i.prefetch = 4  # batches made ahead
+    i.prefetch = 4  # batches made ahead (tfdata)
 
     c.model = m = ml_collections.ConfigDict()
     m.classifier = "wrn_28_2"  # wrn_<depth>_<width>
@@ -103,6 +106,7 @@ def get_config() -> ml_collections.ConfigDict:
     t.num_steps = 2**20  # T
     t.batch_size = 64  # B: labelled images a step, over all devices
     t.unlabeled_ratio = 7  # mu: unlabelled images per labelled one
+    t.steps_per_dispatch = 16  # at most, with resident input; on a CPU always 1
     t.weak_forward = "cat"  # one pass over all rows; separate: weak rows apart
 
     c.eval = e = ml_collections.ConfigDict()

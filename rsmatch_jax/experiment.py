@@ -36,25 +36,32 @@ class Experiment:
         Made in one compiled call: leaf by leaf it would take seconds.
         """
         make = jax.jit(
-            lambda: step.init_state(
-                self.method, self.nets, self.tx, self.dims, self.config.seed
+            lambda seed: step.init_state(
+                self.method, self.nets, self.tx, self.dims, seed
             )
         )
-        return parallel.replicate(make(), self.devices)
+        return parallel.replicate(make(self.config.seed), self.devices)
+
+    def one_step(self) -> Callable:
+        """One device's train step (state, batch) -> (state, metrics), not mapped."""
+        return step.make_train_step(
+            self.method,
+            self.nets,
+            self.tx,
+            ema_decay=self.config.optim.ema_decay,
+            ema_warmup=self.config.optim.ema_warmup,
+            sync_bn=self.config.model.sync_bn,
+        )
 
     def train_step(self) -> Callable:
         """The mapped, donating train step (state, batch) -> (state, metrics)."""
-        return parallel.map_step(
-            step.make_train_step(
-                self.method,
-                self.nets,
-                self.tx,
-                ema_decay=self.config.optim.ema_decay,
-                ema_warmup=self.config.optim.ema_warmup,
-                sync_bn=self.config.model.sync_bn,
-            ),
-            self.devices,
-        )
+        return parallel.map_step(self.one_step(), self.devices)
+
+    @property
+    def needs_truth(self) -> bool:
+        """Whether steps must be told which unlabelled image is synthetic."""
+        own = self.config.method
+        return own.name == "rsmatch" and own.rsmatch.routing == "oracle"
 
 
 def load_task(config: Any) -> rs_ssl.Task:

@@ -34,6 +34,34 @@ def map_step(step: Callable, devices: Sequence[jax.Device]) -> Callable:
     )
 
 
+def map_resident_step(
+    step: Callable, num_inputs: int, devices: Sequence[jax.Device]
+) -> Callable:
+    """pmaps `step(state, *inputs) -> (state, metrics)` whose inputs lie whole on every
+    device; the state is donated, the inputs are not.
+
+    The mapped function takes `ranks(devices)` after the inputs: pmap wants an argument
+    that differs from device to device.
+    """
+
+    def on_one_device(state, *inputs_and_rank):
+        return step(state, *inputs_and_rank[:-1])
+
+    return jax.pmap(
+        on_one_device,
+        axis_name=AXIS,
+        in_axes=(None,) * (1 + num_inputs) + (0,),
+        out_axes=(None, None),
+        donate_argnums=0,
+        devices=devices,
+    )
+
+
+def ranks(devices: Sequence[jax.Device]) -> jax.Array:
+    """int32 [D], one number on each device."""
+    return shard_rows(np.arange(len(devices), dtype=np.int32), devices)[:, 0]
+
+
 def map_eval(forward: Callable, devices: Sequence[jax.Device]) -> Callable:
     """pmaps `forward(variables, batch) -> rows`; rows keep their device axis."""
     return jax.pmap(

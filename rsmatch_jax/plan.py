@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from rsmatch_jax import parallel
 from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.experiment import Experiment
-from rsmatch_jax.state import Batch, PyTree
+from rsmatch_jax.feed import Feed
+from rsmatch_jax.state import PyTree
 
-TIMED_STEPS = 3
+TIMED = 3  # dispatches
 
 
 def describe(exp: Experiment, task: rs_ssl.Task) -> Iterator[str]:
@@ -48,33 +48,30 @@ def parameters(params: PyTree) -> Iterator[str]:
         yield f"network {name}: {_count(tree):,} parameters ({', '.join(parts)})"
 
 
-def measure(exp: Experiment, batch: Batch) -> Iterator[str]:
+def measure(exp: Experiment, source: Feed) -> Iterator[str]:
     """Compiles the step and times a few on a state that is thrown away."""
     state = exp.init_state()
     yield from parameters(state.params)
     held = sum(x.nbytes for x in jax.tree.leaves(state) if _is_plain(x))
-    sharded = parallel.shard_rows(batch, exp.devices)
     begin = time.monotonic()
-    compiled = exp.train_step().lower(state, sharded).compile()
+    memory = source.compile(state).memory_analysis()
     compile_seconds = time.monotonic() - begin
-    memory = compiled.memory_analysis()
     yield (
         f"memory per device: state {_mib(held)}, temporary "
         f"{_mib(memory.temp_size_in_bytes)}; compiled in {compile_seconds:.1f} s"
     )
-    state, metrics = compiled(state, sharded)
-    jax.block_until_ready(metrics)
-    seconds = []
-    for _ in range(TIMED_STEPS):
+    seconds, done = [], 0
+    for _ in range(1 + TIMED):  # the first warms up
         begin = time.monotonic()
-        state, metrics = compiled(state, sharded)
-        jax.block_until_ready(metrics)
-        seconds.append(time.monotonic() - begin)
-    per_step = float(np.median(seconds))
+        state, dispatched = source.run(state, done, source.most)
+        jax.block_until_ready(dispatched.metrics)
+        seconds.append((time.monotonic() - begin) / dispatched.count)
+        done += dispatched.count
+    per_step = float(np.median(seconds[1:]))
     total = per_step * exp.config.train.num_steps
     yield (
-        f"time: {per_step:.3f} s a step (median of {TIMED_STEPS}), "
-        f"{total / 3600:.1f} h for all of them, evaluations and input not counted"
+        f"time: {per_step:.3f} s a step (median of {TIMED} dispatches), "
+        f"{total / 3600:.1f} h for all of them, evaluations not counted"
     )
     yield "nothing was trained or written"
 

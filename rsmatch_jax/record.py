@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
 from rsmatch_jax.errors import RunFailed
@@ -22,6 +23,18 @@ _DETECTOR_KEYS = (
     "pseudo_label_accuracy",
 )
 _TEST_KEYS = ("top5", "macro_precision", "macro_recall", "macro_f1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Dispatched:
+    """Metrics of `count` steps, still on the device: scalars of a single step, or
+    [n] with n >= count of several."""
+
+    metrics: dict[str, Any]
+    count: int
+
+
+Pending = list[Dispatched | dict[str, float]]
 
 
 class Stopwatch:
@@ -49,7 +62,7 @@ class Record:
     one would.
 
     evaluations: one dict of metrics an evaluation, with its step. pending: metrics of
-    the steps since the last log step, still on the device. seconds: time spent.
+    the steps since the last log step, on the device or fetched. seconds: time spent.
     """
 
     evaluations: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -57,7 +70,7 @@ class Record:
     seconds: float = 0.0
     utilisation: float | None = None
     warnings: list[str] = dataclasses.field(default_factory=list)
-    pending: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    pending: Pending = dataclasses.field(default_factory=list)
 
     def add_evaluation(self, step: int, metrics: dict[str, Any]) -> bool:
         """Keeps an evaluation; True if it is better than all before."""
@@ -73,17 +86,14 @@ class Record:
         validation images where there are any, else (USB's rule) on the test set."""
         return self._choice(self.evaluations[-1])
 
-    def take_pending(self) -> list[dict[str, Any]]:
+    def take_pending(self) -> Pending:
         taken, self.pending = self.pending, []
         return taken
 
     def to_meta(self) -> dict[str, Any]:
-        """JSON-ready; for pending metrics that are fetched from the device."""
+        """JSON-ready."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        fields["pending"] = [
-            {k: float(v) for k, v in metrics.items()} for metrics in self.pending
-        ]
-        return fields
+        return {**fields, "pending": per_step(self.pending)}
 
     @classmethod
     def from_meta(cls, meta: dict[str, Any]) -> "Record":
@@ -127,6 +137,19 @@ class Record:
         return evaluation.get("validation_accuracy", evaluation["test_accuracy"])
 
 
+def per_step(pending: Pending) -> list[dict[str, float]]:
+    """One dict a step, in order; waits for the device for what is not fetched yet."""
+    steps = []
+    counts = [p.count if isinstance(p, Dispatched) else 1 for p in pending]
+    metrics = [p.metrics if isinstance(p, Dispatched) else p for p in pending]
+    for values, count in zip(jax.device_get(metrics), counts, strict=True):
+        columns = {name: np.atleast_1d(v) for name, v in values.items()}
+        steps += [
+            {name: float(v[i]) for name, v in columns.items()} for i in range(count)
+        ]
+    return steps
+
+
 def require_finite(step: int, metrics: list[dict[str, Any]]):
     """Raises RunFailed if one of the last steps' metrics is NaN or infinite.
 
@@ -142,9 +165,6 @@ def require_finite(step: int, metrics: list[dict[str, Any]]):
                 )
 
 
-def interval_means(pending: list[dict[str, Any]]) -> dict[str, float]:
+def interval_means(steps: list[dict[str, float]]) -> dict[str, float]:
     """Mean of each metric over an interval's steps, in float64; fetched before."""
-    return {
-        name: float(np.mean([float(step[name]) for step in pending]))
-        for name in pending[0]
-    }
+    return {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +19,14 @@ def init_state(
     nets: Mapping[str, Network],
     tx: optax.GradientTransformation,
     dims: Dims,
-    seed: int,
+    seed: jax.typing.ArrayLike,
 ) -> TrainState:
     """The state before step 0.
 
     Each network's key depends on the seed and its name alone, so FixMatch and RSMatch
     of one seed start from the same classifier.
     """
-    key = jax.random.key(seed)
+    key = jax.random.key(seed, impl="threefry2x32")  # whatever JAX is set to
     images = jnp.zeros((1, *dims.image_shape), jnp.uint8)
     params, stats = {}, {}
     for name, net in nets.items():
@@ -83,3 +84,28 @@ def make_train_step(
         return new_state, metrics
 
     return train_step
+
+
+def repeat(
+    one_step: Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]],
+    most: int,
+) -> Callable:
+    """(state, inputs, count) -> (state, metrics of [most]): `count` steps, 1 to `most`,
+    in one program, all from the same inputs.
+
+    A loop of as many turns as asked for, not of a fixed number: one compilation for
+    all, and no bit depends on how the steps are dealt out. Metrics beyond count are 0.
+    """
+
+    def many_steps(state, inputs, count):
+        _, shapes = jax.eval_shape(one_step, state, inputs)
+        kept = jax.tree.map(lambda m: jnp.zeros((most, *m.shape), m.dtype), shapes)
+
+        def turn(i, carry):
+            state, kept = carry
+            state, metrics = one_step(state, inputs)
+            return state, jax.tree.map(lambda k, m: k.at[i].set(m), kept, metrics)
+
+        return jax.lax.fori_loop(0, count, turn, (state, kept))
+
+    return many_steps

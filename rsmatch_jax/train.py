@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ import numpy as np
 from rsmatch_jax import (
     evaluation,
     experiment,
+    feed,
     logbook,
     parallel,
     pictures,
@@ -22,11 +23,9 @@ from rsmatch_jax import (
 )
 from rsmatch_jax.checkpoint import Checkpoints
 from rsmatch_jax.data import rs_ssl
-from rsmatch_jax.errors import RequestError
 from rsmatch_jax.experiment import Experiment
 from rsmatch_jax.logbook import Logbook, say
 from rsmatch_jax.record import Record, Stopwatch
-from rsmatch_jax.state import Batch
 
 
 def run(
@@ -64,11 +63,15 @@ def run(
         num_synthetic = int(task.unl_synthetic.sum())
         warnings += validate.check_queue(config, dims.num_classes, num_synthetic)
     exp = experiment.build(config, dims, task.name, devices)
-    for line in [*plan.describe(exp, task), *(f"warning: {w}" for w in warnings)]:
+    source, chosen = feed.make(exp, task)
+    for line in [
+        *plan.describe(exp, task),
+        chosen,
+        *(f"warning: {w}" for w in warnings),
+    ]:
         say(line)
-    stream = _input_stream(exp, task)
     if plan_only:
-        for line in plan.measure(exp, next(stream(0))):
+        for line in plan.measure(exp, source):
             say(line)
         return {}
     if overwrite:
@@ -76,46 +79,13 @@ def run(
     workdir.claim(folder, config.to_dict(), task.split.arrays())
     current = _Run(exp, task, folder, warnings)
     try:
-        return current.train(stream)
+        return current.train(source)
     except KeyboardInterrupt:
         current.abandon("stopped")
         raise
     except Exception:
         current.abandon("failed")
         raise
-
-
-def _input_stream(exp: Experiment, task: rs_ssl.Task):
-    """start step -> iterator of numpy batches, one per step from there on."""
-    try:
-        from rsmatch_jax.data import tf_pipeline  # lazy: TensorFlow
-    except ImportError as e:
-        raise RequestError(
-            f"the tf.data input needs TensorFlow ({e}): pip install -r requirements.txt"
-        ) from e
-    config = exp.config
-    oracle = config.method.name == "rsmatch" and (
-        config.method.rsmatch.routing == "oracle"
-    )
-
-    def stream(start: int) -> Iterator[Batch]:
-        return tf_pipeline.batches(
-            task.lab_images,
-            task.lab_labels,
-            task.unl_images,
-            exp.views,
-            seed=config.seed,
-            batch_size=config.train.batch_size,
-            unlabeled_ratio=config.train.unlabeled_ratio
-            if exp.method.uses_unlabeled
-            else 0,
-            start_step=start,
-            num_steps=config.train.num_steps,
-            prefetch=config.input.prefetch,
-            synthetic=task.unl_synthetic if oracle else None,
-        )
-
-    return stream
 
 
 class _Run:
@@ -154,23 +124,18 @@ class _Run:
             evaluation.make_forward(exp.nets), exp.devices
         )
 
-    def train(self, stream) -> dict[str, Any]:
+    def train(self, source: feed.Feed) -> dict[str, Any]:
         config, record_ = self.config, self.record
-        train_step = self.exp.train_step()
         due = None  # the interval before, dispatched long ago: fetched without waiting
         last = config.train.num_steps
-        batches = stream(self.first)
-        for step in range(self.first + 1, last + 1):
-            batch = parallel.shard_rows(next(batches), self.exp.devices)
-            if step == self.first + 1:  # dispatch waits for the compiler
+        while self.step < last:
+            if self.step == self.first:  # dispatch waits for the compiler
                 with self.clock.paused() as seconds:
-                    self.state, metrics = train_step(self.state, batch)
+                    self._advance(source)
                 say(f"step compiled in {seconds():.1f} s")
             else:
-                self.state, metrics = train_step(self.state, batch)
-            self.step = step
-            record_.pending.append(metrics)
-            self.logbook.count_step(step)
+                self._advance(source)
+            step = self.step
             evaluate = step % config.eval.every_steps == 0 or step == last
             save = step % config.checkpoint.every_steps == 0 or step == last
             if step % config.log.every_steps == 0 or step == last:
@@ -181,7 +146,7 @@ class _Run:
                 if due:
                     self._log(*due)
                     due = None
-                record_.pending = jax.device_get(record_.pending)
+                record_.pending = record.per_step(record_.pending)
                 record.require_finite(step, record_.pending)
                 with self.clock.paused():
                     best = evaluate and self._evaluate(step)
@@ -191,17 +156,30 @@ class _Run:
         self.logbook.close()
         return self._write_result("finished")
 
+    def _advance(self, source: feed.Feed):
+        """One dispatch, of steps up to the next one at which something is due."""
+        c, step = self.config, self.step
+        periods = (c.log.every_steps, c.eval.every_steps, c.checkpoint.every_steps)
+        room = min(
+            c.train.num_steps - step, *(every - step % every for every in periods)
+        )
+        self.state, dispatched = source.run(self.state, step, room)
+        for done in range(step + 1, step + dispatched.count + 1):
+            self.logbook.count_step(done)
+        self.step += dispatched.count
+        self.record.pending.append(dispatched)
+
     def abandon(self, status: str):
         """Leaves a result.json that says so; saves under way are waited for."""
         self.checkpoints.close()
         self._write_result(status)
         self.logbook.close()
 
-    def _log(self, step: int, pending: list[dict[str, Any]], now: float):
+    def _log(self, step: int, pending: record.Pending, now: float):
         """Averages an interval's metrics and writes them; `now` is when it ended."""
-        pending = jax.device_get(pending)
-        record.require_finite(step, pending)
-        means = record.interval_means(pending)
+        steps = record.per_step(pending)
+        record.require_finite(step, steps)
+        means = record.interval_means(steps)
         self.record.utilisation = means.get("utilisation")
         self.logbook.write(step, {f"train/{k}": v for k, v in means.items()})
         shown = ("loss", "utilisation", "detector_utilisation", "routed_synthetic")

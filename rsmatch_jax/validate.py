@@ -11,6 +11,7 @@ from rsmatch_jax.methods import METHODS, RULES, simmatch
 
 CHOICES = {
     "data.synthetic_mode": ("replace", "add"),
+    "input.mode": ("auto", "resident", "tfdata"),
     "model.dtype": ("float32", "bfloat16"),
     "model.wrn_preact": ("usb", "tf"),
     "method.name": tuple(METHODS),
@@ -32,6 +33,7 @@ AT_LEAST_ONE = (
     "train.num_steps",
     "train.batch_size",
     "train.unlabeled_ratio",
+    "train.steps_per_dispatch",
     "eval.every_steps",
     "eval.batch_size",
     "checkpoint.every_steps",
@@ -43,6 +45,7 @@ NOT_NEGATIVE = (
     "data.validation_per_class",
     "data.synthetic_ratio",
     "data.split_seed",
+    "input.resident_budget_gb",
     "input.crop_pad",
     "input.randaugment_ops",
     "method.unsup_weight",

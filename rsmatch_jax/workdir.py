@@ -30,7 +30,7 @@ FILES = (
 )
 
 # Keys that change how a run is carried out, never what it computes.
-FREE = ("input.prefetch", "checkpoint.", "log.")
+FREE = ("input.prefetch", "train.steps_per_dispatch", "checkpoint.", "log.")
 
 
 def read_config(workdir: str) -> dict[str, Any] | None:

@@ -37,6 +37,7 @@ LEVELS = {
     "workdir": 4,
     "compilation": 4,
     "experiment": 5,
+    "feed": 5,
     "plan": 5,
     "command_line": 5,
     "validate": 5,

@@ -1,6 +1,7 @@
 """Whole runs on the `fake` set: files, resuming, and what may not matter."""
 
 import dataclasses
+import itertools
 import json
 import os
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import assert_bit_equal, build, config, leaves
 
-from rsmatch_jax import checkpoint, experiment, logbook, train, workdir
+from rsmatch_jax import checkpoint, experiment, feed, logbook, train, workdir
 from rsmatch_jax.checkpoint import Checkpoints
 from rsmatch_jax.errors import RequestError, RunFailed
 from rsmatch_jax.methods import METHODS
@@ -20,13 +21,14 @@ KEYS = {
     "checkpoint.every_steps": 2,
     "log.every_steps": 3,  # on purpose out of step with the checkpoints
     "log.tensorboard": False,
-    "method.threshold": 0.3,
+    "method.threshold": 0.15,  # that some image passes at once
 }
 # Every method, and RSMatch on every rule (with one network, which compiles faster).
 ONE_NETWORK = {"method.rsmatch.individual_models": False}
 RESUMED = {
     **{name: {"method.name": name} for name in METHODS},
     "simmatch": {"method.name": "simmatch", "method.simmatch.warmup_steps": 1},
+    "tfdata": {"input.mode": "tfdata", "method.name": "fixmatch"},
     "rsmatch_flexmatch": {"method.rsmatch.pseudo_label": "flexmatch", **ONE_NETWORK},
     "rsmatch_freematch": {"method.rsmatch.pseudo_label": "freematch", **ONE_NETWORK},
 }
@@ -68,25 +70,39 @@ class Killed(Exception):
 
 @pytest.fixture
 def kill_after(monkeypatch):
-    """kill_after(n): the run breaks off when it asks for its n-th batch."""
-    make = train._input_stream
+    """kill_after(n): the run breaks off after n dispatches."""
 
     def arm(count):
+        make = feed.make
+
         def broken(exp, task):
-            stream = make(exp, task)
+            source, line = make(exp, task)
+            plain, calls = source.run, itertools.count()
 
-            def start(step):
-                for i, batch in enumerate(stream(step)):
-                    if i == count:
-                        raise Killed
-                    yield batch
+            def run(*args):
+                if next(calls) == count:
+                    raise Killed
+                return plain(*args)
 
-            return start
+            source.run = run
+            return source, line
 
-        monkeypatch.setattr(train, "_input_stream", broken)
+        monkeypatch.setattr(feed, "make", broken)
 
     yield arm
     monkeypatch.undo()
+
+
+@pytest.fixture
+def dispatch(monkeypatch):
+    """dispatch(n): runs from now on take up to n steps a dispatch, as on a GPU."""
+
+    def set_length(most):
+        monkeypatch.setattr(
+            feed, "make", lambda exp, task: (feed.ResidentFeed(exp, task, most), "")
+        )
+
+    return set_length
 
 
 @pytest.mark.parametrize("case", RESUMED)
@@ -117,6 +133,31 @@ def test_four_steps_equal_two_restore_two(
     assert lines(tmp_path / "whole") == lines(tmp_path / "halves")
     assert timeless(whole) == timeless(halves)
     assert [x["step"] for x in lines(tmp_path / "whole")] == [2, 3, 4, 4]
+
+
+def test_another_number_of_steps_a_dispatch_changes_no_bit(
+    tmp_path, dispatch, kill_after
+):
+    """Logging at 3 and 6, saving at 2, 4 and 6, dispatches of 3; then of 2, a break
+    in mid-interval, and 4."""
+    keys = {"method.name": "fixmatch", "train.num_steps": 7, "log.every_steps": 3}
+    dispatch(3)
+    whole = run(tmp_path / "whole", **keys)
+    dispatch(2)
+    kill_after(4)
+    with pytest.raises(Killed):
+        run(tmp_path / "parts", **keys)
+    dispatch(4)
+    parts = run(tmp_path / "parts", **keys, **{"train.steps_per_dispatch": 4})
+    first = first_state(**keys)
+    assert_bit_equal(
+        *(saved_state(tmp_path / part, 7, first) for part in ("whole", "parts"))
+    )
+    assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
+    del whole["config"], parts["config"]
+    assert timeless(whole) == timeless(parts)
+    logged = [x["step"] for x in lines(tmp_path / "whole") if "train/loss" in x]
+    assert logged == [3, 6, 7]
 
 
 def test_files_of_a_run(tmp_path):

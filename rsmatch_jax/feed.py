@@ -1,0 +1,175 @@
+"""How steps get their images: two ways with one face.
+
+A feed holds the mapped train step and what it reads. The loop says how far it may go,
+the feed says how far it went.
+"""
+
+import functools
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+
+from rsmatch_jax import parallel, step
+from rsmatch_jax.data import resident, rs_ssl, sampler
+from rsmatch_jax.errors import RequestError
+from rsmatch_jax.experiment import Experiment
+from rsmatch_jax.record import Dispatched
+from rsmatch_jax.state import Batch, TrainState
+
+GIB = 2**30
+
+
+class Feed(Protocol):
+    """most: the most steps of one dispatch; 1 on a CPU, see `make`."""
+
+    most: int
+
+    def run(
+        self, state: TrainState, done: int, room: int
+    ) -> tuple[TrainState, Dispatched]:
+        """Dispatches one or more of the steps after `done`, at most `room`. The state
+        is donated; nothing waits for the device."""
+        ...
+
+    def compile(self, state: TrainState) -> Any:
+        """Compiles the step ahead of `run`, which then uses it: the program."""
+        ...
+
+
+def make(exp: Experiment, task: rs_ssl.Task) -> tuple[Feed, str]:
+    """The feed of a run, and a line that says which it is.
+
+    Raises RequestError where the images cannot be had in the way asked for.
+    """
+    config = exp.config
+    needed, budget = resident.num_bytes(task), config.input.resident_budget_gb * GIB
+    fits = needed <= budget
+    mode = config.input.mode
+    size = f"{needed / 2**20:.0f} MiB of images"
+    limit = f"input.resident_budget_gb={config.input.resident_budget_gb}"
+    if mode == "resident" and not fits:
+        raise RequestError(
+            f"input.mode=resident: {size} are more than {limit}; raise it, or use "
+            "input.mode=tfdata"
+        )
+    if mode == "resident" or (mode == "auto" and fits):
+        line = f"input: resident, {size} on each device"
+        if exp.devices[0].platform != "cpu":
+            return ResidentFeed(exp, task, config.train.steps_per_dispatch), line
+        line += "; one step a dispatch, for loops over convolutions are slow on a CPU"
+        return ResidentFeed(exp, task, None), line
+    why = "" if mode == "tfdata" else f"; {size} are more than {limit}"
+    return TfDataFeed(exp, task), f"input: tf.data on the host{why}"
+
+
+class ResidentFeed:
+    """Images and views made on the device, several steps a dispatch.
+
+    The same program whatever the number of steps, so that where a dispatch ends
+    changes no bit. loop: the most steps of one; None = a program of one step, without
+    a loop.
+    """
+
+    def __init__(self, exp: Experiment, task: rs_ssl.Task, loop: int | None):
+        self.most = loop or 1
+        self._exp, self._loop = exp, loop is not None
+        self._data = parallel.replicate(
+            resident.gather(
+                task,
+                exp.views,
+                oracle=exp.needs_truth,
+                unlabelled=exp.method.uses_unlabeled,
+            ),
+            exp.devices,
+        )
+        self._epoch, self._orders = None, None
+
+        train_step = exp.one_step()
+
+        def one(state, inputs):
+            data, orders = inputs
+            batch = resident.make_batch(data, orders, exp.views, state.key, state.step)
+            return train_step(state, batch)
+
+        program = step.repeat(one, self.most) if self._loop else one
+        self._step = parallel.map_resident_step(
+            program, 2 if self._loop else 1, exp.devices
+        )
+
+    def run(self, state, done, room):
+        into_epoch = done % sampler.STEPS_PER_EPOCH
+        count = min(room, self.most, sampler.STEPS_PER_EPOCH - into_epoch)
+        state, metrics = self._step(state, *self._arguments(done, count))
+        return state, Dispatched(metrics, count)
+
+    def compile(self, state):
+        self._step = self._step.lower(state, *self._arguments(0, self.most)).compile()
+        return self._step
+
+    def _arguments(self, done, count):
+        epoch = done // sampler.STEPS_PER_EPOCH
+        if epoch != self._epoch:
+            dims = self._exp.dims
+            unlabelled = self._exp.method.uses_unlabeled
+            orders = resident.epoch_orders(
+                self._exp.config.seed,
+                epoch,
+                num_labelled=dims.num_labeled,
+                num_unlabelled=dims.num_unlabeled,
+                batch=dims.batch_size,
+                unlabelled_batch=dims.unlabeled_batch if unlabelled else 0,
+            )
+            self._orders = parallel.replicate(orders, self._exp.devices)
+            self._epoch = epoch
+        inputs = (self._data, self._orders)
+        ranks = parallel.ranks(self._exp.devices)
+        return (inputs, np.int32(count), ranks) if self._loop else (inputs, ranks)
+
+
+class TfDataFeed:
+    """Views made on the host by tf.data, one step a dispatch."""
+
+    most = 1
+
+    def __init__(self, exp: Experiment, task: rs_ssl.Task):
+        try:
+            from rsmatch_jax.data import tf_pipeline  # lazy: TensorFlow
+        except ImportError as e:
+            raise RequestError(
+                f"input.mode=tfdata needs TensorFlow ({e}): pip install -r "
+                "requirements.txt, or use input.mode=resident"
+            ) from e
+        config = exp.config
+        ratio = config.train.unlabeled_ratio if exp.method.uses_unlabeled else 0
+        self._exp, self._step = exp, exp.train_step()
+        self._batches: Iterator[Batch] | None = None
+        self._open = functools.partial(
+            tf_pipeline.batches,
+            task.lab_images,
+            task.lab_labels,
+            task.unl_images,
+            exp.views,
+            seed=config.seed,
+            batch_size=config.train.batch_size,
+            unlabeled_ratio=ratio,
+            num_steps=config.train.num_steps,
+            prefetch=config.input.prefetch,
+            synthetic=task.unl_synthetic if exp.needs_truth else None,
+        )
+
+    def run(self, state, done, room):
+        del room
+        state, metrics = self._step(state, self._next(done))
+        return state, Dispatched(metrics, 1)
+
+    def compile(self, state):
+        first = self._open(start_step=0)
+        batch = parallel.shard_rows(next(first), self._exp.devices)
+        self._step = self._step.lower(state, batch).compile()
+        return self._step
+
+    def _next(self, done):
+        if self._batches is None:  # from here on the stream knows its step
+            self._batches = self._open(start_step=done)
+        return parallel.shard_rows(next(self._batches), self._exp.devices)
