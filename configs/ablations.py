@@ -84,6 +84,7 @@ def get_sweeps():
         "table3": _table_3(),
         "digits": _digits(),
         "cifake": _cifake(),
+        "input_mode": _input_mode(),
         "queue_length": _one_key("N_q", "method.rsmatch.queue_length", (16, 8, 32, 64)),
         "queue_classes": _one_key("P", "method.rsmatch.queue_classes", (10, 1, 2, 5)),
         "queue_push": _one_key("Q", "method.rsmatch.queue_push", (1, 2, 4, 8)),
@@ -256,6 +257,29 @@ def _cifake():
             "checkpoint.every_steps": 4096,
         },
         "cells": _by_method_and_ratio("cifar10"),
+    }
+
+
+def _input_mode():
+    """Do views made on the device train as those made by tf.data? --seeds=0,1,2,3,4"""
+    return {
+        "title": "RSMatch on digits, views made on the device and by tf.data",
+        "baseline": "tfdata",
+        "reduced": "8 x 8 scans, WRN-10-1, 300 steps of 32 + 128 images",
+        "overrides": {
+            "train.num_steps": 300,
+            "eval.every_steps": 100,
+            "log.tensorboard": False,
+        },
+        "cells": [
+            {
+                "row": mode,
+                "column": "digits",
+                "config": "digits",
+                "overrides": {"input.mode": mode},
+            }
+            for mode in ("resident", "tfdata")
+        ],
     }
 
 

@@ -19,7 +19,7 @@ from rsmatch_jax.data import tf_augment
 
 SPEC = views.ViewSpec(flip=True, crop_pad=4, randaugment_ops=3, cutout=True)
 PLAIN = views.ViewSpec(flip=False, crop_pad=0, randaugment_ops=0, cutout=False)
-ROWS = 20_000
+ROWS = 470_000  # of 3 operations each: 100,000 draws of every one
 
 
 @functools.partial(jax.jit, static_argnames=("rows", "spec", "strong"))
