@@ -1,5 +1,6 @@
 """Exceptions whose message is for the user, and what a command ends with."""
 
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -25,11 +26,15 @@ def exit_code(command: Callable[[], None], go_on: str) -> int:
     """
     try:
         command()
+        sys.stdout.flush()
     except RequestError as e:
         sys.stderr.write(f"error: {e}\n")
         return 2
     except RunFailed as e:
         sys.stderr.write(f"error: {e}\n")
+        return 1
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         sys.stderr.write(f"\ninterrupted; {go_on}\n")

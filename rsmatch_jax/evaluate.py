@@ -142,8 +142,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     def command():
-        if args.out is not None:
-            _check_out(args.out, args.workdir)
+        _check_out(args.out, args.workdir)
         found = evaluate(
             args.workdir,
             args.step,
@@ -167,22 +166,16 @@ def _load_task(config: Any) -> rs_ssl.Task:
         ) from None
 
 
-def _check_out(out: str, folder: str):
+def _check_out(out: str | None, folder: str):
     """Raises RequestError where no file `out` can be, or where the run has its own."""
     own = [os.path.join(folder, name) for name in workdir.FILES]
-    if os.path.realpath(out) in map(os.path.realpath, own):
-        raise RequestError(f"--out={out} is a file of the run; choose another")
-    if os.path.isdir(out) or not os.path.basename(out):
-        raise RequestError(f"--out={out} is a folder; name a file in it")
-    temporary = f"{out}.tmp"
-    try:
-        with open(temporary, "w"):
-            pass
-        os.remove(temporary)
-    except OSError as e:
-        raise RequestError(
-            f"--out={out} cannot be written ({e.strerror}); choose another"
-        ) from None
+    saved = os.path.realpath(os.path.join(folder, "checkpoints")) + os.sep
+    path = os.path.realpath(out or "")
+    if out is not None and (
+        path in map(os.path.realpath, own) or path.startswith(saved)
+    ):
+        raise RequestError(f"--out={out} is among the files of the run; choose another")
+    logbook.check_out(out)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -103,12 +104,32 @@ class Logbook:
 
 
 def write_json(path: str, content: dict[str, Any]):
-    """Writes a JSON file atomically; NaN and infinities become null."""
-    temporary = f"{path}.tmp"
+    """Writes a JSON file atomically, also beside other processes that write it; NaN
+    and infinities become null."""
+    temporary = f"{path}.{os.getpid()}.tmp"
     with open(temporary, "w") as f:
         json.dump(plain(content), f, indent=1, allow_nan=False)
         f.write("\n")
     os.replace(temporary, path)
+
+
+def check_out(path: str | None, extension: str = ".json"):
+    """Raises RequestError where no file --out=`path` can be made; None is fine."""
+    if path is None:
+        return
+    folder = os.path.dirname(path) or "."
+    if not path.endswith(extension) or os.path.isdir(path):
+        raise RequestError(f"--out={path} is no file name; use --out=FILE{extension}")
+    if not os.path.isdir(folder):
+        raise RequestError(f"--out={path}: there is no folder {folder}; make it first")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+        if os.path.exists(path):
+            open(path, "r+b").close()
+    except OSError as e:
+        raise RequestError(
+            f"--out={path} cannot be written ({e.strerror}); choose another"
+        ) from None
 
 
 def plain(value: Any) -> Any:

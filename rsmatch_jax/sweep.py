@@ -33,6 +33,8 @@ from rsmatch_jax.sweeps import Cell, Sweep, Value
 
 GO_ON = "the same command goes on where it stopped"
 PATIENCE = 60.0  # seconds that an interrupted run has to write its last words
+REMIND = 5.0  # seconds after which it is told again
+WAY_OUT = "choose another --out, use the same overrides, or move that folder away"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +67,8 @@ def run(args: argparse.Namespace, overrides: Sequence[str]):
     sweep = _named(args.name)
     seeds = _seeds(args.seeds)
     more = _overrides(sweep, overrides)
-    out = args.out or os.path.join("runs", sweep.name)
+    out = os.path.join("runs", sweep.name) if args.out is None else args.out
+    workdir.check_writable(out, "--out")
     runs = _shard(_runs(sweep, seeds, out, more), args.shard)
     for r in runs:
         _check(r)
@@ -80,10 +83,15 @@ def run(args: argparse.Namespace, overrides: Sequence[str]):
     )
     if args.dry_run:
         return
-    os.makedirs(out, exist_ok=True)
-    sweeps.write_record(out, sweep, seeds, more)
-    failed = _run_all(runs)
-    say(f"the table: python -m rsmatch_jax.report {out}")
+    try:
+        os.makedirs(out, exist_ok=True)
+        sweeps.write_record(out, sweep, seeds, more)
+    except OSError as e:
+        raise RequestError(f"--out={out} cannot be written ({e})") from e
+    failed, busy = _run_all(runs)
+    say(f"the table: python -m rsmatch_jax.report {shlex.quote(out)}")
+    if busy:
+        say(f"{len(busy)} runs were left to other processes that are at them")
     if failed:
         raise RunFailed(
             f"{len(failed)} of {len(runs)} runs failed; the same command tries them "
@@ -91,11 +99,17 @@ def run(args: argparse.Namespace, overrides: Sequence[str]):
         )
 
 
-def _run_all(runs: Sequence[Run]) -> list[Run]:
-    """Runs what is not finished, one after the other; returns those that failed."""
-    failed, seconds = [], []
+def _run_all(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    """Runs what is not finished, one after the other; returns those that failed, and
+    those that another process was at."""
+    failed, busy, seconds = [], [], []
     to_do = [r for r in runs if not r.finished()]
     for i, r in enumerate(to_do, start=1):
+        if r.finished():  # by another process, meanwhile
+            continue
+        if workdir.is_locked(r.workdir):
+            busy.append(r)
+            continue
         begin = time.monotonic()
         code = _launch(r)
         seconds.append(time.monotonic() - begin)
@@ -110,7 +124,7 @@ def _run_all(runs: Sequence[Run]) -> list[Run]:
             f"[{i}/{len(to_do)}] {r.title}: {outcome}, {seconds[-1]:.0f} s; "
             f"{logbook.duration(left)} left"
         )
-    return failed
+    return failed, busy
 
 
 def _launch(r: Run) -> int:
@@ -130,13 +144,26 @@ def _launch(r: Run) -> int:
         try:
             return process.wait()
         except KeyboardInterrupt:
+            _stop(process)
+            raise
+
+
+def _stop(process: subprocess.Popen):
+    """Interrupts a run and waits until it has ended, at most PATIENCE. It is told again
+    and again: JAX drops an interrupt that comes during one of its callbacks."""
+    deadline = time.monotonic() + PATIENCE
+    try:
+        while time.monotonic() < deadline:
             process.send_signal(signal.SIGINT)
             try:
-                process.wait(PATIENCE)
-            except (subprocess.TimeoutExpired, KeyboardInterrupt):
-                process.kill()
-                process.wait()
-            raise
+                process.wait(REMIND)
+                return
+            except subprocess.TimeoutExpired:
+                continue
+    except KeyboardInterrupt:  # a second one: at once
+        pass
+    process.kill()
+    process.wait()
 
 
 def _runs(
@@ -160,7 +187,7 @@ def _check(r: Run):
     config, _, _ = command_line.parse(["launch.py", *r.argv], _launch_flags)
     validate.check(config, num_devices=1)
     workdir.check_writable(r.workdir)
-    workdir.check_free(r.workdir, config.to_dict())
+    workdir.check_free(r.workdir, config.to_dict(), WAY_OUT)
     workdir.read_result(r.workdir)
 
 
@@ -182,6 +209,8 @@ def _overrides(sweep: Sweep, given: Sequence[str]) -> dict[str, Value]:
         raise RequestError("--config.seed: a sweep takes --seeds=0,1,2")
     more = {key: values[key] for key in keys}
     for key in keys:
+        if any(key in cell.overrides for cell in sweep.cells):
+            raise RequestError(f"--config.{key}: the cells of {sweep.name} set it")
         if not any(key in cell.all_overrides(more) for cell in sweep.cells):
             raise RequestError(
                 f"--config.{key}: no cell of {sweep.name} has a use for it"
@@ -242,5 +271,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C
+        signal.signal(number, signal.default_int_handler)
     sys.exit(main())

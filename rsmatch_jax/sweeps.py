@@ -2,6 +2,7 @@
 one, from which its report is made."""
 
 import dataclasses
+import fcntl
 import functools
 import importlib.util
 import json
@@ -24,7 +25,6 @@ NOT_THE_SETTING = (
     "data.data_dir",
     "data.cache_dir",
     "data.download",
-    "data.synthetic_pool",
 )
 # What a cell of the paper is about; other keys only make it smaller or larger.
 IDENTITY = (
@@ -45,7 +45,8 @@ CELL_KEYS = (
 class Cell:
     """One place of a table: a config file's name, {dotted key: value}, and the paper's
     figures in percent: accuracy (mean, std over three seeds; std None where it prints
-    none) and detector, its Deepfake Acc. common: overrides of the whole sweep."""
+    none) and detector, its Deepfake Acc. common: overrides of the whole sweep, which
+    then has folders of its own, with its name in front."""
 
     row: str
     column: str
@@ -55,6 +56,7 @@ class Cell:
     detector: float | None = None
     note: str | None = None
     common: Mapping[str, Value] = dataclasses.field(default_factory=dict)
+    sweep: str = ""
 
     def all_overrides(
         self, more: Mapping[str, Value] | None = None
@@ -80,7 +82,8 @@ class Cell:
         own = {k: v for k, v in self.overrides.items() if v != plain[k]}
         method = own.pop("method.name", plain["method.name"])
         parts = [f"{key.rsplit('.', 1)[1]}={own[key]}" for key in sorted(own)]
-        return "-".join([self.config, method, *parts])
+        sweep = [self.sweep] if self.common else []
+        return "-".join([*sweep, self.config, method, *parts])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +106,9 @@ def load(path: str | None = None) -> dict[str, Sweep]:
     sweeps = {}
     for name, sweep in _module(path).get_sweeps().items():
         common = sweep.get("overrides", {})
-        cells = tuple(Cell(**cell, common=common) for cell in sweep["cells"])
+        cells = tuple(
+            Cell(**cell, common=common, sweep=name) for cell in sweep["cells"]
+        )
         sweeps[name] = Sweep(name=name, **{**sweep, "cells": cells})
     return sweeps
 
@@ -134,12 +139,14 @@ def setting(config: Mapping[str, Any]) -> dict[str, Value]:
 
 
 def changed(cell: Cell, config: Mapping[str, Any]) -> dict[str, tuple[Value, Value]]:
-    """{dotted key: (the cell's value, the run's)} where a run's setting differs."""
+    """{dotted key: (the cell's value, the run's)} where a run's setting differs; the
+    place of its pool is no difference."""
     return {
         key: (old, new)
         for key, old, new in workdir.differences(
             setting(cell.config_dict().to_dict()), setting(config)
         )
+        if key != "data.synthetic_pool"
     }
 
 
@@ -162,26 +169,33 @@ def write_record(out: str, sweep: Sweep, seeds: list[int], more: Mapping[str, Va
     """Writes OUT/<name>.sweep.json: the cells with their folders, the seeds of all
     starts so far, and the overrides `more` of the command line.
 
-    Raises RequestError where an earlier start had others.
+    Raises RequestError where an earlier start had others, but for keys that a resumed
+    run may change. Shards that start at the same time take turns.
     """
     path = os.path.join(out, sweep.name + RECORD_SUFFIX)
-    earlier = read_record(path) if os.path.exists(path) else None
-    if earlier is not None:
-        if earlier["overrides"] != dict(more):
-            raise RequestError(
-                f"{path}: this sweep began with the overrides {earlier['overrides']}, "
-                f"now they are {dict(more)}; use the same, or another --out"
+    with open(f"{path}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        earlier = read_record(path) if os.path.exists(path) else None
+        if earlier is not None:
+            began, now = (
+                {k: v for k, v in keys.items() if not k.startswith(workdir.FREE)}
+                for keys in (earlier["overrides"], more)
             )
-        seeds = sorted({*earlier["seeds"], *seeds})
-    logbook.write_json(
-        path,
-        {
-            **dataclasses.asdict(sweep),
-            "seeds": seeds,
-            "overrides": dict(more),
-            "cells": [_cell_record(cell, more) for cell in sweep.cells],
-        },
-    )
+            if began != now:
+                raise RequestError(
+                    f"{path}: this sweep began with the overrides {began}, now they "
+                    f"are {now}; use the same, or another --out"
+                )
+            seeds = sorted({*earlier["seeds"], *seeds})
+        logbook.write_json(
+            path,
+            {
+                **dataclasses.asdict(sweep),
+                "seeds": seeds,
+                "overrides": dict(more),
+                "cells": [_cell_record(cell, more) for cell in sweep.cells],
+            },
+        )
 
 
 def _cell_record(cell: Cell, more: Mapping[str, Value]) -> dict[str, Any]:

@@ -74,18 +74,19 @@ def run(
         for line in plan.measure(exp, source):
             say(line)
         return {}
-    if overwrite:
-        workdir.clear(folder)
-    workdir.claim(folder, config.to_dict(), task.split.arrays())
-    current = _Run(exp, task, folder, warnings)
-    try:
-        return current.train(source)
-    except KeyboardInterrupt:
-        current.abandon("stopped")
-        raise
-    except Exception:
-        current.abandon("failed")
-        raise
+    with workdir.locked(folder):
+        if overwrite:
+            workdir.clear(folder)
+        workdir.claim(folder, config.to_dict(), task.split.arrays())
+        current = _Run(exp, task, folder, warnings)
+        try:
+            return current.train(source)
+        except KeyboardInterrupt:
+            current.abandon("stopped")
+            raise
+        except Exception:
+            current.abandon("failed")
+            raise
 
 
 class _Run:

@@ -4,10 +4,13 @@ config.json, split.npz, parameters.txt, checkpoints/, metrics.jsonl, event files
 queue.png, confusion.npy and result.json.
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import shutil
 import zipfile
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,7 @@ CONFIG_FILE = "config.json"
 SPLIT_FILE = "split.npz"
 QUEUE_PICTURE = "queue.png"
 CONFUSION_FILE = "confusion.npy"
+LOCK_FILE = ".lock"
 FILES = (
     CONFIG_FILE,
     SPLIT_FILE,
@@ -43,31 +47,36 @@ def read_result(workdir: str) -> dict[str, Any] | None:
     return _read_json(os.path.join(workdir, logbook.RESULT_FILE))
 
 
-def check_writable(workdir: str):
+def check_writable(workdir: str, flag: str = "--workdir"):
     """Raises RequestError where no folder `workdir` can be."""
     if not workdir:
-        raise RequestError("--workdir= is empty; name a folder, or leave it out")
+        raise RequestError(f"{flag}= is empty; name a folder, or leave it out")
     if os.path.exists(workdir) and not os.path.isdir(workdir):
-        raise RequestError(f"--workdir={workdir} is a file; name a folder")
+        raise RequestError(f"{flag}={workdir} is a file; name a folder")
     parent = workdir
     while not os.path.exists(parent):
         parent = os.path.dirname(os.path.abspath(parent))
     if not os.access(parent, os.W_OK | os.X_OK):
         raise RequestError(
-            f"--workdir={workdir} cannot be written ({parent} is not writable); "
+            f"{flag}={workdir} cannot be written ({parent} is not writable); "
             "choose another"
         )
 
 
-def check_free(workdir: str, config: dict[str, Any]):
+def check_free(
+    workdir: str,
+    config: dict[str, Any],
+    way_out: str = "choose another workdir, use the same config, or start anew with "
+    "--overwrite",
+):
     """Raises RequestError if `workdir` belongs to a run of another config, or to
     something else."""
     earlier = read_config(workdir)
     if earlier is None:
-        if os.path.isdir(workdir) and os.listdir(workdir):
+        if _content(workdir):
             raise RequestError(
                 f"--workdir={workdir} is not empty and holds no run (no "
-                f"{CONFIG_FILE}); choose another"
+                f"{CONFIG_FILE}); {way_out}"
             )
         return
     differing = [
@@ -79,8 +88,7 @@ def check_free(workdir: str, config: dict[str, Any]):
         raise RequestError(
             f"--workdir={workdir} holds a run of another config:\n"
             + "\n".join(differing)
-            + "\nchoose another workdir, use the same config, or start anew with "
-            "--overwrite"
+            + f"\n{way_out}"
         )
 
 
@@ -130,13 +138,54 @@ def check_split(workdir: str, split: dict[str, np.ndarray]):
 
 def clear(workdir: str):
     """Removes an earlier run; refuses a folder that holds something else."""
-    if os.path.isdir(workdir) and os.listdir(workdir):
-        if read_config(workdir) is None:
+    if _content(workdir) and read_config(workdir) is None:
+        raise RequestError(
+            f"--overwrite: {workdir} holds no run (no {CONFIG_FILE}) and is left "
+            "alone; choose another workdir"
+        )
+    for name in _content(workdir):
+        path = os.path.join(workdir, name)
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        else:
+            os.remove(path)
+
+
+@contextlib.contextmanager
+def locked(workdir: str) -> Iterator[None]:
+    """Keeps other processes from training in `workdir` meanwhile; makes the folder.
+
+    Raises RequestError where one is at it already, or where no folder can be made. The
+    system gives the lock back however the process ends.
+    """
+    try:
+        os.makedirs(workdir, exist_ok=True)
+        file = open(os.path.join(workdir, LOCK_FILE), "w")  # noqa: SIM115
+    except OSError as e:
+        raise RequestError(
+            f"--workdir={workdir} cannot be written ({e}); choose another"
+        ) from e
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             raise RequestError(
-                f"--overwrite: {workdir} holds no run (no {CONFIG_FILE}) and is left "
-                "alone; choose another workdir"
-            )
-        shutil.rmtree(workdir)
+                f"--workdir={workdir}: another process is training there; wait for it, "
+                "or choose another"
+            ) from None
+        yield
+
+
+def is_locked(workdir: str) -> bool:
+    """Whether a process is training there now."""
+    try:
+        with open(os.path.join(workdir, LOCK_FILE)) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def differences(
@@ -153,11 +202,23 @@ def differences(
     return found
 
 
+def _content(workdir: str) -> list[str]:
+    """What lies in a folder, if it is one, beside the lock."""
+    if not os.path.isdir(workdir):
+        return []
+    return [name for name in os.listdir(workdir) if name != LOCK_FILE]
+
+
 def _read_json(path: str) -> dict[str, Any] | None:
     try:
         with open(path) as f:
-            return json.load(f)
+            content = json.load(f)
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}")
+        return content
     except FileNotFoundError:
         return None
     except (ValueError, OSError) as e:  # also a binary file, or a folder
-        raise RequestError(f"{path} cannot be read: {e}") from None
+        raise RequestError(
+            f"{path} cannot be read: {e}. Restore it, or move it away"
+        ) from None

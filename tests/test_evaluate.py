@@ -222,7 +222,7 @@ DAMAGED = [
     (lambda copy: (copy / "config.json").unlink(), ["holds no run", "config.json"]),
     (write("config.json", b"{"), ["config.json", "cannot be read"]),
     (write("config.json", b"\xff\x00"), ["config.json", "cannot be read"]),
-    (write("config.json", b"[1]"), ["config.json", "no config"]),
+    (write("config.json", b"[1]"), ["config.json", "holds a list"]),
     (
         write("config.json", b'{"seed": 0, "method": 3}'),
         ["checkpoint.every_steps", "no config"],
@@ -260,9 +260,9 @@ def test_damaged_run_is_refused(folder, tmp_path, capsys, damage, words):
         (["--step=23"], ["--step=23", "40"]),
         (["--step=worst"], ["--step=worst", "last, best"]),
         (["--step="], ["--step=", "last, best"]),
-        (["--out=/nope/x.json"], ["--out=/nope/x.json", "cannot be written"]),
-        (["--out=configs"], ["--out=configs", "is a folder"]),
-        (["--out=configs/"], ["--out=configs/", "is a folder"]),
+        (["--out=/nope/x.json"], ["--out=/nope/x.json", "no folder /nope"]),
+        (["--out=configs"], ["--out=configs", "no file name"]),
+        (["--out=configs/"], ["--out=configs/", "no file name"]),
         (["--synthetic_pool=/nope"], ["no synthetic pool at /nope"]),
     ],
     ids=lambda x: " ".join(x),
@@ -278,7 +278,7 @@ def test_wrong_request_is_answered(folder, capsys, argv, words):
 def test_files_of_the_run_are_not_written_over(folder, capsys):
     for name in ("config.json", "result.json", "metrics.jsonl", "split.npz"):
         assert ask(folder, f"--out={folder}/../{folder.name}/{name}") == 2
-        assert "is a file of the run" in capsys.readouterr().err
+        assert "among the files of the run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("lost", "step"), [("state", "last"), ("meta", "best")])

@@ -207,7 +207,7 @@ def test_page_is_one_file_with_table_curves_and_pictures(tmp_path):
 def test_curves_are_means_over_seeds(tmp_path):
     write_sweep(tmp_path)
     found = runs.find(str(tmp_path))
-    ((base, record),) = runs.find_records(str(tmp_path))
+    ((base, record),) = runs.find_records(str(tmp_path)).values()
     cell = tables.of_sweep(base, record, found).cell("RSMatch", "r = 0.5")
     steps, means, singles = curves.mean_curve(cell.runs, "eval/test_accuracy")
     assert steps == [10, 20]
@@ -240,11 +240,36 @@ def test_plain_runs_are_gathered_by_setting(tmp_path, capsys):
     assert "b again: another run of the same setting and seed (1)" in captured
 
 
+def test_runs_on_different_pools_are_not_thrown_together(tmp_path, capsys):
+    config = sweep().cells[0].config_dict().to_dict()
+    for pool in ("a", "b"):
+        config["data"]["synthetic_pool"] = pool
+        write_run(tmp_path / pool, config, 0.5)
+    assert report.main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "data.synthetic_pool=a" in out
+    assert "data.synthetic_pool=b" in out
+
+
+def test_overlapping_folders_count_once(tmp_path, capsys, monkeypatch):
+    write_sweep(tmp_path / "o")
+    monkeypatch.chdir(tmp_path)
+    argv = ["o/", "o/" + sweep().cells[0].folder(), str(tmp_path)]
+    assert report.main(argv) == 0
+    out = capsys.readouterr().out
+    assert out.count("## ") == 1
+    with open(tmp_path / "o" / "report.csv") as f:
+        assert len(list(csv.DictReader(f))) == 3
+
+
 def test_best_on_validation_images_is_said(tmp_path, capsys):
     config = sweep().cells[0].config_dict({"data.validation_per_class": 5}).to_dict()
     write_run(tmp_path / "a", config, 0.5)
     assert report.main([str(tmp_path)]) == 0
-    assert "chosen on validation images" in capsys.readouterr().out
+    assert "chosen on validation images;" in capsys.readouterr().out
+    write_run(tmp_path / "b", sweep().cells[0].config_dict().to_dict(), 0.5)
+    assert report.main([str(tmp_path)]) == 0
+    assert "where a run has them, else on the test set" in capsys.readouterr().out
 
 
 def test_a_sweep_that_has_only_begun(tmp_path, capsys):

@@ -251,6 +251,15 @@ def test_workdir_of_another_config_is_refused_with_the_keys(tmp_path):
     workdir.check_free(str(tmp_path / "r"), free)
 
 
+def test_two_runs_in_one_workdir(tmp_path):
+    """The second is refused and writes nothing, the first is left as it is."""
+    with workdir.locked(str(tmp_path / "r")):
+        with pytest.raises(RequestError, match="another process is training there"):
+            run(tmp_path / "r", **{"method.name": "supervised"})
+        assert os.listdir(tmp_path / "r") == [workdir.LOCK_FILE]
+    run(tmp_path / "r", **{"method.name": "supervised"})
+
+
 def test_foreign_folder_is_neither_used_nor_cleared(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     for check in (

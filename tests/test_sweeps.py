@@ -141,6 +141,7 @@ def test_shortened_runs_are_known_as_such():
         (["digits", "--config.train.num_step=1"], ["num_step", "num_steps"]),
         (["digits", "--config.train.num_steps=0"], ["num_steps=0"]),
         (["digits", "--wrkdir=x"], ["--wrkdir=x"]),
+        (["digits", "--config.method.name=simmatch"], ["method.name", "set it"]),
         (["detector", "--config.method.simmatch.epass=True"], ["epass", "detector"]),
         (["digits", "more"], ["'more'"]),
     ],
@@ -230,52 +231,109 @@ def test_foreign_record_is_named(tmp_path):
             sweeps.read_record(str(path))
 
 
-def test_interrupted_and_taken_up_again(tmp_path):
-    """The real command on the `fake` set: stopped in the second run, then finished;
-    both runs end as undisturbed ones."""
+def test_sweeps_share_folders_for_equal_settings_only():
+    """Over all sweeps, as they may be given one --out."""
+    folders = {}
+    for table in sweeps.load().values():
+        for cell in table.cells:
+            setting = sweeps.setting(cell.config_dict().to_dict())
+            assert folders.setdefault(cell.folder(), setting) == setting, cell
+
+
+def test_runs_that_another_process_is_at_are_left_to_it(tmp_path, pretend, capsys):
+    _, launched = pretend
+    busy = sweeps.run_folder(str(tmp_path), fake_sweep().cells[1].folder(), 0)
+    with workdir.locked(busy):
+        assert sweep.main(["mine", "--seeds=0", f"--out={tmp_path}"]) == 0
+    assert len(launched) == 2
+    assert busy not in launched
+    assert "1 runs were left to other processes" in capsys.readouterr().out
+
+
+def test_records_of_shards_that_start_together(tmp_path):
+    """Sixteen writers with a seed each: none fails, no seed is lost."""
     program = f"""
 import sys
 sys.path[:0] = ["tests", "."]
-import signal, test_sweeps
-from rsmatch_jax import sweep, sweeps
-signal.signal(signal.SIGTERM, signal.default_int_handler)
-sweeps.load = lambda: {{"mine": test_sweeps.fake_sweep(2)}}
-sys.exit(sweep.main(["mine", "--seeds=0", "--out={tmp_path}/o", *sys.argv[1:]]))
+import test_sweeps
+from rsmatch_jax import sweeps
+table = test_sweeps.fake_sweep()
+for seed in range(4):
+    sweeps.write_record({str(tmp_path)!r}, table, [4 * int(sys.argv[1]) + seed], {{}})
 """
-    small = [
-        *("--config.train.num_steps=60", "--config.eval.every_steps=10"),
-        *("--config.checkpoint.every_steps=10", "--config.log.every_steps=10"),
-        *("--config.log.tensorboard=False", "--config.train.batch_size=4"),
-        "--config.model.classifier=wrn_10_1",
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program, str(i)], cwd=sweeps.ROOT)
+        for i in range(4)
     ]
-    command = [sys.executable, "-c", program, *small]
-    folders = [f"{tmp_path}/o/common-supervised-labels_per_class={n}" for n in (4, 5)]
+    assert [p.wait(timeout=120) for p in processes] == [0] * 4
+    record = sweeps.read_record(str(tmp_path / "mine.sweep.json"))
+    assert record["seeds"] == list(range(16))
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"status": "fin'])
+def test_damaged_result_is_named_with_a_way_out(tmp_path, pretend, capsys, content):
+    folder = sweeps.run_folder(str(tmp_path), fake_sweep().cells[0].folder(), 0)
+    os.makedirs(folder)
+    config = {**fake_sweep().cells[0].config_dict().to_dict(), "seed": 0}
+    logbook.write_json(f"{folder}/config.json", config)
+    with open(f"{folder}/result.json", "w") as f:
+        f.write(content)
+    assert sweep.main(["mine", "--seeds=0", f"--out={tmp_path}"]) == 2
+    said = capsys.readouterr().err
+    assert f"{folder}/result.json cannot be read" in said
+    assert "move it away" in said
+
+
+def test_reader_that_has_seen_enough(tmp_path):
+    """`| head -1` ends it without a traceback."""
+    command = f"{sys.executable} -m rsmatch_jax.sweep table1 --dry_run --out={tmp_path}"
+    done = subprocess.run(
+        f"{command} | head -1",
+        shell=True,
+        cwd=sweeps.ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.startswith("python launch.py ")
+    assert "Traceback" not in done.stderr
+
+
+def test_interrupted_and_taken_up_again(tmp_path):
+    """The real command, stopped in mid-run, then finished: as an undisturbed run."""
+    small = [
+        *("--config.train.num_steps=700", "--config.eval.every_steps=350"),
+        *("--config.checkpoint.every_steps=20", "--config.log.every_steps=10"),
+        *("--config.train.batch_size=4", "--config.train.unlabeled_ratio=1"),
+        *("--config.method.threshold=0.9", "--shard=0/18", "--seeds=0"),
+    ]
+    command = [sys.executable, "-m", "rsmatch_jax.sweep", "digits", *small]
+    command.append(f"--out={tmp_path}")
+    cell = sweeps.load()["digits"].cells[0]
+    folder = sweeps.run_folder(str(tmp_path), cell.folder(), 0)
     environment = {**os.environ, "XLA_FLAGS": ""}
     process = subprocess.Popen(
         command, cwd=sweeps.ROOT, env=environment, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 240
-    while not os.path.exists(f"{folders[1]}/seed0/metrics.jsonl"):
+    while not os.path.exists(f"{folder}/metrics.jsonl"):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.02)
+    assert workdir.is_locked(folder)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=100)
     assert process.returncode == 1
     assert "the same command goes on" in said
-    assert workdir.read_result(f"{folders[0]}/seed0")["status"] == "finished"
-    status = workdir.read_result(f"{folders[1]}/seed0")["status"]
-    assert status in ("stopped", "finished")  # it may just have been done
+    assert workdir.read_result(folder)["status"] == "stopped"
+    assert not workdir.is_locked(folder)
 
-    done = subprocess.run(command, cwd=sweeps.ROOT, env=environment, text=True)
+    done = subprocess.run(command, cwd=sweeps.ROOT, env=environment)
     assert done.returncode == 0
-    for folder in folders:
-        config = sweeps.load_config("common")
-        config.update_from_flattened_dict(
-            sweeps.flat(workdir.read_config(f"{folder}/seed0"))
-        )
-        one = jax.local_devices()[:1]
-        whole = train.run(config.lock(), f"{folder}/whole", devices=one)
-        resumed = workdir.read_result(f"{folder}/seed0")
-        assert resumed["test_accuracy"] == whole["test_accuracy"]
-        assert resumed["status"] == "finished"
+    resumed = workdir.read_result(folder)
+    assert resumed["status"] == "finished"
+    config = cell.config_dict(
+        sweeps.read_record(f"{tmp_path}/digits.sweep.json")["overrides"]
+    )
+    one = jax.local_devices()[:1]
+    whole = train.run(config.lock(), f"{tmp_path}/whole", devices=one)
+    assert resumed["test_accuracy"] == whole["test_accuracy"]

@@ -3,15 +3,13 @@
 import dataclasses
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 from absl import flags
 
-from rsmatch_jax import command_line
-from rsmatch_jax.errors import RequestError
+from rsmatch_jax import command_line, logbook
 
 PRESETS = {
     "cpu": {"train.batch_size": 4, "train.unlabeled_ratio": 7},
@@ -41,30 +39,13 @@ def parse(argv: Sequence[str]) -> Request:
     file, rest = _config_file(argv[1:])
     head = [argv[0], *file]
     _, name, values = command_line.parse([*head, *rest], _define)
-    check_out(values.out)
+    logbook.check_out(values.out)
     device = jax.local_devices()[0]
     preset = values.preset or ("cpu" if device.platform == "cpu" else "gpu")
     # Before the user's, for the last of two values stands.
     own = [f"--config.{key}={value}" for key, value in PRESETS[preset].items()]
     config, _, _ = command_line.parse([*head, *own, *rest], _define)
     return Request(config, name, preset, values.out, device)
-
-
-def check_out(path: str | None):
-    """Raises RequestError where no file `path` can be made."""
-    if path is None:
-        return
-    folder = os.path.dirname(path) or "."
-    if not path or os.path.isdir(path):
-        raise RequestError(f"--out={path} is no file name; use --out=FILE.json")
-    if not os.path.isdir(folder):
-        raise RequestError(f"--out={path}: there is no folder {folder}; make it first")
-    try:
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as e:
-        raise RequestError(
-            f"--out={path}: {folder} cannot be written ({e.strerror}); choose another"
-        ) from None
 
 
 def _config_file(argv: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rsmatch_jax import logbook
+from rsmatch_jax import command_line, logbook
 from rsmatch_jax.bench import request, results, timing, workload
 from rsmatch_jax.bench.results import Limit, interval, number
 from rsmatch_jax.errors import RequestError
@@ -68,7 +68,9 @@ TARGET_SECONDS = 120.0  # for all rounds, within these bounds
 def main(argv: list[str]):
     """Measures, shows two tables, and writes --out=FILE.json."""
     asked = request.parse(argv)
-    own = {key for values in ROWS.values() for key in values} & _overridden(argv)
+    own = {key for values in ROWS.values() for key in values} & set(
+        command_line.override_keys(argv)
+    )
     if own:
         raise RequestError(
             f"--config.{min(own)}: the rows of this bench set it; leave it out"
@@ -204,11 +206,6 @@ def _shown(row: Mapping[str, Any]) -> dict[str, str]:
         "compile s": number(row["compile_seconds"], 1),
         "aliased": f"{row['aliased_leaves']}/{row['state_leaves']}",
     }
-
-
-def _overridden(argv: list[str]) -> set[str]:
-    names = (arg.lstrip("-").split("=", 1)[0] for arg in argv)
-    return {n.removeprefix("config.") for n in names if n.startswith("config.")}
 
 
 def _is_at(config: Any, values: Mapping[str, Any]) -> bool:

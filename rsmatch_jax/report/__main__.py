@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from rsmatch_jax import logbook
 from rsmatch_jax.errors import RequestError, exit_code
 from rsmatch_jax.report import page, runs, tables, text
 
@@ -24,23 +25,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 def report(folders: Sequence[str], out: str | None):
     """Prints and writes the report of all runs in or below the folders."""
     folders = [os.path.normpath(folder) for folder in folders]
-    out = out or os.path.join(folders[0], "report.html")
-    stem, extension = os.path.splitext(out)
-    if extension != ".html":
-        raise RequestError(f"--out={out}: name a file that ends in .html")
-    found = {k: v for folder in folders for k, v in runs.find(folder).items()}
-    if not os.path.isdir(os.path.dirname(out) or "."):
-        raise RequestError(f"--out={out}: there is no folder {os.path.dirname(out)}")
-    records = [r for folder in folders for r in runs.find_records(folder)]
+    if out is None:
+        out = os.path.join(folders[0], "report.html")
+    found, records = {}, {}
+    for folder in folders:
+        found = {**runs.find(folder), **found}
+        records = {**runs.find_records(folder), **records}
+    logbook.check_out(out, ".html")
+    stem = out.removesuffix(".html")
     _require_something(folders, found, records)
-    made = [tables.of_sweep(base, record, found) for base, record in records]
+    made = [tables.of_sweep(base, record, found) for base, record in records.values()]
     placed = {
         run.folder
         for table in made
         for cell in table.cells
         for run in (*cell.runs, *cell.unfinished, *cell.broken)
     }
-    others = [run for folder, run in found.items() if folder not in placed]
+    others = [run for run in found.values() if run.folder not in placed]
     if others:
         made.append(
             tables.of_runs(

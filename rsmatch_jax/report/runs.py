@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rsmatch_jax import logbook, sweeps, workdir
@@ -64,28 +64,31 @@ class Broken:
 
 
 def find(folder: str) -> dict[str, Run | Broken]:
-    """{workdir: what is in it} for every result.json in or below `folder`.
+    """{real path: what is in it} for every workdir in or below `folder`.
 
-    Raises RequestError where there is none.
+    Raises RequestError where there is no such folder.
     """
     if not os.path.isdir(folder):
         raise RequestError(f"{folder}: there is no such folder")
-    found = {}
-    for root, folders, files in os.walk(folder):
-        folders.sort()  # in place: the order in which os.walk goes on
-        if logbook.RESULT_FILE in files:
-            found[root] = read(root)
-    return found
+    return {
+        os.path.realpath(root): read(root)
+        for root, files in _walk(folder)
+        if logbook.RESULT_FILE in files
+    }
 
 
-def find_records(folder: str) -> list[tuple[str, dict[str, Any]]]:
-    """(its folder, content) of every sweep's record in or below `folder`."""
-    return [
-        (root, sweeps.read_record(os.path.join(root, name)))
-        for root, _, files in sorted(os.walk(folder))
+def find_records(folder: str) -> dict[str, tuple[str, dict[str, Any]]]:
+    """{real path: (its folder, content)} of every sweep's record in or below
+    `folder`."""
+    return {
+        os.path.realpath(os.path.join(root, name)): (
+            root,
+            sweeps.read_record(os.path.join(root, name)),
+        )
+        for root, files in _walk(folder)
         for name in sorted(files)
         if name.endswith(sweeps.RECORD_SUFFIX)
-    ]
+    }
 
 
 def read(folder: str) -> Run | Broken:
@@ -113,6 +116,13 @@ def read(folder: str) -> Run | Broken:
     except (KeyError, TypeError, AttributeError, ValueError) as e:
         return Broken(folder, f"{path} is not the result of a run ({e!r})")
     return run
+
+
+def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
+    """(folder, its files), in order, but for what lies in checkpoints."""
+    for root, folders, files in os.walk(folder):
+        folders[:] = sorted(set(folders) - {"checkpoints"})  # where os.walk goes on
+        yield root, files
 
 
 def _evaluations(folder: str) -> tuple[Mapping[str, Any], ...]:

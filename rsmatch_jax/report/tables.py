@@ -111,7 +111,8 @@ def of_sweep(
     for cell in record["cells"]:
         runs, unfinished, broken = [], [], []
         for seed in record["seeds"]:
-            run = found.get(sweeps.run_folder(base, cell["folder"], seed))
+            folder = sweeps.run_folder(base, cell["folder"], seed)
+            run = found.get(os.path.realpath(folder))
             if isinstance(run, Run):
                 run = _of_cell(run, cell, seed)
             if isinstance(run, Broken):

@@ -92,11 +92,7 @@ def footnotes(table: Table) -> list[str]:
         notes.append(f"In brackets: difference to {table.baseline}.")
     notes.append(
         "best: over all evaluations, chosen "
-        + (
-            "on validation images"
-            if _validated(table)
-            else "on the test set (USB's rule)"
-        )
+        + _choice(table)
         + "; ±: sample standard deviation over seeds; detector: balanced accuracy over "
         "the unlabelled set, last evaluation."
     )
@@ -179,9 +175,18 @@ def _write(path: str, rows: Sequence[dict[str, Any]]):
         writer.writerows(rows)
 
 
-def _validated(table: Table) -> bool:
-    runs = [run for cell in table.cells for run in cell.runs]
-    return any(run.config["data"]["validation_per_class"] for run in runs)
+def _choice(table: Table) -> str:
+    """What the best evaluation was chosen on."""
+    validated = {
+        run.config["data"]["validation_per_class"] > 0
+        for cell in table.cells
+        for run in cell.runs
+    }
+    if validated == {True}:
+        return "on validation images"
+    if True in validated:
+        return "on validation images where a run has them, else on the test set"
+    return "on the test set (USB's rule)"
 
 
 def _bracket(difference: float | None) -> list[str]:
