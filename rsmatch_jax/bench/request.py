@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ PRESETS = {
     "cpu": {"train.batch_size": 4, "train.unlabeled_ratio": 7},
     "gpu": {"model.dtype": "bfloat16"},
 }
+AS_CONFIGURED = {"cpu": {}, "gpu": {}}  # where no network runs
 CONFIG = os.path.join("configs", "cifar10.py")
 
 
@@ -30,9 +31,11 @@ class Request:
     device: jax.Device
 
 
-def parse(argv: Sequence[str]) -> Request:
+def parse(
+    argv: Sequence[str], presets: Mapping[str, Mapping[str, Any]] = PRESETS
+) -> Request:
     """argv: as sys.argv without the bench's name. --config is configs/cifar10.py of
-    this repository, wherever the user is, unless given.
+    this repository, wherever the user is, unless given. presets: {name: config values}.
 
     Raises RequestError for anything that does not fit, before anything is measured.
     """
@@ -43,7 +46,7 @@ def parse(argv: Sequence[str]) -> Request:
     device = jax.local_devices()[0]
     preset = values.preset or ("cpu" if device.platform == "cpu" else "gpu")
     # Before the user's, for the last of two values stands.
-    own = [f"--config.{key}={value}" for key, value in PRESETS[preset].items()]
+    own = [f"--config.{key}={value}" for key, value in presets[preset].items()]
     config, _, _ = command_line.parse([*head, *own, *rest], _define)
     return Request(config, name, preset, values.out, device)
 

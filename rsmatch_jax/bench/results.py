@@ -14,6 +14,8 @@ from rsmatch_jax.bench.request import Request
 from rsmatch_jax.bench.timing import Spread
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+# Rivals of some benches: named where they are installed.
+OPTIONAL = ("pillow", "tensorflow")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +55,13 @@ def document(
             "used": 1,
             "visible": jax.local_device_count(),
             "cpu": _cpu_model(),
-            "cores": _cores(),
+            "cores": cores(),
             "load": os.getloadavg()[0],  # of the last minute, all processes
         },
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in PACKAGES},
+            **_rivals(),
         },
         "preset": request.preset,
         "precision": request.config.model.dtype,
@@ -106,6 +109,21 @@ def interval(low_high: Sequence[float] | None, digits: int = 2) -> str:
     return f"{number(low_high[0], digits)} to {number(low_high[1], digits)}"
 
 
+def wall(seconds: Spread) -> dict[str, Any]:
+    """A row's columns of the time of one step."""
+    return {
+        "ms": 1e3 * seconds.median,
+        "ms_quartiles": [1e3 * seconds.low, 1e3 * seconds.high],
+    }
+
+
+def cores() -> int | None:
+    """Cores that this process may use; /proc/cpuinfo lists the host's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
 def _figure_row(name: str, figure: Mapping[str, Any], limit: Limit) -> dict[str, str]:
     sign = ">=" if limit.at_least else "<="
     goal = figure["goal"]
@@ -130,8 +148,14 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _cores() -> int | None:
-    """Cores that this process may use; /proc/cpuinfo lists the host's."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
+def _rivals() -> dict[str, str]:
+    found = {}
+    for name in OPTIONAL:
+        # TensorFlow's CPU build is a distribution of another name.
+        for distribution in (name, f"{name}-cpu"):
+            try:
+                found[name] = importlib.metadata.version(distribution)
+                break
+            except importlib.metadata.PackageNotFoundError:
+                continue
+    return found

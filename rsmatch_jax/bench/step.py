@@ -163,14 +163,14 @@ def figures(
             found[name] = LIMITS[name].figure(value, quartiles)
 
     on_cpu = platform == "cpu"
-    timed = on_cpu == (preset == "cpu") and _is_at(config, TIMED_AT[preset])
+    timed = on_cpu == (preset == "cpu") and workload.holds(config, TIMED_AT[preset])
     if preset == "cpu":
         if timed:
             add("C4", "rsmatch", "ratio")
         aliased = sum(row["aliased_leaves"] for row in table)
         share = aliased / sum(row["state_leaves"] for row in table)
         found["C6"] = LIMITS["C6"].figure(share)
-        if on_cpu and _is_at(config, COUNTED_AT):
+        if on_cpu and workload.holds(config, COUNTED_AT):
             add("C7_fixmatch", REFERENCE, "gflop")
             if "rsmatch" in rows:
                 share = rows["rsmatch"]["gflop"] / rows[REFERENCE]["gflop"]
@@ -206,7 +206,3 @@ def _shown(row: Mapping[str, Any]) -> dict[str, str]:
         "compile s": number(row["compile_seconds"], 1),
         "aliased": f"{row['aliased_leaves']}/{row['state_leaves']}",
     }
-
-
-def _is_at(config: Any, values: Mapping[str, Any]) -> bool:
-    return all(workload.get(config, key) == value for key, value in values.items())

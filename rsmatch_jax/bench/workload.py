@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from rsmatch_jax import experiment, parallel, validate
+from rsmatch_jax.bench import timing
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.methods import Dims
 from rsmatch_jax.state import Batch
@@ -115,6 +116,20 @@ def aliased_leaves(hlo: str) -> int:
     """Outputs that take over an input's buffer, by the header of a compiled module."""
     aliased = re.search(r"input_output_alias=\{(.*?)\}, entry", hlo.split("\n", 1)[0])
     return aliased[1].count("-alias") if aliased else 0
+
+
+def in_turns(
+    runs: Mapping[str, timing.Run], least_seconds: float, rounds: int
+) -> dict[str, np.ndarray]:
+    """Seconds a step, {name: float [rounds]}, of programs that take turns of at least
+    `least_seconds` each."""
+    steps = {name: timing.warm_up(run, least_seconds)[0] for name, run in runs.items()}
+    return timing.interleave(runs, steps, rounds)
+
+
+def holds(config: Any, values: Mapping[str, Any]) -> bool:
+    """Whether the config has these values, {dotted key: value}."""
+    return all(get(config, key) == value for key, value in values.items())
 
 
 def get(config: Any, key: str) -> Any:
