@@ -80,6 +80,17 @@ WRONG = [
     ([DIGITS, "--config.input.crop_pad=8"], ["crop_pad=8", "at most 7"]),
     ([DIGITS, "--config.input.randaugment_ops=-1"], ["randaugment_ops=-1"]),
     ([DIGITS, "--config.input.prefetch=0"], ["prefetch=0"]),
+    ([DIGITS, "--config.input.mode=host"], ["input.mode=host", "resident", "tfdata"]),
+    ([DIGITS, "--config.input.resident_budget_gb=-1"], ["resident_budget_gb=-1"]),
+    (
+        [
+            DIGITS,
+            "--config.input.mode=resident",
+            "--config.input.resident_budget_gb=0",
+        ],
+        ["input.mode=resident", "resident_budget_gb=0", "tfdata"],
+    ),
+    ([DIGITS, "--config.train.steps_per_dispatch=0"], ["steps_per_dispatch=0"]),
     # model
     (
         [DIGITS, "--config.model.classifier=vgg"],
