@@ -1,5 +1,6 @@
 """Four CPU devices, strict ranks, a compilation cache that outlives the run."""
 
+import gc
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -8,6 +9,7 @@ os.environ["XLA_FLAGS"] = (
 )
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update(
@@ -16,3 +18,12 @@ jax.config.update(
 )
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def free_programs():
+    """Every compiled program holds some hundred memory maps, of which a process may
+    have 65,530: a worker that kept those of all files would be killed."""
+    yield
+    jax.clear_caches()
+    gc.collect()
