@@ -83,6 +83,7 @@ class ResidentFeed:
             ),
             exp.devices,
         )
+        self._ranks = parallel.ranks(exp.devices)
         self._epoch, self._orders = None, None
 
         train_step = exp.one_step()
@@ -123,8 +124,9 @@ class ResidentFeed:
             self._orders = parallel.replicate(orders, self._exp.devices)
             self._epoch = epoch
         inputs = (self._data, self._orders)
-        ranks = parallel.ranks(self._exp.devices)
-        return (inputs, np.int32(count), ranks) if self._loop else (inputs, ranks)
+        if self._loop:
+            return inputs, np.int32(count), self._ranks
+        return inputs, self._ranks
 
 
 class TfDataFeed:

@@ -65,8 +65,6 @@ def random_batch(exp: experiment.Experiment) -> Batch:
     def numbers(n, end):
         return rng.integers(0, end, n, dtype=np.int32)
 
-    m = exp.config.method
-    oracle = m.name == "rsmatch" and m.rsmatch.routing == "oracle"
     return Batch(
         lab=images(d.batch_size),
         labels=numbers(d.batch_size, d.num_classes),
@@ -74,7 +72,7 @@ def random_batch(exp: experiment.Experiment) -> Batch:
         weak=images(unlabeled),
         strong=images(unlabeled),
         indices=numbers(unlabeled, d.num_unlabeled),
-        synthetic=numbers(unlabeled, 2).astype(bool) if oracle else None,
+        synthetic=numbers(unlabeled, 2).astype(bool) if exp.needs_truth else None,
     )
 
 
