@@ -19,6 +19,9 @@ from ml_collections import ConfigDict, config_flags
 from rsmatch_jax import validate, workdir
 from rsmatch_jax.errors import RequestError
 
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # of launch.py
+CONFIGS = os.path.join(ROOT, "configs")
+
 
 def parse(
     argv: Sequence[str], define: Callable[[flags.FlagValues], None]
@@ -63,8 +66,7 @@ def saved_config(folder: str) -> ConfigDict:
             f"--workdir={folder} holds no run (no {workdir.CONFIG_FILE}); name the "
             "--workdir of a launch.py"
         )
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    config = _load([""], os.path.join(root, "configs", "common.py"))
+    config = _load([""], os.path.join(CONFIGS, "common.py"))
     missing = list(_missing(config, saved))
     if missing:
         listed = ", ".join([*missing[:4], *(["..."] if missing[4:] else [])])

@@ -43,7 +43,8 @@ def make(exp: Experiment, task: rs_ssl.Task) -> tuple[Feed, str]:
     Raises RequestError where the images cannot be had in the way asked for.
     """
     config = exp.config
-    needed, budget = resident.num_bytes(task), config.input.resident_budget_gb * GIB
+    needed = resident.num_bytes(task, unlabelled=exp.method.uses_unlabeled)
+    budget = config.input.resident_budget_gb * GIB
     fits = needed <= budget
     mode = config.input.mode
     size = f"{needed / 2**20:.0f} MiB of images"

@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,9 @@ class Logbook:
         with open(os.path.join(self._workdir, PARAMETERS_FILE), "w") as f:
             f.write(table + "\n")
         if self._writer is not None:
-            self._writer.write_hparams(dict(_flat(config)))
+            # TensorBoard has no type for None.
+            named = {k: "None" if v is None else v for k, v in flat(config).items()}
+            self._writer.write_hparams(named)
 
     def write_image(self, step: int, name: str, image: np.ndarray):
         """A picture to TensorBoard: uint8 [H, W, 3]."""
@@ -106,10 +108,14 @@ class Logbook:
 def write_json(path: str, content: dict[str, Any]):
     """Writes a JSON file atomically, also beside other processes that write it; NaN
     and infinities become null."""
+    replace_text(path, json.dumps(plain(content), indent=1, allow_nan=False) + "\n")
+
+
+def replace_text(path: str, text: str):
+    """Writes a file that others see whole or not at all."""
     temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "w") as f:
-        json.dump(plain(content), f, indent=1, allow_nan=False)
-        f.write("\n")
+    with open(temporary, "w", encoding="utf-8") as f:
+        f.write(text)
     os.replace(temporary, path)
 
 
@@ -145,13 +151,15 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) pairs; None as text, for TensorBoard has no such type."""
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"group.key": value} of a nested dict."""
+    found = {}
     for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", "None" if value is None else value
+            found[prefix + key] = value
+    return found
 
 
 def _keep_lines_up_to(path: str, step: int):
@@ -169,9 +177,7 @@ def _keep_lines_up_to(path: str, step: int):
             raise RequestError(
                 f"{path}: line {number} is damaged; remove it and start again"
             ) from None
-    with open(f"{path}.tmp", "w") as f:
-        f.writelines(kept)
-    os.replace(f"{path}.tmp", path)
+    replace_text(path, "".join(kept))
 
 
 def duration(seconds: float) -> str:

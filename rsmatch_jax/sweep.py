@@ -203,7 +203,7 @@ def _overrides(sweep: Sweep, given: Sequence[str]) -> dict[str, Value]:
     cell = sweep.cells[0]
     argv = ["launch.py", f"--config={sweeps.config_path(cell.config)}", *given]
     config, _, _ = command_line.parse(argv, lambda values: None)
-    values = sweeps.flat(config.to_dict())
+    values = logbook.flat(config.to_dict())
     keys = command_line.override_keys(argv)
     if "seed" in keys:
         raise RequestError("--config.seed: a sweep takes --seeds=0,1,2")
@@ -251,7 +251,7 @@ def _shard(runs: list[Run], text: str | None) -> list[Run]:
 
 
 def _launcher() -> str:
-    return os.path.join(sweeps.ROOT, "launch.py")
+    return os.path.join(command_line.ROOT, "launch.py")
 
 
 def _parser() -> argparse.ArgumentParser:

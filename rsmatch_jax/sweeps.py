@@ -10,12 +10,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import rsmatch_jax
 from rsmatch_jax import logbook, validate, workdir
+from rsmatch_jax.command_line import CONFIGS
 from rsmatch_jax.errors import RequestError
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(rsmatch_jax.__file__)))
-CONFIGS = os.path.join(ROOT, "configs")
 RECORD_SUFFIX = ".sweep.json"
 PAPER = ("table1", "table2", "table3")
 # Where data lie and how a run is carried out: no difference between two runs.
@@ -78,7 +76,7 @@ class Cell:
     def folder(self) -> str:
         """A name for the cell's runs, equal for equal settings: what two tables share
         is run once. Overrides that only repeat the config file are left out."""
-        plain = flat(load_config(self.config).to_dict())
+        plain = logbook.flat(load_config(self.config).to_dict())
         own = {k: v for k, v in self.overrides.items() if v != plain[k]}
         method = own.pop("method.name", plain["method.name"])
         parts = [f"{key.rsplit('.', 1)[1]}={own[key]}" for key in sorted(own)]
@@ -122,20 +120,10 @@ def load_config(name: str) -> Any:
     return _module(config_path(name)).get_config().unlock()
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Value]:
-    """{"group.key": value} of a nested dict."""
-    found = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = value
-    return found
-
-
 def setting(config: Mapping[str, Any]) -> dict[str, Value]:
     """{dotted key: value} of what two runs must share to be repetitions."""
-    return {k: v for k, v in flat(config).items() if not k.startswith(NOT_THE_SETTING)}
+    flat = logbook.flat(config)
+    return {k: v for k, v in flat.items() if not k.startswith(NOT_THE_SETTING)}
 
 
 def changed(cell: Cell, config: Mapping[str, Any]) -> dict[str, tuple[Value, Value]]:

@@ -79,20 +79,20 @@ def check(config: Any, num_devices: int):
     """Raises RequestError for a value that cannot work."""
     _check_finite(config, "")
     for key, allowed in CHOICES.items():
-        if _get(config, key) not in allowed:
+        if get(config, key) not in allowed:
             _refuse(config, key, f"choose {' or '.join(allowed)}")
     for key in AT_LEAST_ONE:
-        if _get(config, key) < 1:
+        if get(config, key) < 1:
             _refuse(config, key, "it must be 1 or more")
     for key in NOT_NEGATIVE:
-        value = _get(config, key)
+        value = get(config, key)
         if value is not None and value < 0:
             _refuse(config, key, "it must be 0 or more")
     for key in SHARES:
-        if not 0 <= _get(config, key) <= 1:
+        if not 0 <= get(config, key) <= 1:
             _refuse(config, key, "it must lie between 0 and 1")
     for key in ("seed", "data.split_seed"):
-        if (_get(config, key) or 0) >= 2**31:
+        if (get(config, key) or 0) >= 2**31:
             _refuse(config, key, "it must be below 2**31")
     if not config.optim.learning_rate > 0:
         _refuse(config, "optim.learning_rate", "it must be above 0")
@@ -260,11 +260,12 @@ def _check_finite(group: Any, prefix: str):
             _check_finite(value, f"{prefix}{key}.")
 
 
-def _get(config: Any, key: str) -> Any:
+def get(config: Any, key: str) -> Any:
+    """The value of a dotted key."""
     for part in key.split("."):
         config = config[part]
     return config
 
 
 def _refuse(config: Any, key: str, way_out: str) -> NoReturn:
-    raise RequestError(f"{key}={_get(config, key)}: {way_out}")
+    raise RequestError(f"{key}={get(config, key)}: {way_out}")

@@ -11,6 +11,7 @@ import numpy as np
 
 from rsmatch_jax.errors import RequestError
 
+PURPOSES = ("labelled", "weak", "strong")  # of a view: each has its own numbers
 # name, lowest and highest value. Enhancement factors (1 = unchanged) only ever move
 # towards the degenerate image; rotation is in degrees, shear a slope, translation a
 # share of the image's size; the signs come from the range itself.

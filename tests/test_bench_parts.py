@@ -18,7 +18,7 @@ from rsmatch_jax import augment as views_on_device
 from rsmatch_jax import csqueue, data, parallel, views
 from rsmatch_jax.augment import ops as operations
 from rsmatch_jax.bench import __main__ as bench
-from rsmatch_jax.bench import augment, pillow_views, queue, request, results
+from rsmatch_jax.bench import augment, child, pillow_views, queue, request, results
 from rsmatch_jax.bench import input as input_
 from rsmatch_jax.data import resident, sampler
 
@@ -335,13 +335,13 @@ def test_the_augmentation_is_measured_on_one_core(monkeypatch, capfd):
     cores, and hears of the other's end."""
     before = os.sched_getaffinity(0)
     monkeypatch.setattr(augment, "_can_pin", lambda: True)
-    run, seen = subprocess.run, []
+    start, seen = subprocess.Popen, []
 
     def instead(command, **kw):
         seen.append(command)
-        return run([sys.executable, "-c", program], **kw)
+        return start([sys.executable, "-c", program], **kw)
 
-    monkeypatch.setattr(augment.subprocess, "run", instead)
+    monkeypatch.setattr(child.subprocess, "Popen", instead)
     ask = "import os; print('cores', len(os.sched_getaffinity(0))); raise SystemExit"
     for end in (0, 3):
         program = f"{ask}({end})"

@@ -4,9 +4,9 @@ several steps a dispatch."""
 import jax
 import numpy as np
 import pytest
-from helpers import assert_bit_equal, build
+from helpers import assert_bit_equal, build, config
 
-from rsmatch_jax import augment, feed, parallel, record, views
+from rsmatch_jax import augment, experiment, feed, parallel, record, views
 from rsmatch_jax.data import resident, sampler
 from rsmatch_jax.errors import RequestError
 
@@ -165,3 +165,17 @@ def test_a_cifar_sized_set_takes_at_most_200_mb():
     tables = augment.make_tables(32, views.ViewSpec(True, 4, 3, True))
     held = sum(x.nbytes for x in jax.tree.leaves((images, tables)))
     assert held <= 200e6
+
+
+@pytest.mark.parametrize(
+    ("method", "chosen"), [("supervised", "resident"), ("fixmatch", "tf.data")]
+)
+def test_images_that_no_step_takes_need_no_room(method, chosen):
+    """`supervised` never looks at unlabelled images: they do not count."""
+    c = config(
+        "digits", **{"method.name": method, "input.resident_budget_gb": 1e-4}
+    )  # 107 kB; the labelled images are 19 kB, the unlabelled ones 250 kB
+    task = experiment.load_task(c)
+    dims = experiment.task_dims(c, task)
+    exp = experiment.build(c, dims, task.name, jax.devices()[:1])
+    assert chosen in feed.make(exp, task)[1]

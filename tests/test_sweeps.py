@@ -10,7 +10,7 @@ import time
 import jax
 import pytest
 
-from rsmatch_jax import logbook, sweep, sweeps, train, workdir
+from rsmatch_jax import command_line, logbook, sweep, sweeps, train, workdir
 from rsmatch_jax.errors import RequestError
 
 # As printed in Table 1 and 2: differences to "FixMatch (real only)".
@@ -262,7 +262,7 @@ for seed in range(4):
     sweeps.write_record({str(tmp_path)!r}, table, [4 * int(sys.argv[1]) + seed], {{}})
 """
     processes = [
-        subprocess.Popen([sys.executable, "-c", program, str(i)], cwd=sweeps.ROOT)
+        subprocess.Popen([sys.executable, "-c", program, str(i)], cwd=command_line.ROOT)
         for i in range(4)
     ]
     assert [p.wait(timeout=120) for p in processes] == [0] * 4
@@ -290,7 +290,7 @@ def test_reader_that_has_seen_enough(tmp_path):
     done = subprocess.run(
         f"{command} | head -1",
         shell=True,
-        cwd=sweeps.ROOT,
+        cwd=command_line.ROOT,
         capture_output=True,
         text=True,
     )
@@ -312,7 +312,11 @@ def test_interrupted_and_taken_up_again(tmp_path):
     folder = sweeps.run_folder(str(tmp_path), cell.folder(), 0)
     environment = {**os.environ, "XLA_FLAGS": ""}
     process = subprocess.Popen(
-        command, cwd=sweeps.ROOT, env=environment, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=command_line.ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 240
     while not os.path.exists(f"{folder}/metrics.jsonl"):
@@ -327,7 +331,7 @@ def test_interrupted_and_taken_up_again(tmp_path):
     assert workdir.read_result(folder)["status"] == "stopped"
     assert not workdir.is_locked(folder)
 
-    done = subprocess.run(command, cwd=sweeps.ROOT, env=environment)
+    done = subprocess.run(command, cwd=command_line.ROOT, env=environment)
     assert done.returncode == 0
     resumed = workdir.read_result(folder)
     assert resumed["status"] == "finished"

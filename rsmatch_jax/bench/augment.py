@@ -9,8 +9,6 @@ import functools
 import itertools
 import os
 import random
-import subprocess
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +16,7 @@ import jax
 import numpy as np
 
 from rsmatch_jax import augment, logbook, views
-from rsmatch_jax.bench import pillow_views, request, results, timing, workload
+from rsmatch_jax.bench import child, pillow_views, request, results, timing, workload
 from rsmatch_jax.bench.results import Limit, interval, number
 from rsmatch_jax.errors import RunFailed
 
@@ -241,21 +239,9 @@ def _can_pin() -> bool:
 def _again_on_one_core(argv: list[str]):
     """The same command in a process that has one of this one's cores. Raises RunFailed
     where that fails; it has said why."""
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    paths = [root, os.environ.get("PYTHONPATH", "")]
-    command = [sys.executable, "-m", "rsmatch_jax.bench", "augment", *argv[1:]]
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(cores)})  # of this thread; the new process inherits it
-    try:
-        done = subprocess.run(
-            command,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-            check=False,
-        )
-    finally:
-        os.sched_setaffinity(0, cores)
-    if done.returncode:
-        raise RunFailed(f"the process on one core ended with {done.returncode}")
+    code = child.run("augment", argv[1:], core=max(os.sched_getaffinity(0)))
+    if code:
+        raise RunFailed(f"the process on one core ended with {code}")
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, str]:

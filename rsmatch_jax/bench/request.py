@@ -16,7 +16,7 @@ PRESETS = {
     "gpu": {"model.dtype": "bfloat16"},
 }
 AS_CONFIGURED = {"cpu": {}, "gpu": {}}  # where no network runs
-CONFIG = os.path.join("configs", "cifar10.py")
+CONFIG = "cifar10.py"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +57,9 @@ def _config_file(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         if arg.lstrip("-").split("=", 1)[0] == "config" and arg.startswith("-"):
             end = i + 1 if "=" in arg else i + 2
             return list(argv[i:end]), [*argv[:i], *argv[end:]]
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    if root not in sys.path:
-        sys.path.append(root)  # config files import each other from there
-    return [f"--config={os.path.join(root, CONFIG)}"], list(argv)
+    if command_line.ROOT not in sys.path:
+        sys.path.append(command_line.ROOT)  # config files import each other from there
+    return [f"--config={os.path.join(command_line.CONFIGS, CONFIG)}"], list(argv)
 
 
 def _define(values: flags.FlagValues):

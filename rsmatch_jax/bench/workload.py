@@ -5,7 +5,6 @@ counts.
 """
 
 import copy
-import functools
 import re
 import time
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ import numpy as np
 
 from rsmatch_jax import experiment, parallel, validate
 from rsmatch_jax.bench import timing
+from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.methods import Dims
 from rsmatch_jax.state import Batch
@@ -24,16 +24,16 @@ NUM_CLASSES, SIZE, PER_CLASS = 10, 32, 5000  # CIFAR-10's training set
 
 
 def build(
-    config: Any, values: Mapping[str, Any], device: jax.Device
+    config: Any, values: Mapping[str, Any], *devices: jax.Device
 ) -> experiment.Experiment:
     """The experiment of one row. Raises RequestError for a config that cannot work."""
     config = copy.deepcopy(config)  # keeps the lock: a key that is not there raises
     for key, value in values.items():
         group, last = key.rsplit(".", 1)
-        get(config, group)[last] = value
+        validate.get(config, group)[last] = value
     if config.method.name != "simmatch":
         config.method.simmatch.epass = False  # refused beside another method
-    validate.check(config, 1)
+    validate.check(config, len(devices))
     if config.data.labels_per_class > PER_CLASS:
         raise RequestError(
             f"data.labels_per_class={config.data.labels_per_class}: this bench has the "
@@ -51,7 +51,7 @@ def build(
         num_labeled=NUM_CLASSES * config.data.labels_per_class,
         num_unlabeled=NUM_CLASSES * PER_CLASS,
     )
-    return experiment.build(config, dims, config.data.name, [device])
+    return experiment.build(config, dims, config.data.name, devices)
 
 
 def random_batch(exp: experiment.Experiment) -> Batch:
@@ -76,6 +76,45 @@ def random_batch(exp: experiment.Experiment) -> Batch:
     )
 
 
+def random_task(exp: experiment.Experiment) -> rs_ssl.Task:
+    """As many images as the experiment has, all noise, half of the unlabelled ones
+    called synthetic; nothing to evaluate on."""
+    rng, d = np.random.default_rng(exp.config.seed), exp.dims
+
+    def images(n):
+        return rng.integers(0, 256, (n, *d.image_shape), dtype=np.uint8)
+
+    def labels(n):
+        return rng.integers(0, d.num_classes, n, dtype=np.int32)
+
+    none = np.zeros(0, np.int32)
+    synthetic = np.arange(d.num_unlabeled) % 2 == 1
+    return rs_ssl.Task(
+        name=exp.config.data.name,
+        split=rs_ssl.Split(none, none, none, none),
+        class_names=tuple(map(str, range(d.num_classes))),
+        generator_names=("noise",),
+        lab_images=images(d.num_labeled),
+        lab_labels=labels(d.num_labeled),
+        unl_images=images(d.num_unlabeled),
+        unl_labels=labels(d.num_unlabeled),
+        unl_synthetic=synthetic,
+        unl_generator=np.where(synthetic, 0, -1).astype(np.int32),
+        val_images=images(0),
+        val_labels=none,
+        test_images=images(0),
+        test_labels=none,
+    )
+
+
+def gflop(exp: experiment.Experiment) -> float:
+    """Operations of one step in 10^9, counted in the program before any backend has
+    rewritten it: the same on every device."""
+    state = jax.eval_shape(exp.init_state)
+    batch = jax.tree.map(lambda x: parallel.deal(x, 1), random_batch(exp))
+    return exp.train_step().lower(state, batch).cost_analysis()["flops"] / 1e9
+
+
 class Program:
     """A compiled step with its state, which it is donated and gives back each time."""
 
@@ -94,20 +133,37 @@ class Program:
         jax.block_until_ready((self._state, metrics))
 
     def cost(self) -> dict[str, Any]:
-        """What the compiler says of one step: GFLOP, bytes, buffers. None for what the
-        backend does not tell. Tracing counts as compiling; a compilation cache that is
+        """`cost` of the step. Tracing counts as compiling; a compilation cache that is
         switched on makes it short."""
-        cost = self._step.cost_analysis() or {}
-        memory = self._step.memory_analysis()
-        flops = cost.get("flops")
         return {
             "compile_seconds": self._compile_seconds,
-            "gflop": None if flops is None else flops / 1e9,
-            "bytes_accessed": cost.get("bytes accessed"),
-            "temp_bytes": None if memory is None else memory.temp_size_in_bytes,
-            "state_leaves": len(jax.tree.leaves(self._state)),
-            "aliased_leaves": aliased_leaves(self._step.as_text()),
+            **cost(self._step, self._state),
         }
+
+
+def cost(compiled: Any, state: Any) -> dict[str, Any]:
+    """What the compiler says of a program: GFLOP, bytes, buffers, messages between
+    devices. None for what the backend does not tell. Of a loop one turn counts.
+
+    compiled: jax.stages.Compiled; state: its first argument, which it is donated.
+    """
+    counted = compiled.cost_analysis() or {}
+    memory, hlo = compiled.memory_analysis(), compiled.as_text()
+    flops = counted.get("flops")
+    return {
+        "gflop": None if flops is None else flops / 1e9,
+        "bytes_accessed": counted.get("bytes accessed"),
+        "temp_bytes": None if memory is None else memory.temp_size_in_bytes,
+        "state_leaves": len(jax.tree.leaves(state)),
+        "aliased_leaves": aliased_leaves(hlo),
+        "collectives": collectives(hlo),
+    }
+
+
+def collectives(hlo: str) -> int:
+    """Messages between devices, by a compiled module's text."""
+    names = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
+    return len(re.findall(rf" (?:{names})(?:-start)?\(", hlo))
 
 
 def aliased_leaves(hlo: str) -> int:
@@ -127,9 +183,4 @@ def in_turns(
 
 def holds(config: Any, values: Mapping[str, Any]) -> bool:
     """Whether the config has these values, {dotted key: value}."""
-    return all(get(config, key) == value for key, value in values.items())
-
-
-def get(config: Any, key: str) -> Any:
-    """The value of a dotted key."""
-    return functools.reduce(getattr, key.split("."), config)
+    return all(validate.get(config, key) == value for key, value in values.items())

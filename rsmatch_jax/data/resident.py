@@ -13,13 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rsmatch_jax import augment, parallel
+from rsmatch_jax import augment, parallel, views
 from rsmatch_jax.data import sampler
 from rsmatch_jax.data.rs_ssl import Task
 from rsmatch_jax.state import Batch
-from rsmatch_jax.views import ViewSpec
 
-PURPOSES = ("labelled", "weak", "strong")
 _VIEWS = zlib.crc32(b"views")  # sets their keys apart from a method's own draws
 
 
@@ -47,7 +45,9 @@ class Orders:
     unlabelled: jax.Array
 
 
-def gather(task: Task, spec: ViewSpec, *, oracle: bool, unlabelled: bool) -> Resident:
+def gather(
+    task: Task, spec: views.ViewSpec, *, oracle: bool, unlabelled: bool
+) -> Resident:
     """The run's images in host memory, ready to be placed.
 
     oracle: with the flags of synthetic images; unlabelled: False leaves those images
@@ -63,9 +63,9 @@ def gather(task: Task, spec: ViewSpec, *, oracle: bool, unlabelled: bool) -> Res
     )
 
 
-def num_bytes(task: Task) -> int:
-    """What the images of a run take on a device."""
-    return task.lab_images.nbytes + task.unl_images.nbytes
+def num_bytes(task: Task, *, unlabelled: bool) -> int:
+    """What the images of a run take on a device; unlabelled as in `gather`."""
+    return task.lab_images.nbytes + (task.unl_images.nbytes if unlabelled else 0)
 
 
 @functools.partial(
@@ -95,7 +95,11 @@ def epoch_orders(
 
 
 def make_batch(
-    data: Resident, orders: Orders, spec: ViewSpec, key: jax.Array, step: jax.Array
+    data: Resident,
+    orders: Orders,
+    spec: views.ViewSpec,
+    key: jax.Array,
+    step: jax.Array,
 ) -> Batch:
     """This device's share of a step's batch (in a step).
 
@@ -107,7 +111,7 @@ def make_batch(
     key = jax.random.fold_in(key, _VIEWS)
 
     def numbers(purpose, rows):
-        own = jax.random.fold_in(key, PURPOSES.index(purpose))
+        own = jax.random.fold_in(key, views.PURPOSES.index(purpose))
         drawn = augment.draw(
             jax.random.fold_in(own, step), rows, spec, strong=purpose == "strong"
         )

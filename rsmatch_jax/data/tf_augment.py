@@ -11,15 +11,15 @@ import math
 from rsmatch_jax import views
 from rsmatch_jax.data.tf_import import tf
 
-PURPOSES = ("labelled", "weak", "strong")
-
 _Numbers = dict[str, tf.Tensor]
 
 
 def draw(
     seed: int, step: tf.Tensor, purpose: str, rows: int, spec: views.ViewSpec
 ) -> _Numbers:
-    """Random numbers of one step's views; `purpose` (one of PURPOSES) sets them apart.
+    """Random numbers of one step's views.
+
+    purpose: one of views.PURPOSES, each of which has its own.
 
     Returns:
       shift: int32 [rows, 2], vertical and horizontal crop offset, 0..2 * crop_pad.
@@ -30,7 +30,7 @@ def draw(
         uniform numbers in [0, 1) that `strong` maps to (1, size].
     """
     key = tf.stack([tf.cast(seed, tf.int64), tf.cast(step, tf.int64)])
-    key = _fold_in(key, PURPOSES.index(purpose))
+    key = _fold_in(key, views.PURPOSES.index(purpose))
     shift = _integers(_fold_in(key, 0), [rows, 2], 2 * spec.crop_pad + 1)
     flip = _integers(_fold_in(key, 1), [rows], 2 if spec.flip else 1) == 1
     numbers = {"shift": shift, "flip": flip}

@@ -7,6 +7,7 @@ from typing import Any
 
 import jinja2
 
+from rsmatch_jax import logbook
 from rsmatch_jax.report import curves, text
 from rsmatch_jax.report.tables import Table
 
@@ -38,9 +39,7 @@ def write(path: str, tables: Sequence[Table]):
             for table, chart in zip(tables, charts, strict=True)
         ],
     )
-    with open(f"{path}.tmp", "w", encoding="utf-8") as f:
-        f.write(page)
-    os.replace(f"{path}.tmp", path)
+    logbook.replace_text(path, page)
 
 
 def _row(table: Table, row: str) -> dict[str, Any]:
