@@ -105,8 +105,12 @@ class ResidentFeed:
         state, metrics = self._step(state, *self._arguments(done, count))
         return state, Dispatched(metrics, count)
 
+    def lower(self, state: TrainState) -> Any:
+        """The step's program before it is compiled (jax.stages.Lowered)."""
+        return self._step.lower(state, *self._arguments(0, self.most))
+
     def compile(self, state):
-        self._step = self._step.lower(state, *self._arguments(0, self.most)).compile()
+        self._step = self.lower(state).compile()
         return self._step
 
     def _arguments(self, done, count):

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,33 +22,49 @@ CONFIG = "cifar10.py"
 @dataclasses.dataclass(frozen=True)
 class Request:
     """config: locked, with the preset's values and then the user's. out: None or a path
-    that can be written. device: the first one visible; no bench uses more."""
+    that can be written. device: the first one visible; no bench times more. values:
+    all flags, a bench's own too."""
 
     config: Any
     config_name: str
     preset: str
     out: str | None
     device: jax.Device
+    values: flags.FlagValues
 
 
 def parse(
-    argv: Sequence[str], presets: Mapping[str, Mapping[str, Any]] = PRESETS
+    argv: Sequence[str],
+    presets: Mapping[str, Mapping[str, Any]] = PRESETS,
+    define: Callable[[flags.FlagValues], None] = lambda values: None,
 ) -> Request:
     """argv: as sys.argv without the bench's name. --config is configs/cifar10.py of
-    this repository, wherever the user is, unless given. presets: {name: config values}.
+    this repository, wherever the user is, unless given. presets: {name: config values};
+    define: adds a bench's own flags.
 
     Raises RequestError for anything that does not fit, before anything is measured.
     """
-    file, rest = _config_file(argv[1:])
-    head = [argv[0], *file]
-    _, name, values = command_line.parse([*head, *rest], _define)
-    logbook.check_out(values.out)
+    name, values = check(argv, define)
     device = jax.local_devices()[0]
     preset = values.preset or ("cpu" if device.platform == "cpu" else "gpu")
     # Before the user's, for the last of two values stands.
     own = [f"--config.{key}={value}" for key, value in presets[preset].items()]
-    config, _, _ = command_line.parse([*head, *own, *rest], _define)
-    return Request(config, name, preset, values.out, device)
+    file, rest = _config_file(argv[1:])
+    config, _, values = command_line.parse(
+        [argv[0], *file, *own, *rest], _definitions(define)
+    )
+    return Request(config, name, preset, values.out, device, values)
+
+
+def check(
+    argv: Sequence[str], define: Callable[[flags.FlagValues], None]
+) -> tuple[str, flags.FlagValues]:
+    """(name of the config file, all flags) of what can be said without a device, which
+    is not touched. Raises RequestError as `parse` does."""
+    file, rest = _config_file(argv[1:])
+    _, name, values = command_line.parse([argv[0], *file, *rest], _definitions(define))
+    logbook.check_out(values.out)
+    return name, values
 
 
 def _config_file(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -62,8 +78,12 @@ def _config_file(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return [f"--config={os.path.join(command_line.CONFIGS, CONFIG)}"], list(argv)
 
 
-def _define(values: flags.FlagValues):
-    flags.DEFINE_enum(
-        "preset", None, list(PRESETS), "Sizes to measure at.", flag_values=values
-    )
-    flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
+def _definitions(own: Callable[[flags.FlagValues], None]):
+    def define(values):
+        flags.DEFINE_enum(
+            "preset", None, list(PRESETS), "Sizes to measure at.", flag_values=values
+        )
+        flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
+        own(values)
+
+    return define

@@ -15,7 +15,7 @@ from rsmatch_jax.bench.timing import Spread
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 # Rivals of some benches: named where they are installed.
-OPTIONAL = ("pillow", "tensorflow")
+OPTIONAL = ("pillow", "tensorflow", "torch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,22 +75,27 @@ def deliver(
     request: Request, content: Mapping[str, Any], limits: Mapping[str, Limit]
 ) -> None:
     """Shows the figures with their limits, and writes the JSON file if asked to."""
-    figures = content["figures"]
-    if figures:
-        table = [_figure_row(name, f, limits[name]) for name, f in figures.items()]
-        show(table)
-        logbook.say()
-    else:
+    show_figures(content["figures"], limits)
+    if request.out is not None:
+        logbook.write_json(request.out, content)
+        logbook.say(f"written: {request.out}")
+
+
+def show_figures(
+    figures: Mapping[str, Mapping[str, Any]], limits: Mapping[str, Limit]
+) -> None:
+    """A table on the terminal of {ID: figure}, and which miss what they must reach."""
+    if not figures:
         logbook.say("\nno limit applies at these sizes on this device\n")
+        return
+    show([_figure_row(name, f, limits[name]) for name, f in figures.items()])
+    logbook.say()
     missed = [name for name, f in figures.items() if not f["holds"]]
     if missed:
         logbook.say(
             f"does not hold: {', '.join(missed)}. This is a measurement and no "
             "failure: the exit code is 0"
         )
-    if request.out is not None:
-        logbook.write_json(request.out, content)
-        logbook.say(f"written: {request.out}")
 
 
 def show(rows: Sequence[Mapping[str, str]]):
@@ -100,7 +105,11 @@ def show(rows: Sequence[Mapping[str, str]]):
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    return "-" if value is None else f"{value:,.{digits}f}"
+    """With so many decimals; values too small for them as 1.2e-07."""
+    if value is None:
+        return "-"
+    small = 0 < abs(value) < 10**-digits
+    return f"{value:.1e}" if small else f"{value:,.{digits}f}"
 
 
 def interval(low_high: Sequence[float] | None, digits: int = 2) -> str:

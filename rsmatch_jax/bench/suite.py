@@ -1,0 +1,234 @@
+"""Every bench, one after another, each in a process of its own, as one JSON file.
+
+The order is that of questions on a machine never seen: its ceilings, whether the
+compiler can be trusted with the convolutions, what the settings of the step do, the
+step itself, its rivals, its parts. On a GPU all of it ends within nine minutes: what
+time does not allow for is left out, and said.
+"""
+
+import dataclasses
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rsmatch_jax import logbook
+from rsmatch_jax.bench import (
+    augment,
+    child,
+    flags,
+    invariants,
+    loop,
+    memory,
+    peer,
+    profile,
+    queue,
+    request,
+    results,
+    roofline,
+    start,
+    step,
+    update,
+)
+from rsmatch_jax.bench.results import Limit
+from rsmatch_jax.errors import RequestError, RunFailed
+
+MODULES = (
+    *(augment, flags, invariants, loop, memory, peer, profile, queue, roofline),
+    *(start, step, update),
+)
+COMBINED = {
+    "G2_share": Limit("of the matmul rate measured", 0.14, 0.23, at_least=True),
+    "G3": Limit("modelled bytes, of the copy rate measured", 0.37, 0.6, at_least=True),
+    "G6_K10": Limit("share of the queue in a step, K=10", 0.03, 0.01),
+    "G6_K1000": Limit("share of the queue in a step, K=1000", 0.03, 0.01),
+}
+# What a FixMatch step of 64 + 448 images by WRN-28-2 in bfloat16 must move, by hand:
+# 532 thousand numbers an image leave convolutions and 475 thousand BatchNorms, each of
+# them written and read several times, forward and backward, two bytes a time.
+MODELLED_BYTES = 16.1e9
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A bench of the suite. seconds: the most that it may take; flags: beside the
+    user's."""
+
+    name: str
+    seconds: float
+    flags: tuple[str, ...] = ()
+
+
+# In this order. On a GPU what stands late gives way to what stands early.
+PARTS = {
+    "gpu": (
+        Part("roofline", 80),
+        Part("update", 80),
+        Part("flags", 100, ("--seconds=70",)),
+        Part("loop", 170),
+        Part("queue", 40),
+        Part("profile", 70),
+        Part("peer", 130),
+        Part("start", 90),
+        Part("memory", 60),
+        Part("augment", 40),
+        Part("input", 40),
+    ),
+    "cpu": tuple(
+        Part(name, 1200)
+        for name in (
+            *("roofline", "update", "flags", "step", "loop", "queue", "profile"),
+            *("peer", "start", "memory", "augment", "input", "invariants"),
+        )
+    ),
+}
+SECONDS = {"gpu": 530.0, "cpu": float("inf")}  # for all of them
+LEAST = 15.0  # left, for a part to be begun: a start alone takes some
+
+
+def main(argv: list[str]):
+    """Runs all parts, shows all figures, and writes --out=FILE.json after each part.
+
+    Raises RunFailed at the end where a part has failed.
+    """
+    begin, load = time.monotonic(), os.getloadavg()[0]
+    # Not a word to the device from here: a part may want all of it.
+    _, values = request.check(argv, lambda values: None)
+    preset = values.preset or _preset()
+    given = [w for w in argv[1:] if not w.startswith(("--out", "-out", "--preset"))]
+    documents: dict[str, Mapping[str, Any]] = {}
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {}
+        if preset == "gpu":  # parts have programs in common; a start has its own cache
+            environment["JAX_COMPILATION_CACHE_DIR"] = os.path.join(folder, "cache")
+        for i, part in enumerate(PARTS[preset]):
+            left = begin + SECONDS[preset] - time.monotonic()
+            logbook.say(f"\n{part.name} ({i + 1} of {len(PARTS[preset])})")
+            out, started = os.path.join(folder, f"{part.name}.json"), time.monotonic()
+            code = None
+            if left >= LEAST:
+                code = child.run(
+                    part.name,
+                    [*given, f"--preset={preset}", *part.flags, f"--out={out}"],
+                    environment=environment,
+                    seconds=min(part.seconds, left),
+                )
+            if code == 2:
+                raise RequestError(f"bench {part.name} refuses the request, see above")
+            said = _said(code)
+            logbook.say(f"{part.name}: {said}")
+            if code == 0:
+                with open(out) as f:
+                    documents[part.name] = json.load(f)
+            seconds = time.monotonic() - started
+            rows.append({"row": part.name, "seconds": seconds, "outcome": said})
+            if documents and values.out is not None:
+                logbook.write_json(values.out, merge(argv, load, documents, rows))
+    failed = [row["row"] for row in rows if row["outcome"].startswith("failed")]
+    if documents:
+        results.show_figures(merge(argv, load, documents, rows)["figures"], limits())
+        results.show([_shown(row) for row in rows])
+    if values.out is not None and documents:
+        logbook.say(f"written: {values.out}")
+    if failed:
+        raise RunFailed(f"{', '.join(failed)} failed, see above; the rest was measured")
+
+
+def merge(
+    argv: Sequence[str],
+    load: float,
+    documents: Mapping[str, Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The suite's JSON: machine and versions as the first part saw them, all figures
+    and those that need several parts, and each part's own document.
+
+    argv: of the suite; load: of the machine before it, over a minute.
+    """
+    first = next(iter(documents.values()))
+    found = {k: v for d in documents.values() for k, v in d["figures"].items()}
+    figures = {**found, **combined(documents)}
+    return {
+        "bench": "suite",
+        "command": shlex.join(
+            ["python", "-m", "rsmatch_jax.bench", "suite", *argv[1:]]
+        ),
+        "device": {**first["device"], "load": load},
+        **{key: first[key] for key in ("versions", "preset", "precision")},
+        "figures": {name: figures[name] for name in sorted(figures, key=order)},
+        "rows": list(rows),
+        "parts": dict(documents),
+    }
+
+
+def combined(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Figures that need several parts; absent where one of them is."""
+    found: dict[str, Any] = {}
+    whole = documents.get("loop", {"figures": {}})
+    if "G1" not in whole["figures"]:  # other sizes, or another device
+        return found
+    if "roofline" in documents:
+        ceilings = roofline.ceilings(documents["roofline"])
+        reached = 1e12 * whole["figures"]["G2"]["value"]
+        rate = ceilings["matmul_flops_per_second"]["bfloat16"]
+        found["G2_share"] = COMBINED["G2_share"].figure(reached / rate)
+        moved = MODELLED_BYTES * whole["figures"]["G1"]["value"]
+        share = moved / ceilings["copy_bytes_per_second"]
+        found["G3"] = COMBINED["G3"].figure(share)
+    if "queue" in documents:
+        step_ms = _row(whole, "rsmatch")["ms"]
+        for classes in (10, 1000):
+            push = _row(documents["queue"], f"push K={classes}")["ms"]
+            sample = _row(documents["queue"], f"sample K={classes}")["ms"]
+            name = f"G6_K{classes}"
+            found[name] = COMBINED[name].figure((push + sample) / step_ms)
+    return found
+
+
+def _row(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    return next(row for row in document["rows"] if row["row"] == name)
+
+
+def order(name: str) -> tuple[str, int, str]:
+    """Sorts IDs as people do: C2 before C10, those without a number last."""
+    number = "".join(c for c in name.split("_")[0] if c.isdigit())
+    return (name[0] if number else "z", int(number or 0), name)
+
+
+def _said(code: int | None) -> str:
+    if code is None:
+        return "left out: no time was left for it"
+    if code < 0:
+        return "failed: killed, for it took too long or by the system"
+    return "measured" if code == 0 else "failed"
+
+
+def limits() -> dict[str, Limit]:
+    """{ID: limit} of all figures of all benches."""
+    own = {k: v for module in MODULES for k, v in module.LIMITS.items()}
+    return {**own, **COMBINED}
+
+
+def _preset() -> str:
+    """By the kind of the first device, which another process looks up."""
+    program = "import jax; print(jax.local_devices()[0].platform)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RunFailed(f"JAX finds no device: {done.stderr.strip()[-300:]}")
+    return "cpu" if done.stdout.strip() == "cpu" else "gpu"
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "bench": row["row"],
+        "seconds": results.number(row["seconds"], 0),
+        "outcome": row["outcome"],
+    }
