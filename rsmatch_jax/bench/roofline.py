@@ -33,8 +33,7 @@ PRODUCTS = {
         "float32_highest": ("float32", "highest"),
     },
 }
-# float32 first: what bfloat16 is compared with.
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16")  # the first is what the second is compared with
 # Largest error of a bfloat16 result, of the largest value: rounding it takes 2^-9.
 ERROR_BOUND = 1e-2
 LEAST_SECONDS = {"cpu": 0.02, "gpu": 0.05}  # of one program's turn in a round
@@ -250,9 +249,7 @@ def _time_machine(
     return [{**row, **_machine_columns(row, seconds)} for row in rows]
 
 
-def _machine_columns(
-    row: Mapping[str, Any], seconds: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
+def _machine_columns(row: Mapping[str, Any], seconds: Mapping[str, np.ndarray]):
     wall = timing.spread(seconds[row["row"]])
     columns = results.wall(wall)
     if row["part"] == "copy":

@@ -161,13 +161,11 @@ class Program:
         return jax.device_get(self._weights(self._state))
 
     def cost(self) -> dict[str, Any]:
-        hlo = self._compiled.as_text()
+        hlo, cost = self._compiled.as_text(), self._compiled.cost_analysis() or {}
         return {
             "compile_seconds": self._compile_seconds,
             **count_kernels(hlo),
-            "bytes_accessed": (self._compiled.cost_analysis() or {}).get(
-                "bytes accessed"
-            ),
+            "bytes_accessed": cost.get("bytes accessed"),
             "state_leaves": len(jax.tree.leaves(self._state)),
             "aliased_leaves": workload.aliased_leaves(hlo),
         }
@@ -213,14 +211,11 @@ def flat_update(exp: Experiment, start: TrainState, joined: bool) -> Program:
 
 def tree_step(exp: Experiment, start: TrainState) -> Program:
     """The train step of `exp` on a fixed batch."""
-    batch = workload.random_batch(exp)
-    return Program(
-        exp.one_step(),
-        exp,
-        start,
-        batch,
-        lambda state: {k: getattr(state, k) for k in WEIGHTS},
-    )
+
+    def weights(state):
+        return {k: getattr(state, k) for k in WEIGHTS}
+
+    return Program(exp.one_step(), exp, start, workload.random_batch(exp), weights)
 
 
 def flat_step(exp: Experiment, start: TrainState) -> Program:
@@ -247,10 +242,11 @@ def flat_step(exp: Experiment, start: TrainState) -> Program:
 
     rest = {"key": start.key, "stats": start.stats, "extra": start.extra}
     state = (rest, _vectors(start, layout, exp))
-    batch = workload.random_batch(exp)
-    return Program(
-        train_step, exp, state, batch, lambda state: _trees(layout, state[1])
-    )
+
+    def weights(state):
+        return _trees(layout, state[1])
+
+    return Program(train_step, exp, state, workload.random_batch(exp), weights)
 
 
 def make_flat_rule(exp: Experiment, layout: Layout) -> Callable[..., PyTree]:
