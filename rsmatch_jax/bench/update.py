@@ -297,7 +297,8 @@ def count_kernels(hlo: str) -> dict[str, int]:
     def count(body):
         fusions = kernels = 0
         for line in bodies[body]:
-            op = re.search(r" ([a-z][\w-]*)\(", line.split(" = ", 1)[1])[1]
+            found = re.search(r" ([a-z][\w-]*)\(", line.split(" = ", 1)[1])
+            op = found[1] if found else ""
             called = re.search(r"to_apply=%?([\w.-]+)", line)
             if op == "call" and called:
                 inner = count(called[1])
