@@ -220,6 +220,7 @@ def test_options_that_fail_are_rows_with_the_reason(options, capsys):
     assert rows["unknown"]["ms"] is rows["wrong"]["ratio"] is None
     good = rows["fast math"]
     assert good["failed"] is None and good["ms"] > 0 and good["ratio"] > 0
+    assert rows["default"]["ms"] == pytest.approx(good["default_ms"])
     assert 0 <= good["loss_difference"] < 1e-3 and good["compile_seconds"] > 0
     assert rows["default"]["ratio"] == 1 and rows["default"]["compile_seconds"] > 0
     assert all(r["compilation_cache"] for r in rows.values()), "tests have one"
@@ -275,6 +276,11 @@ def test_ratios_and_verdict_of_known_times():
     assert rows[2]["ratio_quartiles"] == pytest.approx([1.05, 1.6])
     assert rows[1]["ms"] == pytest.approx(100)
     assert "fast (0.50 of its time)" in flags.verdict(rows)
+    # The default's own turns differed by as much: this says nothing.
+    noise = {"row": flags.AGAIN, "ratio": 1.0, "ratio_quartiles": [0.69, 1.2]}
+    assert flags.verdict([*rows, noise]).startswith("none of 2 was faster")
+    noise["ratio_quartiles"] = [0.71, 1.2]
+    assert "fast (0.50 of its time)" in flags.verdict([*rows, noise])
     assert "slow" not in flags.verdict(rows)
     failed = {"row": "other", "ratio": None}
     assert flags.verdict([rows[0], rows[2], failed]).startswith("none of 1 was faster")
