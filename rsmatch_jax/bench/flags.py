@@ -80,7 +80,7 @@ def measure(
     logbook.say(
         f"FixMatch, {exp.dims.batch_size} labelled + {exp.dims.unlabeled_batch} "
         f"unlabelled images a step, on {asked.device.device_kind}, with "
-        f"{len(options)} compiler options, one at a time"
+        f"compiler options one at a time: {len(options)} programs"
     )
     start = exp.init_state()
     batch = parallel.shard_rows(workload.random_batch(exp), exp.devices)
