@@ -1,0 +1,298 @@
+"""The benches of a machine's ceilings and of compiler options: what they compute."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rsmatch_jax.bench import flags, request, roofline, workload
+from rsmatch_jax.errors import RequestError
+
+SMALL = (
+    "--preset=cpu",
+    "--config.model.classifier=wrn_10_1",
+    "--config.train.batch_size=2",
+    "--config.train.unlabeled_ratio=1",
+)
+RSMATCH = {"method.name": "rsmatch"}
+
+
+def asked(*extra):
+    return request.parse(["bench", *SMALL, *extra])
+
+
+def experiment(*extra):
+    return workload.build(asked(*extra).config, RSMATCH, jax.local_devices()[0])
+
+
+class FakeClock:
+    """Every look at it takes so many seconds."""
+
+    def __init__(self, seconds):
+        self.now, self.seconds = -seconds, seconds
+
+    def __call__(self):
+        self.now += self.seconds
+        return self.now
+
+
+# The ceilings.
+
+
+def wide_resnet(depth, widen, rows):
+    """{(images, kernel, stride): times} of a WRN on 32 x 32, by its definition."""
+    found = {((rows, 32, 32, 3), (3, 3, 3, 16), 1): 1}
+
+    def add(size, cin, cout, k, stride):
+        key = ((rows, size, size, cin), (k, k, cin, cout), stride)
+        found[key] = found.get(key, 0) + 1
+
+    size, cin = 32, 16
+    for width, first_stride in ((16, 1), (32, 2), (64, 2)):
+        cout = width * widen
+        for block in range((depth - 4) // 6):
+            stride = first_stride if block == 0 else 1
+            add(size, cin, cout, 3, stride)
+            if cin != cout:
+                add(size, cin, cout, 1, stride)
+            size, cin = size // stride, cout
+            add(size, cin, cout, 3, 1)
+    return found
+
+
+@pytest.mark.parametrize("classifier", [(10, 1), (28, 2)])
+def test_convolutions_are_those_of_the_networks(classifier):
+    """2 labelled, 2 weak and 2 strong images; the detector sees 2 of the queue, too."""
+    depth, widen = classifier
+    exp = experiment(f"--config.model.classifier=wrn_{depth}_{widen}")
+    want = {"classifier": wide_resnet(depth, widen, 6)}
+    want["detector"] = wide_resnet(10, 1, 8)
+    convs = roofline.convolutions(exp)
+    for network, expected in want.items():
+        own = [c for c in convs if c.network == network]
+        got = {
+            (c.lhs, c.rhs, dict(c.options)["window_strides"][0]): c.count for c in own
+        }
+        assert got == expected
+        for c in own:
+            rows, size, _, cin = c.lhs
+            k, _, _, cout = c.rhs
+            out = size // dict(c.options)["window_strides"][0]
+            assert c.flops == 2 * k * k * cin * cout * out * out * rows
+    assert len(convs) == sum(map(len, want.values()))
+    assert [c.flops for c in convs] == sorted((c.flops for c in convs), reverse=True)
+
+
+def small_conv():
+    options = {
+        "window_strides": (2, 2),
+        "padding": ((1, 1), (1, 1)),
+        "dimension_numbers": jax.lax.conv_dimension_numbers(
+            (2, 8, 8, 3), (3, 3, 3, 5), ("NHWC", "HWIO", "NHWC")
+        ),
+    }
+    shapes = ((2, 8, 8, 3), (3, 3, 3, 5), (2, 4, 4, 5))
+    return roofline.Conv("classifier", *shapes, tuple(options.items()), 1)
+
+
+def time_one(conv):
+    rates = {"matmul_flops_per_second": {"float32": 1e9, "bfloat16": 2e9}}
+    rows = roofline.time_convs([conv], rates, least_seconds=0.0, rounds=2)
+    json.dumps(rows)
+    return {row["dtype"]: row for row in rows}
+
+
+def test_a_sound_convolution_is_timed_in_both_types():
+    rows = time_one(small_conv())
+    assert rows["float32"]["failed"] is rows["bfloat16"]["failed"] is None
+    # Rounded to 8 bits, so not equal.
+    assert 1e-4 < rows["bfloat16"]["error"] < roofline.ERROR_BOUND
+    for dtype, rate in (("float32", 1e9), ("bfloat16", 2e9)):
+        row = rows[dtype]
+        assert row["gflop"] == pytest.approx(3 * 2 * 27 * 5 * 16 * 2 / 1e9)
+        speed = row["gflop"] * 1e9 / (row["ms"] / 1e3)
+        assert row["flops_per_second"] == pytest.approx(speed)
+        assert row["matmul_share"] == pytest.approx(speed / rate)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "broken", "words"),
+    [
+        (jnp.bfloat16, lambda y: y.at[0, 0, 0, 0].multiply(3), "error"),
+        (jnp.bfloat16, lambda y: y / 0, "error nan"),
+        (jnp.bfloat16, lambda y: 1 / 0, "ZeroDivisionError"),
+        (jnp.float32, lambda y: 1 / 0, "ZeroDivisionError"),
+    ],
+)
+def test_a_broken_convolution_is_a_row_with_the_reason(
+    monkeypatch, dtype, broken, words
+):
+    sound = roofline.Conv.apply
+
+    def apply(self, x, w):
+        y = sound(self, x, w)
+        return broken(y) if x.dtype == dtype else y
+
+    monkeypatch.setattr(roofline.Conv, "apply", apply)
+    rows = time_one(small_conv())
+    assert set(rows) == {"float32", "bfloat16"}
+    row = rows[jnp.dtype(dtype).name]
+    assert row["failed"].startswith(words)
+    assert (row["ms"] is None) == ("ZeroDivision" in words)
+    if dtype == jnp.bfloat16:
+        assert rows["float32"]["failed"] is None
+    else:
+        assert "float32 failed" in rows["bfloat16"]["failed"]
+    assert roofline._shown_conv(row)["failed"] == row["failed"]
+
+
+def test_ceilings_of_made_up_rows():
+    """Caches count in no copy, and no dtype in another's products."""
+    rows = [
+        {"row": "copy 1 MiB", "part": "copy", "large": False, "bytes_per_second": 9.0},
+        {"row": "copy 2 MiB", "part": "copy", "large": True, "bytes_per_second": 4.0},
+        {"row": "copy 3 MiB", "part": "copy", "large": True, "bytes_per_second": 5.0},
+        *(
+            {"row": "m", "part": "matmul", "dtype": dtype, "flops_per_second": speed}
+            for dtype, speed in (("bfloat16", 8.0), ("bfloat16", 7.0), ("float32", 3.0))
+        ),
+        {"row": "launch", "part": "launch", "ms": 2.0},
+        {"row": "launch and wait", "part": "launch", "ms": 5.0},
+    ]
+    assert roofline.ceilings({"rows": rows}) == {
+        "copy_bytes_per_second": 5.0,
+        "matmul_flops_per_second": {"bfloat16": 8.0, "float32": 3.0},
+        "launch_seconds": 0.002,
+    }
+    second = {"x": np.array([1.0, 0.5, 0.25])}
+    copy = {"row": "x", "part": "copy", "bytes": 8}
+    assert roofline._machine_columns(copy, second)["bytes_per_second"] == 16
+    product = {"row": "x", "part": "matmul", "n": 10}
+    assert roofline._machine_columns(product, second)["flops_per_second"] == 4000
+
+
+def test_the_machine_is_measured_until_time_is_up(monkeypatch, capsys):
+    monkeypatch.setattr(roofline, "COPIED_MIB", {"cpu": (1, 2, 3)})
+    monkeypatch.setattr(roofline, "MULTIPLIED", {"cpu": (16, 32)})
+    # The clock's second look allows one convolution, its third one no other.
+    clock = FakeClock(0.6 * roofline.CONV_SECONDS)
+    content = roofline.measure(asked(), least_seconds=0.0, rounds=2, clock=clock)
+    json.dumps(content)
+    parts = [row["part"] for row in content["rows"]]
+    counts = {part: parts.count(part) for part in dict.fromkeys(parts)}
+    assert counts == {"copy": 3, "matmul": 4, "launch": 2, "conv": 2}
+    assert "left out after 40 s: " in capsys.readouterr().out
+    assert [r["large"] for r in content["rows"][:3]] == [False, True, True]
+    assert content["figures"] == {}
+    found = roofline.ceilings(content)
+    assert set(found["matmul_flops_per_second"]) == {"bfloat16", "float32"}
+    for row in content["rows"]:
+        shown = roofline._shown_conv if row["part"] == "conv" else roofline._shown
+        assert shown(row)["ms"] != "-"
+
+
+# Compiler options.
+
+
+@pytest.fixture(scope="module")
+def options():
+    """Two that work, one that no jaxlib knows, one whose value is wrong."""
+    sets = {
+        "unknown": {"xla_of_no_version": True},
+        "fast math": {"xla_cpu_enable_fast_math": True},
+        "wrong": {"xla_gpu_enable_command_buffer": "+CONVOLUTION"},
+        "late": {"xla_cpu_enable_fast_math": False},
+    }
+    # The clock's looks: at the begin, then before each option.
+    content = flags.measure(asked(), sets, 35.0, rounds=2, clock=FakeClock(10.0))
+    json.dumps(content)
+    return content
+
+
+def test_options_that_fail_are_rows_with_the_reason(options, capsys):
+    rows = {row["row"]: row for row in options["rows"]}
+    assert list(rows) == ["default", "unknown", "fast math", "wrong"], "35 s are over"
+    assert "xla_of_no_version" in rows["unknown"]["failed"]
+    assert "+CONVOLUTION" in rows["wrong"]["failed"]
+    assert rows["unknown"]["ms"] is rows["wrong"]["ratio"] is None
+    good = rows["fast math"]
+    assert good["failed"] is None and good["ms"] > 0 and good["ratio"] > 0
+    assert rows["default"]["ms"] == pytest.approx(good["default_ms"])
+    assert 0 <= good["loss_difference"] < 1e-3 and good["compile_seconds"] > 0
+    assert rows["default"]["ratio"] == 1 and rows["default"]["compile_seconds"] > 0
+    assert all(r["compilation_cache"] for r in rows.values()), "tests have one"
+    assert [flags._shown(row)["failed"] for row in rows.values()][::2] == ["", ""]
+    assert options["figures"] == {}
+
+
+def test_what_is_left_out_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(flags, "Program", functools.partial(FakeProgram, broken=""))
+    flags.measure(asked(), {"a": {}, "b": {"x": 1}}, 0.0)
+    assert "left out: a, b" in capsys.readouterr().out
+
+
+def test_nothing_more_is_timed_on_a_broken_device(monkeypatch, capsys):
+    monkeypatch.setattr(flags, "Program", functools.partial(FakeProgram, broken="x"))
+    monkeypatch.setattr(FakeProgram, "alive", True)
+    content = flags.measure(asked(), {"a": {"x": 1}, "b": {"y": 1}}, 9.0, rounds=1)
+    assert [row["row"] for row in content["rows"]] == ["default", "a"]
+    out = capsys.readouterr().out
+    assert "the default fails by now" in out and "left out: b" in out
+
+
+class FakeProgram:
+    """Compiling with the option `broken` ends all work."""
+
+    alive = True
+    compile_seconds = 0.0
+
+    def __init__(self, lowered, options, start, batch, broken):
+        if broken in options:
+            FakeProgram.alive = False
+            raise RuntimeError("no more")
+
+    def run(self, steps):
+        pass
+
+    def losses(self, steps):
+        return [1.0] * steps
+
+    def works(self):
+        return FakeProgram.alive
+
+
+def test_ratios_and_verdict_of_known_times():
+    seconds = {
+        "default": np.array([0.1, 1.0, 0.2]),
+        "fast": np.array([0.05, 0.9, 0.1]),
+        "slow": np.array([0.09, 1.2, 0.4]),
+    }
+    rows = [{"row": name, **flags.timed_columns(seconds, name)} for name in seconds]
+    assert rows[0]["ratio"] == 1 and rows[1]["ratio"] == pytest.approx(0.5)
+    assert rows[1]["ratio_quartiles"] == pytest.approx([0.5, 0.7])
+    assert rows[2]["ratio_quartiles"] == pytest.approx([1.05, 1.6])
+    assert rows[1]["ms"] == pytest.approx(100)
+    assert "fast (0.50 of its time)" in flags.verdict(rows)
+    # The default's own turns differed by as much: this says nothing.
+    noise = {"row": flags.AGAIN, "ratio": 1.0, "ratio_quartiles": [0.69, 1.2]}
+    assert flags.verdict([*rows, noise]).startswith("none of 2 was faster")
+    noise["ratio_quartiles"] = [0.71, 1.2]
+    assert "fast (0.50 of its time)" in flags.verdict([*rows, noise])
+    assert "slow" not in flags.verdict(rows)
+    failed = {"row": "other", "ratio": None}
+    assert flags.verdict([rows[0], rows[2], failed]).startswith("none of 1 was faster")
+
+    assert flags.loss_difference([2.0, 3.3], [2.0, 3.0]) == pytest.approx(0.1)
+    assert np.isnan(flags.loss_difference([2.0, np.nan], [2.0, 3.0]))
+
+
+def test_the_budget_is_a_flag():
+    rest = ["bench", "--preset=cpu", "--out", "figures.json"]
+    assert flags._budget(rest) == (flags.SECONDS, rest)
+    assert flags._budget([*rest, "--seconds=7"]) == (7.0, rest)
+    for wrong in ("--seconds=soon", "--seconds=-1"):
+        with pytest.raises(RequestError, match="seconds"):
+            flags._budget([*rest, wrong])

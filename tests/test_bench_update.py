@@ -1,0 +1,154 @@
+"""The bench of the update: every form is the same recursion, and what it counts."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rsmatch_jax.bench import request, update, workload
+
+SMALL = (
+    "--preset=cpu",
+    "--config.model.classifier=wrn_10_1",
+    "--config.train.batch_size=2",
+    "--config.train.unlabeled_ratio=1",
+)
+RSMATCH = {"method.name": "rsmatch"}
+OWN = (
+    "--config.method.rsmatch.detector_learning_rate=0.1",
+    "--config.method.rsmatch.detector_weight_decay=0.01",
+    "--config.optim.ema_warmup=True",
+    "--config.train.num_steps=5",
+)
+
+
+def asked(*extra):
+    return request.parse(["bench", *SMALL, *extra])
+
+
+def experiment(*extra):
+    return workload.build(asked(*extra).config, RSMATCH, jax.local_devices()[0])
+
+
+def by_numpy(exp, start, grads, steps):
+    """Nesterov momentum with coupled weight decay, and EMA with a warm-up, in float64
+    and tensor by tensor."""
+    rates = {"classifier": (0.03, 5e-4), "detector": (0.1, 0.01)}
+    params, ema = {}, {}
+    for name, (rate, decay) in rates.items():
+
+        def recursion(p, g, rate=rate, decay=decay):
+            p, g = np.float64(p), np.float64(g)
+            b, s = np.zeros_like(p), p
+            for t in range(steps):
+                full = g + (decay * p if p.ndim > 1 else 0)
+                b = 0.9 * b + full
+                p = p - rate * np.cos(7 / 16 * np.pi * t / 5) * (full + 0.9 * b)
+                d = min(0.999, (1 + t) / (10 + t))
+                s = d * s + (1 - d) * p
+            return p, s
+
+        pairs = jax.tree.map(recursion, start.params[name], grads[name])
+        outer = jax.tree.structure(start.params[name])
+        both = jax.tree.transpose(outer, jax.tree.structure((0, 0)), pairs)
+        params[name], ema[name] = both
+    return {"params": params, "ema": ema}
+
+
+def test_all_forms_of_the_update_are_the_recursion():
+    exp = experiment(*OWN)
+    start = exp.init_state()
+    grads = jax.tree.map(lambda x: x[0], update._gradients(start.params))
+    want = by_numpy(exp, start, grads, 3)
+    moved = update.difference(want["params"], jax.device_get(start.params))
+    assert moved > 1e-3
+    forms = [
+        update.tree_update(exp, start),
+        update.flat_update(exp, start, joined=False),
+        update.flat_update(exp, start, joined=True),
+    ]
+    for program in forms:
+        program.run(3)
+        assert update.difference(program.weights(), want) <= 1e-6
+    costs = [program.cost() for program in forms]
+    assert all(c["aliased_leaves"] == c["state_leaves"] for c in costs)
+    assert costs[1]["state_leaves"] == 4
+    assert costs[1]["kernels"] < 10 < costs[0]["kernels"]
+
+
+def test_the_layout_keeps_every_tensor():
+    params = experiment().init_state().params
+    layout = update.Layout.of(params)
+    vector = layout.join(params)
+    jax.tree.map(np.testing.assert_array_equal, layout.split(vector), params)
+    # Decayed ones first: as many numbers as kernels have.
+    kernels = [p for p in jax.tree.leaves(params) if p.ndim > 1]
+    count = sum(math.prod(p.shape) for p in kernels)
+    mask = layout.values(lambda name, decayed: float(decayed))
+    np.testing.assert_array_equal(mask, np.arange(len(vector)) < count)
+    own = layout.values(lambda name, decayed: float(name == "detector"))
+    sizes = [p.size for p in jax.tree.leaves(params["detector"])]
+    assert float(jnp.sum(own)) == sum(sizes)
+    assert layout.values(lambda name, decayed: 0.5) == 0.5
+
+
+HLO = """HloModule m, input_output_alias={ {0}: (0, {}, may-alias) }, entry_layout={()}
+
+%fused (p: f32[2]) -> f32[2] {
+  %p = f32[2]{0} parameter(0)
+  ROOT %n = f32[2]{0} negate(%p)
+}
+
+%parallel (q: f32[2]) -> f32[2] {
+  %q = f32[2]{0} parameter(0)
+  ROOT %f.1 = f32[2]{0} fusion(%q), kind=kLoop, calls=%fused
+}
+
+ENTRY %main (a: f32[2], b: f32[2]) -> (f32[2], f32[2]) {
+  %a = f32[2]{0} parameter(0)
+  %b = f32[2]{0} parameter(1)
+  %c = f32[] constant(1)
+  %f.2 = f32[2]{0} fusion(%a), kind=kLoop, calls=%fused
+  %call = f32[2]{0} call(%b), to_apply=%parallel
+  %start = (f32[2]{0}, f32[2]{0}) copy-start(%f.2)
+  %done = f32[2]{0} copy-done(%start)
+  %conv = (f32[2]{0}, /*index=1*/u8[0]{0}) custom-call(%call), custom_call_target="x"
+  %g = f32[2]{0} get-tuple-element(%conv), index=0
+  ROOT %t = (f32[2]{0}, f32[2]{0}) tuple(%done, %g)
+}
+"""
+
+
+def test_kernels_are_counted_in_the_entry():
+    assert update.count_kernels(HLO) == {"fusions": 2, "kernels": 4}
+
+
+def test_differences_are_relative_to_a_tensors_scale():
+    want = {"a": np.array([2.0, -4.0]), "b": np.zeros(2)}
+    assert update.difference(want, want) == 0
+    assert update.difference({**want, "a": np.array([2.0, -3.0])}, want) == 0.25
+    assert update.difference({**want, "b": np.array([0.0, 1e-9])}, want) == np.inf
+    assert np.isnan(update.difference({**want, "a": np.full(2, np.nan)}, want))
+
+
+def test_update_rows():
+    rounds = {"update": 2, "step": 2}
+    content = update.measure(asked(), least_seconds=0.0, rounds=rounds)
+    json.dumps(content)
+    rows = {row["row"]: row for row in content["rows"]}
+    forms = (update.TREE, update.FLAT, update.JOINED)
+    names = [
+        f"{method}: {form}" for method in ("fixmatch", "rsmatch") for form in forms
+    ]
+    names += [f"{update.STEP}: {form}" for form in forms[:2]]
+    assert list(rows) == names
+    for name, row in rows.items():
+        assert row["aliased_leaves"] == row["state_leaves"]
+        assert (row["ratio"] == 1) == name.endswith(update.TREE)
+        assert update._shown(row)["update"] == name
+        # Whole steps may sum their gradients in another order.
+        assert row["difference"] <= (1e-4 if name.startswith(update.STEP) else 1e-6)
+    figure = content["figures"]["update_equal"]
+    assert figure["holds"] and figure["must"] == 1e-6
