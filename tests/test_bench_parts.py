@@ -18,9 +18,17 @@ from rsmatch_jax import augment as views_on_device
 from rsmatch_jax import csqueue, data, parallel, views
 from rsmatch_jax.augment import ops as operations
 from rsmatch_jax.bench import __main__ as bench
-from rsmatch_jax.bench import augment, child, pillow_views, queue, request, results
+from rsmatch_jax.bench import (
+    augment,
+    child,
+    pillow_views,
+    queue,
+    request,
+    results,
+    tf_images,
+)
 from rsmatch_jax.bench import input as input_
-from rsmatch_jax.data import resident, sampler
+from rsmatch_jax.data import resident, sampler, tf_augment
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = (
@@ -187,6 +195,21 @@ def test_operations_equal_to_pillow_are_counted(monkeypatch):
             assert exact() == [other for other in views.OP_NAMES if other != name]
 
 
+def test_tensorflows_operations_are_those_of_pillow():
+    """But for rounding: a smooth image, so that half a pixel is little. They are the
+    rival's, so that speed is compared with work of the same kind."""
+    rng, pillow = np.random.default_rng(1), pillow_views.PillowViews(SPEC)
+    y, x = np.mgrid[:32, :32, None][:2]
+    image = (20 + 6 * y + 2 * x * np.array([1, 0.5, 0.2])).astype(np.uint8)
+    for name, op in tf_images.operations(tf_augment.tf, 32).items():
+        low, high = next((a, b) for n, a, b in views.OPS if n == name)
+        for level in rng.random(5, dtype=np.float32):
+            got = op(tf_augment.tf.constant(image), level).numpy().astype(int)
+            want = pillow.apply(name, image, float(low + (high - low) * level))
+            error = np.abs(got - want)
+            assert error.mean() < 1 and (error > 8).mean() < 0.07, (name, level)
+
+
 def test_figures_of_the_augmentation():
     seconds = {
         "strong, n = 2: device": np.array([0.1, 1.0, 0.2]),
@@ -222,7 +245,7 @@ def test_augment_rows():
     content = augment.measure(asked(*flags), least_seconds=0.0, rounds=2)
     rows = rows_of(content)
     kinds = ("weak", "strong, n = 2")
-    names = (augment.DEVICE, augment.PILLOW, augment.TFDATA)
+    names = (augment.DEVICE, augment.PILLOW, augment.TFDATA, augment.TF_IMAGES)
     assert set(rows) == {f"{kind}: {name}" for kind in kinds for name in names}
     assert all(row["images"] == 8 for row in rows.values())
     assert set(content["figures"]) == {"C3"} and content["figures"]["C3"]["holds"]
@@ -320,7 +343,7 @@ def test_without_tensorflow_and_pillow(tmp_path):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert "tf.data: not measured" in done.stdout
+    assert "tf.data in batches: not measured" in done.stdout
     assert "Pillow: not measured" in done.stdout
     written = json.loads((tmp_path / "figures.json").read_text())
     assert written["figures"] == {}
