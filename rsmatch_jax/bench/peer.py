@@ -5,6 +5,7 @@ Needs PyTorch; without it there are our rows alone and no figure.
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -280,6 +281,10 @@ def _images(rng: np.random.Generator, count: int, shape: tuple[int, ...]) -> np.
 
 def _torch(exp: Experiment, device: jax.Device, num_unlabeled: int) -> Any:
     """The programs in PyTorch, or None and a line that says why."""
+    if device.platform == "cpu":
+        # Read when torch is loaded. Its threads would spin where they wait: with other
+        # processes about, a step takes up to ten times as long.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         from rsmatch_jax.bench import torch_programs  # lazy: torch, which is optional
     except ImportError as e:
