@@ -3,6 +3,7 @@
 What needs PyTorch is skipped without it.
 """
 
+import functools
 import itertools
 import json
 import os
@@ -94,7 +95,9 @@ def test_the_networks_say_the_same(torch):
     from rsmatch_jax.bench import torch_fixmatch
 
     name = "wrn_16_2"  # has blocks of equal widths, too
-    exp = experiment(f"--config.model.classifier={name}")
+    exp = experiment(
+        f"--config.model.classifier={name}", "--config.model.bn_momentum=0.9"
+    )
     net = models.make(name, {"real": 10}, bn_momentum=0.9)
     rng = np.random.default_rng(0)
 
@@ -106,9 +109,6 @@ def test_the_networks_say_the_same(torch):
     shapes = jax.eval_shape(net.init, jax.random.key(0), np.zeros((1, 16, 16, 3)))
     params, stats = values(shapes[0], -0.3, 0.3), values(shapes[1], 0.5, 1.5)
     there = torch_fixmatch.Settings.of(exp).network()
-    for module in there.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 0.1
     copy_into(torch, there, params, stats)
     x = rng.normal(size=(3, 16, 16, 3)).astype(np.float32)
     y = torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
@@ -166,11 +166,12 @@ def test_the_steps_do_the_same(torch, two_steps, kind):
     batch = torch_programs.placed(exp, cpu)
     if kind == "usb":
         program = torch_fixmatch.AsInUSB(settings, cpu)
+        step = functools.partial(program.step, batch)
     else:
         program = torch_fixmatch.Lean(
             settings, cpu, batch, bfloat16=False, compiled=False
         )
-        batch = program.place(batch)
+        step = program.step
     copy_into(
         torch, program.network, first.params["classifier"], first.stats["classifier"]
     )
@@ -182,7 +183,7 @@ def test_the_steps_do_the_same(torch, two_steps, kind):
                 program._shadow[name] = p.clone()
     assert 0 < after[0][1]["utilisation"] < 1
     for state, metrics in after:
-        logged = program.step(batch)
+        logged = step()
         if kind == "usb":
             assert logged == pytest.approx({k: float(metrics[k]) for k in logged}, 1e-4)
         parameters = dict(program.network.named_parameters())
@@ -231,7 +232,7 @@ def test_lean_torch_goes_on_where_nothing_compiles(torch, two_steps, monkeypatch
     program = torch_fixmatch.Lean(settings, cpu, batch, **how)
     assert not program.compiled and program.why_not == "RuntimeError: no compiler"
     assert all(p.grad is None for p in program.network.parameters())
-    program.step(batch)
+    program.step()
 
 
 def test_lean_torch_in_bfloat16_has_float32_weights(torch, two_steps):
@@ -245,7 +246,7 @@ def test_lean_torch_in_bfloat16_has_float32_weights(torch, two_steps):
     for module in program.network.modules():
         if isinstance(module, torch.nn.Conv2d):
             module.register_forward_hook(lambda m, x, y: seen.add(y.dtype))
-    program.step(batch)
+    program.step()
     assert seen == {torch.bfloat16}
     assert {p.dtype for p in program.averaged} == {torch.float32}
     assert all(torch.isfinite(p).all() for p in program.averaged)
@@ -435,3 +436,41 @@ def test_what_the_step_in_torch_does_not_have_is_refused(flag, words):
     with pytest.raises(RequestError) as e:
         peer.main(["bench", "--preset=cpu", flag])
     assert all(word in str(e.value) for word in words)
+
+
+def test_no_more_workers_than_shared_memory_has_room_for(torch, monkeypatch, capsys):
+    from rsmatch_jax.bench import torch_programs
+
+    exp, cpu = experiment(), torch.device("cpu")
+    # 10 rows of 32 x 32 x 3 float32 and 2 labels of int64, three batches a worker.
+    batch = 10 * 32 * 32 * 3 * 4 + 2 * 8
+    opened = []
+
+    def programs(room, pillow=True):
+        usage = (None, None, room)
+        named = type(
+            "Usage", (), dict(zip(("total", "used", "free"), usage, strict=True))
+        )
+        monkeypatch.setattr(torch_programs.results, "cores", lambda: 16)
+        monkeypatch.setattr(torch_programs.os.path, "isdir", lambda path: True)
+        monkeypatch.setattr(torch_programs.shutil, "disk_usage", lambda path: named)
+        found = object() if pillow else None
+        monkeypatch.setattr(
+            torch_programs.importlib.util, "find_spec", lambda name: found
+        )
+        monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+        monkeypatch.setattr(
+            torch_programs.torch_loader,
+            "stream",
+            lambda *args, workers, **kw: opened.append(workers),
+        )
+        p = torch_programs.Programs(exp, cpu, 64)
+        return p.wanted, p.workers, capsys.readouterr().out
+
+    assert programs(14 * 3 * batch) == (14, 14, "")
+    wanted, workers, text = programs(14 * 3 * batch - 1)
+    assert (wanted, workers) == (14, 13) and "13 of 14" in text
+    assert programs(3 * batch - 1)[:2] == (14, 0)
+    wanted, workers, text = programs(14 * 3 * batch, pillow=False)
+    assert (wanted, workers) == (14, 0) and "no Pillow" in text
+    assert opened == [14, 13]

@@ -287,7 +287,7 @@ def _torch(exp: Experiment, device: jax.Device, num_unlabeled: int) -> Any:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         from rsmatch_jax.bench import torch_programs  # lazy: torch, which is optional
-    except ImportError as e:
+    except (ImportError, OSError) as e:  # OSError: a library that it links to
         logbook.say(f"PyTorch: not measured, for it is missing ({e}); {INSTALL}")
         return None
     found = torch_programs.device(device.platform)

@@ -134,9 +134,15 @@ class Lean:
         bfloat16: bool,
         compiled: bool,
     ):
-        """Takes first steps on `batch`, by which it is compiled."""
+        """batch: of every step; where it compiles, it takes a first step."""
         self._settings, self._device, self._bfloat16 = settings, device, bfloat16
         last = torch.channels_last
+        self._batch = Batch(
+            batch.lab.contiguous(memory_format=last),
+            batch.labels,
+            batch.weak.contiguous(memory_format=last),
+            batch.strong.contiguous(memory_format=last),
+        )
         self.network = settings.network().to(device, memory_format=last).train()
         self._params = list(self.network.parameters())
         self.averaged = [p.detach().clone() for p in self._params]
@@ -147,7 +153,7 @@ class Lean:
         self._loss = torch.compile(self._eager) if compiled else self._eager
         if compiled:
             try:
-                self.step(batch)
+                self.step()
             except torch.OutOfMemoryError:
                 raise
             except Exception as e:  # Whatever a compiler says: it is no must.
@@ -155,18 +161,9 @@ class Lean:
                 self._loss = self._eager
                 self._optimizer.zero_grad()
 
-    def place(self, batch: Batch) -> Batch:
-        """The batch as its network likes it."""
-        last = torch.channels_last
-        return Batch(
-            batch.lab.contiguous(memory_format=last),
-            batch.labels,
-            batch.weak.contiguous(memory_format=last),
-            batch.strong.contiguous(memory_format=last),
-        )
-
-    def step(self, batch: Batch):
-        self._loss(batch).backward()
+    def step(self):
+        """One update."""
+        self._loss(self._batch).backward()
         self._optimizer.step()
         self._scheduler.step()
         self._optimizer.zero_grad()

@@ -3,6 +3,8 @@
 Imports torch, so it is imported late.
 """
 
+import importlib.util
+import os
 import shutil
 
 import numpy as np
@@ -77,11 +79,10 @@ class Programs:
         if program.why_not is not None:
             why = program.why_not.strip().split("\n", 1)[0]
             logbook.say(f"lean torch stays eager, for torch.compile failed: {why}")
-        batch = program.place(self._batch)
 
         def run(steps):
             for _ in range(steps):
-                program.step(batch)
+                program.step()
             self._wait()
 
         return run, "compiled" if program.compiled else "eager"
@@ -101,8 +102,13 @@ class Programs:
             torch.cuda.synchronize()
 
     def _count_workers(self) -> tuple[int, int]:
-        """(workers wanted, how many of them shared memory has room for)."""
+        """(workers wanted, how many of them there can be)."""
         wanted = max(1, results.cores() - 2)
+        if importlib.util.find_spec("PIL") is None:
+            logbook.say("torch's loader: not measured, for there is no Pillow")
+            return wanted, 0
+        if not os.path.isdir(SHARED_MEMORY):
+            return wanted, wanted
         batch = sum(x.numel() * x.element_size() for x in self._batch)
         free = shutil.disk_usage(SHARED_MEMORY).free
         # The batches ahead, and one that each worker is writing.

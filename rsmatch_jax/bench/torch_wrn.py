@@ -39,9 +39,7 @@ class WideResNet(nn.Module):
     [N, classes]. bn_momentum: share of the new statistics that an update takes, so one
     minus ours."""
 
-    def __init__(
-        self, depth: int, widen: int, num_classes: int, bn_momentum: float = 1e-3
-    ):
+    def __init__(self, depth: int, widen: int, num_classes: int, bn_momentum: float):
         super().__init__()
         norm = functools.partial(nn.BatchNorm2d, momentum=bn_momentum)
         encoder = [("stem", nn.Conv2d(3, 16, 3, 1, 1))]
