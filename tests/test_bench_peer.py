@@ -347,7 +347,7 @@ def test_without_torch(monkeypatch, capsys):
         if name.startswith("rsmatch_jax.bench.torch_"):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr("rsmatch_jax.bench.torch_programs", raising=False)
-    monkeypatch.setattr(peer, "ROUNDS", {"cpu": 2})
+    monkeypatch.setattr(peer, "ROUNDS", 2)
     measure = peer.measure
     monkeypatch.setattr(peer, "measure", lambda asked: measure(asked, 64))
     peer.main(["bench", *SMALL])

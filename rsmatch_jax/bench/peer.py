@@ -49,8 +49,8 @@ MEASURED_AT = {
     "cpu": {**NETWORK, "train.batch_size": 8, "model.dtype": "float32"},
     "gpu": {**NETWORK, **VIEWS, "train.batch_size": 64},
 }
-LEAST_SECONDS = {"cpu": 0.0, "gpu": 0.4}  # of one program's turn in a round
-ROUNDS = {"cpu": 7, "gpu": 9}
+LEAST_SECONDS = {"cpu": 0.0, "gpu": 0.3}  # of one program's turn in a round
+ROUNDS = 7
 INSTALL = "pip install -r requirements-torch.txt"
 
 
@@ -103,14 +103,14 @@ def measure(
     least_seconds: float | None = None,
     rounds: int | None = None,
 ) -> dict[str, Any]:
-    """The bench's JSON. num_unlabeled: images to draw from; least_seconds, rounds: None
-    for the device's own.
+    """The bench's JSON. num_unlabeled: images to draw from; least_seconds: None for the
+    device's own; rounds: None for ROUNDS.
 
     Raises RunFailed where the GPU's memory is too small for both.
     """
     kind = "cpu" if asked.device.platform == "cpu" else "gpu"
     least = LEAST_SECONDS[kind] if least_seconds is None else least_seconds
-    rounds = ROUNDS[kind] if rounds is None else rounds
+    rounds = ROUNDS if rounds is None else rounds
     # Lean torch is in bfloat16 on a GPU, so one row of ours is, too.
     dtypes = [asked.config.model.dtype, *(["bfloat16"] if kind == "gpu" else [])]
     experiments = [_experiment(asked, dtype) for dtype in dict.fromkeys(dtypes)]
