@@ -32,7 +32,7 @@ test: .venv/installed-dev
 
 # In an environment of its own: PyTorch is large, and needed by one bench alone.
 test-torch: .venv-torch/installed
-	.venv-torch/bin/python -m pytest tests/test_bench_peer.py
+	.venv-torch/bin/python -m pytest tests/test_bench_torch.py tests/test_bench_peer.py
 
 .venv-torch/installed: requirements.txt requirements-dev.txt requirements-torch.txt
 	test -x .venv-torch/bin/python || $(PYTHON) -m venv .venv-torch
