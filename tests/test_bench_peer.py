@@ -33,7 +33,7 @@ def torch():
 
 
 def test_rows(torch, monkeypatch, capsys):
-    from rsmatch_jax.bench import torch_fixmatch, torch_loader
+    from rsmatch_jax.bench import torch_fixmatch, torch_loader, torch_programs
 
     seen, closed = [], []
     step, stream = torch_fixmatch.AsInUSB.step, torch_loader.stream
@@ -48,7 +48,7 @@ def test_rows(torch, monkeypatch, capsys):
     monkeypatch.setattr(torch_fixmatch.AsInUSB, "step", spy)
     monkeypatch.setattr(torch_loader, "stream", watched)
     monkeypatch.setattr(
-        sys.modules["rsmatch_jax.bench.torch_programs"].Programs,
+        torch_programs.Programs,
         "close",
         lambda self: closed.append(setattr(self, "_stream", None)),
     )
