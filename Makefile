@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: .venv demo lint test
+.PHONY: .venv demo lint test test-torch
 
 .venv: .venv/installed
 
@@ -29,3 +29,13 @@ lint: .venv/installed-dev
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# In an environment of its own: PyTorch is large, and needed by one bench alone.
+test-torch: .venv-torch/installed
+	.venv-torch/bin/python -m pytest tests/test_bench_torch.py tests/test_bench_peer.py
+
+.venv-torch/installed: requirements.txt requirements-dev.txt requirements-torch.txt
+	test -x .venv-torch/bin/python || $(PYTHON) -m venv .venv-torch
+	.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -r requirements-dev.txt -r requirements-torch.txt
+	touch $@

@@ -1,0 +1,282 @@
+"""PyTorch's side of `bench peer` is FixMatch as this project has it: the network, the
+step, the loader's views. Skipped without PyTorch."""
+
+import functools
+import itertools
+import os
+import random
+
+import jax
+import numpy as np
+import pytest
+
+from rsmatch_jax import models, parallel, views
+from rsmatch_jax.bench import peer, pillow_views, request, workload
+
+NETWORK = "wrn_10_1"
+SMALL = (
+    "--preset=cpu",
+    "--config.train.batch_size=2",
+    "--config.train.unlabeled_ratio=2",
+    f"--config.model.classifier={NETWORK}",
+)
+MEAN, STD = np.array([0.5, 0.4, 0.3]), np.array([0.2, 0.3, 0.4])
+SPEC = views.ViewSpec(flip=True, crop_pad=2, randaugment_ops=3, cutout=True)
+
+
+def experiment(*flags):
+    a = request.parse(["bench", *SMALL, *flags], peer.PRESETS)
+    return workload.build(a.config, {"method.name": "fixmatch"}, a.device)
+
+
+@pytest.fixture
+def torch():
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the bench does
+    return pytest.importorskip("torch")
+
+
+# The network and the step.
+
+NAMES = {"kernel": "weight", "scale": "weight", "mean": "running_mean"}
+NAMES["var"] = "running_var"
+
+
+def in_torch(tree):
+    """{name there: numpy array} of our parameters or running statistics."""
+    found = {}
+    for path, x in jax.tree_util.tree_leaves_with_path(tree):
+        *modules, name = (key.key for key in path)
+        x = np.asarray(x)
+        if name == "kernel":
+            x = x.transpose((3, 2, 0, 1) if x.ndim == 4 else (1, 0))
+        found[".".join([*modules, NAMES.get(name, name)])] = x
+    return found
+
+
+def copy_into(torch, network, *trees):
+    state = {}
+    for tree in trees:
+        state |= {n: torch.from_numpy(x.copy()) for n, x in in_torch(tree).items()}
+    assert not network.load_state_dict(state, strict=False).unexpected_keys
+
+
+@pytest.mark.parametrize(("name", "count"), [(NETWORK, 77866), ("wrn_28_2", 1467626)])
+def test_the_networks_have_the_same_parameters(torch, name, count):
+    from rsmatch_jax.bench import torch_fixmatch
+
+    exp = experiment(f"--config.model.classifier={name}")
+    there = torch_fixmatch.Settings.of(exp).network()
+    here = exp.nets["classifier"].init
+    params, stats = jax.eval_shape(
+        here, jax.random.key(0), np.zeros((1, 32, 32, 3), np.uint8)
+    )
+    named = dict(there.named_parameters())
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape), params)
+    want = {n: x.shape for n, x in in_torch(zeros).items()}
+    assert {n: tuple(p.shape) for n, p in named.items()} == want
+    assert sum(p.numel() for p in named.values()) == count
+    buffers = {n for n, b in there.named_buffers() if b.ndim}
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape), stats)
+    assert buffers == set(in_torch(zeros))
+
+
+def test_the_networks_say_the_same(torch):
+    """In training, and by their running statistics afterwards."""
+    from rsmatch_jax.bench import torch_fixmatch
+
+    name = "wrn_16_2"  # has blocks of equal widths, too
+    exp = experiment(
+        f"--config.model.classifier={name}", "--config.model.bn_momentum=0.9"
+    )
+    net = models.make(name, {"real": 10}, bn_momentum=0.9)
+    rng = np.random.default_rng(0)
+
+    def values(shapes, low, high):
+        return jax.tree.map(
+            lambda x: rng.uniform(low, high, x.shape).astype(np.float32), shapes
+        )
+
+    shapes = jax.eval_shape(net.init, jax.random.key(0), np.zeros((1, 16, 16, 3)))
+    params, stats = values(shapes[0], -0.3, 0.3), values(shapes[1], 0.5, 1.5)
+    there = torch_fixmatch.Settings.of(exp).network()
+    copy_into(torch, there, params, stats)
+    x = rng.normal(size=(3, 16, 16, 3)).astype(np.float32)
+    y = torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
+    apply = jax.jit(net.apply, static_argnums=3)
+    got, stats = apply(params, stats, x, True)
+    close(there(y).detach(), got.logits["real"])
+    # Ours keep the biased variance, so theirs are not compared but taken over.
+    mean = {n: x for n, x in in_torch(stats).items() if n.endswith("running_mean")}
+    for n, b in there.named_buffers():
+        if n in mean:
+            close(b, mean[n])
+    copy_into(torch, there, stats)
+    want, _ = apply(params, stats, x, False)
+    close(there.eval()(y).detach(), want.logits["real"])
+
+
+def close(got, want, tolerance=1e-4):
+    want = np.asarray(want)
+    np.testing.assert_allclose(
+        np.asarray(got), want, rtol=tolerance, atol=tolerance * np.abs(want).max()
+    )
+
+
+STEP_FLAGS = (
+    # So that a pseudo-label counts at once, and every term shows.
+    "--config.method.threshold=0.155",
+    "--config.method.unsup_weight=0.7",
+    "--config.optim.weight_decay=0.1",
+    "--config.optim.ema_decay=0.6",
+    "--config.train.num_steps=3",
+)
+
+
+@pytest.fixture(scope="module")
+def two_steps():
+    """(experiment, first state, [state and metrics after each step]) of ours."""
+    exp = experiment(*STEP_FLAGS)
+    first = jax.device_get(exp.init_state())
+    batch = parallel.shard_rows(workload.random_batch(exp), exp.devices)
+    step, state, after = exp.train_step(), exp.init_state(), []
+    for _ in range(2):
+        state, metrics = step(state, batch)
+        after.append(jax.device_get((state, metrics)))
+    return exp, first, after
+
+
+@pytest.mark.parametrize("kind", ["usb", "lean"])
+def test_the_steps_do_the_same(torch, two_steps, kind):
+    """Loss, parameters and averaged weights after each of two steps: the second has a
+    momentum to go on with and a lower learning rate."""
+    from rsmatch_jax.bench import torch_fixmatch, torch_programs
+
+    exp, first, after = two_steps
+    settings, cpu = torch_fixmatch.Settings.of(exp), torch.device("cpu")
+    batch = torch_programs.placed(exp, cpu)
+    if kind == "usb":
+        program = torch_fixmatch.AsInUSB(settings, cpu)
+        step = functools.partial(program.step, batch)
+    else:
+        program = torch_fixmatch.Lean(
+            settings, cpu, batch, bfloat16=False, compiled=False
+        )
+        step = program.step
+    copy_into(
+        torch, program.network, first.params["classifier"], first.stats["classifier"]
+    )
+    averaged = named(program)
+    with torch.no_grad():
+        for name, p in program.network.named_parameters():
+            averaged[name].copy_(p)
+            if kind == "usb":
+                program._shadow[name] = p.clone()
+    assert 0 < after[0][1]["utilisation"] < 1
+    for state, metrics in after:
+        logged = step()
+        if kind == "usb":
+            assert logged == pytest.approx({k: float(metrics[k]) for k in logged}, 1e-4)
+        parameters = dict(program.network.named_parameters())
+        for tree, there in ((state.params, parameters), (state.ema, named(program))):
+            for name, x in in_torch(tree["classifier"]).items():
+                close(there[name].detach(), x)
+
+
+def named(program):
+    """{name: averaged weight}."""
+    if isinstance(program.averaged, list):
+        names = [name for name, _ in program.network.named_parameters()]
+        return dict(zip(names, program.averaged, strict=True))
+    return dict(program.averaged.named_parameters())
+
+
+def test_usb_evaluates_with_the_networks_own_statistics(torch, two_steps):
+    from rsmatch_jax.bench import torch_fixmatch, torch_programs
+
+    exp, cpu = two_steps[0], torch.device("cpu")
+    program = torch_fixmatch.AsInUSB(torch_fixmatch.Settings.of(exp), cpu)
+    program.step(torch_programs.placed(exp, cpu))
+    own = dict(program.network.named_buffers())
+    for name, buffer in program.averaged.named_buffers():
+        assert torch.equal(buffer, own[name])
+    assert own["encoder.bn.num_batches_tracked"] == 1
+
+
+def test_lean_torch_goes_on_where_nothing_compiles(torch, two_steps, monkeypatch):
+    from rsmatch_jax.bench import torch_fixmatch, torch_programs
+
+    def compile_(function):
+        def broken(batch):
+            function(batch).backward()
+            raise RuntimeError("no compiler")
+
+        return broken
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    exp, cpu = two_steps[0], torch.device("cpu")
+    settings, batch = (
+        torch_fixmatch.Settings.of(exp),
+        torch_programs.placed(exp, cpu),
+    )
+    how = {"bfloat16": False, "compiled": True}
+    program = torch_fixmatch.Lean(settings, cpu, batch, **how)
+    assert not program.compiled and program.why_not == "RuntimeError: no compiler"
+    assert all(p.grad is None for p in program.network.parameters())
+    program.step()
+
+
+def test_lean_torch_in_bfloat16_has_float32_weights(torch, two_steps):
+    from rsmatch_jax.bench import torch_fixmatch, torch_programs
+
+    exp, cpu = two_steps[0], torch.device("cpu")
+    batch = torch_programs.placed(exp, cpu)
+    how = {"bfloat16": True, "compiled": False}
+    program = torch_fixmatch.Lean(torch_fixmatch.Settings.of(exp), cpu, batch, **how)
+    seen = set()
+    for module in program.network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda m, x, y: seen.add(y.dtype))
+    program.step()
+    assert seen == {torch.bfloat16}
+    assert {p.dtype for p in program.averaged} == {torch.float32}
+    assert all(torch.isfinite(p).all() for p in program.averaged)
+
+
+# The loader.
+
+
+def test_the_loader_makes_pillows_views(torch):
+    """By one worker, whose numbers can be drawn again here."""
+    from rsmatch_jax.bench import torch_loader
+
+    size, labelled, unlabelled, seed = 8, 6, 20, 3
+    images = torch_loader.RandomImages(
+        SPEC, size, 10, labelled, unlabelled, (tuple(MEAN), tuple(STD)), seed
+    )
+    stream = torch_loader.stream(images, 2, 4, workers=1, pinned=False, seed=seed)
+    got = list(itertools.islice(stream, 2))
+    del stream
+    images[0]  # here it draws the same images
+    pillow, rng = pillow_views.PillowViews(SPEC), random.Random(f"{seed} 0")
+
+    def view(at, strong):
+        made = pillow.view(images.images[at], pillow.draw(rng, size, strong))
+        return ((made / 255 - MEAN) / STD).transpose(2, 0, 1)
+
+    rows = iter(torch_loader.RandomRows(images, 2, 4, seed))
+    seen = set()
+    for batch in got:
+        lab, labels, weak, strong = (x.numpy() for x in batch)
+        assert lab.shape == (2, 3, size, size) and lab.dtype == np.float32
+        assert weak.shape == strong.shape == (4, 3, size, size)
+        at = next(rows)
+        seen |= set(at)
+        assert max(at[:2]) < labelled <= min(at[2:])
+        assert labels.tolist() == [int(images.labels[i]) for i in at[:2]]
+        close(lab, [view(i, False) for i in at[:2]], 1e-5)
+        pairs = [(view(i, False), view(i, True)) for i in at[2:]]
+        close(weak, [w for w, _ in pairs], 1e-5)
+        close(strong, [s for _, s in pairs], 1e-5)
+    assert len(seen) > 6, "every batch is another one"
+    assert images.images.shape == (labelled + unlabelled, size, size, 3)
+    assert 0 <= images.labels.min() and images.labels.max() < 10
