@@ -44,7 +44,7 @@ def main(argv: list[str]):
     asked = request.parse(argv)
     content = measure(asked)
     results.show([_shown(row) for row in content["rows"]])
-    names = {label: row for row in content["rows"] if (label := row["row"])}
+    names = {row["row"]: row for row in content["rows"]}
     results.show(_class_table(names))
     for label, row in names.items():
         logbook.say(f"the largest of {label}:")
@@ -207,16 +207,15 @@ def columns(
 
     times = {name: a_step([w[name] for w in by_kernel]) for name in classes}
     largest = sorted(times, key=times.__getitem__, reverse=True)[:LARGEST]
-    total = math.fsum(times.values())
+    class_times = {name: a_step([w[name] for w in by_class]) for name in trace.CLASSES}
+    total = math.fsum(class_times.values())
     return {
         "window_ms": a_step([trace.window(kernels) for kernels in windows]),
         "busy_ms": a_step([trace.busy(kernels) for kernels in windows]),
         "idle_gap": gaps.median,
         "idle_gap_quartiles": [gaps.low, gaps.high],
         "kernels_per_step": float(count),
-        "classes": {
-            name: a_step([w[name] for w in by_class]) for name in trace.CLASSES
-        },
+        "classes": class_times,
         "largest": [
             {
                 "kernel": name[0],
