@@ -65,19 +65,24 @@ def make_train_step(
             ),
             has_aux=True,
         )
-        (_, (stats, extra, metrics)), grads = loss(state.params)
+        # Scopes change no number: they name the kernels in a profile.
+        with jax.named_scope("loss"):
+            (_, (stats, extra, metrics)), grads = loss(state.params)
         grads, metrics = parallel.mean((grads, metrics))
         if not sync_bn:  # or the replicas' running statistics would drift apart unseen
             stats = parallel.mean(stats)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        decay = optim.ema_decay(ema_decay, ema_warmup, state.step)
+        with jax.named_scope("update"):
+            updates, opt_state = tx.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+        with jax.named_scope("ema"):
+            decay = optim.ema_decay(ema_decay, ema_warmup, state.step)
+            ema = optim.ema_update(state.ema, params, decay)
         new_state = TrainState(
             step=state.step + 1,
             key=state.key,
             params=params,
             stats=stats,
-            ema=optim.ema_update(state.ema, params, decay),
+            ema=ema,
             opt_state=opt_state,
             extra=extra,
         )

@@ -94,6 +94,7 @@ def epoch_orders(
     )
 
 
+@jax.named_scope("views")
 def make_batch(
     data: Resident,
     orders: Orders,

@@ -138,6 +138,7 @@ class RSMatch:
         }
         return loss, (new_stats, {"queue": queue, "rule": rule_buffers}, metrics)
 
+    @jax.named_scope("queue")
     def _sample(self, queue, batch, sample_key, view_key):
         """This device's B/D queue images, and 1.0 once the queue can give them.
 
@@ -202,6 +203,7 @@ class RSMatch:
             synthetic = (origin == 1) & (origin_confidence >= self.route_threshold)
         return synthetic & (step >= self.route_warmup_steps)
 
+    @jax.named_scope("queue")
     def _push(self, queue, key, batch, labels, confidence, score):
         """Updating strategy of section 4.3, after the losses: no second forward."""
         eligible = (confidence >= self.queue_min_confidence) & (

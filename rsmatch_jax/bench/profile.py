@@ -1,0 +1,288 @@
+"""Where the time of a train step goes: by class of kernel, and how long none runs.
+
+The step is the one of a run, input and all: images lie on the device, views are made
+there. Random images in the number and size of CIFAR-10's.
+"""
+
+import collections
+import math
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from rsmatch_jax import feed, logbook
+from rsmatch_jax.bench import request, results, timing, trace, workload
+from rsmatch_jax.bench.results import Limit, interval, number
+from rsmatch_jax.bench.trace import Instruction, Kernel
+from rsmatch_jax.data.rs_ssl import Split, Task
+from rsmatch_jax.errors import RunFailed
+from rsmatch_jax.experiment import Experiment
+
+METHODS = ("fixmatch", "rsmatch")
+LIMITS = {"G10": Limit("idle share of the device, RSMatch", 0.10, 0.03)}
+# The limit was set for the step of a run as it is by default, on a GPU.
+MEASURED_AT = {
+    "model.classifier": "wrn_28_2",
+    "model.detector": "wrn_10_1",
+    "model.dtype": "bfloat16",
+    "train.batch_size": 64,
+    "train.unlabeled_ratio": 7,
+    "train.weak_forward": "cat",
+    "method.rsmatch.individual_models": True,
+}
+WINDOW_STEPS = {"cpu": 1, "gpu": 100}
+WINDOWS = 3
+LARGEST = 10  # single kernels to name
+
+
+def main(argv: list[str]):
+    """Measures, shows tables, and writes --out=FILE.json."""
+    asked = request.parse(argv)
+    content = measure(asked)
+    results.show([_shown(row) for row in content["rows"]])
+    names = {row["row"]: row for row in content["rows"]}
+    results.show(_class_table(names))
+    for label, row in names.items():
+        logbook.say(f"the largest of {label}:")
+        results.show([_kernel_row(k) for k in row["largest"]])
+    results.deliver(asked, content, LIMITS)
+
+
+def measure(
+    asked: request.Request,
+    methods: Sequence[str] = METHODS,
+    num_unlabeled: int = workload.NUM_CLASSES * workload.PER_CLASS,
+    windows: int = WINDOWS,
+) -> dict[str, Any]:
+    """The bench's JSON: each method's windows of steps, profiled in turns.
+
+    num_unlabeled: images to draw from. Raises RunFailed where the profiler tells of no
+    kernel.
+    """
+    on = "cpu" if asked.device.platform == "cpu" else "gpu"
+    experiments = {
+        name: workload.build(asked.config, {"method.name": name}, asked.device)
+        for name in methods
+    }
+    c, steps = asked.config, WINDOW_STEPS[on]
+    logbook.say(
+        f"{windows} profiled windows of {steps} step(s), {c.train.batch_size} labelled "
+        f"+ {c.train.batch_size * c.train.unlabeled_ratio} unlabelled images a step, "
+        f"{c.model.classifier}, {c.model.dtype}, on {asked.device.device_kind}"
+    )
+    profiles = {name: Profile(exp, num_unlabeled) for name, exp in experiments.items()}
+    for name, profile in profiles.items():
+        profile.run(steps)
+        logbook.say(f"  {name}: compiled in {profile.compile_seconds:.1f} s")
+    seen, seconds = {name: [] for name in methods}, {name: [] for name in methods}
+    for _ in range(windows):
+        for name, profile in profiles.items():
+            begin = time.perf_counter()
+            profile.run(steps)
+            seconds[name].append((time.perf_counter() - begin) / steps)
+            seen[name].append(profile.traced(steps))
+    table = [
+        {
+            "row": name,
+            "steps": steps,
+            "steps_per_dispatch": profiles[name].feed.most,
+            "compile_seconds": profiles[name].compile_seconds,
+            **columns(seen[name], profiles[name].program, steps),
+            **_without_profiler(seconds[name]),
+        }
+        for name in methods
+    ]
+    return results.document(asked, "profile", figures(table, asked), table)
+
+
+class Profile:
+    """The resident step of one method, compiled, with its state."""
+
+    def __init__(self, exp: Experiment, num_unlabeled: int):
+        self._exp, self._done = exp, 0
+        self.feed = resident_feed(exp, num_unlabeled)
+        self._state = jax.block_until_ready(exp.init_state())
+        begin = time.perf_counter()
+        # A cached program may be one from before its scopes had these names.
+        key = "jax_compilation_cache_include_metadata_in_key"
+        before = getattr(jax.config, key)
+        jax.config.update(key, True)
+        try:
+            compiled = self.feed.compile(self._state)
+        finally:
+            jax.config.update(key, before)
+        self.compile_seconds = time.perf_counter() - begin
+        self.program: dict[str, Instruction] = trace.instructions(compiled.as_text())
+
+    def run(self, steps: int):
+        """So many steps, as a run dispatches them; waits for the last."""
+        end = self._done + steps
+        while self._done < end:
+            self._state, dispatched = self.feed.run(
+                self._state, self._done, end - self._done
+            )
+            self._done += dispatched.count
+        jax.block_until_ready(self._state)
+
+    def traced(self, steps: int) -> list[Kernel]:
+        """The kernels of so many steps."""
+        options = jax.profiler.ProfileOptions()
+        options.python_tracer_level = 0  # it would slow the host down
+        with tempfile.TemporaryDirectory() as folder:
+            with jax.profiler.trace(folder, profiler_options=options):
+                self.run(steps)
+            kernels = trace.read(folder, self._exp.devices[0].platform)
+        if not kernels:
+            raise RunFailed(
+                "the profiler saw no kernel on "
+                f"{self._exp.devices[0].device_kind}; on a GPU it needs CUPTI, and the "
+                "right to use performance counters"
+            )
+        return kernels
+
+
+def resident_feed(exp: Experiment, num_unlabeled: int) -> feed.ResidentFeed:
+    """The input of a run from random images, as many steps a dispatch as a run has on
+    this device: 1 on a CPU, the config's elsewhere."""
+    on_cpu = exp.devices[0].platform == "cpu"
+    loop = None if on_cpu else exp.config.train.steps_per_dispatch
+    return feed.ResidentFeed(exp, random_task(exp, num_unlabeled), loop)
+
+
+def random_task(exp: Experiment, num_unlabeled: int) -> Task:
+    """Images of noise and labels, every second unlabelled one called synthetic."""
+    rng, shape = np.random.default_rng(exp.config.seed), exp.dims.image_shape
+    count, classes = exp.dims.num_labeled, exp.dims.num_classes
+    nothing = np.zeros((0,), np.int32)
+    no_images = np.zeros((0, *shape), np.uint8)
+    return Task(
+        name=exp.config.data.name,
+        split=Split(*[np.zeros((0,), np.int64)] * 4),
+        class_names=tuple(str(k) for k in range(classes)),
+        generator_names=(),
+        lab_images=rng.integers(0, 256, (count, *shape), dtype=np.uint8),
+        lab_labels=rng.integers(0, classes, count, dtype=np.int32),
+        unl_images=rng.integers(0, 256, (num_unlabeled, *shape), dtype=np.uint8),
+        unl_labels=rng.integers(0, classes, num_unlabeled, dtype=np.int32),
+        unl_synthetic=np.arange(num_unlabeled) % 2 == 1,
+        unl_generator=np.full((num_unlabeled,), -1, np.int32),
+        val_images=no_images,
+        val_labels=nothing,
+        test_images=no_images,
+        test_labels=nothing,
+    )
+
+
+def columns(
+    windows: Sequence[Sequence[Kernel]],
+    program: Mapping[str, Instruction],
+    steps: int,
+) -> dict[str, Any]:
+    """A row's columns from the kernels of windows of `steps` steps each.
+
+    Time in milliseconds a step. That of classes and kernels is their own, summed over
+    streams or threads, its medians over windows; so classes may add up to more than
+    busy_ms, the time in which any kernel ran.
+    """
+    gaps = timing.spread(np.array([trace.idle_gap(kernels) for kernels in windows]))
+    count = np.median([len(kernels) for kernels in windows]) / steps
+    by_class = [dict.fromkeys(trace.CLASSES, 0.0) for _ in windows]
+    by_kernel = [collections.Counter() for _ in windows]
+    launches, classes = collections.Counter(), {}
+    for i, kernels in enumerate(windows):
+        for kernel, nanoseconds in trace.own_times(kernels):
+            name = (kernel.name, kernel.op)
+            if name not in classes:
+                classes[name] = trace.classify(kernel, program)
+            by_class[i][classes[name]] += nanoseconds
+            by_kernel[i][name] += nanoseconds
+            launches[name] += 1
+
+    def a_step(nanoseconds):
+        return float(np.median(nanoseconds)) / 1e6 / steps
+
+    times = {name: a_step([w[name] for w in by_kernel]) for name in classes}
+    largest = sorted(times, key=times.__getitem__, reverse=True)[:LARGEST]
+    class_times = {name: a_step([w[name] for w in by_class]) for name in trace.CLASSES}
+    total = math.fsum(class_times.values())
+    return {
+        "window_ms": a_step([trace.window(kernels) for kernels in windows]),
+        "busy_ms": a_step([trace.busy(kernels) for kernels in windows]),
+        "idle_gap": gaps.median,
+        "idle_gap_quartiles": [gaps.low, gaps.high],
+        "kernels_per_step": float(count),
+        "classes": class_times,
+        "largest": [
+            {
+                "kernel": name[0],
+                "instruction": name[1],
+                "class": classes[name],
+                "source": getattr(program.get(name[1]), "op_name", ""),
+                "ms": times[name],
+                "share": times[name] / total,
+                "launches_per_step": launches[name] / steps / len(windows),
+            }
+            for name in largest
+        ],
+    }
+
+
+def figures(
+    table: Sequence[Mapping[str, Any]], asked: request.Request
+) -> dict[str, dict[str, Any]]:
+    """{ID: figure}: on a GPU and at the sizes that the limit was set for alone."""
+    gpu = asked.preset == "gpu" and asked.device.platform == "gpu"
+    if not gpu or not workload.holds(asked.config, MEASURED_AT):
+        return {}
+    for row in table:
+        if row["row"] == "rsmatch":
+            spread = timing.Spread(row["idle_gap"], *row["idle_gap_quartiles"])
+            return {"G10": LIMITS["G10"].figure(row["idle_gap"], spread)}
+    return {}
+
+
+def _without_profiler(seconds: Sequence[float]) -> dict[str, Any]:
+    """ms: of a step that nobody watches. A profiler holds the host up, and then the
+    device may wait for it more than it does in a run."""
+    return results.wall(timing.spread(np.array(seconds)))
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "method": row["row"],
+        "ms/step, not profiled": number(row["ms"]),
+        "quartiles": interval(row["ms_quartiles"]),
+        "profiled": number(row["window_ms"]),
+        "of that busy": number(row["busy_ms"]),
+        "idle": f"{100 * row['idle_gap']:.1f} %",
+        "its quartiles": interval([100 * x for x in row["idle_gap_quartiles"]], 1),
+        "kernels/step": number(row["kernels_per_step"], 0),
+        "steps/dispatch": str(row["steps_per_dispatch"]),
+    }
+
+
+def _class_table(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    lines = []
+    for name in trace.CLASSES:
+        line = {"class of kernel": name}
+        for label, row in rows.items():
+            ms, total = row["classes"][name], math.fsum(row["classes"].values())
+            line[f"{label}, ms/step"] = number(ms, 3)
+            line[f"{label}, %"] = number(100 * ms / total, 1)
+        lines.append(line)
+    return lines
+
+
+def _kernel_row(kernel: Mapping[str, Any]) -> dict[str, str]:
+    short = kernel["kernel"]
+    return {
+        "kernel": short if len(short) <= 48 else f"{short[:45]}...",
+        "class": kernel["class"],
+        "ms/step": number(kernel["ms"], 3),
+        "%": number(100 * kernel["share"], 1),
+        "a step": number(kernel["launches_per_step"], 1),
+    }
