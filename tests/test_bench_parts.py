@@ -199,7 +199,7 @@ def test_tensorflows_operations_are_those_of_pillow():
     """But for rounding: a smooth image, so that half a pixel is little. They are the
     rival's, so that speed is compared with work of the same kind."""
     rng, pillow = np.random.default_rng(1), pillow_views.PillowViews(SPEC)
-    y, x = np.mgrid[:32, :32, None][:2]
+    y, x = np.mgrid[:32, :32][..., None]
     image = (20 + 6 * y + 2 * x * np.array([1, 0.5, 0.2])).astype(np.uint8)
     for name, op in tf_images.operations(tf_augment.tf, 32).items():
         low, high = next((a, b) for n, a, b in views.OPS if n == name)
