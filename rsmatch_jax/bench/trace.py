@@ -91,7 +91,11 @@ class Instruction(NamedTuple):
 
 def read(folder: str, platform: str) -> list[Kernel]:
     """Kernels of the trace that `jax.profiler.trace(folder)` left: of the busiest GPU,
-    or the operations in the host's threads. Empty where the profiler saw none."""
+    or the operations in the host's threads. Empty where the profiler saw none.
+
+    On a CPU an operation that leaves its work to other threads and does not wait shows
+    the handing over alone: Eigen's convolutions do, those of YNNPACK do not.
+    """
     (file,) = glob.glob(os.path.join(folder, "**", "*.xplane.pb"), recursive=True)
     planes = list(jax.profiler.ProfileData.from_file(file).planes)
     if platform == "cpu":
