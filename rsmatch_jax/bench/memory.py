@@ -15,8 +15,8 @@ from typing import Any
 
 import jax
 
-from rsmatch_jax import logbook, parallel
-from rsmatch_jax.bench import profile, request, results, workload
+from rsmatch_jax import command_line, logbook, parallel
+from rsmatch_jax.bench import request, results, workload
 from rsmatch_jax.bench.results import Limit, number
 from rsmatch_jax.data import resident
 from rsmatch_jax.errors import RunFailed
@@ -73,8 +73,7 @@ def measure(asked: request.Request, argv: Sequence[str]) -> dict[str, Any]:
         f"dispatches of RSMatch steps of {d.batch_size} + {d.unlabeled_batch}, "
         f"{c.model.classifier}, {c.model.dtype}, on {asked.device.device_kind}"
     )
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    paths = filter(None, [root, os.environ.get("PYTHONPATH", "")])
+    paths = filter(None, [command_line.ROOT, os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-c", CHILD, *argv[1:]],
         env={
@@ -114,7 +113,7 @@ def run(
     count = exp.dims.num_unlabeled if num_unlabeled is None else num_unlabeled
     found = resident_columns(exp, count)
     stages.append(stage("data placed, twice, and once let go"))
-    feed = profile.resident_feed(exp, count)
+    feed = workload.resident_feed(exp, count)
     state = jax.block_until_ready(exp.init_state())
     stages.append(stage("state made"))
     memory = feed.compile(state).memory_analysis()
@@ -145,7 +144,7 @@ def resident_columns(exp: Experiment, num_unlabeled: int) -> dict[str, Any]:
         unlabelled_batch=d.unlabeled_batch,
     )
     data = resident.gather(
-        profile.random_task(exp, num_unlabeled),
+        workload.random_task(exp, num_unlabeled),
         exp.views,
         oracle=exp.needs_truth,
         unlabelled=True,

@@ -14,11 +14,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from rsmatch_jax import feed, logbook
+from rsmatch_jax import logbook
 from rsmatch_jax.bench import request, results, timing, trace, workload
 from rsmatch_jax.bench.results import Limit, interval, number
 from rsmatch_jax.bench.trace import Instruction, Kernel
-from rsmatch_jax.data.rs_ssl import Split, Task
 from rsmatch_jax.errors import RunFailed
 from rsmatch_jax.experiment import Experiment
 
@@ -104,7 +103,7 @@ class Profile:
 
     def __init__(self, exp: Experiment, num_unlabeled: int):
         self._exp, self._done = exp, 0
-        self.feed = resident_feed(exp, num_unlabeled)
+        self.feed = workload.resident_feed(exp, num_unlabeled)
         self._state = jax.block_until_ready(exp.init_state())
         begin = time.perf_counter()
         # A cached program may be one from before its scopes had these names.
@@ -143,38 +142,6 @@ class Profile:
                 "right to use performance counters"
             )
         return kernels
-
-
-def resident_feed(exp: Experiment, num_unlabeled: int) -> feed.ResidentFeed:
-    """The input of a run from random images, as many steps a dispatch as a run has on
-    this device: 1 on a CPU, the config's elsewhere."""
-    on_cpu = exp.devices[0].platform == "cpu"
-    loop = None if on_cpu else exp.config.train.steps_per_dispatch
-    return feed.ResidentFeed(exp, random_task(exp, num_unlabeled), loop)
-
-
-def random_task(exp: Experiment, num_unlabeled: int) -> Task:
-    """Images of noise and labels, every second unlabelled one called synthetic."""
-    rng, shape = np.random.default_rng(exp.config.seed), exp.dims.image_shape
-    count, classes = exp.dims.num_labeled, exp.dims.num_classes
-    nothing = np.zeros((0,), np.int32)
-    no_images = np.zeros((0, *shape), np.uint8)
-    return Task(
-        name=exp.config.data.name,
-        split=Split(*[np.zeros((0,), np.int64)] * 4),
-        class_names=tuple(str(k) for k in range(classes)),
-        generator_names=(),
-        lab_images=rng.integers(0, 256, (count, *shape), dtype=np.uint8),
-        lab_labels=rng.integers(0, classes, count, dtype=np.int32),
-        unl_images=rng.integers(0, 256, (num_unlabeled, *shape), dtype=np.uint8),
-        unl_labels=rng.integers(0, classes, num_unlabeled, dtype=np.int32),
-        unl_synthetic=np.arange(num_unlabeled) % 2 == 1,
-        unl_generator=np.full((num_unlabeled,), -1, np.int32),
-        val_images=no_images,
-        val_labels=nothing,
-        test_images=no_images,
-        test_labels=nothing,
-    )
 
 
 def columns(

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rsmatch_jax import experiment, parallel, validate
+from rsmatch_jax import experiment, feed, parallel, validate
 from rsmatch_jax.bench import timing
 from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.errors import RequestError
@@ -76,10 +76,23 @@ def random_batch(exp: experiment.Experiment) -> Batch:
     )
 
 
-def random_task(exp: experiment.Experiment) -> rs_ssl.Task:
+def resident_feed(
+    exp: experiment.Experiment, num_unlabeled: int | None = None
+) -> feed.ResidentFeed:
+    """A run's own input, from random images, as many steps a dispatch as a run has on
+    this device: on a CPU one, without a loop. num_unlabeled: as in `random_task`."""
+    on_cpu = exp.devices[0].platform == "cpu"
+    loop = None if on_cpu else exp.config.train.steps_per_dispatch
+    return feed.ResidentFeed(exp, random_task(exp, num_unlabeled), loop)
+
+
+def random_task(
+    exp: experiment.Experiment, num_unlabeled: int | None = None
+) -> rs_ssl.Task:
     """As many images as the experiment has, all noise, half of the unlabelled ones
-    called synthetic; nothing to evaluate on."""
+    called synthetic; nothing to evaluate on. num_unlabeled: instead of its own."""
     rng, d = np.random.default_rng(exp.config.seed), exp.dims
+    count = d.num_unlabeled if num_unlabeled is None else num_unlabeled
 
     def images(n):
         return rng.integers(0, 256, (n, *d.image_shape), dtype=np.uint8)
@@ -88,7 +101,7 @@ def random_task(exp: experiment.Experiment) -> rs_ssl.Task:
         return rng.integers(0, d.num_classes, n, dtype=np.int32)
 
     none = np.zeros(0, np.int32)
-    synthetic = np.arange(d.num_unlabeled) % 2 == 1
+    synthetic = np.arange(count) % 2 == 1
     return rs_ssl.Task(
         name=exp.config.data.name,
         split=rs_ssl.Split(none, none, none, none),
@@ -96,8 +109,8 @@ def random_task(exp: experiment.Experiment) -> rs_ssl.Task:
         generator_names=("noise",),
         lab_images=images(d.num_labeled),
         lab_labels=labels(d.num_labeled),
-        unl_images=images(d.num_unlabeled),
-        unl_labels=labels(d.num_unlabeled),
+        unl_images=images(count),
+        unl_labels=labels(count),
         unl_synthetic=synthetic,
         unl_generator=np.where(synthetic, 0, -1).astype(np.int32),
         val_images=images(0),
