@@ -1,10 +1,18 @@
-"""The persistent compilation cache: a second start need not compile again."""
+"""Compiling: ahead of the first step, with options that were measured, and kept for the
+next start."""
 
+import contextlib
+import ctypes
 import os
+from typing import Any
 
 import jax
 
 from rsmatch_jax.data import array_cache
+
+# By `python -m rsmatch_jax.bench flags`. On a CPU XLA's convolutions by YNNPACK take
+# half as long again as those by Eigen, and a third more memory (jax 0.10).
+OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": ""}}
 
 
 def use_cache(cache_dir: str | None):
@@ -17,3 +25,28 @@ def use_cache(cache_dir: str | None):
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def compiled(lowered: jax.stages.Lowered, platform: str) -> jax.stages.Compiled:
+    """The program for devices of a platform, with this package's options for it.
+
+    It takes arguments of the shapes that it was lowered for and no others: nothing is
+    compiled again behind one's back.
+    """
+    options: dict[str, Any] = OPTIONS.get(platform, {})
+    try:
+        program = lowered.compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError as e:
+        # A jaxlib that does not know one. Speed and rounding are all they are about.
+        if not options or "No such compile option" not in str(e):
+            raise
+        program = lowered.compile()
+    _give_back_memory()
+    return program
+
+
+def _give_back_memory():
+    """The compiler leaves some hundred MB of heap that it has freed and C's library has
+    not."""
+    with contextlib.suppress(AttributeError, OSError):  # glibc alone has it
+        ctypes.CDLL(None).malloc_trim(0)

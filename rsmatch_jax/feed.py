@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rsmatch_jax import parallel, step
+from rsmatch_jax import compilation, parallel, step
 from rsmatch_jax.data import resident, rs_ssl, sampler
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.experiment import Experiment
@@ -33,7 +33,7 @@ class Feed(Protocol):
         ...
 
     def compile(self, state: TrainState) -> Any:
-        """Compiles the step ahead of `run`, which then uses it: the program."""
+        """Compiles the step, which the first `run` does otherwise: the program."""
         ...
 
 
@@ -74,7 +74,7 @@ class ResidentFeed:
 
     def __init__(self, exp: Experiment, task: rs_ssl.Task, loop: int | None):
         self.most = loop or 1
-        self._exp, self._loop = exp, loop is not None
+        self._exp, self._loop, self._program = exp, loop is not None, None
         self._data = parallel.replicate(
             resident.gather(
                 task,
@@ -102,7 +102,8 @@ class ResidentFeed:
     def run(self, state, done, room):
         into_epoch = done % sampler.STEPS_PER_EPOCH
         count = min(room, self.most, sampler.STEPS_PER_EPOCH - into_epoch)
-        state, metrics = self._step(state, *self._arguments(done, count))
+        program = self._program or self.compile(state)
+        state, metrics = program(state, *self._arguments(done, count))
         return state, Dispatched(metrics, count)
 
     def lower(self, state: TrainState) -> Any:
@@ -110,8 +111,9 @@ class ResidentFeed:
         return self._step.lower(state, *self._arguments(0, self.most))
 
     def compile(self, state):
-        self._step = self.lower(state).compile()
-        return self._step
+        platform = self._exp.devices[0].platform
+        self._program = compilation.compiled(self.lower(state), platform)
+        return self._program
 
     def _arguments(self, done, count):
         epoch = done // sampler.STEPS_PER_EPOCH
@@ -149,7 +151,7 @@ class TfDataFeed:
             ) from e
         config = exp.config
         ratio = config.train.unlabeled_ratio if exp.method.uses_unlabeled else 0
-        self._exp, self._step = exp, exp.train_step()
+        self._exp, self._step, self._program = exp, exp.train_step(), None
         self._batches: Iterator[Batch] | None = None
         self._open = functools.partial(
             tf_pipeline.batches,
@@ -167,14 +169,21 @@ class TfDataFeed:
 
     def run(self, state, done, room):
         del room
-        state, metrics = self._step(state, self._next(done))
+        batch = self._next(done)
+        program = self._program or self._compiled(state, batch)
+        state, metrics = program(state, batch)
         return state, Dispatched(metrics, 1)
 
     def compile(self, state):
         first = self._open(start_step=0)
         batch = parallel.shard_rows(next(first), self._exp.devices)
-        self._step = self._step.lower(state, batch).compile()
-        return self._step
+        return self._compiled(state, batch)
+
+    def _compiled(self, state, batch):
+        platform = self._exp.devices[0].platform
+        lowered = self._step.lower(state, batch)
+        self._program = compilation.compiled(lowered, platform)
+        return self._program
 
     def _next(self, done):
         if self._batches is None:  # from here on the stream knows its step

@@ -145,7 +145,9 @@ class _Run:
                 due = (step, record_.take_pending(), self.clock.read())
             if evaluate or save:
                 if due:
-                    self._log(*due)
+                    done, pending, now = due
+                    pending = record.per_step(pending)  # waits for the device
+                    self._log(done, pending, self.clock.read() if done == step else now)
                     due = None
                 record_.pending = record.per_step(record_.pending)
                 record.require_finite(step, record_.pending)

@@ -207,7 +207,7 @@ def test_tensorflows_operations_are_those_of_pillow():
             got = op(tf_augment.tf.constant(image), level).numpy().astype(int)
             want = pillow.apply(name, image, float(low + (high - low) * level))
             error = np.abs(got - want)
-            assert error.mean() < 1 and (error > 8).mean() < 0.07, (name, level)
+            assert error.mean() < 2 and (error > 8).mean() < 0.1, (name, level)
 
 
 def test_figures_of_the_augmentation():

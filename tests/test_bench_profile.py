@@ -1,5 +1,6 @@
 """Profile and memory of a step: what is read from a trace, counted and compared."""
 
+import dataclasses
 import json
 import tempfile
 
@@ -240,7 +241,7 @@ def test_columns_and_figure_of_known_kernels():
     def figures(preset="gpu", device=Device, **values):
         flags = [f"--config.{key}={value}" for key, value in values.items()]
         ask = asked(f"--preset={preset}", *flags)
-        ask = request.Request(ask.config, "", preset, None, device)
+        ask = dataclasses.replace(ask, preset=preset, device=device)
         return profile.figures([{"row": "fixmatch"}, {"row": "rsmatch", **row}], ask)
 
     figure = figures()["G10"]

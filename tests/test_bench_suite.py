@@ -130,7 +130,7 @@ def test_operations_do_not_depend_on_how_they_are_run():
         step_bench.measure(
             asked(), {"fixmatch": step_bench.ROWS["fixmatch"]}, rounds=1
         )["rows"][0]["gflop"],
-        rel=0.02,
+        rel=0.03,
     )
 
 

@@ -1,6 +1,8 @@
 """Where compiled programs are kept."""
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from rsmatch_jax import compilation
@@ -30,3 +32,27 @@ def test_a_place_that_the_user_chose_stays(tmp_path, restored):
     jax.config.update("jax_compilation_cache_dir", "/mine")
     compilation.use_cache(str(tmp_path))
     assert jax.config.jax_compilation_cache_dir == "/mine"
+
+
+def test_options_are_used_and_named_ones_only(monkeypatch):
+    """The program is the same but for them; one that this jaxlib lacks is left out."""
+    conv = jax.jit(
+        lambda x, w: jax.lax.conv_general_dilated(
+            x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+    )
+    x, w = jnp.ones((8, 32, 32, 16)), jnp.ones((3, 3, 16, 32))
+    lowered = conv.lower(x, w)
+    ours = compilation.compiled(lowered, "cpu")
+    plain = compilation.compiled(lowered, "tpu")  # no options for it
+    assert "ynn" in plain.as_text() and "ynn" not in ours.as_text()
+    np.testing.assert_allclose(ours(x, w), plain(x, w), rtol=1e-6)
+    monkeypatch.setattr(compilation, "OPTIONS", {"cpu": {"xla_of_another_day": True}})
+    np.testing.assert_array_equal(
+        compilation.compiled(lowered, "cpu")(x, w), plain(x, w)
+    )
+    monkeypatch.setattr(
+        compilation, "OPTIONS", {"cpu": {"xla_cpu_use_onednn": "perhaps"}}
+    )
+    with pytest.raises(jax.errors.JaxRuntimeError, match="perhaps"):
+        compilation.compiled(lowered, "cpu")

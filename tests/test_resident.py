@@ -179,3 +179,11 @@ def test_images_that_no_step_takes_need_no_room(method, chosen):
     dims = experiment.task_dims(c, task)
     exp = experiment.build(c, dims, task.name, jax.devices()[:1])
     assert chosen in feed.make(exp, task)[1]
+
+
+def test_images_lie_once_in_the_memory_of_a_cpu():
+    """JAX takes aligned arrays over as they are: no second copy of the dataset."""
+    task = experiment.load_task(config("digits"))
+    placed = parallel.replicate(task.unl_images, jax.local_devices()[:1])
+    address = placed.addressable_shards[0].data.unsafe_buffer_pointer()
+    assert address == task.unl_images.ctypes.data

@@ -2,8 +2,6 @@
 compute it to Pillow's last bit. Made once on the host, passed to programs as arguments.
 """
 
-import functools
-
 import flax.struct
 import jax
 import numpy as np
@@ -27,24 +25,18 @@ class Tables:
 
 
 def make_tables(size: int, spec: views.ViewSpec) -> Tables | None:
-    """Tables of images of `size` pixels; None where no operation is ever drawn.
+    """Tables of images of `size` pixels, 25 MB; None where no operation is ever drawn.
 
-    Kept per size and read-only; place them on the devices once, not at each step.
+    Place them on the devices once, not at each step.
     """
-    return _make_tables(size) if spec.randaugment_ops else None
-
-
-@functools.lru_cache(maxsize=4)
-def _make_tables(size: int) -> Tables:
+    if not spec.randaugment_ops:
+        return None
     levels = np.arange(views.LEVELS)
-    made = Tables(
+    return Tables(
         affine=np.stack([_affine(name, levels, size) for name in views.GEOMETRIC]),
         factor=views.value("brightness", levels).astype(np.float32),
         autocontrast=_autocontrast(),
     )
-    for table in jax.tree.leaves(made):
-        table.flags.writeable = False
-    return made
 
 
 def _affine(name, levels, size):
@@ -76,7 +68,6 @@ def _fixed(v):
     return np.floor(v * 65536 + 0.5).astype(np.int32)
 
 
-@functools.cache
 def _autocontrast():
     """ImageOps.autocontrast's table, in double precision as there."""
     low, high, level = np.ogrid[:256, :256, :256]

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from absl import flags as absl_flags
 
-from rsmatch_jax import logbook, parallel
+from rsmatch_jax import compilation, logbook, parallel
 from rsmatch_jax.bench import request, results, timing, workload
 from rsmatch_jax.bench.results import interval, number
 from rsmatch_jax.errors import RequestError
@@ -35,6 +35,7 @@ OPTIONS: dict[str, dict[str, Options]] = {  # by the platform of the device
     },
     "cpu": {
         AGAIN: {},
+        "no YNNPACK, as in this package": compilation.OPTIONS["cpu"],
         "fast math": {"xla_cpu_enable_fast_math": True},
         "oneDNN": {"xla_cpu_use_onednn": True},
         "convolutions on one thread": {"xla_cpu_multi_thread_eigen": False},

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rsmatch_jax import feed, logbook, parallel
+from rsmatch_jax import compilation, feed, logbook, parallel
 from rsmatch_jax.bench import request, results, step, timing, workload
 from rsmatch_jax.bench.results import Limit, interval, number
 from rsmatch_jax.experiment import Experiment
@@ -56,7 +56,7 @@ class OneBatch:
 
     def __init__(self, exp: Experiment, loop: int | None):
         self.most = loop or 1
-        self._loop = loop is not None
+        self._loop, self._platform = loop is not None, exp.devices[0].platform
         train_step = exp.one_step()
         program = repeat(train_step, self.most) if self._loop else train_step
         self._step = parallel.map_resident_step(
@@ -72,7 +72,8 @@ class OneBatch:
         return state, Dispatched(metrics, count)
 
     def compile(self, state):
-        self._step = self._step.lower(state, *self._arguments(1)).compile()
+        lowered = self._step.lower(state, *self._arguments(1))
+        self._step = compilation.compiled(lowered, self._platform)
         return self._step
 
     def _arguments(self, count):

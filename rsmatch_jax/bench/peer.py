@@ -12,10 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from rsmatch_jax import command_line, feed, logbook
-from rsmatch_jax.bench import request, results, timing, workload
+from rsmatch_jax import command_line, logbook, validate
+from rsmatch_jax.bench import loop, request, results, timing, workload
 from rsmatch_jax.bench.results import Limit, interval, number
-from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.errors import RequestError, RunFailed
 from rsmatch_jax.experiment import Experiment
 
@@ -87,9 +86,9 @@ def main(argv: list[str]):
         )
     asked = request.parse(argv, PRESETS)
     for key, value in WRITTEN_FOR.items():
-        if workload.get(asked.config, key) != value:
+        if validate.get(asked.config, key) != value:
             raise RequestError(
-                f"--config.{key}={workload.get(asked.config, key)}: the step in "
+                f"--config.{key}={validate.get(asked.config, key)}: the step in "
                 f"PyTorch is written for {value} alone; leave it out"
             )
     content = measure(asked)
@@ -237,46 +236,9 @@ def _precision(exp: Experiment) -> str:
 
 def _resident(exp: Experiment, num_unlabeled: int) -> timing.Run:
     """Steps that find their images and make their views on the device."""
-    rng, d = np.random.default_rng(exp.config.seed), exp.dims
-    none = np.zeros((0, *d.image_shape), np.uint8)
-    labels = rng.integers(0, d.num_classes, d.num_labeled, dtype=np.int32)
-    task = rs_ssl.Task(
-        name=exp.config.data.name,
-        split=None,
-        class_names=(),
-        generator_names=(),
-        lab_images=_images(rng, d.num_labeled, d.image_shape),
-        lab_labels=labels,
-        unl_images=_images(rng, num_unlabeled, d.image_shape),
-        unl_labels=np.zeros(num_unlabeled, np.int32),
-        unl_synthetic=np.zeros(num_unlabeled, bool),
-        unl_generator=np.full(num_unlabeled, -1, np.int32),
-        val_images=none,
-        val_labels=labels[:0],
-        test_images=none,
-        test_labels=labels[:0],
-    )
-    exp = dataclasses.replace(
-        exp, dims=dataclasses.replace(d, num_unlabeled=num_unlabeled)
-    )
-    on_cpu = exp.devices[0].platform == "cpu"  # where loops over convolutions are slow
-    steps_at_once = None if on_cpu else exp.config.train.steps_per_dispatch
-    source = feed.ResidentFeed(exp, task, steps_at_once)
-    state, done = exp.init_state(), 0
-
-    def run(steps):
-        nonlocal state, done
-        end = done + steps
-        while done < end:
-            state, dispatched = source.run(state, done, end - done)
-            done += dispatched.count
-        jax.block_until_ready(state)
-
-    return run
-
-
-def _images(rng: np.random.Generator, count: int, shape: tuple[int, ...]) -> np.ndarray:
-    return rng.integers(0, 256, (count, *shape), dtype=np.uint8)
+    dims = dataclasses.replace(exp.dims, num_unlabeled=num_unlabeled)
+    source = workload.resident_feed(dataclasses.replace(exp, dims=dims))
+    return loop.Program(exp, source).turns(source.most)
 
 
 def _torch(exp: Experiment, device: jax.Device, num_unlabeled: int) -> Any:

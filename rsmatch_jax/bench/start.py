@@ -92,7 +92,7 @@ def _start(asked: request.Request, cache: str):
     lowered = source.lower(state)
     trace = time.perf_counter() - begin
     begin = time.perf_counter()
-    lowered.compile()
+    compilation.compiled(lowered, asked.device.platform)
     compiling = time.perf_counter() - begin
     row = {"init_seconds": init, "trace_seconds": trace, "compile_seconds": compiling}
     logbook.say(

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rsmatch_jax import experiment, feed, parallel, validate
+from rsmatch_jax import compilation, experiment, feed, parallel, validate
 from rsmatch_jax.bench import timing
 from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.errors import RequestError
@@ -137,7 +137,9 @@ class Program:
         self._batch = parallel.shard_rows(batch, exp.devices)
         self._state = jax.block_until_ready(exp.init_state())
         begin = time.perf_counter()
-        self._step = exp.train_step().lower(self._state, self._batch).compile()
+        self._step = compilation.compiled(
+            exp.train_step().lower(self._state, self._batch), exp.devices[0].platform
+        )
         self._compile_seconds = time.perf_counter() - begin
 
     def run(self, steps: int):

@@ -8,6 +8,7 @@ costs no memory. Two small datasets need no folder: scikit-learn's digits and `f
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +19,7 @@ from rsmatch_jax.errors import RequestError
 
 META = "meta.json"
 DIGITS_TEST_SIZE = 500
+ALIGNMENT = 64  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,15 @@ class ImageArrays:
     def counts(self) -> np.ndarray:
         """Images per class, int64 [K]."""
         return np.bincount(self.labels, minlength=self.num_classes)
+
+
+def aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """Uninitialised uint8, at an address that JAX on a CPU takes an array over from
+    without a copy."""
+    size = math.prod(shape)
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    begin = -memory.ctypes.data % ALIGNMENT
+    return memory[begin : begin + size].reshape(shape)
 
 
 def save(folder: str, data: ImageArrays, extra: Mapping[str, Any] | None = None):

@@ -9,6 +9,7 @@ import dataclasses
 
 import numpy as np
 
+from rsmatch_jax.data import arrays
 from rsmatch_jax.data.arrays import ImageArrays
 from rsmatch_jax.errors import RequestError
 
@@ -129,11 +130,14 @@ def make_task(
         check_pool(pool, train)
     real, synthetic = split.unlabeled_real, split.unlabeled_synthetic
     is_synthetic = np.repeat([False, True], [len(real), len(synthetic)])
-    unl_images = np.asarray(train.images[real])
+    # One array at once, as a device wants it: it may be most of the memory of a run.
+    unl_images = arrays.aligned((len(is_synthetic), *train.images.shape[1:]))
+    np.take(train.images, real, axis=0, out=unl_images[: len(real)], mode="clip")
     unl_labels = np.asarray(train.labels[real])
     generator = np.full(len(is_synthetic), -1, np.int32)
     if len(synthetic):
-        unl_images = np.concatenate([unl_images, pool.images[synthetic]])
+        rest = unl_images[len(real) :]
+        np.take(pool.images, synthetic, axis=0, out=rest, mode="clip")
         unl_labels = np.concatenate([unl_labels, pool.labels[synthetic]])
         generator[is_synthetic] = pool.generators[synthetic]
     return Task(
