@@ -69,7 +69,7 @@ def test_forty_steps_equal_a_model_of_deques(select, top, num_devices, ties):
     model = [deque(maxlen=LENGTH) for _ in range(K)]
     for t in range(40):
         key = jax.random.key(t)
-        chosen = np.asarray(jax.random.permutation(key, K))[:select]
+        chosen = np.asarray(csqueue.draw_queues(key, K, select))
         images, indices, classes, scores = batch(rng, ties)
         queue = push(queue, key, images, indices, classes, scores)
         oracle_push(model, chosen, indices, classes, scores, top)
@@ -101,6 +101,19 @@ def test_only_p_queues_are_touched():
     classes = np.arange(U, dtype=np.int32) % K
     queue = push(queue, jax.random.key(3), images, indices, classes, np.ones(U, "f4"))
     assert int((queue.count > 0).sum()) == 2
+
+
+def test_queues_are_drawn_uniformly_and_once():
+    draw = jax.jit(lambda key: csqueue.draw_queues(key, K, 2))
+    drawn = np.asarray(jax.vmap(draw)(jax.random.split(jax.random.key(0), 2000)))
+    pairs = np.zeros((K, K), int)
+    np.add.at(pairs, tuple(np.sort(drawn, axis=1).T), 1)
+    assert (np.diag(pairs) == 0).all(), "a queue twice"
+    # each of 10 pairs with probability 0.1: sd 13.4
+    assert np.abs(pairs[np.triu_indices(K, 1)] - 200).max() < 5 * 13.4
+    np.testing.assert_array_equal(
+        csqueue.draw_queues(jax.random.key(0), K, K), range(K)
+    )
 
 
 def partly_filled(counts):

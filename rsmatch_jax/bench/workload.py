@@ -24,9 +24,10 @@ NUM_CLASSES, SIZE, PER_CLASS = 10, 32, 5000  # CIFAR-10's training set
 
 
 def build(
-    config: Any, values: Mapping[str, Any], *devices: jax.Device
+    config: Any, values: Mapping[str, Any], *devices: jax.Device, size: int = SIZE
 ) -> experiment.Experiment:
-    """The experiment of one row. Raises RequestError for a config that cannot work."""
+    """The experiment of one row, with images of `size` pixels. Raises RequestError for
+    a config that cannot work."""
     config = copy.deepcopy(config)  # keeps the lock: a key that is not there raises
     for key, value in values.items():
         group, last = key.rsplit(".", 1)
@@ -44,8 +45,8 @@ def build(
     pad = config.input.crop_pad
     dims = Dims(
         num_classes=NUM_CLASSES,
-        image_shape=(SIZE, SIZE, 3),
-        crop_pad=SIZE // 8 if pad is None else pad,
+        image_shape=(size, size, 3),
+        crop_pad=size // 8 if pad is None else pad,
         batch_size=config.train.batch_size,
         unlabeled_batch=config.train.batch_size * config.train.unlabeled_ratio,
         num_labeled=NUM_CLASSES * config.data.labels_per_class,
