@@ -436,3 +436,16 @@ def test_the_readme_says_what_the_files_say():
     """Made anew by `python -m rsmatch_jax.bench records` whenever they change."""
     readme = ROOT / "README.md"
     assert records.write(str(ROOT / "benchmarks"), str(readme)) == readme.read_text()
+
+
+def test_flags_are_left_out_with_their_values():
+    words = [
+        "--out=a.json",
+        "-preset",
+        "cpu",
+        "--config.seed=1",
+        "--outer=2",
+        "-out",
+        "x",
+    ]
+    assert request.without(words, "out", "preset") == ["--config.seed=1", "--outer=2"]

@@ -102,7 +102,8 @@ def figure_table(documents: Documents, kind: str) -> Iterator[str]:
         )
         value = MISSING
         if figure is not None:
-            value = results.number(figure["value"])
+            whole = figure["spread"] is None and float(figure["value"]).is_integer()
+            value = results.number(figure["value"], 0 if whole else 2)
             if figure["spread"] is not None:
                 value += f" ({results.interval(figure['spread'])})"
             if not figure["holds"]:

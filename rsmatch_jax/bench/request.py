@@ -67,6 +67,20 @@ def check(
     return name, values
 
 
+def without(argv: Sequence[str], *flags_: str) -> list[str]:
+    """The words without some flags and their values (--flag=value or --flag value)."""
+    kept, skip = [], False
+    for word in argv:
+        name = word.lstrip("-").split("=", 1)[0]
+        if skip:
+            skip = False
+        elif word.startswith("-") and name in flags_:
+            skip = "=" not in word
+        else:
+            kept.append(word)
+    return kept
+
+
 def _config_file(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """(the words that name the config file, the other ones)."""
     for i, arg in enumerate(argv):

@@ -33,7 +33,7 @@ def main(argv: list[str]):
     if values.cache is not None:
         _start(request.parse(argv, define=_define), values.cache)
         return
-    own = [word for word in argv[1:] if not word.startswith(("--out", "-out"))]
+    own = request.without(argv[1:], "out")
     starts = {COLD: [], WARM: []}
     with tempfile.TemporaryDirectory() as folder:
         pair, pairs = 0, 1

@@ -100,7 +100,7 @@ def main(argv: list[str]):
     # Not a word to the device from here: a part may want all of it.
     _, values = request.check(argv, lambda values: None)
     preset = values.preset or _preset()
-    given = [w for w in argv[1:] if not w.startswith(("--out", "-out", "--preset"))]
+    given = [f"--preset={preset}", *request.without(argv[1:], "out", "preset")]
     documents: dict[str, Mapping[str, Any]] = {}
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -115,7 +115,7 @@ def main(argv: list[str]):
             if left >= LEAST:
                 code = child.run(
                     part.name,
-                    [*given, f"--preset={preset}", *part.flags, f"--out={out}"],
+                    [*given, *part.flags, f"--out={out}"],
                     environment=environment,
                     seconds=min(part.seconds, left),
                 )
@@ -129,10 +129,10 @@ def main(argv: list[str]):
             seconds = time.monotonic() - started
             rows.append({"row": part.name, "seconds": seconds, "outcome": said})
             if documents and values.out is not None:
-                logbook.write_json(values.out, merge(argv, load, documents, rows))
+                logbook.write_json(values.out, merge(given, load, documents, rows))
     failed = [row["row"] for row in rows if row["outcome"].startswith("failed")]
     if documents:
-        results.show_figures(merge(argv, load, documents, rows)["figures"], limits())
+        results.show_figures(merge(given, load, documents, rows)["figures"], limits())
         results.show([_shown(row) for row in rows])
     if values.out is not None and documents:
         logbook.say(f"written: {values.out}")
@@ -141,7 +141,7 @@ def main(argv: list[str]):
 
 
 def merge(
-    argv: Sequence[str],
+    given: Sequence[str],
     load: float,
     documents: Mapping[str, Mapping[str, Any]],
     rows: Sequence[Mapping[str, Any]],
@@ -149,16 +149,15 @@ def merge(
     """The suite's JSON: machine and versions as the first part saw them, all figures
     and those that need several parts, and each part's own document.
 
-    argv: of the suite; load: of the machine before it, over a minute.
+    given: the flags that say what was measured. load: of the machine before it, over a
+    minute.
     """
     first = next(iter(documents.values()))
     found = {k: v for d in documents.values() for k, v in d["figures"].items()}
     figures = {**found, **combined(documents)}
     return {
         "bench": "suite",
-        "command": shlex.join(
-            ["python", "-m", "rsmatch_jax.bench", "suite", *argv[1:]]
-        ),
+        "command": shlex.join(["python", "-m", "rsmatch_jax.bench", "suite", *given]),
         "device": {**first["device"], "load": load},
         **{key: first[key] for key in ("versions", "preset", "precision")},
         "figures": {name: figures[name] for name in sorted(figures, key=order)},

@@ -1,0 +1,80 @@
+"""`model.dtype=bfloat16`: convolutions and activations alone; whatever adds up over a
+run, and whatever a threshold is compared with, stays float32."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import batches, build, leaves, train
+
+HALF = {"model.dtype": "bfloat16"}
+
+
+def equations(jaxpr):
+    """Of a jaxpr and of all that it calls."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for value in jax.tree.leaves(
+            list(eqn.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
+        ):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
+
+
+@pytest.mark.parametrize("method", ["rsmatch", "freematch", "simmatch"])
+def test_a_run_adds_up_in_float32(method):
+    """Parameters, statistics, EMA, momentum, buffers: the dtypes of a float32 run."""
+    states = {}
+    for values in ({}, HALF):
+        _, _, exp = build(**{"method.name": method, **values})
+        state, metrics = train(exp, batches(exp, 1))
+        states[bool(values)] = {k: v.dtype for k, v in leaves(state).items()}
+        assert all(m.dtype == jnp.float32 for m in metrics[0].values())
+    assert states[True] == states[False]
+    assert not any(d == jnp.bfloat16 for d in states[True].values())
+
+
+def test_convolutions_are_in_bfloat16_and_logits_are_not():
+    _, _, exp = build(**{"method.name": "rsmatch", **HALF})
+    state = exp.init_state()
+    for name, net in exp.nets.items():
+        images = jnp.zeros((2, *exp.dims.image_shape), jnp.uint8)
+
+        def forward(params, stats, net=net, images=images):
+            return net.apply(params, stats, images, train=False)
+
+        jaxpr = jax.make_jaxpr(forward)(state.params[name], state.stats[name])
+        convs = [
+            eqn
+            for eqn in equations(jaxpr.jaxpr)
+            if "conv" in eqn.primitive.name
+            and eqn.primitive.name != "convert_element_type"
+        ]
+        assert len(convs) == 10  # wrn_10_1: stem, three blocks of two, three shortcuts
+        for eqn in convs:
+            assert {v.aval.dtype for v in eqn.invars} == {jnp.dtype(jnp.bfloat16)}
+        products = [
+            eqn for eqn in equations(jaxpr.jaxpr) if eqn.primitive.name == "dot_general"
+        ]
+        for eqn in products:  # the heads
+            assert {v.aval.dtype for v in eqn.invars} == {jnp.dtype(jnp.float32)}
+        assert all(x.aval.dtype == jnp.float32 for x in jaxpr.jaxpr.outvars)
+
+
+def test_a_step_is_that_of_float32_but_for_rounding():
+    """bfloat16 has eight bits: the update points the same way, the loss is near."""
+    updates, losses = [], []
+    for values in ({}, HALF):
+        _, _, exp = build(**{"method.name": "fixmatch", **values})
+        before = leaves(exp.init_state().params)
+        before = {k: np.array(v) for k, v in before.items()}
+        state, metrics = train(exp, batches(exp, 1))
+        after = leaves(state.params)
+        updates.append(np.concatenate([np.ravel(after[k] - before[k]) for k in before]))
+        losses.append(float(metrics[0]["loss"]))
+    exact, half = updates
+    cosine = exact @ half / np.linalg.norm(exact) / np.linalg.norm(half)
+    assert 0.98 < cosine < 1 - 1e-9
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
