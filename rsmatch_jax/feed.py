@@ -115,7 +115,8 @@ class ResidentFeed:
         self._program = compilation.compiled(self.lower(state), platform)
         return self._program
 
-    def _arguments(self, done, count):
+    def prepare(self, done: int):
+        """Has the orders of the epoch of the step after `done` ready."""
         epoch = done // sampler.STEPS_PER_EPOCH
         if epoch != self._epoch:
             dims = self._exp.dims
@@ -130,6 +131,9 @@ class ResidentFeed:
             )
             self._orders = parallel.replicate(orders, self._exp.devices)
             self._epoch = epoch
+
+    def _arguments(self, done, count):
+        self.prepare(done)
         inputs = (self._data, self._orders)
         if self._loop:
             return inputs, np.int32(count), self._ranks

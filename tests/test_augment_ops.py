@@ -162,16 +162,13 @@ def test_levels_span_the_range_evenly():
         assert float(views.value(name, 5)) == value[5]
 
 
-def test_tables_are_made_once_and_only_if_needed():
+def test_tables_are_made_only_if_needed():
     tables = augment.make_tables(8, ONE)
-    assert augment.make_tables(8, ONE) is tables
     none = views.ViewSpec(flip=True, crop_pad=1, randaugment_ops=0, cutout=True)
     assert augment.make_tables(8, none) is None
     assert (tables.affine.dtype, tables.affine.shape) == (np.int32, (5, 65536, 6))
     assert (tables.factor.dtype, tables.factor.shape) == (np.float32, (65536,))
     assert tables.autocontrast.shape == (256, 256, 256)
-    with pytest.raises(ValueError, match="read-only"):
-        tables.factor[0] = 1
 
 
 def test_tables_are_no_part_of_the_program():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rsmatch_jax.bench import __main__ as bench
-from rsmatch_jax.bench import request, results, step, timing, workload
+from rsmatch_jax.bench import hlo, request, results, step, timing, workload
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = [
@@ -153,14 +153,25 @@ def test_operations_of_the_papers_step():
     assert step.counted(other, step.ROWS) == {}
 
 
+def test_nothing_is_counted_without_the_cpu(monkeypatch):
+    """As where JAX_PLATFORMS names a GPU alone; backends do not count ahead."""
+    exp = workload.build(config(*SMALL), {}, jax.local_devices()[0])
+
+    def only(backend=None):
+        raise RuntimeError(f"Unknown backend {backend}")
+
+    monkeypatch.setattr(workload.jax, "local_devices", only)
+    assert workload.gflop(exp) is None
+
+
 def test_messages_between_devices_are_counted():
-    hlo = """
+    text = """
   %a = f32[2]{0} all-reduce(%x), replica_groups={{0,1}}
   %b = (f32[2], f32[2]) all-gather-start(%a), dimensions={0}
   %c = f32[2]{0} all-gather-done(%b)
   %all-reduce.3 = f32[2] add(%c, %c), metadata={op_name="all-reduce(x)"}
 """
-    assert workload.collectives(hlo) == 2
+    assert hlo.collectives(text) == 2
 
 
 def test_aliases_are_counted_in_the_header():
@@ -168,8 +179,8 @@ def test_aliases_are_counted_in_the_header():
         "HloModule f, input_output_alias={ {0}: (0, {}, may-alias), {1}: (2, {}, "
         "must-alias) }, entry_computation_layout={...}\n may-alias"
     )
-    assert workload.aliased_leaves(header) == 2
-    assert workload.aliased_leaves("HloModule f, entry_computation_layout={}") == 0
+    assert hlo.aliased_leaves(header) == 2
+    assert hlo.aliased_leaves("HloModule f, entry_computation_layout={}") == 0
 
 
 def test_figures_that_were_not_measured_are_absent(content):

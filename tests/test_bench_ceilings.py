@@ -248,6 +248,7 @@ class FakeProgram:
 
     alive = True
     compile_seconds = 0.0
+    temp_bytes = None
 
     def __init__(self, lowered, options, start, batch, broken):
         if broken in options:

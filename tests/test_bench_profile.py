@@ -12,6 +12,7 @@ import pytest
 from rsmatch_jax.bench import memory, profile, request, trace, workload
 from rsmatch_jax.bench.trace import Instruction, Kernel
 from rsmatch_jax.data import sampler
+from rsmatch_jax.errors import RunFailed
 
 SMALL = (
     "--preset=cpu",
@@ -244,10 +245,11 @@ def test_columns_and_figure_of_known_kernels():
         ask = dataclasses.replace(ask, preset=preset, device=device)
         return profile.figures([{"row": "fixmatch"}, {"row": "rsmatch", **row}], ask)
 
+    row |= {"ms": 5.0, "ms_quartiles": [4.0, 6.0]}  # 3 of them busy
     figure = figures()["G10"]
     assert figure["value"] == pytest.approx(0.4) and not figure["holds"]
     assert (figure["must"], figure["goal"]) == (0.10, 0.03)
-    assert figure["spread"] == pytest.approx([0.2, 0.4])
+    assert figure["spread"] == pytest.approx([0.25, 0.5])
     assert figures(preset="cpu") == {}
     assert figures(device=jax.local_devices()[0]) == {}
     assert figures(**{"model.dtype": "float32"}) == {}
@@ -324,9 +326,9 @@ def test_the_process_that_measures(monkeypatch):
     )
     monkeypatch.setattr(memory, "CHILD", code)
     argv = ["bench", "--preset=cpu", "--config.train.batch_size=4"]
-    content = memory.measure(request.parse(argv, memory.PRESETS), argv)
+    content = memory.measure(argv)
     assert content["rows"] == [{"row": "rsmatch", **said}]
 
     monkeypatch.setattr(memory, "CHILD", "raise SystemExit(7)")
-    with pytest.raises(memory.RunFailed, match="7"):
-        memory.measure(request.parse(argv, memory.PRESETS), argv)
+    with pytest.raises(RunFailed, match="7"):
+        memory.measure(argv)

@@ -1,51 +1,29 @@
-"""The suite of benches, whole steps, invariants, starts, and the README's tables."""
+"""The suite of benches, its processes, and the README's tables."""
 
 import json
 import os
 import pathlib
+import re
+import select
+import signal
 import subprocess
 import sys
+import textwrap
 import time
-import types
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from rsmatch_jax import feed, logbook
+from rsmatch_jax import logbook
 from rsmatch_jax.bench import __main__ as bench
 from rsmatch_jax.bench import (
     child,
-    invariants,
-    loop,
     records,
     request,
-    start,
     suite,
-    workload,
 )
-from rsmatch_jax.bench import step as step_bench
 
 ROOT = pathlib.Path(__file__).parent.parent
-SMALL = [
-    "--preset=cpu",
-    "--config.model.classifier=wrn_10_1",
-    "--config.train.batch_size=4",
-    "--config.train.unlabeled_ratio=1",
-]
 FIGURE = {"unit": "x", "must": 1, "goal": None, "holds": True, "spread": None}
-
-
-def asked(*flags):
-    return request.parse(["bench", *SMALL, *flags])
-
-
-def on_a_gpu(*flags):
-    """A request as it would be on a GPU: figures ask for its platform alone."""
-    real = request.parse(["bench", "--preset=gpu", *flags])
-    gpu = types.SimpleNamespace(platform="gpu", device_kind="a GPU")
-    return types.SimpleNamespace(config=real.config, preset="gpu", device=gpu)
 
 
 def document(**figures):
@@ -58,178 +36,6 @@ def document(**figures):
         "figures": {k: {**FIGURE, "value": v} for k, v in figures.items()},
         "rows": [],
     }
-
-
-# Whole steps
-
-
-def test_loop_rows():
-    content = loop.measure(asked(), least_seconds=0.0, rounds=1)
-    rows = {row["row"]: row for row in content["rows"]}
-    assert list(rows) == [
-        *("fixmatch", "fixmatch, one batch", "fixmatch, bfloat16"),
-        *("rsmatch", "rsmatch, one batch"),
-    ]
-    for row in rows.values():
-        assert row["steps_per_dispatch"] == 1 and row["images_per_step"] == 12
-        assert row["aliased_leaves"] == row["state_leaves"]
-        assert row["tflops"] == pytest.approx(row["gflop"] / row["ms"])
-    assert rows["fixmatch"]["gflop"] == rows["fixmatch, one batch"]["gflop"]
-    assert content["figures"] == {}
-
-
-@pytest.mark.parametrize("with_input", [True, False])
-def test_turns_do_the_steps_they_are_asked_for(with_input):
-    """Whatever the size of a dispatch; in a loop, as on a GPU."""
-    values = {"model.classifier": "wrn_10_1", "method.name": "fixmatch"}
-    exp = workload.build(asked().config, values, jax.local_devices()[0])
-    if with_input:
-        source = feed.ResidentFeed(exp, workload.random_task(exp), 4)
-    else:
-        source = loop.OneBatch(exp, 4)
-    program = loop.Program(exp, source)
-    for steps, most, total in ((5, 4, 5), (3, 1, 8), (2, 3, 10)):
-        program.turns(most)(steps)
-        assert int(program._state.step) == total == program._done
-
-
-def test_figures_of_whole_steps():
-    """A step of FixMatch takes 8 ms, of which 0.4 are input, RSMatch's 10."""
-    seconds = {
-        "fixmatch": np.full(3, 8e-3),
-        "fixmatch, one batch": np.full(3, 7.6e-3),
-        "rsmatch": np.array([10e-3, 9e-3, 11e-3]),
-    }
-    table = [{"row": "fixmatch", "gflop": 1136.0}]
-    found = loop.figures(seconds, table, on_a_gpu())
-    values = {name: figure["value"] for name, figure in found.items()}
-    assert values == pytest.approx(
-        {
-            "G1": 125,
-            "G2": 142,  # TFLOP/s
-            "G4": 0.8,
-            "G5": 0.05,
-            "G9_fixmatch": 2**20 * 8e-3 / 3600,
-            "G9_rsmatch": 2**20 * 10e-3 / 3600,
-        }
-    )
-    assert all(figure["holds"] for figure in found.values())
-    assert found["G4"]["spread"] == pytest.approx(
-        [(8 / 11 + 0.8) / 2, (0.8 + 8 / 9) / 2]
-    )
-    for other in (asked(), on_a_gpu("--config.train.batch_size=32")):
-        assert loop.figures(seconds, table, other) == {}
-
-
-def test_operations_do_not_depend_on_how_they_are_run():
-    """Counted before a backend: loops, devices and dtypes change nothing."""
-    values = {"model.classifier": "wrn_10_1", "method.name": "fixmatch"}
-    device = jax.local_devices()[0]
-    one = workload.gflop(workload.build(asked().config, values, device))
-    assert one == pytest.approx(
-        step_bench.measure(
-            asked(), {"fixmatch": step_bench.ROWS["fixmatch"]}, rounds=1
-        )["rows"][0]["gflop"],
-        rel=0.03,
-    )
-
-
-# Invariants
-
-
-def test_convolutions_in_loops_are_found():
-    x, w = jnp.ones((2, 8, 8, 4)), jnp.ones((3, 3, 4, 4))
-
-    def conv(x):
-        return jax.lax.conv_general_dilated(
-            x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-
-    def looped(x, n):
-        return jax.lax.fori_loop(0, n, lambda _, x: jnp.tanh(conv(conv(x))), x)
-
-    def below(x, n):  # a branch within a loop
-        def turn(i, x):
-            return jax.lax.cond(i > 2, conv, jnp.tanh, x)
-
-        return jax.lax.fori_loop(0, n, turn, x)
-
-    def beside(x, n):
-        return jax.lax.fori_loop(0, n, lambda _, x: jnp.tanh(x), conv(x))
-
-    for program, count in ((looped, 2), (below, 1), (beside, 0)):
-        hlo = jax.jit(program).lower(x, 5).compile().as_text()
-        assert invariants.convolutions_in_loops(hlo) == count, program
-
-
-def test_compilations_are_counted():
-    double = jax.jit(lambda x: 2 * x + 1)
-    short, long = (jax.device_put(np.ones(n, np.float32)) for n in (3, 4))
-    double(short)
-    with invariants.compilations() as seen:
-        double(short)
-        assert not seen
-        double(long)
-        assert len(seen) == 1
-    jax.jit(lambda x: 3 * x)(short)
-    assert len(seen) == 1, "counted beyond its block"
-
-
-def test_invariants_of_the_real_step(monkeypatch):
-    """All limits hold over a few steps, an end of an epoch among them."""
-    sizes = {**invariants.SIZES, "train.batch_size": 4, "train.unlabeled_ratio": 1}
-    monkeypatch.setattr(invariants, "SIZES", sizes)
-    monkeypatch.setattr(invariants, "STEPS", 2)
-    monkeypatch.setattr(invariants, "FIRST", 1021)
-    monkeypatch.setattr(invariants, "COUNTED", 5)
-    content = invariants.measure(asked())
-    figures = content["figures"]
-    assert set(figures) == set(invariants.LIMITS)
-    assert all(figure["holds"] for figure in figures.values()), figures
-    assert figures["C10_params"]["value"] > 0, "the same devices twice"
-
-
-# Starts
-
-
-def test_starts_of_known_times(monkeypatch, capsys, tmp_path):
-    """Each pair has a cache of its own, the second start finds the first one's."""
-    seen, times = [], iter([10.0, 1.0, 20.0, 3.0, 8.0, 0.8])
-
-    def run(name, flags, *, environment):
-        flags = dict(f.lstrip("-").split("=") for f in flags)
-        seen.append((name, os.path.basename(flags["cache"]), flags["preset"]))
-        assert environment["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
-        row = {"init_seconds": 1, "trace_seconds": 2, "compile_seconds": next(times)}
-        with open(flags["out"], "w") as f:
-            json.dump({"rows": [row], "preset": "cpu"}, f)
-        return 0
-
-    monkeypatch.setattr(start.child, "run", run)
-    monkeypatch.setattr(start, "PAIRS", {"cpu": 3})
-    out = tmp_path / "out.json"
-    assert bench.main(["bench", "start", *SMALL, f"--out={out}"]) == 0
-    assert seen == [("start", str(i), "cpu") for i in (0, 0, 1, 1, 2, 2)]
-    content = json.loads(out.read_text())
-    cold, warm = content["rows"]
-    assert (cold["compile_seconds"], warm["compile_seconds"]) == (10, 1)
-    assert warm["ratio"] == pytest.approx(0.1) and cold["ratio"] == 1
-    assert content["figures"]["C11"]["value"] == pytest.approx(0.1)
-
-    monkeypatch.setattr(start.child, "run", lambda *a, **k: 1)
-    assert bench.main(["bench", "start", *SMALL]) == 1
-    assert "a start ended with 1" in capsys.readouterr().err
-
-
-def test_a_start_leaves_its_programs_in_the_cache(tmp_path):
-    cache, out = tmp_path / "cache", tmp_path / "start.json"
-    code = child.run("start", [*SMALL, f"--cache={cache}", f"--out={out}"])
-    assert code == 0
-    row = json.loads(out.read_text())["rows"][0]
-    assert row["compile_seconds"] > 0 and row["trace_seconds"] > 0
-    assert any(
-        "step" in name or "fun" in name for name in os.listdir(cache / "compiled")
-    )
 
 
 # Processes
@@ -252,7 +58,8 @@ def test_a_child_is_killed_with_all_it_has_started(monkeypatch):
     assert child.run("step", [], seconds=1.0) == -9
     assert time.monotonic() - begin < 30
     os.close(write)
-    assert os.read(read, 1) == b"", "somebody lives on"
+    # The end of the file, once nobody holds the other end.
+    assert select.select([read], [], [], 30)[0] and os.read(read, 1) == b""
 
 
 # The suite
@@ -318,15 +125,48 @@ def test_a_part_that_fails_takes_nothing_with_it(parts, tmp_path, capsys):
     assert "roofline, flags failed" in said.err and "Traceback" not in said.err
 
 
-def test_a_request_that_a_part_refuses(parts, capsys):
-    parts[0]["step"] = 2
+def test_a_request_that_parts_refuse(parts, capsys):
+    """All of them, or one that is written for less than the others."""
+    told, _ = parts
+    told["roofline"] = 2
     assert bench.main(["bench", "suite", "--preset=cpu"]) == 2
-    assert "bench step refuses the request" in capsys.readouterr().err
+    assert "bench roofline refuses the request" in capsys.readouterr().err
+    told |= {"roofline": document(), "peer": 2}
+    assert bench.main(["bench", "suite", "--preset=cpu"]) == 0
+    assert "peer: refused the request" in capsys.readouterr().out
+
+
+def test_a_suite_that_is_ended_ends_its_part(tmp_path):
+    """Also one that never looks up."""
+    read, write = os.pipe()
+    program = f"""
+    import subprocess, sys
+    from rsmatch_jax.bench import __main__ as bench, child
+    popen = subprocess.Popen
+    asleep = [sys.executable, "-c", "import time; print('asleep'); time.sleep(600)"]
+    child.subprocess.Popen = lambda command, **kw: popen(
+        [asleep[0], "-u", *asleep[1:]], pass_fds=[{write}], **kw
+    )
+    bench.main(["bench", "suite", "--preset=cpu"])
+    """
+    suite_ = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=ROOT,
+        pass_fds=[write],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    os.close(write)
+    while "asleep" not in suite_.stdout.readline():
+        pass
+    suite_.send_signal(signal.SIGTERM)
+    assert suite_.wait(30) == 128 + signal.SIGTERM
+    assert select.select([read], [], [], 30)[0] and os.read(read, 1) == b""
 
 
 def test_time_is_shared_out_on_a_gpu(parts, monkeypatch, tmp_path):
     """Each part takes 60 of 530 seconds: the ninth has less, the rest are left out."""
-    _, seen = parts
+    told, seen = parts
     run, now = suite.child.run, [0.0]
 
     def slow(*args, **kw):
@@ -344,6 +184,14 @@ def test_time_is_shared_out_on_a_gpu(parts, monkeypatch, tmp_path):
     rows = json.loads(out.read_text())["rows"]
     assert [r["row"] for r in rows if "left out" in r["outcome"]] == names[9:]
 
+    # Killed when all time was up is no failure; killed for its own time is one.
+    now[0], told[names[8]] = 0.0, -signal.SIGKILL
+    assert bench.main(["bench", "suite", "--preset=gpu", f"--out={out}"]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert [r["row"] for r in rows if "left out" in r["outcome"]] == names[8:]
+    now[0], told[names[0]] = 0.0, -signal.SIGKILL
+    assert bench.main(["bench", "suite", "--preset=gpu", f"--out={out}"]) == 1
+
 
 def test_the_preset_follows_the_device(parts):
     """Which the suite itself does not touch."""
@@ -355,7 +203,7 @@ def test_the_preset_follows_the_device(parts):
 def test_figures_of_several_parts():
     """By hand: 125 steps/s of 16.1 GB are 2.0 of 4.0 TB/s; 142 of 790 TFLOP/s; push
     and sample of 0.06 ms in a step of 10 ms."""
-    whole = document(G1=125.0, G2=142.0)
+    whole = document(G1=125.0, G2=142.0, G4=0.8)
     whole["rows"] = [{"row": "rsmatch", "ms": 10.0}]
     queue = document()
     for k, ms in ((10, 0.02), (1000, 0.04)):
@@ -386,9 +234,9 @@ def folder(tmp_path):
     (tmp_path / "README.md").write_text(
         f"before\n{records.BEGIN}\nold\n{records.END}\nafter\n"
     )
-    for name, value in (("a", 2.0), ("b", 3.0)):
+    for name, value in (("a", 2.0), ("b", 5.0)):
         content = document(C5=value)
-        content["figures"]["C5"] |= {"spread": [1.0, 4.0], "holds": value < 3}
+        content["figures"]["C5"] |= {"spread": [1.0, 6.0]}
         content["command"] = f"python -m {name}"
         content["device"]["load"] = 0.1
         logbook.write_json(str(tmp_path / "benchmarks" / f"{name}.json"), content)
@@ -408,12 +256,23 @@ def test_the_readme_gets_its_tables(folder, capsys):
         if line.startswith("|")
     }
     # The last file's, set in bold for it misses its limit.
-    assert cells["C5"][1:] == ["**3.00 (1.00 to 4.00)**", "<= 4", "<= 2"]
+    assert cells["C5"][1:] == ["**5.00 (1.00 to 6.00)**", "<= 4", "<= 2"]
     assert cells["G1"][1:] == ["not yet measured", ">= 100", ">= 160"]
     assert set(cells) >= set(suite.limits())
     assert "2 cores of Abacus, jax 1.0" in text and "`python -m b`" in text
     assert bench.main(["bench", "records", *flags]) == 0
     assert readme.read_text() == text, "a second time changes something"
+
+    # A GPU's file speaks in the GPU's table alone, also of what both have.
+    gpu = document(G1=150.0, memory_host_mb=1500.0)
+    gpu |= {"command": "python -m c", "device": {"platform": "gpu", "kind": "H"}}
+    gpu["device"]["load"] = 1.0
+    logbook.write_json(str(folder / "benchmarks" / "c.json"), gpu)
+    assert bench.main(["bench", "records", *flags]) == 0
+    on_cpu, on_gpu = readme.read_text().split("**On a GPU**")
+    assert "1,500" in on_gpu and "1,500" not in on_cpu
+    assert re.search(r"G1 .* 150 ", on_gpu) and "5.00 (1.00" in on_cpu
+    assert "step_flexmatch" in on_gpu and "step_flexmatch" in on_cpu
 
 
 @pytest.mark.parametrize(

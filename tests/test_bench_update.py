@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rsmatch_jax.bench import request, update, workload
+from rsmatch_jax.bench import hlo, request, update, workload
 
 SMALL = (
     "--preset=cpu",
@@ -122,7 +122,7 @@ ENTRY %main (a: f32[2], b: f32[2]) -> (f32[2], f32[2]) {
 
 
 def test_kernels_are_counted_in_the_entry():
-    assert update.count_kernels(HLO) == {"fusions": 2, "kernels": 4}
+    assert hlo.count_kernels(HLO) == {"fusions": 2, "kernels": 4}
 
 
 def test_differences_are_relative_to_a_tensors_scale():

@@ -45,7 +45,8 @@ def test_options_are_used_and_named_ones_only(monkeypatch):
     lowered = conv.lower(x, w)
     ours = compilation.compiled(lowered, "cpu")
     plain = compilation.compiled(lowered, "tpu")  # no options for it
-    assert "ynn" in plain.as_text() and "ynn" not in ours.as_text()
+    if "ynn" in plain.as_text():  # a matter of jaxlib's version and the CPU
+        assert "ynn" not in ours.as_text()
     np.testing.assert_allclose(ours(x, w), plain(x, w), rtol=1e-6)
     monkeypatch.setattr(compilation, "OPTIONS", {"cpu": {"xla_of_another_day": True}})
     np.testing.assert_array_equal(
@@ -54,5 +55,15 @@ def test_options_are_used_and_named_ones_only(monkeypatch):
     monkeypatch.setattr(
         compilation, "OPTIONS", {"cpu": {"xla_cpu_use_onednn": "perhaps"}}
     )
-    with pytest.raises(jax.errors.JaxRuntimeError, match="perhaps"):
-        compilation.compiled(lowered, "cpu")
+    np.testing.assert_array_equal(
+        compilation.compiled(lowered, "cpu")(x, w), plain(x, w)
+    )
+
+
+def test_what_is_wrong_without_options_too_is_said():
+    class Lowered:
+        def compile(self, compiler_options=None):
+            raise jax.errors.JaxRuntimeError("out of memory")
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="out of memory"):
+        compilation.compiled(Lowered(), "cpu")

@@ -26,7 +26,6 @@ from rsmatch_jax.bench import (
     workload,
 )
 from rsmatch_jax.bench.results import Limit, interval, number
-from rsmatch_jax.errors import RunFailed
 
 DEVICE, PILLOW = "device", "Pillow"
 TFDATA = "tf.data in batches"  # this package's own
@@ -269,8 +268,7 @@ def _again_on_one_core(argv: list[str]):
     """The same command in a process that has one of this one's cores. Raises RunFailed
     where that fails; it has said why."""
     code = child.run("augment", argv[1:], core=max(os.sched_getaffinity(0)))
-    if code:
-        raise RunFailed(f"the process on one core ended with {code}")
+    child.must(code, "the process on one core")
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, str]:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 from rsmatch_jax import command_line
+from rsmatch_jax.errors import RequestError, RunFailed
 
 
 def run(
@@ -47,6 +48,14 @@ def run(
             else:
                 os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def must(code: int, what: str):
+    """Raises what the child's exit code means, where it is not 0; it has said why."""
+    if code == 2:
+        raise RequestError(f"{what} refuses the request, see above")
+    if code:
+        raise RunFailed(f"{what} ended with {code}")
 
 
 @contextlib.contextmanager

@@ -43,8 +43,8 @@ OPTIONS: dict[str, dict[str, Options]] = {  # by the platform of the device
 }
 COMPARED_STEPS = 2
 LEAST_SECONDS = {"cpu": 0.0, "gpu": 0.2}  # of one program's turn in a round
-ROUNDS = {"cpu": 5, "gpu": 11}
-SECONDS = 120.0
+ROUNDS = {"cpu": 11, "gpu": 11}
+SECONDS = 180.0
 LIMITS: dict[str, results.Limit] = {}
 
 
@@ -96,6 +96,7 @@ def measure(
         try:
             program = Program(lowered, options[label], start, batch)
             row["compile_seconds"] = program.compile_seconds
+            row["temp_bytes"] = program.temp_bytes
             got = program.losses(COMPARED_STEPS)
             row["loss_difference"] = loss_difference(got, losses)
             walls = workload.in_turns(
@@ -117,6 +118,7 @@ def measure(
         logbook.say(f"left out: {', '.join(left)}")
     first = {**_row(DEFAULT, {}), "loss_difference": 0.0}
     first["compile_seconds"] = default.compile_seconds
+    first["temp_bytes"] = default.temp_bytes
     if of_default:  # all of its turns; a row has the median of those beside its own
         first |= timed_columns({DEFAULT: np.concatenate(of_default)}, DEFAULT)
         first["default_ms"] = first["ms"]
@@ -130,6 +132,8 @@ class Program:
         begin = time.perf_counter()
         self._step = lowered.compile(compiler_options=dict(options) or None)
         self.compile_seconds = time.perf_counter() - begin
+        memory = self._step.memory_analysis()
+        self.temp_bytes = None if memory is None else memory.temp_size_in_bytes
         self._state, self._batch = jax.device_put(start, may_alias=False), batch
 
     def run(self, steps: int):
@@ -199,6 +203,7 @@ def _row(label: str, options: Options) -> dict[str, Any]:
         "ratio": None,
         "ratio_quartiles": None,
         "compile_seconds": None,
+        "temp_bytes": None,
         "compilation_cache": jax.config.jax_compilation_cache_dir is not None,
         "loss_difference": None,
         "failed": None,
@@ -232,6 +237,7 @@ def _shown(row: Mapping[str, Any]) -> dict[str, str]:
         "default's": number(row["default_ms"]),
         "/ default": number(row["ratio"], 3),
         "its quartiles": interval(row["ratio_quartiles"], 3),
+        "temp MB": number(row["temp_bytes"] and row["temp_bytes"] / 1e6, 0),
         "compile s": number(row["compile_seconds"], 1),
         "cache": "on" if row["compilation_cache"] else "off",
         "loss apart": "-" if apart is None else f"{apart:.1e}",

@@ -1,22 +1,22 @@
-"""What must not change: nothing is compiled after the second step, no convolution sits
-in a loop on a CPU, and four devices train as one does.
+"""What must not change: training compiles nothing after the second step, no convolution
+sits in a loop on a CPU, and four devices train as one does.
 
 On four virtual devices of the CPU, wherever it is started.
 """
 
 import contextlib
 import os
-import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from rsmatch_jax import feed, logbook
+from rsmatch_jax import command_line, feed, logbook
 from rsmatch_jax.bench import child, request, results, step, workload
+from rsmatch_jax.bench import hlo as hlo_text
 from rsmatch_jax.bench.results import Limit
-from rsmatch_jax.errors import RunFailed
+from rsmatch_jax.errors import RequestError, RunFailed
 from rsmatch_jax.experiment import Experiment
 
 DEVICES = 4
@@ -41,28 +41,36 @@ LIMITS = {
     "C10_queue": Limit("share of queue entries equal", 1, 1, at_least=True),
 }
 _FLAG = "--xla_force_host_platform_device_count"
+_CHILD = "RSMATCH_BENCH_FOUR_DEVICES"  # set for the process that measures
 
 
 def main(argv: list[str]):
     """Measures, shows its figures, and writes --out=FILE.json."""
     request.check(argv, lambda values: None)
-    if _FLAG not in os.environ.get("XLA_FLAGS", ""):
+    if _CHILD not in os.environ:
         code = child.run("invariants", argv[1:], environment=_environment())
-        if code:
-            raise RunFailed(f"the process with {DEVICES} devices ended with {code}")
+        child.must(code, f"the process with {DEVICES} devices")
         return
+    own = set(SIZES) & set(command_line.override_keys(argv))
+    if own:
+        raise RequestError(f"--config.{min(own)}: this bench sets it; leave it out")
     asked = request.parse(argv, request.AS_CONFIGURED)
     content = measure(asked)
     results.deliver(asked, content, LIMITS)
 
 
 def measure(asked: request.Request) -> dict[str, Any]:
-    """The bench's JSON. Needs DEVICES visible devices."""
+    """The bench's JSON. Raises RunFailed without DEVICES devices, all of them CPUs."""
     logbook.say(
         f"RSMatch, {SIZES['model.classifier']}, 16 + 32 images "
         f"of {PIXELS} pixels a step, on CPUs"
     )
     devices = jax.local_devices()[:DEVICES]
+    if len(devices) < DEVICES or devices[0].platform != "cpu":
+        raise RunFailed(
+            f"XLA_FLAGS={os.environ.get('XLA_FLAGS')} leaves {len(devices)} "
+            f"{devices[0].platform} device(s) of {DEVICES} CPUs; clear it"
+        )
     one, many = (_trained(asked, devices[:n]) for n in (1, DEVICES))
     compiled, loops = _compiled(asked, devices[0])
     values = {
@@ -102,34 +110,6 @@ def compilations() -> Iterator[list[str]]:
         counting = False
 
 
-def convolutions_in_loops(hlo: str) -> int:
-    """Convolutions that a compiled module's text has in bodies of `while`, and in what
-    these call."""
-    bodies, convolutions, calls, name = set(), {}, {}, None
-    for line in hlo.splitlines():
-        begin = re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line)
-        if begin:
-            name = begin[1]
-            convolutions[name], calls[name] = 0, set()
-        elif name is not None:
-            if re.search(r" convolution\(|custom-call\(.*target=\"[^\"]*conv", line):
-                convolutions[name] += 1
-            for part in re.findall(
-                r"(?:calls|to_apply|body|condition|branch_computations|"
-                r"true_computation|false_computation)=(\{[^}]*\}|%?[\w.\-]+)",
-                line,
-            ):
-                calls[name] |= set(re.findall(r"[\w.\-]+", part))
-            bodies |= set(re.findall(r"body=%?([\w.\-]+)", line))
-    reached, open_ = set(), list(bodies)
-    while open_:
-        name = open_.pop()
-        if name not in reached:
-            reached.add(name)
-            open_ += calls.get(name, ())
-    return sum(convolutions.get(name, 0) for name in reached)
-
-
 def _experiment(asked: request.Request, *devices: jax.Device) -> Experiment:
     values = {**step.ROWS["rsmatch"], **SIZES}
     return workload.build(asked.config, values, *devices, size=PIXELS)
@@ -161,7 +141,7 @@ def _compiled(asked: request.Request, device: jax.Device) -> tuple[int, int]:
     exp = _experiment(asked, device)
     source = feed.ResidentFeed(exp, workload.random_task(exp), None)
     state = exp.init_state()
-    loops = convolutions_in_loops(source.compile(state).as_text())
+    loops = hlo_text.convolutions_in_loops(source.compile(state).as_text())
     for done in range(FIRST, FIRST + 2):
         state, _ = source.run(state, done, 1)
     jax.block_until_ready(state)
@@ -174,4 +154,5 @@ def _compiled(asked: request.Request, device: jax.Device) -> tuple[int, int]:
 
 def _environment() -> dict[str, str]:
     given = os.environ.get("XLA_FLAGS", "")
-    return {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{given} {_FLAG}={DEVICES}".strip()}
+    flags = f"{given} {_FLAG}={DEVICES}".strip()  # the last of two holds
+    return {_CHILD: "1", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}

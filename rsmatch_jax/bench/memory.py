@@ -16,10 +16,11 @@ from typing import Any
 import jax
 
 from rsmatch_jax import command_line, logbook, parallel
+from rsmatch_jax.bench import child as children
 from rsmatch_jax.bench import request, results, workload
 from rsmatch_jax.bench.results import Limit, number
 from rsmatch_jax.data import resident
-from rsmatch_jax.errors import RunFailed
+from rsmatch_jax.errors import exit_code
 from rsmatch_jax.experiment import Experiment
 
 MB = 1e6
@@ -51,8 +52,7 @@ CHILD = "import sys; from rsmatch_jax.bench import memory; memory.child(sys.argv
 
 def main(argv: list[str]):
     """Measures, shows two tables, and writes --out=FILE.json."""
-    asked = request.parse(argv, PRESETS)
-    content = measure(asked, argv)
+    content = measure(argv)
     (row,) = content["rows"]
     results.show([_array_row(*item) for item in row["arrays"].items()])
     logbook.say(f"in all {number(row['resident_bytes'] / MB, 1)} MB on the device")
@@ -60,44 +60,50 @@ def main(argv: list[str]):
         logbook.say(f"the device gave out {number(row['measured_bytes'] / MB, 1)} MB")
     logbook.say(f"buffers within a step: {_megabytes(row['temp_bytes'])} MB")
     results.show([_stage_row(stage) for stage in row["stages"]])
-    results.deliver(asked, content, LIMITS)
+    results.deliver(request.parse(argv, PRESETS), content, LIMITS)
 
 
-def measure(asked: request.Request, argv: Sequence[str]) -> dict[str, Any]:
-    """The bench's JSON; argv: what `asked` was made from. Raises RunFailed where the
-    process that measures fails; it has said why."""
-    exp = workload.build(asked.config, _RSMATCH, asked.device)  # raises what it would
+def measure(argv: Sequence[str]) -> dict[str, Any]:
+    """The bench's JSON; argv: as of `main`. Raises RequestError or RunFailed where the
+    process that measures ends so; it has said why."""
+    # Nothing is asked of the device before that process has ended: this one would keep
+    # most of a GPU's memory from it.
+    request.check(argv, lambda values: None)
+    paths = filter(None, [command_line.ROOT, os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, *request.without(argv[1:], "out")],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(paths),
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # so that use can be told
+        },
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    children.must(done.returncode, "the process that measures")
+    row = {"row": "rsmatch", **json.loads(done.stdout.splitlines()[-1])}
+    asked = request.parse(argv, PRESETS)
+    exp = workload.build(asked.config, _RSMATCH, asked.device)
     c, d = asked.config, exp.dims
     logbook.say(
         f"{d.num_labeled} labelled and {d.num_unlabeled} unlabelled images, {STEPS} "
         f"dispatches of RSMatch steps of {d.batch_size} + {d.unlabeled_batch}, "
         f"{c.model.classifier}, {c.model.dtype}, on {asked.device.device_kind}"
     )
-    paths = filter(None, [command_line.ROOT, os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, *argv[1:]],
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(paths),
-            # This process may have reserved most of a GPU's memory already.
-            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-        },
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RunFailed(f"the process that measures ended with {done.returncode}")
-    row = {"row": "rsmatch", **json.loads(done.stdout.splitlines()[-1])}
     return results.document(asked, "memory", figures(row, asked), [row])
 
 
 def child(argv: Sequence[str]):
     """Measures this process, and writes one line of JSON to the terminal."""
     stages = [stage("start, packages imported")]
-    asked = request.parse(argv, PRESETS)
-    exp = workload.build(asked.config, _RSMATCH, asked.device)
-    logbook.say(json.dumps(run(exp, stages)))
+
+    def measured():
+        asked = request.parse(argv, PRESETS)
+        exp = workload.build(asked.config, _RSMATCH, asked.device)
+        logbook.say(json.dumps(run(exp, stages)))
+
+    sys.exit(exit_code(measured, "nothing was written"))
 
 
 def run(

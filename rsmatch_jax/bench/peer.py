@@ -38,15 +38,9 @@ WRITTEN_FOR = {
     "optim.warmup_steps": 0,
 }
 NETWORK = {"model.classifier": "wrn_28_2", "train.unlabeled_ratio": 7}
-VIEWS = {
-    "input.flip": True,
-    "input.crop_pad": None,
-    "input.randaugment_ops": 3,
-    "input.cutout": True,
-}
 MEASURED_AT = {
     "cpu": {**NETWORK, "train.batch_size": 8, "model.dtype": "float32"},
-    "gpu": {**NETWORK, **VIEWS, "train.batch_size": 64},
+    "gpu": {**NETWORK, **workload.VIEWS, "train.batch_size": 64},
 }
 LEAST_SECONDS = {"cpu": 0.0, "gpu": 0.3}  # of one program's turn in a round
 ROUNDS = 7
@@ -85,6 +79,11 @@ def main(argv: list[str]):
             "--config.method.name: this bench runs FixMatch; leave it out"
         )
     asked = request.parse(argv, PRESETS)
+    if not asked.config.model.classifier.startswith("wrn_"):
+        raise RequestError(
+            f"--config.model.classifier={asked.config.model.classifier}: the network "
+            "in PyTorch is a WideResNet; use wrn_28_2 or another wrn_DEPTH_WIDTH"
+        )
     for key, value in WRITTEN_FOR.items():
         if validate.get(asked.config, key) != value:
             raise RequestError(
@@ -122,15 +121,21 @@ def measure(
     )
     rival = _torch(experiments[0], asked.device, num_unlabeled)
     try:
-        early = _ours(experiments, num_unlabeled)
-        late = []
+        *early, ours = _ours(experiments, num_unlabeled)
+        late = [ours]
         if rival is not None:
             early += _fixed(rival, experiments, lean_bfloat16=kind == "gpu")
-            late = _loaded(rival, experiments)
+            late += _loaded(rival, experiments)
         seconds = workload.in_turns({c.row: c.run for c in early}, least, rounds)
+        # Those with input each in a stretch of its own: workers go on in the
+        # background, and would disturb others' turns and be ready before their own.
         for c in late:
-            c.run(rival.ahead)  # steps whose batches were made in others' turns
-            seconds |= workload.in_turns({c.row: c.run}, least, rounds)
+            units = None
+            if c.workers is not None:
+                c.run(1)  # starts them
+                c.run(rival.ahead)  # batches that were made before
+                units = {c.row: 2 * c.workers}  # they deliver in bursts
+            seconds |= workload.in_turns({c.row: c.run}, least, rounds, units)
     except Exception as e:
         if type(e).__name__ != "OutOfMemoryError":  # of torch, which may not be there
             raise

@@ -34,7 +34,7 @@ MEASURED_AT = {
     "method.rsmatch.individual_models": True,
 }
 WINDOW_STEPS = {"cpu": 1, "gpu": 100}
-WINDOWS = 3
+WINDOWS = {"cpu": 3, "gpu": 1}  # of a GPU half a million events each
 LARGEST = 10  # single kernels to name
 
 
@@ -55,7 +55,7 @@ def measure(
     asked: request.Request,
     methods: Sequence[str] = METHODS,
     num_unlabeled: int = workload.NUM_CLASSES * workload.PER_CLASS,
-    windows: int = WINDOWS,
+    windows: int | None = None,
 ) -> dict[str, Any]:
     """The bench's JSON: each method's windows of steps, profiled in turns.
 
@@ -63,6 +63,7 @@ def measure(
     kernel.
     """
     on = "cpu" if asked.device.platform == "cpu" else "gpu"
+    windows = windows or WINDOWS[on]
     experiments = {
         name: workload.build(asked.config, {"method.name": name}, asked.device)
         for name in methods
@@ -73,6 +74,11 @@ def measure(
         f"+ {c.train.batch_size * c.train.unlabeled_ratio} unlabelled images a step, "
         f"{c.model.classifier}, {c.model.dtype}, on {asked.device.device_kind}"
     )
+    if on == "cpu":
+        logbook.say(
+            "  convolutions run out of a CPU profiler's sight: no idle share, and "
+            "classes of the rest alone"
+        )
     profiles = {name: Profile(exp, num_unlabeled) for name, exp in experiments.items()}
     for name, profile in profiles.items():
         profile.run(steps)
@@ -93,6 +99,7 @@ def measure(
             **columns(seen[name], profiles[name].program, steps),
             **_without_profiler(seconds[name]),
         }
+        | ({"idle_gap": None, "idle_gap_quartiles": None} if on == "cpu" else {})
         for name in methods
     ]
     return results.document(asked, "profile", figures(table, asked), table)
@@ -207,8 +214,12 @@ def figures(
         return {}
     for row in table:
         if row["row"] == "rsmatch":
-            spread = timing.Spread(row["idle_gap"], *row["idle_gap_quartiles"])
-            return {"G10": LIMITS["G10"].figure(row["idle_gap"], spread)}
+            # Of a step that nobody watches: under the profiler XLA launches kernels
+            # one by one that it otherwise launches together.
+            idle = [max(0.0, 1 - row["busy_ms"] / ms) for ms in row["ms_quartiles"]]
+            value = max(0.0, 1 - row["busy_ms"] / row["ms"])
+            spread = timing.Spread(value, *idle)
+            return {"G10": LIMITS["G10"].figure(value, spread)}
     return {}
 
 
@@ -219,14 +230,15 @@ def _without_profiler(seconds: Sequence[float]) -> dict[str, Any]:
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, str]:
+    idle, spread = row["idle_gap"], row["idle_gap_quartiles"]
     return {
         "method": row["row"],
         "ms/step, not profiled": number(row["ms"]),
         "quartiles": interval(row["ms_quartiles"]),
         "profiled": number(row["window_ms"]),
         "of that busy": number(row["busy_ms"]),
-        "idle": f"{100 * row['idle_gap']:.1f} %",
-        "its quartiles": interval([100 * x for x in row["idle_gap_quartiles"]], 1),
+        "idle, %": number(idle and 100 * idle, 1),
+        "its quartiles": interval(spread and [100 * x for x in spread], 1),
         "kernels/step": number(row["kernels_per_step"], 0),
         "steps/dispatch": str(row["steps_per_dispatch"]),
     }

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from rsmatch_jax import csqueue, logbook, parallel
+from rsmatch_jax.bench import hlo as hlo_text
 from rsmatch_jax.bench import request, results, timing, workload
 from rsmatch_jax.bench.results import Limit, interval, number
 from rsmatch_jax.experiment import Experiment
@@ -194,7 +195,7 @@ def _columns(mapped, state, batch) -> dict[str, Any]:
     return {
         "queue_bytes": sum(math.prod(x.shape) * x.itemsize for x in _leaves(queue)),
         "state_leaves": len(_leaves(state)),
-        "aliased_leaves": workload.aliased_leaves(hlo),
+        "aliased_leaves": hlo_text.aliased_leaves(hlo),
     }
 
 

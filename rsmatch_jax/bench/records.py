@@ -19,9 +19,9 @@ from rsmatch_jax.errors import RequestError
 BEGIN = "<!-- made by `python -m rsmatch_jax.bench records`, not by hand -->"
 END = "<!-- end of what is made -->"
 MISSING = "not yet measured"
-KINDS = {"C": "On a CPU", "G": "On a GPU"}
-# Figures of a GPU whose names do not say so.
-GPU_TOO = ("start_gpu",)
+KINDS = {"C": "On a CPU", "G": "On a GPU"}  # whose figures begin with the letter
+GPU_ALONE = ("start_gpu",)
+BOTH = ("memory_", "step_", "update_")
 
 Documents = Mapping[str, Mapping[str, Any]]
 
@@ -90,13 +90,15 @@ def figure_table(documents: Documents, kind: str) -> Iterator[str]:
     """Every figure of a kind that has a limit, measured or not."""
     rows = []
     for name, limit in sorted(suite.limits().items(), key=lambda x: suite.order(x[0])):
-        if (name[0] == "G" or name in GPU_TOO) != (kind == "G"):
+        gpu_alone = name[0] == "G" or name in GPU_ALONE
+        if gpu_alone != (kind == "G") and not name.startswith(BOTH):
             continue
         figure = next(
             (
                 document["figures"][name]
                 for document in reversed(documents.values())
                 if name in document["figures"]
+                and (document["device"]["platform"] == "cpu") == (kind == "C")
             ),
             None,
         )
@@ -106,7 +108,7 @@ def figure_table(documents: Documents, kind: str) -> Iterator[str]:
             value = results.number(figure["value"], 0 if whole else 2)
             if figure["spread"] is not None:
                 value += f" ({results.interval(figure['spread'])})"
-            if not figure["holds"]:
+            if not limit.holds(figure["value"]):
                 value = f"**{value}**"
         sign = ">=" if limit.at_least else "<="
         goal = "" if limit.goal is None else f"{sign} {limit.goal:g}"

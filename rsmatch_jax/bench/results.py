@@ -27,6 +27,9 @@ class Limit:
     goal: float | None = None
     at_least: bool = False
 
+    def holds(self, value: float) -> bool:
+        return value >= self.must if self.at_least else value <= self.must
+
     def figure(self, value: float, spread: Spread | None = None) -> dict[str, Any]:
         """The figure's JSON; spread: its quartiles, None for what does not vary."""
         return {
@@ -34,7 +37,7 @@ class Limit:
             "unit": self.unit,
             "must": self.must,
             "goal": self.goal,
-            "holds": value >= self.must if self.at_least else value <= self.must,
+            "holds": self.holds(value),
             "spread": None if spread is None else [spread.low, spread.high],
         }
 

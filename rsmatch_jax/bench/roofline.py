@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rsmatch_jax import logbook, step
+from rsmatch_jax import compilation, logbook, step
 from rsmatch_jax.bench import request, results, timing, workload
 from rsmatch_jax.bench.results import interval, number
 from rsmatch_jax.experiment import Experiment
@@ -300,7 +300,8 @@ def _three_passes(conv: Conv, dtype: str, numbers: np.ndarray):
         some(conv.rhs, numbers),
         some(conv.out, numbers[::-1]),
     )
-    compiled = jax.jit(passes).lower(*args).compile()
+    platform = jax.local_devices()[0].platform
+    compiled = compilation.compiled(jax.jit(passes).lower(*args), platform)
     # Compared on the host: on the device it would be one more program a shape.
     got = [np.asarray(x).astype(np.float32, copy=False) for x in compiled(*args)]
     return _repeat(compiled, *args), got

@@ -12,10 +12,9 @@ import jax
 import numpy as np
 from absl import flags
 
-from rsmatch_jax import compilation, feed, logbook
+from rsmatch_jax import compilation, logbook
 from rsmatch_jax.bench import child, request, results, step, timing, workload
 from rsmatch_jax.bench.results import Limit, interval, number
-from rsmatch_jax.errors import RunFailed
 
 COLD, WARM = "first start", "second start"
 LIMITS = {
@@ -69,9 +68,7 @@ def _measured(own: list[str], folder: str, pair: int) -> dict[str, Any]:
         "JAX_COMPILATION_CACHE_DIR": "",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
     }
-    code = child.run("start", flags_, environment=environment)
-    if code:
-        raise RunFailed(f"a start ended with {code}")
+    child.must(child.run("start", flags_, environment=environment), "a start")
     with open(out) as f:
         return json.load(f)
 
@@ -84,10 +81,8 @@ def _start(asked: request.Request, cache: str):
     begin = time.perf_counter()
     state = jax.block_until_ready(exp.init_state())
     init = time.perf_counter() - begin
-    loop = (
-        None if asked.device.platform == "cpu" else exp.config.train.steps_per_dispatch
-    )
-    source = feed.ResidentFeed(exp, workload.random_task(exp), loop)
+    source = workload.resident_feed(exp)
+    source.prepare(0)
     begin = time.perf_counter()
     lowered = source.lower(state)
     trace = time.perf_counter() - begin

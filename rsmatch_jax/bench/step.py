@@ -132,13 +132,14 @@ def counted(
     here; empty for other networks than the limits are for."""
     if asked.preset != "cpu" or not workload.holds(asked.config, NETWORKS):
         return {}
-    return {
+    found = {
         label: workload.gflop(
             workload.build(asked.config, {**rows[label], **COUNTED_AT}, asked.device)
         )
         for label in (REFERENCE, "rsmatch")
         if label in rows
     }
+    return {label: count for label, count in found.items() if count is not None}
 
 
 def timed_columns(

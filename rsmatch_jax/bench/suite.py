@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -36,7 +37,7 @@ from rsmatch_jax.bench import (
     update,
 )
 from rsmatch_jax.bench.results import Limit
-from rsmatch_jax.errors import RequestError, RunFailed
+from rsmatch_jax.errors import RunFailed
 
 MODULES = (
     *(augment, flags, invariants, loop, memory, peer, profile, queue, roofline),
@@ -45,8 +46,8 @@ MODULES = (
 COMBINED = {
     "G2_share": Limit("of the matmul rate measured", 0.14, 0.23, at_least=True),
     "G3": Limit("modelled bytes, of the copy rate measured", 0.37, 0.6, at_least=True),
-    "G6_K10": Limit("share of the queue in a step, K=10", 0.03, 0.01),
-    "G6_K1000": Limit("share of the queue in a step, K=1000", 0.03, 0.01),
+    "G6_K10": Limit("share of the queue in a step at most, K=10", 0.03, 0.01),
+    "G6_K1000": Limit("share of the queue in a step at most, K=1000", 0.03, 0.01),
 }
 # What a FixMatch step of 64 + 448 images by WRN-28-2 in bfloat16 must move, by hand:
 # 532 thousand numbers an image leave convolutions and 475 thousand BatchNorms, each of
@@ -69,15 +70,15 @@ PARTS = {
     "gpu": (
         Part("roofline", 80),
         Part("update", 80),
-        Part("flags", 100, ("--seconds=70",)),
-        Part("loop", 170),
+        Part("flags", 100, ("--seconds=30",)),
+        Part("loop", 220, ("--seconds=120",)),
         Part("queue", 40),
-        Part("profile", 70),
-        Part("peer", 130),
+        Part("peer", 150),
+        Part("profile", 100),
         Part("start", 90),
         Part("memory", 60),
-        Part("augment", 40),
-        Part("input", 40),
+        Part("augment", 90),
+        Part("input", 60),
     ),
     "cpu": tuple(
         Part(name, 1200)
@@ -92,6 +93,21 @@ LEAST = 15.0  # left, for a part to be begun: a start alone takes some
 
 
 def main(argv: list[str]):
+    """As `_main`, and ends the part that runs where it is ended itself."""
+    before = {s: signal.signal(s, _end) for s in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        _main(argv)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int, frame: Any):
+    del frame
+    sys.exit(128 + number)  # through child.run, which kills the part
+
+
+def _main(argv: list[str]):
     """Runs all parts, shows all figures, and writes --out=FILE.json after each part.
 
     Raises RunFailed at the end where a part has failed.
@@ -119,9 +135,9 @@ def main(argv: list[str]):
                     environment=environment,
                     seconds=min(part.seconds, left),
                 )
-            if code == 2:
-                raise RequestError(f"bench {part.name} refuses the request, see above")
-            said = _said(code)
+            if code == 2 and not documents:
+                child.must(code, f"bench {part.name}")
+            said = _said(code, out_of_time=left < part.seconds)
             logbook.say(f"{part.name}: {said}")
             if code == 0:
                 with open(out) as f:
@@ -180,7 +196,8 @@ def combined(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         moved = MODELLED_BYTES * whole["figures"]["G1"]["value"]
         share = moved / ceilings["copy_bytes_per_second"]
         found["G3"] = COMBINED["G3"].figure(share)
-    if "queue" in documents:
+    if "queue" in documents and "G4" in whole["figures"]:
+        # At most: here each is a program with a dispatch of its own.
         step_ms = _row(whole, "rsmatch")["ms"]
         for classes in (10, 1000):
             push = _row(documents["queue"], f"push K={classes}")["ms"]
@@ -200,12 +217,12 @@ def order(name: str) -> tuple[str, int, str]:
     return (name[0] if number else "z", int(number or 0), name)
 
 
-def _said(code: int | None) -> str:
-    if code is None:
+def _said(code: int | None, *, out_of_time: bool) -> str:
+    if code is None or (code == -signal.SIGKILL and out_of_time):
         return "left out: no time was left for it"
     if code < 0:
         return "failed: killed, for it took too long or by the system"
-    return "measured" if code == 0 else "failed"
+    return {0: "measured", 2: "refused the request"}.get(code, "failed")
 
 
 def limits() -> dict[str, Limit]:

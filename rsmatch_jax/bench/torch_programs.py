@@ -46,7 +46,7 @@ class Programs:
         self._batch = placed(exp, device)
         self._usb = AsInUSB(self._settings, device)
         self.wanted, self.workers = self._count_workers()
-        self._stream = self._open() if self.workers else None
+        self._stream = None  # opened late: workers disturb others' turns
 
     @property
     def ahead(self) -> int:
@@ -62,6 +62,8 @@ class Programs:
 
     def usb_loader(self, steps: int):
         """USB's step, every batch from the workers."""
+        if self._stream is None:
+            self._stream = self._open()
         for _ in range(steps):
             self._usb.step(Batch(*next(self._stream)).to(self._device))
         self._wait()

@@ -4,7 +4,6 @@ trees as in training, against one vector each of weights, momentum and EMA."""
 import dataclasses
 import functools
 import math
-import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rsmatch_jax import logbook, optim, parallel
+from rsmatch_jax import compilation, logbook, optim, parallel
+from rsmatch_jax.bench import hlo as hlo_text
 from rsmatch_jax.bench import request, results, timing, workload
 from rsmatch_jax.bench.results import Limit, interval, number
 from rsmatch_jax.experiment import Experiment
@@ -31,7 +31,6 @@ WEIGHTS = ("params", "ema")
 COMPARED_STEPS = 3
 LEAST_SECONDS = {"cpu": 0.05, "gpu": 0.1}  # of one update's turn in a round
 ROUNDS = {"update": 15, "step": {"cpu": 5, "gpu": 15}}
-NO_WORK = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +147,8 @@ class Program:
         self._fixed, self._weights = parallel.shard_rows(fixed, exp.devices), weights
         mapped = parallel.map_step(one_step, exp.devices)
         begin = time.perf_counter()
-        self._compiled = mapped.lower(self._state, self._fixed).compile()
+        lowered = mapped.lower(self._state, self._fixed)
+        self._compiled = compilation.compiled(lowered, exp.devices[0].platform)
         self._compile_seconds = time.perf_counter() - begin
 
     def run(self, steps: int):
@@ -164,10 +164,10 @@ class Program:
         hlo, cost = self._compiled.as_text(), self._compiled.cost_analysis() or {}
         return {
             "compile_seconds": self._compile_seconds,
-            **count_kernels(hlo),
+            **hlo_text.count_kernels(hlo),
             "bytes_accessed": cost.get("bytes accessed"),
             "state_leaves": len(jax.tree.leaves(self._state)),
-            "aliased_leaves": workload.aliased_leaves(hlo),
+            "aliased_leaves": hlo_text.aliased_leaves(hlo),
         }
 
 
@@ -278,37 +278,6 @@ def make_flat_rule(exp: Experiment, layout: Layout) -> Callable[..., PyTree]:
         }
 
     return rule
-
-
-def count_kernels(hlo: str) -> dict[str, int]:
-    """Instructions of a compiled module's entry that do work, and fusions among them;
-    calls (as XLA's CPU backend wraps parallel fusions) count as what they call."""
-    bodies: dict[str, list[str]] = {}
-    entry = name = ""
-    for line in hlo.split("\n"):
-        head = re.match(r"(ENTRY )?%?([\w.-]+) .*\{$", line)
-        if head and " = " not in line.split("{")[0]:
-            name = head[2]
-            entry = name if head[1] else entry
-            bodies[name] = []
-        elif name and " = " in line:
-            bodies[name].append(line)
-
-    def count(body):
-        fusions = kernels = 0
-        for line in bodies[body]:
-            found = re.search(r" ([a-z][\w-]*)\(", line.split(" = ", 1)[1])
-            op = found[1] if found else ""
-            called = re.search(r"to_apply=%?([\w.-]+)", line)
-            if op == "call" and called:
-                inner = count(called[1])
-                fusions, kernels = fusions + inner[0], kernels + inner[1]
-            elif op not in NO_WORK and not op.endswith("-done"):
-                fusions, kernels = fusions + (op == "fusion"), kernels + 1
-        return fusions, kernels
-
-    fusions, kernels = count(entry)
-    return {"fusions": fusions, "kernels": kernels}
 
 
 def difference(got: PyTree, want: PyTree) -> float:

@@ -5,7 +5,8 @@ counts.
 """
 
 import copy
-import re
+import dataclasses
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -14,12 +15,19 @@ import jax
 import numpy as np
 
 from rsmatch_jax import compilation, experiment, feed, parallel, validate
+from rsmatch_jax.bench import hlo as hlo_text
 from rsmatch_jax.bench import timing
 from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.methods import Dims
 from rsmatch_jax.state import Batch
 
+VIEWS = {  # that figures with input are about
+    "input.flip": True,
+    "input.crop_pad": None,
+    "input.randaugment_ops": 3,
+    "input.cutout": True,
+}
 NUM_CLASSES, SIZE, PER_CLASS = 10, 32, 5000  # CIFAR-10's training set
 
 
@@ -121,12 +129,19 @@ def random_task(
     )
 
 
-def gflop(exp: experiment.Experiment) -> float:
+def gflop(exp: experiment.Experiment) -> float | None:
     """Operations of one step in 10^9, counted in the program before any backend has
-    rewritten it: the same on every device."""
+    rewritten it: the same on every device. None where JAX may not use the CPU, which
+    alone counts ahead of compiling."""
+    try:
+        cpu = jax.local_devices(backend="cpu")[:1]
+    except RuntimeError:  # JAX_PLATFORMS leaves it out
+        return None
+    exp = dataclasses.replace(exp, devices=cpu)
     state = jax.eval_shape(exp.init_state)
     batch = jax.tree.map(lambda x: parallel.deal(x, 1), random_batch(exp))
-    return exp.train_step().lower(state, batch).cost_analysis()["flops"] / 1e9
+    counted = exp.train_step().lower(state, batch).cost_analysis() or {}
+    return None if "flops" not in counted else counted["flops"] / 1e9
 
 
 class Program:
@@ -171,29 +186,24 @@ def cost(compiled: Any, state: Any) -> dict[str, Any]:
         "bytes_accessed": counted.get("bytes accessed"),
         "temp_bytes": None if memory is None else memory.temp_size_in_bytes,
         "state_leaves": len(jax.tree.leaves(state)),
-        "aliased_leaves": aliased_leaves(hlo),
-        "collectives": collectives(hlo),
+        "aliased_leaves": hlo_text.aliased_leaves(hlo),
+        "collectives": hlo_text.collectives(hlo),
     }
 
 
-def collectives(hlo: str) -> int:
-    """Messages between devices, by a compiled module's text."""
-    names = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
-    return len(re.findall(rf" (?:{names})(?:-start)?\(", hlo))
-
-
-def aliased_leaves(hlo: str) -> int:
-    """Outputs that take over an input's buffer, by the header of a compiled module."""
-    aliased = re.search(r"input_output_alias=\{(.*?)\}, entry", hlo.split("\n", 1)[0])
-    return aliased[1].count("-alias") if aliased else 0
-
-
 def in_turns(
-    runs: Mapping[str, timing.Run], least_seconds: float, rounds: int
+    runs: Mapping[str, timing.Run],
+    least_seconds: float,
+    rounds: int,
+    units: Mapping[str, int] | None = None,
 ) -> dict[str, np.ndarray]:
     """Seconds a step, {name: float [rounds]}, of programs that take turns of at least
-    `least_seconds` each."""
-    steps = {name: timing.warm_up(run, least_seconds)[0] for name, run in runs.items()}
+    `least_seconds` each, of whole multiples of `units` steps (1 where it has none)."""
+    steps = {}
+    for name, run in runs.items():
+        unit = (units or {}).get(name, 1)
+        least, _ = timing.warm_up(run, least_seconds)
+        steps[name] = unit * math.ceil(least / unit)
     return timing.interleave(runs, steps, rounds)
 
 

@@ -1,0 +1,251 @@
+"""Benches of whole steps, of what must not change, and of starts."""
+
+import json
+import os
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rsmatch_jax import feed
+from rsmatch_jax.bench import __main__ as bench
+from rsmatch_jax.bench import child, hlo, invariants, loop, request, start, workload
+from rsmatch_jax.bench import step as step_bench
+from rsmatch_jax.errors import RunFailed
+
+SMALL = [
+    "--preset=cpu",
+    "--config.model.classifier=wrn_10_1",
+    "--config.train.batch_size=4",
+    "--config.train.unlabeled_ratio=1",
+]
+
+
+def asked(*flags):
+    return request.parse(["bench", *SMALL, *flags])
+
+
+def on_a_gpu(*flags):
+    """A request as it would be on a GPU: figures ask for its platform alone."""
+    real = request.parse(["bench", "--preset=gpu", *flags])
+    gpu = types.SimpleNamespace(platform="gpu", device_kind="a GPU")
+    return types.SimpleNamespace(config=real.config, preset="gpu", device=gpu)
+
+
+# Whole steps
+
+
+def test_loop_rows():
+    content = loop.measure(asked(), least_seconds=0.0, rounds=1)
+    rows = {row["row"]: row for row in content["rows"]}
+    assert list(rows) == [
+        *("fixmatch", "fixmatch, one batch", "rsmatch"),
+        *("fixmatch, bfloat16", "rsmatch, one batch"),
+    ]
+    for row in rows.values():
+        assert row["steps_per_dispatch"] == 1 and row["images_per_step"] == 12
+        assert row["aliased_leaves"] == row["state_leaves"]
+        assert row["tflops"] == pytest.approx(row["gflop"] / row["ms"])
+    assert rows["fixmatch"]["gflop"] == rows["fixmatch, one batch"]["gflop"]
+    assert content["figures"] == {}
+
+
+@pytest.mark.parametrize("with_input", [True, False])
+def test_turns_do_the_steps_they_are_asked_for(with_input):
+    """Whatever the size of a dispatch; in a loop, as on a GPU."""
+    values = {"model.classifier": "wrn_10_1", "method.name": "fixmatch"}
+    exp = workload.build(asked().config, values, jax.local_devices()[0])
+    if with_input:
+        source = feed.ResidentFeed(exp, workload.random_task(exp), 4)
+    else:
+        source = loop.OneBatch(exp, 4)
+    program, counts, run = loop.Program(exp, source), [], source.run
+
+    def counted(state, done, room):
+        state, made = run(state, done, room)
+        counts.append(made.count)
+        return state, made
+
+    source.run = counted
+    for steps, most, total in ((8, 4, 8), (3, 1, 11), (5, 3, 16)):
+        program.turns(most)(steps)
+        assert int(program._state.step) == total == program._done
+    assert counts == [4, 4, 1, 1, 1, 3, 2]
+
+
+def test_turns_are_whole_dispatches():
+    """At least four of those of several steps, however fast a step is."""
+    asked_for = {"one": [], "sixteen": []}
+    runs = {name: log.append for name, log in asked_for.items()}
+    workload.in_turns(runs, 0.0, 2, {"one": 1, "sixteen": 64})
+    assert asked_for["one"][-2:] == [1, 1]
+    assert asked_for["sixteen"][-2:] == [64, 64]
+
+
+def test_rows_are_left_out_when_time_is_up(capsys):
+    now = iter([0.0, 1.0, 20.0, 30.0, 40.0])
+    content = loop.measure(
+        asked(),
+        least_seconds=0.0,
+        rounds=1,
+        seconds_to_compile=10.0,
+        clock=lambda: next(now),
+    )
+    assert [r["row"] for r in content["rows"]] == ["fixmatch", "fixmatch, one batch"]
+    assert "rsmatch, one batch: left out" in capsys.readouterr().out
+
+
+def test_figures_of_whole_steps():
+    """A step of FixMatch takes 8 ms, of which 0.4 are input, RSMatch's 10."""
+    seconds = {
+        "fixmatch": np.full(3, 8e-3),
+        "fixmatch, one batch": np.full(3, 7.6e-3),
+        "rsmatch": np.array([10e-3, 9e-3, 11e-3]),
+    }
+    table = [{"row": "fixmatch", "gflop": 1136.0}]
+    found = loop.figures(seconds, table, on_a_gpu())
+    values = {name: figure["value"] for name, figure in found.items()}
+    assert values == pytest.approx(
+        {
+            "G1": 125,
+            "G2": 142,  # TFLOP/s
+            "G4": 0.8,
+            "G5": 0.05,
+            "G9_fixmatch": 2**20 * 8e-3 / 3600,
+            "G9_rsmatch": 2**20 * 10e-3 / 3600,
+        }
+    )
+    assert all(figure["holds"] for figure in found.values())
+    assert found["G4"]["spread"] == pytest.approx(
+        [(8 / 11 + 0.8) / 2, (0.8 + 8 / 9) / 2]
+    )
+    flags = ("train.batch_size=32", "input.randaugment_ops=0", "input.cutout=False")
+    for other in (asked(), *(on_a_gpu(f"--config.{flag}") for flag in flags)):
+        assert loop.figures(seconds, table, other) == {}
+    del seconds["rsmatch"], seconds["fixmatch, one batch"]
+    table[0]["gflop"] = None
+    assert set(loop.figures(seconds, table, on_a_gpu())) == {"G1", "G9_fixmatch"}
+
+
+def test_operations_do_not_depend_on_how_they_are_run():
+    """Counted before a backend: loops, devices and dtypes change nothing."""
+    values = {"model.classifier": "wrn_10_1", "method.name": "fixmatch"}
+    device = jax.local_devices()[0]
+    one = workload.gflop(workload.build(asked().config, values, device))
+    assert one == pytest.approx(
+        step_bench.measure(
+            asked(), {"fixmatch": step_bench.ROWS["fixmatch"]}, rounds=1
+        )["rows"][0]["gflop"],
+        rel=0.03,
+    )
+
+
+# Invariants
+
+
+def test_convolutions_in_loops_are_found():
+    x, w = jnp.ones((2, 8, 8, 4)), jnp.ones((3, 3, 4, 4))
+
+    def conv(x):
+        return jax.lax.conv_general_dilated(
+            x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    def looped(x, n):
+        return jax.lax.fori_loop(0, n, lambda _, x: jnp.tanh(conv(conv(x))), x)
+
+    def below(x, n):  # a branch within a loop
+        def turn(i, x):
+            return jax.lax.cond(i > 2, conv, jnp.tanh, x)
+
+        return jax.lax.fori_loop(0, n, turn, x)
+
+    def beside(x, n):
+        return jax.lax.fori_loop(0, n, lambda _, x: jnp.tanh(x), conv(x))
+
+    for program, count in ((looped, 2), (below, 1), (beside, 0)):
+        text = jax.jit(program).lower(x, 5).compile().as_text()
+        assert hlo.convolutions_in_loops(text) == count, program
+
+
+def test_compilations_are_counted():
+    double = jax.jit(lambda x: 2 * x + 1)
+    short, long = (jax.device_put(np.ones(n, np.float32)) for n in (3, 4))
+    double(short)
+    with invariants.compilations() as seen:
+        double(short)
+        assert not seen
+        double(long)
+        assert len(seen) == 1
+    jax.jit(lambda x: 3 * x)(short)
+    assert len(seen) == 1, "counted beyond its block"
+
+
+def test_invariants_of_the_real_step(monkeypatch):
+    """All limits hold over a few steps, an end of an epoch among them."""
+    sizes = {**invariants.SIZES, "train.batch_size": 4, "train.unlabeled_ratio": 1}
+    monkeypatch.setattr(invariants, "SIZES", sizes)
+    monkeypatch.setattr(invariants, "STEPS", 2)
+    monkeypatch.setattr(invariants, "FIRST", 1021)
+    monkeypatch.setattr(invariants, "COUNTED", 5)
+    content = invariants.measure(asked())
+    figures = content["figures"]
+    assert set(figures) == set(invariants.LIMITS)
+    assert all(figure["holds"] for figure in figures.values()), figures
+    assert figures["C10_params"]["value"] > 0, "the same devices twice"
+
+
+def test_invariants_need_devices_and_their_own_sizes(monkeypatch, capsys):
+    monkeypatch.setattr(invariants.jax, "local_devices", lambda: jax.devices()[:1])
+    with pytest.raises(RunFailed, match="1 cpu device"):
+        invariants.measure(asked())
+    monkeypatch.setenv(invariants._CHILD, "1")
+    flags = ["--preset=cpu", "--config.train.batch_size=8"]
+    assert bench.main(["bench", "invariants", *flags]) == 2
+    assert "train.batch_size: this bench sets it" in capsys.readouterr().err
+
+
+# Starts
+
+
+def test_starts_of_known_times(monkeypatch, capsys, tmp_path):
+    """Each pair has a cache of its own, the second start finds the first one's."""
+    seen, times = [], iter([10.0, 1.0, 20.0, 3.0, 8.0, 0.8])
+
+    def run(name, flags, *, environment):
+        flags = dict(f.lstrip("-").split("=") for f in flags)
+        seen.append((name, os.path.basename(flags["cache"]), flags["preset"]))
+        assert environment["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
+        row = {"init_seconds": 1, "trace_seconds": 2, "compile_seconds": next(times)}
+        with open(flags["out"], "w") as f:
+            json.dump({"rows": [row], "preset": "cpu"}, f)
+        return 0
+
+    monkeypatch.setattr(start.child, "run", run)
+    monkeypatch.setattr(start, "PAIRS", {"cpu": 3})
+    out = tmp_path / "out.json"
+    assert bench.main(["bench", "start", *SMALL, f"--out={out}"]) == 0
+    assert seen == [("start", str(i), "cpu") for i in (0, 0, 1, 1, 2, 2)]
+    content = json.loads(out.read_text())
+    cold, warm = content["rows"]
+    assert (cold["compile_seconds"], warm["compile_seconds"]) == (10, 1)
+    assert warm["ratio"] == pytest.approx(0.1) and cold["ratio"] == 1
+    assert content["figures"]["C11"]["value"] == pytest.approx(0.1)
+
+    for code, words in ((1, "a start ended with 1"), (2, "a start refuses")):
+        monkeypatch.setattr(start.child, "run", lambda *a, code=code, **k: code)
+        assert bench.main(["bench", "start", *SMALL]) == code
+        assert words in capsys.readouterr().err
+
+
+def test_a_start_leaves_its_programs_in_the_cache(tmp_path):
+    cache, out = tmp_path / "cache", tmp_path / "start.json"
+    code = child.run("start", [*SMALL, f"--cache={cache}", f"--out={out}"])
+    assert code == 0
+    row = json.loads(out.read_text())["rows"][0]
+    assert row["compile_seconds"] > 0 and row["trace_seconds"] > 0
+    assert any(
+        "step" in name or "fun" in name for name in os.listdir(cache / "compiled")
+    )
