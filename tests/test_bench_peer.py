@@ -55,7 +55,7 @@ def test_rows(torch, monkeypatch, capsys):
     content = peer.measure(asked(*SMALL), 64, least_seconds=0.0, rounds=2)
     json.dumps(content)
     rows = {row["row"]: row for row in content["rows"]}
-    names = [OURS, OURS_INPUT, peer.USB, peer.LEAN, peer.USB_LOADER]
+    names = [OURS, peer.USB, peer.LEAN, OURS_INPUT, peer.USB_LOADER]
     assert list(rows) == names and content["figures"] == {}
     assert content["versions"]["torch"] == torch.__version__
     for row in rows.values():
@@ -74,7 +74,9 @@ def test_rows(torch, monkeypatch, capsys):
     # A fixed batch, warmed up by two steps, for two rounds; then another every step.
     fixed, loaded = seen[:4], seen[4:]
     assert len(set(fixed)) == 1 and len(set(loaded)) == len(loaded)
-    assert len(loaded) == 4 + 2 * workers[-1] + 1
+    # The first batch, those made ahead, two steps that warm up, and two turns.
+    ahead = 2 * workers[-1] + 1
+    assert len(loaded) == 1 + ahead + 2 + 2 * 2 * workers[-1]
     assert closed == [None]
 
 
@@ -203,6 +205,8 @@ def test_no_more_workers_than_shared_memory_has_room_for(torch, monkeypatch, cap
             lambda *args, workers, **kw: opened.append(workers),
         )
         p = torch_programs.Programs(exp, cpu, 64)
+        if p.workers:
+            p.usb_loader(0)
         return p.wanted, p.workers, capsys.readouterr().out
 
     assert programs(14 * 3 * batch) == (14, 14, "")
