@@ -25,7 +25,6 @@ from rsmatch_jax import (
     evaluation,
     experiment,
     logbook,
-    parallel,
     workdir,
 )
 from rsmatch_jax.checkpoint import Checkpoints
@@ -85,7 +84,7 @@ def evaluate(
         exp = experiment.build(config, dims, task.name, devices)
         state, _ = checkpoints.restore(number, exp.init_state())
     found, confusion = evaluation.measure(
-        parallel.map_eval(evaluation.make_forward(exp.nets), devices),
+        evaluation.mapped_forward(exp.nets, devices),
         state,
         task,
         threshold=config.method.threshold,

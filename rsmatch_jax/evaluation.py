@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn import metrics as sklearn_metrics
 
-from rsmatch_jax import parallel
+from rsmatch_jax import compilation, parallel
 from rsmatch_jax.data.rs_ssl import Task
 from rsmatch_jax.models import Network
 from rsmatch_jax.state import PyTree, TrainState
@@ -27,7 +27,7 @@ def make_forward(nets: Mapping[str, Network]) -> Callable[[PyTree, Any], Any]:
 
     Rows: predicted int32 [n], confidence float32 [n], rank int32 [n] (classes with a
     higher logit than the label's), and where there is a detector synthetic_score
-    float32 [n] (Eq. 1). One device's program, to be mapped by `parallel.map_eval`.
+    float32 [n] (Eq. 1). One device's program; `mapped_forward` runs it on all.
     """
 
     def forward(variables, batch):
@@ -51,8 +51,28 @@ def make_forward(nets: Mapping[str, Network]) -> Callable[[PyTree, Any], Any]:
     return forward
 
 
+def mapped_forward(
+    nets: Mapping[str, Network], devices: Sequence[jax.Device]
+) -> Callable[[PyTree, Any], Any]:
+    """`make_forward` on devices: rows dealt by `parallel.shard_rows` in and out.
+
+    Compiled once for each shape of a batch, with the options of a step.
+    """
+    mapped = parallel.map_eval(make_forward(nets), devices)
+    programs: dict[tuple[int, ...], jax.stages.Compiled] = {}
+
+    def run(variables, batch):
+        shape = batch[0].shape
+        if shape not in programs:
+            lowered = mapped.lower(variables, batch)
+            programs[shape] = compilation.compiled(lowered, devices[0].platform)
+        return programs[shape](variables, batch)
+
+    return run
+
+
 def predict(
-    mapped_forward: Callable,
+    forward: Callable,
     state: TrainState,
     images: np.ndarray,
     labels: np.ndarray,
@@ -72,7 +92,7 @@ def predict(
         x = np.pad(x, [(0, missing), (0, 0), (0, 0), (0, 0)])
         batch = parallel.shard_rows((x, np.pad(y, (0, missing))), devices)
         # Not fetched here: the device goes on while the host prepares the next batch.
-        parts.append(mapped_forward((state.ema, state.stats), batch))
+        parts.append(forward((state.ema, state.stats), batch))
     fetched = [jax.tree.map(parallel.collect, part) for part in jax.device_get(parts)]
     return {
         name: np.concatenate([part[name] for part in fetched])[: len(images)]
@@ -81,7 +101,7 @@ def predict(
 
 
 def measure(
-    mapped_forward: Callable,
+    forward: Callable,
     state: TrainState,
     task: Task,
     *,
@@ -95,7 +115,7 @@ def measure(
     """
 
     def rows_of(images, labels):
-        return predict(mapped_forward, state, images, labels, batch_size, devices)
+        return predict(forward, state, images, labels, batch_size, devices)
 
     test = test_metrics(
         rows_of(task.test_images, task.test_labels),

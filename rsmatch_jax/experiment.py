@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rsmatch_jax import models, optim, parallel, step, views
+from rsmatch_jax import compilation, models, optim, parallel, step, views
 from rsmatch_jax.data import arrays, normalise, rs_ssl, sources
 from rsmatch_jax.methods import METHODS, Dims, Method
 from rsmatch_jax.models import Network, uint8
@@ -40,7 +40,10 @@ class Experiment:
                 self.method, self.nets, self.tx, self.dims, seed
             )
         )
-        return parallel.replicate(make(self.config.seed), self.devices)
+        program = compilation.compiled(
+            make.lower(self.config.seed), self.devices[0].platform
+        )
+        return parallel.replicate(program(self.config.seed), self.devices)
 
     def one_step(self) -> Callable:
         """One device's train step (state, batch) -> (state, metrics), not mapped."""

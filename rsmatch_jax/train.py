@@ -14,7 +14,6 @@ from rsmatch_jax import (
     experiment,
     feed,
     logbook,
-    parallel,
     pictures,
     plan,
     record,
@@ -111,7 +110,7 @@ class _Run:
         self.first = self.step = first
         self.started = time.monotonic() - self.record.seconds
         self.clock = Stopwatch()
-        self.last_interval = (first, 0.0)
+        self.idle_at = (first, 0.0)  # step and time at which no step was under way
         self.evaluation_seconds = 0.0
         self.logbook = Logbook(
             folder,
@@ -121,9 +120,7 @@ class _Run:
         )
         if not first:
             self.logbook.write_start(self.config.to_dict(), self.state.params)
-        self.mapped_eval = parallel.map_eval(
-            evaluation.make_forward(exp.nets), exp.devices
-        )
+        self.forward = evaluation.mapped_forward(exp.nets, exp.devices)
 
     def train(self, source: feed.Feed) -> dict[str, Any]:
         config, record_ = self.config, self.record
@@ -142,15 +139,14 @@ class _Run:
             if step % config.log.every_steps == 0 or step == last:
                 if due:
                     self._log(*due)
-                due = (step, record_.take_pending(), self.clock.read())
+                due = (step, record_.take_pending())
             if evaluate or save:
                 if due:
-                    done, pending, now = due
-                    pending = record.per_step(pending)  # waits for the device
-                    self._log(done, pending, self.clock.read() if done == step else now)
+                    self._log(*due)
                     due = None
-                record_.pending = record.per_step(record_.pending)
+                record_.pending = record.per_step(record_.pending)  # waits
                 record.require_finite(step, record_.pending)
+                self.idle_at = (step, self.clock.read())
                 with self.clock.paused():
                     best = evaluate and self._evaluate(step)
                     if save or best:
@@ -178,21 +174,20 @@ class _Run:
         self._write_result(status)
         self.logbook.close()
 
-    def _log(self, step: int, pending: record.Pending, now: float):
-        """Averages an interval's metrics and writes them; `now` is when it ended."""
-        steps = record.per_step(pending)
+    def _log(self, step: int, pending: record.Pending):
+        """Averages the metrics of the interval that ended with `step`, writes them."""
+        steps = record.per_step(pending)  # waits for the device
+        since, begin = self.idle_at
         record.require_finite(step, steps)
         means = record.interval_means(steps)
         self.record.utilisation = means.get("utilisation")
         self.logbook.write(step, {f"train/{k}": v for k, v in means.items()})
         shown = ("loss", "utilisation", "detector_utilisation", "routed_synthetic")
-        last_step, last_time = self.last_interval
-        self.last_interval = (step, now)
         to_come = self.config.train.num_steps - step
         self.logbook.progress(
             step,
             {k: means[k] for k in shown if k in means},
-            rate=(step - last_step) / max(now - last_time, 1e-9),
+            rate=(step - since) / max(self.clock.read() - begin, 1e-9),
             extra_seconds=self.evaluation_seconds
             * math.ceil(to_come / self.config.eval.every_steps),
         )
@@ -201,7 +196,7 @@ class _Run:
         """Evaluates, writes metrics, pictures and result.json; whether it is a best."""
         begin = time.monotonic()
         metrics, confusion = evaluation.measure(
-            self.mapped_eval,
+            self.forward,
             self.state,
             self.task,
             threshold=self.config.method.threshold,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from rsmatch_jax import csqueue, evaluation, parallel, pictures
+from rsmatch_jax import csqueue, evaluation, pictures
 from rsmatch_jax.models import Network
 from rsmatch_jax.record import Record
 from rsmatch_jax.state import Outputs, TrainState
@@ -38,7 +38,7 @@ def test_predict_pads_and_keeps_the_order(devices):
     labels = rng.integers(0, K, 23)
     state = TrainState(*[dict.fromkeys(nets, jnp.zeros(1))] * 7)
     chosen = jax.local_devices()[:devices]
-    forward = parallel.map_eval(evaluation.make_forward(nets), chosen)
+    forward = evaluation.mapped_forward(nets, chosen)
     rows = evaluation.predict(forward, state, images, labels, 6, chosen)
     z, d = np.asarray(real)[ids], np.asarray(detect)[ids]
     p = np.exp(z) / np.exp(z).sum(1, keepdims=True)

@@ -23,6 +23,7 @@ LEVELS = {
     "views": 0,
     "augment": 0,
     "parallel": 0,
+    "ordering": 0,
     "models": 1,
     "optim": 1,
     "methods": 2,

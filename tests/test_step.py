@@ -262,7 +262,7 @@ def test_shadow_weights_after_one_step():
         )
     images = next(batches(exp, 1, seed=9)).weak
     labels = np.zeros(len(images), np.int32)
-    forward = parallel.map_eval(evaluation.make_forward(exp.nets), exp.devices)
+    forward = evaluation.mapped_forward(exp.nets, exp.devices)
     rows = evaluation.predict(forward, state, images, labels, 16, exp.devices)
 
     def confidence(params, stats):

@@ -8,16 +8,30 @@ Which pseudo-labels are trusted is FixMatch's rule in the paper; any other may s
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from rsmatch_jax import augment, csqueue, losses, parallel
+from rsmatch_jax import augment, csqueue, losses, ordering, parallel
 from rsmatch_jax.methods import base
 from rsmatch_jax.methods.rules import RULES, Rule
+from rsmatch_jax.state import PyTree
 
 DETECTOR = "detector"
+
+
+class _Detector(NamedTuple):
+    """What the detector's part of a step gives: the loss of Eq. 2 + 3, and of each weak
+    view, constant for the gradient, its pseudo-label int32 [U/D] (1: synthetic), the
+    confidence in it and the score of Eq. 1, both float32 [U/D]."""
+
+    loss: jax.Array
+    origin: jax.Array
+    confidence: jax.Array
+    score: jax.Array
+    metrics: base.Metrics
+    stats: PyTree  # new BN statistics by network: none where it has no network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,35 +86,28 @@ class RSMatch:
         sample_key, view_key, route_key, push_key = jax.random.split(key, 4)
         queue = extra["queue"]
         queued, ready = self._sample(queue, batch, sample_key, view_key)
-        lab, queued, weak, strong, new_stats = self._forward(
-            nets, params, stats, batch, queued
+        labelled = [batch.lab, queued]
+        if self.individual_models:
+            detector, batch = self._detector_pass(
+                nets, params, stats, batch, labelled, ready
+            )
+            labelled = [batch.lab]
+        groups, weak, strong, classifier_stats = base.forward(
+            "classifier", nets, params, stats, labelled, batch, self.weak_forward
         )
+        if not self.individual_models:
+            detector = self._detector_losses(*groups, weak, strong, ready)
+        new_stats = {"classifier": classifier_stats, **detector.stats}
+        lab, weak, strong = groups[0].logits, weak.logits, strong.logits
 
         # Everything predicted from weak views is a constant for the gradient.
         labels, mask, rule_buffers = self.rule.select(  # q-hat, [max q > tau]
             weak["real"], extra["rule"], batch.indices
         )
-        origin, origin_confidence = losses.pseudo_label(weak[DETECTOR])  # q-hat', q'
-        score = jax.nn.softmax(jax.lax.stop_gradient(weak[DETECTOR]))[:, 1]  # Eq. 1
-
-        # Eq. 2: half of the rows are labelled images (real), half come from the queue.
-        is_real, is_synthetic = (
-            jnp.zeros_like(batch.labels),
-            jnp.ones_like(batch.labels),
-        )
-        detector_sup = 0.5 * (
-            jnp.mean(losses.cross_entropy(lab[DETECTOR], is_real))
-            + jnp.mean(losses.cross_entropy(queued[DETECTOR], is_synthetic)) * ready
-        )
-        # Eq. 3
-        detector_mask = origin_confidence >= self.detector_threshold
-        detector_unsup = losses.masked_mean(
-            losses.cross_entropy(strong[DETECTOR], origin), detector_mask
-        )
         # Eq. 4
         loss_sup = jnp.mean(losses.cross_entropy(lab["real"], batch.labels))
         # Eq. 5 and 6: the pseudo-label always comes from the real head.
-        synthetic = self._route(origin, origin_confidence, batch, route_key, step)
+        synthetic = self._route(detector, batch, route_key, step)
         loss_real = losses.masked_mean(
             losses.cross_entropy(strong["real"], labels), mask & ~synthetic
         )
@@ -115,25 +122,22 @@ class RSMatch:
         )
         # Eq. 7
         loss = (
-            detector_sup
-            + self.detector_unsup_weight * detector_unsup
+            detector.loss
             + loss_sup
             + self.unsup_weight * (loss_real + self.fake_weight * loss_fake)
             + regulariser
         )
         _, confidence = losses.pseudo_label(weak["real"])
-        queue = self._push(queue, push_key, batch, labels, confidence, score)
+        queue = self._push(queue, push_key, batch, labels, confidence, detector.score)
         metrics = {
             "loss": loss,
             "loss_sup": loss_sup,
             "loss_unsup": loss_real,
             "loss_unsup_fake": loss_fake,
-            "detector_loss_sup": detector_sup,
-            "detector_loss_unsup": detector_unsup,
             "utilisation": jnp.mean(mask.astype(jnp.float32)),
-            "detector_utilisation": jnp.mean(detector_mask.astype(jnp.float32)),
             "routed_synthetic": jnp.mean(synthetic.astype(jnp.float32)),
             "queue_fill": csqueue.fill(queue),
+            **detector.metrics,
             **reported,
         }
         return loss, (new_stats, {"queue": queue, "rule": rule_buffers}, metrics)
@@ -156,51 +160,65 @@ class RSMatch:
         images = jnp.where(ready, parallel.local_rows(images), batch.weak[:local])
         return images, ready.astype(jnp.float32)
 
-    def _forward(self, nets, params, stats, batch, queued):
-        """Logits by head name of the labelled, queued, weak and strong images."""
-        shared = not self.individual_models
-        classifier_groups = [batch.lab, queued] if shared else [batch.lab]
-        groups, weak, strong, classifier_stats = base.forward(
-            "classifier",
-            nets,
-            params,
-            stats,
-            classifier_groups,
-            batch,
-            self.weak_forward,
-        )
-        if shared:
-            lab, queue = groups
-            new_stats = {"classifier": classifier_stats}
-            return lab.logits, queue.logits, weak.logits, strong.logits, new_stats
-        (d_lab, d_queue), d_weak, d_strong, detector_stats = base.forward(
-            DETECTOR,
-            nets,
-            params,
-            stats,
-            [batch.lab, queued],
-            batch,
-            self.weak_forward,
-        )
-        (lab,) = groups
-        return (
-            {**lab.logits, **d_lab.logits},
-            d_queue.logits,
-            {**weak.logits, **d_weak.logits},
-            {**strong.logits, **d_strong.logits},
-            {"classifier": classifier_stats, DETECTOR: detector_stats},
-        )
+    def _detector_pass(self, nets, params, stats, batch, labelled, ready):
+        """The detector's part with its own network, forward and backward; the batch
+        that comes back is for the classifier, which waits for it."""
 
-    def _route(self, origin, origin_confidence, batch, key, step):
+        def loss(detector_params):
+            groups, weak, strong, new_stats = base.forward(
+                DETECTOR,
+                nets,
+                {DETECTOR: detector_params},
+                stats,
+                labelled,
+                batch,
+                self.weak_forward,
+            )
+            part = self._detector_losses(*groups, weak, strong, ready)
+            return part.loss, part._replace(stats={DETECTOR: new_stats})
+
+        images = {"lab": batch.lab, "weak": batch.weak, "strong": batch.strong}
+        value, part, images = ordering.differentiated_first(
+            loss, params[DETECTOR], images
+        )
+        return part._replace(loss=value), batch.replace(**images)
+
+    def _detector_losses(self, lab, queued, weak, strong, ready):
+        """Eq. 1 to 3 from the outputs for labelled, queued, weak and strong images."""
+        lab, queued, weak, strong = (
+            outputs.logits[DETECTOR] for outputs in (lab, queued, weak, strong)
+        )
+        origin, confidence = losses.pseudo_label(weak)  # q-hat', q'
+        score = jax.nn.softmax(jax.lax.stop_gradient(weak))[:, 1]  # Eq. 1
+        # Eq. 2: half of the rows are labelled images (real), half come from the queue.
+        rows = lab.shape[0]
+        is_real, is_synthetic = jnp.zeros(rows, jnp.int32), jnp.ones(rows, jnp.int32)
+        sup = 0.5 * (
+            jnp.mean(losses.cross_entropy(lab, is_real))
+            + jnp.mean(losses.cross_entropy(queued, is_synthetic)) * ready
+        )
+        # Eq. 3
+        mask = confidence >= self.detector_threshold
+        unsup = losses.masked_mean(losses.cross_entropy(strong, origin), mask)
+        metrics = {
+            "detector_loss_sup": sup,
+            "detector_loss_unsup": unsup,
+            "detector_utilisation": jnp.mean(mask.astype(jnp.float32)),
+        }
+        loss = sup + self.detector_unsup_weight * unsup
+        return _Detector(loss, origin, confidence, score, metrics, stats={})
+
+    def _route(self, detector, batch, key, step):
         """Which unlabelled images go to the fake head, bool [U/D]."""
         if self.routing == "oracle":
             synthetic = batch.synthetic
         elif self.routing == "random":
-            count = origin.shape[0] * parallel.num_devices()
+            count = detector.origin.shape[0] * parallel.num_devices()
             coin = jax.random.bernoulli(key, self.synthetic_share, (count,))
             synthetic = parallel.local_rows(coin)
         else:
-            synthetic = (origin == 1) & (origin_confidence >= self.route_threshold)
+            sure = detector.confidence >= self.route_threshold
+            synthetic = (detector.origin == 1) & sure
         return synthetic & (step >= self.route_warmup_steps)
 
     @jax.named_scope("queue")
