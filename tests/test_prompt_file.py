@@ -1,0 +1,45 @@
+"""The prompt file: what is written is read, and a bad line is named."""
+
+import pytest
+
+from rsmatch_jax.errors import RequestError
+from rsmatch_jax.synthesis import prompt_file
+from rsmatch_jax.synthesis.prompt_file import Prompt
+
+HEADER = prompt_file.header_line("pets", ["cat", "dög"], {"seed": 3})
+
+
+def test_round_trip(tmp_path):
+    path = tmp_path / "p.jsonl"
+    prompts = (Prompt(1, 'A "dög" barks.'), Prompt(0, "a cat"))
+    path.write_text(HEADER + "".join(map(prompt_file.prompt_line, prompts)), "utf-8")
+    found = prompt_file.read(str(path))
+    assert found.prompts == prompts
+    assert found.dataset == "pets"
+    assert found.class_names == ("cat", "dög")
+    assert found.header["seed"] == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("", "line 1"),
+        ("[]\n", "line 1"),
+        ('{"dataset": "pets"}\n', "class names"),
+        ('{"dataset": "pets", "class_names": []}\n', "class names"),
+        (HEADER + '{"label": 2, "prompt": "x"}\n', "line 2: label=2"),
+        (HEADER + '{"label": true, "prompt": "x"}\n', "label=True"),
+        (HEADER + '{"label": 0, "prompt": " "}\n', "line 2: no prompt"),
+        (HEADER + '{"label": 0, "prompt": "x"}\n{"la', "line 3"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path, content, named):
+    path = tmp_path / "p.jsonl"
+    path.write_text(content, "utf-8")
+    with pytest.raises(RequestError, match=named):
+        prompt_file.read(str(path))
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(RequestError, match=r"synthesis\.prompts"):
+        prompt_file.read(str(tmp_path / "none"))
