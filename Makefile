@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: .venv demo lint test test-torch
+.PHONY: .venv demo lint test test-synthesis test-torch
 
 .venv: .venv/installed
 
@@ -29,6 +29,17 @@ lint: .venv/installed-dev
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# In an environment of its own: PyTorch and what stands on it. The version is the one that
+# these tests were last seen to pass with.
+test-synthesis: .venv-synthesis/installed
+	.venv-synthesis/bin/python -m pytest -n 2 --dist loadfile tests/synthesis
+
+.venv-synthesis/installed: requirements.txt requirements-dev.txt requirements-synthesis.txt
+	test -x .venv-synthesis/bin/python || $(PYTHON) -m venv .venv-synthesis
+	.venv-synthesis/bin/python -m pip install --quiet --disable-pip-version-check \
+	  torch==2.13.0 -r requirements-dev.txt -r requirements-synthesis.txt
+	touch $@
 
 # In an environment of its own: PyTorch is large, and needed by one bench alone.
 test-torch: .venv-torch/installed
