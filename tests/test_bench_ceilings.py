@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rsmatch_jax.bench import flags, request, roofline, workload
+from rsmatch_jax.bench import convolutions, flags, request, results, roofline, workload
 from rsmatch_jax.errors import RequestError
 
 SMALL = (
@@ -70,7 +70,7 @@ def test_convolutions_are_those_of_the_networks(classifier):
     exp = experiment(f"--config.model.classifier=wrn_{depth}_{widen}")
     want = {"classifier": wide_resnet(depth, widen, 6)}
     want["detector"] = wide_resnet(10, 1, 8)
-    convs = roofline.convolutions(exp)
+    convs = convolutions.of_step(exp)
     for network, expected in want.items():
         own = [c for c in convs if c.network == network]
         got = {
@@ -95,12 +95,12 @@ def small_conv():
         ),
     }
     shapes = ((2, 8, 8, 3), (3, 3, 3, 5), (2, 4, 4, 5))
-    return roofline.Conv("classifier", *shapes, tuple(options.items()), 1)
+    return convolutions.Conv("classifier", *shapes, tuple(options.items()), 1)
 
 
 def time_one(conv):
     rates = {"matmul_flops_per_second": {"float32": 1e9, "bfloat16": 2e9}}
-    rows = roofline.time_convs([conv], rates, least_seconds=0.0, rounds=2)
+    rows = convolutions.measure([conv], rates, least_seconds=0.0, rounds=2)
     json.dumps(rows)
     return {row["dtype"]: row for row in rows}
 
@@ -109,7 +109,7 @@ def test_a_sound_convolution_is_timed_in_both_types():
     rows = time_one(small_conv())
     assert rows["float32"]["failed"] is rows["bfloat16"]["failed"] is None
     # Rounded to 8 bits, so not equal.
-    assert 1e-4 < rows["bfloat16"]["error"] < roofline.ERROR_BOUND
+    assert 1e-4 < rows["bfloat16"]["error"] < convolutions.ERROR_BOUND
     for dtype, rate in (("float32", 1e9), ("bfloat16", 2e9)):
         row = rows[dtype]
         assert row["gflop"] == pytest.approx(3 * 2 * 27 * 5 * 16 * 2 / 1e9)
@@ -130,13 +130,13 @@ def test_a_sound_convolution_is_timed_in_both_types():
 def test_a_broken_convolution_is_a_row_with_the_reason(
     monkeypatch, dtype, broken, words
 ):
-    sound = roofline.Conv.apply
+    sound = convolutions.Conv.apply
 
     def apply(self, x, w):
         y = sound(self, x, w)
         return broken(y) if x.dtype == dtype else y
 
-    monkeypatch.setattr(roofline.Conv, "apply", apply)
+    monkeypatch.setattr(convolutions.Conv, "apply", apply)
     rows = time_one(small_conv())
     assert set(rows) == {"float32", "bfloat16"}
     row = rows[jnp.dtype(dtype).name]
@@ -146,7 +146,7 @@ def test_a_broken_convolution_is_a_row_with_the_reason(
         assert rows["float32"]["failed"] is None
     else:
         assert "float32 failed" in rows["bfloat16"]["failed"]
-    assert roofline._shown_conv(row)["failed"] == row["failed"]
+    assert convolutions.shown(row)["failed"] == row["failed"]
 
 
 def test_ceilings_of_made_up_rows():
@@ -178,7 +178,7 @@ def test_the_machine_is_measured_until_time_is_up(monkeypatch, capsys):
     monkeypatch.setattr(roofline, "COPIED_MIB", {"cpu": (1, 2, 3)})
     monkeypatch.setattr(roofline, "MULTIPLIED", {"cpu": (16, 32)})
     # The clock's second look allows one convolution, its third one no other.
-    clock = FakeClock(0.6 * roofline.CONV_SECONDS)
+    clock = FakeClock(0.6 * convolutions.SECONDS)
     content = roofline.measure(asked(), least_seconds=0.0, rounds=2, clock=clock)
     json.dumps(content)
     parts = [row["part"] for row in content["rows"]]
@@ -190,7 +190,7 @@ def test_the_machine_is_measured_until_time_is_up(monkeypatch, capsys):
     found = roofline.ceilings(content)
     assert set(found["matmul_flops_per_second"]) == {"bfloat16", "float32"}
     for row in content["rows"]:
-        shown = roofline._shown_conv if row["part"] == "conv" else roofline._shown
+        shown = convolutions.shown if row["part"] == "conv" else roofline._shown
         assert shown(row)["ms"] != "-"
 
 
@@ -271,7 +271,9 @@ def test_ratios_and_verdict_of_known_times():
         "fast": np.array([0.05, 0.9, 0.1]),
         "slow": np.array([0.09, 1.2, 0.4]),
     }
-    rows = [{"row": name, **flags.timed_columns(seconds, name)} for name in seconds]
+    rows = [
+        {"row": name, **results.timed(seconds, name, flags.DEFAULT)} for name in seconds
+    ]
     assert rows[0]["ratio"] == 1 and rows[1]["ratio"] == pytest.approx(0.5)
     assert rows[1]["ratio_quartiles"] == pytest.approx([0.5, 0.7])
     assert rows[2]["ratio_quartiles"] == pytest.approx([1.05, 1.6])
@@ -292,8 +294,9 @@ def test_ratios_and_verdict_of_known_times():
 
 def test_the_budget_is_a_flag():
     rest = ["bench", "--preset=cpu", "--out", "figures.json"]
-    assert flags._budget(rest) == (flags.SECONDS, rest)
-    assert flags._budget([*rest, "--seconds=7"]) == (7.0, rest)
+    for words, seconds in (([], flags.SECONDS), (["--seconds=7"], 7.0)):
+        _, values = request.check([*rest, *words], flags._define)
+        assert values.seconds == seconds
     for wrong in ("--seconds=soon", "--seconds=-1"):
         with pytest.raises(RequestError, match="seconds"):
-            flags._budget([*rest, wrong])
+            request.check([*rest, wrong], flags._define)

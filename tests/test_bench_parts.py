@@ -37,7 +37,7 @@ SMALL = (
     "--config.train.unlabeled_ratio=2",
 )
 SPEC = views.ViewSpec(flip=True, crop_pad=2, randaugment_ops=3, cutout=True)
-TOP = {"bench", "device", "versions", "preset", "precision", "config"}
+TOP = {"bench", "command", "device", "versions", "preset", "precision", "config"}
 TOP |= {"figures", "rows"}
 FIGURE = {"value", "unit", "must", "goal", "holds", "spread"}
 

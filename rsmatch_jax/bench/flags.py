@@ -12,7 +12,6 @@ from absl import flags as absl_flags
 from rsmatch_jax import compilation, logbook, parallel
 from rsmatch_jax.bench import request, results, timing, workload
 from rsmatch_jax.bench.results import interval, number
-from rsmatch_jax.errors import RequestError
 from rsmatch_jax.state import TrainState
 
 DEFAULT = "default"
@@ -53,10 +52,9 @@ def main(argv: list[str]):
 
     --seconds=N: no option is begun after that; the ones left out are named.
     """
-    seconds, rest = _budget(argv)
-    asked = request.parse(rest)
+    asked = request.parse(argv, define=_define)
     own = OPTIONS["cpu" if asked.device.platform == "cpu" else "gpu"]
-    content = measure(asked, own, seconds)
+    content = measure(asked, own, asked.values.seconds)
     results.show([_shown(row) for row in content["rows"]])
     logbook.say(f"\n{verdict(content['rows'])}")
     results.deliver(asked, content, LIMITS)
@@ -105,7 +103,7 @@ def measure(
                 rounds or ROUNDS[asked.preset],
             )
             of_default.append(walls[DEFAULT])
-            row |= timed_columns(walls, label)
+            row |= results.timed(walls, label, DEFAULT)
             row["default_ms"] = 1e3 * float(np.median(walls[DEFAULT]))
         # Whatever the compiler or a kernel raises is an answer.
         except Exception as e:
@@ -120,7 +118,7 @@ def measure(
     first["compile_seconds"] = default.compile_seconds
     first["temp_bytes"] = default.temp_bytes
     if of_default:  # all of its turns; a row has the median of those beside its own
-        first |= timed_columns({DEFAULT: np.concatenate(of_default)}, DEFAULT)
+        first |= results.timed({DEFAULT: np.concatenate(of_default)}, DEFAULT, DEFAULT)
         first["default_ms"] = first["ms"]
     return results.document(asked, "flags", {}, [first, *table])
 
@@ -155,19 +153,6 @@ class Program:
         except Exception:  # whatever it is
             return False
         return True
-
-
-def timed_columns(
-    seconds: Mapping[str, np.ndarray], label: str
-) -> dict[str, float | list[float]]:
-    """A row's columns from seconds a step, {label: float [rounds]}; the ratio to the
-    default is taken within a round."""
-    ratio, _ = timing.ratios(seconds, DEFAULT)[label]
-    return {
-        **results.wall(timing.spread(seconds[label])),
-        "ratio": ratio.median,
-        "ratio_quartiles": [ratio.low, ratio.high],
-    }
 
 
 def loss_difference(got: Sequence[float], want: Sequence[float]) -> float:
@@ -210,9 +195,7 @@ def _row(label: str, options: Options) -> dict[str, Any]:
     }
 
 
-def _budget(argv: Sequence[str]) -> tuple[float, list[str]]:
-    """(--seconds, the other words)."""
-    values = absl_flags.FlagValues()
+def _define(values: absl_flags.FlagValues):
     absl_flags.DEFINE_float(
         "seconds",
         SECONDS,
@@ -220,12 +203,6 @@ def _budget(argv: Sequence[str]) -> tuple[float, list[str]]:
         lower_bound=0.0,
         flag_values=values,
     )
-    values.set_gnu_getopt(True)
-    try:
-        rest = values(list(argv), known_only=True)
-    except absl_flags.Error as e:
-        raise RequestError(f"{e}; such as --seconds={SECONDS:.0f}") from e
-    return values.seconds, rest
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, str]:

@@ -163,15 +163,13 @@ def timed_columns(
     seconds: Mapping[str, np.ndarray], row: Mapping[str, Any]
 ) -> dict[str, Any]:
     """A row's columns from seconds a step, {label: float [rounds]}."""
-    wall = timing.spread(seconds[row["row"]])
-    ratio, _ = timing.ratios(seconds, "fixmatch")[row["row"]]
+    columns = results.timed(seconds, row["row"], "fixmatch")
+    rate = 1e3 / columns["ms"]
     return {
-        **results.wall(wall),
-        "ratio": ratio.median,
-        "ratio_quartiles": [ratio.low, ratio.high],
-        "steps_per_second": 1 / wall.median,
-        "images_per_second": row["images_per_step"] / wall.median,
-        "tflops": row["gflop"] and row["gflop"] / 1e3 / wall.median,
+        **columns,
+        "steps_per_second": rate,
+        "images_per_second": row["images_per_step"] * rate,
+        "tflops": row["gflop"] and row["gflop"] / 1e3 * rate,
     }
 
 

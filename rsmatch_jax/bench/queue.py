@@ -69,14 +69,8 @@ def measure(
 
 def timed_columns(seconds: Mapping[str, np.ndarray], label: str) -> dict[str, Any]:
     """A row's columns from seconds a call, {label: float [rounds]}; the ratio is to the
-    same operation at the fewest classes, taken within a round."""
-    reference = f"{label.split()[0]} K={CLASSES[0]}"
-    ratio, _ = timing.ratios(seconds, reference)[label]
-    return {
-        **results.wall(timing.spread(seconds[label])),
-        "ratio": ratio.median,
-        "ratio_quartiles": [ratio.low, ratio.high],
-    }
+    same operation at the fewest classes."""
+    return results.timed(seconds, label, f"{label.split()[0]} K={CLASSES[0]}")
 
 
 def figures(

@@ -23,7 +23,7 @@ CONFIG = "cifar10.py"
 class Request:
     """config: locked, with the preset's values and then the user's. out: None or a path
     that can be written. device: the first one visible; no bench times more. values:
-    all flags, a bench's own too."""
+    all flags, a bench's own too; words: they as typed, without --out."""
 
     config: Any
     config_name: str
@@ -31,6 +31,7 @@ class Request:
     out: str | None
     device: jax.Device
     values: flags.FlagValues
+    words: tuple[str, ...] = ()
 
 
 def parse(
@@ -53,7 +54,8 @@ def parse(
     config, _, values = command_line.parse(
         [argv[0], *file, *own, *rest], _definitions(define)
     )
-    return Request(config, name, preset, values.out, device, values)
+    words = tuple(without(argv[1:], "out"))
+    return Request(config, name, preset, values.out, device, values, words)
 
 
 def check(

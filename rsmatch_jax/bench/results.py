@@ -4,12 +4,15 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from rsmatch_jax import logbook, markdown
+from rsmatch_jax.bench import timing
 from rsmatch_jax.bench.request import Request
 from rsmatch_jax.bench.timing import Spread
 
@@ -52,6 +55,9 @@ def document(
     device = request.device
     return {
         "bench": bench,
+        "command": shlex.join(
+            ["python", "-m", "rsmatch_jax.bench", bench, *request.words]
+        ),
         "device": {
             "platform": device.platform,
             "kind": device.device_kind,
@@ -127,6 +133,24 @@ def wall(seconds: Spread) -> dict[str, Any]:
         "ms": 1e3 * seconds.median,
         "ms_quartiles": [1e3 * seconds.low, 1e3 * seconds.high],
     }
+
+
+def timed(
+    seconds: Mapping[str, np.ndarray], label: str, reference: str
+) -> dict[str, Any]:
+    """A row's columns of time from seconds a step, {label: float [rounds]}: its own and
+    as a ratio to the reference's, which is taken within a round."""
+    ratio, _ = timing.ratios(seconds, reference)[label]
+    return {
+        **wall(timing.spread(seconds[label])),
+        "ratio": ratio.median,
+        "ratio_quartiles": [ratio.low, ratio.high],
+    }
+
+
+def scaled(value: float | None, unit: float) -> str:
+    """In units of `unit`, for a table; "-" for None."""
+    return "-" if value is None else number(value / unit, 3)
 
 
 def cores() -> int | None:

@@ -147,17 +147,15 @@ def timed_columns(
 ) -> dict[str, Any]:
     """A row's columns from seconds a step, {label: float [rounds]}: medians over
     rounds with quartiles [low, high]; ratios are taken within a round."""
-    wall = timing.spread(seconds[label])
-    ratio, speed = timing.ratios(seconds, REFERENCE)[label]
+    columns = results.timed(seconds, label, REFERENCE)
+    _, speed = timing.ratios(seconds, REFERENCE)[label]
+    rate = 1e3 / columns["ms"]
     return {
-        "ms": 1e3 * wall.median,
-        "ms_quartiles": [1e3 * wall.low, 1e3 * wall.high],
-        "ratio": ratio.median,
-        "ratio_quartiles": [ratio.low, ratio.high],
+        **columns,
         "speed_ratio": speed.median,
         "speed_ratio_quartiles": [speed.low, speed.high],
-        "steps_per_second": 1 / wall.median,
-        "images_per_second": images / wall.median,
+        "steps_per_second": rate,
+        "images_per_second": images * rate,
     }
 
 

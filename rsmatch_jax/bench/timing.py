@@ -3,8 +3,9 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 Run = Callable[[int], None]  # does so many steps and waits for the last one
@@ -72,3 +73,14 @@ def _per_step(run: Run, steps: int, clock: Clock) -> float:
     begin = clock()
     run(steps)
     return (clock() - begin) / steps
+
+
+def repeat(program: Callable, *args: Any) -> Run:
+    """Each step runs a JAX program on the same arguments."""
+
+    def run(steps):
+        for _ in range(steps):
+            last = program(*args)
+        jax.block_until_ready(last)
+
+    return run

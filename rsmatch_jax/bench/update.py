@@ -15,7 +15,7 @@ import optax
 
 from rsmatch_jax import compilation, logbook, optim, parallel
 from rsmatch_jax.bench import hlo as hlo_text
-from rsmatch_jax.bench import request, results, timing, workload
+from rsmatch_jax.bench import request, results, workload
 from rsmatch_jax.bench.results import Limit, interval, number
 from rsmatch_jax.experiment import Experiment
 from rsmatch_jax.state import PyTree, TrainState
@@ -309,25 +309,12 @@ def _rows(
     return [
         {
             "row": label,
-            **timed_columns(seconds, label, first),
+            **results.timed(seconds, label, first),
             **costs[label],
             "difference": differences[label],
         }
         for label in programs
     ]
-
-
-def timed_columns(
-    seconds: Mapping[str, np.ndarray], label: str, reference: str
-) -> dict[str, Any]:
-    """A row's columns from seconds a step, {label: float [rounds]}; the ratio is taken
-    within a round."""
-    ratio, _ = timing.ratios(seconds, reference)[label]
-    return {
-        **results.wall(timing.spread(seconds[label])),
-        "ratio": ratio.median,
-        "ratio_quartiles": [ratio.low, ratio.high],
-    }
 
 
 def _vectors(start: TrainState, layout: Layout, exp: Experiment) -> PyTree:
