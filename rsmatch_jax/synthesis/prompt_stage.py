@@ -98,8 +98,7 @@ class Stage:
         self._file, self.path = file, path
         content = file.read()
         whole = content[: content.rfind(b"\n") + 1]  # a killed run ends in half a line
-        file.seek(len(whole))
-        file.truncate()
+        self._whole: int | None = len(whole)
         lines = [self._parse(i, line) for i, line in enumerate(whole.splitlines(), 1)]
         self.header: dict[str, Any] | None = lines[0] if lines else None
         self._batches = lines[1:]
@@ -125,6 +124,11 @@ class Stage:
 
     def _write(self, content: Mapping[str, Any]):
         line = json.dumps(content, ensure_ascii=False) + "\n"
+        if (
+            self._whole is not None
+        ):  # at the first write: a refused stage stays as it is
+            self._file.truncate(self._whole)
+            self._whole = None
         self._file.write(line.encode())
         self._file.flush()
 
