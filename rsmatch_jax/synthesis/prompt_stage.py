@@ -1,0 +1,173 @@
+"""Prompts in the making: what every batch of sentences gave, kept so that a killed run
+goes on where it was.
+
+<out>.partial is a JSONL file: a line about the request, then one per batch. A batch is
+decided by its class and its number among the class's batches, so nothing else has to
+be remembered.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import IO, Any
+
+from rsmatch_jax.errors import RequestError
+from rsmatch_jax.synthesis import words
+
+REASONS = ("unfinished", "word missing", "repeated")
+
+
+@dataclasses.dataclass
+class Tally:
+    """One class so far. texts: the sentences kept; rejected: reason -> how many."""
+
+    texts: list[str] = dataclasses.field(default_factory=list)
+    seen: set[str] = dataclasses.field(default_factory=set)
+    batches: int = 0
+    sampled: int = 0
+    rejected: dict[str, int] = dataclasses.field(
+        default_factory=lambda: dict.fromkeys(REASONS, 0)
+    )
+
+    def add(self, batch: Mapping[str, Any]):
+        """Counts what `sift` or a line of the stage says of a batch."""
+        self.batches += 1
+        self.texts += batch["texts"]
+        self.seen.update(text.casefold() for text in batch["texts"])
+        self.sampled += batch["sampled"]
+        for reason in REASONS:
+            self.rejected[reason] += batch["rejected"][reason]
+
+
+def sift(
+    tally: Tally,
+    sentences: Iterable[tuple[str, bool]],
+    word: str,
+    wanted: int,
+    allow_missing_word: bool,
+) -> dict[str, Any]:
+    """The sentences of a batch that a class keeps, up to `wanted` in all.
+
+    A sentence is brought to one line. Returns {"texts": kept, "sampled": how many were
+    looked at, "rejected": {reason: how many}}; the tally is left as it is.
+    """
+    texts, rejected, sampled = {}, dict.fromkeys(REASONS, 0), 0
+    for sentence, ended in sentences:
+        if len(tally.texts) + len(texts) >= wanted:
+            break
+        sampled += 1
+        text = " ".join(sentence.split())
+        key = text.casefold()
+        if not ended or not text:
+            rejected["unfinished"] += 1
+        elif not allow_missing_word and not words.holds(text, word):
+            rejected["word missing"] += 1
+        elif key in tally.seen or key in texts:
+            rejected["repeated"] += 1
+        else:
+            texts[key] = text
+    return {"texts": list(texts.values()), "sampled": sampled, "rejected": rejected}
+
+
+def next_class(tallies: Sequence[Tally], wanted: int) -> int | None:
+    """Whose batch comes next: of the classes that lack sentences, that with the fewest
+    batches, the first of equals. None when all are full."""
+    short = [c for c, tally in enumerate(tallies) if len(tally.texts) < wanted]
+    return min(short, key=lambda c: (tallies[c].batches, c)) if short else None
+
+
+def shares(tallies: Sequence[Tally]) -> str:
+    """Such as "812 of 1000 kept; word missing 15.0 %, repeated 3.8 %"."""
+    sampled = sum(tally.sampled for tally in tallies)
+    kept = sum(len(tally.texts) for tally in tallies)
+    parts = []
+    for reason in REASONS:
+        count = sum(tally.rejected[reason] for tally in tallies)
+        if count:
+            parts.append(f"{reason} {100 * count / sampled:.1f} %")
+    return f"{kept} of {sampled} kept" + ("; " + ", ".join(parts) if parts else "")
+
+
+class Stage:
+    """The open file of a run in the making. header: None until `begin`."""
+
+    def __init__(self, path: str, file: IO[bytes]):
+        self._file, self.path = file, path
+        content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]  # a killed run ends in half a line
+        self._whole: int | None = len(whole)
+        lines = [self._parse(i, line) for i, line in enumerate(whole.splitlines(), 1)]
+        self.header: dict[str, Any] | None = lines[0] if lines else None
+        self._batches = lines[1:]
+
+    def begin(self, header: Mapping[str, Any]):
+        self._write(header)
+        self.header = dict(header)
+
+    def replay(self, num_classes: int, wanted: int) -> list[Tally]:
+        """The tallies that the batches on file amount to."""
+        tallies = [Tally() for _ in range(num_classes)]
+        for number, batch in enumerate(self._batches, start=2):
+            try:
+                if batch["label"] != next_class(tallies, wanted):
+                    raise ValueError("not the class whose turn it is")
+                tallies[batch["label"]].add(batch)
+            except (KeyError, TypeError, ValueError) as e:
+                raise self._damaged(number) from e
+        return tallies
+
+    def append(self, label: int, batch: Mapping[str, Any]):
+        self._write({"label": label, **batch})
+
+    def _write(self, content: Mapping[str, Any]):
+        line = json.dumps(content, ensure_ascii=False) + "\n"
+        if (
+            self._whole is not None
+        ):  # at the first write: a refused stage stays as it is
+            self._file.truncate(self._whole)
+            self._whole = None
+        self._file.write(line.encode())
+        self._file.flush()
+
+    def _parse(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
+            content = json.loads(line)
+        except ValueError:
+            content = None
+        if not isinstance(content, dict):
+            raise self._damaged(number)
+        return content
+
+    def _damaged(self, number: int) -> RequestError:
+        return RequestError(
+            f"{self.path}, line {number}, is damaged; delete the file and start again"
+        )
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[Stage]:
+    """The stage at `path`, held by a lock that ends with the process.
+
+    Raises: RequestError where it is damaged, cannot be made, or another run holds it.
+    """
+    try:
+        file = open(path, "a+b")  # noqa: SIM115
+    except OSError as e:
+        raise RequestError(f"--out: {path} cannot be written: {e}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RequestError(
+                f"another run is writing {path}; wait for it, or name another --out"
+            ) from None
+        file.seek(0)
+        stage = Stage(path, file)
+        try:
+            yield stage
+        finally:
+            if stage.header is None:  # nothing came of it
+                os.remove(path)

@@ -1,0 +1,299 @@
+"""Writes prompts: sentences about every class, by a word-to-sentence model.
+
+    python -m rsmatch_jax.synthesis.prompts --dataset=cifar10 --per_class=500 \\
+      --out=prompts.jsonl
+
+Every class name is fed to the model as a word. Kept are sentences that come to an end,
+hold the word and are new to their class. The same command again goes on where a killed
+one was, and ends with the same file.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rsmatch_jax.data import class_names
+from rsmatch_jax.errors import RequestError, RunFailed, exit_code
+from rsmatch_jax.synthesis import ddpm, prompt_file, prompt_stage, sentences, words
+from rsmatch_jax.synthesis.diffusion import Progress
+from rsmatch_jax.synthesis.prompt_file import Prompt
+from rsmatch_jax.synthesis.prompt_stage import Tally
+from rsmatch_jax.synthesis.sentences import Sampling
+
+GO_ON = "the same command again goes on from here"
+STAGE = ".partial"
+_SHOWN = 10
+
+HELP = {
+    "seed": "of everything random",
+    "batch_size": "sentences sampled at once, all of one class",
+    "temperature": "of sampling; higher is more varied and less fluent",
+    "top_k": "tokens to choose from, 0 for all",
+    "top_p": "share of probability to choose from",
+    "max_tokens": "longest sentence, in tokens",
+}
+
+
+def run(argv: Sequence[str], say: Callable[[str], None]):
+    """The whole command."""
+    args, sampling = parse(argv)
+    check(args, sampling)
+    names = class_names.class_names(args.dataset, data_dir=args.data_dir)
+    request = {
+        "dataset": args.dataset,
+        "class_names": list(names),
+        "words": list(words.of_classes(names, args.words)),
+        "model": args.model,
+        "per_class": args.per_class,
+        "allow_missing_word": args.allow_missing_word,
+        **dataclasses.asdict(sampling),
+    }
+    out = os.path.abspath(os.path.expanduser(args.out))
+    if os.path.lexists(out):
+        _refuse_other(out, _header(out), request)
+        with contextlib.suppress(FileNotFoundError):  # killed between two last steps
+            os.remove(out + STAGE)
+        say(f"{out} is finished already: {_total(request)} sentences; nothing to do")
+        return
+    if not os.path.isdir(os.path.dirname(out)):
+        raise RequestError(f"--out={out}: there is no folder {os.path.dirname(out)}")
+    with prompt_stage.opened(out + STAGE) as stage:
+        if stage.header is not None:
+            _refuse_other(stage.path, stage.header, request)
+        writer = sentences.load(args.model, sampling)
+        made_with = {"made_with": writer.made_with}
+        if stage.header is None:
+            stage.begin({**request, **made_with, "model_licence": writer.licence})
+        _refuse_other(stage.path, stage.header, made_with)
+        tallies = stage.replay(len(names), args.per_class)
+        _sample(args, request, writer, stage, tallies, say)
+        _finish(out, stage.header, tallies)
+        os.remove(stage.path)
+    say(_summary(out, request, tallies))
+
+
+def _sample(args, request, writer, stage, tallies, say):
+    """Samples batch after batch until every class is full."""
+    kept = sum(len(tally.texts) for tally in tallies)
+    if kept:
+        say(f"going on from {stage.path}: {kept} of {_total(request)} sentences")
+    progress = Progress("writing", "sentences", _total(request) - kept, say)
+    while (c := prompt_stage.next_class(tallies, args.per_class)) is not None:
+        _refuse_hopeless(args, request, stage.path, tallies)
+        word = request["words"][c]
+        batch = prompt_stage.sift(
+            tallies[c],
+            writer.write(word, (c, tallies[c].batches)),
+            word,
+            args.per_class,
+            args.allow_missing_word,
+        )
+        stage.append(c, batch)
+        tallies[c].add(batch)
+        if batch["texts"]:
+            progress.advance(len(batch["texts"]), lambda: prompt_stage.shares(tallies))
+        if c == len(tallies) - 1 and tallies[c].batches == 1:
+            say(f"a batch of every class: {prompt_stage.shares(tallies)}")
+
+
+def _refuse_hopeless(args, request, path: str, tallies: Sequence[Tally]):
+    """Raises RunFailed for classes of which too few sentences pass.
+
+    A class has max_tries batches before it is judged, and the others catch up first,
+    so that all such classes are named at once.
+    """
+    tries = args.max_tries
+    short = [c for c, t in enumerate(tallies) if len(t.texts) < args.per_class]
+    fewest, most = (f(tallies[c].batches for c in short) for f in (min, max))
+    if fewest < max(most, tries):
+        return
+    hopeless = [
+        f"{request['class_names'][c]} ({request['words'][c]!r}): "
+        + prompt_stage.shares([tallies[c]])
+        for c in short
+        if len(tallies[c].texts) * tries < tallies[c].sampled
+    ]
+    if hopeless:
+        more = len(hopeless) - _SHOWN
+        raise RunFailed(
+            f"fewer than 1 sentence in {tries} passes for "
+            + "; ".join(hopeless[:_SHOWN])
+            + (f"; and {more} classes more" if more > 0 else "")
+            + f". Go on with a higher --max_tries (now {tries}); or delete {path} and "
+            "start anew with another word (--words=FILE), another --model, another "
+            "--temperature, or --allow_missing_word"
+        )
+
+
+def _finish(out: str, header: Mapping[str, Any], tallies: Sequence[Tally]):
+    """Writes the prompt file wholly or not at all, classes in turn."""
+    how = {k: v for k, v in header.items() if k not in ("dataset", "class_names")}
+    how["sampled"] = [tally.sampled for tally in tallies]
+    how["rejected"] = {
+        reason: [tally.rejected[reason] for tally in tallies]
+        for reason in prompt_stage.REASONS
+    }
+    temporary = f"{out}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "w", encoding="utf-8") as f:
+            f.write(
+                prompt_file.header_line(header["dataset"], header["class_names"], how)
+            )
+            for texts in zip(*(tally.texts for tally in tallies), strict=True):
+                for label, text in enumerate(texts):
+                    f.write(prompt_file.prompt_line(Prompt(label, text)))
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, out)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def _refuse_other(path: str, found: Mapping[str, Any], wanted: Mapping[str, Any]):
+    """Raises RequestError naming what in a file's header is not as wanted."""
+    differing = []
+    for key, value in wanted.items():
+        there = found.get(key)
+        if isinstance(value, dict) and isinstance(there, dict):
+            inner = [k for k, v in value.items() if there.get(k) != v]
+            differing += [f"{k} {there.get(k)!r}, now {value[k]!r}" for k in inner]
+        elif there != value:
+            differing.append(f"{key} {_brief(there)}, now {_brief(value)}")
+    if differing:
+        raise RequestError(
+            f"{path} was made otherwise ({'; '.join(differing)}); delete it, or name "
+            "another --out"
+        )
+
+
+def _header(path: str) -> dict[str, Any]:
+    """The first line of a file that is there already."""
+    try:
+        with open(path, encoding="utf-8") as f:
+            header = json.loads(f.readline())
+    except (OSError, ValueError):
+        header = None
+    if not isinstance(header, dict):
+        raise RequestError(f"--out={path} exists and is no prompt file; name another")
+    return header
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _total(request: Mapping[str, Any]) -> int:
+    return request["per_class"] * len(request["class_names"])
+
+
+def _summary(out: str, request: Mapping[str, Any], tallies: Sequence[Tally]) -> str:
+    lines = [
+        f"  {name}: {prompt_stage.shares([tally])}"
+        for name, tally in zip(request["class_names"], tallies, strict=True)
+    ]
+    return "\n".join(
+        [
+            f"{_total(request)} sentences in {out}",
+            *lines,
+            f"all: {prompt_stage.shares(tallies)}",
+        ]
+    )
+
+
+def check(args: argparse.Namespace, sampling: Sampling):
+    """Raises RequestError for a setting that cannot work."""
+    limits = {
+        "per_class": (1, math.inf),
+        "max_tries": (1, math.inf),
+        "seed": (0, 2**32 - 1),
+        "batch_size": (1, math.inf),
+        "top_k": (0, math.inf),
+        "max_tokens": (1, math.inf),
+    }
+    values = {**vars(args), **dataclasses.asdict(sampling)}
+    for name, (low, high) in limits.items():
+        if not low <= values[name] <= high:
+            most = "or more" if high == math.inf else f"to {high}"
+            raise RequestError(
+                f"--{name}={values[name]} cannot work: give {low} {most}"
+            )
+    if not 0 < sampling.temperature < math.inf:
+        raise RequestError(f"--temperature={sampling.temperature}: give above 0")
+    if not 0 < sampling.top_p <= 1:
+        raise RequestError(f"--top_p={sampling.top_p}: give above 0, at most 1")
+
+
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Sampling]:
+    """Raises: RequestError for a wrong flag."""
+    parser = ddpm.Parser(
+        prog="python -m rsmatch_jax.synthesis.prompts",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--dataset", required=True, help="digits, a TFDS name or a dataset folder")
+    add("--data_dir", help="where TFDS keeps its datasets (default TFDS's own)")
+    add("--per_class", type=int, required=True, help="sentences per class")
+    add("--out", required=True, help="the prompt file; must not exist")
+    add(
+        "--model",
+        default=sentences.DEFAULT_MODEL,
+        help="hub id or folder of a sequence-to-sequence model (default %(default)s)",
+    )
+    add(
+        "--words",
+        metavar="FILE",
+        help="a line per class, in label order, to be fed "
+        "to the model in place of the class names",
+    )
+    add(
+        "--allow_missing_word",
+        action="store_true",
+        help="keep sentences without their class's word",
+    )
+    add(
+        "--max_tries",
+        type=int,
+        default=20,
+        help="give up where fewer than 1 sentence in so many passes (default 20)",
+    )
+    for field in dataclasses.fields(Sampling):
+        text = f"{HELP[field.name]} (default {field.default})"
+        add(
+            f"--{field.name}",
+            type=type(field.default),
+            default=field.default,
+            help=text,
+        )
+    args = parser.parse_args(list(argv))
+    names = [field.name for field in dataclasses.fields(Sampling)]
+    return args, Sampling(**{name: getattr(args, name) for name in names})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 done, 1 the run failed, 2 the request was wrong."""
+
+    def say(line: str):
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+    def command():
+        try:
+            run(sys.argv[1:] if argv is None else argv, say)
+        except OSError as e:
+            raise RunFailed(f"{e}; {GO_ON}") from e
+
+    return exit_code(command, GO_ON)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""Class names as words, and whether a sentence holds them.
+
+A sentence holds a class's word if it has the word, its plural or its singular as a
+whole word, in any case. Of several words ("pickup truck") all must stand side by side,
+the last may be inflected, and they may be joined or parted otherwise ("pick-up
+truck", "lawnmower"). Synonyms do not count ("plane"), homonyms do ("can", "orange").
+"""
+
+import os
+import re
+from collections.abc import Sequence
+
+from rsmatch_jax.errors import RequestError
+
+_DIGITS = {
+    "0": "zero",
+    "1": "one",
+    "2": "two",
+    "3": "three",
+    "4": "four",
+    "5": "five",
+    "6": "six",
+    "7": "seven",
+    "8": "eight",
+    "9": "nine",
+}
+_PLURALS = {
+    "calf": "calves",
+    "child": "children",
+    "foot": "feet",
+    "goose": "geese",
+    "knife": "knives",
+    "leaf": "leaves",
+    "loaf": "loaves",
+    "man": "men",
+    "mouse": "mice",
+    "ox": "oxen",
+    "person": "people",
+    "scarf": "scarves",
+    "shelf": "shelves",
+    "tooth": "teeth",
+    "wolf": "wolves",
+    "woman": "women",
+}
+_SINGULARS = {plural: noun for noun, plural in _PLURALS.items()}
+_SYNSET = re.compile(r"n\d{8}")  # WordNet's ids
+_TOKEN = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_WORDS = re.compile(r"[^\W_]+(?:[ '’-][^\W_]+)*")
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
+def words(class_name: str) -> str:
+    """A class name as English words: aquarium_fish is "aquarium fish", 7 "seven".
+
+    Raises: RequestError where the name holds no words, such as n01440764.
+    """
+    if class_name in _DIGITS:
+        return _DIGITS[class_name]
+    text = _HUMP.sub(" ", class_name).replace("_", " ").lower()
+    text = " ".join(text.split())
+    if _SYNSET.match(class_name) or not _is_words(text):
+        raise RequestError(
+            f"class name {class_name!r} cannot be turned into words; give "
+            "--words=FILE, a file with a line per class, in label order"
+        )
+    return text
+
+
+def of_classes(class_names: Sequence[str], path: str | None) -> tuple[str, ...]:
+    """The words of every class, from its name or from a file with a line per class.
+
+    Raises: RequestError naming the class or line that has no words, or the words that
+    two classes share.
+    """
+    if path:
+        found = _read(path, class_names)
+    else:
+        found = tuple(words(name) for name in class_names)
+    first = {}
+    for label, text in enumerate(found):
+        other = first.setdefault(text.casefold(), label)
+        if other != label:
+            raise RequestError(
+                f"classes {other} and {label} ({class_names[other]}, "
+                f"{class_names[label]}) are both {text!r}: nothing would tell their "
+                "sentences apart; give --words=FILE with a word for each"
+            )
+    return found
+
+
+def holds(sentence: str, word: str) -> bool:
+    """Whether a sentence holds a class's word, by the rule above."""
+    own = _tokens(word)
+    forms = {"".join(own[:-1]) + last for last in _inflections(own[-1])}
+    longest = max(map(len, forms))
+    said = _tokens(sentence)
+    for start in range(len(said)):
+        joined = ""
+        for token in said[start:]:
+            # Letters by themselves join nothing, but where the class has them (x ray).
+            if len(token) == 1 and token not in own:
+                break
+            joined += token
+            if joined in forms:
+                return True
+            if len(joined) >= longest:
+                break
+    return False
+
+
+def _tokens(text: str) -> list[str]:
+    """Words in lower case, without a possessive s."""
+    found = _TOKEN.findall(text.casefold())
+    return [t[:-2] if t.endswith(("'s", "’s")) else t for t in found]
+
+
+def _inflections(noun: str) -> set[str]:
+    """The noun itself, its plurals, and what it may be the plural of."""
+    stems = {noun[:-1], noun[:-2], noun[:-3] + "y"}
+    stems = {s for s in stems if len(s) > 2 and noun in _plurals(s)}
+    if noun in _SINGULARS:
+        stems.add(_SINGULARS[noun])
+    return {noun} | _plurals(noun) | stems
+
+
+def _plurals(noun: str) -> set[str]:
+    if noun in _PLURALS:
+        return {_PLURALS[noun]}
+    if noun.endswith("y") and noun[-2:-1] not in tuple("aeiou"):
+        return {noun[:-1] + "ies"}
+    if noun.endswith(("s", "x", "z", "sh")):
+        return {noun + "es"}
+    if noun.endswith(("ch", "o")):
+        return {noun + "s", noun + "es"}
+    return {noun + "s"}
+
+
+def _is_words(text: str) -> bool:
+    return bool(_WORDS.fullmatch(text)) and any(c.isalpha() for c in text)
+
+
+def _read(path: str, class_names: Sequence[str]) -> tuple[str, ...]:
+    try:
+        with open(os.path.expanduser(path), encoding="utf-8") as f:
+            lines = tuple(" ".join(line.split()) for line in f.read().splitlines())
+    except (OSError, UnicodeDecodeError) as e:
+        raise RequestError(f"--words={path} cannot be read: {e}") from None
+    if len(lines) != len(class_names):
+        raise RequestError(
+            f"--words={path} has {len(lines)} lines for {len(class_names)} classes; "
+            "give one a class, in label order"
+        )
+    for number, text in enumerate(lines, start=1):
+        if not _is_words(text):
+            raise RequestError(
+                f"--words={path}, line {number}: {text!r} are no words; letters, "
+                f"digits, spaces and hyphens make the word of "
+                f"{class_names[number - 1]!r}"
+            )
+    return lines

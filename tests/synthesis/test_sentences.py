@@ -1,0 +1,354 @@
+"""The prompts command with a tiny T5 that the test trains, killed and resumed."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rsmatch_jax.synthesis import prompt_file, prompts, sentences
+from rsmatch_jax.synthesis.sentences import Sampling
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+sentencepiece = pytest.importorskip("sentencepiece")
+
+torch.set_num_threads(1)  # the nets are too small for more
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+CLASSES = ("cat", "dog", "maple_tree")
+PLACES = ("on a rock", "in a park", "near us", "by the sea", "here", "at home")
+SAYINGS = {
+    "cat": ("A white cat sleeps", "Two cats play", "The old cat sits", "An owl sits"),
+    "dog": ("A brown dog runs", "The dogs bark", "A dog lies", "A wolf runs"),
+    "maple tree": ("A maple tree grows", "Maple trees stand", "An oak grows"),
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """The folder of a T5 that has learnt a few sentences of three classes, some of them
+    without the class's word."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model")
+    pairs = [
+        (word, f"{saying} {place}.")
+        for word, sayings in SAYINGS.items()
+        for saying in sayings
+        for place in PLACES
+    ]
+    tokenizer = make_tokenizer(folder, [text for pair in pairs for text in pair])
+    config = transformers.T5Config(
+        vocab_size=len(tokenizer),
+        d_model=32,
+        d_kv=8,
+        d_ff=64,
+        num_layers=1,
+        num_heads=4,
+        dropout_rate=0.0,
+        decoder_start_token_id=0,
+    )
+    net = transformers.T5ForConditionalGeneration(config)
+    inputs = tokenizer([w for w, _ in pairs], return_tensors="pt", padding=True)
+    labels = tokenizer([t for _, t in pairs], return_tensors="pt", padding=True)
+    labels = labels["input_ids"].masked_fill(labels["attention_mask"] == 0, -100)
+    adam = torch.optim.Adam(net.parameters(), lr=1e-2)
+    for _ in range(120):
+        out = net(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            labels=labels,
+        )
+        adam.zero_grad()
+        out.loss.backward()
+        adam.step()
+    assert out.loss < 1.0, out.loss
+    net.save_pretrained(folder)
+    (folder / "README.md").write_text("---\nlicense: cc0-1.0\n---\n# Tiny\n")
+    return str(folder)
+
+
+def make_tokenizer(folder, texts):
+    """T5's own kind, from nothing but the SentencePiece file that T5's pages hold."""
+    corpus = folder / "corpus.txt"
+    corpus.write_text("\n".join(texts))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(corpus),
+        model_prefix=str(folder / "spiece"),
+        vocab_size=80,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    config = {"tokenizer_class": "T5Tokenizer", "extra_ids": 0}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text('{"model_type": "t5"}')
+    corpus.unlink()
+    return transformers.AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "pets" / "1.0.0"
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").write_text('{"name": "pets", "version": "1.0.0"}')
+    (folder / "label.labels.txt").write_text("".join(f"{n}\n" for n in CLASSES))
+    return str(folder)
+
+
+@pytest.fixture
+def flags(model, dataset):
+    return (f"--dataset={dataset}", f"--model={model}", "--per_class=10")
+
+
+def test_the_file_holds_what_was_asked_for(flags, model, dataset, tmp_path, capsys):
+    out = tmp_path / "p.jsonl"
+    assert prompts.main([*flags, f"--out={out}", "--batch_size=8"]) == 0
+    said = capsys.readouterr().out
+    assert "sentences/s" in said or "30/30 sentences" in said
+    assert "0 s left" in said
+
+    found = prompt_file.read(str(out))
+    assert [prompt.label for prompt in found.prompts] == [0, 1, 2] * 10
+    patterns = (r"\bcats?\b", r"\bdogs?\b", r"\bmaple trees?\b")
+    for label, pattern in enumerate(patterns):
+        texts = [p.text for p in found.prompts if p.label == label]
+        assert len({text.lower() for text in texts}) == 10
+        for text in texts:
+            assert re.search(pattern, text, re.IGNORECASE), text
+            assert text == text.strip()
+    header = found.header
+    assert header["dataset"] == dataset
+    assert found.class_names == CLASSES
+    assert header["words"] == ["cat", "dog", "maple tree"]
+    assert header["model"] == model
+    assert header["model_licence"] == "cc0-1.0"
+    assert header["seed"] == 0
+    assert header["top_k"] == 50
+    assert header["made_with"]["torch"] == torch.__version__
+    assert header["made_with"]["transformers"] == transformers.__version__
+    rejected = header["rejected"]
+    assert set(rejected) == {"unfinished", "word missing", "repeated"}
+    for label, name in enumerate(CLASSES):
+        lost = [rejected[reason][label] for reason in rejected]
+        assert header["sampled"][label] == 10 + sum(lost)
+        assert f"{name}: 10 of {header['sampled'][label]} kept" in said
+    # A quarter of what the model learnt lacks the word, and little differs.
+    assert sum(rejected["word missing"]) > 0
+    assert sum(rejected["repeated"]) > 0
+    assert "word missing" in said
+    assert os.listdir(tmp_path) == ["p.jsonl"]
+
+    before = out.read_bytes()
+    assert prompts.main([*flags, f"--out={out}", "--batch_size=8"]) == 0
+    assert "finished already" in capsys.readouterr().out
+    assert prompts.main([*flags, f"--out={out}", "--batch_size=9"]) == 2
+    assert "batch_size 8, now 9" in capsys.readouterr().err
+    assert out.read_bytes() == before
+    again = tmp_path / "again.jsonl"
+    assert prompts.main([*flags, f"--out={again}", "--batch_size=8"]) == 0
+    assert again.read_bytes() == before
+    other = tmp_path / "other.jsonl"
+    assert prompts.main([*flags, f"--out={other}", "--batch_size=8", "--seed=1"]) == 0
+    texts = [p.text for p in prompt_file.read(str(other)).prompts]
+    assert texts != [p.text for p in found.prompts]
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """stop_after(n): the model fails after n batches; None: it never does."""
+    load, left = sentences.load, [None]
+
+    def stopping(*args):
+        writer = load(*args)
+
+        def write(*args):
+            if left[0] == 0:
+                raise Stopped
+            if left[0] is not None:
+                left[0] -= 1
+            return writer.write(*args)
+
+        return sentences.Writer(write, writer.made_with, writer.licence)
+
+    monkeypatch.setattr(sentences, "load", stopping)
+    return lambda n: left.__setitem__(0, n)
+
+
+def test_stopped_runs_go_on_and_end_with_the_same_bytes(
+    flags, tmp_path, capsys, stop_after
+):
+    flags = (*flags, "--batch_size=4")
+    whole, parts = tmp_path / "whole.jsonl", tmp_path / "parts.jsonl"
+    assert prompts.main([*flags, f"--out={whole}"]) == 0
+    stage = tmp_path / "parts.jsonl.partial"
+    for n in (0, 1, 4, 2):
+        stop_after(n)
+        assert prompts.main([*flags, f"--out={parts}"]) == 1
+        assert "same command again" in capsys.readouterr().err
+        assert not parts.exists()
+        with open(stage, "ab") as f:
+            f.write(b'{"label": 0, "texts": ["half a li')
+    assert len(stage.read_bytes().splitlines()) == 1 + 7 + 1
+    before = stage.read_bytes()
+
+    for flag, named in (
+        ("--temperature=0.7", "temperature 1.0, now 0.7"),
+        ("--batch_size=5", "batch_size 4, now 5"),
+        ("--allow_missing_word", "allow_missing_word False, now True"),
+        ("--per_class=11", "per_class 10, now 11"),
+    ):
+        assert prompts.main([*flags, f"--out={parts}", flag]) == 2
+        said = capsys.readouterr().err
+        assert named in said
+        assert str(stage) in said
+    assert stage.read_bytes() == before
+
+    stop_after(None)
+    assert prompts.main([*flags, f"--out={parts}"]) == 0
+    assert "going on" in capsys.readouterr().out
+    assert parts.read_bytes() == whole.read_bytes()
+    assert not stage.exists()
+
+
+def test_a_killed_process_goes_on_and_ends_with_the_same_bytes(flags, tmp_path):
+    # Any sentence counts, so that there are enough of them to be killed in between.
+    flags = (*flags, "--per_class=60", "--batch_size=2", "--allow_missing_word")
+    flags = (*flags, "--temperature=2")
+    whole, parts = tmp_path / "whole.jsonl", tmp_path / "parts.jsonl"
+    stage = tmp_path / "parts.jsonl.partial"
+    process = subprocess.Popen(
+        [sys.executable, "-m", prompts.__name__, *flags, f"--out={parts}"],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        while not stage.exists() or len(stage.read_bytes().splitlines()) < 6:
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert stage.exists() and not parts.exists()
+    assert prompts.main([*flags, f"--out={whole}"]) == 0
+    assert prompts.main([*flags, f"--out={parts}"]) == 0
+    assert parts.read_bytes() == whole.read_bytes()
+
+
+def test_a_stage_of_other_versions_is_refused(flags, tmp_path, capsys, stop_after):
+    stop_after(2)
+    out, stage = tmp_path / "p.jsonl", tmp_path / "p.jsonl.partial"
+    assert prompts.main([*flags, f"--out={out}"]) == 1
+    written = f'"torch": "{torch.__version__}"'
+    content = stage.read_text()
+    assert written in content
+    stage.write_text(content.replace(written, '"torch": "1.0"'))
+    capsys.readouterr()
+    assert prompts.main([*flags, f"--out={out}"]) == 2
+    assert "torch '1.0', now" in capsys.readouterr().err
+
+
+def test_a_class_whose_sentences_fail_is_named(flags, tmp_path, capsys):
+    out, words = tmp_path / "p.jsonl", tmp_path / "words.txt"
+    words.write_text("zebra\ndog\nzeppelin\n")
+    flags = (*flags, f"--out={out}", f"--words={words}", "--batch_size=4")
+    assert prompts.main([*flags, "--max_tries=3"]) == 1
+    said = capsys.readouterr().err
+    assert "cat ('zebra'): 0 of 12 kept; word missing" in said
+    assert "maple_tree ('zeppelin'): 0 of 12 kept" in said
+    assert "dog (" not in said
+    for way in ("--words", "--model", "--temperature", "--allow_missing_word"):
+        assert way in said
+    assert "Traceback" not in said
+    # More tries go on from there.
+    assert prompts.main([*flags, "--max_tries=5"]) == 1
+    assert "0 of 20 kept" in capsys.readouterr().err
+    stage = (tmp_path / "p.jsonl.partial").read_text()
+    assert stage.count('{"label": 0') == 5
+    # Without the test the same words will do.
+    flags = [f for f in flags if not f.startswith("--out")]
+    out = tmp_path / "any.jsonl"
+    assert prompts.main([*flags, f"--out={out}", "--allow_missing_word"]) == 0
+    header = prompt_file.read(str(out)).header
+    assert header["rejected"]["word missing"] == [0, 0, 0]
+    assert header["words"] == ["zebra", "dog", "zeppelin"]
+
+
+def test_sentences_without_an_end_are_refused(flags, tmp_path, capsys):
+    flags = (*flags, f"--out={tmp_path}/p.jsonl", "--max_tokens=2", "--max_tries=1")
+    assert prompts.main(flags) == 1
+    assert "unfinished 100.0 %" in capsys.readouterr().err
+
+
+def test_a_batch_depends_on_its_key_alone(model):
+    sampling = Sampling(batch_size=6)
+    write = sentences.load(model, sampling).write
+    first = write("cat", (0, 0))
+    assert len(first) == 6
+    others = write("cat", (0, 1)), write("cat", (1, 0)), write("dog", (0, 0))
+    assert all(other != first for other in others)
+    assert sentences.load(model, sampling).write("cat", (0, 0)) == first
+    other = sentences.load(model, Sampling(seed=1, batch_size=6)).write("cat", (0, 0))
+    assert other != first
+
+
+def test_sampling_settings_reach_the_model(model):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    net = transformers.AutoModelForSeq2SeqLM.from_pretrained(model).eval()
+    # The likeliest token again and again, by the network alone.
+    tokens, source = [0], tokenizer("dog", return_tensors="pt").input_ids
+    while tokens[-1] != tokenizer.eos_token_id and len(tokens) < 32:
+        with torch.no_grad():
+            out = net(input_ids=source, decoder_input_ids=torch.tensor([tokens]))
+        tokens.append(int(out.logits[0, -1].argmax()))
+    likeliest = tokenizer.decode(tokens, skip_special_tokens=True)
+    for sampling in (
+        Sampling(batch_size=5, top_k=1),
+        Sampling(batch_size=5, top_p=1e-6),
+        Sampling(batch_size=5, temperature=1e-4),
+    ):
+        got = sentences.load(model, sampling).write("dog", (0, 0))
+        assert got == [(likeliest, True)] * 5
+    wild = sentences.load(model, Sampling(batch_size=5, top_k=0, temperature=50.0))
+    assert len(set(wild.write("dog", (0, 0)))) == 5
+
+
+def test_a_model_that_cannot_be_loaded(flags, tmp_path, capsys):
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "config.json").write_text('{"model_type": "t5", "vocab_')
+    for name in (str(tmp_path / "nowhere"), str(damaged)):
+        flags = (*flags, f"--out={tmp_path}/p.jsonl", f"--model={name}")
+        assert prompts.main(flags) == 2
+        said = capsys.readouterr().err
+        assert f"--model={name} cannot be loaded" in said
+        assert "Traceback" not in said
+        assert os.listdir(tmp_path) == ["damaged"]
+
+
+def test_an_old_model_of_pickled_weights_and_no_card(model, tmp_path):
+    # As the default model's page may have it.
+    old = tmp_path / "model"
+    shutil.copytree(
+        model, old, ignore=shutil.ignore_patterns("README.md", "*.safetensors")
+    )
+    net = transformers.AutoModelForSeq2SeqLM.from_pretrained(model)
+    torch.save(net.state_dict(), old / "pytorch_model.bin")
+    writer = sentences.load(str(old), Sampling(batch_size=4))
+    assert writer.licence == "see the model's page"
+    new = sentences.load(model, Sampling(batch_size=4))
+    assert writer.write("cat", (0, 0)) == new.write("cat", (0, 0))
