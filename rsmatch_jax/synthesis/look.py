@@ -139,6 +139,8 @@ def _import_report(folder: str) -> dict[str, int | None]:
                 found = json.load(f)
         except ValueError as e:
             raise RequestError(f"{path} cannot be read ({e}); import it again") from e
+    if not isinstance(found, dict):
+        raise RequestError(f"{path} holds no JSON object; import the pool again")
     dropped = found.get("exact_duplicates_dropped", found.get("duplicates_dropped"))
     return {
         "duplicates_found": found.get("exact_duplicates", dropped),

@@ -46,7 +46,7 @@ def compare(
             "generators": [of(stats.rows(g), pool.labels[g]) for g in groups],
         }
 
-    note("letting two classifiers tell real from synthetic")
+    note("letting a classifier tell real from synthetic")
     return {
         "class_names": pool.class_names,
         "generator_names": pool.generator_names,
@@ -66,6 +66,10 @@ def compare(
             "copies_of_test_pictures": int(
                 np.isin(names, pool_figures.digests(test.images)).sum()
             ),
+        },
+        "limits": {
+            "near_grey_below": pool_figures.NEAR_GREY,
+            "near_twin_above": pool_figures.NEAR_TWIN,
         },
         "near_twins": twins,
         "near_grey": each(pool_figures.grey_share, by_class=True)
@@ -149,12 +153,7 @@ def _probe(pool, train, stats, rows, real_rows, sample: int, seed: int):
     )
     features = np.concatenate([train_stats.features(), pool_stats.features()])
     verdicts = {}
-    for name, model, seen in (
-        ("pixels", pool_probe.pixel_model(seed), pool_probe.pixels(images)),
-        ("statistics", pool_probe.statistics_model(seed), features),
-    ):
-        verdict = pool_probe.judge(
-            model, seen, generators, len(pool.generator_names), seed
-        )
+    for name, seen in (("pixels", pool_probe.pixels(images)), ("statistics", features)):
+        verdict = pool_probe.judge(seen, generators, len(pool.generator_names), seed)
         verdicts[name] = dataclasses.asdict(verdict) if verdict else None
     return {"pictures": len(generators), "seed": seed, **verdicts}

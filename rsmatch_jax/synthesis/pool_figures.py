@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 NEAR_GREY = 7.0  # levels of mean colourfulness
-NEAR_TWIN = 6.0  # levels of root-mean-square difference between thumbnails
+NEAR_TWIN = 0.98  # correlation of two thumbnails
 THUMBNAIL = 8  # pixels a side
 BLOCK = 8  # of JPEG, pixels
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -65,17 +65,20 @@ def statistics(images: np.ndarray) -> Statistics:
 
 
 def _chunk_statistics(images: np.ndarray) -> dict[str, np.ndarray | None]:
-    colour = images.shape[3] == 3
-    pixels = images.reshape(len(images), -1, images.shape[3]).astype(np.float64)
-    chroma = (pixels.max(2) - pixels.min(2)).mean(1) if colour else None
-    border, inside = _steps(to_grey(images))
+    planes = np.ascontiguousarray(np.moveaxis(images, 3, 0))
+    planes = planes.reshape(len(planes), len(images), -1)
+    chroma = None
+    if len(planes) == 3:
+        chroma = (planes.max(0) - planes.min(0)).mean(1)
+    grey = to_grey(images)
+    border, inside = _steps(grey)
     return {
-        "means": pixels.mean(1),
-        "stds": pixels.std(1),
+        "means": planes.mean(2).T,
+        "stds": planes.std(2).T,
         "chroma": chroma,
         "border": border,
         "inside": inside,
-        "detail": _detail(to_grey(images)),
+        "detail": _detail(grey),
     }
 
 
@@ -154,13 +157,15 @@ def exact_duplicates(names: np.ndarray, labels: np.ndarray) -> tuple[int, int]:
 
 def shrink(images: np.ndarray, side: int) -> np.ndarray:
     """Area means: float32 [N, min(H, side), min(W, side), C]."""
-    height, width = images.shape[1:3]
+    height, width, channels = images.shape[1:]
     down, across = _area(height, side), _area(width, side)
-    chunks = [
-        np.einsum("ih,nhwc,jw->nijc", down, c.astype(np.float32), across, optimize=True)
-        for c in _chunks(images)
-    ]
-    return np.concatenate(chunks)
+    parts = []
+    for chunk in _chunks(images):
+        rows = chunk.reshape(len(chunk), height, -1).astype(np.float32)
+        small = (down @ rows).reshape(len(chunk) * len(down), width, channels)
+        shape = (len(chunk), len(down), len(across), channels)
+        parts.append((across @ small).reshape(shape))
+    return np.concatenate(parts)
 
 
 def _area(size: int, side: int) -> np.ndarray:
@@ -174,29 +179,30 @@ def _area(size: int, side: int) -> np.ndarray:
 
 
 def thumbnails(images: np.ndarray) -> np.ndarray:
-    """float32 [N, F]: grey area means of 8x8 pixels, or fewer in smaller pictures."""
-    return to_grey(shrink(images, THUMBNAIL)).reshape(len(images), -1)
+    """float32 [N, F] of 8x8 grey area means (fewer in smaller pictures), from which a
+    picture's mean is taken and which are scaled to length 1: products are correlations.
+
+    Contrast below one level counts as one, so that flat pictures resemble nothing.
+    """
+    vectors = to_grey(shrink(images, THUMBNAIL)).reshape(len(images), -1)
+    vectors -= vectors.mean(1, keepdims=True)
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.maximum(length, math.sqrt(vectors.shape[1]))
 
 
 def near_twins(vectors: np.ndarray, labels: np.ndarray) -> tuple[int, int]:
     """(pairs of near twins, pictures that have one).
 
-    vectors: thumbnails, of which two of one class are near twins where they differ by
-    less than NEAR_TWIN (root of the mean square). Leave exact duplicates out before.
-    All pairs of a class are compared, in blocks of bounded memory.
+    vectors: thumbnails; two of one class are near twins where they correlate by more
+    than NEAR_TWIN, whatever their brightness, contrast and colours. Leave exact
+    duplicates out before. All pairs of a class are compared, in blocks of bounded size.
     """
-    limit = NEAR_TWIN**2 * vectors.shape[1]
     pairs = pictures = 0
     for label in np.unique(labels):
-        own = vectors[labels == label].astype(np.float64)
-        own -= own.mean(0)  # smaller numbers, less cancellation below
-        squares = (own**2).sum(1)
+        own = vectors[labels == label]
         block = max(1, _CHUNK_VALUES // len(own))
         for start in range(0, len(own), block):
-            part = slice(start, start + block)
-            distances = squares[part, None] + squares[None, :]
-            distances -= 2 * (own[part] @ own.T)
-            near = distances < limit
+            near = own[start : start + block] @ own.T > NEAR_TWIN
             near[np.arange(len(near)), np.arange(len(near)) + start] = False
             pairs += int(near.sum())
             pictures += int(near.any(1).sum())

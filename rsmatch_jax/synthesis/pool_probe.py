@@ -1,4 +1,4 @@
-"""How well plain classifiers tell synthetic pictures from real ones."""
+"""How well a plain classifier tells synthetic pictures from real ones."""
 
 import dataclasses
 
@@ -7,6 +7,7 @@ import numpy as np
 from rsmatch_jax.synthesis import pool_figures
 
 FOLDS = 5
+PENALTY = 3.0  # the C of the support vector machine
 SIDE = 16  # pixels of the shrunken pictures
 MIN_PICTURES = 5 * FOLDS  # of either kind
 
@@ -60,36 +61,29 @@ def pixels(images: np.ndarray) -> np.ndarray:
     return pool_figures.shrink(images, SIDE).reshape(len(images), -1)
 
 
-def pixel_model(seed: int):
-    """A support vector machine with Gaussian kernel, on standardised pixels."""
-    from sklearn.pipeline import make_pipeline  # lazy: scikit-learn takes a second
+def judge(
+    features: np.ndarray, generators: np.ndarray, num_generators: int, seed: int
+) -> Verdict | None:
+    """Cross-validates a support vector machine in FOLDS folds; None below MIN_PICTURES
+    of either kind.
+
+    features: [N, F], standardised here, then seen through a Gaussian kernel.
+    generators: int [N], -1 for real pictures. No picture may be there twice: it would
+    be learnt in one fold and asked in another.
+    """
+    from sklearn.model_selection import (  # lazy: scikit-learn takes a second
+        StratifiedKFold,
+        cross_val_predict,
+    )
+    from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import SVC
-
-    return make_pipeline(StandardScaler(), SVC(C=3.0, random_state=seed))
-
-
-def statistics_model(seed: int):
-    """Gradient-boosted trees on the figures of Statistics.features."""
-    from sklearn.ensemble import HistGradientBoostingClassifier
-
-    return HistGradientBoostingClassifier(random_state=seed)
-
-
-def judge(
-    model, features: np.ndarray, generators: np.ndarray, num_generators: int, seed: int
-) -> Verdict | None:
-    """Cross-validates `model` in FOLDS folds; None below MIN_PICTURES of either kind.
-
-    features: [N, F]; generators: int [N], -1 for real pictures. No picture may be
-    there twice: it would be learnt in one fold and asked in another.
-    """
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
     synthetic = generators >= 0
     numbers = np.bincount(synthetic, minlength=2)
     if numbers.min() < MIN_PICTURES:
         return None
+    model = make_pipeline(StandardScaler(), SVC(C=PENALTY))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     said = cross_val_predict(model, features, synthetic, cv=folds)
     right = said == synthetic

@@ -34,7 +34,7 @@ def draw(path: str, pool: ImageArrays, train: ImageArrays, per_class: int, seed:
         edges,
         pool.class_names,
         ["real", *pool.generator_names],
-        f"{train.name} and {pool.name}: {per_class} of each class, drawn at random",
+        f"{train.name}: real and synthetic pictures, {per_class} of each class",
     )
 
 

@@ -9,12 +9,12 @@ MAX_ROWS = 100  # of classes; look.json has all
 GREY_GAP = 0.10  # of a class's share of near-grey pictures, from here on it is told
 TWIN_GAP = 0.05
 FORMAT_GAP = 0.05
-BLOCK_GAP = 0.05
+BLOCK_GAP = 0.05  # of the real set's blockiness
 _READINGS = (
-    (0.55, "near chance, neither sees a shortcut"),
-    (0.70, "some difference, as between two collections of pictures"),
-    (0.90, "a clear difference: find out which before trusting a run"),
-    (1.01, "trivially told: a network will learn this instead of the classes"),
+    (0.55, "near chance, no shortcut seen"),
+    (0.70, "some difference"),
+    (0.90, "a clear difference: look for what it is before trusting a run"),
+    (1.01, "trivially told: a network may learn this in place of the classes"),
 )
 _SKIPPED = "-"
 
@@ -24,8 +24,8 @@ def text(figures: Mapping[str, Any]) -> str:
     counts = figures["counts"]
     height, width = figures["size"]
     parts = [
-        f"{figures['pool']}: {sum(counts['pool'])} pictures of {height}x{width}, "
-        f"{len(figures['generator_names'])} generators; --real={figures['real']}: "
+        f"{figures['pool']}: {sum(counts['pool'])} pictures of {height}x{width} by "
+        f"{', '.join(figures['generator_names'])}; --real={figures['real']}: "
         f"{sum(counts['real'])} training pictures",
         "Pictures a class\n" + _by_class(figures, counts, str),
         "Duplicates\n" + _duplicates(figures),
@@ -38,12 +38,10 @@ def text(figures: Mapping[str, Any]) -> str:
     parts.append(
         "Colours (levels 0 to 255), JPEG's traces and files\n" + _sets(figures)
     )
-    unseen = {
-        name: figures["encoding"][name]["unseen"]
-        for name in ("real", "pool")
-        if "unseen" in figures["encoding"][name]
-    }
-    parts += [f"Files of the {name} set: {why}" for name, why in unseen.items()]
+    for name, whose in (("real", "the real set"), ("pool", "the pool")):
+        if "unseen" in figures["encoding"][name]:
+            why = figures["encoding"][name]["unseen"]
+            parts.append(f"Files of {whose} not looked at: {why}")
     parts.append("Told from real by a plain classifier\n" + _probe(figures))
     found = stands_out(figures) or ["nothing of the above"]
     parts.append("What stands out\n" + "\n".join(f"- {line}" for line in found))
@@ -95,7 +93,8 @@ def _set_differences(figures: Mapping[str, Any]) -> list[str]:
     real_files = figures["encoding"]["real"]
     for name, of in _generators(figures):
         blocks = of(figures["blockiness"])
-        if None not in (blocks, real_blocks) and abs(blocks - real_blocks) > BLOCK_GAP:
+        known = None not in (blocks, real_blocks)
+        if known and abs(blocks - real_blocks) > BLOCK_GAP * real_blocks:
             lines.append(
                 f"{name}: blockiness {blocks:.3f} against {real_blocks:.3f} real"
             )
@@ -222,7 +221,7 @@ def _probe(figures: Mapping[str, Any]) -> str:
     table = [markdown.table(head, rows, numbers=True)] if rows else []
     lines.append(
         f"{probe['pictures']} pictures, half of them real, cross-validated; 0.5 is "
-        "guessing. A network may still see what these do not."
+        "guessing. A network may still see what it does not."
     )
     return "\n".join([*table, *lines])
 
