@@ -133,10 +133,11 @@ def test_exact_duplicates_as_the_importer_counts_them():
 def test_near_twins_against_all_pairs(small_chunks):
     rng = np.random.default_rng(2)
     base = noise(40, 8, 8, 1, seed=2).astype(float)
-    copies = np.clip(0.6 * base + 40 + rng.normal(0, 1, base.shape), 0, 255)
+    spread = np.linspace(0.5, 18, 40)[:, None, None, None]  # around the limit
+    copies = np.clip(0.6 * base + 40 + spread * rng.normal(size=base.shape), 0, 255)
     flat = np.full((3, 8, 8, 1), 99) + rng.integers(0, 2, (3, 8, 8, 1))
-    images = np.concatenate([base, copies[:10], flat]).astype(np.uint8)
-    labels = np.concatenate([np.zeros(40), np.zeros(8), np.ones(2), np.zeros(3)])
+    images = np.concatenate([base, copies, flat]).astype(np.uint8)
+    labels = np.concatenate([np.zeros(40), np.arange(40) % 5 == 0, np.zeros(3)])
     pairs, having = 0, set()
     for i in range(len(images)):
         for j in range(i):
@@ -145,7 +146,8 @@ def test_near_twins_against_all_pairs(small_chunks):
                 pairs += 1
                 having |= {i, j}
     vectors = pool_figures.thumbnails(images)
-    assert pool_figures.near_twins(vectors, labels) == (pairs, len(having)) == (8, 16)
+    assert pool_figures.near_twins(vectors, labels) == (pairs, len(having))
+    assert 10 < pairs < 25
     # Without contrast there is nothing to be alike in.
     equal = np.full((5, 8, 8, 1), 99, np.uint8)
     assert pool_figures.near_twins(pool_figures.thumbnails(equal), np.zeros(5)) == (

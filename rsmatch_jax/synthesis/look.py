@@ -149,7 +149,7 @@ def _import_report(folder: str) -> dict[str, int | None]:
 
 
 def _check_flags(args: argparse.Namespace):
-    limits = {"per_class": (1, 50), "sample": (100, 20_000), "seed": (0, 2**32 - 1)}
+    limits = {"per_class": (1, 20), "sample": (100, 20_000), "seed": (0, 2**32 - 1)}
     for name, (low, high) in limits.items():
         value = getattr(args, name)
         if not low <= value <= high:

@@ -108,15 +108,26 @@ def save(
     axes.imshow(canvas, interpolation="nearest", aspect="auto")
     axes.set_xticks([])
     rows = len(names)
-    axes.set_yticks((np.arange(rows) + 0.5) * height / rows - 0.5, names)
+    axes.set_yticks(
+        (np.arange(rows) + 0.5) * height / rows - 0.5, names, parse_math=False
+    )
     axes.tick_params(length=0, labelsize=9)
     for spine in axes.spines.values():
         spine.set_visible(False)
     group_width = width - edges[-1]
     for edge, name in zip(edges, group_names, strict=True):
         text = _short(name, max(4, group_width // 8))
-        axes.text(edge, -8, text, fontsize=9, fontweight="bold", va="bottom")
-    figure.text(12 / total_width, 1 - 12 / total_height, title, fontsize=10, va="top")
+        axes.text(
+            edge, -8, text, fontsize=9, fontweight="bold", va="bottom", parse_math=False
+        )
+    figure.text(
+        12 / total_width,
+        1 - 12 / total_height,
+        title,
+        fontsize=10,
+        va="top",
+        parse_math=False,
+    )
     figure.savefig(path)
 
 
