@@ -28,7 +28,7 @@ def pictures(per_class, seed, channels=3):
 
 
 def array_set(folder, images, labels, generators=None, names=CLASSES, extra=None):
-    kinds = () if generators is None else tuple("ab"[: generators.max() + 1])
+    kinds = () if generators is None else tuple("ab"[: generators.max(initial=0) + 1])
     data = arrays.ImageArrays("pets", images, labels, names, generators, kinds)
     arrays.save(str(folder), data, extra)
     return str(folder)
@@ -239,6 +239,21 @@ def test_a_grey_pool_beside_coloured_pictures(tmp_path, real):
     assert figures_of(tmp_path / "out")["near_grey"]["pool"] == [1, 1, 1]
 
 
+def test_a_class_and_a_generator_without_pictures(tmp_path, real, capsys):
+    images, labels = pictures(10, seed=8)
+    images, labels = images[labels < 2], labels[labels < 2]
+    data = arrays.ImageArrays(
+        "pets", images, labels, CLASSES, np.zeros(20, np.int32), ("a", "b")
+    )
+    arrays.save(str(tmp_path / "p"), data)
+    assert run(tmp_path / "p", real, tmp_path / "out", "--sample=100") == 0
+    assert "- no pictures of owl" in capsys.readouterr().out
+    found = figures_of(tmp_path / "out")
+    assert found["near_grey"]["pool"][2] is None
+    assert found["colour"]["generators"][1] == {"mean": [], "std": []}
+    assert found["blockiness"]["generators"][1] is None
+
+
 def test_default_folder_lies_beside_the_pool(tmp_path, real):
     images, labels = pictures(10, seed=8)
     pool = array_set(tmp_path / "p", images, labels, np.zeros(len(labels), np.int32))
@@ -278,11 +293,13 @@ def test_wrong_requests(tmp_path, real, capsys, monkeypatch):
     images, labels = pictures(10, seed=8)
     none = np.zeros(len(labels), np.int32)
     pool = array_set(tmp_path / "p", images, labels, none)
+    array_set(tmp_path / "nothing", images[:0], labels[:0], none[:0], CLASSES)
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
     out = tmp_path / "out"
     for arguments, word in (
         ((tmp_path / "absent", real, out), "there is no such folder"),
+        ((tmp_path / "nothing", real, out), "holds no pictures"),
         ((tmp_path / "empty", real, out), "is no dataset folder"),
         ((os.path.join(real, "train"), real, out), "is a dataset of real images"),
         ((pool, real, pool), "lies in the pool"),

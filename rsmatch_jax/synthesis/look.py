@@ -96,6 +96,8 @@ def run(args: argparse.Namespace):
 
 def check_match(path: str, pool: ImageArrays, name: str, real: ImageArrays):
     """Raises RequestError unless pool and real set have equal classes and sizes."""
+    if not len(pool.labels):
+        raise RequestError(f"{path} holds no pictures; make the pool again")
     if pool.class_names != real.class_names:
         missing = [n for n in real.class_names if n not in pool.class_names]
         others = [n for n in pool.class_names if n not in real.class_names]
@@ -195,7 +197,7 @@ def _parser() -> argparse.ArgumentParser:
         "--sample",
         type=int,
         default=4000,
-        help="pictures the classifiers see, half of them real (default 4000)",
+        help="pictures the classifier sees, half of them real (default 4000)",
     )
     add("--seed", type=int, default=0, help="of the choice of pictures (default 0)")
     return parser

@@ -21,7 +21,7 @@ def compare(
 ) -> dict[str, Any]:
     """All figures, as look.json holds them: lists by class, then by generator.
 
-    sample: pictures that the classifiers see, half of them real. Pool and real set
+    sample: pictures that the classifier sees, half of them real. Pool and real set
     have the same classes, size and channels. note: is told what is being done.
     """
     classes, height, width, channels = (pool.num_classes, *pool.images.shape[1:])

@@ -112,7 +112,10 @@ def _detail(grey: np.ndarray) -> np.ndarray:
 
 
 def channels(stats: Statistics) -> dict[str, list[float]]:
-    """Mean and standard deviation of each channel over all pixels of all pictures."""
+    """Mean and standard deviation of each channel over all pixels of all pictures;
+    no numbers where there is no picture."""
+    if not len(stats.means):
+        return {"mean": [], "std": []}
     mean = stats.means.mean(0)
     variance = (stats.stds**2 + stats.means**2).mean(0) - mean**2
     return {"mean": mean.tolist(), "std": np.sqrt(np.maximum(variance, 0)).tolist()}
