@@ -1,0 +1,319 @@
+"""The whole command on pools with known faults, and every way in which it refuses."""
+
+import io
+import json
+import os
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rsmatch_jax import data as data_package
+from rsmatch_jax.data import arrays
+from rsmatch_jax.synthesis import look, pool_encoding
+
+SIZE, CLASSES = 16, ("cat", "dog", "owl")
+
+
+def pictures(per_class, seed, channels=3):
+    """(images, labels): smooth patches under noise, of a mean that tells the class."""
+    rng = np.random.default_rng(seed)
+    labels = np.tile(np.arange(len(CLASSES), dtype=np.int32), per_class)
+    coarse = rng.normal(0, 30, (len(labels), 4, 4, channels))
+    smooth = coarse.repeat(SIZE // 4, axis=1).repeat(SIZE // 4, axis=2)
+    levels = 80 + 40 * labels[:, None, None, None] + smooth
+    levels = levels + rng.normal(0, 10, smooth.shape)
+    return np.clip(levels, 0, 255).astype(np.uint8), labels
+
+
+def array_set(folder, images, labels, generators=None, names=CLASSES, extra=None):
+    kinds = () if generators is None else tuple("ab"[: generators.max(initial=0) + 1])
+    data = arrays.ImageArrays("pets", images, labels, names, generators, kinds)
+    arrays.save(str(folder), data, extra)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """A real set in array form, of 150 training pictures a class."""
+    root = tmp_path_factory.mktemp("real")
+    for split, per_class, seed in (("train", 150, 0), ("test", 20, 1)):
+        array_set(root / split, *pictures(per_class, seed))
+    return str(root)
+
+
+def run(pool, real, out, *flags):
+    return look.main([str(pool), f"--real={real}", f"--out={out}", *flags])
+
+
+def figures_of(out):
+    with open(os.path.join(out, look.JSON)) as f:
+        return json.load(f)
+
+
+def probe_of(tmp_path, real, images, labels):
+    generators = (np.arange(len(labels)) // 3 % 2).astype(np.int32)
+    pool = array_set(tmp_path / "pool", images, labels, generators)
+    assert run(pool, real, tmp_path / "out") == 0
+    return figures_of(tmp_path / "out")["probe"]
+
+
+def test_no_shortcut_where_pool_and_real_are_alike(tmp_path, real, capsys):
+    probe = probe_of(tmp_path, real, *pictures(150, seed=5))
+    assert probe["pictures"] == 900
+    for name in ("pixels", "statistics"):
+        assert 0.4 < probe[name]["balanced_accuracy"] < 0.6
+        assert len(probe[name]["by_generator"]) == 2
+    out = capsys.readouterr().out
+    assert "no shortcut seen" in out
+    assert "nothing of the above" in out
+
+
+def test_a_planted_frame_is_found(tmp_path, real, capsys):
+    images, labels = pictures(150, seed=6)
+    images[:, (0, -1)] = 0
+    images[:, :, (0, -1)] = 0
+    probe = probe_of(tmp_path, real, images, labels)
+    for name in ("pixels", "statistics"):
+        assert probe[name]["balanced_accuracy"] > 0.95
+    assert "trivially told" in capsys.readouterr().out
+
+
+def test_copies_of_real_pictures_do_not_leak(tmp_path, real, capsys):
+    """A pool that repeats itself 20 times and the real set besides: what is left to be
+    told apart is too little."""
+    images, labels = pictures(2, seed=7)
+    train = arrays.load(os.path.join(real, "train"))
+    test = arrays.load(os.path.join(real, "test"))
+    pool = array_set(
+        tmp_path / "pool",
+        np.concatenate([*[images] * 20, train.images[:60], test.images[:9]]),
+        np.concatenate([*[labels] * 20, train.labels[:60], test.labels[:9]]),
+        np.zeros(189, np.int32),
+        extra={"duplicates_dropped": 4},
+    )
+    assert run(pool, real, tmp_path / "out") == 0
+    found = figures_of(tmp_path / "out")
+    duplicates = found["duplicates"]
+    assert duplicates["pool"]["in_their_class"] == 19 * 6
+    assert duplicates["copies_of_training_pictures"] == 60
+    assert duplicates["copies_of_test_pictures"] == 9
+    assert found["imported"] == {"duplicates_found": 4, "duplicates_dropped": 4}
+    assert found["probe"]["pictures"] == 2 * (6 + 9)
+    assert found["probe"]["pixels"] is None
+    out = capsys.readouterr().out
+    assert "60 copies of real training pictures" in out
+    assert "too few different pictures" in out
+
+
+def jpeg(image, **options):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def dataset_folders(tmp_path_factory):
+    """(pool, real) as dataset folders. Generator a: JPEG of quality 30, of which 4 dogs
+    are grey; b: PNG, with 3 exact duplicates and a cat that is a dog as well. Real
+    pictures: JPEG of quality 90."""
+    from rsmatch_jax.data import tf_write
+
+    root = tmp_path_factory.mktemp("folders")
+
+    def examples(images, labels, encode, generator, start=0):
+        return [
+            tf_write.Example(encode(image), int(label), f"{start + i}", generator)
+            for i, (image, label) in enumerate(zip(images, labels, strict=True))
+        ]
+
+    for split, seed in (("train", 0), ("test", 1)):
+        images, labels = pictures(20, seed)
+        split_examples = examples(images, labels, lambda i: jpeg(i, quality=90), None)
+        if split == "train":
+            splits = {split: split_examples}
+        else:
+            splits[split] = split_examples
+    real = str(root / "pets")
+    tf_write.write(real, splits, class_names=CLASSES, size=(SIZE, SIZE))
+    a, labels_a = pictures(10, 2)
+    dogs = np.flatnonzero(labels_a == 1)[:4]
+    a[dogs] = a[dogs][..., :1]
+    b, labels_b = pictures(10, 3)
+    b = np.concatenate([b, b[:3], b[:1]])
+    labels_b = np.concatenate([labels_b, labels_b[:3], [1]])
+    pool = str(root / "drawn")
+    tf_write.write(
+        pool,
+        {
+            "train": examples(a, labels_a, lambda i: jpeg(i, quality=30), 0)
+            + examples(b, labels_b, tf_write.encode_png, 1, start=100)
+        },
+        class_names=CLASSES,
+        size=(SIZE, SIZE),
+        generator_names=("a", "b"),
+        pool={"exact_duplicates": 3, "exact_duplicates_dropped": 0},
+    )
+    return pool, real
+
+
+def test_known_faults_are_counted(dataset_folders, tmp_path, capsys):
+    pool, real = dataset_folders
+    cache = f"--cache_dir={tmp_path}/cache"
+    assert run(pool, real, tmp_path / "out", cache, "--sample=100") == 0
+    found = figures_of(tmp_path / "out")
+    assert found["counts"]["pool"] == [21, 22, 21]
+    assert found["counts"]["generators"] == [[10, 10, 10], [11, 12, 11]]
+    assert found["imported"] == {"duplicates_found": 3, "duplicates_dropped": 0}
+    assert found["duplicates"]["pool"] == {
+        "in_their_class": 3,
+        "pixels_in_several_classes": 1,
+    }
+    assert found["near_grey"]["pool"] == pytest.approx([0, 4 / 22, 0])
+    assert found["near_grey"]["generators"][0] == pytest.approx([0, 0.4, 0])
+    encoding = found["encoding"]
+    assert encoding["real"]["formats"] == {"JPEG": 60}
+    assert encoding["real"]["commonest"][0]["setting"] == "quality 90, 4:2:0"
+    assert encoding["pool"]["formats"] == {"PNG": 34, "JPEG": 30}
+    assert encoding["generators"][0]["commonest"][0]["setting"] == "quality 30, 4:2:0"
+    assert encoding["generators"][1]["jpeg_settings"] == 0
+    colour = found["colour"]["generators"][1]["mean"]
+    b = pictures(10, 3)[0].astype(float)
+    expected = np.concatenate([b, b[:3], b[:1]]).mean((0, 1, 2))
+    np.testing.assert_allclose(colour, expected)
+    assert found["probe"]["pixels"]["by_generator"][0] is not None
+    out = capsys.readouterr().out
+    for line in (
+        "3 exact duplicates in the pool",
+        "1 pictures that are in several classes",
+        "near-grey dog: 18.2 % against 0.0 % real",
+        "a: JPEG mostly of quality 30, 4:2:0, real of quality 90, 4:2:0",
+        "b: 0.0 % stored as JPEG, 100.0 % of the real pictures",
+    ):
+        assert f"- {line}" in out, line
+    with Image.open(tmp_path / "out" / look.PNG) as sheet:
+        assert sheet.width > 3 * 8 * 48
+
+
+def test_a_truncated_shard_is_named(dataset_folders, tmp_path, capsys):
+    pool, real = dataset_folders
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in os.listdir(pool):
+        with open(os.path.join(pool, name), "rb") as f:
+            (copy / name).write_bytes(f.read())
+    shard = next(p for p in copy.iterdir() if "tfrecord" in p.name)
+    shard.write_bytes(shard.read_bytes()[:-100])
+    assert run(copy, real, tmp_path / "out", f"--cache_dir={tmp_path}/cache") == 2
+    message = capsys.readouterr().err
+    assert shard.name in message
+    assert "63 whole records of 64" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_tensorflow_the_files_are_not_looked_at(dataset_folders, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rsmatch_jax.data.tf_encoded", None)
+    monkeypatch.delattr(data_package, "tf_encoded", raising=False)
+    found = pool_encoding.of_folders(*dataset_folders, ("a", "b"))
+    assert "TensorFlow" in found["pool"]["unseen"]
+    assert "TensorFlow" in found["generators"][1]["unseen"]
+
+
+def test_grey_digits_and_their_pool(tmp_path, capsys):
+    pool = os.path.join(os.path.dirname(arrays.__file__), "digits_pool")
+    assert run(pool, "digits", tmp_path, "--sample=200", "--per_class=3") == 0
+    out = capsys.readouterr().out
+    assert "Near-grey pictures: skipped, all pictures are grey" in out
+    assert "Files of the pool not looked at" in out
+    found = figures_of(tmp_path)
+    assert found["near_grey"] is None
+    assert found["blockiness"]["pool"] is None
+    assert found["counts"]["pool"] == [190] * 10
+
+
+def test_a_grey_pool_beside_coloured_pictures(tmp_path, real):
+    images, labels = pictures(10, seed=8, channels=1)
+    pool = array_set(tmp_path / "p", images, labels, np.zeros(len(labels), np.int32))
+    assert run(pool, real, tmp_path / "out", "--sample=100") == 0
+    assert figures_of(tmp_path / "out")["near_grey"]["pool"] == [1, 1, 1]
+
+
+def test_a_class_and_a_generator_without_pictures(tmp_path, real, capsys):
+    images, labels = pictures(10, seed=8)
+    images, labels = images[labels < 2], labels[labels < 2]
+    data = arrays.ImageArrays(
+        "pets", images, labels, CLASSES, np.zeros(20, np.int32), ("a", "b")
+    )
+    arrays.save(str(tmp_path / "p"), data)
+    assert run(tmp_path / "p", real, tmp_path / "out", "--sample=100") == 0
+    assert "- no pictures of owl" in capsys.readouterr().out
+    found = figures_of(tmp_path / "out")
+    assert found["near_grey"]["pool"][2] is None
+    assert found["colour"]["generators"][1] == {"mean": [], "std": []}
+    assert found["blockiness"]["generators"][1] is None
+
+
+def test_default_folder_lies_beside_the_pool(tmp_path, real):
+    images, labels = pictures(10, seed=8)
+    pool = array_set(tmp_path / "p", images, labels, np.zeros(len(labels), np.int32))
+    for _ in range(2):
+        assert look.main([pool, f"--real={real}", "--sample=100"]) == 0
+    assert sorted(os.listdir(tmp_path / "p-look")) == [look.JSON, look.PNG]
+
+
+@pytest.mark.parametrize(
+    ("names", "size", "words"),
+    [
+        (("dog", "cat", "owl"), SIZE, ("label 0 is dog and cat", "--class_names")),
+        (
+            ("cat", "dog", "owl", "elk"),
+            SIZE,
+            ("4 classes", "elk unknown to the real set"),
+        ),
+        (("cat", "dog"), SIZE, ("owl missing from the pool",)),
+        (CLASSES, 12, ("12x12 pixels", "16x16", "--size=16")),
+    ],
+)
+def test_a_pool_for_another_set_is_refused(names, size, words, tmp_path, real, capsys):
+    images, labels = pictures(10, seed=8)
+    keep = labels < len(names)
+    images, labels = images[keep][:, :size, :size], labels[keep]
+    none = np.zeros(len(labels), np.int32)
+    pool = array_set(tmp_path / "p", images, labels, none, names)
+    assert run(pool, real, tmp_path / "out") == 2
+    message = capsys.readouterr().err
+    for word in (pool, *words):
+        assert word in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_requests(tmp_path, real, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images, labels = pictures(10, seed=8)
+    none = np.zeros(len(labels), np.int32)
+    pool = array_set(tmp_path / "p", images, labels, none)
+    array_set(tmp_path / "nothing", images[:0], labels[:0], none[:0], CLASSES)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "out"
+    for arguments, word in (
+        ((tmp_path / "absent", real, out), "there is no such folder"),
+        ((tmp_path / "nothing", real, out), "holds no pictures"),
+        ((tmp_path / "empty", real, out), "is no dataset folder"),
+        ((os.path.join(real, "train"), real, out), "is a dataset of real images"),
+        ((pool, real, pool), "lies in the pool"),
+        ((pool, real, os.path.join(pool, "x")), "lies in the pool"),
+        ((pool, real, tmp_path / "file"), "cannot be made"),
+        ((pool, tmp_path / "absent", out), "--real="),
+        ((pool, real, out, "--per_class=0"), "--per_class=0"),
+        ((pool, real, out, "--sample=7"), "--sample=7"),
+        ((pool, real, out, "--seed=-1"), "--seed=-1"),
+        ((pool, real, out, "--colour"), "--colour"),
+    ):
+        assert run(*arguments) == 2, arguments
+        message = capsys.readouterr().err
+        assert word in message
+        assert "Traceback" not in message
+        assert "config.data" not in message
+    assert look.main([]) == 2

@@ -1,0 +1,240 @@
+"""The figures of a pool against loops, Pillow and numpy's own statistics."""
+
+import io
+from collections import Counter
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rsmatch_jax.synthesis import (
+    pool_encoding,
+    pool_figures,
+    pool_probe,
+    pool_sheet,
+    pool_tables,
+)
+
+
+def noise(n, height=16, width=16, channels=3, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (n, height, width, channels), dtype=np.uint8)
+
+
+def encode(image, kind="JPEG", **options):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(pool_figures, "_CHUNK_VALUES", 2000)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_statistics_against_loops(channels, small_chunks):
+    images = noise(7, 16, 24, channels)
+    stats = pool_figures.statistics(images)
+    for n, image in enumerate(images.astype(float)):
+        np.testing.assert_allclose(stats.means[n], image.mean((0, 1)))
+        np.testing.assert_allclose(stats.stds[n], image.std((0, 1)))
+        luma = image @ [0.299, 0.587, 0.114] if channels == 3 else image[..., 0]
+        border, inside, detail, chroma = [], [], [], []
+        for y in range(16):
+            for x in range(24):
+                chroma.append(image[y, x].max() - image[y, x].min())
+                if x + 1 < 24:
+                    step = abs(luma[y, x] - luma[y, x + 1])
+                    (border if x in (7, 15) else inside).append(step)
+                if y + 1 < 16:
+                    step = abs(luma[y, x] - luma[y + 1, x])
+                    (border if y == 7 else inside).append(step)
+                if 0 < y < 15 and 0 < x < 23:
+                    around = luma[y - 1, x] + luma[y + 1, x]
+                    around += luma[y, x - 1] + luma[y, x + 1]
+                    detail.append(abs(4 * luma[y, x] - around))
+        np.testing.assert_allclose(stats.border[n], np.mean(border), rtol=1e-5)
+        np.testing.assert_allclose(stats.inside[n], np.mean(inside), rtol=1e-5)
+        np.testing.assert_allclose(stats.detail[n], np.mean(detail), rtol=1e-5)
+        if channels == 3:
+            np.testing.assert_allclose(stats.chroma[n], np.mean(chroma))
+    assert (stats.chroma is None) == (channels == 1)
+    whole = pool_figures.channels(stats)
+    np.testing.assert_allclose(whole["mean"], images.mean((0, 1, 2)))
+    np.testing.assert_allclose(whole["std"], images.std((0, 1, 2)))
+    assert len(stats.rows(np.array([1, 3])).features()) == 2
+
+
+def test_small_pictures_have_no_block_edges():
+    stats = pool_figures.statistics(noise(3, 8, 8, 1))
+    assert stats.border is None
+    assert pool_figures.blockiness(stats) is None
+    assert np.isfinite(stats.features()).all()
+    tiny = pool_figures.statistics(noise(3, 1, 2))
+    assert np.isfinite(tiny.features()).all()
+
+
+def test_blockiness_finds_jpeg_and_its_grid():
+    rng = np.random.default_rng(0)
+    images = []
+    for spots in rng.integers(60, 200, (30, 7, 7, 3), np.uint8):
+        smooth = Image.fromarray(spots).resize((77, 77), Image.Resampling.BICUBIC)
+        top, left = rng.integers(0, 37, 2)
+        images.append(np.asarray(smooth)[top : top + 40, left : left + 40])
+    images = np.stack(images)
+    coarse = [Image.open(io.BytesIO(encode(i, quality=8))) for i in images]
+    coarse = np.stack([np.asarray(i) for i in coarse])
+
+    def blockiness(pictures):
+        return pool_figures.blockiness(pool_figures.statistics(pictures))
+
+    assert 0.9 < blockiness(images) < 1.1
+    assert blockiness(coarse) > 1.5
+    assert blockiness(coarse[:, 4:, 4:]) < 1  # the grid has moved
+
+
+def test_near_grey_share_by_class():
+    images = np.full((4, 2, 2, 3), 100, np.uint8)
+    images[0, ..., 0] += 7  # not below the limit
+    images[1, ..., 2] -= 6
+    images[3, 0] = (100, 100, 120)  # half of the pixels: 10 in the mean
+    stats = pool_figures.statistics(images)
+    shares = pool_figures.grey_share(stats, np.array([0, 0, 2, 2]), 4)
+    assert shares == [0.5, None, 0.5, None]
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (28, 20), (5, 9)])
+def test_shrink_is_the_area_mean(height, width, small_chunks):
+    images = noise(5, height, width)
+    got = pool_figures.shrink(images, 8)
+    h, w = min(height, 8), min(width, 8)
+    fine = images.repeat(h, axis=1).repeat(w, axis=2).astype(float)
+    expected = fine.reshape(5, h, height, w, width, 3).mean((2, 4))
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_exact_duplicates_as_the_importer_counts_them():
+    rng = np.random.default_rng(1)
+    images = noise(12, 2, 2)[rng.integers(0, 12, 60)]
+    labels = rng.integers(0, 3, 60)
+    seen, same = {}, 0
+    for image, label in zip(images, labels, strict=True):
+        places = seen.setdefault(image.tobytes(), set())
+        same += label in places
+        places.add(label)
+    several = sum(len(places) > 1 for places in seen.values())
+    names = pool_figures.digests(images)
+    assert pool_figures.exact_duplicates(names, labels) == (same, several)
+    assert several > 3
+    assert pool_figures.exact_duplicates(names[:0], labels[:0]) == (0, 0)
+
+
+def test_near_twins_against_all_pairs(small_chunks):
+    rng = np.random.default_rng(2)
+    base = noise(40, 8, 8, 1, seed=2).astype(float)
+    spread = np.linspace(0.5, 18, 40)[:, None, None, None]  # around the limit
+    copies = np.clip(0.6 * base + 40 + spread * rng.normal(size=base.shape), 0, 255)
+    flat = np.full((3, 8, 8, 1), 99) + rng.integers(0, 2, (3, 8, 8, 1))
+    images = np.concatenate([base, copies, flat]).astype(np.uint8)
+    labels = np.concatenate([np.zeros(40), np.arange(40) % 5 == 0, np.zeros(3)])
+    pairs, having = 0, set()
+    for i in range(len(images)):
+        for j in range(i):
+            r = np.corrcoef(images[i].ravel(), images[j].ravel())[0, 1]
+            if labels[i] == labels[j] and r > pool_figures.NEAR_TWIN:
+                pairs += 1
+                having |= {i, j}
+    vectors = pool_figures.thumbnails(images)
+    assert pool_figures.near_twins(vectors, labels) == (pairs, len(having))
+    assert 10 < pairs < 25
+    # Without contrast there is nothing to be alike in.
+    equal = np.full((5, 8, 8, 1), 99, np.uint8)
+    assert pool_figures.near_twins(pool_figures.thumbnails(equal), np.zeros(5)) == (
+        0,
+        0,
+    )
+
+
+def test_encodings_are_told_apart():
+    image = noise(1)[0]
+    plain = pool_encoding.inspect(encode(image, quality=85, subsampling=0))
+    assert (plain.format, plain.setting) == ("JPEG", "quality 85, 4:4:4")
+    assert pool_encoding.inspect(encode(image, "PNG")).format == "PNG"
+    assert pool_encoding.inspect(b"neither").format == "unknown"
+    grey = pool_encoding.inspect(encode(image[..., 0], quality=60))
+    assert grey.setting == "quality 60, grey"
+    own = [[(i * 3) % 200 + 1 for i in range(64)]] * 2
+    odd = pool_encoding.inspect(encode(image, qtables=own, subsampling=2))
+    assert odd.setting.startswith("tables ")
+    assert odd.setting.endswith("4:2:0")
+    assert odd.tables[0] == tuple(
+        Image.open(io.BytesIO(encode(image, qtables=own))).quantization[0]
+    )
+    got = pool_encoding.summary(Counter({plain: 5, grey: 2, odd: 1}))
+    assert got["formats"] == {"JPEG": 8}
+    assert got["jpeg_settings"] == 3
+    assert [c["pictures"] for c in got["commonest"]] == [5, 2, 1]
+
+
+def test_choice_is_balanced_and_generators_take_turns():
+    real = np.repeat([0, 1, 2], [30, 4, 20])
+    labels = np.repeat([0, 1, 2], [50, 9, 12])
+    generators = (np.arange(71) % 7 > 4).astype(np.int32)  # 5 to 2
+    a, b = pool_probe.choose(real, labels, generators, 10, seed=3)
+    assert np.bincount(real[a]).tolist() == np.bincount(labels[b]).tolist()
+    assert np.bincount(real[a]).tolist() == [10, 4, 10]
+    assert len(set(a)) == len(a)
+    assert len(set(b)) == len(b)
+    first = generators[b[labels[b] == 0]]
+    assert np.bincount(first).tolist() == [5, 5]
+    again = pool_probe.choose(real, labels, generators, 10, seed=3)
+    np.testing.assert_array_equal(b, again[1])
+    other = pool_probe.choose(real, labels, generators, 10, seed=4)
+    assert not np.array_equal(b, other[1])
+
+
+def test_verdict_by_generator_and_its_error():
+    rng = np.random.default_rng(0)
+    generators = np.repeat([-1, 0, 1], [200, 100, 100])
+    features = rng.normal(size=(400, 3))
+    features[generators == 1] += 9  # the second generator alone gives itself away
+    verdict = pool_probe.judge(features, generators, 3, seed=0)
+    easy, none = verdict.by_generator[1:]
+    assert none is None
+    assert easy > verdict.balanced_accuracy > verdict.by_generator[0]
+    assert easy > 0.8
+    mean = np.mean(verdict.by_generator[:2])
+    assert verdict.balanced_accuracy == pytest.approx(mean)
+    assert 0 < verdict.error < 0.03
+    few = pool_probe.judge(features[176:], generators[176:], 2, seed=0)
+    assert few is None
+
+
+def test_sheet_puts_every_picture_in_its_place():
+    def group(value):
+        return [np.full((3, 4, 4, 3), value + c, np.uint8) for c in range(2)]
+
+    groups = [group(10), group(50)]
+    groups[1][0] = groups[1][0][:1]  # one picture where two have room
+    canvas, edges = pool_sheet.sheet(groups, 2)
+    tile, space = 48, 2
+    assert edges == [0, 2 * tile + space + 16]
+    assert canvas.shape == (2 * tile + space, edges[1] + 2 * tile + space, 3)
+    for g, values in enumerate((((10, 10), (11, 11)), ((50, 255), (51, 51)))):
+        for row, pair in enumerate(values):
+            for column, value in enumerate(pair):
+                y, x = row * (tile + space), edges[g] + column * (tile + space)
+                assert (canvas[y : y + tile, x : x + tile] == value).all()
+    large = [[noise(2, 300, 150)]]
+    assert pool_sheet.sheet(large, 2)[0].shape == (96, 2 * 48 + 2, 3)
+
+
+def test_a_long_list_of_classes_is_cut(monkeypatch):
+    monkeypatch.setattr(pool_tables, "MAX_ROWS", 2)
+    figures = {"class_names": list("abc"), "generator_names": ["g"]}
+    entry = {"real": [1, 2, 3], "pool": [4, 5, 6], "generators": [[4, 5, 6]]}
+    text = pool_tables._by_class(figures, entry, str)
+    assert "| b " in text
+    assert "| c " not in text
+    assert "and 1 classes more" in text
