@@ -519,6 +519,8 @@ def test_seeds_differ_and_stay():
 
 def test_pictures_of_nothing_end_the_run():
     with pytest.raises(RunFailed, match="NaN"):
-        drawing._to_uint8(np.full((4, 4, 3), np.nan, np.float32), "a cat")
+        drawing._to_uint8(np.full((4, 4, 3), np.nan, np.float32), 4, "a cat")
+    with pytest.raises(RunFailed, match="no colour picture of the 8 pixels"):
+        drawing._to_uint8(np.zeros((4, 4, 3), np.float32), 8, "a cat")
     image = np.array([[[0.0, 0.5, 1.0]]], np.float32)
-    np.testing.assert_array_equal(drawing._to_uint8(image, "x"), [[[0, 128, 255]]])
+    np.testing.assert_array_equal(drawing._to_uint8(image, 1, "x"), [[[0, 128, 255]]])

@@ -6,6 +6,7 @@ torch and diffusers are optional, so they are imported late.
 import dataclasses
 import importlib.metadata
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -90,14 +91,23 @@ def _load_glide(generator: Generator, device: str) -> Drawer:
 
 
 def _load_diffusers(generator: Generator, device: str) -> Drawer:
-    import diffusers
     import torch
+    import transformers.utils.logging
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()  # says which backends are absent
+    import diffusers.utils.logging
 
     diffusers.utils.logging.disable_progress_bar()
+    # Else every flagged picture warns of the black one in its place, which is dropped.
+    diffusers.utils.logging.set_verbosity_error()
     precision = getattr(torch, precision_on(device))
-    pipe = _pipeline(generator, precision)
+    with warnings.catch_warnings():
+        # Newer versions call torch_dtype dtype, older ones do not know that name.
+        warnings.filterwarnings("ignore", "`torch_dtype` is deprecated", FutureWarning)
+        pipe = _pipeline(generator, precision)
     pipe.set_progress_bar_config(disable=True)
-    pipe = pipe.to(device)
+    pipe = pipe.to(device, precision)
     if generator.safety_checker and getattr(pipe, "safety_checker", None) is None:
         raise RequestError(
             f"{generator.model} has no safety checker and {generator.name} is drawn "
@@ -124,7 +134,7 @@ def _load_diffusers(generator: Generator, device: str) -> Drawer:
         flagged = getattr(output, "nsfw_content_detected", None)
         flagged = flagged or [False] * len(prompts)
         return [
-            None if bad else _to_uint8(image, prompt)
+            None if bad else _to_uint8(image, size, prompt)
             for image, bad, prompt in zip(output.images, flagged, prompts, strict=True)
         ]
 
@@ -212,10 +222,13 @@ def _native_size(generator: Generator, pipe) -> int:
     return sample * factor
 
 
-def _to_uint8(image: np.ndarray, prompt: str) -> np.ndarray:
-    """float [H, W, 3] in [0, 1] as uint8."""
-    if image.ndim != 3 or image.shape[-1] != 3:
-        raise RunFailed(f"the model drew an array of {image.shape}, no colour picture")
+def _to_uint8(image: np.ndarray, size: int, prompt: str) -> np.ndarray:
+    """float [size, size, 3] in [0, 1] as uint8."""
+    if image.shape != (size, size, 3):
+        raise RunFailed(
+            f"the model drew an array of {image.shape}, no colour picture of the "
+            f"{size} pixels that it names"
+        )
     if not np.isfinite(image).all():
         raise RunFailed(f"the model drew no numbers (NaN) for {prompt!r}")
     return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
