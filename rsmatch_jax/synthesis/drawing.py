@@ -4,6 +4,7 @@ torch and diffusers are optional, so they are imported late.
 """
 
 import dataclasses
+import errno
 import importlib.metadata
 import inspect
 import warnings
@@ -52,17 +53,34 @@ def load(generator: Generator, device: str) -> Drawer:
     """Loads the weights, from the hub where they are not local.
 
     Half precision on a GPU, float32 on a CPU. Raises: RequestError where they cannot
-    be had or are no text-to-image model.
+    be had or are no text-to-image model, RunFailed where they do not fit the memory.
     """
+    import torch
+
+    glide_package = "glide_text2im" in generator.packages
     try:
-        if "glide_text2im" in generator.packages:
-            return _load_glide(generator, device)
-        return _load_diffusers(generator, device)
-    except (RequestError, MemoryError):
+        drawer = (_load_glide if glide_package else _load_diffusers)(generator, device)
+    except RequestError:
         raise
+    except (MemoryError, torch.OutOfMemoryError) as e:
+        raise RunFailed(f"{generator.name} does not fit the memory of {device}") from e
     except Exception as e:
+        if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # a download filled the disk
         # The hub, diffusers and torch raise anything here.
         raise RequestError(_cannot_load(generator, e)) from e
+
+    def draw(prompts: Sequence[str], seeds: Sequence[int]):
+        try:
+            return drawer.draw(prompts, seeds)
+        except (MemoryError, torch.OutOfMemoryError) as e:
+            raise RunFailed(
+                f"{len(prompts)} pictures at once do not fit the memory of {device}; "
+                "lower --batch_size (pictures that are staged keep theirs: give "
+                "another --name or --out then)"
+            ) from e
+
+    return dataclasses.replace(drawer, draw=draw)
 
 
 def _cannot_load(generator: Generator, error: Exception) -> str:
@@ -118,19 +136,9 @@ def _load_diffusers(generator: Generator, device: str) -> Drawer:
 
     def draw(prompts: Sequence[str], seeds: Sequence[int]):
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        try:
-            output = pipe(
-                prompt=list(prompts),
-                generator=generators,
-                output_type="np",
-                **arguments,
-            )
-        except torch.OutOfMemoryError as e:
-            raise RunFailed(
-                f"{len(prompts)} pictures at once do not fit the GPU's memory; lower "
-                "--batch_size (what is staged keeps its own: use another --name or "
-                "--out then)"
-            ) from e
+        output = pipe(
+            prompt=list(prompts), generator=generators, output_type="np", **arguments
+        )
         flagged = getattr(output, "nsfw_content_detected", None)
         flagged = flagged or [False] * len(prompts)
         return [
