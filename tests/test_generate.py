@@ -27,7 +27,8 @@ from rsmatch_jax.synthesis.prompt_file import Prompt
 
 CLASSES = ("cat", "dog", "owl")
 COUNT = 12
-FLAGGED, TWIN = 5, 9  # prompts: one is dropped, one is drawn as prompt 0 is
+# Prompts: one is dropped, one is drawn as prompt 0 is, and one of another class too.
+FLAGGED, TWIN, OTHER = 5, 9, 4
 SEED_7 = 4858828716256582319
 
 
@@ -61,7 +62,7 @@ def model(monkeypatch):
 
 
 def write_prompts(path, dataset="pets", classes=CLASSES, count=COUNT):
-    text = {FLAGGED: "flagged", TWIN: "twin", 0: "twin"}
+    text = {FLAGGED: "flagged", TWIN: "twin", OTHER: "twin", 0: "twin"}
     lines = [prompt_file.header_line(dataset, classes, {"seed": 3})]
     for i in range(count):
         prompt = Prompt(i % len(classes), f"{text.get(i, 'a')} {i}")
@@ -113,12 +114,12 @@ def test_a_pool_of_two_generators(tmp_path, model, request_of, capsys):
     assert model == [generate.seed_of(0, "sd14", i) for i in range(COUNT)]
     before = load(tmp_path / "pool", tmp_path)
 
-    # Twins are equal across generators as well: of the second, both are dropped.
+    # Twins are equal across generators as well: of the second, all are dropped.
     assert generate.main(request_of("glide", "--guidance=2")) == 0
     pool = load(tmp_path / "pool", tmp_path)
     assert pool.class_names == CLASSES
     assert pool.generator_names == ("sd14", "glide")
-    assert pool.images.shape == (10 + 9, 8, 8, 3)
+    assert pool.images.shape == (10 + 8, 8, 8, 3)
     sd14 = pool.generators == 0
     np.testing.assert_array_equal(pool.images[sd14], before.images)
     want = [i for i in range(COUNT) if i not in (FLAGGED, TWIN)]
@@ -131,7 +132,7 @@ def test_a_pool_of_two_generators(tmp_path, model, request_of, capsys):
     report = json.loads((tmp_path / "pool" / "pool.json").read_text())
     one, two = report["generators"]["sd14"], report["generators"]["glide"]
     assert (one["images"], one["exact_duplicates_dropped"]) == (10, 1)
-    assert (two["images"], two["exact_duplicates_dropped"]) == (9, 2)
+    assert (two["images"], two["exact_duplicates_dropped"]) == (8, 3)
     assert one["dropped"] == two["dropped"] == {"safety checker": 1}
     assert one["settings"]["weights"] == pipelines.SD14.revision
     assert one["settings"]["guidance"] == 7.5
@@ -140,7 +141,8 @@ def test_a_pool_of_two_generators(tmp_path, model, request_of, capsys):
     assert one["prompts"]["header"]["seed"] == 3
     assert one["environments"] == [{"numpy": "2"}]
     assert report["resize"] == {"kernel": staging.KERNEL, "size": 8}
-    assert report["exact_duplicates"] == 3
+    assert report["exact_duplicates"] == 4
+    assert report["same_pixels_in_two_classes"] == 1
     assert report["licence"]["glide"] == "MIT"
     assert "2112.10752" in report["source"]["sd14"]
 

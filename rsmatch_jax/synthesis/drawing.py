@@ -89,7 +89,7 @@ def _cannot_load(generator: Generator, error: Exception) -> str:
         return f"{generator.model} cannot be loaded as a model: {reason}"
     extra = ", with --unet=FILE" if generator.unet else ""
     return (
-        f"--generator={generator.name}: {generator.model} cannot be loaded: {reason} "
+        f"--generator={generator.name}: {generator.model} cannot be loaded ({reason}). "
         "Where its host cannot be reached, download it elsewhere and pass "
         f"--model_dir=FOLDER{extra}"
     )
@@ -126,6 +126,8 @@ def _load_diffusers(generator: Generator, device: str) -> Drawer:
         pipe = _pipeline(generator, precision)
     pipe.set_progress_bar_config(disable=True)
     pipe = pipe.to(device, precision)
+    if hasattr(getattr(pipe, "vae", None), "enable_slicing"):
+        pipe.vae.enable_slicing()  # decodes one by one: a batch needs far more memory
     if generator.safety_checker and getattr(pipe, "safety_checker", None) is None:
         raise RequestError(
             f"{generator.model} has no safety checker and {generator.name} is drawn "
