@@ -1,5 +1,6 @@
 """The dataset writer: bytes kept as they came, and all or nothing."""
 
+import errno
 import io
 import os
 
@@ -37,6 +38,45 @@ def test_writer_keeps_bytes_and_refuses_what_is_there(tmp_path):
     with pytest.raises(RequestError, match="single lines"):
         tf_write.write(folder + "2", {}, class_names=("cat", "cat"), size=(SIZE, SIZE))
     assert os.listdir(tmp_path) == ["9 lives"]
+
+
+def test_shards_named_after_their_content(tmp_path):
+    """Two datasets of one name share no shard; equal ones are equal byte for byte."""
+
+    def files(folder, label):
+        tf_write.write(
+            str(tmp_path / folder),
+            {"train": [tf_write.Example(picture(), label, "x")]},
+            class_names=CLASSES,
+            size=(SIZE, SIZE),
+            name="my pets",
+            digest_names=True,
+        )
+        paths = sorted((tmp_path / folder).iterdir())
+        return {path.name: path.read_bytes() for path in paths}
+
+    one, same, other = files("one", 0), files("same", 0), files("other", 2)
+    assert one == same
+    assert "label.labels.txt" in one
+    shards = [n for f in (one, other) for n in f if ".tfrecord-00000" in n]
+    assert len(set(shards)) == 2
+    assert all(n.startswith("my_pets-train-") for n in shards)
+    for folder, label in (("one", 0), ("other", 2)):
+        builder = tfds.builder_from_directory(str(tmp_path / folder))
+        (example,) = tfds.as_numpy(builder.as_dataset("train"))
+        assert example["label"] == label
+        np.testing.assert_array_equal(example["image"], picture())
+
+
+def test_a_full_disk_is_told_as_such(tmp_path, monkeypatch):
+    def full(*args):
+        raise tf_write.tf.errors.ResourceExhaustedError(None, None, "no space")
+
+    monkeypatch.setattr(tf_write, "_write_splits", full)
+    with pytest.raises(OSError, match="no space") as e:
+        tf_write.write(str(tmp_path / "p"), {}, class_names=CLASSES, size=(8, 8))
+    assert e.value.errno == errno.ENOSPC
+    assert os.listdir(tmp_path) == []
 
 
 def test_writer_leaves_nothing_behind_a_failure(tmp_path):

@@ -5,6 +5,8 @@ and synthetic pools, whose `pool.json` says how they were made.
 """
 
 import dataclasses
+import errno
+import hashlib
 import io
 import itertools
 import json
@@ -18,6 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from rsmatch_jax.data import dataset_folder
 from rsmatch_jax.data.tf_import import tf
 from rsmatch_jax.errors import RequestError
 
@@ -52,14 +55,19 @@ def write(
     description: str = "",
     licence: str = "",
     version: str = "1.0.0",
+    name: str | None = None,
+    digest_names: bool = False,
 ) -> dict[str, int]:
     """Writes a dataset folder wholly or not at all; returns images per split.
 
     splits: usually `train` and `test`, for a pool `train` alone; read once, in order,
     so that generators can stream. size: height and width of every image.
     pool: content of pool.json; it is written after the last example, so that a caller
-    may fill in counts while it yields. Raises: RequestError where `folder` is taken, a
-    name is doubled, or a split stays empty; OSError on a full disk.
+    may fill in counts while it yields. name: the dataset's, by default the folder's.
+    digest_names: shards carry a digest of their content in their names, so that two
+    versions can lie in one folder. The files depend on the arguments alone, but for
+    `folder` where a name is given. Raises: RequestError where `folder` is taken, a name
+    is doubled, or a split stays empty; OSError on a full disk.
     """
     folder = os.path.abspath(os.path.expanduser(folder))
     refuse_existing(folder)
@@ -79,7 +87,7 @@ def write(
             splits,
             _info(
                 temporary,
-                _dataset_name(base),
+                _dataset_name(name or base),
                 version,
                 _features(class_names, generator_names, size),
                 description,
@@ -89,6 +97,8 @@ def write(
         empty = [split for split, count in counts.items() if not count]
         if empty:
             raise RequestError(f"no images for {folder} in {', '.join(empty)}")
+        if digest_names:
+            _put_digests_in_names(temporary)
         if pool is not None:
             with open(os.path.join(temporary, POOL_REPORT), "w") as f:
                 json.dump(pool, f, indent=1, ensure_ascii=False)
@@ -97,7 +107,9 @@ def write(
         os.rename(temporary, folder)
     except tf.errors.OpError as e:
         # A full disk, most likely: TensorFlow writes the shards.
-        raise OSError(f"{folder} cannot be written: {e.message}") from e
+        full = isinstance(e, tf.errors.ResourceExhaustedError)
+        code = errno.ENOSPC if full else errno.EIO
+        raise OSError(code, f"cannot be written: {e.message}", folder) from e
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return counts
@@ -165,6 +177,29 @@ def _write_splits(
             counts[split] += len(chunk)
     writer.close_all()
     return counts
+
+
+def _put_digests_in_names(folder: str):
+    """NAME-train.tfrecord-00000 becomes NAME-train-DIGEST.tfrecord-00000."""
+    path = os.path.join(folder, dataset_folder.INFO)
+    with open(path) as f:
+        info = json.load(f)
+    for split in info["splits"]:
+        start = f"{info['name']}-{split['name']}."
+        shards = sorted(n for n in os.listdir(folder) if n.startswith(start))
+        total = hashlib.sha256()
+        for shard in shards:
+            with open(os.path.join(folder, shard), "rb") as f:
+                total.update(hashlib.file_digest(f, "sha256").digest())
+        tag = f"-{total.hexdigest()[:12]}."
+        for shard in shards:
+            new = start.removesuffix(".") + tag + shard.removeprefix(start)
+            os.rename(os.path.join(folder, shard), os.path.join(folder, new))
+        template = split["filepathTemplate"]
+        split["filepathTemplate"] = template.replace("{SPLIT}.", "{SPLIT}" + tag)
+    with open(path, "w") as f:
+        json.dump(info, f, indent=2)
+        f.write("\n")
 
 
 def _fields(example: Example) -> dict[str, Any]:

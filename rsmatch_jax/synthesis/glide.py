@@ -1,0 +1,158 @@
+"""GLIDE (Nichol et al. 2022, arXiv 2112.10741), the filtered model OpenAI released.
+
+diffusers has no pipeline for it: `pip install git+https://github.com/openai/glide-text2im`
+brings the network and its noise schedules. Drawn as that package's text2im notebook
+does: 64 pixels by ancestral sampling with guidance, then 256 by DDIM.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from rsmatch_jax.errors import RequestError
+
+RESPACING, RESPACING_UP = "100", "fast27"  # steps of the base model, of the upsampler
+TEMPERATURE_UP = 0.997  # of the upsampler's first noise; 1 is sharper, with grain
+FILES = {"base": "base.pt", "upsample": "upsample.pt"}
+SIZE = 256
+
+
+def load(
+    folder: str | None, steps: int, guidance: float, device: str
+) -> Callable[[Sequence[str], Sequence[int]], list[np.ndarray]]:
+    """Returns draw(prompts, seeds) -> uint8 pictures [256, 256, 3].
+
+    folder: of base.pt and upsample.pt; None downloads them to torch's hub folder.
+    Raises: RequestError where `folder` lacks one; whatever the download raises.
+    """
+    from glide_text2im import model_creation  # lazy: optional, as torch is
+
+    half = device == "cuda"
+
+    def build(options: dict[str, Any], respacing: str, name: str):
+        options.update(use_fp16=half, timestep_respacing=respacing)
+        model, diffusion = model_creation.create_model_and_diffusion(**options)
+        model.eval()
+        if half:
+            model.convert_to_fp16()
+        model.to(device)
+        model.load_state_dict(_weights(folder, name, device))
+        return model, diffusion, options
+
+    base = build(model_creation.model_and_diffusion_defaults(), str(steps), "base")
+    upsampler = build(
+        model_creation.model_and_diffusion_defaults_upsampler(),
+        RESPACING_UP,
+        "upsample",
+    )
+
+    def draw(prompts: Sequence[str], seeds: Sequence[int]) -> list[np.ndarray]:
+        return _draw(base, upsampler, prompts, seeds, guidance, device)
+
+    return draw
+
+
+def _weights(folder: str | None, name: str, device: str) -> dict[str, Any]:
+    import torch
+    from glide_text2im import download
+
+    cache = folder or os.path.join(torch.hub.get_dir(), "glide")
+    path = os.path.join(cache, FILES[name])
+    if os.path.isfile(path):  # the package asks its host even then
+        return torch.load(path, map_location=device, weights_only=True)
+    if folder:
+        raise RequestError(
+            f"--model_dir={folder} has no {FILES[name]}; GLIDE needs "
+            f"{' and '.join(FILES.values())}, from {download.MODEL_PATHS[name]}"
+        )
+    return download.load_checkpoint(name, device, progress=False, cache_dir=cache)
+
+
+def _draw(base, upsampler, prompts, seeds, guidance: float, device: str):
+    """One batch. Every picture has a random generator of its own for all of its noise,
+    so that a prompt's noise does not depend on its batch."""
+    import torch
+
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+
+    def noise(size: int):
+        rows = [torch.randn((3, size, size), generator=g) for g in generators]
+        return torch.stack(rows).to(device)
+
+    with torch.no_grad():
+        small = _draw_base(*base, prompts, noise, guidance, device)
+        model, diffusion, options = upsampler
+        tokens, mask = _tokens(model, prompts, options["text_ctx"], device)
+        size = options["image_size"]
+        start = noise(size) * TEMPERATURE_UP
+        model.del_cache()
+        # Without its own noise (eta = 0): this loop could not draw it per picture.
+        large = diffusion.ddim_sample_loop(
+            model,
+            tuple(start.shape),
+            noise=start,
+            clip_denoised=True,
+            model_kwargs={
+                "low_res": ((small + 1) * 127.5).round() / 127.5 - 1,
+                "tokens": tokens,
+                "mask": mask,
+            },
+            device=device,
+            eta=0.0,
+        )
+        model.del_cache()
+    pixels = ((large.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return list(pixels.permute(0, 2, 3, 1).cpu().numpy())
+
+
+def _draw_base(model, diffusion, options, prompts, noise, guidance, device):
+    """Ancestral sampling (2006.11239, algorithm 2) from the package's own mean and
+    variance; its p_sample_loop would draw the steps' noise for the batch at once.
+
+    noise(size): float32 [n, 3, size, size], new at every call.
+    """
+    import torch
+
+    count, context = len(prompts), options["text_ctx"]
+    tokens, mask = _tokens(model, [*prompts, *[None] * count], context, device)
+
+    def guided(x, t, **kwargs):
+        out = model(torch.cat([x, x]), torch.cat([t, t]), **kwargs)
+        with_text, without = out[:count, :3], out[count:, :3]
+        noise_guess = without + guidance * (with_text - without)
+        return torch.cat([noise_guess, out[:count, 3:]], dim=1)
+
+    model.del_cache()
+    x = noise(options["image_size"])
+    for step in reversed(range(diffusion.num_timesteps)):
+        t = torch.full((count,), step, device=device)
+        out = diffusion.p_mean_variance(
+            guided,
+            x,
+            t,
+            clip_denoised=True,
+            model_kwargs={"tokens": tokens, "mask": mask},
+        )
+        x = out["mean"]
+        if step:  # the last step adds none
+            spread = torch.exp(0.5 * out["log_variance"])
+            x = x + spread * noise(options["image_size"])
+    model.del_cache()
+    return x
+
+
+def _tokens(model, prompts: Sequence[str | None], context: int, device: str):
+    """Tokens int64 and mask bool, [n, context] each; None is no text."""
+    import torch
+
+    pairs = [
+        model.tokenizer.padded_tokens_and_mask(
+            [] if prompt is None else model.tokenizer.encode(prompt), context
+        )
+        for prompt in prompts
+    ]
+    tokens = torch.tensor([tokens for tokens, _ in pairs], device=device)
+    mask = torch.tensor([mask for _, mask in pairs], dtype=torch.bool, device=device)
+    return tokens, mask

@@ -1,0 +1,264 @@
+"""The generate command is stopped: kills, full disks, others at work, damage."""
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+from generate_helpers import (
+    CLASSES,
+    draw,
+    flags_of,
+    install,
+    load,
+    tree,
+    write_prompts,
+)
+
+from rsmatch_jax.data import import_images
+from rsmatch_jax.synthesis import durable, generate, pool_folder, staging
+
+
+@pytest.fixture
+def model(monkeypatch):
+    return install(monkeypatch)
+
+
+@pytest.fixture
+def request_of(tmp_path):
+    return flags_of(tmp_path)
+
+
+def test_a_finished_pool_is_left_as_it_is(tmp_path, model, request_of, capsys):
+    assert generate.main(request_of()) == 0
+    before = tree(tmp_path / "pool")
+    model.clear()
+    capsys.readouterr()
+    assert generate.main(request_of()) == 0
+    assert "is finished: 11 pictures of sd14, 1 dropped" in capsys.readouterr().out
+    assert model == []
+    assert tree(tmp_path / "pool") == before
+
+
+def test_the_pool_is_a_function_of_the_staging(
+    tmp_path, model, request_of, monkeypatch
+):
+    """Interrupted in the second batch and gone on with, or written again: equal."""
+    assert generate.main(request_of()) == 0
+    whole = tree(tmp_path / "pool", without=[".staging"])
+    assert sorted(name.split("-")[0] for name in whole) == [
+        "LICENSE",
+        "dataset_info.json",
+        "features.json",
+        "generator.labels.txt",
+        "label.labels.txt",
+        "pets_pool",
+        "pool.json",
+    ]
+    for name in whole:
+        os.remove(tmp_path / "pool" / name)
+    assert generate.main(request_of()) == 0
+    assert tree(tmp_path / "pool", without=[".staging"]) == whole
+    shutil.rmtree(tmp_path / "pool")
+
+    real, calls = staging.Part.stage, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        real(*args, **kwargs)
+
+    monkeypatch.setattr(staging.Part, "stage", interrupted)
+    model.clear()
+    assert generate.main(request_of()) == 1
+    assert not os.path.exists(tmp_path / "pool" / "dataset_info.json")
+    assert generate.main(request_of()) == 0
+    assert Counter(Counter(model).values()) == {1: 7, 2: 5}
+    assert tree(tmp_path / "pool", without=[".staging"]) == whole
+
+
+def test_a_kill_while_writing_leaves_the_old_pool_or_the_new(
+    tmp_path, model, request_of, monkeypatch
+):
+    pool = tmp_path / "pool"
+    assert generate.main(request_of("sd14")) == 0
+    old = load(pool, tmp_path)
+    shutil.copytree(pool, tmp_path / "copy")
+    assert generate.main(request_of("glide")) == 0
+    new, whole = load(pool, tmp_path), tree(pool, without=[".staging"])
+    assert old.generator_names != new.generator_names
+
+    class Killed(BaseException):
+        pass
+
+    real = {name: getattr(os, name) for name in ("replace", "remove")}
+    moves = []
+
+    def until(limit):
+        def wrap(name):
+            def call(*args):
+                moves.append(args)
+                if staging.STAGING in args[-1]:  # the staged files themselves
+                    moves.pop()
+                if len(moves) > limit:
+                    raise Killed
+                real[name](*args)
+
+            return call
+
+        for name in real:
+            monkeypatch.setattr(pool_folder.os, name, wrap(name))
+
+    seen = []
+    for limit in range(20):
+        shutil.rmtree(pool)
+        shutil.copytree(tmp_path / "copy", pool)
+        moves.clear()
+        until(limit)
+        try:
+            code = generate.main(request_of("glide"))
+        except Killed:
+            code = None
+        monkeypatch.setattr(pool_folder.os, "replace", real["replace"])
+        monkeypatch.setattr(pool_folder.os, "remove", real["remove"])
+        found = load(pool, tmp_path)
+        is_old = len(found.labels) == len(old.labels)
+        np.testing.assert_array_equal(found.images, (old if is_old else new).images)
+        seen.append(is_old)
+        assert generate.main(request_of("glide")) == 0
+        assert tree(pool, without=[".staging"]) == whole
+        if code == 0:
+            break
+    else:
+        pytest.fail("it never came to an end")
+    # Shard, five small files: old; then the description, the old shard: new.
+    assert seen == [True] * 7 + [False] * 2
+
+
+def test_a_full_disk_exits_1_and_goes_on(
+    tmp_path, model, request_of, capsys, monkeypatch
+):
+    real, writes = durable.write, []
+
+    def full(path, *args, **kwargs):
+        writes.append(path)
+        if len(writes) == 11:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        real(path, *args, **kwargs)
+
+    monkeypatch.setattr(durable, "write", full)
+    assert generate.main(request_of()) == 1
+    said = capsys.readouterr().err
+    assert "free some space and start again" in said
+    assert "Traceback" not in said
+    assert len(staging.Part(str(tmp_path / "pool"), "sd14").entries) == 5
+    assert generate.main(request_of()) == 0
+    assert Counter(model).most_common(8)[-1][1] == 1, "the first batch is not redrawn"
+    assert len(load(tmp_path / "pool", tmp_path).labels) == 10
+
+
+def test_a_full_disk_while_writing_keeps_the_old_pool(
+    tmp_path, model, request_of, capsys, monkeypatch
+):
+    assert generate.main(request_of()) == 0
+    before = tree(tmp_path / "pool", without=[".staging"])
+    tf_write = pool_folder.load_writer()
+
+    def full(*args):
+        raise tf_write.tf.errors.ResourceExhaustedError(None, None, "No space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tf_write, "_write_splits", full)
+        assert generate.main(request_of("glide")) == 1
+    said = capsys.readouterr().err
+    assert "free some space and start again" in said
+    assert "Traceback" not in said
+    assert tree(tmp_path / "pool", without=[".staging"]) == before
+    model.clear()
+    assert generate.main(request_of("glide")) == 0
+    assert model == []
+    assert load(tmp_path / "pool", tmp_path).generator_names == ("sd14", "glide")
+
+
+def test_a_disk_that_really_is_full(tmp_path, model, request_of, capsys):
+    disk = tmp_path / "pool"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=120k", "tmpfs", str(disk)]
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(mount, capture_output=True, check=False).returncode
+    ):
+        pytest.skip("mounting is not allowed here")
+    try:
+        prompts = write_prompts(tmp_path / "many.jsonl", count=90)
+        flags = request_of("sd14", f"--prompts={prompts}", "--size=16")
+        assert generate.main(flags) == 1
+        said = capsys.readouterr().err
+        assert "free some space and start again" in said
+        assert "Traceback" not in said
+        staged = staging.Part(str(disk), "sd14").entries
+        assert 5 <= len(staged) < 90
+        subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
+        model.clear()
+        assert generate.main(flags) == 0
+        assert len(model) == 90 - len(staged)
+        assert len(load(disk, tmp_path).labels) == 88
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_two_processes_on_one_pool(tmp_path, model, request_of, capsys):
+    out = str(tmp_path / "pool")
+    program = (
+        "import sys; from rsmatch_jax.synthesis import staging\n"
+        "with staging.locked(sys.argv[1]): print('in', flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, out],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout.readline() == "in\n"
+        before = tree(out)
+        assert generate.main(request_of()) == 2
+        assert "another process" in capsys.readouterr().err
+        assert tree(out) == before
+        other.kill()
+    assert generate.main(request_of()) == 0
+
+
+def test_a_truncated_shard_is_refused_and_mended(tmp_path, model, request_of, capsys):
+    assert generate.main(request_of()) == 0
+    whole = tree(tmp_path / "pool", without=[".staging"])
+    (shard,) = (tmp_path / "pool").glob("*.tfrecord-*")
+    os.truncate(shard, shard.stat().st_size - 7)
+    before = tree(tmp_path / "pool")
+    for generator in ("sd14", "glide"):
+        assert generate.main(request_of(generator)) == 2
+        said = capsys.readouterr().err
+        assert shard.name in said
+        assert "delete" in said
+        assert tree(tmp_path / "pool") == before
+    os.remove(tmp_path / "pool" / "dataset_info.json")
+    assert generate.main(request_of()) == 0
+    assert tree(tmp_path / "pool", without=[".staging"]) == whole
+
+
+def test_an_imported_pool_is_left_alone(tmp_path, model, request_of, capsys):
+    source = tmp_path / "source"
+    for name in CLASSES:
+        (source / name).mkdir(parents=True)
+        content, _ = staging.encode(draw(["a"], [len(name)])[0], 8)
+        (source / name / "1.png").write_bytes(content)
+    flags = ["--layout=folders", f"--source={source}", f"--out={tmp_path}/pool"]
+    assert import_images.main([*flags, "--generator=x", "--size=8"]) == 0
+    before = tree(tmp_path / "pool")
+    assert generate.main(request_of()) == 2
+    assert "was not made by this command" in capsys.readouterr().err
+    assert tree(tmp_path / "pool") == before
