@@ -138,8 +138,7 @@ def test_command_makes_a_pool(tmp_path, capsys):
 
 def test_a_colour_set_becomes_a_tfds_pool(tmp_path, capsys):
     out = str(tmp_path / "My Pool")
-    argv = ["--dataset=fake", f"--out={out}", "--flip", "--dropout=0.1", *SHORT[:-1]]
-    argv = [flag for flag in argv if not flag.startswith("--dropout=0.0")]
+    argv = ["--dataset=fake", f"--out={out}", "--flip", *SHORT]
     assert ddpm.main(argv) == 0, capsys.readouterr().err
     assert f"20 pictures of 10 classes in {out}" in capsys.readouterr().out
     pool = sources.load_pool(out, cache_dir=str(tmp_path / "cache"))
@@ -155,9 +154,9 @@ def test_a_colour_set_becomes_a_tfds_pool(tmp_path, capsys):
         report = json.load(f)
     made = report["generators"]["ddpm"]
     assert made["images"] == 20
-    assert made["how"]["command"].endswith("--sampling_steps=3")
+    assert made["how"]["command"].endswith(" ".join(SHORT))
     assert made["how"]["settings"]["flip"] is True
-    assert made["how"]["settings"]["dropout"] == 0.1
+    assert made["how"]["settings"]["steps"] == 6
     assert report["exact_duplicates_dropped"] == 0
     assert "fake" in report["source"]
     assert "fake" in report["licence"]
