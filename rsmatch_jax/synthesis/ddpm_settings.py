@@ -22,7 +22,7 @@ class Settings:
     the digits, in three minutes on two CPU cores."""
 
     per_class: int = 190
-    steps: int = 600
+    steps: int = 1500
     batch_size: int = 128
     learning_rate: float = 2e-3
     warmup_steps: int = 0
@@ -32,9 +32,9 @@ class Settings:
     dropout: float = 0.0
     flip: bool = False
     dtype: str = "float32"
-    ema_decay: float = 0.99
+    ema_decay: float = 0.995
     label_dropout: float = 0.1
-    guidance: float = 6.0
+    guidance: float = 8.0
     sampling_steps: int = 50
     sampling_batch: int = 500
     seed: int = 0
