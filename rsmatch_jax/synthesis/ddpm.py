@@ -211,7 +211,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             run(argv, say)
         except FloatingPointError as e:
-            raise RunFailed(f"{e}, with another --out: it is other training") from e
+            raise RunFailed(f"{e} and name another --out: it is other training") from e
         except (RuntimeError, OSError) as e:
             full = "RESOURCE_EXHAUSTED" in str(e)
             way_out = "; lower --batch_size or --sampling_batch" if full else ""
