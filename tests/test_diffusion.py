@@ -260,8 +260,8 @@ FULL = dataclasses.replace(
 )
 
 
-def one_step(settings, num_devices):
-    """(state, gradient, loss) of a step from weights none of which is zero."""
+def mapped_step(settings, num_devices):
+    """(step, its arguments), from weights none of which is zero."""
     data = arrays.fake("train")
     devices = jax.local_devices()[:num_devices]
     tx = optax.sgd(1.0)
@@ -271,15 +271,20 @@ def one_step(settings, num_devices):
     inputs = parallel.replicate((jax.random.key(3), data.images, data.labels), devices)
     step = diffusion.make_train_step(settings, 10, tx)
     step = parallel.map_resident_step(step, 3, devices)
-    state, loss = step(state, *inputs, parallel.ranks(devices))
-    state = jax.device_get(state)
-    gradient = jax.tree.map(lambda a, b: a - b, start, state.params)
-    return state, gradient, float(loss)
+    return step, (state, *inputs, parallel.ranks(devices))
 
 
-def test_devices_and_dtypes(shallow):
-    one, gradient, loss = one_step(FULL, 1)
-    _, gradient_4, loss_4 = one_step(FULL, 4)
+def one_step(settings, num_devices):
+    """(gradient, loss)."""
+    step, arguments = mapped_step(settings, num_devices)
+    start = jax.device_get(arguments[0].params)
+    state, loss = step(*arguments)
+    end = jax.device_get(state.params)
+    return jax.tree.map(lambda a, b: a - b, start, end), float(loss)
+
+
+def test_one_device_equals_four(shallow):
+    (gradient, loss), (gradient_4, loss_4) = (one_step(FULL, n) for n in (1, 4))
     assert loss == pytest.approx(loss_4, rel=1e-5)
     largest = max(np.abs(g).max() for g in jax.tree.leaves(gradient))
     assert largest > 0.01
@@ -288,15 +293,6 @@ def test_devices_and_dtypes(shallow):
         gradient,
         gradient_4,
     )
-
-    # bfloat16 is for activations alone: the state has the same dtypes, all float32
-    # but for the step, and the loss is nearly the same.
-    half, _, loss_half = one_step(dataclasses.replace(FULL, dtype="bfloat16"), 1)
-    dtypes = {x.dtype for x in jax.tree.leaves((half.params, half.ema))}
-    assert dtypes == {np.dtype("float32")}
-    jax.tree.map(lambda a, b: np.testing.assert_(a.dtype == b.dtype), one, half)
-    assert loss_half == pytest.approx(loss, rel=0.02)
-    assert loss_half != loss
 
 
 def test_drawing_on_one_device_equals_four(shallow):
@@ -317,16 +313,26 @@ def test_drawing_on_one_device_equals_four(shallow):
     np.testing.assert_allclose(*got, atol=1e-4)
 
 
-def test_bfloat16_reaches_every_block(shallow):
-    net = diffusion.network(dataclasses.replace(FULL, dtype="bfloat16"), 8, 10)
-    images, labels = jnp.zeros((1, 8, 8, 3)), jnp.zeros((1,), jnp.int32)
+def test_bfloat16_is_for_activations_alone(shallow):
+    half = dataclasses.replace(FULL, dtype="bfloat16")
+    step, arguments = mapped_step(half, 1)
+    before, (after, loss) = arguments[0], jax.eval_shape(step, *arguments)
+    assert loss.dtype == jnp.float32
+    assert {x.dtype for x in jax.tree.leaves(before.params)} == {jnp.dtype("float32")}
+    assert [x.dtype for x in jax.tree.leaves(after)] == [
+        x.dtype for x in jax.tree.leaves(before)
+    ]
 
-    def traced(key):
-        params = net.init(key, images, labels, labels)
-        return net.apply(params, images, labels, labels, capture_intermediates=True)
-
-    out, seen = jax.eval_shape(traced, jax.random.key(0))
-    assert out.dtype == jnp.float32
+    nets = [diffusion.network(settings, 8, 10) for settings in (FULL, half)]
+    images = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
+    labels = jnp.arange(4)
+    inputs = images, 100 * labels, labels
+    exact = jax.jit(nets[0].apply)(before.params, *inputs)
+    apply = functools.partial(nets[1].apply, capture_intermediates=True)
+    rounded, seen = jax.jit(apply)(before.params, *inputs)
+    assert rounded.dtype == jnp.float32
+    assert not np.array_equal(rounded, exact)
+    np.testing.assert_allclose(rounded, exact, atol=0.03 * jnp.abs(exact).max())
     blocks = ("encode", "decode", "middle", "attention", "stem")
     seen = seen["intermediates"]
     names = [name for name in seen if name.startswith(blocks)]
@@ -335,8 +341,19 @@ def test_bfloat16_reaches_every_block(shallow):
         assert seen[name]["__call__"][0].dtype == jnp.bfloat16, name
 
 
-def test_resumed_training_is_bit_equal(shallow, tmp_path, monkeypatch):
-    settings = dataclasses.replace(FULL, warmup_steps=2, dropout=0.0)
+class Scale:
+    """A network of one weight, which compiles at once: noise is `scale` times image."""
+
+    def lazy_init(self, key, images, times, labels):
+        return {"scale": jax.random.normal(key, ())}
+
+    def apply(self, params, images, times, labels, keys):
+        return params["scale"] * images
+
+
+def test_resumed_training_is_bit_equal(tmp_path, monkeypatch):
+    monkeypatch.setattr(diffusion, "network", lambda *args: Scale())
+    settings = dataclasses.replace(FULL, warmup_steps=2)
     data, devices = arrays.fake("train"), jax.local_devices()[:1]
     whole, losses = diffusion.train(settings, data, devices=devices)
 
@@ -365,18 +382,26 @@ def test_resumed_training_is_bit_equal(shallow, tmp_path, monkeypatch):
     assert known.known == losses.known
 
 
-def test_training_learns():
-    state, losses = diffusion.train(TINY, arrays.digits("train"))
+def test_training_learns(shallow):
+    devices = jax.local_devices()[:1]
+    state, losses = diffusion.train(TINY, arrays.digits("train"), devices=devices)
     losses = np.asarray(losses.known)
     assert losses.shape == (60,)
     assert losses[0] == pytest.approx(1, abs=0.1)  # predicts 0 of unit noise
     assert losses[-10:].mean() < 0.6
     # The averaged weights learnt too: pure noise is nearly all noise.
-    apply = jax.jit(unet.UNet(10, TINY.width).apply)
+    apply = jax.jit(diffusion.network(TINY, 8, 10).apply)
     noise = jax.random.normal(jax.random.key(0), (64, 8, 8, 1))
     times = jnp.full((64,), 900)
     guess = apply(jax.device_get(state.ema), noise, times, jnp.arange(64) % 11)
     assert jnp.mean((guess - noise) ** 2) < 0.6
+
+
+def test_every_step_has_its_own_batch(monkeypatch):
+    monkeypatch.setattr(diffusion, "network", lambda *args: Scale())
+    still = dataclasses.replace(TINY, learning_rate=1e-12, steps=4)
+    _, losses = diffusion.train(still, arrays.digits("train"))
+    assert len(set(losses.known)) == 4
 
 
 def test_drawing_with_a_perfect_predictor_finds_its_images(monkeypatch):
