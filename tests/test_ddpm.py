@@ -1,6 +1,7 @@
-"""The diffusion model against formulas, and its command from end to end."""
+"""The pool-making command from end to end, and its parts."""
 
 import dataclasses
+import json
 import os
 
 import jax
@@ -8,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rsmatch_jax.data import arrays
-from rsmatch_jax.models import unet
-from rsmatch_jax.synthesis import ddpm, diffusion
+from rsmatch_jax import checkpoint
+from rsmatch_jax.data import arrays, sources
+from rsmatch_jax.errors import RequestError
+from rsmatch_jax.synthesis import ddpm, ddpm_output, ddpm_settings, diffusion
+from rsmatch_jax.synthesis.ddpm_progress import Progress
 
-# One set of shapes for all tests: compiling is what costs time here.
-TINY = diffusion.Settings(
+TINY = ddpm_settings.Settings(
     per_class=2,
     steps=60,
     batch_size=32,
@@ -23,102 +25,16 @@ TINY = diffusion.Settings(
     sampling_steps=3,
     sampling_batch=12,
 )
-FLAGS = [
-    f"--{name}={value}"
-    for name, value in dataclasses.asdict(TINY).items()
-    if name != "seed"
-]
 
 
-def digits(n=64):
-    data = arrays.digits("train")
-    return dataclasses.replace(data, images=data.images[:n], labels=data.labels[:n])
+def flags(**settings):
+    """TINY with changes, as flags."""
+    values = dataclasses.asdict(dataclasses.replace(TINY, **settings))
+    return [f"--{k}={v}" for k, v in values.items() if k not in ("seed", "flip")]
 
 
-def test_schedule_is_the_papers_cosine():
-    got = diffusion.alpha_bars(1000)
-    assert got.shape == (1001,)
-    assert got.dtype == np.float32
-
-    def f(t):
-        return np.cos((t / 1000 + 0.008) / 1.008 * np.pi / 2) ** 2
-
-    levels = np.arange(1000)  # the last one alone meets the bound on beta
-    np.testing.assert_allclose(got[:1000], f(levels) / f(0), rtol=1e-5)
-    assert got[1000] == pytest.approx(got[999] * 0.001, rel=1e-5)
-
-
-def test_noise_keeps_signal_and_noise_shares():
-    rng = np.random.default_rng(0)
-    images, noise = rng.normal(size=(2, 3, 4, 4, 1)).astype(np.float32)
-    signal = np.array([1.0, 0.36, 0.0], np.float32)
-    got = diffusion.add_noise(images, noise, jnp.asarray(signal))
-    want = [images[0], 0.6 * images[1] + 0.8 * noise[1], noise[2]]
-    np.testing.assert_allclose(got, want, atol=1e-6)
-
-
-def test_ddim_step_moves_along_the_same_noise_and_ends_at_the_image():
-    rng = np.random.default_rng(1)
-    image = rng.uniform(-1, 1, (2, 4, 4, 1)).astype(np.float32)
-    noise = rng.normal(size=image.shape).astype(np.float32)
-    noisy = 0.6 * image + 0.8 * noise
-    between = diffusion.ddim_step(noisy, noise, jnp.float32(0.36), jnp.float32(0.64))
-    np.testing.assert_allclose(between, 0.8 * image + 0.6 * noise, atol=1e-5)
-    end = diffusion.ddim_step(noisy, noise, jnp.float32(0.36), jnp.float32(1.0))
-    np.testing.assert_allclose(end, image, atol=1e-5)
-
-
-def test_ddim_step_keeps_the_image_in_range():
-    # The prediction says image (0.9 - 0.8 * -1.5) / 0.6 = 3.5: cut to 1, and the noise
-    # that leaves is (0.9 - 0.6) / 0.8.
-    got = diffusion.ddim_step(
-        jnp.full((1, 1), 0.9), jnp.full((1, 1), -1.5), 0.36, jnp.float32(0.64)
-    )
-    np.testing.assert_allclose(got, 0.8 + 0.6 * 0.3 / 0.8, rtol=1e-5)
-
-
-def test_guidance_moves_away_from_the_unlabelled_prediction():
-    labelled, unlabelled = jnp.array([1.0, 2.0]), jnp.array([0.5, 3.0])
-    got = diffusion.guide(labelled, unlabelled, 3.0)
-    np.testing.assert_allclose(got, [4 - 1.5, 8 - 9])
-    np.testing.assert_array_equal(diffusion.guide(labelled, unlabelled, 0.0), labelled)
-
-
-def test_drawing_with_a_perfect_predictor_finds_its_images(monkeypatch):
-    # Class c is a flat picture of grey MEANS[c]; with no label, the net says MEANS[2].
-    # Guidance 3 must then end at 4 * MEANS[c] - 3 * MEANS[2].
-    means = jnp.array([0.1, -0.2, 0.05])
-    signals = jnp.asarray(diffusion.alpha_bars())
-
-    class Oracle:
-        def __init__(self, num_classes, width):
-            assert num_classes == 2
-
-        def apply(self, params, noisy, times, labels):
-            signal = signals[times][:, None, None, None]
-            clean = means[labels][:, None, None, None]
-            return (noisy - jnp.sqrt(signal) * clean) / jnp.sqrt(1 - signal)
-
-    monkeypatch.setattr(unet, "UNet", Oracle)
-    settings = dataclasses.replace(TINY, guidance=3.0, sampling_steps=10)
-    draw = diffusion.make_sampler(settings, (4, 4, 1), 2)
-    ticks = []
-    labels = np.array([0, 1, 1], np.int32)
-    got = draw({}, jax.random.key(0), labels, lambda: ticks.append(1))
-    want = np.array([0.4 - 0.15, -0.8 - 0.15, -0.8 - 0.15])[:, None, None, None]
-    np.testing.assert_allclose(got, np.broadcast_to(want, got.shape), atol=1e-4)
-    assert len(ticks) == 10
-
-
-def test_dropped_labels_become_the_extra_class():
-    labels = jnp.arange(20_000, dtype=jnp.int32) % 10
-    got = np.asarray(diffusion.drop_labels(jax.random.key(0), labels, 0.1, 10))
-    dropped = got == 10
-    assert 0.09 < dropped.mean() < 0.11
-    np.testing.assert_array_equal(got[~dropped], np.asarray(labels)[~dropped])
-    for rate, want in ((0.0, labels), (1.0, jnp.full_like(labels, 10))):
-        got = diffusion.drop_labels(jax.random.key(0), labels, rate, 10)
-        np.testing.assert_array_equal(got, want)
+FLAGS = flags()
+SHORT = flags(steps=6, learning_rate=1e-3)
 
 
 @pytest.mark.parametrize("levels", [17, 256])
@@ -133,58 +49,6 @@ def test_pictures_are_rounded_to_the_scans_levels(levels):
     np.testing.assert_array_equal(ddpm.to_uint8(np.array([-3, 3]), levels), [0, 255])
 
 
-def test_time_features_are_sinusoids():
-    got = unet.time_features(jnp.array([0, 7, 1000]), 8)
-    angles = np.array([0, 7, 1000])[:, None] * 10_000.0 ** (-np.arange(4) / 4)
-    want = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
-    np.testing.assert_allclose(got, want, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("shape", "multipliers"), [((8, 8, 1), (1, 2)), ((16, 32, 3), (1, 2, 3, 4))]
-)
-def test_unet_keeps_the_shape(shape, multipliers):
-    net = unet.UNet(num_classes=3, width=8, multipliers=multipliers)
-    images, labels = jnp.zeros((4, *shape)), jnp.zeros((4,), jnp.int32)
-    out, params = jax.eval_shape(
-        net.init_with_output, jax.random.key(0), images, labels, labels
-    )
-    assert out.shape == images.shape
-    assert out.dtype == jnp.float32
-    assert params["params"]["label"]["embedding"].shape == (3 + 1, 4 * 8)
-
-
-def test_unet_starts_at_zero_and_heeds_time_and_class():
-    net = unet.UNet(num_classes=3, width=8)
-    images = jnp.tile(jax.random.normal(jax.random.key(0), (1, 8, 8, 1)), (4, 1, 1, 1))
-    times, labels = jnp.array([1, 1, 500, 1]), jnp.array([0, 3, 0, 0])
-    params = jax.jit(net.init)(jax.random.key(1, impl="rbg"), images, times, labels)
-    apply = jax.jit(net.apply)
-    np.testing.assert_array_equal(apply(params, images, times, labels), 0)
-
-    # Once the zero kernels move, time and class both matter.
-    leaves, tree = jax.tree.flatten(params)
-    rng = np.random.default_rng(2)
-    moved = [p + 0.1 * rng.normal(size=p.shape).astype(np.float32) for p in leaves]
-    out = apply(jax.tree.unflatten(tree, moved), images, times, labels)
-    assert jnp.abs(out[0] - out[1]).max() > 1e-3
-    assert jnp.abs(out[0] - out[2]).max() > 1e-3
-    np.testing.assert_allclose(out[0], out[3], atol=1e-5)
-
-
-def test_training_learns():
-    params, losses = diffusion.train(TINY, arrays.digits("train"))
-    assert losses.shape == (60,)
-    assert losses[0] == pytest.approx(1, abs=0.1)  # predicts 0 of unit noise
-    assert losses[-10:].mean() < 0.6
-    # The averaged weights learnt too: pure noise is nearly all noise.
-    apply = jax.jit(unet.UNet(10, TINY.width).apply)
-    noise = jax.random.normal(jax.random.key(0), (64, 8, 8, 1))
-    times = jnp.full((64,), 900)
-    error = jnp.mean((apply(params, noise, times, jnp.arange(64) % 11) - noise) ** 2)
-    assert error < 0.6
-
-
 def fake_sampler(rounds, asked):
     """make_sampler's stand-in: call i gives flat pictures of the levels rounds[i].
 
@@ -197,12 +61,16 @@ def fake_sampler(rounds, asked):
         values = np.asarray(next(calls), np.float32) / 8 - 1
         return np.broadcast_to(values[:, None, None, None], (len(values), 8, 8, 1))
 
-    return lambda settings, shape, num_classes: draw
+    return lambda settings, shape, num_classes, devices: draw
 
 
 def two_classes():
+    data = arrays.digits("train")
     return dataclasses.replace(
-        digits(2), labels=np.arange(2, dtype=np.int32), class_names=("0", "1")
+        data,
+        images=np.array(data.images[:2]),
+        labels=np.arange(2, dtype=np.int32),
+        class_names=("0", "1"),
     )
 
 
@@ -259,13 +127,147 @@ def test_command_makes_a_pool(tmp_path, capsys):
     # The seed decides everything: the same again with it, other weights, batches and
     # pictures with another.
     data = arrays.digits("train")
-    params, losses = diffusion.train(TINY, data)
-    again, _ = ddpm.draw_pool(TINY, params, data, 17)
+    state, losses = diffusion.train(TINY, data)
+    again, _ = ddpm.draw_pool(TINY, state.ema, data, 17)
     np.testing.assert_array_equal(again.images, pool.images)
     other = dataclasses.replace(TINY, seed=1)
-    redrawn, _ = ddpm.draw_pool(other, params, data, 17)
+    redrawn, _ = ddpm.draw_pool(other, state.ema, data, 17)
     assert not np.array_equal(redrawn.images, pool.images)
-    assert not np.array_equal(diffusion.train(other, data)[1], losses)
+    assert diffusion.train(other, data)[1].known != losses.known
+
+
+def test_a_colour_set_becomes_a_tfds_pool(tmp_path, capsys):
+    out = str(tmp_path / "My Pool")
+    argv = ["--dataset=fake", f"--out={out}", "--flip", *SHORT]
+    assert ddpm.main(argv) == 0, capsys.readouterr().err
+    assert f"20 pictures of 10 classes in {out}" in capsys.readouterr().out
+    pool = sources.load_pool(out, cache_dir=str(tmp_path / "cache"))
+    real = arrays.fake("train")
+    assert pool.images.shape == (20, 8, 8, 3)
+    assert pool.images.dtype == np.uint8
+    assert pool.class_names == real.class_names
+    np.testing.assert_array_equal(pool.labels, np.repeat(np.arange(10), 2))
+    assert pool.generator_names == ("ddpm",)
+    np.testing.assert_array_equal(pool.generators, 0)
+    assert ".staging" not in os.listdir(out)
+    with open(os.path.join(out, "pool.json")) as f:
+        report = json.load(f)
+    made = report["generators"]["ddpm"]
+    assert made["images"] == 20
+    assert made["how"]["command"].endswith(" ".join(SHORT))
+    assert made["how"]["settings"]["flip"] is True
+    assert made["how"]["settings"]["steps"] == 6
+    assert report["exact_duplicates_dropped"] == 0
+    assert "fake" in report["source"]
+    assert "fake" in report["licence"]
+
+    assert ddpm.main(argv) == 2
+    assert "holds a pool already" in capsys.readouterr().err
+
+
+def stop_after(monkeypatch, owner, name, number):
+    """Lets owner.name raise KeyboardInterrupt after its call `number`."""
+    inner, calls = getattr(owner, name), []
+
+    def stopping(*args):
+        result = inner(*args)
+        calls.append(1)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(owner, name, stopping)
+
+
+def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, capsys, monkeypatch):
+    def argv(name):
+        wanted = ["--dataset=fake", "--format=arrays", "--save_every=2", *SHORT]
+        return [f"--out={tmp_path}/{name}", *wanted]
+
+    assert ddpm.main(argv("whole")) == 0
+    with monkeypatch.context() as m:
+        stop_after(m, checkpoint.Checkpoints, "save", 2)
+        assert ddpm.main(argv("parts")) == 1
+    assert "the same command goes on" in capsys.readouterr().err
+    with monkeypatch.context() as m:
+        stop_after(m, Progress, "skip_to", 1)  # the first chunk of two is kept
+        assert ddpm.main(argv("parts")) == 1
+    assert "training: 4 of 6 steps are done already" in capsys.readouterr().out
+    staging = tmp_path / "parts" / ".staging"
+    assert os.listdir(staging / "drawn") == ["000000.npy"]
+
+    # Other training is refused there, by the name of what differs.
+    assert ddpm.main([*argv("parts"), "--width=16"]) == 2
+    assert "width: 8 there, 16 here" in capsys.readouterr().err
+
+    make, drawn = diffusion.make_sampler, []
+
+    def counting(*args):
+        draw = make(*args)
+        return lambda *inputs: drawn.append(1) or draw(*inputs)
+
+    with monkeypatch.context() as m:
+        m.setattr(diffusion, "make_sampler", counting)
+        assert ddpm.main(argv("parts")) == 0
+    assert len(drawn) == 1  # the second chunk alone
+    said = capsys.readouterr().out
+    assert "training: 6 of 6 steps are done already" in said
+    assert "drawing 6/6 DDIM steps" in said
+    whole, parts = (arrays.load(f"{tmp_path}/{name}") for name in ("whole", "parts"))
+    np.testing.assert_array_equal(parts.images, whole.images)
+    losses = [
+        arrays.load_meta(f"{tmp_path}/{name}")["final_loss"]
+        for name in ("whole", "parts")
+    ]
+    assert losses[0] == losses[1]
+    assert not staging.exists()
+
+
+def test_a_kept_model_draws_more_pools(tmp_path, capsys):
+    model = tmp_path / "model"
+    common = ["--dataset=fake", "--format=arrays", f"--model_dir={model}", *SHORT]
+    assert ddpm.main([f"--out={tmp_path}/a", *common]) == 0
+    capsys.readouterr()
+    assert ddpm.main([f"--out={tmp_path}/b", *common, "--guidance=0.5"]) == 0
+    assert "training: 6 of 6 steps are done already" in capsys.readouterr().out
+    pools = [arrays.load(f"{tmp_path}/{name}") for name in "ab"]
+    assert not np.array_equal(pools[0].images, pools[1].images)
+    assert ddpm.main([f"--out={tmp_path}/c", *common, "--steps=7"]) == 2
+    said = capsys.readouterr().err
+    assert f"--model_dir={model}" in said
+    assert "steps: 6 there, 7 here" in said
+
+
+def test_presets_go_by_image_size():
+    colour = ddpm_settings.settle({"width": 64}, 32, 5000)
+    want = dataclasses.replace(ddpm_settings.COLOUR, width=64, per_class=5000)
+    assert colour == want
+    assert colour.steps >= 100_000
+    assert ddpm_settings.settle({}, 8, 129) == ddpm_settings.Settings()
+    assert ddpm_settings.settle({"per_class": 0}, 8, 129).per_class == 129
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (32, 24, 3), (72, 72, 3)])
+def test_images_that_do_not_fit_are_named(shape):
+    data = dataclasses.replace(
+        arrays.fake("train"), images=np.zeros((640, *shape), np.uint8)
+    )
+    with pytest.raises(RequestError, match=f"{shape[0]}x{shape[1]}.*import_images"):
+        ddpm_settings.check_images(data, "name")
+
+
+def test_the_source_is_described(tmp_path):
+    info = {
+        "name": "pets",
+        "version": "2.0.0",
+        "description": "Cats\nand dogs.",
+        "citation": "@misc{pets}",
+        "redistributionInfo": {"license": "CC0"},
+    }
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    text, licence = ddpm_output.origin(str(tmp_path), None)
+    assert text.endswith("trained on pets 2.0.0. Cats and dogs. @misc{pets}")
+    assert licence == "CC0"
 
 
 @pytest.mark.parametrize(
@@ -279,7 +281,13 @@ def test_command_makes_a_pool(tmp_path, capsys):
         ("--sampling_steps=1001", "--sampling_steps=1001"),
         ("--learning_rate=0", "--learning_rate=0"),
         ("--width=6", "--width=6"),
-        ("--dataset=mnist", "mnist"),
+        ("--batch_size=30", "4 devices"),
+        ("--dtype=float16", "bfloat16"),
+        ("--dropout=1", "--dropout=1"),
+        ("--blocks=0", "--blocks=0"),
+        ("--save_every=0", "--save_every=0"),
+        ("--format=zip", "--format"),
+        ("--dataset=/no/such", "/no/such"),
         ("--guidence=3", "--guidence=3"),
     ],
 )
@@ -296,6 +304,8 @@ def test_an_impossible_folder_exits_2(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert ddpm.main(["--dataset=digits", f"--out={tmp_path}/file"]) == 2
     assert "--out" in capsys.readouterr().err
+    assert ddpm.main(["--dataset=digits", f"--out={tmp_path}"]) == 2
+    assert "not empty" in capsys.readouterr().err
 
 
 def test_a_diverging_run_exits_1(tmp_path, capsys, monkeypatch):
@@ -306,4 +316,4 @@ def test_a_diverging_run_exits_1(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(diffusion, "make_train_step", lambda *args: diverge)
     assert ddpm.main(["--dataset=digits", f"--out={tmp_path}/pool", *FLAGS]) == 1
     said = capsys.readouterr().err
-    assert "from training step 7 on; lower --learning_rate" in said
+    assert "from training step 8 on; lower --learning_rate" in said

@@ -1,5 +1,6 @@
 """The committed sample pool: faithful to its classes, yet told from real scans."""
 
+import dataclasses
 import os
 
 import numpy as np
@@ -10,7 +11,7 @@ from sklearn.svm import SVC
 
 import rsmatch_jax.data
 from rsmatch_jax.data import arrays
-from rsmatch_jax.synthesis import ddpm
+from rsmatch_jax.synthesis import ddpm_settings
 
 FOLDER = os.path.join(os.path.dirname(rsmatch_jax.data.__file__), "digits_pool")
 
@@ -53,9 +54,11 @@ def test_it_fits_the_digits(pool, real):
 def test_it_says_how_it_was_made():
     meta = arrays.load_meta(FOLDER)
     argv = meta["command"].split("rsmatch_jax.synthesis.ddpm ")[1].split()
-    _, out, settings = ddpm.parse(argv)
-    assert out == "rsmatch_jax/data/digits_pool"
-    assert vars(settings) == meta["settings"]
+    request = ddpm_settings.parse(argv)
+    assert (request.dataset, request.format) == ("digits", "arrays")
+    assert request.out == "rsmatch_jax/data/digits_pool"
+    settings = ddpm_settings.settle(request.given, 8, images_per_class=129)
+    assert dataclasses.asdict(settings) == meta["settings"]
     assert "CC BY 4.0" in meta["source"]
     assert {"jax", "flax", "numpy"} <= set(meta["versions"])
 

@@ -1,15 +1,40 @@
-"""A small class-conditional U-Net that predicts the noise in a noisy image.
+"""A class-conditional U-Net that predicts the noise in a noisy image.
 
-The net of denoising diffusion (Ho et al. 2020, arXiv 2006.11239) cut down to small
-images: one residual block per resolution, no attention. Time and class enter every
-block as a scale and a shift (Nichol and Dhariwal 2021, arXiv 2102.09672, section 3).
+The net of denoising diffusion (DDPM, Ho et al. 2020, arXiv 2006.11239), with one skip
+connection per residual block. Time and class enter every block as a scale and a shift,
+attention stands at two resolutions (improved DDPM, Nichol and Dhariwal 2021, arXiv
+2102.09672, section 3 and appendix A). Images of 8 px get two resolutions and none.
 """
+
+import zlib
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 MAX_PERIOD = 10_000.0  # of the sinusoids, Vaswani et al. 2017
+HEAD_WIDTH = 64  # channels of an attention head, Dhariwal and Nichol 2021, 2105.05233
+ZEROS = nn.initializers.zeros
+
+
+def multipliers(size: int) -> tuple[int, ...]:
+    """Channels at each resolution, in widths, for images of `size` px.
+
+    32 px: DDPM's and improved DDPM's for CIFAR-10; 64 px: improved DDPM's.
+    """
+    if size <= 8:
+        return (1, 2)
+    if size <= 16:
+        return (1, 2, 2)
+    return (1, 2, 2, 2) if size <= 40 else (1, 2, 3, 4)
+
+
+def attention_sizes(size: int) -> tuple[int, ...]:
+    """Resolutions with self-attention, in px: of those that an image of `size` px is
+    seen at, 8 to 16 px; none where that is the image of 8 px itself."""
+    seen = [size >> i for i in range(len(multipliers(size)))]
+    return tuple(s for s in seen if 8 <= s <= 16) if size >= 16 else ()
 
 
 def time_features(times: jax.Array, width: int) -> jax.Array:
@@ -20,26 +45,76 @@ def time_features(times: jax.Array, width: int) -> jax.Array:
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=1)
 
 
+def drop(x: jax.Array, keys: jax.Array, rate: float, name: str) -> jax.Array:
+    """Dropout of x, [B, ...], by one key a row, [B], and the place's name.
+
+    A row's mask follows from its key alone, so that it is the same however the rows
+    are spread over devices.
+    """
+    place = zlib.crc32(name.encode())
+
+    def kept(key):
+        return jax.random.bernoulli(
+            jax.random.fold_in(key, place), 1 - rate, x.shape[1:]
+        )
+
+    return jnp.where(jax.vmap(kept)(keys), x / (1 - rate), jnp.zeros_like(x))
+
+
 class Block(nn.Module):
     """Residual block: [B, S, S, *] and condition [B, E] to [B, S, S, width].
 
-    The second convolution starts at zero, so a new block is its shortcut.
+    The second convolution starts at zero, so a new block is its shortcut. keys: one a
+    row for dropout; None is no dropout.
     """
 
     width: int
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, condition: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, condition: jax.Array, keys: jax.Array | None = None
+    ) -> jax.Array:
         shortcut = x
         if x.shape[-1] != self.width:
-            shortcut = nn.Conv(self.width, (1, 1), name="shortcut")(x)
-        h = nn.Conv(self.width, (3, 3), name="conv_0")(nn.swish(_norm(x, "norm_0")))
-        change = nn.Dense(2 * self.width, name="condition")(nn.swish(condition))
+            shortcut = nn.Conv(self.width, (1, 1), dtype=self.dtype, name="shortcut")(x)
+        h = nn.swish(_norm(x, "norm_0", self.dtype))
+        h = nn.Conv(self.width, (3, 3), dtype=self.dtype, name="conv_0")(h)
+        change = nn.Dense(2 * self.width, dtype=self.dtype, name="condition")
+        change = change(nn.swish(condition))
         scale, shift = jnp.split(change[:, None, None, :], 2, axis=-1)
-        h = nn.swish(_norm(h, "norm_1") * (1 + scale) + shift)
-        zeros = nn.initializers.zeros
-        h = nn.Conv(self.width, (3, 3), kernel_init=zeros, name="conv_1")(h)
+        h = nn.swish(_norm(h, "norm_1", self.dtype) * (1 + scale) + shift)
+        if self.dropout and keys is not None:
+            h = drop(h, keys, self.dropout, self.name)
+        h = nn.Conv(
+            self.width, (3, 3), dtype=self.dtype, kernel_init=ZEROS, name="conv_1"
+        )(h)
         return shortcut + h
+
+
+class Attention(nn.Module):
+    """Residual self-attention over the places of [B, S, S, C]; zero at first.
+
+    Heads of about HEAD_WIDTH channels; the softmax is float32.
+    """
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        b, height, width, c = x.shape
+        heads = max(1, c // HEAD_WIDTH)
+        while c % heads:
+            heads -= 1
+        h = _norm(x, "norm", self.dtype).reshape(b, height * width, c)
+        h = nn.Dense(3 * c, dtype=self.dtype, name="query_key_value")(h)
+        h = h.reshape(b, height * width, 3, heads, c // heads)
+        h = jax.nn.dot_product_attention(h[:, :, 0], h[:, :, 1], h[:, :, 2])
+        h = nn.Dense(c, dtype=self.dtype, kernel_init=ZEROS, name="out")(
+            h.reshape(b, height * width, c)
+        )
+        return x + h.reshape(x.shape)
 
 
 class UNet(nn.Module):
@@ -47,18 +122,29 @@ class UNet(nn.Module):
 
     images: float32 [B, S, S, C], noisy, S divisible by 2 ** (len(multipliers) - 1).
     times: int32 or float32 [B], noise levels. labels: int32 [B] of 0..num_classes,
-    where num_classes means "no label" (classifier-free guidance).
+    where num_classes means "no label" (classifier-free guidance). keys: [B], one a row
+    for dropout; None is no dropout.
     width: channels at full resolution, divisible by 4; resolution i has
-    width * multipliers[i].
+    width * multipliers[i]. blocks: residual blocks per resolution and direction.
+    attention: resolutions (px) at which self-attention follows every block; the middle
+    has it too if any has. dtype: of activations; parameters are float32.
     """
 
     num_classes: int
     width: int = 32
     multipliers: tuple[int, ...] = (1, 2)
+    blocks: int = 1
+    attention: tuple[int, ...] = ()
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
-        self, images: jax.Array, times: jax.Array, labels: jax.Array
+        self,
+        images: jax.Array,
+        times: jax.Array,
+        labels: jax.Array,
+        keys: jax.Array | None = None,
     ) -> jax.Array:
         embedding = 4 * self.width
         features = time_features(times, self.width)
@@ -66,28 +152,46 @@ class UNet(nn.Module):
         condition = nn.Dense(embedding, name="time_1")(h)
         condition += nn.Embed(self.num_classes + 1, embedding, name="label")(labels)
 
+        def conv(width: int, name: str, **options) -> nn.Conv:
+            return nn.Conv(width, (3, 3), dtype=self.dtype, name=name, **options)
+
+        def block(h: jax.Array, width: int, name: str) -> jax.Array:
+            h = Block(width, self.dropout, self.dtype, name=name)(h, condition, keys)
+            if h.shape[1] in self.attention:
+                h = Attention(self.dtype, name=f"attention_{name}")(h)
+            return h
+
         widths = [self.width * m for m in self.multipliers]
-        h = nn.Conv(self.width, (3, 3), name="stem")(images)
+        h = conv(self.width, "stem")(images)
         skips = []
         for i, width in enumerate(widths):
             if i > 0:
-                h = nn.Conv(width, (3, 3), strides=2, name=f"down_{i}")(h)
-            h = Block(width, name=f"encode_{i}")(h, condition)
-            skips.append(h)
-        h = Block(widths[-1], name="middle")(h, condition)
+                h = conv(width, f"down_{i}", strides=2)(h)
+            for j in range(self.blocks):
+                h = block(h, width, f"encode_{i}_{j}")
+                skips.append(h)
+        h = Block(widths[-1], self.dropout, self.dtype, name="middle_0")(
+            h, condition, keys
+        )
+        if self.attention:
+            h = Attention(self.dtype, name="attention_middle")(h)
+            h = Block(widths[-1], self.dropout, self.dtype, name="middle_1")(
+                h, condition, keys
+            )
         for i, width in reversed(list(enumerate(widths))):
-            h = jnp.concatenate([h, skips[i]], axis=-1)
-            h = Block(width, name=f"decode_{i}")(h, condition)
+            for j in range(self.blocks):
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = block(h, width, f"decode_{i}_{j}")
             if i > 0:
                 h = jnp.repeat(jnp.repeat(h, 2, axis=1), 2, axis=2)
-                h = nn.Conv(widths[i - 1], (3, 3), name=f"up_{i}")(h)
-        h = nn.swish(_norm(h, "norm"))
-        zeros = nn.initializers.zeros
-        out = nn.Conv(images.shape[-1], (3, 3), kernel_init=zeros, name="head")(h)
-        return out.astype(jnp.float32)
+                h = conv(widths[i - 1], f"up_{i}")(h)
+        h = nn.swish(_norm(h, "norm", self.dtype))
+        # The last sum in float32: rounding there would be noise in the picture.
+        out = nn.Conv(images.shape[-1], (3, 3), kernel_init=ZEROS, name="head")
+        return out(h.astype(jnp.float32))
 
 
-def _norm(x: jax.Array, name: str) -> jax.Array:
-    """GroupNorm of at most 8 groups."""
+def _norm(x: jax.Array, name: str, dtype: Any) -> jax.Array:
+    """GroupNorm of at most 8 groups; mean and variance in float32."""
     groups = 8 if x.shape[-1] % 8 == 0 else 4
-    return nn.GroupNorm(groups, name=name)(x)
+    return nn.GroupNorm(groups, dtype=dtype, name=name)(x)

@@ -1,0 +1,427 @@
+"""The diffusion model against formulas: process, network, training, drawing."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rsmatch_jax import checkpoint, parallel
+from rsmatch_jax.data import arrays
+from rsmatch_jax.models import unet
+from rsmatch_jax.synthesis import ddpm_settings, diffusion, diffusion_process
+
+# One set of shapes for all tests: compiling is what costs time here.
+TINY = ddpm_settings.Settings(
+    per_class=2,
+    steps=60,
+    batch_size=32,
+    learning_rate=1e-2,
+    width=8,
+    ema_decay=0.9,
+    sampling_steps=3,
+    sampling_batch=12,
+)
+
+
+def moved(tree, seed=0, size=0.1):
+    """A tree's leaves with noise added, so that no weight is zero."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda p: p + size * rng.normal(size=p.shape).astype(np.float32), tree
+    )
+
+
+def test_schedule_is_the_papers_cosine():
+    got = diffusion_process.alpha_bars(1000)
+    assert got.shape == (1001,)
+    assert got.dtype == np.float32
+
+    def f(t):
+        return np.cos((t / 1000 + 0.008) / 1.008 * np.pi / 2) ** 2
+
+    levels = np.arange(1000)  # the last one alone meets the bound on beta
+    np.testing.assert_allclose(got[:1000], f(levels) / f(0), rtol=1e-5)
+    assert got[1000] == pytest.approx(got[999] * 0.001, rel=1e-5)
+
+
+def test_noise_keeps_signal_and_noise_shares():
+    rng = np.random.default_rng(0)
+    images, noise = rng.normal(size=(2, 3, 4, 4, 1)).astype(np.float32)
+    signal = np.array([1.0, 0.36, 0.0], np.float32)
+    got = diffusion_process.add_noise(images, noise, jnp.asarray(signal))
+    want = [images[0], 0.6 * images[1] + 0.8 * noise[1], noise[2]]
+    np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_ddim_step_moves_along_the_same_noise_and_ends_at_the_image():
+    rng = np.random.default_rng(1)
+    image = rng.uniform(-1, 1, (2, 4, 4, 1)).astype(np.float32)
+    noise = rng.normal(size=image.shape).astype(np.float32)
+    noisy = 0.6 * image + 0.8 * noise
+    between = diffusion_process.ddim_step(
+        noisy, noise, jnp.float32(0.36), jnp.float32(0.64)
+    )
+    np.testing.assert_allclose(between, 0.8 * image + 0.6 * noise, atol=1e-5)
+    end = diffusion_process.ddim_step(noisy, noise, jnp.float32(0.36), jnp.float32(1.0))
+    np.testing.assert_allclose(end, image, atol=1e-5)
+
+
+def test_ddim_step_keeps_the_image_in_range():
+    # The prediction says image (0.9 - 0.8 * -1.5) / 0.6 = 3.5: cut to 1, and the noise
+    # that leaves is (0.9 - 0.6) / 0.8.
+    got = diffusion_process.ddim_step(
+        jnp.full((1, 1), 0.9), jnp.full((1, 1), -1.5), 0.36, jnp.float32(0.64)
+    )
+    np.testing.assert_allclose(got, 0.8 + 0.6 * 0.3 / 0.8, rtol=1e-5)
+
+
+def test_guidance_moves_away_from_the_unlabelled_prediction():
+    labelled, unlabelled = jnp.array([1.0, 2.0]), jnp.array([0.5, 3.0])
+    got = diffusion_process.guide(labelled, unlabelled, 3.0)
+    np.testing.assert_allclose(got, [4 - 1.5, 8 - 9])
+    np.testing.assert_array_equal(
+        diffusion_process.guide(labelled, unlabelled, 0.0), labelled
+    )
+
+
+def test_dropped_labels_become_the_extra_class():
+    labels = jnp.arange(20_000, dtype=jnp.int32) % 10
+    got = np.asarray(diffusion_process.drop_labels(jax.random.key(0), labels, 0.1, 10))
+    dropped = got == 10
+    assert 0.09 < dropped.mean() < 0.11
+    np.testing.assert_array_equal(got[~dropped], np.asarray(labels)[~dropped])
+    for rate, want in ((0.0, labels), (1.0, jnp.full_like(labels, 10))):
+        got = diffusion_process.drop_labels(jax.random.key(0), labels, rate, 10)
+        np.testing.assert_array_equal(got, want)
+
+
+def test_mirrored_images_are_about_half():
+    images = jnp.arange(400 * 3 * 2, dtype=jnp.uint8).reshape(400, 1, 3, 2)
+    got = np.asarray(diffusion_process.flip_some(jax.random.key(0), images))
+    same = (got == np.asarray(images)).all((1, 2, 3))
+    mirrored = (got == np.asarray(images)[:, :, ::-1]).all((1, 2, 3))
+    assert (same ^ mirrored).all()
+    assert 0.4 < mirrored.mean() < 0.6
+
+
+def test_time_features_are_sinusoids():
+    got = unet.time_features(jnp.array([0, 7, 1000]), 8)
+    angles = np.array([0, 7, 1000])[:, None] * 10_000.0 ** (-np.arange(4) / 4)
+    want = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+    np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("size", "multipliers", "attention"),
+    [
+        (8, (1, 2), ()),
+        (16, (1, 2, 2), (16, 8)),
+        (24, (1, 2, 2, 2), (12,)),
+        (32, (1, 2, 2, 2), (16, 8)),
+        (40, (1, 2, 2, 2), (10,)),
+        (64, (1, 2, 3, 4), (16, 8)),
+    ],
+)
+def test_unet_by_image_size(size, multipliers, attention):
+    settings = dataclasses.replace(TINY, blocks=2)
+    net = diffusion.network(settings, size, num_classes=3)
+    images, labels = jnp.zeros((4, size, size, 3)), jnp.zeros((4,), jnp.int32)
+    out, params = jax.eval_shape(
+        net.init_with_output, jax.random.key(0), images, labels, labels
+    )
+    assert out.shape == images.shape
+    assert out.dtype == jnp.float32
+    params = params["params"]
+    assert params["label"]["embedding"].shape == (3 + 1, 4 * 8)
+    channels = [8 * m for m in multipliers]
+    for i, width in enumerate(channels):
+        for j in range(2):
+            kernel = params[f"encode_{i}_{j}"]["conv_1"]["kernel"]
+            assert kernel.shape == (3, 3, width, width)
+            attends = f"attention_encode_{i}_{j}" in params
+            assert attends == (size >> i in attention)
+    assert f"encode_{len(channels)}_0" not in params
+    assert ("attention_middle" in params) == bool(attention)
+
+
+def test_parameters_of_the_presets():
+    def count(settings, shape):
+        net = diffusion.network(settings, shape[0], 10)
+        images, labels = jnp.zeros((1, *shape)), jnp.zeros((1,), jnp.int32)
+        params = jax.eval_shape(net.init, jax.random.key(0), images, labels, labels)
+        return sum(p.size for p in jax.tree.leaves(params))
+
+    assert count(ddpm_settings.SMALL, (8, 8, 1)) == 442_017
+    # DDPM's for CIFAR-10 has 35.7 million, attention at 16 px alone.
+    assert count(ddpm_settings.COLOUR, (32, 32, 3)) == 32_278_275
+
+
+def test_unet_starts_at_zero_and_heeds_time_and_class():
+    net = unet.UNet(num_classes=3, width=8)
+    images = jnp.tile(jax.random.normal(jax.random.key(0), (1, 8, 8, 1)), (4, 1, 1, 1))
+    times, labels = jnp.array([1, 1, 500, 1]), jnp.array([0, 3, 0, 0])
+    params = jax.jit(net.init)(jax.random.key(1, impl="rbg"), images, times, labels)
+    apply = jax.jit(net.apply)
+    np.testing.assert_array_equal(apply(params, images, times, labels), 0)
+
+    # Once the zero kernels move, time and class both matter.
+    leaves, tree = jax.tree.flatten(params)
+    rng = np.random.default_rng(2)
+    moved = [p + 0.1 * rng.normal(size=p.shape).astype(np.float32) for p in leaves]
+    out = apply(jax.tree.unflatten(tree, moved), images, times, labels)
+    assert jnp.abs(out[0] - out[1]).max() > 1e-3
+    assert jnp.abs(out[0] - out[2]).max() > 1e-3
+    np.testing.assert_allclose(out[0], out[3], atol=1e-5)
+
+
+def test_attention_is_its_formula():
+    net = unet.Attention()
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 3, 3, 128)).astype(np.float32)
+    params = net.init(jax.random.key(0), x)
+    np.testing.assert_array_equal(net.apply(params, x), x)  # zero at first
+    params = moved(params)
+    p = jax.tree.map(np.asarray, params["params"])
+
+    groups = x.reshape(2, 9, 8, 16)
+    mean = groups.mean((1, 3), keepdims=True)
+    scaled = (groups - mean) / np.sqrt(groups.var((1, 3), keepdims=True) + 1e-6)
+    h = scaled.reshape(2, 9, 128) * p["norm"]["scale"][None, None]
+    h = h + p["norm"]["bias"][None, None]
+    h = h @ p["query_key_value"]["kernel"]
+    h = h + p["query_key_value"]["bias"][None, None]
+    want = np.zeros((2, 9, 128))
+    for image in range(2):
+        for head in range(2):  # 128 channels are two heads of 64
+            query, key, value = (
+                h[image][:, k * 128 + head * 64 :][:, :64] for k in range(3)
+            )
+            weights = np.exp(query @ key.T / 8)
+            weights /= weights.sum(1, keepdims=True)
+            want[image][:, head * 64 :][:, :64] = weights @ value
+    want = want @ p["out"]["kernel"] + p["out"]["bias"][None, None]
+    want = x + want.reshape(x.shape)
+    np.testing.assert_allclose(net.apply(params, x), want, atol=1e-4)
+
+
+def test_dropout_follows_from_each_rows_key():
+    x = jnp.ones((6, 20, 20, 4))
+    keys = jax.random.split(jax.random.key(0), 6)
+    got = np.asarray(unet.drop(x, keys, 0.25, "here"))
+    assert set(np.unique(got)) == {np.float32(0), np.float32(1 / 0.75)}
+    assert 0.73 < (got > 0).mean() < 0.77
+    alone = unet.drop(x[4:5], keys[4:5], 0.25, "here")
+    np.testing.assert_array_equal(alone[0], got[4])
+    assert not np.array_equal(got[0], got[1])
+    assert not np.array_equal(got, unet.drop(x, keys, 0.25, "there"))
+
+
+def test_learning_rate_rises_then_falls():
+    # Adam's update for a gradient that never changes is the learning rate.
+    settings = dataclasses.replace(TINY, learning_rate=0.5, warmup_steps=5, steps=25)
+    tx = diffusion.optimizer(settings)
+    params, gradient = jnp.zeros(()), jnp.ones(())
+    state, got = tx.init(params), []
+    for _ in range(25):
+        update, state = tx.update(gradient, state, params)
+        got.append(-float(update))
+    t = np.arange(20)
+    falling = 0.5 * (1 + np.cos(np.pi * t / 20)) / 2
+    np.testing.assert_allclose(got, [*np.arange(5) / 10, *falling], atol=1e-5)
+
+
+def test_large_gradients_are_clipped():
+    def updates(first, clip):
+        settings = dataclasses.replace(TINY, gradient_clip=clip)
+        tx = diffusion.optimizer(settings)
+        params = jnp.zeros(2)
+        state = tx.init(params)
+        for gradient in (jnp.array([0.6, 0.8]) * first, jnp.array([0.1, 0.2])):
+            update, state = tx.update(gradient, state, params)
+        return update
+
+    np.testing.assert_allclose(updates(50, 1.0), updates(1, 0.0), rtol=1e-5)
+    assert abs(updates(50, 0.0) - updates(1, 0.0)).max() > 1e-3
+
+
+@pytest.fixture
+def shallow(monkeypatch):
+    """One resolution with attention, at 8 px: all parts of the net, soon compiled."""
+    monkeypatch.setattr(unet, "multipliers", lambda size: (1,))
+    monkeypatch.setattr(unet, "attention_sizes", lambda size: (8,))
+
+
+FULL = dataclasses.replace(
+    TINY, steps=6, batch_size=8, dropout=0.3, flip=True, gradient_clip=1.0
+)
+
+
+def mapped_step(settings, num_devices):
+    """(step, its arguments), from weights none of which is zero."""
+    data = arrays.fake("train")
+    devices = jax.local_devices()[:num_devices]
+    tx = optax.sgd(1.0)
+    state = diffusion.init_state(settings, 10, data.images.shape[1:], tx)
+    start = moved(jax.device_get(state.params), size=0.05)
+    state = parallel.replicate(state.replace(params=start), devices)
+    inputs = parallel.replicate((jax.random.key(3), data.images, data.labels), devices)
+    step = diffusion.make_train_step(settings, 10, tx)
+    step = parallel.map_resident_step(step, 3, devices)
+    return step, (state, *inputs, parallel.ranks(devices))
+
+
+def one_step(settings, num_devices):
+    """(gradient, loss)."""
+    step, arguments = mapped_step(settings, num_devices)
+    start = jax.device_get(arguments[0].params)
+    state, loss = step(*arguments)
+    end = jax.device_get(state.params)
+    return jax.tree.map(lambda a, b: a - b, start, end), float(loss)
+
+
+def test_one_device_equals_four(shallow):
+    (gradient, loss), (gradient_4, loss_4) = (one_step(FULL, n) for n in (1, 4))
+    assert loss == pytest.approx(loss_4, rel=1e-5)
+    largest = max(np.abs(g).max() for g in jax.tree.leaves(gradient))
+    assert largest > 0.01
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, atol=1e-4 * largest),
+        gradient,
+        gradient_4,
+    )
+
+
+def test_drawing_on_one_device_equals_four(shallow):
+    settings = dataclasses.replace(FULL, guidance=1.0)
+    net = diffusion.network(settings, 8, 10)
+    labels = np.arange(6, dtype=np.int32)  # no multiple of four
+    params = net.init(
+        jax.random.key(0, impl="rbg"), jnp.zeros((1, 8, 8, 3)), labels[:1], labels[:1]
+    )
+    params = moved(params, size=0.02)
+    got = [
+        diffusion.make_sampler(settings, (8, 8, 3), 10, jax.local_devices()[:n])(
+            params, jax.random.key(1), labels
+        )
+        for n in (1, 4)
+    ]
+    assert got[0].shape == (6, 8, 8, 3)
+    np.testing.assert_allclose(*got, atol=1e-4)
+
+
+def test_bfloat16_is_for_activations_alone(shallow):
+    half = dataclasses.replace(FULL, dtype="bfloat16")
+    step, arguments = mapped_step(half, 1)
+    before, (after, loss) = arguments[0], jax.eval_shape(step, *arguments)
+    assert loss.dtype == jnp.float32
+    assert {x.dtype for x in jax.tree.leaves(before.params)} == {jnp.dtype("float32")}
+    assert [x.dtype for x in jax.tree.leaves(after)] == [
+        x.dtype for x in jax.tree.leaves(before)
+    ]
+
+    nets = [diffusion.network(settings, 8, 10) for settings in (FULL, half)]
+    images = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
+    labels = jnp.arange(4)
+    inputs = images, 100 * labels, labels
+    exact = jax.jit(nets[0].apply)(before.params, *inputs)
+    apply = functools.partial(nets[1].apply, capture_intermediates=True)
+    rounded, seen = jax.jit(apply)(before.params, *inputs)
+    assert rounded.dtype == jnp.float32
+    assert not np.array_equal(rounded, exact)
+    np.testing.assert_allclose(rounded, exact, atol=0.03 * jnp.abs(exact).max())
+    blocks = ("encode", "decode", "middle", "attention", "stem")
+    seen = seen["intermediates"]
+    names = [name for name in seen if name.startswith(blocks)]
+    assert len(names) == 8
+    for name in names:
+        assert seen[name]["__call__"][0].dtype == jnp.bfloat16, name
+
+
+class Scale:
+    """A network of one weight, which compiles at once: noise is `scale` times image."""
+
+    def lazy_init(self, key, images, times, labels):
+        return {"scale": jax.random.normal(key, ())}
+
+    def apply(self, params, images, times, labels, keys):
+        return params["scale"] * images
+
+
+def test_resumed_training_is_bit_equal(tmp_path, monkeypatch):
+    monkeypatch.setattr(diffusion, "network", lambda *args: Scale())
+    settings = dataclasses.replace(FULL, warmup_steps=2)
+    data, devices = arrays.fake("train"), jax.local_devices()[:1]
+    whole, losses = diffusion.train(settings, data, devices=devices)
+
+    save = checkpoint.Checkpoints.save
+
+    def stopping(self, step, *rest):
+        save(self, step, *rest)
+        if step == 4:
+            raise KeyboardInterrupt
+
+    folder = str(tmp_path / "model")
+    arguments = {"devices": devices, "folder": folder, "save_every": 2}
+    with monkeypatch.context() as m:
+        m.setattr(checkpoint.Checkpoints, "save", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            diffusion.train(settings, data, **arguments)
+    said = []
+    resumed, known = diffusion.train(settings, data, said.append, **arguments)
+    assert said[0] == "training: 4 of 6 steps are done already"
+    assert int(resumed.step) == 6
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+    assert known.known == losses.known
+    # Nothing is left to do: the state as it was saved.
+    again, known = diffusion.train(settings, data, **arguments)
+    jax.tree.map(np.testing.assert_array_equal, again, whole)
+    assert known.known == losses.known
+
+
+def test_training_learns(shallow):
+    devices = jax.local_devices()[:1]
+    state, losses = diffusion.train(TINY, arrays.digits("train"), devices=devices)
+    losses = np.asarray(losses.known)
+    assert losses.shape == (60,)
+    assert losses[0] == pytest.approx(1, abs=0.1)  # predicts 0 of unit noise
+    assert losses[-10:].mean() < 0.6
+    # The averaged weights learnt too: pure noise is nearly all noise.
+    apply = jax.jit(diffusion.network(TINY, 8, 10).apply)
+    noise = jax.random.normal(jax.random.key(0), (64, 8, 8, 1))
+    times = jnp.full((64,), 900)
+    guess = apply(jax.device_get(state.ema), noise, times, jnp.arange(64) % 11)
+    assert jnp.mean((guess - noise) ** 2) < 0.6
+
+
+def test_every_step_has_its_own_batch(monkeypatch):
+    monkeypatch.setattr(diffusion, "network", lambda *args: Scale())
+    still = dataclasses.replace(TINY, learning_rate=1e-12, steps=4)
+    _, losses = diffusion.train(still, arrays.digits("train"))
+    assert len(set(losses.known)) == 4
+
+
+def test_drawing_with_a_perfect_predictor_finds_its_images(monkeypatch):
+    # Class c is a flat picture of grey MEANS[c]; with no label, the net says MEANS[2].
+    # Guidance 3 must then end at 4 * MEANS[c] - 3 * MEANS[2].
+    means = jnp.array([0.1, -0.2, 0.05])
+    signals = jnp.asarray(diffusion_process.alpha_bars())
+
+    class Oracle:
+        def apply(self, params, noisy, times, labels):
+            signal = signals[times][:, None, None, None]
+            clean = means[labels][:, None, None, None]
+            return (noisy - jnp.sqrt(signal) * clean) / jnp.sqrt(1 - signal)
+
+    monkeypatch.setattr(diffusion, "network", lambda *args: Oracle())
+    settings = dataclasses.replace(TINY, guidance=3.0, sampling_steps=10)
+    draw = diffusion.make_sampler(settings, (4, 4, 1), 2)
+    ticks = []
+    labels = np.array([0, 1, 1], np.int32)
+    got = draw({}, jax.random.key(0), labels, lambda: ticks.append(1))
+    want = np.array([0.4 - 0.15, -0.8 - 0.15, -0.8 - 0.15])[:, None, None, None]
+    np.testing.assert_allclose(got, np.broadcast_to(want, got.shape), atol=1e-4)
+    assert len(ticks) == 10
