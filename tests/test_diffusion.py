@@ -348,6 +348,7 @@ class Scale:
         return {"scale": jax.random.normal(key, ())}
 
     def apply(self, params, images, times, labels, keys):
+        assert keys.shape == images.shape[:1]
         return params["scale"] * images
 
 
@@ -395,6 +396,24 @@ def test_training_learns(shallow):
     times = jnp.full((64,), 900)
     guess = apply(jax.device_get(state.ema), noise, times, jnp.arange(64) % 11)
     assert jnp.mean((guess - noise) ** 2) < 0.6
+
+
+def test_training_mirrors_images_if_asked(monkeypatch):
+    monkeypatch.setattr(diffusion, "network", lambda *args: Scale())
+    plain = one_step(dataclasses.replace(FULL, flip=False), 1)[1]
+    assert one_step(FULL, 1)[1] != plain
+
+
+def test_dropout_is_for_training(shallow):
+    inputs = jnp.ones((4, 8, 8, 3)), jnp.arange(4), jnp.arange(4)
+    with_dropout = diffusion.network(FULL, 8, 10)
+    without = diffusion.network(dataclasses.replace(FULL, dropout=0.0), 8, 10)
+    params = moved(with_dropout.lazy_init(jax.random.key(0, impl="rbg"), *inputs))
+    keys = jax.random.split(jax.random.key(1), 4)
+    drawn = with_dropout.apply(params, *inputs)
+    np.testing.assert_array_equal(drawn, without.apply(params, *inputs))
+    trained = with_dropout.apply(params, *inputs, keys)
+    assert (jnp.abs(trained - drawn).max(axis=(1, 2, 3)) > 1e-3).all()
 
 
 def test_every_step_has_its_own_batch(monkeypatch):
