@@ -1,0 +1,131 @@
+"""The diffusion model's network against formulas."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rsmatch_jax.models import unet
+from rsmatch_jax.synthesis import ddpm_settings, diffusion
+
+
+def moved(tree, seed=0, size=0.1):
+    """A tree's leaves with noise added, so that no weight is zero."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda p: p + size * rng.normal(size=p.shape).astype(np.float32), tree
+    )
+
+
+def test_time_features_are_sinusoids():
+    got = unet.time_features(jnp.array([0, 7, 1000]), 8)
+    angles = np.array([0, 7, 1000])[:, None] * 10_000.0 ** (-np.arange(4) / 4)
+    want = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+    np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("size", "multipliers", "attention"),
+    [
+        (8, (1, 2), ()),
+        (16, (1, 2, 2), (16, 8)),
+        (24, (1, 2, 2, 2), (12,)),
+        (32, (1, 2, 2, 2), (16, 8)),
+        (40, (1, 2, 2, 2), (10,)),
+        (64, (1, 2, 3, 4), (16, 8)),
+    ],
+)
+def test_unet_by_image_size(size, multipliers, attention):
+    settings = dataclasses.replace(ddpm_settings.SMALL, width=8, blocks=2)
+    net = diffusion.network(settings, size, num_classes=3)
+    images, labels = jnp.zeros((4, size, size, 3)), jnp.zeros((4,), jnp.int32)
+    out, params = jax.eval_shape(
+        net.init_with_output, jax.random.key(0), images, labels, labels
+    )
+    assert out.shape == images.shape
+    assert out.dtype == jnp.float32
+    params = params["params"]
+    assert params["label"]["embedding"].shape == (3 + 1, 4 * 8)
+    channels = [8 * m for m in multipliers]
+    for i, width in enumerate(channels):
+        for j in range(2):
+            kernel = params[f"encode_{i}_{j}"]["conv_1"]["kernel"]
+            assert kernel.shape == (3, 3, width, width)
+            attends = f"attention_encode_{i}_{j}" in params
+            assert attends == (size >> i in attention)
+    assert f"encode_{len(channels)}_0" not in params
+    assert ("attention_middle" in params) == bool(attention)
+
+
+def test_parameters_of_the_presets():
+    def count(settings, shape):
+        net = diffusion.network(settings, shape[0], 10)
+        images, labels = jnp.zeros((1, *shape)), jnp.zeros((1,), jnp.int32)
+        params = jax.eval_shape(net.init, jax.random.key(0), images, labels, labels)
+        return sum(p.size for p in jax.tree.leaves(params))
+
+    assert count(ddpm_settings.SMALL, (8, 8, 1)) == 442_017
+    # DDPM's for CIFAR-10 has 35.7 million, attention at 16 px alone.
+    assert count(ddpm_settings.COLOUR, (32, 32, 3)) == 32_278_275
+
+
+def test_unet_starts_at_zero_and_heeds_time_and_class():
+    net = unet.UNet(num_classes=3, width=8)
+    images = jnp.tile(jax.random.normal(jax.random.key(0), (1, 8, 8, 1)), (4, 1, 1, 1))
+    times, labels = jnp.array([1, 1, 500, 1]), jnp.array([0, 3, 0, 0])
+    params = jax.jit(net.init)(jax.random.key(1, impl="rbg"), images, times, labels)
+    apply = jax.jit(net.apply)
+    np.testing.assert_array_equal(apply(params, images, times, labels), 0)
+
+    # Once the zero kernels move, time and class both matter.
+    leaves, tree = jax.tree.flatten(params)
+    rng = np.random.default_rng(2)
+    moved = [p + 0.1 * rng.normal(size=p.shape).astype(np.float32) for p in leaves]
+    out = apply(jax.tree.unflatten(tree, moved), images, times, labels)
+    assert jnp.abs(out[0] - out[1]).max() > 1e-3
+    assert jnp.abs(out[0] - out[2]).max() > 1e-3
+    np.testing.assert_allclose(out[0], out[3], atol=1e-5)
+
+
+def test_attention_is_its_formula():
+    net = unet.Attention()
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 3, 3, 128)).astype(np.float32)
+    params = net.init(jax.random.key(0), x)
+    np.testing.assert_array_equal(net.apply(params, x), x)  # zero at first
+    params = moved(params)
+    p = jax.tree.map(np.asarray, params["params"])
+
+    groups = x.reshape(2, 9, 8, 16)
+    mean = groups.mean((1, 3), keepdims=True)
+    scaled = (groups - mean) / np.sqrt(groups.var((1, 3), keepdims=True) + 1e-6)
+    h = scaled.reshape(2, 9, 128) * p["norm"]["scale"][None, None]
+    h = h + p["norm"]["bias"][None, None]
+    h = h @ p["query_key_value"]["kernel"]
+    h = h + p["query_key_value"]["bias"][None, None]
+    want = np.zeros((2, 9, 128))
+    for image in range(2):
+        for head in range(2):  # 128 channels are two heads of 64
+            query, key, value = (
+                h[image][:, k * 128 + head * 64 :][:, :64] for k in range(3)
+            )
+            weights = np.exp(query @ key.T / 8)
+            weights /= weights.sum(1, keepdims=True)
+            want[image][:, head * 64 :][:, :64] = weights @ value
+    want = want @ p["out"]["kernel"] + p["out"]["bias"][None, None]
+    want = x + want.reshape(x.shape)
+    np.testing.assert_allclose(net.apply(params, x), want, atol=1e-4)
+
+
+def test_dropout_follows_from_each_rows_key():
+    x = jnp.ones((6, 20, 20, 4))
+    keys = jax.random.split(jax.random.key(0), 6)
+    got = np.asarray(unet.drop(x, keys, 0.25, "here"))
+    assert set(np.unique(got)) == {np.float32(0), np.float32(1 / 0.75)}
+    assert 0.73 < (got > 0).mean() < 0.77
+    alone = unet.drop(x[4:5], keys[4:5], 0.25, "here")
+    np.testing.assert_array_equal(alone[0], got[4])
+    assert not np.array_equal(got[0], got[1])
+    assert not np.array_equal(got, unet.drop(x, keys, 0.25, "there"))
