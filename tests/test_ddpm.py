@@ -13,7 +13,7 @@ from rsmatch_jax import checkpoint
 from rsmatch_jax.data import arrays, sources
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.synthesis import ddpm, ddpm_output, ddpm_settings, diffusion
-from rsmatch_jax.synthesis.ddpm_progress import Progress
+from rsmatch_jax.synthesis.terminal import Progress
 
 TINY = ddpm_settings.Settings(
     per_class=2,
@@ -187,11 +187,11 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, capsys, monkeypatch):
     assert ddpm.main(argv("whole")) == 0
     with monkeypatch.context() as m:
         stop_after(m, checkpoint.Checkpoints, "save", 2)
-        assert ddpm.main(argv("parts")) == 1
+        assert ddpm.main(argv("parts")) == 75
     assert "the same command goes on" in capsys.readouterr().err
     with monkeypatch.context() as m:
         stop_after(m, Progress, "skip_to", 1)  # the first chunk of two is kept
-        assert ddpm.main(argv("parts")) == 1
+        assert ddpm.main(argv("parts")) == 75
     assert "training: 4 of 6 steps are done already" in capsys.readouterr().out
     staging = tmp_path / "parts" / ".staging"
     assert os.listdir(staging / "drawn") == ["000000.npy"]

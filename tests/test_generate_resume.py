@@ -75,7 +75,7 @@ def test_the_pool_is_a_function_of_the_staging(
 
     monkeypatch.setattr(staging.Part, "stage", interrupted)
     model.clear()
-    assert generate.main(request_of()) == 1
+    assert generate.main(request_of()) == 75
     assert not os.path.exists(tmp_path / "pool" / "dataset_info.json")
     assert generate.main(request_of()) == 0
     assert Counter(Counter(model).values()) == {1: 7, 2: 5}

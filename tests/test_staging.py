@@ -50,8 +50,8 @@ def out(tmp_path):
 
 def test_a_batch_is_found_again(out):
     part = begun(out)
-    drawn = [picture(0), None, picture(2)]
-    part.stage(0, 4, PROMPTS, drawn, why="ugly")
+    drawn = [picture(0), "ugly", picture(2)]
+    part.stage(0, 4, PROMPTS, drawn)
     again = Part(out, "a")
     assert again.entries == part.entries
     assert again.header == {**HEADER, "environments": [VERSIONS]}
@@ -71,14 +71,14 @@ def test_a_batch_is_found_again(out):
 def test_missing_batches(out):
     part = begun(out)
     assert part.missing(7, 3) == [0, 1, 2]
-    part.stage(1, 4, PROMPTS, [None] * 3, why="x")
+    part.stage(1, 4, PROMPTS, ["x"] * 3)
     assert Part(out, "a").missing(7, 3) == [0, 2]
     assert part.missing(6, 3) == [0]
 
 
 def test_what_a_killed_process_leaves_is_cleaned(out):
     part = begun(out)
-    part.stage(0, 4, PROMPTS, [picture(0), None, picture(2)], why="x")
+    part.stage(0, 4, PROMPTS, [picture(0), "x", picture(2)])
     kept = files(part)
     with open(journal(part), "rb") as f:
         whole = f.read()
@@ -99,8 +99,8 @@ def test_what_a_killed_process_leaves_is_cleaned(out):
 @pytest.mark.parametrize("damage", ["gone", "short"])
 def test_a_batch_without_its_files_does_not_count(out, damage):
     part = begun(out)
-    part.stage(0, 4, PROMPTS, [picture(i) for i in range(3)], why="x")
-    part.stage(1, 4, ((3, 1),), [picture(3)], why="x")
+    part.stage(0, 4, PROMPTS, [picture(i) for i in range(3)])
+    part.stage(1, 4, ((3, 1),), [picture(3)])
     path = os.path.join(part.folder, "pictures", part.entries[1].file)
     if damage == "gone":
         os.remove(path)
@@ -110,13 +110,13 @@ def test_a_batch_without_its_files_does_not_count(out, damage):
     assert list(again.batches) == [1]
     again.begin(HEADER, VERSIONS)
     assert files(again) == ["0000003.png"]
-    again.stage(0, 4, PROMPTS, [picture(i) for i in range(3)], why="x")
+    again.stage(0, 4, PROMPTS, [picture(i) for i in range(3)])
     assert Part(out, "a").entries == part.entries
 
 
 def test_damage_is_named(out):
     part = begun(out)
-    part.stage(0, 4, PROMPTS, [picture(i) for i in range(3)], why="x")
+    part.stage(0, 4, PROMPTS, [picture(i) for i in range(3)])
     path = os.path.join(part.folder, "pictures", part.entries[1].file)
     with open(path, "r+b") as f:
         f.write(b"X")
@@ -131,7 +131,7 @@ def test_damage_is_named(out):
 def test_other_settings_are_named_once_something_is_staged(out):
     part = begun(out)
     part.check({"seed": 1, "steps": 4})
-    part.stage(0, 4, PROMPTS, [picture(i) for i in range(3)], why="x")
+    part.stage(0, 4, PROMPTS, [picture(i) for i in range(3)])
     part = Part(out, "a")
     part.check({"seed": 0, "precision": "float16"})
     with pytest.raises(RequestError, match="steps: 50 there, 4 here") as e:
@@ -141,7 +141,7 @@ def test_other_settings_are_named_once_something_is_staged(out):
 
 def test_environments_are_noted_once(out):
     part = begun(out)
-    part.stage(0, 4, PROMPTS, [picture(i) for i in range(3)], why="x")
+    part.stage(0, 4, PROMPTS, [picture(i) for i in range(3)])
     for versions in (VERSIONS, {"torch": "2"}, VERSIONS):
         Part(out, "a").begin({"settings": {}}, versions)
     assert Part(out, "a").header["environments"] == [VERSIONS, {"torch": "2"}]
@@ -173,7 +173,7 @@ def test_foreign_prompts(out, change, named):
 
 def test_a_full_disk_loses_only_the_batch(out, monkeypatch):
     part = begun(out)
-    part.stage(0, 4, PROMPTS, [picture(i) for i in range(3)], why="x")
+    part.stage(0, 4, PROMPTS, [picture(i) for i in range(3)])
     before = staging.state(out)
     real, calls = os.fsync, []
 
@@ -188,13 +188,13 @@ def test_a_full_disk_loses_only_the_batch(out, monkeypatch):
     for allowed in range(4):
         calls.clear()
         with pytest.raises(OSError, match="No space"):
-            part.stage(1, 4, ((3, 1), (4, 0)), [picture(3), picture(4)], why="x")
+            part.stage(1, 4, ((3, 1), (4, 0)), [picture(3), picture(4)])
         assert len(calls) == allowed + 1
         assert staging.state(out) == before
         assert 1 not in part.batches
     allowed = 4
     calls.clear()
-    part.stage(1, 4, ((3, 1), (4, 0)), [picture(3), picture(4)], why="x")
+    part.stage(1, 4, ((3, 1), (4, 0)), [picture(3), picture(4)])
     assert sorted(Part(out, "a").batches) == [0, 1]
 
 

@@ -3,6 +3,9 @@
 import errno
 import io
 import os
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from rsmatch_jax.errors import RequestError
 
 CLASSES = ("cat", "dog", "owl")
 SIZE = 8
+ROOT = pathlib.Path(__file__).parent.parent
 
 
 def picture() -> np.ndarray:
@@ -66,6 +70,35 @@ def test_shards_named_after_their_content(tmp_path):
         (example,) = tfds.as_numpy(builder.as_dataset("train"))
         assert example["label"] == label
         np.testing.assert_array_equal(example["image"], picture())
+
+
+ELSEWHERE = """
+import sys
+import numpy as np
+from rsmatch_jax.data import tf_write
+pixels = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
+tf_write.write(
+    sys.argv[1],
+    {"train": [tf_write.Example(pixels, i, str(i), i) for i in range(2)]},
+    class_names=("cat", "dog"),
+    generator_names=("a", "b"),
+    size=(8, 8),
+    name="pets",
+    digest_names=True,
+)
+"""
+
+
+def test_another_process_writes_the_same_bytes(tmp_path):
+    """Protocol buffers order an example's features by a seed of the process."""
+    trees = []
+    for number in range(3):
+        folder = tmp_path / str(number)
+        subprocess.run(
+            [sys.executable, "-c", ELSEWHERE, str(folder)], check=True, cwd=ROOT
+        )
+        trees.append({p.name: p.read_bytes() for p in folder.iterdir()})
+    assert trees[0] == trees[1] == trees[2]
 
 
 def test_a_full_disk_is_told_as_such(tmp_path, monkeypatch):

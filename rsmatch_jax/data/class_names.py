@@ -3,7 +3,7 @@
 import json
 import os
 
-from rsmatch_jax.data import array_cache, arrays, dataset_folder
+from rsmatch_jax.data import array_cache, arrays, dataset_folder, sources
 from rsmatch_jax.data.import_layouts import CIFAR10
 from rsmatch_jax.errors import RequestError
 
@@ -35,7 +35,7 @@ def class_names(
         return arrays.digits("test").class_names
     if name == "fake":
         return arrays.fake("test").class_names
-    if name.startswith(("/", ".", "~")) or os.path.isdir(name):
+    if sources.is_path(name):
         return _of_folder(os.path.abspath(os.path.expanduser(name)))
     base, config, version = dataset_folder.split_name(name)
     folder = dataset_folder.find(name, dataset_folder.default_data_dir(data_dir))

@@ -18,6 +18,7 @@ from typing import Any
 from rsmatch_jax.errors import RequestError
 
 INFO = "dataset_info.json"
+STAGING = ".staging"  # of a pool that is drawn: what it is written from
 _NAME = re.compile(
     r"(?P<name>[A-Za-z]\w*)(/(?P<config>[^:/]+))?(:(?P<version>[\d.*]+))?"
 )
@@ -161,6 +162,12 @@ def _check_shard(path: str, length: int, source: Source):
         "copy or prepare the dataset again (a synthetic pool: import it again), "
         f"then delete {source.folder} if it is the damaged copy"
     )
+    if os.path.isdir(os.path.join(source.folder, STAGING)):
+        wayout = (
+            f"its pictures are still in {STAGING}: delete "
+            f"{os.path.join(source.folder, INFO)} and run the command that drew them "
+            "again, then the pool is written anew"
+        )
     if not os.path.isfile(path):
         raise RequestError(f"{path} is absent, {INFO} lists it; {wayout}")
     if (source.info.get("fileFormat") or "tfrecord") != "tfrecord":

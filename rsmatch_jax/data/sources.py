@@ -36,7 +36,7 @@ def load_real(
         pair = arrays.digits("train"), arrays.digits("test")
     elif name == "fake":
         pair = arrays.fake("train"), arrays.fake("test")
-    elif _is_path(name):
+    elif is_path(name):
         pair = _real_folder(os.path.abspath(os.path.expanduser(name)), cache_dir)
     else:
         pair = _real_tfds(name, data_dir, download, cache_dir)
@@ -87,13 +87,13 @@ def default_pool(name: str, data_dir: str | None) -> str:
         return "fake"
     if name == "digits":
         return os.path.join(os.path.dirname(os.path.abspath(__file__)), "digits_pool")
-    if _is_path(name):
+    if is_path(name):
         name = os.path.basename(os.path.abspath(os.path.expanduser(name)))
     root = dataset_folder.default_data_dir(data_dir)
     return os.path.join(root, "rsmatch_pools", name.split(":")[0])
 
 
-def _is_path(name: str) -> bool:
+def is_path(name: str) -> bool:
     """Whether a dataset's name means a folder rather than a TFDS name."""
     return name.startswith(("/", ".", "~")) or (
         os.path.isdir(name)

@@ -167,6 +167,11 @@ def _write_splits(
 ) -> dict[str, int]:
     writer = tfds.core.SequentialWriter(info, _EXAMPLES_PER_SHARD)
     writer.initialize_splits(list(splits))
+    # TFDS leaves the order of an example's features to a seed of the process.
+    serializer = writer._serializer
+    serializer.serialize_example = lambda example: serializer.get_tf_example(
+        example
+    ).SerializeToString(deterministic=True)
     counts = {}
     for split, examples in splits.items():
         counts[split] = 0

@@ -29,8 +29,8 @@ from rsmatch_jax import compilation
 from rsmatch_jax.data import arrays, sources
 from rsmatch_jax.errors import RequestError, RunFailed, exit_code
 from rsmatch_jax.synthesis import ddpm_output, ddpm_settings, diffusion
-from rsmatch_jax.synthesis.ddpm_progress import Progress
 from rsmatch_jax.synthesis.ddpm_settings import Settings
+from rsmatch_jax.synthesis.terminal import Progress
 
 MAX_ROUNDS = 5  # of drawing, to make up for dropped duplicates
 DIGITS_LEVELS = 17  # grey levels of the scans, which the pictures then share
@@ -217,7 +217,7 @@ def main(argv: list[str] | None = None) -> int:
             way_out = "; lower --batch_size or --sampling_batch" if full else ""
             raise RunFailed(f"{e}{way_out}; {GO_ON}") from e
 
-    return exit_code(command, GO_ON)
+    return exit_code(command, GO_ON, resumable=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 
 from rsmatch_jax.data.arrays import ImageArrays
 from rsmatch_jax.errors import RequestError
+from rsmatch_jax.synthesis import terminal
 
 DTYPES = ("float32", "bfloat16")
 FORMATS = ("arrays", "tfds")
@@ -96,16 +97,9 @@ class Request:
     given: Mapping[str, Any]
 
 
-class Parser(argparse.ArgumentParser):
-    """Turns a wrong flag into a RequestError."""
-
-    def error(self, message: str):
-        raise RequestError(f"{message}\n{self.format_usage().strip()}")
-
-
 def parse(argv: Sequence[str]) -> Request:
     """Raises RequestError for flags that cannot be."""
-    parser = Parser(
+    parser = terminal.Parser(
         prog="python -m rsmatch_jax.synthesis.ddpm",
         description="Makes a synthetic pool with a diffusion model of our own.",
         allow_abbrev=False,

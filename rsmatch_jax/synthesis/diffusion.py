@@ -20,8 +20,9 @@ from rsmatch_jax.checkpoint import Checkpoints
 from rsmatch_jax.data import arrays
 from rsmatch_jax.models import unet
 from rsmatch_jax.synthesis import diffusion_process
-from rsmatch_jax.synthesis.ddpm_progress import Losses, Progress
+from rsmatch_jax.synthesis.ddpm_losses import Losses
 from rsmatch_jax.synthesis.ddpm_settings import NOISE_LEVELS, Settings
+from rsmatch_jax.synthesis.terminal import Progress
 
 INIT, TRAIN, DRAW = range(3)  # purposes of random numbers
 

@@ -17,20 +17,22 @@ from rsmatch_jax.errors import RequestError, RunFailed
 from rsmatch_jax.synthesis import glide
 from rsmatch_jax.synthesis.pipelines import Generator
 
+# Why a picture is dropped.
 SAFETY = "safety checker"
+NO_NUMBERS = "no numbers (NaN)"
 
 
 @dataclasses.dataclass(frozen=True)
 class Drawer:
     """A loaded model.
 
-    draw(prompts, seeds): uint8 pictures [H, W, 3], None where the safety checker
-    flagged one; a picture's noise is decided by its seed alone. native_size: pixels a
+    draw(prompts, seeds): uint8 pictures [H, W, 3], or why one is dropped; a picture's
+    noise is decided by its seed alone. native_size: pixels a
     side. settings: what the pictures depend on beside the request. environment:
     versions and device.
     """
 
-    draw: Callable[[Sequence[str], Sequence[int]], list[np.ndarray | None]]
+    draw: Callable[[Sequence[str], Sequence[int]], list[np.ndarray | str]]
     native_size: int
     settings: Mapping[str, Any]
     environment: Mapping[str, str]
@@ -144,8 +146,8 @@ def _load_diffusers(generator: Generator, device: str) -> Drawer:
         flagged = getattr(output, "nsfw_content_detected", None)
         flagged = flagged or [False] * len(prompts)
         return [
-            None if bad else _to_uint8(image, size, prompt)
-            for image, bad, prompt in zip(output.images, flagged, prompts, strict=True)
+            SAFETY if bad else _to_uint8(image, size)
+            for image, bad in zip(output.images, flagged, strict=True)
         ]
 
     settings = {
@@ -232,15 +234,15 @@ def _native_size(generator: Generator, pipe) -> int:
     return sample * factor
 
 
-def _to_uint8(image: np.ndarray, size: int, prompt: str) -> np.ndarray:
-    """float [size, size, 3] in [0, 1] as uint8."""
+def _to_uint8(image: np.ndarray, size: int) -> np.ndarray | str:
+    """float [size, size, 3] in [0, 1] as uint8; why it is dropped where it is none."""
     if image.shape != (size, size, 3):
         raise RunFailed(
             f"the model drew an array of {image.shape}, no colour picture of the "
             f"{size} pixels that it names"
         )
     if not np.isfinite(image).all():
-        raise RunFailed(f"the model drew no numbers (NaN) for {prompt!r}")
+        return NO_NUMBERS  # half precision may overflow; the same seed does so again
     return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 

@@ -26,8 +26,8 @@ def read_json(path: str) -> dict[str, Any] | None:
         return None
     except ValueError as e:
         raise RequestError(
-            f"{path} cannot be read: {e}; delete the folder {os.path.dirname(path)} to "
-            "make its content anew"
+            f"{path} is damaged ({e}); put back a copy of that file, or begin in "
+            "another folder"
         ) from None
 
 

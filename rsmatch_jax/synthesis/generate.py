@@ -15,17 +15,18 @@ import importlib.util
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from rsmatch_jax.errors import RequestError, RunFailed, exit_code
 from rsmatch_jax.logbook import say
 from rsmatch_jax.synthesis import drawing, pipelines, pool_folder, prompt_file, staging
-from rsmatch_jax.synthesis.diffusion import Progress
-from rsmatch_jax.synthesis.drawing import SAFETY, Drawer
+from rsmatch_jax.synthesis.drawing import NO_NUMBERS, Drawer
 from rsmatch_jax.synthesis.pipelines import Generator
 from rsmatch_jax.synthesis.prompt_file import PromptFile
 from rsmatch_jax.synthesis.staging import Part, PoolHeader
+from rsmatch_jax.synthesis.terminal import Progress
 
 SIZE = 32
 GO_ON = "what is staged stays; start again to go on"
@@ -40,6 +41,9 @@ def seed_of(seed: int, generator: str, prompt: int) -> int:
 def run(args: argparse.Namespace):
     """Draws what is missing, then writes the pool."""
     _check(args)
+    for flag in ("prompts", "generator", "model_dir", "unet"):
+        if (value := getattr(args, flag)) is not None:
+            setattr(args, flag, os.path.expanduser(value))
     generator = pipelines.choose(
         args.generator,
         name=args.name,
@@ -52,16 +56,22 @@ def run(args: argparse.Namespace):
     prompts = prompt_file.read(args.prompts)
     if not prompts.prompts:
         raise RequestError(f"--prompts={args.prompts} has no prompt")
+    held = {prompt.label for prompt in prompts.prompts}
+    bare = [n for i, n in enumerate(prompts.class_names) if i not in held]
+    if bare:
+        raise RequestError(
+            f"--prompts={args.prompts} has no prompt for {', '.join(bare)}; a pool "
+            "needs pictures of every class"
+        )
     out = os.path.abspath(os.path.expanduser(args.out))
     staging.check_folder(out)
-    if (
-        importlib.util.find_spec("tensorflow_datasets") is None
-    ):  # hours before it is due
-        pool_folder.load_writer()
+    if importlib.util.find_spec("tensorflow_datasets") is None:
+        pool_folder.load_writer()  # refuses now, not hours later
     if staging.read_pool(out) is None:
         pipelines.require(generator)  # before a folder is made
     with staging.locked(out):
         settings = _settings(args, generator)
+        staging.check_shards(out)
         header = staging.read_pool(out)
         size = _asked_size(args, generator, header)
         if size is not None:
@@ -172,7 +182,12 @@ def _draw_batches(
             [seed_of(seed, generator.name, i) for i in batch],
         )
         labels = [(i, everything[i].label) for i in batch]
-        part.stage(number, size, labels, pictures, why=SAFETY)
+        if len(labels) > 1 and all(p is NO_NUMBERS for p in pictures):
+            raise RunFailed(
+                f"{generator.name} drew {len(labels)} pictures without numbers (NaN) "
+                "in a row; --device=cpu draws in float32"
+            )
+        part.stage(number, size, labels, pictures)
         progress.advance(len(batch))
 
 
@@ -201,10 +216,7 @@ def _header(
 
 def _counts(part: Part) -> str:
     dropped = sum(entry.dropped is not None for entry in part.entries)
-    return (
-        f"{len(part.entries) - dropped} pictures of {part.name}, {dropped} dropped by "
-        "the safety checker"
-    )
+    return f"{len(part.entries) - dropped} pictures of {part.name}, {dropped} dropped"
 
 
 def _summary(out: str, tally: pool_folder.Tally) -> str:
@@ -214,12 +226,22 @@ def _summary(out: str, tally: pool_folder.Tally) -> str:
     for name in pool.generators:
         part = Part(out, name)
         of = part.header["prompts"]["count"]
-        text = f"{tally.kept[name]} of {name} ({len(part.entries)} of {of} prompts"
-        text += f" drawn), {tally.duplicates[name]} exact duplicates dropped"
-        dropped = sum(entry.dropped is not None for entry in part.entries)
-        lines.append(f"{text}, {dropped} dropped by the safety checker")
-        for label, class_name in enumerate(pool.class_names):
-            lines.append(f"  {class_name}: {tally.per_class[name, label]}")
+        text = f"{tally.kept[name]} of {name}"
+        text += f", {tally.duplicates[name]} exact duplicates dropped"
+        dropped = Counter(e.dropped for e in part.entries if e.dropped)
+        for why, count in sorted(dropped.items()):
+            text += f", {count} dropped: {why}"
+        lines.append(text)
+        counts = [tally.per_class[name, i] for i in range(len(pool.class_names))]
+        for class_name, count in zip(pool.class_names, counts, strict=True):
+            lines.append(f"  {class_name}: {count}")
+        least = min(counts)
+        lines.append(f"  at least {least} a class: training takes so many at most")
+        if len(part.entries) < of:
+            lines.append(
+                f"  warning: {of - len(part.entries)} of {of} prompts are not drawn; "
+                f"start with the flags of {name} again"
+            )
     if tally.two_classes:
         lines.append(
             f"{tally.two_classes} kept although the same pixels have another class"
@@ -254,7 +276,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns its exit code: 0 done, 1 failed, 2 the request was wrong."""
+    """The command. Returns its exit code: 0 done, 1 failed, 2 the request was wrong,
+    75 stopped by a signal."""
     try:
         args = _parser().parse_args(argv)
     except SystemExit as e:
@@ -268,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             way = "free some space and start again" if full else "start again"
             raise RunFailed(f"{e}; what is staged stays: {way} to go on") from e
 
-    return exit_code(command, GO_ON)
+    return exit_code(command, GO_ON, resumable=True)
 
 
 if __name__ == "__main__":

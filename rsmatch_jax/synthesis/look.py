@@ -122,8 +122,10 @@ def check_match(path: str, pool: ImageArrays, name: str, real: ImageArrays):
 
 def _real_folder(name: str, data_dir: str | None) -> str | None:
     """The dataset folder behind --real; None where pictures are made or were cached."""
-    folder = os.path.abspath(os.path.expanduser(name))
-    if name in ("digits", "fake") or os.path.isdir(folder):
+    if name in ("digits", "fake"):
+        return None
+    if sources.is_path(name):
+        folder = os.path.abspath(os.path.expanduser(name))
         return folder if dataset_folder.is_dataset(folder) else None
     return dataset_folder.find(name, dataset_folder.default_data_dir(data_dir))
 

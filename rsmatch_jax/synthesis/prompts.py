@@ -20,8 +20,13 @@ from typing import Any
 
 from rsmatch_jax.data import class_names
 from rsmatch_jax.errors import RequestError, RunFailed, exit_code
-from rsmatch_jax.synthesis import ddpm, prompt_file, prompt_stage, sentences, words
-from rsmatch_jax.synthesis.diffusion import Progress
+from rsmatch_jax.synthesis import (
+    prompt_file,
+    prompt_stage,
+    sentences,
+    terminal,
+    words,
+)
 from rsmatch_jax.synthesis.prompt_file import Prompt
 from rsmatch_jax.synthesis.prompt_stage import Tally
 from rsmatch_jax.synthesis.sentences import Sampling
@@ -83,7 +88,7 @@ def _sample(args, request, writer, stage, tallies, say):
     kept = sum(len(tally.texts) for tally in tallies)
     if kept:
         say(f"going on from {stage.path}: {kept} of {_total(request)} sentences")
-    progress = Progress("writing", "sentences", _total(request) - kept, say)
+    progress = terminal.Progress("writing", "sentences", _total(request) - kept, say)
     while (c := prompt_stage.next_class(tallies, args.per_class)) is not None:
         _refuse_hopeless(args, request, stage.path, tallies)
         word = request["words"][c]
@@ -233,7 +238,7 @@ def check(args: argparse.Namespace, sampling: Sampling):
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Sampling]:
     """Raises: RequestError for a wrong flag."""
-    parser = ddpm.Parser(
+    parser = terminal.Parser(
         prog="python -m rsmatch_jax.synthesis.prompts",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -280,7 +285,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Sampling]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 done, 1 the run failed, 2 the request was wrong."""
+    """Exit code: 0 done, 1 failed, 2 the request was wrong, 75 stopped by a signal."""
 
     def say(line: str):
         sys.stdout.write(line + "\n")
@@ -292,7 +297,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except OSError as e:
             raise RunFailed(f"{e}; {GO_ON}") from e
 
-    return exit_code(command, GO_ON)
+    return exit_code(command, GO_ON, resumable=True)
 
 
 if __name__ == "__main__":

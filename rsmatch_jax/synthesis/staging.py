@@ -28,7 +28,7 @@ from rsmatch_jax.errors import RequestError
 from rsmatch_jax.synthesis import durable
 from rsmatch_jax.workdir import differences
 
-STAGING = ".staging"
+STAGING = dataset_folder.STAGING
 KERNEL = "Pillow BOX (area mean)"
 _POOL, _GENERATORS, _LOCK = "pool.json", "generators", ".lock"
 _HEADER, _JOURNAL, _PICTURES = "header.json", "journal.jsonl", "pictures"
@@ -68,8 +68,8 @@ def folder_of(out: str) -> str:
 
 
 def check_folder(out: str):
-    """Raises RequestError unless `out` is a pool of this command, empty or absent, and
-    as whole as its description says. Changes nothing."""
+    """Raises RequestError unless `out` is a pool of this command, empty or absent.
+    Changes nothing."""
     if os.path.lexists(out) and not os.path.isdir(out):
         raise RequestError(f"--out={out} is a file; name a folder")
     parent = out
@@ -83,16 +83,16 @@ def check_folder(out: str):
             f"--out={out} has files and no {STAGING}, so it was not made by this "
             "command (an imported pool?) and is left alone; name another folder"
         )
-    if dataset_folder.INFO in names:
-        try:
-            source = dataset_folder.inspect(out)
-            dataset_folder.check_shards(source, source.splits)
-        except RequestError as e:
-            raise RequestError(
-                f"--out={out} is damaged and is left alone: {e}\nIts pictures are "
-                f"still staged: delete {os.path.join(out, dataset_folder.INFO)} and "
-                "start again, then the pool is written anew"
-            ) from None
+    if STAGING in names and not os.path.isdir(folder_of(out)):
+        raise RequestError(f"--out={out}: {STAGING} is no folder; name another --out")
+
+
+def check_shards(out: str):
+    """Raises RequestError unless the pool that was written, if any, is as whole as its
+    description says. To be called while it is locked: nobody else writes it then."""
+    if dataset_folder.is_dataset(out):
+        source = dataset_folder.inspect(out)
+        dataset_folder.check_shards(source, source.splits)
 
 
 @contextlib.contextmanager
@@ -116,8 +116,17 @@ def locked(out: str) -> Iterator[None]:
 
 def read_pool(out: str) -> PoolHeader | None:
     """The pool's header; None where nothing is staged yet."""
-    content = durable.read_json(os.path.join(folder_of(out), _POOL))
+    path = os.path.join(folder_of(out), _POOL)
+    content = durable.read_json(path)
     if content is None:
+        staged = os.path.join(folder_of(out), _GENERATORS)
+        if os.path.isdir(staged) and any(
+            Part(out, name).batches for name in os.listdir(staged)
+        ):
+            raise RequestError(
+                f"{path} is absent and pictures are staged beside it; put back a copy "
+                "of that file, or begin in another folder"
+            )
         return None
     return PoolHeader(
         content["dataset"],
@@ -134,6 +143,8 @@ def check_pool(out: str, header: PoolHeader | None, new: PoolHeader):
     here, there = _short(new.class_names), _short(header.class_names)
     pairs = zip(header.class_names, new.class_names, strict=False)
     first = next((f"{a} there, {b} here" for a, b in pairs if a != b), "their number")
+    if header.class_names == new.class_names:
+        first = "the name of the dataset"
     if (header.dataset, header.class_names) != (new.dataset, new.class_names):
         raise RequestError(
             f"--out={out} is a pool for {header.dataset} ({there}), the prompts are "
@@ -270,19 +281,17 @@ class Part:
         batch: int,
         size: int,
         prompts: Sequence[tuple[int, int]],
-        pictures: Sequence[np.ndarray | None],
-        why: str,
+        pictures: Sequence[np.ndarray | str],
     ):
         """Brings a batch to disk; it is done when this returns.
 
-        prompts: (index, label) each; pictures: uint8 [H, W, 3] each, or None where it
-        was dropped because of `why`. Raises: OSError, as on a full disk; then nothing
-        of the batch counts.
+        prompts: (index, label) each; pictures: uint8 [H, W, 3] each, or why it was
+        dropped. Raises: OSError, as on a full disk; then nothing of the batch counts.
         """
         entries = []
         for (index, label), picture in zip(prompts, pictures, strict=True):
-            if picture is None:
-                entries.append(Entry(index, label, dropped=why))
+            if isinstance(picture, str):
+                entries.append(Entry(index, label, dropped=picture))
                 continue
             content, pixels = encode(picture, size)
             file = f"{index:07d}.png"
@@ -308,7 +317,8 @@ class Part:
             content = f.read()
         if durable.digest(content) != entry.content:
             raise RequestError(
-                f"{path} is damaged; delete it and start again, then it is drawn again"
+                f"{path} is damaged; delete it and start with the flags of "
+                f"{self.name} again, then it is drawn again"
             )
         return content
 
