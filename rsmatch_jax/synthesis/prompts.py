@@ -1,6 +1,6 @@
 """Writes prompts: sentences about every class, by a word-to-sentence model.
 
-    python -m rsmatch_jax.synthesis.prompts --dataset=cifar10 --per_class=500 \\
+    python -m rsmatch_jax.synthesis.prompts --dataset=cifar10 --per_class=1000 \\
       --out=prompts.jsonl
 
 Every class name is fed to the model as a word. Kept are sentences that come to an end,
