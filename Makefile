@@ -28,9 +28,9 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/synthesis
 
-# In an environment of its own: PyTorch and what stands on it. The version is the one that
+# What makes pools, in an environment of its own with PyTorch. The version is the one that
 # these tests were last seen to pass with.
 test-synthesis: .venv-synthesis/installed
 	.venv-synthesis/bin/python -m pytest -n 2 --dist loadfile tests/synthesis

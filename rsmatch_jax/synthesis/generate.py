@@ -96,6 +96,12 @@ def _check(args: argparse.Namespace):
         value = getattr(args, flag)
         if value is not None and not (math.isfinite(value) and value >= low):
             raise RequestError(f"--{flag}={value} cannot work: give {low} or more")
+    known = pipelines.GENERATORS.get(args.generator)
+    if known and not args.model_dir and (args.size or 0) > known.native_size:
+        raise RequestError(
+            f"--size={args.size} is more than {args.generator} draws, "
+            f"{known.native_size}: give at most that, pictures are only made smaller"
+        )
     if args.size is not None and args.full_size:
         raise RequestError("--size and --full_size exclude each other; give one")
 

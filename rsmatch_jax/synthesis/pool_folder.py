@@ -20,6 +20,7 @@ from rsmatch_jax.synthesis import durable, staging
 from rsmatch_jax.synthesis.staging import Part, PoolHeader
 
 _NEW, _WRITTEN = "new", "written"
+_BESIDE = (dataset_folder.INFO, "features.json", "pool.json")  # the shards
 _SHARD = re.compile(r".+-train-[0-9a-f]{12}\.tfrecord-\d{5}")
 
 
@@ -40,7 +41,8 @@ def is_current(out: str) -> bool:
             written = f.read()
     except FileNotFoundError:
         return False
-    return dataset_folder.is_dataset(out) and written == staging.state(out)
+    whole = all(os.path.isfile(os.path.join(out, name)) for name in _BESIDE)
+    return whole and written == staging.state(out)
 
 
 def write(out: str) -> Tally:

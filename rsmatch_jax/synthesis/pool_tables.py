@@ -52,9 +52,12 @@ def stands_out(figures: Mapping[str, Any]) -> list[str]:
     """Sentences on figures that differ by more than the limits of this file."""
     lines = []
     duplicates, names = figures["duplicates"], figures["class_names"]
-    empty = [n for n, k in zip(names, figures["counts"]["pool"], strict=True) if not k]
-    if empty:
-        lines.append(f"no pictures of {', '.join(empty)}")
+    for generator, of in _generators(figures):
+        counts = of(figures["counts"])
+        empty = [n for n, k in zip(names, counts, strict=True) if not k]
+        if empty:
+            what = ", ".join(empty) if any(counts) else "any class"
+            lines.append(f"{generator}: no pictures of {what}")
     for count, what in (
         (duplicates["pool"]["in_their_class"], "exact duplicates in the pool"),
         (
@@ -92,6 +95,8 @@ def _set_differences(figures: Mapping[str, Any]) -> list[str]:
     real_blocks = figures["blockiness"]["real"]
     real_files = figures["encoding"]["real"]
     for name, of in _generators(figures):
+        if not any(of(figures["counts"])):
+            continue
         blocks = of(figures["blockiness"])
         known = None not in (blocks, real_blocks)
         if known and abs(blocks - real_blocks) > BLOCK_GAP * real_blocks:

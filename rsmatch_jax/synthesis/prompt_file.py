@@ -53,14 +53,15 @@ def prompt_line(prompt: Prompt) -> str:
 def read(path: str) -> PromptFile:
     """Raises RequestError naming the line that is none of the above."""
     try:
-        with open(path, encoding="utf-8") as f:
-            lines = f.read().splitlines()
+        with open(path, encoding="utf-8-sig") as f:
+            # Not splitlines(): a sentence may hold what Unicode calls a line's end.
+            lines = f.read().rstrip().split("\n")
     except (OSError, UnicodeDecodeError) as e:
         raise RequestError(
             f"--prompts={path} cannot be read: {e}; `python -m "
             "rsmatch_jax.synthesis.prompts` makes such a file"
         ) from None
-    header = _parse(path, 1, lines[0] if lines else "")
+    header = _parse(path, 1, lines[0])
     names = header.get("class_names")
     if not isinstance(header.get("dataset"), str) or not _are_names(names):
         raise RequestError(

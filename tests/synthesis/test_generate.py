@@ -220,7 +220,38 @@ def test_seeds_differ_and_stay():
     assert generate.seed_of(0, "sd14", 7) == SEED_7
 
 
-def test_pictures_of_nothing_end_the_run():
+def test_pictures_without_numbers_are_dropped(
+    tmp_path, model, request_of, monkeypatch, capsys
+):
+    def some(prompts, seeds):
+        return [drawing.NO_NUMBERS, *draw(prompts[1:], seeds[1:])]
+
+    drawer = drawing.Drawer(some, 16, {}, {})
+    monkeypatch.setattr(drawing, "load", lambda generator, device: drawer)
+    assert generate.main(request_of()) == 0
+    assert "3 dropped: no numbers (NaN)" in capsys.readouterr().out
+    none = drawing.Drawer(lambda p, s: [drawing.NO_NUMBERS] * len(p), 16, {}, {})
+    monkeypatch.setattr(drawing, "load", lambda generator, device: none)
+    assert generate.main(request_of("glide")) == 1
+    assert "--device=cpu" in capsys.readouterr().err
+
+
+def test_a_class_without_prompts_is_refused(tmp_path, model, request_of, capsys):
+    lines = (tmp_path / "prompts.jsonl").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if '"label": 1,' not in line]
+    (tmp_path / "prompts.jsonl").write_text("".join(kept))
+    assert generate.main(request_of()) == 2
+    assert f"no prompt for {CLASSES[1]}" in capsys.readouterr().err
+    assert not (tmp_path / "pool").exists()
+
+
+def test_more_pixels_than_the_model_draws(tmp_path, model, request_of, capsys):
+    assert generate.main(request_of("sd14", "--size=513")) == 2
+    assert "--size=513 is more than sd14 draws, 512" in capsys.readouterr().err
+    assert not (tmp_path / "pool").exists()
+
+
+def test_pictures_of_nothing():
     nothing = drawing._to_uint8(np.full((4, 4, 3), np.nan, np.float32), 4)
     assert nothing == drawing.NO_NUMBERS
     with pytest.raises(RunFailed, match="no colour picture of the 8 pixels"):

@@ -250,6 +250,15 @@ def test_a_truncated_shard_is_refused_and_mended(tmp_path, model, request_of, ca
     assert tree(tmp_path / "pool", without=[".staging"]) == whole
 
 
+def test_a_lost_header_is_told(tmp_path, model, request_of, capsys):
+    assert generate.main(request_of()) == 0
+    os.remove(tmp_path / "pool/.staging/pool.json")
+    before = tree(tmp_path / "pool")
+    assert generate.main(request_of()) == 2
+    assert "pictures are staged beside it" in capsys.readouterr().err
+    assert tree(tmp_path / "pool") == before
+
+
 def test_an_imported_pool_is_left_alone(tmp_path, model, request_of, capsys):
     source = tmp_path / "source"
     for name in CLASSES:

@@ -40,6 +40,14 @@ def test_bad_lines_are_named(tmp_path, content, named):
         prompt_file.read(str(path))
 
 
+def test_what_editors_leave_is_read(tmp_path):
+    path = tmp_path / "p.jsonl"
+    lines = HEADER + '{"label": 0, "prompt": "one\u2028two"}\n\n'
+    path.write_text("\ufeff" + lines, "utf-8")
+    (prompt,) = prompt_file.read(str(path)).prompts
+    assert prompt.text == "one\u2028two"
+
+
 def test_no_file(tmp_path):
     with pytest.raises(RequestError, match=r"synthesis\.prompts"):
         prompt_file.read(str(tmp_path / "none"))

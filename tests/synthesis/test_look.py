@@ -247,7 +247,7 @@ def test_a_class_and_a_generator_without_pictures(tmp_path, real, capsys):
     )
     arrays.save(str(tmp_path / "p"), data)
     assert run(tmp_path / "p", real, tmp_path / "out", "--sample=100") == 0
-    assert "- no pictures of owl" in capsys.readouterr().out
+    assert "no pictures of owl" in capsys.readouterr().out
     found = figures_of(tmp_path / "out")
     assert found["near_grey"]["pool"][2] is None
     assert found["colour"]["generators"][1] == {"mean": [], "std": []}

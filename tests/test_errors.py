@@ -1,0 +1,41 @@
+"""What a command ends with."""
+
+import os
+import signal
+
+import pytest
+
+from rsmatch_jax.errors import RequestError, RunFailed, exit_code
+
+
+def raises(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(RequestError("bad"), 2), (RunFailed("sad"), 1), (KeyError("x"), 1)],
+)
+def test_codes(error, code, capsys):
+    assert exit_code(lambda: raises(error), "start again") == code
+    said = capsys.readouterr().err
+    assert ("Traceback" in said) == isinstance(error, KeyError)
+
+
+@pytest.mark.parametrize(
+    ("number", "resumable", "code"),
+    [
+        (signal.SIGINT, False, 1),
+        (signal.SIGINT, True, 75),
+        (signal.SIGTERM, True, 75),
+    ],
+)
+def test_signals(number, resumable, code, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def command():
+        os.kill(os.getpid(), number)
+
+    assert exit_code(command, "start again", resumable=resumable) == code
+    assert capsys.readouterr().err == "\ninterrupted; start again\n"
+    assert signal.getsignal(signal.SIGTERM) == before
