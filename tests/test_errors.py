@@ -30,8 +30,11 @@ def test_codes(error, code, capsys):
         (signal.SIGTERM, True, 75),
     ],
 )
-def test_signals(number, resumable, code, capsys):
+def test_signals(number, resumable, code, capsys, request):
     before = signal.getsignal(signal.SIGTERM)
+    # A job in the background of a shell starts with Ctrl-C ignored.
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, old))
 
     def command():
         os.kill(os.getpid(), number)
