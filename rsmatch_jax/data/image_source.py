@@ -21,6 +21,7 @@ from rsmatch_jax.data.dataset_folder import natural_key
 from rsmatch_jax.errors import RequestError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
+KERNEL = "Pillow BOX (area mean)"  # of `fit`
 MAX_UNPACKED_GIB = 200
 MAX_FILE_MIB = 256
 _GIB, _MIB = 2**30, 2**20

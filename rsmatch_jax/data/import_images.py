@@ -133,7 +133,7 @@ def _report(plan: Plan, tally: Tally, args: argparse.Namespace) -> dict[str, Any
             for i, (name, how) in enumerate(plan.generators.items())
         },
         "resize": {
-            "kernel": "Pillow BOX (area mean)" if tally.resized else None,
+            "kernel": image_source.KERNEL if tally.resized else None,
             "size": args.size,
             "resized": tally.resized,
             "cropped_to_square": tally.cropped,
@@ -166,7 +166,7 @@ def _summary(
             tally.two_splits,
             "kept although the same pixels are in another split as well",
         ),
-        (tally.resized, "resized by Pillow BOX (area mean) and stored as PNG"),
+        (tally.resized, f"resized by {image_source.KERNEL} and stored as PNG"),
         (tally.cropped, "of these were cropped to their central square"),
         (others, "other files ignored"),
         *((n, f"images ignored: {why}") for why, n in plan.ignored.items()),

@@ -97,13 +97,18 @@ def _check(args: argparse.Namespace):
         if value is not None and not (math.isfinite(value) and value >= low):
             raise RequestError(f"--{flag}={value} cannot work: give {low} or more")
     known = pipelines.GENERATORS.get(args.generator)
-    if known and not args.model_dir and (args.size or 0) > known.native_size:
-        raise RequestError(
-            f"--size={args.size} is more than {args.generator} draws, "
-            f"{known.native_size}: give at most that, pictures are only made smaller"
-        )
+    if known and not args.model_dir:
+        _refuse_enlarging(args.size or 0, args.generator, known.native_size)
     if args.size is not None and args.full_size:
         raise RequestError("--size and --full_size exclude each other; give one")
+
+
+def _refuse_enlarging(size: int, name: str, native_size: int):
+    if size > native_size:
+        raise RequestError(
+            f"--size={size} is more than {name} draws, {native_size}: give at most "
+            "that, pictures are only made smaller"
+        )
 
 
 def _settings(args: argparse.Namespace, generator: Generator) -> dict[str, Any]:
@@ -153,11 +158,7 @@ def _draw(
     settings = settings | dict(drawer.settings)
     part.check(settings)
     size = drawer.native_size if args.full_size else args.size or SIZE
-    if size > drawer.native_size:
-        raise RequestError(
-            f"--size={size} is more than {generator.name} draws, "
-            f"{drawer.native_size}: give at most that, pictures are only made smaller"
-        )
+    _refuse_enlarging(size, generator.name, drawer.native_size)
     pool = PoolHeader(prompts.dataset, prompts.class_names, size)
     staging.check_pool(out, staging.read_pool(out), pool)
     part.begin(_header(generator, drawer, prompts, settings), drawer.environment)

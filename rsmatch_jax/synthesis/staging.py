@@ -29,7 +29,7 @@ from rsmatch_jax.synthesis import durable
 from rsmatch_jax.workdir import differences
 
 STAGING = dataset_folder.STAGING
-KERNEL = "Pillow BOX (area mean)"
+KERNEL = image_source.KERNEL
 _POOL, _GENERATORS, _LOCK = "pool.json", "generators", ".lock"
 _HEADER, _JOURNAL, _PICTURES = "header.json", "journal.jsonl", "pictures"
 
