@@ -27,16 +27,10 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# What compares bits with Pillow's, or runs convolutions in loops, is compiled as users'
-# programs are, see conftest.py.
-AS_USERS = tests/test_augment.py tests/test_augment_ops.py tests/test_bench_loop.py \
-  tests/test_resident.py
-
 # Three at a time on two cores: some tests wait for processes of their own.
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n 3 --dist loadfile --ignore=tests/synthesis \
-	  --ignore=tests/faults $(AS_USERS:%=--ignore=%)
-	OPTIMIZED=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(AS_USERS)
+	  --ignore=tests/faults
 
 # Runs that are killed, stopped, damaged and starved, as real processes.
 test-faults: .venv/installed-dev

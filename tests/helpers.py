@@ -20,6 +20,7 @@ def config(name="common", **overrides):
         "train.unlabeled_ratio": 2,
         "train.num_steps": 50,
         "eval.batch_size": 160,  # of 320 test and 640 unlabelled images: nothing padded
+        "log.tensorboard": False,  # it imports TensorFlow
     }
     for key, value in {**small, **overrides}.items():
         *path, last = key.split(".")

@@ -14,21 +14,26 @@ NAMES = sorted(
     for path in (pathlib.Path(__file__).parent.parent / "configs").glob("*.py")
     if path.stem != "ablations"  # sweeps as data: test_sweeps.py
 )
-ABLATIONS = [
-    {"method.rsmatch.individual_models": False},
-    {"method.rsmatch.classwise_queue": False, "method.rsmatch.queue_classes": 4},
-    {"method.rsmatch.fake_head": False},
-    {"method.rsmatch.routing": "random"},
-    {"method.rsmatch.pseudo_label": "flexmatch"},
-    {"method.rsmatch.pseudo_label": "freematch"},
+ABLATIONS = [  # a program each takes seconds to compile: what is apart goes together
+    {"method.rsmatch.individual_models": False, "method.rsmatch.routing": "random"},
+    {
+        "method.rsmatch.classwise_queue": False,
+        "method.rsmatch.queue_classes": 4,
+        "method.rsmatch.queue_reaugment": True,
+        "model.wrn_preact": "tf",
+    },
+    {
+        "method.rsmatch.fake_head": False,
+        "method.rsmatch.queue_sample": "class_balanced",
+        "train.weak_forward": "separate",
+    },
+    {
+        "method.rsmatch.pseudo_label": "flexmatch",
+        "method.rsmatch.queue_sample": "uniform",
+        "method.rsmatch.detector_learning_rate": 0.01,
+    },
+    {"method.rsmatch.pseudo_label": "freematch", "model.dtype": "bfloat16"},
     {"method.freematch.use_quantile": True, "method.name": "freematch"},
-    {"method.rsmatch.queue_reaugment": True},
-    {"method.rsmatch.queue_sample": "class_balanced"},
-    {"method.rsmatch.queue_sample": "uniform"},
-    {"train.weak_forward": "separate"},
-    {"model.dtype": "bfloat16"},
-    {"model.wrn_preact": "tf"},
-    {"method.rsmatch.detector_learning_rate": 0.01},
 ]
 
 

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from helpers import batches, build, leaves, train
 
+from rsmatch_jax import parallel
+
 HALF = {"model.dtype": "bfloat16"}
 
 
@@ -28,11 +30,12 @@ def test_a_run_adds_up_in_float32(method):
     states = {}
     for values in ({}, HALF):
         _, _, exp = build(**{"method.name": method, **values})
-        state, metrics = train(exp, batches(exp, 1))
-        states[bool(values)] = {k: v.dtype for k, v in leaves(state).items()}
-        assert all(m.dtype == jnp.float32 for m in metrics[0].values())
+        batch = parallel.shard_rows(next(batches(exp, 1)), exp.devices)
+        state, metrics = exp.train_step().lower(exp.init_state(), batch).out_info
+        states[bool(values)] = jax.tree.map(lambda x: x.dtype, state)
+        assert all(m.dtype == jnp.float32 for m in metrics.values())
     assert states[True] == states[False]
-    assert not any(d == jnp.bfloat16 for d in states[True].values())
+    assert not any(d == jnp.bfloat16 for d in jax.tree.leaves(states[True]))
 
 
 def test_convolutions_are_in_bfloat16_and_logits_are_not():

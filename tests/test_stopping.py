@@ -10,6 +10,7 @@ import time
 import jax
 import pytest
 from helpers import config
+from processes import with_default_signals
 
 from rsmatch_jax import logbook, train, workdir
 from rsmatch_jax.checkpoint import Checkpoints
@@ -43,8 +44,7 @@ def start(how, after="pass", before=""):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A job in the background of a shell starts with Ctrl-C ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=with_default_signals,
     )
     assert process.stdout.readline() == "ready\n"
     return process

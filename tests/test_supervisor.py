@@ -9,6 +9,7 @@ import textwrap
 import time
 
 import pytest
+from processes import with_default_signals
 
 from rsmatch_jax import stopping
 
@@ -35,10 +36,10 @@ DEAF = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + WAIT
 
 @pytest.fixture
 def start(tmp_path):
-    """start(body): the parent of a child with this body."""
+    """start(body): the parent of a child with this body; `before` is done first."""
     parents = []
 
-    def begin(body):
+    def begin(body, before=with_default_signals):
         program = tmp_path / "child.py"
         program.write_text(CHILD.format(root=str(ROOT), body=textwrap.dedent(body)))
         parents.append(
@@ -49,8 +50,7 @@ def start(tmp_path):
                 stderr=subprocess.PIPE,
                 text=True,
                 start_new_session=True,
-                # A job in the background of a shell starts with Ctrl-C ignored.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+                preexec_fn=before,
             )
         )
         return parents[-1]
@@ -125,11 +125,7 @@ def test_signals_reach_the_child_as_sigterm(start, number):
 
 def test_ignored_signal_stays_ignored(start):
     """As SIGHUP under nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        parent = start(STOPS)
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    parent = start(STOPS, lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
     parent.stdout.readline()
     parent.send_signal(signal.SIGHUP)
     time.sleep(0.5)

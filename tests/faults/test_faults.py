@@ -17,6 +17,7 @@ import sys
 import time
 
 import pytest
+from processes import with_default_signals
 
 pytestmark = pytest.mark.slow
 
@@ -162,7 +163,7 @@ def test_signals(tmp_path, undisturbed, survived, number, request):
     process = start(
         folder,
         KINDS[kind][0],
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=with_default_signals,
     )
     wait_for(process, folder, (folder / "metrics.jsonl").exists)
     time.sleep(chance.uniform(0.1, 0.6) * seconds)
