@@ -11,8 +11,6 @@ Exit codes: 0 done, 1 it failed, 2 the request was wrong.
 """
 
 import argparse
-import contextlib
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,16 +18,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from rsmatch_jax import (
-    command_line,
-    evaluation,
-    experiment,
-    logbook,
-    workdir,
-)
-from rsmatch_jax.checkpoint import Checkpoints
-from rsmatch_jax.data import rs_ssl
-from rsmatch_jax.errors import RequestError, exit_code
+from rsmatch_jax import evaluation, logbook, saved, workdir
+from rsmatch_jax.errors import exit_code
 from rsmatch_jax.terminal import Parser
 
 MOST_CONFUSED = 5
@@ -72,29 +62,19 @@ def evaluate(
     where its data are gone or others; RunFailed where the checkpoint is damaged.
     """
     devices = list(devices or jax.local_devices())
-    config = command_line.saved_config(folder)
-    if data_dir is not None:
-        config.data.data_dir = data_dir
-    if synthetic_pool is not None:
-        config.data.synthetic_pool = synthetic_pool
-    with contextlib.closing(Checkpoints(folder, keep=None)) as checkpoints:
-        number = checkpoints.choose(step)
-        task = _load_task(config)
-        workdir.check_split(folder, task.split.arrays())
-        dims = experiment.task_dims(config, task)
-        exp = experiment.build(config, dims, task.name, devices)
-        state = checkpoints.restore(number, exp.init_state()).state
+    run = saved.load(folder, step, devices)
+    task = saved.load_task(run, data_dir, synthetic_pool)
     found, confusion = evaluation.measure(
-        evaluation.mapped_forward(exp.nets, devices),
-        state,
+        evaluation.mapped_forward(run.exp.nets, devices),
+        run.state,
         task,
-        threshold=config.method.threshold,
-        batch_size=config.eval.batch_size,
+        threshold=run.exp.config.method.threshold,
+        batch_size=run.exp.config.eval.batch_size,
         devices=devices,
     )
     return logbook.plain(
         {
-            "step": number,
+            "step": run.step,
             **found,
             "confusion": confusion.tolist(),
             "class_names": list(task.class_names),
@@ -143,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def command():
         args = parser.parse_args(argv)
-        _check_out(args.out, args.workdir)
+        workdir.check_out(args.out, args.workdir)
         found = evaluate(
             args.workdir,
             args.step,
@@ -156,27 +136,6 @@ def main(argv: list[str] | None = None) -> int:
             logbook.write_json(args.out, found)
 
     return exit_code(command, "nothing was changed; the same command starts over")
-
-
-def _load_task(config: Any) -> rs_ssl.Task:
-    try:
-        return experiment.load_task(config)
-    except RequestError as e:
-        raise RequestError(
-            f"{e} (data that have moved: --data_dir=DIR, --synthetic_pool=DIR)"
-        ) from None
-
-
-def _check_out(out: str | None, folder: str):
-    """Raises RequestError where no file `out` can be, or where the run has its own."""
-    own = [os.path.join(folder, name) for name in workdir.FILES]
-    saved = os.path.realpath(os.path.join(folder, "checkpoints")) + os.sep
-    path = os.path.realpath(out or "")
-    if out is not None and (
-        path in map(os.path.realpath, own) or path.startswith(saved)
-    ):
-        raise RequestError(f"--out={out} is among the files of the run; choose another")
-    logbook.check_out(out)
 
 
 if __name__ == "__main__":

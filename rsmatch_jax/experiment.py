@@ -51,6 +51,14 @@ class Experiment:
         program = compilation.compiled(self.first_state, platform)
         return parallel.replicate(program(self.config.seed), self.devices)
 
+    def state_shapes(self) -> TrainState:
+        """Shapes, dtypes and placement of the state; nothing is computed."""
+        placed = parallel.replicated(self.devices)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed),
+            self.first_state.out_info,
+        )
+
     def one_step(self) -> Callable:
         """One device's train step (state, batch) -> (state, metrics), not mapped."""
         return step.make_train_step(
@@ -116,6 +124,17 @@ def task_dims(config: Any, task: rs_ssl.Task) -> Dims:
         num_labeled=len(task.lab_images),
         num_unlabeled=len(task.unl_images),
     )
+
+
+def describe_data(task: rs_ssl.Task, dims: Dims) -> dict[str, Any]:
+    """What a workdir keeps of its data, JSON-ready: with it and the config the run can
+    be opened where the data are not."""
+    return {
+        "dataset": task.name,
+        "class_names": list(task.class_names),
+        "generator_names": list(task.generator_names),
+        "dims": {**dataclasses.asdict(dims), "image_shape": list(dims.image_shape)},
+    }
 
 
 def build(

@@ -129,9 +129,14 @@ def write_json(path: str, content: dict[str, Any]):
 
 def replace_text(path: str, text: str):
     """Writes a file that others see whole or not at all."""
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: str, data: bytes):
+    """As `replace_text`."""
     temporary = f"{path}.{os.getpid()}-{threading.get_ident()}.tmp"
-    with open(temporary, "w", encoding="utf-8") as f:
-        f.write(text)
+    with open(temporary, "wb") as f:
+        f.write(data)
         f.flush()
         os.fsync(f.fileno())
     os.replace(temporary, path)

@@ -1,7 +1,7 @@
 """A run's folder: whose it is, and what lies in it.
 
-config.json, split.npz, parameters.txt, checkpoints/, metrics.jsonl, event files,
-queue.png, confusion.npy and result.json.
+config.json, split.npz, data.json, parameters.txt, checkpoints/, metrics.jsonl, event
+files, queue.png, confusion.npy and result.json.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ from rsmatch_jax.errors import RequestError
 
 CONFIG_FILE = "config.json"
 SPLIT_FILE = "split.npz"
+DATA_FILE = "data.json"  # what a trained network must know of its data
 QUEUE_PICTURE = "queue.png"
 CONFUSION_FILE = "confusion.npy"
 LOCK_FILE = ".lock"
@@ -28,6 +29,7 @@ _TEMPORARY = ".tmp"
 FILES = (
     CONFIG_FILE,
     SPLIT_FILE,
+    DATA_FILE,
     QUEUE_PICTURE,
     CONFUSION_FILE,
     logbook.METRICS_FILE,
@@ -94,8 +96,25 @@ def check_free(
         )
 
 
-def claim(workdir: str, config: dict[str, Any], split: dict[str, np.ndarray]):
-    """Makes the folder, with config.json and split.npz in it.
+def read_data(workdir: str) -> dict[str, Any]:
+    """What `claim` was told of the run's data. Raises RequestError where it is gone."""
+    found = _read_json(os.path.join(workdir, DATA_FILE))
+    if found is None:
+        raise RequestError(
+            f"--workdir={workdir} holds no {DATA_FILE}, so nothing tells the classes "
+            "and the size of its images: another version has made this run; use the "
+            "version that trained it, or restore the file"
+        )
+    return found
+
+
+def claim(
+    workdir: str,
+    config: dict[str, Any],
+    split: dict[str, np.ndarray],
+    data: dict[str, Any],
+):
+    """Makes the folder, with config.json, split.npz and data.json in it.
 
     Raises RequestError where it cannot, or where an earlier start of this run chose
     other images: the data behind it has changed.
@@ -109,6 +128,7 @@ def claim(workdir: str, config: dict[str, Any], split: dict[str, np.ndarray]):
             if name.endswith(_TEMPORARY):  # of a killed process, for we have the lock
                 os.remove(os.path.join(workdir, name))
         logbook.write_json(os.path.join(workdir, CONFIG_FILE), config)
+        logbook.write_json(os.path.join(workdir, DATA_FILE), data)
         with open(path + _TEMPORARY, "wb") as f:
             np.savez(f, **split)
         os.replace(path + _TEMPORARY, path)
@@ -139,6 +159,19 @@ def check_split(workdir: str, split: dict[str, np.ndarray]):
                 "dataset or the pool has changed since; restore them, or train anew "
                 "with --overwrite"
             )
+
+
+def check_out(out: str | None, workdir: str, extension: str = ".json"):
+    """Raises RequestError where no file --out=`out` can be made, or where the run in
+    `workdir` has its own; None is fine."""
+    own = [os.path.join(workdir, name) for name in FILES]
+    saved = os.path.realpath(os.path.join(workdir, CHECKPOINTS)) + os.sep
+    path = os.path.realpath(out or "")
+    if out is not None and (
+        path in map(os.path.realpath, own) or path.startswith(saved)
+    ):
+        raise RequestError(f"--out={out} is among the files of the run; choose another")
+    logbook.check_out(out, extension)
 
 
 def check_clearable(workdir: str):

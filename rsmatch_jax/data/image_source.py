@@ -40,13 +40,16 @@ class Picture:
     """One image at its final size.
 
     encoded: its file's own bytes where nothing had to change, else None.
-    pixels: uint8 [H, W, 3]. resized, cropped: what was done to it.
+    pixels: uint8 [H, W, 3]. resized, cropped: what was done to it. original: width and
+    height in the file. changes: all that was done, in words.
     """
 
     encoded: bytes | None
     pixels: np.ndarray
     resized: bool
     cropped: bool
+    original: tuple[int, int]
+    changes: tuple[str, ...]
 
     def digest(self) -> bytes:
         """Equal for equal pixels."""
@@ -62,7 +65,7 @@ def open_source(source: str) -> Iterator[tuple[list[File], list[File]]]:
     """
     source = os.path.abspath(os.path.expanduser(source))
     if os.path.isdir(source):
-        yield _sorted_images(_folder_files(source))
+        yield in_folder(source)
     elif os.path.isfile(source):
         try:
             archive = zipfile.ZipFile(source)
@@ -74,6 +77,11 @@ def open_source(source: str) -> Iterator[tuple[list[File], list[File]]]:
             yield _sorted_images(_zip_files(source, archive))
     else:
         raise RequestError(f"--source={source}: there is no such folder or zip")
+
+
+def in_folder(folder: str) -> tuple[list[File], list[File]]:
+    """The image files below a folder in natural order, and the other files."""
+    return _sorted_images(_folder_files(folder))
 
 
 def _sorted_images(files: list[File]) -> tuple[list[File], list[File]]:
@@ -94,11 +102,11 @@ def _folder_files(source: str) -> list[File]:
         for name in names:
             path = os.path.join(folder, name)
             below = os.path.relpath(path, source).replace(os.sep, "/")
-            files.append(File(below, lambda path=path: _read_file(path)))
+            files.append(File(below, lambda path=path: read_file(path)))
     return files
 
 
-def _read_file(path: str) -> bytes:
+def read_file(path: str) -> bytes:
     try:
         if os.path.getsize(path) > safe_zip.MAX_FILE_MIB * 2**20:
             raise Unreadable(f"larger than {safe_zip.MAX_FILE_MIB} MiB")
@@ -139,6 +147,8 @@ def fit(data: bytes, size: int | None) -> Picture:
                 if image.mode.startswith(("I", "F")):
                     raise Unreadable(f"mode {image.mode}, more than 8 bits a channel")
                 plain = image.mode in ("RGB", "L") and image.format in ("JPEG", "PNG")
+                original, mode = image.size, image.mode
+                frames = getattr(image, "n_frames", 1)
                 upright = image.getexif().get(_ORIENTATION, 1) == 1
                 rgb = ImageOps.exif_transpose(image).convert("RGB")
     except Exception as e:
@@ -155,4 +165,14 @@ def fit(data: bytes, size: int | None) -> Picture:
             box=(left, top, left + side, top + side),
         )
     keep = plain and upright and not resized
-    return Picture(data if keep else None, np.asarray(rgb), resized, cropped)
+    changes = {
+        "first frame of several": frames > 1,
+        "turned upright": not upright,
+        "grey, made three channels": mode in ("1", "L", "LA"),
+        "alpha channel dropped": mode in ("LA", "PA", "RGBA"),
+        "cropped to its central square": cropped,
+        f"resized from {original[0]}x{original[1]}": resized,
+    }
+    said = tuple(words for words, done in changes.items() if done)
+    pixels = np.asarray(rgb)
+    return Picture(data if keep else None, pixels, resized, cropped, original, said)
