@@ -2,10 +2,10 @@
 
     python -m rsmatch_jax.export --workdir=DIR --out=FILE [--step=last|best|N]
 
-FILE is made by jax.export for CPUs, CUDA GPUs and TPUs: uint8 images [b, S, S, 3] of any
-number b in, probabilities float32 [b, K] out; the normalisation is in it, and of the
-networks the encoder and the real head alone, with the EMA weights. FILE.json and FILE.md
-say what it is and where it comes from.
+FILE is made by jax.export for CPUs, CUDA GPUs and TPUs: uint8 images [b, S, S, 3] of
+any number b in, probabilities float32 [b, K] out; the normalisation is in it, and of
+the networks the encoder and the real head alone, with the EMA weights. FILE.json and
+FILE.md say what it is and where it comes from.
 
     import jax, numpy as np
     model = jax.export.deserialize(bytearray(open("FILE", "rb").read()))

@@ -1,7 +1,7 @@
 """A trained classifier and detector on images, without anything else of training.
 
-Inference needs the encoder and the real head alone (paper, section 4.4); the detector is
-asked beside them where a run has one.
+Inference needs the encoder and the real head alone (paper, section 4.4); the detector
+is asked beside them where a run has one.
 """
 
 import collections
@@ -50,7 +50,7 @@ class Part:
     stats: PyTree
 
     def outputs(self, params: PyTree, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """uint8 [n, S, S, 3] -> (features float32 [n, D], probabilities [n, classes])."""
+        """uint8 [n, S, S, 3] -> (features float32 [n, D], probabilities [n, K])."""
         found, _ = self.net.apply(params, self.stats, images, False)
         return found.features, jax.nn.softmax(found.logits[self.head])
 

@@ -103,11 +103,11 @@ def text(made: Mapping[str, Any], file: str) -> str:
         "```",
         "Classes: " + ", ".join(f"{i} {n}" for i, n in enumerate(made["classes"])),
         *([markdown.table(["figure", "value"], figures)] if figures else []),
-        "Only the encoder and the head for real images are in the file: no detector, no "
-        "queue, no head for synthetic images. The accuracies are those of the run on the "
-        "dataset's test images; of other images they say nothing.",
+        "Only the encoder and the head for real images are in the file: no detector, "
+        "no queue, no head for synthetic images. The accuracies are those of the run "
+        "on the dataset's test images; of other images they say nothing.",
         f"Made by rsmatch_jax {made['versions']['rsmatch_jax']} and jax "
-        f"{made['versions']['jax']} for {', '.join(made['file']['platforms'])}; SHA-256 "
-        f"`{made['file']['sha256']}`.",
+        f"{made['versions']['jax']} for {', '.join(made['file']['platforms'])}; "
+        f"SHA-256 `{made['file']['sha256']}`.",
     ]
     return "\n\n".join(paragraphs) + "\n"

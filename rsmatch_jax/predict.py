@@ -5,9 +5,9 @@
 
 IMAGE: a file (PNG, JPEG, WebP, BMP, GIF), a folder with all images below it, or a
 pattern with * ? [ ] (** = any folders). Each line: image (its path), class, label,
-probability, synthetic_score (null where the run has no detector), size (width and height
-in the file), changes (what was done to bring it to the size of the training images). A
-summary, and what could not be read, goes to stderr.
+probability, synthetic_score (null where the run has no detector), size (width and
+height in the file), changes (what was done to bring it to the size of the training
+images). A summary, and what could not be read, goes to stderr.
 Exit codes: 0 done, 1 some images could not be read, 2 the request was wrong.
 """
 

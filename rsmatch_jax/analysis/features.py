@@ -19,7 +19,7 @@ FOLDS = 5
 
 @dataclasses.dataclass(frozen=True)
 class Embedded:
-    """points float32 [N, 2]: t-SNE of one network's features; figures: see `measure`."""
+    """points float32 [N, 2]: t-SNE of a network's features; figures: see `measure`."""
 
     points: np.ndarray
     figures: Mapping[str, Any]

@@ -47,7 +47,7 @@ def class_map(gradients: jax.Array, activations: jax.Array) -> jax.Array:
 
 def make_maps(part: inference.Part, stage: str) -> Callable:
     """maps(params, images uint8 [n, S, S, 3], classes int32 [n]) -> (float32 [n, S, S]
-    in [0, 1], probabilities [n, K]): each for its image's class, enlarged bilinearly."""
+    in [0, 1], probabilities [n, K]): each for its image's class; bilinear."""
 
     def forward(params, images, shift):
         return part.net.probe(params, part.stats, images, stage, shift)

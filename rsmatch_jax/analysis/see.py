@@ -4,11 +4,11 @@
         [--set=unlabelled|test] [--index=I,J,...] [--images=N] [--class=NAME]
         [--stage=NAME] [--out=FILE.png] [--data_dir=DIR] [--synthetic_pool=DIR]
 
-IMAGE: files, folders and patterns, as of rsmatch_jax.predict. Without any, images of the
-run's own data: those of --index, else --images of the set, real and synthetic ones of
-all classes in turn. A row an image: the image, what speaks for its predicted class (or
---class), what speaks for "synthetic" in the detector. FILE is DIR/gradcam.png unless
-given.
+IMAGE: files, folders and patterns, as of rsmatch_jax.predict. Without any, images of
+the run's own data: those of --index, else --images of the set, real and synthetic ones
+of all classes in turn. A row an image: the image, what speaks for its predicted class
+(or --class), what speaks for "synthetic" in the detector. FILE is DIR/gradcam.png
+unless given.
 Exit codes: 0 done, 1 some images could not be read, 2 the request was wrong.
 """
 

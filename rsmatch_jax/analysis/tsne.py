@@ -4,9 +4,9 @@
         [--seed=N] [--out=FILE.png] [--data_dir=DIR] [--synthetic_pool=DIR]
 
 Unlabelled images, as many real as synthetic ones and all classes alike, coloured by
-class, dots real, crosses synthetic. Beside the picture FILE.json: how well a linear probe
-tells real from synthetic in the features, and how far a class's real and synthetic
-images lie apart. FILE is DIR/tsne.png unless given.
+class, dots real, crosses synthetic. Beside the picture FILE.json: how well a linear
+probe tells real from synthetic in the features, and how far a class's real and
+synthetic images lie apart. FILE is DIR/tsne.png unless given.
 Exit codes: 0 done, 1 it failed, 2 the request was wrong.
 """
 

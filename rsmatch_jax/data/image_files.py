@@ -1,4 +1,4 @@
-"""Image files of any kind and size, found by name and read to one size, many at once."""
+"""Image files of any kind and size: found by name, read to one size, many at once."""
 
 import concurrent.futures
 import dataclasses
