@@ -24,6 +24,7 @@ COMMON = {
     "train.batch_size": 4,
     "train.unlabeled_ratio": 2,
     "eval.every_steps": 1000,
+    "eval.batch_size": 160,
     "checkpoint.every_steps": 4,
     "checkpoint.keep": 1000,
     "log.every_steps": 2,
