@@ -125,11 +125,13 @@ def test_killed_at_any_moment(tmp_path, undisturbed, survived, kind):
     folder, chance, moments = tmp_path / "run", random.Random(kind), []
     while len(moments) < kills:
         free = FREE[len(moments) % len(FREE)]
+        begun, share = saved(folder), 0.7  # of a whole run
         process = start(folder, {**keys, **free})
         if len(moments) % 2:  # every other one in mid-training
-            wait_for(process, folder, lambda: saved(folder) > max(moments))
+            wait_for(process, folder, lambda begun=begun: saved(folder) > begun)
+            share = 0.2
         try:
-            process.wait(chance.uniform(0.0, 0.7) * seconds)
+            process.wait(chance.uniform(0.0, share) * seconds)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
