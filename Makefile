@@ -73,6 +73,7 @@ smoke-run:
 	  --upgrade-strategy eager -r .venv-smoke/newest.txt pytest pytest-xdist
 	$(SMOKE)/python -m pytest -n 2 --dist worksteal tests/test_imports.py \
 	  tests/test_csqueue.py tests/test_optim.py tests/test_supply_chain.py \
+	  tests/test_step.py::test_replicas_are_donated_and_stay_bit_equal \
 	  'tests/test_resume.py::test_four_steps_equal_two_restore_two[rsmatch]'
 	$(SMOKE)/python launch.py --config=configs/digits.py --overwrite \
 	  --workdir=runs/smoke --config.train.num_steps=20 --config.eval.every_steps=20
