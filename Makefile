@@ -27,10 +27,14 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# What compares bits with Pillow's is compiled as users' programs are, see xla_flags.py.
+EXACT = tests/test_augment.py tests/test_augment_ops.py
+
 # Three at a time on two cores: some tests wait for processes of their own.
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n 3 --dist loadfile --ignore=tests/synthesis \
-	  --ignore=tests/faults
+	  --ignore=tests/faults $(EXACT:%=--ignore=%)
+	OPTIMIZED=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(EXACT)
 
 # Runs that are killed, stopped, damaged and starved, as real processes.
 test-faults: .venv/installed-dev

@@ -14,8 +14,7 @@ def flags() -> str:
     ]
     if "OPTIMIZED" not in os.environ:
         chosen.append("--xla_backend_optimization_level=0")
-        # XLA ends a process that names an option it does not know; later ones lack
-        # these.
+        # XLA ends a process that names an option it does not know: later ones do not.
         if importlib.metadata.version("jaxlib").startswith("0.10."):
             chosen += [
                 "--xla_cpu_use_fusion_emitters=false",
@@ -23,3 +22,8 @@ def flags() -> str:
                 "--xla_cpu_parallel_codegen_split_count=1",
             ]
     return " ".join(chosen)
+
+
+def with_devices(count: int) -> str:
+    """The tests' own XLA_FLAGS for a process with so many devices."""
+    return os.environ["XLA_FLAGS"].replace("device_count=4", f"device_count={count}")

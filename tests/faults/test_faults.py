@@ -98,7 +98,10 @@ def outcome(folder):
 def undisturbed(tmp_path_factory):
     """of(kind): the outcome of a run that nothing happened to, its seconds once its
     programs are compiled, its folder. Run once, whichever worker asks first."""
-    shared = tmp_path_factory.getbasetemp().parent / "undisturbed"
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # else above it lie other sessions' folders
+        shared = shared.parent
+    shared = shared / "undisturbed"
 
     def of(kind):
         folder, seconds = shared / kind / "run", shared / kind / "seconds"
@@ -168,11 +171,7 @@ def test_signals(tmp_path, undisturbed, survived, number, request):
     expected, seconds, _ = undisturbed(kind)
     folder = tmp_path / "run"
     chance = random.Random(request.node.name)
-    process = start(
-        folder,
-        KINDS[kind][0],
-        preexec_fn=with_default_signals,
-    )
+    process = start(folder, KINDS[kind][0], preexec_fn=with_default_signals)
     wait_for(process, folder, (folder / "metrics.jsonl").exists)
     time.sleep(chance.uniform(0.1, 0.6) * seconds)
     process.send_signal(number)
