@@ -27,10 +27,14 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# What compares bits with Pillow's is compiled as users' programs are, see xla_flags.py.
+EXACT = tests/test_augment.py tests/test_augment_ops.py
+
 # Three at a time on two cores: some tests wait for processes of their own.
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n 3 --dist loadfile --ignore=tests/synthesis \
-	  --ignore=tests/faults
+	  --ignore=tests/faults $(EXACT:%=--ignore=%)
+	OPTIMIZED=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(EXACT)
 
 # Runs that are killed, stopped, damaged and starved, as real processes.
 test-faults: .venv/installed-dev
@@ -73,6 +77,7 @@ smoke-run:
 	  --upgrade-strategy eager -r .venv-smoke/newest.txt pytest pytest-xdist
 	$(SMOKE)/python -m pytest -n 2 --dist worksteal tests/test_imports.py \
 	  tests/test_csqueue.py tests/test_optim.py tests/test_supply_chain.py \
+	  tests/test_step.py::test_replicas_are_donated_and_stay_bit_equal \
 	  'tests/test_resume.py::test_four_steps_equal_two_restore_two[rsmatch]'
 	$(SMOKE)/python launch.py --config=configs/digits.py --overwrite \
 	  --workdir=runs/smoke --config.train.num_steps=20 --config.eval.every_steps=20

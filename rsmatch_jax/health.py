@@ -4,7 +4,7 @@ Looked at after every log interval, when its metrics have come from the device a
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rsmatch_jax.errors import RunFailed
 
@@ -14,20 +14,21 @@ FEWEST_IMAGES = 1000
 Steps = Sequence[Mapping[str, float]]
 
 
-def require_finite(step: int, steps: Steps, last_saved: int | None):
+def require_finite(step: int, steps: Steps, last_saved: Callable[[], int | None]):
     """Raises RunFailed, naming the first, if a metric of the last steps is NaN or
     infinite.
 
-    steps: metrics of the steps up to `step`, fetched. last_saved: the newest
-    checkpoint's step.
+    steps: metrics of the steps up to `step`, fetched. last_saved() gives the newest
+    checkpoint's step, None for none.
     """
     for number, values in enumerate(steps, start=step - len(steps) + 1):
         for name, value in values.items():
             if not math.isfinite(value):
+                saved = last_saved()
                 kept = (
                     "nothing was saved before it"
-                    if last_saved is None
-                    else f"the last good checkpoint is of step {last_saved}"
+                    if saved is None
+                    else f"the last good checkpoint is of step {saved}"
                 )
                 raise RunFailed(
                     f"{name} is {value} at step {number}: the run has diverged, "

@@ -159,14 +159,14 @@ class Loop:
         """Waits for all steps dispatched; raises RunFailed if one went bad."""
         self.record.pending = record.per_step(self.record.pending)
         self.under_way.clear()
-        health.require_finite(self.step, self.record.pending, self.checkpoints.latest())
+        health.require_finite(self.step, self.record.pending, self.checkpoints.latest)
         self.idle_at = (self.step, self.clock.read())
 
     def _log(self, step: int, pending: record.Pending):
         """Averages the metrics of the interval that ended with `step`, writes them."""
         steps = record.per_step(pending)  # waits for the device
         since, begin = self.idle_at
-        health.require_finite(step, steps, self.checkpoints.latest())
+        health.require_finite(step, steps, self.checkpoints.latest)
         alarms = health.alarms(
             steps,
             first=step == len(steps),

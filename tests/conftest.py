@@ -1,25 +1,12 @@
-"""Four CPU devices, strict ranks, a compilation cache that outlives the run.
-
-Most of a test's time goes into compiling programs that run a few times. These options
-make that three times faster, and leave what XLA does before as it is. OPTIMIZED=1
-compiles as for users.
-"""
+"""Four CPU devices, strict ranks, a compilation cache that outlives the run."""
 
 import gc
 import os
 
+import xla_flags
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=4"
-    + (
-        " --xla_backend_optimization_level=0"
-        " --xla_cpu_use_fusion_emitters=false"
-        " --xla_cpu_enable_concurrency_optimized_scheduler=false"
-        " --xla_cpu_parallel_codegen_split_count=1"
-    )
-    * ("OPTIMIZED" not in os.environ)
-)
+os.environ["XLA_FLAGS"] = xla_flags.flags()
 
 import jax
 import pytest

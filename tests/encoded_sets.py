@@ -62,3 +62,13 @@ def write(folder, splits, *, generators=(), first=0):
         pool={"licence": "none"} if generators else None,
     )
     return made
+
+
+def write_records(path, records) -> str:
+    """A TFRecord file of these bytes, by TensorFlow."""
+    import tensorflow as tf
+
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in records:
+            writer.write(record)
+    return str(path)

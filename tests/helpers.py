@@ -8,21 +8,22 @@ import numpy as np
 from rsmatch_jax import experiment, parallel
 from rsmatch_jax.state import Batch
 
+SMALL = {  # 4 labelled and 8 unlabelled images a step
+    "model.classifier": "wrn_10_1",
+    "data.labels_per_class": 4,
+    "train.batch_size": 4,
+    "train.unlabeled_ratio": 2,
+    "train.num_steps": 50,
+    "eval.batch_size": 160,  # of 320 test and 640 unlabelled images: nothing padded
+    "log.tensorboard": False,  # it imports TensorFlow
+}
+
 
 def config(name="common", **overrides):
-    """A config file's ConfigDict with {"group.key": value} overrides, small by default:
-    4 labelled and 8 unlabelled images a step."""
+    """A config file's ConfigDict with {"group.key": value} overrides, SMALL by
+    default."""
     c = importlib.import_module(f"configs.{name}").get_config()
-    small = {
-        "model.classifier": "wrn_10_1",
-        "data.labels_per_class": 4,
-        "train.batch_size": 4,
-        "train.unlabeled_ratio": 2,
-        "train.num_steps": 50,
-        "eval.batch_size": 160,  # of 320 test and 640 unlabelled images: nothing padded
-        "log.tensorboard": False,  # it imports TensorFlow
-    }
-    for key, value in {**small, **overrides}.items():
+    for key, value in {**SMALL, **overrides}.items():
         *path, last = key.split(".")
         group = c
         for part in path:

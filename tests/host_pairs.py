@@ -11,7 +11,8 @@ import time
 import jax
 import numpy as np
 import pytest
-from helpers import config, leaves
+import xla_flags
+from helpers import SMALL, config, leaves
 
 from rsmatch_jax import train
 from rsmatch_jax.checkpoint import Checkpoints
@@ -19,15 +20,11 @@ from rsmatch_jax.stopping import Stop
 
 ROOT = pathlib.Path(__file__).parent.parent
 COMMON = {
-    "model.classifier": "wrn_10_1",
-    "data.labels_per_class": 4,
-    "train.batch_size": 4,
-    "train.unlabeled_ratio": 2,
+    **SMALL,
     "eval.every_steps": 1000,
     "checkpoint.every_steps": 4,
     "checkpoint.keep": 1000,
     "log.every_steps": 2,
-    "log.tensorboard": False,
     "method.threshold": 0.15,
 }
 
@@ -39,7 +36,7 @@ def start_pair(folder, keys, logs, *, second=None):
         address = f"127.0.0.1:{free.getsockname()[1]}"
     environ = {
         **os.environ,
-        "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("count=4", "count=2"),
+        "XLA_FLAGS": xla_flags.with_devices(2),
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
     }

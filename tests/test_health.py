@@ -11,16 +11,16 @@ from rsmatch_jax.record import Record
 
 def test_infinite_metric_is_named_with_its_step_and_what_is_left():
     sound = {"loss": 1.0}
-    health.require_finite(7, [sound, sound], None)
+    health.require_finite(7, [sound, sound], lambda: None)
     with pytest.raises(RunFailed, match=r"loss is nan at step 6.*is of step 4\. "):
-        health.require_finite(7, [sound, {"loss": math.nan}, sound], 4)
+        health.require_finite(7, [sound, {"loss": math.nan}, sound], lambda: 4)
     both = [{"loss": math.nan}, {"loss": math.inf}]
     with pytest.raises(RunFailed, match="loss is nan at step 6"):
-        health.require_finite(7, both, 4)
+        health.require_finite(7, both, lambda: 4)
     with pytest.raises(
         RunFailed, match="grad_norm is inf at step 7.*nothing was saved"
     ):
-        health.require_finite(7, [sound, {"grad_norm": math.inf}], None)
+        health.require_finite(7, [sound, {"grad_norm": math.inf}], lambda: None)
 
 
 def interval(shares, fill=0.5):

@@ -122,7 +122,6 @@ KEYS = {
     "eval.every_steps": 2,
     "checkpoint.every_steps": 3,
     "log.every_steps": 4,
-    "log.tensorboard": False,
 }
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+import xla_flags
 
 from rsmatch_jax import command_line, logbook, sweep, sweeps, workdir
 from rsmatch_jax.errors import RequestError
@@ -310,8 +311,7 @@ def test_interrupted_and_taken_up_again(tmp_path):
     command.append(f"--out={tmp_path}")
     cell = sweeps.load()["digits"].cells[0]
     folder = sweeps.run_folder(str(tmp_path), cell.folder(), 0)
-    flags = os.environ["XLA_FLAGS"].replace("device_count=4", "device_count=1")
-    environment = {**os.environ, "XLA_FLAGS": flags}
+    environment = {**os.environ, "XLA_FLAGS": xla_flags.with_devices(1)}
     process = subprocess.Popen(
         command,
         cwd=command_line.ROOT,

@@ -27,8 +27,8 @@ pytestmark = pytest.mark.slow
 KEYS = {
     **COMMON,
     "method.name": "fixmatch",
-    "train.num_steps": 120,
-    "eval.every_steps": 40,
+    "train.num_steps": 60,
+    "eval.every_steps": 30,
     "checkpoint.every_steps": 5,
     "checkpoint.keep": 2,
     "log.every_steps": 5,
@@ -74,7 +74,7 @@ def test_killed_process_ends_the_others(victim, whose, undisturbed, tmp_path, su
     """With a message and exit code 1, soon; and the same command makes up for it."""
     folder = tmp_path / "run"
     processes = start_pair(folder, KEYS, tmp_path)
-    wait_for("step 20/120", tmp_path / "0", processes)
+    wait_for("step 20/60", tmp_path / "0", processes)
     children = [child_of(p) for p in processes]
     begin = time.monotonic()
     pid = children[victim] if whose == "child" else processes[victim].pid
@@ -93,7 +93,7 @@ def test_killed_process_ends_the_others(victim, whose, undisturbed, tmp_path, su
     time.sleep(2)  # in which an orphan finds that it is one
     assert not any(alive(pid) for pid in children)
     saved = Checkpoints(str(folder), keep=None).latest()
-    assert 15 <= saved < 120
+    assert 15 <= saved < 60
     processes = start_pair(folder, KEYS, tmp_path)
     assert codes(processes) == [0, 0], (tmp_path / "0").read_text()
     assert f"resumed at step {saved}" in (tmp_path / "0").read_text()

@@ -9,6 +9,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from disks import small_disk
 from generate_helpers import (
     CLASSES,
     draw,
@@ -174,15 +175,7 @@ def test_a_full_disk_while_writing_keeps_the_old_pool(
 
 
 def test_a_disk_that_really_is_full(tmp_path, model, request_of, capsys):
-    disk = tmp_path / "pool"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=120k", "tmpfs", str(disk)]
-    if (
-        shutil.which("mount") is None
-        or subprocess.run(mount, capture_output=True, check=False).returncode
-    ):
-        pytest.skip("mounting is not allowed here")
-    try:
+    with small_disk(tmp_path / "pool", "120k") as disk:
         prompts = write_prompts(tmp_path / "many.jsonl", count=90)
         flags = request_of("sd14", f"--prompts={prompts}", "--size=16")
         assert generate.main(flags) == 1
@@ -196,8 +189,6 @@ def test_a_disk_that_really_is_full(tmp_path, model, request_of, capsys):
         assert generate.main(flags) == 0
         assert len(model) == 90 - len(staged)
         assert len(load(disk, tmp_path).labels) == 88
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_two_processes_on_one_pool(tmp_path, model, request_of, capsys):

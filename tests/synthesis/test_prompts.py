@@ -7,24 +7,12 @@ import sys
 
 import numpy as np
 import pytest
+from digit_words import NUMBERS
 
 from rsmatch_jax.data import arrays, class_names
 from rsmatch_jax.errors import RequestError, RunFailed
 from rsmatch_jax.synthesis import prompt_stage, prompts, sentences
 from rsmatch_jax.synthesis.prompt_stage import Tally
-
-NUMBERS = (
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-)
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +77,7 @@ def request(**changes):
     return {
         "dataset": "digits",
         "class_names": list("0123456789"),
-        "words": list(NUMBERS),
+        "words": NUMBERS,
         "model": sentences.DEFAULT_MODEL,
         "per_class": 3,
         "allow_missing_word": False,

@@ -5,23 +5,12 @@ import os
 
 import numpy as np
 import pytest
+from digit_words import NUMBERS
 
 from rsmatch_jax import errors
 from rsmatch_jax.synthesis import prompt_file, prompt_stage, prompts, sentences
 
 BATCH = 8
-NUMBERS = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-]
 
 
 def write(word, key):

@@ -1,0 +1,70 @@
+"""Zips and folders of pictures to import, and what an import has left."""
+
+import io
+import json
+import zipfile
+
+import numpy as np
+from PIL import Image
+
+from rsmatch_jax.data import import_images, sources
+
+SIZE = 8
+
+
+def pixels(seed: int, size: int = SIZE) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
+
+
+def encode(image: np.ndarray, kind: str = "PNG", **kwargs) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format=kind, **kwargs)
+    return buffer.getvalue()
+
+
+def decode(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def make_zip(path, files: dict[str, bytes]) -> str:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return str(path)
+
+
+def make_folder(path, files: dict[str, bytes]) -> str:
+    for name, data in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(data)
+    return str(path)
+
+
+def run(source, out, *flags, layout="folders", size=SIZE) -> int:
+    return import_images.main(
+        [
+            f"--layout={layout}",
+            f"--source={source}",
+            f"--out={out}",
+            f"--size={size}",
+            *flags,
+        ]
+    )
+
+
+def pool_of(out, tmp_path):
+    return sources.load_pool(str(out), cache_dir=str(tmp_path / "cache"))
+
+
+def report_of(out):
+    return json.loads((out / "pool.json").read_text())
+
+
+def stored_bytes(out) -> dict[str, bytes]:
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(str(out))
+    skip = {"image": tfds.decode.SkipDecoding()}
+    rows = tfds.as_numpy(builder.as_dataset("train", decoders=skip))
+    return {row["id"].decode(): row["image"] for row in rows}
