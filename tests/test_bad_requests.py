@@ -289,7 +289,7 @@ def make_pools(root):
 def make_runs(root):
     config, _, _ = command_line.parse(["", DIGITS], launch.define_flags)
     config = config.to_dict()
-    workdir.claim(str(root / "run"), config, {"labeled": np.arange(3)})
+    workdir.claim(str(root / "run"), config, {"labeled": np.arange(3)}, {})
     (root / "run" / "checkpoints").mkdir()
     write_json(root / "run_garbled" / "config.json", '{"seed": ')
     write_json(root / "run_listed" / "config.json", [])
