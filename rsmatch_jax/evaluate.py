@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rsmatch_jax import evaluation, logbook, saved, workdir
+from rsmatch_jax import evaluation, figures, logbook, saved, workdir
 from rsmatch_jax.errors import exit_code
 from rsmatch_jax.terminal import Parser
 
@@ -29,6 +29,7 @@ TITLES = {
     "test_macro_precision": "  macro precision",
     "test_macro_recall": "  macro recall",
     "test_macro_f1": "  macro F1",
+    "test_ece": "  calibration error",
     "validation_accuracy": "validation accuracy",
     "detector_accuracy": "detector accuracy",
     "detector_balanced_accuracy": "  balanced",
@@ -36,6 +37,9 @@ TITLES = {
     "detector_accuracy_labelled": "  on labelled images",
     "detector_accuracy_real": "  on other real images",
     "detector_accuracy_synthetic": "  on synthetic images",
+    "utilisation": "utilisation",
+    "utilisation_real": "  of real images",
+    "utilisation_synthetic": "  of synthetic images",
     "pseudo_label_accuracy": "pseudo-label accuracy",
     "pseudo_label_accuracy_real": "  of real images",
     "pseudo_label_accuracy_synthetic": "  of synthetic images",
@@ -57,14 +61,15 @@ def evaluate(
     step: last, best (the best evaluation that the newest checkpoint knows of) or N.
     data_dir, synthetic_pool: where the data are now; None = where the run had them.
     devices: None = all local ones; more or fewer than in training are fine.
-    Keys: those of `evaluation.measure`, and step, confusion (rows of counts, row =
-    truth), class_names. Raises RequestError where there is no such run or step, or
-    where its data are gone or others; RunFailed where the checkpoint is damaged.
+    Keys: the figures and details of `evaluation.Measured`, and step, confusion (rows of
+    counts, row = truth), class_names. Raises RequestError where there is no such run or
+    step, or where its data are gone or others; RunFailed where the checkpoint is
+    damaged.
     """
     devices = list(devices or jax.local_devices())
     run = saved.load(folder, step, devices)
     task = saved.load_task(run, data_dir, synthetic_pool)
-    found, confusion = evaluation.measure(
+    found = evaluation.measure(
         evaluation.mapped_forward(run.exp.nets, devices),
         run.state,
         task,
@@ -75,8 +80,9 @@ def evaluate(
     return logbook.plain(
         {
             "step": run.step,
-            **found,
-            "confusion": confusion.tolist(),
+            **found.figures,
+            **found.details,
+            "confusion": found.confusion.tolist(),
             "class_names": list(task.class_names),
         }
     )
@@ -88,23 +94,24 @@ def describe(found: dict[str, Any]) -> Iterator[str]:
     for key, title in TITLES.items():
         if found.get(key) is not None:
             yield f"{title:<24}{found[key]:.4f}"
+    for origin, share in (found.get("detector_accuracy_per_generator") or {}).items():
+        yield f"  detector on {origin}: {share:.4f}"
     names, confusion = found["class_names"], np.asarray(found["confusion"])
     totals = confusion.sum(axis=1)
     width = max(map(len, names))
-    yield "recall per class"
-    for name, right, total in zip(names, np.diag(confusion), totals, strict=True):
+    detector = found.get("detector_accuracy_per_class") or [None] * len(names)
+    yield "recall per class" + (", detector accuracy" if any(detector) else "")
+    for name, right, total, own in zip(
+        names, np.diag(confusion), totals, detector, strict=True
+    ):
         if total:
-            yield f"  {name:<{width}}  {right / total:.4f}  ({right} of {total})"
-    wrong = confusion - np.diag(np.diag(confusion))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:MOST_CONFUSED]
-    pairs = [np.unravel_index(i, wrong.shape) for i in order if wrong.flat[i]]
+            said = f"  {name:<{width}}  {right / total:.4f}  ({right} of {total})"
+            yield said if own is None else f"{said:<{width + 30}}{own:.4f}"
+    pairs = figures.most_confused(confusion, MOST_CONFUSED)
     if pairs:
         yield "most confused"
-    for truth, said in pairs:
-        yield (
-            f"  {names[truth]} taken for {names[said]}: {wrong[truth, said]} of "
-            f"{totals[truth]}"
-        )
+    for truth, said, count, total in pairs:
+        yield f"  {names[truth]} taken for {names[said]}: {count} of {total}"
 
 
 def main(argv: list[str] | None = None) -> int:

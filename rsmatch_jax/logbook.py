@@ -41,11 +41,12 @@ class Logbook:
             self._open_clu(workdir, num_steps)
 
     def write(self, step: int, metrics: dict[str, Any]):
-        """One object to metrics.jsonl; its numbers to TensorBoard as well."""
+        """One object to metrics.jsonl; its numbers, but for lists of them, to
+        TensorBoard as well."""
         line = {"step": step, **plain(metrics)}
         self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
         self._file.flush()
-        scalars = {k: v for k, v in metrics.items() if v is not None}
+        scalars = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
         self._to_clu(lambda writer: writer.write_scalars(step, scalars))
 
     def write_start(self, config: dict[str, Any], params: Any):

@@ -1,7 +1,7 @@
 """A run's folder: whose it is, and what lies in it.
 
 config.json, split.npz, data.json, parameters.txt, checkpoints/, metrics.jsonl, event
-files, queue.png, confusion.npy and result.json.
+files, queue.png, confusion.npy, mistakes.npz and result.json.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ SPLIT_FILE = "split.npz"
 DATA_FILE = "data.json"  # what a trained network must know of its data
 QUEUE_PICTURE = "queue.png"
 CONFUSION_FILE = "confusion.npy"
+MISTAKES_FILE = "mistakes.npz"
 LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
 _REMOVED = ".removed"
@@ -32,6 +33,7 @@ FILES = (
     DATA_FILE,
     QUEUE_PICTURE,
     CONFUSION_FILE,
+    MISTAKES_FILE,
     logbook.METRICS_FILE,
     logbook.PARAMETERS_FILE,
     logbook.RESULT_FILE,

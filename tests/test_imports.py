@@ -38,6 +38,8 @@ LEVELS = {
     "step": 3,
     "data": 3,
     "evaluation": 4,
+    "figures": 4,
+    "mistakes": 4,
     "checkpoint": 4,
     "logbook": 4,
     "markdown": 4,

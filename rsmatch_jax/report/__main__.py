@@ -1,9 +1,12 @@
-"""Collects runs into tables: python -m rsmatch_jax.report DIR [--out=FILE.html]
+"""Collects runs into tables: python -m rsmatch_jax.report DIR... [--out=FILE.html]
 
 Every result.json below DIR counts. Runs of a sweep make its table; others are gathered
 by setting, seeds together. The tables are printed as Markdown and written, with curves
 and pictures, as one self-contained page, and as FILE.csv (a line a cell) and
-FILE.runs.csv (a line a run). FILE is DIR/report.html unless given.
+FILE.runs.csv (a line a run). FILE is DIR/report.html unless given. A DIR that is itself
+a run is shown in detail: its figures, curves, queue, mistakes, configuration, and the
+pictures that rsmatch_jax.analysis.gradcam and .tsne have drawn there; --draw draws
+those that are not there, which takes the run's data.
 """
 
 import argparse
@@ -13,7 +16,7 @@ from collections.abc import Sequence
 
 from rsmatch_jax import logbook
 from rsmatch_jax.errors import RequestError, exit_code
-from rsmatch_jax.report import page, runs, tables, text
+from rsmatch_jax.report import detail, page, runs, tables, text
 from rsmatch_jax.terminal import Parser
 
 
@@ -56,8 +59,10 @@ def report(folders: Sequence[str], out: str | None):
         )
     for table in made:
         sys.stdout.write(f"\n{text.section(table)}")
+    of_folders = [found.get(os.path.realpath(folder)) for folder in folders]
+    details = [detail.read(run) for run in of_folders if isinstance(run, runs.Run)]
     try:
-        page.write(out, made)
+        page.write(out, made, details)
         text.write_cells(f"{stem}.csv", made)
         text.write_runs(f"{stem}.runs.csv", found.values())
     except OSError as e:
