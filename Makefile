@@ -1,7 +1,8 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: .venv demo lint test test-faults test-synthesis test-torch smoke smoke-run
+.PHONY: .venv demo lint test test-browser test-faults test-synthesis test-torch smoke \
+  smoke-run
 
 .venv: .venv/installed
 
@@ -33,12 +34,21 @@ EXACT = tests/test_augment.py tests/test_augment_ops.py
 # Three at a time on two cores: some tests wait for processes of their own.
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n 3 --dist loadfile --ignore=tests/synthesis \
-	  --ignore=tests/faults $(EXACT:%=--ignore=%)
+	  --ignore=tests/faults --ignore=tests/browser $(EXACT:%=--ignore=%)
 	OPTIMIZED=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(EXACT)
 
 # Runs that are killed, stopped, damaged and starved, as real processes.
 test-faults: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist load -rP tests/faults
+
+# The report page in headless Chromium: Debian's, or the one that CHROMIUM names.
+test-browser: .venv/installed-browser
+	$(BIN)/python -m pytest tests/browser
+
+.venv/installed-browser: .venv/installed-dev requirements-browser.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -r requirements-browser.txt
+	touch $@
 
 # What makes pools, in an environment of its own with PyTorch. The version is the one that
 # these tests were last seen to pass with.

@@ -16,6 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A file imports only from lower levels or its own folder (top level: its own level).
 LEVELS = {
+    "__version__": 0,
     "errors": 0,
     "cluster": 0,
     "supervisor": 1,
@@ -78,7 +79,7 @@ OUTSIDE = {
     "tensorflow_datasets": ("data.tf_",),
     "clu": (),
     "matplotlib": (),
-    "plotly": ("report.curves",),
+    "plotly": ("report.curves", "report.run_curves"),
     "jinja2": ("report.page",),
 }
 

@@ -3,7 +3,7 @@
 import dataclasses
 import statistics
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 from plotly import offline
@@ -15,6 +15,13 @@ HEIGHT = 340  # pixels
 # Colour-blind safe (Okabe and Ito), without the yellow that no light page shows.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#999999")
 DASHES = ("solid", "dash", "dot", "dashdot")
+
+
+class Chart(NamedTuple):
+    """html: a part of a page that has `script`, without the title."""
+
+    title: str
+    html: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +39,8 @@ def script() -> str:
     return offline.get_plotlyjs()
 
 
-def of_table(table: Table) -> list[str]:
-    """HTML of the table's charts: test accuracy, a chart a column; then the detector's
+def of_table(table: Table) -> list[Chart]:
+    """The table's charts: test accuracy, a chart a column; then the detector's
     accuracy (Fig. 4a), its balanced accuracy and the queue's purity, where there are
     any, all cells together."""
     charts = []
@@ -73,7 +80,7 @@ def mean_curve(
     return steps, means, singles
 
 
-def _means(title: str, named: Sequence[tuple[str, Cell]], key: str) -> str | None:
+def _means(title: str, named: Sequence[tuple[str, Cell]], key: str) -> Chart | None:
     lines = []
     for name, cell in named:
         steps, means, singles = mean_curve(cell.runs, key)
@@ -81,8 +88,8 @@ def _means(title: str, named: Sequence[tuple[str, Cell]], key: str) -> str | Non
     return chart(title, lines)
 
 
-def chart(title: str, lines: Sequence[Line], unit: str = " %") -> str | None:
-    """HTML of one chart; None where no line has a point. unit: of its axis."""
+def chart(title: str, lines: Sequence[Line], unit: str = " %") -> Chart | None:
+    """None where no line has a point. unit: of its axis."""
     figure = go.Figure()
     for line in lines:
         if line.steps:
@@ -101,30 +108,36 @@ def chart(title: str, lines: Sequence[Line], unit: str = " %") -> str | None:
             )
     if not figure.data:
         return None
-    figure.update_layout(**layout(title, "step", unit))
-    return html(figure)
+    return made(title, figure.update_layout(**layout("step", unit)))
 
 
-def html(figure: go.Figure) -> str:
-    """A figure as a part of a page that has `script`."""
-    return figure.to_html(
+def made(title: str, figure: go.Figure) -> Chart:
+    """The chart of a figure."""
+    html = figure.to_html(
         full_html=False,
         include_plotlyjs=False,
         default_height=f"{HEIGHT}px",
         config={"responsive": True, "displayModeBar": False},
     )
+    return Chart(title, html)
 
 
-def layout(title: str, x: str, unit: str) -> dict[str, Any]:
+def layout(x: str, unit: str) -> dict[str, Any]:
+    """Of a figure. x: its axis' title; unit: of its values."""
     axis = {"gridcolor": "rgba(128,128,128,0.25)", "zeroline": False}
     return {
-        "title": {"text": title, "font": {"size": 15}},
         "showlegend": True,
         "hovermode": "x unified",
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "margin": {"l": 48, "r": 12, "t": 42, "b": 40},
-        "legend": {"orientation": "h", "y": -0.2},
+        "margin": {"l": 48, "r": 12, "t": 8, "b": 40},
+        # Of the container: many entries must not cover the axis on a narrow screen.
+        "legend": {
+            "orientation": "h",
+            "yref": "container",
+            "y": 0,
+            "yanchor": "bottom",
+        },
         "xaxis": {**axis, "title": {"text": x}},
         "yaxis": {**axis, "ticksuffix": unit},
     }

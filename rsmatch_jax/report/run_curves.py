@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from rsmatch_jax import figures
 from rsmatch_jax.report import curves
-from rsmatch_jax.report.curves import Line
+from rsmatch_jax.report.curves import Chart, Line
 
 Lines = Sequence[Mapping[str, Any]]
 MOST_CLASSES = 12  # with a line each; of more the spread over classes is drawn
@@ -19,13 +19,13 @@ CLASSIFIER = {
         "test": "eval/test_accuracy",
         "validation": "eval/validation_accuracy",
     },
-    "Calibration error (ECE) on the test set": {"ECE": "eval/test_ece"},
+    "Calibration error (ECE)": {"ECE": "eval/test_ece"},
     "Pseudo-labels: accuracy": {
         "all": "eval/pseudo_label_accuracy",
         "real images": "eval/pseudo_label_accuracy_real",
         "synthetic images": "eval/pseudo_label_accuracy_synthetic",
     },
-    "Pseudo-labels: share of images above the threshold": {
+    "Pseudo-labels: utilisation (share above the threshold)": {
         "all": "eval/utilisation",
         "real images": "eval/utilisation_real",
         "synthetic images": "eval/utilisation_synthetic",
@@ -47,14 +47,14 @@ DETECTOR = {
 }
 
 
-def of_classifier(lines: Lines) -> list[str]:
-    """HTML of the charts of test figures, pseudo-labels and calibration."""
+def of_classifier(lines: Lines) -> list[Chart]:
+    """Charts of test figures, pseudo-labels and calibration."""
     charts = [_shares(title, lines, keys) for title, keys in CLASSIFIER.items()]
     return _there([*charts, reliability(lines)])
 
 
-def of_detector(lines: Lines, class_names: Sequence[str]) -> list[str]:
-    """HTML of the charts of the detector and the queue, overall, by generator and by
+def of_detector(lines: Lines, class_names: Sequence[str]) -> list[Chart]:
+    """Charts of the detector and the queue, overall, by generator and by
     class; empty without a detector."""
     origins = dict.fromkeys(
         name
@@ -79,8 +79,8 @@ def of_detector(lines: Lines, class_names: Sequence[str]) -> list[str]:
     )
 
 
-def of_losses(lines: Lines) -> list[str]:
-    """HTML of the charts of losses and of gradient norms, means over log intervals."""
+def of_losses(lines: Lines) -> list[Chart]:
+    """Charts of losses and of gradient norms, means over log intervals."""
     keys = sorted({k for line in lines for k in line if k.startswith("train/")})
     groups = {
         "Losses": [k for k in keys if "loss" in k],
@@ -96,7 +96,7 @@ def of_losses(lines: Lines) -> list[str]:
     )
 
 
-def reliability(lines: Lines) -> str | None:
+def reliability(lines: Lines) -> Chart | None:
     """The last evaluation's reliability diagram: a bar's height is the accuracy of the
     test images of that confidence, the diagonal is perfect calibration."""
     found = [x["eval/test_reliability"] for x in lines if "eval/test_reliability" in x]
@@ -127,14 +127,14 @@ def reliability(lines: Lines) -> str | None:
         line={"color": curves.COLOURS[1], "dash": "dash"},
         hoverinfo="skip",
     )
-    layout = curves.layout("Reliability, last evaluation", "confidence", " %")
+    layout = curves.layout("confidence", " %")
     layout["hovermode"] = "closest"
     layout["xaxis"] |= {"range": [0, 100], "ticksuffix": " %"}
     layout["yaxis"] |= {"range": [0, 100]}
-    return curves.html(figure.update_layout(**layout))
+    return curves.made("Reliability, last evaluation", figure.update_layout(**layout))
 
 
-def _shares(title: str, lines: Lines, keys: Mapping[str, str]) -> str | None:
+def _shares(title: str, lines: Lines, keys: Mapping[str, str]) -> Chart | None:
     return curves.chart(
         title, [_line(name, lines, key, 100.0) for name, key in keys.items()]
     )
@@ -153,7 +153,7 @@ def _origin(lines: Lines, name: str) -> Line:
 
 def _by_class(
     title: str, lines: Lines, key: str, class_names: Sequence[str]
-) -> str | None:
+) -> Chart | None:
     rows = [(x["step"], x[f"eval/{key}"]) for x in lines if x.get(f"eval/{key}")]
     if len(class_names) <= MOST_CLASSES:
         drawn = []
@@ -173,5 +173,5 @@ def _by_class(
     )
 
 
-def _there(charts: Iterable[str | None]) -> list[str]:
+def _there(charts: Iterable[Chart | None]) -> list[Chart]:
     return [chart for chart in charts if chart]
