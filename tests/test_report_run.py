@@ -11,7 +11,7 @@ from test_report import sweep, write_run
 
 from rsmatch_jax import logbook, mistakes, workdir
 from rsmatch_jax.report import __main__ as report
-from rsmatch_jax.report import run_curves
+from rsmatch_jax.report import drawing, run_curves
 
 NAMES = ("cat", "dog", "<b>")
 CONFUSION = np.array([[7, 2, 1], [0, 9, 1], [5, 0, 5]])
@@ -117,7 +117,36 @@ def test_pictures_and_figures_of_other_commands_are_taken_in(folder):
     text = page(folder)
     assert text.count("data:image/png;base64,") == 7
     assert "not drawn yet" not in text
-    assert rows(text, "linear probe")[-1] == ["classifier", "62.50", ""]
+    assert rows(text, "<h2>Features of")[-1] == ["classifier", "62.50", ""]
+    assert "Drawn at step" not in text  # the run's last step is 20
+    logbook.write_json(str(folder / "gradcam.json"), {"step": 10})
+    assert page(folder).count("Drawn at step 10, not the last one.") == 1
+
+
+def test_draw_makes_what_is_missing_or_old(folder, monkeypatch):
+    asked = []
+
+    def command(name, code=0):
+        def main(argv):
+            asked.append((name, argv))
+            Image.new("RGB", (4, 4)).save(folder / f"{name}.png")
+            logbook.write_json(str(folder / f"{name}.json"), {"step": 20})
+            return code
+
+        return main
+
+    mains = {f"{name}.png": command(name) for name in ("gradcam", "tsne")}
+    monkeypatch.setattr(drawing, "MAINS", mains)
+    text = page(folder, "--draw")
+    both = [(name, [f"--workdir={folder}"]) for name in ("gradcam", "tsne")]
+    assert asked == both and "not drawn yet" not in text
+    page(folder, "--draw")
+    assert asked == both
+    logbook.write_json(str(folder / "tsne.json"), {"step": 10})
+    mains["tsne.png"] = command("tsne", code=2)
+    assert report.main([str(folder), "--draw"]) == 1
+    assert asked == [*both, both[1]]
+    assert report.main([str(folder.parent), "--draw"]) == 2
 
 
 def test_a_run_without_detector_or_of_an_earlier_version(tmp_path):
@@ -141,6 +170,7 @@ def test_runs_below_a_folder_are_not_shown_in_detail(folder):
 
 @pytest.mark.parametrize("name", ["mistakes.npz", "confusion.npy", "tsne.json"])
 def test_broken_files_are_named(folder, capsys, name):
+    Image.new("RGB", (4, 4)).save(folder / "tsne.png")
     (folder / name).write_bytes(b"{")
     assert report.main([str(folder)]) == 2
     said = capsys.readouterr().err

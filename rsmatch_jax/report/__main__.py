@@ -5,7 +5,7 @@ by setting, seeds together. The tables are printed as Markdown and written, with
 and pictures, as one self-contained page, and as FILE.csv (a line a cell) and
 FILE.runs.csv (a line a run). FILE is DIR/report.html unless given. A DIR that is itself
 a run is shown in detail: its figures, curves, queue, mistakes, configuration, and the
-pictures that rsmatch_jax.analysis.gradcam and .tsne have drawn there; --draw draws
+pictures that rsmatch_jax.analysis.see and .tsne have drawn there; --draw draws
 those that are not there, which takes the run's data.
 """
 
@@ -25,13 +25,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command():
         args = _parser().parse_args(argv)
-        report(args.folders, args.out)
+        report(args.folders, args.out, args.draw)
 
     return exit_code(command, "nothing is lost by it")
 
 
-def report(folders: Sequence[str], out: str | None):
-    """Prints and writes the report of all runs in or below the folders."""
+def report(folders: Sequence[str], out: str | None, draw: bool = False):
+    """Prints and writes the report of all runs in or below the folders. draw: also
+    draws what is missing of the runs among them."""
     folders = [os.path.normpath(folder) for folder in folders]
     if out is None:
         out = os.path.join(folders[0], "report.html")
@@ -59,8 +60,7 @@ def report(folders: Sequence[str], out: str | None):
         )
     for table in made:
         sys.stdout.write(f"\n{text.section(table)}")
-    of_folders = [found.get(os.path.realpath(folder)) for folder in folders]
-    details = [detail.read(run) for run in of_folders if isinstance(run, runs.Run)]
+    details = _details([found.get(os.path.realpath(f)) for f in folders], draw)
     try:
         page.write(out, made, details)
         text.write_cells(f"{stem}.csv", made)
@@ -68,6 +68,19 @@ def report(folders: Sequence[str], out: str | None):
     except OSError as e:
         raise RequestError(f"--out={out} cannot be written: {e}") from e
     sys.stdout.write(f"\nwritten: {out}, {stem}.csv, {stem}.runs.csv\n")
+
+
+def _details(found: Sequence[runs.Run | runs.Broken | None], draw: bool):
+    own = [run for run in found if isinstance(run, runs.Run)]
+    if draw:
+        # Lazy: JAX's networks and the data, which nothing else here needs.
+        from rsmatch_jax.report import drawing
+
+        if not own:
+            raise RequestError("--draw: none of the folders is itself a run")
+        for run in own:
+            drawing.draw(detail.read(run))
+    return [detail.read(run) for run in own]
 
 
 def _require_something(folders, found, records):
@@ -92,6 +105,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("folders", metavar="DIR", nargs="+")
     parser.add_argument("--out", metavar="FILE.html", help="the page")
+    parser.add_argument("--draw", action="store_true", help="what is not drawn yet")
     return parser
 
 

@@ -12,25 +12,33 @@ from rsmatch_jax import mistakes, workdir
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.report.runs import Run, read_lines
 
-# Pictures that a run, or a command after it, has drawn; and what they show.
+QUEUE, GRADCAM, TSNE = workdir.QUEUE_PICTURE, "gradcam.png", "tsne.png"
+# Pictures that a run, or a command after it, has drawn: what they show.
 PICTURES = {
-    workdir.QUEUE_PICTURE: "What the queue holds (a row per class; green frames are "
-    "synthetic images, red ones real images taken for synthetic)",
-    "gradcam.png": "What the networks look at (Grad-CAM++)",
-    "tsne.png": "Features of unlabelled images (t-SNE; dots are real, crosses "
-    "synthetic)",
+    QUEUE: "What the queue holds",
+    GRADCAM: "What the networks look at",
+    TSNE: "Features of unlabelled images",
 }
-MADE_BY = {
-    "gradcam.png": "python -m rsmatch_jax.analysis.gradcam --workdir={folder}",
-    "tsne.png": "python -m rsmatch_jax.analysis.tsne --workdir={folder}",
+COMMANDS = {
+    GRADCAM: "python -m rsmatch_jax.analysis.see --workdir={folder}",
+    TSNE: "python -m rsmatch_jax.analysis.tsne --workdir={folder}",
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """png: its bytes. facts: what stands in the JSON file beside it, if there is one;
+    "step" is that of the checkpoint it was drawn from."""
+
+    png: bytes
+    facts: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Detail:
     """lines: of metrics.jsonl. class_names: numbers where the run does not tell them.
-    confusion: int64 [K, K], row = truth. pictures: {file name: PNG}. tsne: the figures
-    beside that picture. Of what is not there None, or nothing."""
+    confusion: int64 [K, K], row = truth. pictures: by file name. Of what is not there
+    None, or nothing."""
 
     run: Run
     result: Mapping[str, Any]
@@ -38,8 +46,7 @@ class Detail:
     class_names: tuple[str, ...]
     confusion: np.ndarray | None
     mistakes: mistakes.Mistakes | None
-    pictures: Mapping[str, bytes]
-    tsne: Mapping[str, Any] | None
+    pictures: Mapping[str, Picture]
 
 
 def read(run: Run) -> Detail:
@@ -53,7 +60,6 @@ def read(run: Run) -> Detail:
         confusion=confusion,
         mistakes=mistakes.read(os.path.join(run.folder, workdir.MISTAKES_FILE)),
         pictures=_pictures(run.folder),
-        tsne=_json(os.path.join(run.folder, "tsne.json")),
     )
 
 
@@ -75,21 +81,25 @@ def _class_names(folder: str, confusion: np.ndarray | None) -> tuple[str, ...]:
         return tuple(map(str, range(0 if confusion is None else len(confusion))))
 
 
-def _pictures(folder: str) -> dict[str, bytes]:
+def _pictures(folder: str) -> dict[str, Picture]:
     found = {}
     for name in PICTURES:
         path = os.path.join(folder, name)
         if os.path.exists(path):
             with open(path, "rb") as f:
-                found[name] = f.read()
+                found[name] = Picture(f.read(), _facts(path))
     return found
 
 
-def _json(path: str) -> Mapping[str, Any] | None:
+def _facts(picture: str) -> Mapping[str, Any]:
+    path = os.path.splitext(picture)[0] + ".json"
     try:
         with open(path) as f:
-            return json.load(f)
+            found = json.load(f)
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds a {type(found).__name__}")
+        return found
     except FileNotFoundError:
-        return None
+        return {}
     except (OSError, ValueError) as e:
-        raise RequestError(f"{path} cannot be read: {e}; make it anew") from None
+        raise RequestError(f"{path} cannot be read: {e}; draw it anew") from None

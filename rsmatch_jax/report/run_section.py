@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,14 @@ from PIL import Image
 
 from rsmatch_jax import figures, logbook, mistakes
 from rsmatch_jax.report import run_curves
-from rsmatch_jax.report.detail import MADE_BY, PICTURES, Detail
+from rsmatch_jax.report.detail import (
+    COMMANDS,
+    GRADCAM,
+    PICTURES,
+    QUEUE,
+    TSNE,
+    Detail,
+)
 
 # Keys of result.json (dots lead into it), their titles; shares are shown in percent.
 SHARES = {
@@ -39,7 +46,13 @@ PLAIN = {
     "fingerprint": "fingerprint of the state",
 }
 PAIRS = 10
-TILE = 64  # pixels a side, at least
+LEGENDS = {
+    QUEUE: "A row per class; green frames are synthetic images, red ones real images "
+    "taken for synthetic.",
+    GRADCAM: "Grad-CAM++: what speaks for the predicted class in the classifier, and "
+    "for synthetic in the detector.",
+    TSNE: "t-SNE of what each network makes of real and synthetic images.",
+}
 
 
 def section(detail: Detail) -> dict[str, Any]:
@@ -65,17 +78,12 @@ def section(detail: Detail) -> dict[str, Any]:
         "classes": _classes(detail),
         "pairs": _pairs(detail),
         "tiles": _tiles(detail),
-        "pictures": [
-            {"title": title, "data": base64.b64encode(detail.pictures[name]).decode()}
-            for name, title in PICTURES.items()
-            if name in detail.pictures
-        ],
+        "pictures": [_picture(detail, name) for name in detail.pictures],
         "to_make": [
             {"title": PICTURES[name], "command": command.format(folder=run.folder)}
-            for name, command in MADE_BY.items()
+            for name, command in COMMANDS.items()
             if name not in detail.pictures
         ],
-        "features": list(_features(detail.tsne or {})),
         "config": sorted(logbook.flat(run.config).items()),
     }
 
@@ -179,16 +187,29 @@ def _png(image: np.ndarray) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _features(tsne: Mapping[str, Any]) -> Iterable[dict[str, str]]:
+def _picture(detail: Detail, name: str) -> dict[str, Any]:
+    picture = detail.pictures[name]
+    step, last = picture.facts.get("step"), detail.result.get("steps")
+    old = (
+        f" Drawn at step {step}, not the last one." if step not in (None, last) else ""
+    )
+    return {
+        "title": PICTURES[name],
+        "legend": LEGENDS[name] + old,
+        "data": base64.b64encode(picture.png).decode(),
+        "features": list(_features(picture.facts)) if name == TSNE else [],
+    }
+
+
+def _features(facts: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    """The figures of the t-SNE command, a line a network."""
     for part in ("classifier", "detector"):
-        found = tsne.get(part)
+        found = facts.get(part)
         if isinstance(found, Mapping):
-            numbers = [
-                found.get(key)
-                for key in ("probe_balanced_accuracy", "centroid_distance")
-            ]
+            probe = found.get("probe_balanced_accuracy")
+            distance = found.get("centroid_distance")
             yield {
                 "part": part,
-                "probe": "" if numbers[0] is None else f"{100 * numbers[0]:.2f}",
-                "distance": "" if numbers[1] is None else f"{numbers[1]:.3f}",
+                "probe": "" if probe is None else f"{100 * probe:.2f}",
+                "distance": "" if distance is None else f"{distance:.3f}",
             }
