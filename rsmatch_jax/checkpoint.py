@@ -191,8 +191,8 @@ class Checkpoints:
     def _of_another_model(self, step: int, path: str, there: str) -> RequestError:
         return RequestError(
             f"{self._folder}/{step} is of another method, model or version than "
-            f"config.json says: {path} {there}. Restore config.json, or use the version "
-            "that trained the run"
+            f"config.json says: {path} {there}. Restore config.json, or use the "
+            "version that trained the run"
         )
 
     def restore(self, step: int, like: PyTree) -> Restored:

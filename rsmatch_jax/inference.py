@@ -141,8 +141,8 @@ class Model:
         return np.stack(found) if found else np.zeros(shape, np.uint8)
 
     def predict(self, images: np.ndarray) -> Predictions:
-        """Class probabilities and synthetic scores of uint8 images [N, S, S, 3], RGB, of
-        any number; see Predictions. Raises RequestError for any other array."""
+        """Class probabilities and synthetic scores of uint8 images [N, S, S, 3], RGB,
+        of any number; see Predictions. Raises RequestError for any other array."""
         rows = self._rows(len(images))
         chunks = list(self.predict_batches(self._chunks(images, rows), rows))
         scores = [c.synthetic_scores for c in chunks]
@@ -165,8 +165,8 @@ class Model:
     def predict_batches(
         self, batches: Iterable[np.ndarray], rows: int | None = None
     ) -> Iterator[Predictions]:
-        """Predictions of each of a stream of batches, uint8 [n, S, S, 3], n <= rows; the
-        device works on one while the next is read.
+        """Predictions of each of a stream of batches, uint8 [n, S, S, 3], n <= rows;
+        the device works on one while the next is read.
 
         rows: the batch size of the program, to which batches are padded; None = the
         model's.

@@ -146,8 +146,8 @@ def text(made: Mapping[str, Any], file: str) -> str:
         *([markdown.table(["figure", "value"], figures)] if figures else []),
         "Only the encoder and the head for real images are in the file: no detector, "
         "no queue, no head for synthetic images. The accuracies are on the dataset's "
-        "own images, and the best one is chosen on them where the run had no validation "
-        "images; of other images they say nothing.",
+        "own images, and the best one is chosen on them where the run had no "
+        "validation images; of other images they say nothing.",
         f"Made by rsmatch_jax {made['versions']['rsmatch_jax']} and jax "
         f"{made['versions']['jax']} for {', '.join(made['file']['platforms'])}; "
         f"{made['file']['bytes']} bytes, SHA-256\n`{made['file']['sha256']}`.",
