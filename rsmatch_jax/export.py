@@ -4,20 +4,18 @@
 
 FILE is made by jax.export for CPUs, CUDA GPUs and TPUs: uint8 images [b, S, S, 3] of
 any number b in, probabilities float32 [b, K] out; the normalisation is in it, and of
-the networks the encoder and the real head alone, with the EMA weights. FILE.json and
-FILE.md say what it is and where it comes from.
-
-    import jax, numpy as np
-    model = jax.export.deserialize(bytearray(open("FILE", "rb").read()))
-    probabilities = model.call(np.zeros((5, 32, 32, 3), np.uint8))
-
+the networks the encoder and the real head alone, with the EMA weights. It loads with
+jax and flatbuffers; FILE.md shows how. FILE.json and FILE.md say what it is and where
+it comes from.
 Exit codes: 0 done, 1 it failed, 2 the request was wrong.
 """
 
 import argparse
+import contextlib
 import hashlib
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -29,21 +27,34 @@ from rsmatch_jax.errors import RequestError, exit_code
 from rsmatch_jax.terminal import Parser, say
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+CARDS = (".json", ".md")
 
 
 def exported(run: saved.Saved) -> jax.export.Exported:
     """The classifier of a run, uint8 [b, S, S, 3] -> float32 [b, K], for PLATFORMS."""
     part = inference.parts(run)["classifier"]
     # On the host: what is closed over becomes part of the program.
-    params, stats = jax.device_get((part.params, part.stats))
+    variables = jax.device_get(part.variables)
 
     def probabilities(images):
-        return part.outputs(params, stats, images)[1]
+        return part.outputs(variables, images)[1]
 
     size = run.exp.dims.image_shape[0]
     shape = jax.export.symbolic_shape(f"b, {size}, {size}, 3")
     images = jax.ShapeDtypeStruct(shape, np.uint8)
-    return jax.export.export(jax.jit(probabilities), platforms=PLATFORMS)(images)
+    with _no_source_paths():
+        return jax.export.export(jax.jit(probabilities), platforms=PLATFORMS)(images)
+
+
+@contextlib.contextmanager
+def _no_source_paths() -> Iterator[None]:
+    """The file goes to others: it names no folders of this machine."""
+    before = jax.config.jax_traceback_in_locations_limit
+    jax.config.update("jax_traceback_in_locations_limit", 0)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_traceback_in_locations_limit", before)
 
 
 def write(run: saved.Saved, out: str) -> dict[str, Any]:
@@ -55,7 +66,6 @@ def write(run: saved.Saved, out: str) -> dict[str, Any]:
         size=len(data),
         digest=hashlib.sha256(data).hexdigest(),
         platforms=PLATFORMS,
-        result=workdir.read_result(run.folder) or {},
     )
     try:
         logbook.replace_bytes(out, data)
@@ -80,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def command():
         args = parser.parse_args(argv)
-        workdir.check_out(args.out, args.workdir, "")
+        workdir.check_out(args.out, args.workdir, "", beside=CARDS)
         made = write(saved.load(args.workdir, args.step), args.out)
         say(
             f"{args.out}: {made['file']['bytes'] / 2**20:.1f} MiB, step "

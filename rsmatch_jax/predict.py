@@ -6,28 +6,29 @@
 IMAGE: a file (PNG, JPEG, WebP, BMP, GIF), a folder with all images below it, or a
 pattern with * ? [ ] (** = any folders). Each line: image (its path), class, label,
 probability, synthetic_score (null where the run has no detector), size (width and
-height in the file), changes (what was done to bring it to the size of the training
-images). A summary, and what could not be read, goes to stderr.
+height in the file), changes (what was done to bring it to the size and kind of the
+training images; an alpha channel is dropped, as the importer does). A summary, and
+what could not be read, goes to stderr. It takes the first local device.
 Exit codes: 0 done, 1 some images could not be read, 2 the request was wrong.
 """
 
 import argparse
+import collections
 import contextlib
 import json
 import sys
 import time
-from collections import Counter
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
 import numpy as np
+from PIL import Image
 
-from rsmatch_jax import inference, workdir
+from rsmatch_jax import compilation, inference, workdir
 from rsmatch_jax.data import image_files
 from rsmatch_jax.errors import RequestError, RunFailed, exit_code
 from rsmatch_jax.terminal import Parser, Progress
-
-SHOWN = 20  # unreadable files that are listed
 
 
 def predict(
@@ -44,42 +45,56 @@ def predict(
     lines for people. Returns {path: reason} of the files that are no whole images.
     """
     unreadable: dict[str, str] = {}
-    read: list[list[image_files.Loaded]] = []
+    read: collections.deque[list[image_files.Loaded]] = collections.deque()
     progress = Progress("predict", "images", len(paths), note)
+    rows = min(model.batch_size, max(len(paths), 1))
 
     def batches() -> Iterator[np.ndarray]:
-        for loaded in image_files.batches(paths, model.image_size, model.batch_size):
+        for loaded in image_files.batches(
+            paths, model.image_size, rows, central=model.central
+        ):
             good = [x for x in loaded if x.pixels is not None]
             unreadable.update({x.path: x.reason for x in loaded if x.pixels is None})
-            progress.advance(len(loaded) - len(good))
+            if len(good) < len(loaded):
+                progress.advance(len(loaded) - len(good))
             if good:
                 read.append(good)
                 yield np.stack([x.pixels for x in good])
 
-    for found in model.predict_batches(batches()):
-        loaded = read.pop(0)
-        for row, image in enumerate(loaded):
-            write(_line(model, found, row, image, top))
+    for found in model.predict_batches(batches(), rows):
+        loaded = read.popleft()
+        for line in lines(model.class_names, found, loaded, top):
+            write(line)
         progress.advance(len(loaded))
     return unreadable
 
 
-def _line(model, found, row, image, top):
-    p = found.probabilities[row]
-    label, scores = int(p.argmax()), found.synthetic_scores
-    line = {
-        "image": image.path,
-        "class": model.class_names[label],
-        "label": label,
-        "probability": float(p[label]),
-        "synthetic_score": None if scores is None else float(scores[row]),
-        "size": list(image.size),
-        "changes": list(image.changes),
-    }
-    if top:
-        order = np.argsort(-p, kind="stable")[:top]
-        line["top"] = {model.class_names[k]: float(p[k]) for k in order}
-    return line
+def lines(
+    names: Sequence[str],
+    found: inference.Predictions,
+    loaded: Sequence[image_files.Loaded],
+    top: int = 0,
+) -> Iterator[dict[str, Any]]:
+    """The JSON-ready lines of a batch; as in `predict`."""
+    # Python's numbers, all at once: numpy's one by one take ten times as long.
+    labels, best = found.labels.tolist(), found.probabilities.max(axis=1).tolist()
+    scores = found.synthetic_scores
+    scores = [None] * len(loaded) if scores is None else scores.tolist()
+    for row, image in enumerate(loaded):
+        line = {
+            "image": image.path,
+            "class": names[labels[row]],
+            "label": labels[row],
+            "probability": best[row],
+            "synthetic_score": scores[row],
+            "size": list(image.size),
+            "changes": list(image.changes),
+        }
+        if top:
+            p = found.probabilities[row]
+            order = np.argsort(-p, kind="stable")[:top]
+            line["top"] = {names[k]: float(p[k]) for k in order}
+        yield line
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -99,53 +114,67 @@ def main(argv: list[str] | None = None) -> int:
 
     def command():
         args = parser.parse_args(argv)
-        for flag in ("top", "batch_size"):
-            if getattr(args, flag) < (flag == "batch_size"):
-                raise RequestError(
-                    f"--{flag}={getattr(args, flag)}: it must be "
-                    f"{int(flag == 'batch_size')} or more"
-                )
+        for flag, least in (("top", 0), ("batch_size", 1)):
+            value = getattr(args, flag)
+            if value < least:
+                raise RequestError(f"--{flag}={value}: it must be {least} or more")
         workdir.check_out(args.out, args.workdir, ".jsonl")
-        paths = image_files.find(args.images)
+        paths = image_files.find(args.images, _note)
+        compilation.use_cache(None)
         model = inference.load(args.workdir, args.step, batch_size=args.batch_size)
         with contextlib.ExitStack() as stack:
             out = sys.stdout
             if args.out is not None:
                 out = stack.enter_context(open(args.out, "w", encoding="utf-8"))
-            _run(model, paths, out, args.top)
+            # It is refused by name; Pillow's word beside it would name no file.
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            run(model, paths, out, top=args.top, note=_note)
 
     return exit_code(command, "the same command starts over")
 
 
-def _run(model: inference.Model, paths: Sequence[str], out: TextIO, top: int):
-    counts, changed, begin = Counter(), Counter(), time.monotonic()
+def run(
+    model: inference.Model,
+    paths: Sequence[str],
+    out: TextIO,
+    *,
+    top: int = 0,
+    note: Callable[[str], None] = lambda line: None,
+):
+    """Writes the JSON lines to `out`, and tells `note` what was done. Raises: RunFailed
+    at the end, naming the files that are no whole images."""
+    counts, changed, begin = 0, collections.Counter(), time.monotonic()
 
     def write(line):
-        counts[line["class"]] += 1
-        changed.update(change.split(" ")[0] for change in line["changes"])
+        nonlocal counts
+        counts += 1
+        changed.update(line["changes"])
         out.write(json.dumps(line) + "\n")
-
-    def note(line):
-        sys.stderr.write(line + "\n")
 
     unreadable = predict(model, paths, write, top=top, note=note)
     out.flush()
     seconds = max(time.monotonic() - begin, 1e-9)
     note(
-        f"{counts.total()} images in {seconds:.1f} s, "
-        f"{counts.total() / seconds:.0f} images/s, by step {model.step} of "
-        f"{model.run.folder}"
+        f"{counts} images in {seconds:.1f} s, {counts / seconds:.0f} images/s, by step "
+        f"{model.step} of {model.run.folder}"
     )
-    if changed:
-        note("changed: " + ", ".join(f"{n} {what}" for what, n in changed.items()))
+    kinds: collections.Counter = collections.Counter()
+    for change, number in changed.items():
+        kinds[change.split(" from ")[0]] += number
+    if kinds:
+        note("changed: " + ", ".join(f"{n} {kind}" for kind, n in kinds.items()))
     if unreadable:
-        listed = [f"  {path}: {why}" for path, why in unreadable.items()]
-        more = len(listed) - SHOWN
         raise RunFailed(
-            f"{len(listed)} of {len(paths)} images could not be read, the others are "
-            "predicted:\n"
-            + "\n".join(listed[:SHOWN] + [f"  and {more} more"] * (more > 0))
+            f"{len(unreadable)} of {len(paths)} files could not be read"
+            + (", the others are predicted" if counts else "")
+            + ":\n"
+            + "\n".join(f"  {path}: {why}" for path, why in unreadable.items())
         )
+
+
+def _note(line: str):
+    sys.stderr.write(line + "\n")
 
 
 if __name__ == "__main__":

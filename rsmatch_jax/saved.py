@@ -2,7 +2,8 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 
@@ -46,12 +47,12 @@ def load(
         number = checkpoints.choose(step)
         data = workdir.read_data(folder)
         try:
-            dims = Dims(
-                **{**data["dims"], "image_shape": tuple(data["dims"]["image_shape"])}
-            )
-            names = tuple(data["class_names"]), tuple(data["generator_names"])
+            dims = _dims(data["dims"])
+            names = _names(data["class_names"]), _names(data["generator_names"])
             dataset = data["dataset"]
-        except (KeyError, TypeError) as e:
+            if len(names[0]) != dims.num_classes:
+                raise ValueError(f"{len(names[0])} names of {dims.num_classes} classes")
+        except (KeyError, TypeError, ValueError) as e:
             raise RequestError(
                 f"{folder}/{workdir.DATA_FILE} is not that of this version ({e!r}); "
                 "use the version that trained the run"
@@ -59,8 +60,24 @@ def load(
         exp = experiment.build(
             config, dims, dataset, list(devices or jax.local_devices()[:1])
         )
-        state = checkpoints.restore(number, exp.state_shapes()).state
+        like = exp.state_shapes()
+        checkpoints.require_fits(number, like)
+        state = checkpoints.restore(number, like).state
     return Saved(folder, number, exp, state, dataset, *names)
+
+
+def _dims(found: Mapping[str, Any]) -> Dims:
+    dims = Dims(**{**found, "image_shape": tuple(found["image_shape"])})
+    sizes = [*dims.image_shape, *dataclasses.astuple(dims)]
+    if not all(isinstance(x, int) for x in sizes if not isinstance(x, tuple)):
+        raise ValueError("sizes that are no numbers")
+    return dims
+
+
+def _names(found: Sequence[str]) -> tuple[str, ...]:
+    if not isinstance(found, list) or not all(isinstance(x, str) for x in found):
+        raise ValueError("names that are no text")
+    return tuple(found)
 
 
 def load_task(

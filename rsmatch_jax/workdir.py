@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
 _REMOVED = ".removed"
 _TEMPORARY = ".tmp"
+_EVENTS = "events.out."  # TensorBoard's
 FILES = (
     CONFIG_FILE,
     SPLIT_FILE,
@@ -163,17 +164,25 @@ def check_split(workdir: str, split: dict[str, np.ndarray]):
             )
 
 
-def check_out(out: str | None, workdir: str, extension: str = ".json"):
+def check_out(
+    out: str | None,
+    workdir: str,
+    extension: str = ".json",
+    beside: Sequence[str] = (),
+):
     """Raises RequestError where no file --out=`out` can be made, or where the run in
-    `workdir` has its own; None is fine."""
-    own = [os.path.join(workdir, name) for name in FILES]
-    saved = os.path.realpath(os.path.join(workdir, CHECKPOINTS)) + os.sep
-    path = os.path.realpath(out or "")
-    if out is not None and (
-        path in map(os.path.realpath, own) or path.startswith(saved)
-    ):
-        raise RequestError(f"--out={out} is among the files of the run; choose another")
-    logbook.check_out(out, extension)
+    `workdir` has its own; None is fine. beside: endings of files that are written next
+    to it, of which the same holds."""
+    if out == "":
+        raise RequestError(f"--out= is no file name; use --out=FILE{extension}")
+    folder = os.path.realpath(workdir)
+    for path in [] if out is None else [out, *(out + ending for ending in beside)]:
+        first, *_ = os.path.relpath(os.path.realpath(path), folder).split(os.sep)
+        if first in FILES or first.startswith((CHECKPOINTS, LOCK_FILE, _EVENTS)):
+            raise RequestError(
+                f"--out={out}: {path} is among the files of the run; choose another"
+            )
+        logbook.check_out(path, extension if path == out else "")
 
 
 def check_clearable(workdir: str):
