@@ -12,8 +12,8 @@ from rsmatch_jax.analysis.gradcam import Maps
 
 SYNTHETIC = 1  # the detector's class
 COLOURS = "plasma"  # read alike with and without colour vision
-OPACITY = 0.75  # of a map where it is 1
-TILE = (112, 192)  # pixels of a tile's side: small images are enlarged, large ones not
+OPACITY = 0.65  # of a map where it is 1
+TILE = (112, 160)  # pixels of a tile's side: small images are enlarged, large ones not
 COLUMNS = 4  # images side by side
 GAP, MARGIN, TOP = 4, 12, 56  # pixels: between tiles, around images, above all
 LINES = 32  # pixels above a tile for two lines of text
@@ -47,24 +47,27 @@ def draw(
 ) -> bytes:
     """A PNG: for each image itself, what speaks for a class in the classifier and,
     where `found` has it, what speaks for "synthetic" in the detector."""
-    from matplotlib import colormaps  # lazy: half a second
+    from matplotlib import colormaps, transforms  # lazy: half a second
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     count, size = chosen.images.shape[:2]
-    side = size * max(1, -(-TILE[0] // size)) if size < TILE[1] else TILE[1]
+    side = size * max(1, round(TILE[0] / size)) if size < TILE[1] else TILE[1]
     tiles = 1 + len(found)
     columns = min(COLUMNS, count)
     block = tiles * (side + GAP) + 2 * MARGIN
     high = side + LINES + MARGIN
     width, height = max(columns * block, 480), TOP + -(-count // columns) * high
     sheet = np.full((height, width, 3), 255, np.uint8)
+    # Texts alone, in pixels from the top: with the tiles it would take gigabytes.
     figure = Figure(figsize=(width / 100, height / 100), dpi=100)
-    axes = figure.add_axes((0, 0, 1, 1))
+    pixels = transforms.Affine2D().scale(1, -1).translate(0, height)
 
     def write(x, y, text, room=None, **style):
         if room is not None:
             text = shortened(text, int(room / CHARACTER))
-        axes.text(x, y, text, va="top", parse_math=False, **{"fontsize": FONT, **style})
+        style = {"fontsize": FONT, "transform": pixels, **style}
+        figure.text(x, y, text, va="top", parse_math=False, **style)
 
     write(MARGIN, 8, title, fontsize=9)
     ramp = colormaps[COLOURS](np.linspace(0, 1, BAR))[None, :, :3]
@@ -85,10 +88,13 @@ def draw(
             text, wrong = saying(part, maps, chosen, i, names)
             style = {"color": "#b03a00", "weight": "bold"} if wrong else {}
             write(x + column * (side + GAP), y + 15, text, side, **style)
-    axes.imshow(sheet, interpolation="nearest", aspect="auto")
-    axes.set_axis_off()
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    # Texts stand on white, and so do tiles.
+    np.minimum(sheet, np.asarray(canvas.buffer_rgba())[..., :3], out=sheet)
     file = io.BytesIO()
-    figure.savefig(file, format="png")
+    # A sheet of 200 large images has 20 million pixels: little effort is enough.
+    Image.fromarray(sheet).save(file, format="png", compress_level=3)
     return file.getvalue()
 
 

@@ -29,7 +29,8 @@ _OUTLINE = 0.35  # points, around triangles
 def draw(
     found: Mapping[str, Embedded], chosen: Chosen, names: Sequence[str], title: str
 ) -> bytes:
-    """A PNG. Names of classes stand in the legend and at the median of their points."""
+    """A PNG. Names of classes stand in the legend, and in the classifier at the median
+    of their points."""
     from matplotlib.figure import Figure  # lazy: half a second
 
     figure = Figure(figsize=(6.6 * len(found), 7.2), dpi=120, layout="constrained")
@@ -38,7 +39,8 @@ def draw(
     colours = _colours(shown)
     for axes, (part, embedded) in zip(panels, found.items(), strict=True):
         _points(axes, embedded.points, chosen, colours)
-        if len(shown) <= NAMED:
+        # In the detector's features classes lie anywhere.
+        if part == "classifier" and len(shown) <= NAMED:
             _names(axes, embedded.points, chosen.labels, names)
         axes.set_title(_saying(part, embedded.figures), fontsize=9, loc="left")
         axes.set_xticks([])

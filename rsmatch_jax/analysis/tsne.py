@@ -124,7 +124,8 @@ def _run(args: argparse.Namespace):
             if value is None:
                 say(f"  {shown:<40}none: too few images of an origin")
             else:
-                say(f"  {shown:<40}{round(value, 4)}")
+                text = f"{value:.4f}" if isinstance(value, float) else value
+                say(f"  {shown:<40}{text}")
     say(f"written: {out}")
 
 
