@@ -1,10 +1,11 @@
-"""What the networks' features tell of real and synthetic images (paper, Fig. 2)."""
+"""What a network's features tell of real and synthetic images (paper, Fig. 2)."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import threadpoolctl
 from sklearn import (
     linear_model,
     manifold,
@@ -15,6 +16,7 @@ from sklearn import (
 )
 
 FOLDS = 5
+PERPLEXITY = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,24 +31,30 @@ def embed(
     features: np.ndarray, labels: np.ndarray, synthetic: np.ndarray, seed: int = 0
 ) -> Embedded:
     """t-SNE by scikit-learn (PCA start, perplexity 30 or a third of the images), and
-    the numbers for what the eye sees. features: float32 [N, D]."""
-    perplexity = min(30.0, (len(features) - 1) / 3)
-    points = manifold.TSNE(
-        init="pca", perplexity=perplexity, random_state=seed, n_jobs=-1
-    ).fit_transform(np.asarray(features, np.float64))
-    return Embedded(
-        points.astype(np.float32), measure(features, labels, synthetic, seed)
+    the numbers for what the eye sees.
+
+    features: float [N, D], D >= 2; labels: int [N]; synthetic: bool [N]. The same on
+    every call with the same seed.
+    """
+    features = np.asarray(features, np.float64)
+    # Features that do not differ have no first component to be scaled by.
+    spread = features.std(axis=0).max() > 0
+    tsne = manifold.TSNE(
+        init="pca" if spread else "random",
+        perplexity=min(PERPLEXITY, (len(features) - 1) / 3),
+        random_state=seed,
     )
+    # Sums by several threads differ in their last bits, and t-SNE makes much of them.
+    with threadpoolctl.threadpool_limits(1):
+        points = tsne.fit_transform(features).astype(np.float32)
+        return Embedded(points, measure(features, labels, synthetic, seed))
 
 
 def measure(
     features: np.ndarray, labels: np.ndarray, synthetic: np.ndarray, seed: int = 0
 ) -> dict[str, Any]:
-    """probe_balanced_accuracy: how well a linear probe tells real from synthetic, of
-    images it has not seen (five folds); 0.5 = not at all. centroid_distance: between a
-    class's real and synthetic centroid, mean over classes, in units of the mean
-    distance between the real centroids of two classes: far below 1 = the class decides
-    where an image lies, not its origin. None where one of the groups is too small."""
+    """images, synthetic: how many; probe_balanced_accuracy: `probe`; centroid_distance:
+    `centroid_distance`."""
     return {
         "images": len(features),
         "synthetic": int(synthetic.sum()),
@@ -56,7 +64,9 @@ def measure(
 
 
 def probe(features: np.ndarray, synthetic: np.ndarray, seed: int = 0) -> float | None:
-    """Balanced accuracy of a logistic regression on standardised features."""
+    """How well a linear probe tells real from synthetic, of images it has not seen
+    (five folds): balanced accuracy of a logistic regression on standardised features,
+    0.5 = not at all. None with fewer than five images of an origin."""
     if min(synthetic.sum(), (~synthetic).sum()) < FOLDS:
         return None
     folds = model_selection.StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
@@ -73,7 +83,10 @@ def probe(features: np.ndarray, synthetic: np.ndarray, seed: int = 0) -> float |
 def centroid_distance(
     features: np.ndarray, labels: np.ndarray, synthetic: np.ndarray
 ) -> float | None:
-    """See `measure`."""
+    """Between a class's real and synthetic centroid, mean over the classes that have
+    both, in units of the mean distance between the real centroids of two classes: far
+    below 1 = the class decides where an image lies, not its origin. None where no class
+    has both, or where fewer than two have real images."""
     features = np.asarray(features, np.float64)
     real, fake = {}, {}
     for label in np.unique(labels):

@@ -7,9 +7,13 @@ Y = exp(S), S its logit, and A^k the k-th activation map of a stage (Eqs. 16 to 
     alpha^k_ij = g^2 / (2 g^2 + g^3 sum_ab A^k_ab),    g = dS/dA^k_ij,
     w^k        = sum_ij alpha^k_ij relu(dY/dA^k_ij),    L = relu(sum_k w^k A^k).
 
-The second and third derivatives of Y are exp(S) g^2 and exp(S) g^3 where S is piecewise
-linear in A, as it is in the last stage. dY/dA = exp(S) g scales a whole map, which is
-normalised to its maximum, so exp(S) is left out.
+The second and third derivatives of Y are exp(S) g^2 and exp(S) g^3, for S is piecewise
+linear in A: behind a stage there are convolutions, norms with fixed statistics, (leaky)
+ReLUs and a mean. dY/dA = exp(S) g scales a whole map, which is normalised to its
+maximum, so exp(S) is left out.
+
+The paper's A come from a ReLU. Those of a leaky one, or of a sum of branches, may have
+a negative sum, for which alpha has a pole: such a sum counts as zero.
 """
 
 from collections.abc import Callable
@@ -19,29 +23,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rsmatch_jax import inference
+from rsmatch_jax import compilation, inference
 from rsmatch_jax.errors import RequestError
 
 
 class Maps(NamedTuple):
-    """Of N images: maps float32 [N, S, S] in [0, 1], probabilities float32 [N, K]."""
+    """Of N images: maps float32 [N, S, S] in [0, 1], what speaks for classes int64 [N];
+    probabilities float32 [N, K]. A map is zero where nothing speaks for its class."""
 
     maps: np.ndarray
+    classes: np.ndarray
     probabilities: np.ndarray
 
 
 def channel_weights(gradients: jax.Array, activations: jax.Array) -> jax.Array:
-    """w^k: [h, w, C], [h, w, C] -> [C], but for the factor exp(S)."""
-    g2 = gradients**2
-    below = 2 * g2 + gradients**3 * jnp.sum(activations, axis=(0, 1))
-    # Where the gradient is zero so is alpha: the position does not speak.
-    alpha = jnp.where(below == 0, 0, g2 / jnp.where(below == 0, 1, below))
-    return jnp.sum(alpha * jax.nn.relu(gradients), axis=(0, 1))
+    """w^k: dS/dA [h, w, C], A [h, w, C] -> [C], but for the factor exp(S)."""
+    sums = jax.nn.relu(jnp.sum(activations, axis=(0, 1), keepdims=True))
+    positive = jax.nn.relu(gradients)
+    # alpha relu(g), with g^2 cancelled: it underflows long before g does.
+    return jnp.sum(positive / (2 + positive * sums), axis=(0, 1))
 
 
 def class_map(gradients: jax.Array, activations: jax.Array) -> jax.Array:
-    """L: [h, w, C], [h, w, C] -> [h, w], not yet normalised."""
-    weights = channel_weights(gradients, activations)
+    """L: dS/dA [h, w, C], A [h, w, C] -> [h, w], not yet normalised."""
+    weights = channel_weights(gradients, activations)[None, None]
     return jax.nn.relu(jnp.sum(weights * activations, axis=-1))
 
 
@@ -53,17 +58,16 @@ def make_maps(part: inference.Part, stage: str) -> Callable:
         return part.net.probe(params, part.stats, images, stage, shift)
 
     def maps(params, images, classes):
-        _, activations = forward(params, images, 0.0)
-
-        def scores(shift):
-            outputs, _ = forward(params, images, shift)
+        def score(shift):
+            outputs, activations = forward(params, images, shift)
             logits = outputs.logits[part.head]
             own = jnp.take_along_axis(logits, classes[:, None], axis=1)
             # Images do not see each other, so the gradient of the sum is each one's.
-            return jnp.sum(own), jax.nn.softmax(logits)
+            return jnp.sum(own), (activations, jax.nn.softmax(logits))
 
-        gradients, probabilities = jax.grad(scores, has_aux=True)(
-            jnp.zeros_like(activations)
+        _, like = jax.eval_shape(forward, params, images, 0.0)
+        gradients, (activations, probabilities) = jax.grad(score, has_aux=True)(
+            jnp.zeros(like.shape, like.dtype)
         )
         small = jax.vmap(class_map)(
             gradients.astype(jnp.float32), activations.astype(jnp.float32)
@@ -76,6 +80,17 @@ def make_maps(part: inference.Part, stage: str) -> Callable:
     return maps
 
 
+def choose_stage(part: inference.Part, stage: str | None) -> str:
+    """The stage's name, None = the last one. Raises RequestError for an unknown one."""
+    stages = part.net.stages
+    if stage is not None and stage not in stages:
+        raise RequestError(
+            f"--stage={stage} is no stage of the {part.name}; choose one of "
+            f"{', '.join(stages)}"
+        )
+    return stage or stages[-1]
+
+
 def gradcam(
     model: inference.Model,
     images: np.ndarray,
@@ -84,27 +99,46 @@ def gradcam(
     part: str = "classifier",
     stage: str | None = None,
 ) -> Maps:
-    """Maps of uint8 images [N, S, S, 3] for classes int [N].
+    """Maps of uint8 images [N, S, S, 3], N >= 1, for classes int [N].
 
     classes: None = the predicted ones; of the detector 1 is synthetic. part: classifier
     or detector. stage: None = the last one. Raises: RequestError where the run has no
-    such part or the network no such stage.
+    such part or the network no such stage; ValueError for images or classes that cannot
+    be.
     """
     if part not in model.parts:
         raise RequestError(f"this run has no {part}; it has {', '.join(model.parts)}")
     own = model.parts[part]
-    stage = stage or own.net.stages[-1]
-    if stage not in own.net.stages:
-        raise RequestError(
-            f"--stage={stage} is none of the {part}'s: {', '.join(own.net.stages)}"
-        )
+    stage = choose_stage(own, stage)
     if classes is None:
         classes = model.probabilities(images, part).argmax(axis=1)
-    program = jax.jit(make_maps(own, stage))
-    found = []
-    for start in range(0, len(images), model.batch_size):
-        rows = slice(start, start + model.batch_size)
-        found.append(
-            program(own.params, images[rows], np.asarray(classes[rows], np.int32))
+    images, classes = np.asarray(images), np.asarray(classes, np.int64)
+    shape = (model.image_size, model.image_size, 3)
+    if images.dtype != np.uint8 or images.shape != (len(classes), *shape):
+        raise ValueError(
+            f"images are {images.dtype} {images.shape}; {len(classes)} classes of this "
+            f"run take uint8 {(len(classes), *shape)}"
         )
-    return Maps(*(np.concatenate(x) for x in zip(*jax.device_get(found), strict=True)))
+    if not np.all((classes >= 0) & (classes < own.classes)):
+        raise ValueError(f"classes of the {part} lie between 0 and {own.classes - 1}")
+    return _in_batches(model, own, stage, images, classes)
+
+
+def _in_batches(model, part, stage, images, classes) -> Maps:
+    batch = min(model.batch_size, len(images))
+    shapes = (
+        jax.ShapeDtypeStruct((batch, *images.shape[1:]), np.uint8),
+        jax.ShapeDtypeStruct((batch,), np.int32),
+    )
+    lowered = jax.jit(make_maps(part, stage)).lower(part.params, *shapes)
+    device = model.run.exp.devices[0]
+    program, found = compilation.compiled(lowered, device.platform), []
+    for start in range(0, len(images), batch):
+        rows = slice(start, start + batch)
+        count = len(images[rows])
+        padded = np.resize(images[rows], shapes[0].shape)
+        wanted = np.resize(classes[rows], batch).astype(np.int32)
+        out = program(part.params, *jax.device_put((padded, wanted), device))
+        found.append([np.asarray(x)[:count] for x in out])
+    maps, probabilities = map(np.concatenate, zip(*found, strict=True))
+    return Maps(maps, classes, probabilities)

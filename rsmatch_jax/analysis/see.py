@@ -5,28 +5,33 @@
         [--stage=NAME] [--out=FILE.png] [--data_dir=DIR] [--synthetic_pool=DIR]
 
 IMAGE: files, folders and patterns, as of rsmatch_jax.predict. Without any, images of
-the run's own data: those of --index, else --images of the set, real and synthetic ones
-of all classes in turn. A row an image: the image, what speaks for its predicted class
-(or --class), what speaks for "synthetic" in the detector. FILE is DIR/gradcam.png
-unless given.
+the run's own data: those of --index, else --images of the set (20), real and synthetic
+ones of all classes in turn. Of each image: the image, what speaks for its predicted
+class (or --class) in the classifier, what speaks for "synthetic" in the detector, with
+probabilities; in bold what is wrong. --stage: of the networks, the last one unless
+given; earlier ones see more finely, and less of the class. --data_dir and
+--synthetic_pool say where the data are now, if not where the run had them.
+FILE is DIR/gradcam.png unless given; beside it FILE.json: step, stages, and of each
+image its path or index, truth, class, probability and synthetic score.
 Exit codes: 0 done, 1 some images could not be read, 2 the request was wrong.
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from rsmatch_jax import inference, saved, workdir
-from rsmatch_jax.analysis import choice, gradcam
+from rsmatch_jax import inference, saved
+from rsmatch_jax.analysis import choice, gradcam, output, overlay
 from rsmatch_jax.data import image_files
 from rsmatch_jax.errors import RequestError, RunFailed, exit_code
 from rsmatch_jax.terminal import Parser, say
 
-IMAGES, MOST = 16, 200
-SYNTHETIC = 1  # the detector's class
+IMAGES, MOST = 20, 200
+BATCH = 32  # gradients take far more memory than predictions
 
 
 def maps(
@@ -40,77 +45,39 @@ def maps(
     wanted = None if label is None else np.full(len(images), label)
     found = {"classifier": gradcam.gradcam(model, images, wanted, stage=stage)}
     if "detector" in model.parts:
-        synthetic = np.full(len(images), SYNTHETIC)
+        synthetic = np.full(len(images), overlay.SYNTHETIC)
         found["detector"] = gradcam.gradcam(
             model, images, synthetic, part="detector", stage=stage
         )
     return found
 
 
-def draw(
-    path: str,
-    chosen: choice.Chosen,
-    found: Mapping[str, gradcam.Maps],
-    names: tuple[str, ...],
-    label: int | None = None,
-):
-    """Writes the picture: a row an image, columns image, classifier, detector."""
-    from matplotlib.figure import Figure  # lazy: half a second
-
-    rows, columns = len(chosen.images), 1 + len(found)
-    figure = Figure(figsize=(2.1 * columns, 2.3 * rows), dpi=100)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for row, (image, axes) in enumerate(zip(chosen.images, grid, strict=True)):
-        axes[0].imshow(image, interpolation="nearest")
-        axes[0].set_title(_origin(chosen, row, names), fontsize=7, loc="left")
-        for panel, (part, of_part) in zip(axes[1:], found.items(), strict=True):
-            panel.imshow(image, interpolation="nearest")
-            panel.imshow(of_part.maps[row], cmap="jet", alpha=0.45, vmin=0, vmax=1)
-            p = of_part.probabilities[row]
-            if part == "detector":
-                said = f"synthetic {p[SYNTHETIC]:.3f}"
-            else:
-                shown = int(p.argmax()) if label is None else label
-                said = f"{names[shown]} {p[shown]:.3f}"
-            panel.set_title(said, fontsize=7, loc="left")
-        for panel in axes:
-            panel.set_axis_off()
-    figure.tight_layout(pad=0.4)
-    figure.savefig(path)
-
-
-def _origin(chosen: choice.Chosen, row: int, names: tuple[str, ...]) -> str:
-    parts = [chosen.names[row]]
-    if chosen.labels[row] >= 0:
-        generator = chosen.generators[row]
-        parts.append(
-            f"{names[chosen.labels[row]]}, "
-            + (f"synthetic ({generator})" if generator else "real")
+def describe(
+    chosen: choice.Chosen, found: Mapping[str, gradcam.Maps], names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Of each image, JSON-ready: path (null: of the run's own), index in the set (null:
+    from disk), label and origin (real, or the generator's name; null: unknown), class
+    and probability as predicted, seen: the class whose map is drawn, synthetic_score
+    (null without detector)."""
+    own, detector = found["classifier"], found.get("detector")
+    lines = []
+    for i, name in enumerate(chosen.names):
+        p, known = own.probabilities[i], chosen.labels[i] >= 0
+        index = int(chosen.indices[i])
+        score = detector and float(detector.probabilities[i, overlay.SYNTHETIC])
+        lines.append(
+            {
+                "path": name if index < 0 else None,
+                "index": index if index >= 0 else None,
+                "label": names[chosen.labels[i]] if known else None,
+                "origin": (chosen.generators[i] or "real") if known else None,
+                "class": names[p.argmax()],
+                "probability": float(p.max()),
+                "seen": names[own.classes[i]],
+                "synthetic_score": score,
+            }
         )
-    return "\n".join(parts)
-
-
-def _from_disk(
-    paths: list[str], size: int
-) -> tuple[choice.Chosen, list[image_files.Loaded]]:
-    """What could be read of the files, and what could not."""
-    loaded = [image_files.load(path, size) for path in paths]
-    good = [x for x in loaded if x.pixels is not None]
-    if not good:
-        raise RunFailed("no image could be read: " + _reasons(loaded))
-    none = np.zeros(len(good), bool)
-    chosen = choice.Chosen(
-        images=np.stack([x.pixels for x in good]),
-        names=tuple(os.path.basename(x.path) for x in good),
-        labels=np.full(len(good), -1),
-        synthetic=none,
-        generators=("",) * len(good),
-    )
-    return chosen, [x for x in loaded if x.pixels is None]
-
-
-def _reasons(loaded: list[image_files.Loaded]) -> str:
-    return "; ".join(f"{x.path}: {x.reason}" for x in loaded)
+    return lines
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -123,9 +90,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--workdir", metavar="DIR", required=True)
     parser.add_argument("--step", metavar="last|best|N", default="last")
-    parser.add_argument("--set", metavar="NAME", default="unlabelled")
-    parser.add_argument("--index", metavar="I,J,...", default="")
-    parser.add_argument("--images", metavar="N", type=int, default=IMAGES)
+    parser.add_argument("--set", metavar="NAME")
+    parser.add_argument("--index", metavar="I,J,...")
+    parser.add_argument("--images", metavar="N", type=int)
     parser.add_argument("--class", metavar="NAME", dest="label")
     parser.add_argument("--stage", metavar="NAME")
     parser.add_argument("--out", metavar="FILE.png")
@@ -134,54 +101,101 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("paths", metavar="IMAGE", nargs="*")
 
     def command():
-        _run(parser.parse_args(argv))
+        # Intermixed: an IMAGE may stand behind any flag.
+        _run(parser.parse_intermixed_args(argv))
 
     return exit_code(command, "the same command starts over")
 
 
 def _run(args: argparse.Namespace):
-    if not 1 <= args.images <= MOST:
-        raise RequestError(f"--images={args.images}: it must lie between 1 and {MOST}")
-    out = args.out or os.path.join(args.workdir, "gradcam.png")
-    paths = image_files.find(args.paths) if args.paths else []
-    if len(paths) > MOST:
-        raise RequestError(
-            f"{len(paths)} images are too many for one picture: at most {MOST}"
-        )
+    paths, indices = _check(args)
     run = saved.load(args.workdir, args.step)
-    workdir.check_out(out, args.workdir, ".png")
-    names, label, unreadable = run.class_names, None, []
+    out = args.out or os.path.join(args.workdir, "gradcam.png")
+    output.check(out, args.workdir)
+    names, label = run.class_names, None
     if args.label is not None:
-        if args.label not in names:
-            raise RequestError(f"--class={args.label} is none of {', '.join(names)}")
-        label = names.index(args.label)
-    model = inference.Model(run, batch_size=min(inference.BATCH, 32))
+        label = choice.label(args.label, names)
+    model = inference.Model(run, batch_size=BATCH)
+    stages = {
+        name: gradcam.choose_stage(part, args.stage)
+        for name, part in model.parts.items()
+    }
+    unreadable, own_set = [], None if paths else args.set or "unlabelled"
     if paths:
         chosen, unreadable = _from_disk(paths, model.image_size)
     else:
         task = saved.load_task(run, args.data_dir, args.synthetic_pool)
-        chosen = choice.of_set(task, args.set, _indices(args, task))
+        if indices is None:
+            indices = choice.balanced(task, own_set, args.images or IMAGES)
+        chosen = choice.of_set(task, own_set, indices)
     found = maps(model, chosen.images, label, args.stage)
-    draw(out, chosen, found, names, label)
-    say(f"{len(chosen.images)} images by step {run.step} of {run.folder}: {out}")
+    shown = "".join(f", the {part} ({stage})" for part, stage in stages.items())
+    title = f"Grad-CAM++ at step {run.step}: the image{shown}"
+    images = describe(chosen, found, names)
+    output.write(
+        out,
+        overlay.draw(chosen, found, names, title),
+        {"step": run.step, "set": own_set, "stages": stages, "images": images},
+    )
+    if "detector" not in found:
+        say(f"{run.exp.config.method.name} has no detector: the classifier alone")
+    say(f"{len(images)} images by step {run.step} of {run.folder}: {out}")
     if unreadable:
         raise RunFailed(
-            f"{len(unreadable)} images could not be read: {_reasons(unreadable)}"
+            f"{len(unreadable)} of {len(paths)} images could not be read, the others "
+            f"are drawn:\n{_reasons(unreadable)}"
         )
 
 
-def _indices(args: argparse.Namespace, task) -> np.ndarray:
-    if args.index:
+def _check(args: argparse.Namespace) -> tuple[list[str], np.ndarray | None]:
+    """The files and the positions asked for, as far as they can be told yet."""
+    if args.paths:
+        for flag in ("set", "index", "images"):
+            if getattr(args, flag) is not None:
+                raise RequestError(
+                    f"--{flag} chooses among the run's own images; leave it out, or "
+                    f"the IMAGE arguments ({args.paths[0]} ...)"
+                )
+    if args.images is not None and not 1 <= args.images <= MOST:
+        raise RequestError(f"--images={args.images}: it must lie between 1 and {MOST}")
+    if args.set is not None:
+        choice.check_set(args.set)
+    indices = None
+    if args.index is not None:
+        if args.images is not None:
+            raise RequestError(
+                "--index names the images, --images their number: leave one of them out"
+            )
         try:
-            return np.asarray([int(i) for i in args.index.split(",")])
-        except ValueError:
+            indices = np.asarray([int(i) for i in args.index.split(",")], np.int64)
+        except (ValueError, OverflowError):
             raise RequestError(
                 f"--index={args.index}: numbers with commas between, as 0,5,17"
             ) from None
-    if args.set == "test":
-        order = np.random.default_rng(0).permutation(len(task.test_images))
-        return order[: args.images]
-    return choice.balanced(task, args.images)
+    paths = image_files.find(args.paths)
+    count = len(paths) if indices is None else len(indices)
+    if count > MOST:
+        raise RequestError(
+            f"{count} images are too many for one picture: at most {MOST}"
+        )
+    return paths, indices
+
+
+def _from_disk(
+    paths: list[str], size: int
+) -> tuple[choice.Chosen, list[image_files.Loaded]]:
+    """What could be read of the files, and what could not."""
+    loaded = [x for some in image_files.batches(paths, size, BATCH) for x in some]
+    good = [x for x in loaded if x.pixels is not None]
+    if not good:
+        raise RunFailed(f"no image could be read:\n{_reasons(loaded)}")
+    images = np.stack([x.pixels for x in good])
+    chosen = choice.from_disk(images, [x.path for x in good])
+    return chosen, [x for x in loaded if x.pixels is None]
+
+
+def _reasons(loaded: list[image_files.Loaded]) -> str:
+    return "\n".join(f"  {x.path}: {x.reason}" for x in loaded)
 
 
 if __name__ == "__main__":

@@ -1,29 +1,33 @@
 """Features of both networks as two maps of points (paper, Fig. 2).
 
     python -m rsmatch_jax.analysis.tsne --workdir=DIR [--step=last|best|N] [--images=N]
-        [--seed=N] [--out=FILE.png] [--data_dir=DIR] [--synthetic_pool=DIR]
+        [--class=NAME ...] [--seed=N] [--out=FILE.png] [--data_dir=DIR]
+        [--synthetic_pool=DIR]
 
-Unlabelled images, as many real as synthetic ones and all classes alike, coloured by
-class, dots real, crosses synthetic. Beside the picture FILE.json: how well a linear
-probe tells real from synthetic in the features, and how far a class's real and
-synthetic images lie apart. FILE is DIR/tsne.png unless given.
+--images unlabelled images (1500), as many real as synthetic ones and all classes alike
+as far as there are any, or only those of each --class; drawn by t-SNE of scikit-learn,
+coloured by class, dots real, triangles synthetic. Beside the picture FILE.json with the
+points, and for each network how well a linear probe tells real from synthetic in its
+features (balanced accuracy, 0.5 = not at all), and how far a class's real and synthetic
+centroids lie apart (in units of the distance between classes). FILE is DIR/tsne.png
+unless given. --data_dir and --synthetic_pool say where the data are now, if not where
+the run had them.
 Exit codes: 0 done, 1 it failed, 2 the request was wrong.
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Mapping
+from typing import Any
 
-import numpy as np
-
-from rsmatch_jax import inference, logbook, saved, workdir
-from rsmatch_jax.analysis import choice, features
+from rsmatch_jax import inference, saved
+from rsmatch_jax.analysis import choice, features, output, scatter
 from rsmatch_jax.errors import RequestError, exit_code
 from rsmatch_jax.terminal import Parser, say
 
 FEWEST, MOST = 10, 20_000
 IMAGES = 1500
+LAST_SEED = 2**32 - 1  # of scikit-learn
 TITLES = {
     "images": "images",
     "synthetic": "  of them synthetic",
@@ -44,45 +48,18 @@ def embed(
     }
 
 
-def draw(
-    path: str, found: Mapping[str, features.Embedded], chosen: choice.Chosen, names
-):
-    """Writes the picture: one panel a network."""
-    from matplotlib.figure import Figure  # lazy: half a second
-
-    figure = Figure(figsize=(6.4 * len(found), 6.6), dpi=100)
-    panels = figure.subplots(1, len(found), squeeze=False)[0]
-    for axes, (part, embedded) in zip(panels, found.items(), strict=True):
-        for label in range(len(names)):
-            for synthetic, marker in ((False, "o"), (True, "x")):
-                own = (chosen.labels == label) & (chosen.synthetic == synthetic)
-                axes.scatter(
-                    *embedded.points[own].T,
-                    s=10,
-                    marker=marker,
-                    linewidths=0 if marker == "o" else 0.8,
-                    color=_colour(label, len(names)),
-                    label=names[label] if not synthetic else None,
-                )
-        probe = embedded.figures["probe_balanced_accuracy"]
-        told = "" if probe is None else f": a linear probe tells origins by {probe:.3f}"
-        axes.set_title(f"{part}{told}", fontsize=10, loc="left")
-        axes.set_xticks([])
-        axes.set_yticks([])
-    if len(names) <= 20:
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(
-            handles, labels, loc="lower center", ncols=10, fontsize=8, frameon=False
-        )
-    figure.suptitle("dots: real, crosses: synthetic", fontsize=9, x=0.01, ha="left")
-    figure.tight_layout(rect=(0, 0.05, 1, 1))
-    figure.savefig(path)
-
-
-def _colour(label: int, count: int):
-    from matplotlib import colormaps
-
-    return colormaps["tab10"](label) if count <= 10 else colormaps["hsv"](label / count)
+def describe(chosen: choice.Chosen, found: dict[str, features.Embedded]):
+    """JSON-ready: indices in the unlabelled set, labels, synthetic, and of each network
+    its figures and points, rows in the same order."""
+    content: dict[str, Any] = {
+        "indices": chosen.indices.tolist(),
+        "labels": chosen.labels.tolist(),
+        "synthetic": chosen.synthetic.tolist(),
+    }
+    for part, embedded in found.items():
+        points = [[round(x, 3) for x in row] for row in embedded.points.tolist()]
+        content[part] = {**embedded.figures, "points": points}
+    return content
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -96,39 +73,60 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workdir", metavar="DIR", required=True)
     parser.add_argument("--step", metavar="last|best|N", default="last")
     parser.add_argument("--images", metavar="N", type=int, default=IMAGES)
+    parser.add_argument("--class", metavar="NAME", dest="classes", action="append")
     parser.add_argument("--seed", metavar="N", type=int, default=0)
     parser.add_argument("--out", metavar="FILE.png")
     parser.add_argument("--data_dir", metavar="DIR")
     parser.add_argument("--synthetic_pool", metavar="DIR")
 
     def command():
-        args = parser.parse_args(argv)
-        if not FEWEST <= args.images <= MOST:
-            raise RequestError(
-                f"--images={args.images}: it must lie between {FEWEST} and {MOST}"
-            )
-        out = args.out or os.path.join(args.workdir, "tsne.png")
-        run = saved.load(args.workdir, args.step)
-        workdir.check_out(out, args.workdir, ".png")
-        task = saved.load_task(run, args.data_dir, args.synthetic_pool)
-        chosen = choice.of_set(
-            task, "unlabelled", choice.balanced(task, args.images, args.seed)
-        )
-        found = embed(inference.Model(run), chosen, args.seed)
-        draw(out, found, chosen, run.class_names)
-        figures = {part: dict(embedded.figures) for part, embedded in found.items()}
-        logbook.write_json(
-            f"{out.removesuffix('.png')}.json",
-            {"step": run.step, "seed": args.seed, **figures},
-        )
-        for part, values in figures.items():
-            say(part)
-            for key, title in TITLES.items():
-                if values[key] is not None:
-                    say(f"  {title:<40}{np.round(values[key], 4)}")
-        say(f"written: {out}")
+        _run(parser.parse_args(argv))
 
     return exit_code(command, "the same command starts over")
+
+
+def _run(args: argparse.Namespace):
+    for flag, low, high in (("images", FEWEST, MOST), ("seed", 0, LAST_SEED)):
+        value = getattr(args, flag)
+        if not low <= value <= high:
+            raise RequestError(
+                f"--{flag}={value}: it must lie between {low} and {high}"
+            )
+    run = saved.load(args.workdir, args.step)
+    out = args.out or os.path.join(args.workdir, "tsne.png")
+    output.check(out, args.workdir)
+    names, classes = run.class_names, None
+    if args.classes is not None:
+        classes = [choice.label(name, names) for name in args.classes]
+    task = saved.load_task(run, args.data_dir, args.synthetic_pool)
+    indices = choice.balanced(task, "unlabelled", args.images, args.seed, classes)
+    if len(indices) < FEWEST:
+        raise RequestError(
+            f"there are {len(indices)} unlabelled images of these classes, too few for "
+            f"a map; it takes {FEWEST}"
+        )
+    chosen = choice.of_set(task, "unlabelled", indices)
+    model = inference.Model(run)
+    say(f"t-SNE of {len(indices)} images, network by network: {', '.join(model.parts)}")
+    found = embed(model, chosen, args.seed)
+    title = f"t-SNE of {task.name}'s unlabelled images, step {run.step}"
+    output.write(
+        out,
+        scatter.draw(found, chosen, names, title),
+        {"step": run.step, "seed": args.seed, **describe(chosen, found)},
+    )
+    if "detector" not in found:
+        say(f"{run.exp.config.method.name} has no detector: the classifier alone")
+    for part, embedded in found.items():
+        say(part)
+        for key, shown in TITLES.items():
+            value = embedded.figures[key]
+            if value is None:
+                say(f"  {shown:<40}none: too few images of an origin")
+            else:
+                text = f"{value:.4f}" if isinstance(value, float) else value
+                say(f"  {shown:<40}{text}")
+    say(f"written: {out}")
 
 
 if __name__ == "__main__":
