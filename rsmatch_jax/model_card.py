@@ -7,7 +7,8 @@ from typing import Any
 
 import jax
 
-from rsmatch_jax import __version__, logbook, markdown, workdir
+import rsmatch_jax
+from rsmatch_jax import logbook, markdown, workdir
 from rsmatch_jax.data import encoded, image_source, normalise
 from rsmatch_jax.saved import Saved
 
@@ -73,7 +74,7 @@ def card(
             key: measured.get(f"eval/{key}", result.get(key) if i > 1 else None)
             for i, key in enumerate(FIGURES)
         },
-        "versions": {"rsmatch_jax": __version__, "jax": jax.__version__},
+        "versions": {"rsmatch_jax": rsmatch_jax.__version__, "jax": jax.__version__},
     }
 
 

@@ -21,6 +21,7 @@ def test_files_of_a_run(tmp_path):
     names = set(os.listdir(tmp_path / "r"))
     assert {
         "config.json",
+        "data.json",
         "split.npz",
         "checkpoints",
         "metrics.jsonl",
