@@ -18,6 +18,7 @@ COLUMNS = 4  # images side by side
 GAP, MARGIN, TOP = 4, 12, 56  # pixels: between tiles, around images, above all
 LINES = 32  # pixels above a tile for two lines of text
 BAR = 120  # pixels, of the key to the colours
+FRAME = 200  # grey, around a tile
 FONT, CHARACTER = 7, 5.6  # points; pixels that a character takes
 
 
@@ -83,6 +84,7 @@ def draw(
         for column, picture in enumerate(pictures):
             left = x + column * (side + GAP)
             top = y + LINES
+            sheet[top - 1 : top + side + 1, left - 1 : left + side + 1] = FRAME
             sheet[top : top + side, left : left + side] = picture
         for column, (part, maps) in enumerate(found.items(), start=1):
             text, wrong = saying(part, maps, chosen, i, names)
