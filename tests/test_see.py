@@ -297,7 +297,7 @@ def test_sheets_of_any_number_and_size(count, size):
     """Matplotlib draws nothing of 2**16 pixels, and nobody looks at it."""
     chosen, found = made_up(count, size)
     names = ["a$b", "an extremely long name of a class" * 3, "ship", "_car"]
-    width, height = sides(overlay.draw(chosen, found, names, "a title, $x"))
+    width, height = sides(overlay.draw(chosen, found, names, "a title, $x" * 5))
     assert 480 <= width <= 2100 and height < 11_000
 
 
