@@ -298,7 +298,7 @@ def test_sheets_of_any_number_and_size(count, size):
     chosen, found = made_up(count, size)
     names = ["a$b", "an extremely long name of a class" * 3, "ship", "_car"]
     width, height = sides(overlay.draw(chosen, found, names, "a title, $x" * 5))
-    assert 480 <= width <= 2100 and height < 11_000
+    assert 400 <= width <= 2100 and height < 11_000
 
 
 def test_blend_is_grey_without_heat_and_coloured_with():
