@@ -1,5 +1,6 @@
 """python -m rsmatch_jax.analysis.see: pictures of what the networks look at."""
 
+import functools
 import io
 import json
 import re
@@ -10,9 +11,10 @@ import pytest
 import untrained
 from PIL import Image
 
-from rsmatch_jax import inference, saved
+from rsmatch_jax import inference, models, saved
 from rsmatch_jax.analysis import choice, gradcam, output, overlay, see
 from rsmatch_jax.data import arrays
+from rsmatch_jax.models import resnet
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +73,7 @@ def test_a_runs_own_images_by_default(run, capsys):
         "step": 4,
         "set": "unlabelled",
         "stages": {"classifier": "stage3", "detector": "stage3"},
+        "positions": {"classifier": [2, 2], "detector": [2, 2]},
     }
     lines = content["images"]
     seen = [(line["label"], line["origin"] != "real") for line in lines]
@@ -165,6 +168,20 @@ def test_data_that_have_moved(run, tmp_path, capsys):
         assert ask(folder, out, "--images=1", f"--synthetic_pool={moved}") == 0
     finally:
         shutil.move(moved, pool)
+
+
+def test_a_stage_of_one_position(tmp_path, monkeypatch, capsys):
+    """Of images as small as these a ResNet's last one: even maps, and that is said."""
+    small = functools.partial(resnet.ResNet, (1, 1, 1), False)
+    monkeypatch.setitem(models.MODELS, "small", small)
+    keys = {"method.name": "supervised", "model.classifier": "small"}
+    untrained.on_disk(tmp_path / "run", **keys)
+    assert ask(tmp_path / "run", "--images=1") == 0
+    assert "stage3 of the classifier has one position" in capsys.readouterr().out
+    assert ask(tmp_path / "run", "--images=1", "--stage=stage1") == 0
+    assert "one position" not in capsys.readouterr().out
+    _, content = read(tmp_path / "run" / "gradcam.png")
+    assert content["positions"] == {"classifier": [2, 2]}
 
 
 WRONG = {
@@ -275,13 +292,13 @@ def sides(png):
         return picture.size
 
 
-@pytest.mark.parametrize(("count", "size"), [(1, 8), (5, 100), (200, 170)])
+@pytest.mark.parametrize(("count", "size"), [(1, 8), (200, 8), (5, 100), (9, 170)])
 def test_sheets_of_any_number_and_size(count, size):
     """Matplotlib draws nothing of 2**16 pixels, and nobody looks at it."""
     chosen, found = made_up(count, size)
     names = ["a$b", "an extremely long name of a class" * 3, "ship", "_car"]
-    width, height = sides(overlay.draw(chosen, found, names, "a title, $x"))
-    assert 480 <= width <= 2100 and height < 11_000
+    width, height = sides(overlay.draw(chosen, found, names, "a title, $x" * 5))
+    assert 400 <= width <= 2100 and height < 11_000
 
 
 def test_blend_is_grey_without_heat_and_coloured_with():

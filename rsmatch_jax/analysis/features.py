@@ -44,7 +44,8 @@ def embed(
         perplexity=min(PERPLEXITY, (len(features) - 1) / 3),
         random_state=seed,
     )
-    # Sums by several threads differ in their last bits, and t-SNE makes much of them.
+    # Sums by several threads may differ in their last bits, and t-SNE would make much
+    # of them.
     with threadpoolctl.threadpool_limits(1):
         points = tsne.fit_transform(features).astype(np.float32)
         return Embedded(points, measure(features, labels, synthetic, seed))

@@ -91,6 +91,18 @@ def choose_stage(part: inference.Part, stage: str | None) -> str:
     return stage or stages[-1]
 
 
+def positions(part: inference.Part, stage: str, size: int) -> tuple[int, int]:
+    """Height and width of what leaves a stage, of images of so many pixels a side: a
+    map has no more detail. Nothing is computed."""
+    images = jax.ShapeDtypeStruct((1, size, size, 3), np.uint8)
+
+    def probe(params, images):
+        return part.net.probe(params, part.stats, images, stage, 0.0)
+
+    _, activations = jax.eval_shape(probe, part.params, images)
+    return activations.shape[1:3]
+
+
 def gradcam(
     model: inference.Model,
     images: np.ndarray,

@@ -18,7 +18,8 @@ COLUMNS = 4  # images side by side
 GAP, MARGIN, TOP = 4, 12, 56  # pixels: between tiles, around images, above all
 LINES = 32  # pixels above a tile for two lines of text
 BAR = 120  # pixels, of the key to the colours
-FONT, CHARACTER = 7, 5.6  # points; pixels that a character takes
+FRAME = 200  # grey, around a tile
+FONT, CHARACTER, TITLE = 7, 5.6, 7.2  # points; pixels a character, also of the title
 
 
 def blend(image: np.ndarray, heat: np.ndarray, side: int) -> np.ndarray:
@@ -57,7 +58,8 @@ def draw(
     columns = min(COLUMNS, count)
     block = tiles * (side + GAP) + 2 * MARGIN
     high = side + LINES + MARGIN
-    width, height = max(columns * block, 480), TOP + -(-count // columns) * high
+    width = max(columns * block, int(TITLE * len(title)) + 2 * MARGIN)
+    height = TOP + -(-count // columns) * high
     sheet = np.full((height, width, 3), 255, np.uint8)
     # Texts alone, in pixels from the top: with the tiles it would take gigabytes.
     figure = Figure(figsize=(width / 100, height / 100), dpi=100)
@@ -83,6 +85,7 @@ def draw(
         for column, picture in enumerate(pictures):
             left = x + column * (side + GAP)
             top = y + LINES
+            sheet[top - 1 : top + side + 1, left - 1 : left + side + 1] = FRAME
             sheet[top : top + side, left : left + side] = picture
         for column, (part, maps) in enumerate(found.items(), start=1):
             text, wrong = saying(part, maps, chosen, i, names)

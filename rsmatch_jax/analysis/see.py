@@ -11,8 +11,9 @@ class (or --class) in the classifier, what speaks for "synthetic" in the detecto
 probabilities; in bold what is wrong. --stage: of the networks, the last one unless
 given; earlier ones see more finely, and less of the class. --data_dir and
 --synthetic_pool say where the data are now, if not where the run had them.
-FILE is DIR/gradcam.png unless given; beside it FILE.json: step, stages, and of each
-image its path or index, truth, class, probability and synthetic score.
+FILE is DIR/gradcam.png unless given; beside it FILE.json: step, stages with their
+height and width in positions, and of each image its path or index, truth, class,
+probability and synthetic score.
 Exit codes: 0 done, 1 some images could not be read, 2 the request was wrong.
 """
 
@@ -116,10 +117,10 @@ def _run(args: argparse.Namespace):
     if args.label is not None:
         label = choice.label(args.label, names)
     model = inference.Model(run, batch_size=BATCH)
-    stages = {
-        name: gradcam.choose_stage(part, args.stage)
-        for name, part in model.parts.items()
-    }
+    stages, positions = {}, {}
+    for name, part in model.parts.items():
+        stage = stages[name] = gradcam.choose_stage(part, args.stage)
+        positions[name] = gradcam.positions(part, stage, model.image_size)
     unreadable, own_set = [], None if paths else args.set or "unlabelled"
     if paths:
         chosen, unreadable = _from_disk(paths, model.image_size)
@@ -129,14 +130,28 @@ def _run(args: argparse.Namespace):
             indices = choice.balanced(task, own_set, args.images or IMAGES)
         chosen = choice.of_set(task, own_set, indices)
     found = maps(model, chosen.images, label, args.stage)
-    shown = "".join(f", the {part} ({stage})" for part, stage in stages.items())
+    shown = "".join(
+        ", the {} ({}, {} x {})".format(name, stages[name], *positions[name])
+        for name in stages
+    )
     title = f"Grad-CAM++ at step {run.step}: the image{shown}"
     images = describe(chosen, found, names)
     output.write(
         out,
         overlay.draw(chosen, found, names, title),
-        {"step": run.step, "set": own_set, "stages": stages, "images": images},
+        {
+            "step": run.step,
+            "set": own_set,
+            "stages": stages,
+            "positions": positions,
+            "images": images,
+        },
     )
+    for name in [name for name, shape in positions.items() if shape == (1, 1)]:
+        say(
+            f"note: {stages[name]} of the {name} has one position, so its maps are "
+            "even; --stage names an earlier one"
+        )
     if "detector" not in found:
         say(f"{run.exp.config.method.name} has no detector: the classifier alone")
     say(f"{len(images)} images by step {run.step} of {run.folder}: {out}")

@@ -109,7 +109,7 @@ def _run(args: argparse.Namespace):
     model = inference.Model(run)
     say(f"t-SNE of {len(indices)} images, network by network: {', '.join(model.parts)}")
     found = embed(model, chosen, args.seed)
-    title = f"t-SNE of {task.name}'s unlabelled images, step {run.step}"
+    title = f"t-SNE of unlabelled images of {task.name} at step {run.step}"
     output.write(
         out,
         scatter.draw(found, chosen, names, title),
