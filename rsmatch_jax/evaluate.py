@@ -100,7 +100,9 @@ def describe(found: dict[str, Any]) -> Iterator[str]:
     totals = confusion.sum(axis=1)
     width = max(map(len, names))
     detector = found.get("detector_accuracy_per_class") or [None] * len(names)
-    yield "recall per class" + (", detector accuracy" if any(detector) else "")
+    yield "recall per class" + (
+        "" if all(own is None for own in detector) else ", detector accuracy"
+    )
     for name, right, total, own in zip(
         names, np.diag(confusion), totals, detector, strict=True
     ):

@@ -6,7 +6,6 @@ Rows are what `evaluation.make_forward` says of each image.
 from typing import Any
 
 import numpy as np
-from sklearn import metrics as sklearn_metrics
 
 from rsmatch_jax.data.rs_ssl import Task
 from rsmatch_jax.state import TrainState
@@ -21,6 +20,8 @@ REAL_ORIGIN = "real"  # beside the names of generators
 def test_metrics(rows: Rows, labels: np.ndarray, num_classes: int) -> dict[str, Any]:
     """accuracy, top5, macro precision, recall, F1 in [0, 1], and the confusion matrix
     int64 [K, K] (row = truth)."""
+    from sklearn import metrics as sklearn_metrics  # lazy: reports need none of it
+
     precision, recall, f1, _ = sklearn_metrics.precision_recall_fscore_support(
         labels,
         rows["predicted"],
@@ -88,6 +89,8 @@ def detector_metrics(
         "_real": ~synthetic & (np.arange(len(synthetic)) >= num_labeled),
         "_synthetic": synthetic,
     }
+    from sklearn import metrics as sklearn_metrics  # lazy: as above
+
     names = [f"detector_accuracy{name}" for name in groups]
     ranked = ("detector_balanced_accuracy", "detector_auroc")
     found: dict[str, float | None] = dict.fromkeys([*names, *ranked])

@@ -1,6 +1,7 @@
 """The loop of a run: step, log, evaluate, save, stop. The only loop there is."""
 
 import contextlib
+import io
 import math
 import os
 import time
@@ -214,11 +215,13 @@ class Loop:
         }
         said = "  ".join(f"{k} {v:.4f}" for k, v in shown.items() if v is not None)
         say(f"evaluation at step {step}: {said}{'  (best)' if best else ''}")
-        np.save(os.path.join(self.folder, workdir.CONFUSION_FILE), measured.confusion)
-        logbook.replace_bytes(
-            os.path.join(self.folder, workdir.MISTAKES_FILE),
-            measured.mistakes.to_bytes(),
-        )
+        confusion = io.BytesIO()
+        np.save(confusion, measured.confusion)
+        for name, content in (
+            (workdir.CONFUSION_FILE, confusion.getvalue()),
+            (workdir.MISTAKES_FILE, measured.mistakes.to_bytes()),
+        ):
+            logbook.replace_bytes(os.path.join(self.folder, name), content)
         if metrics["queue_fill"]:
             sheet = pictures.draw_queue(
                 os.path.join(self.folder, workdir.QUEUE_PICTURE),

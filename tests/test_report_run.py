@@ -139,13 +139,16 @@ def test_draw_makes_what_is_missing_or_old(folder, monkeypatch):
     monkeypatch.setattr(drawing, "MAINS", mains)
     text = page(folder, "--draw")
     both = [(name, [f"--workdir={folder}"]) for name in ("gradcam", "tsne")]
+    assert report.main([str(folder), "--data_dir=/d"]) == 2
     assert asked == both and "not drawn yet" not in text
     page(folder, "--draw")
     assert asked == both
     logbook.write_json(str(folder / "tsne.json"), {"step": 10})
     mains["tsne.png"] = command("tsne", code=2)
-    assert report.main([str(folder), "--draw"]) == 1
-    assert asked == [*both, both[1]]
+    (folder / "report.html").unlink()
+    assert report.main([str(folder), "--draw", "--data_dir=/d"]) == 1
+    assert asked == [*both, ("tsne", [f"--workdir={folder}", "--data_dir=/d"])]
+    assert (folder / "report.html").exists()
     assert report.main([str(folder.parent), "--draw"]) == 2
 
 

@@ -65,17 +65,24 @@ def balanced(
     count: int,
     seed: int = 0,
     classes: Sequence[int] | None = None,
+    least: int = 1,
 ) -> np.ndarray:
-    """Positions int64 of `count` images of the set, fewer where it has no more: of all
-    classes in turn (None) or of these, real and synthetic ones alike as far as there
-    are any; the same for the same seed."""
+    """Positions int64 of `count` images of the set, fewer where it has no more, real
+    and synthetic ones alike as far as there are any; the same for the same seed.
+
+    classes: which, taken in turn; None = all, or where they are so many that `count`
+    does not give `least` of a class and origin, as many of them by chance.
+    """
     _, labels, synthetic, _ = _columns(task, name)
     rng, groups = np.random.default_rng(seed), []
+    if classes is None:
+        shown = max(1, count // (2 * least))
+        classes = np.sort(rng.permutation(len(task.class_names))[:shown])
     for label in range(len(task.class_names)):
         for origin in (False, True):
             own = np.flatnonzero((labels == label) & (synthetic == origin))
             own = rng.permutation(own)
-            if classes is None or label in classes:
+            if label in classes:
                 groups.append(own)
     turns = max(map(len, groups), default=0)
     dealt = [

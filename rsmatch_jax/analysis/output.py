@@ -24,6 +24,10 @@ def check(out: str, folder: str):
 
 
 def write(out: str, picture: bytes, content: dict[str, Any]):
-    """Both, each of them whole or not at all."""
-    logbook.replace_bytes(out, picture)
-    logbook.write_json(beside(out), content)
+    """Both, each of them whole or not at all. Raises RequestError where that cannot
+    be."""
+    try:
+        logbook.replace_bytes(out, picture)
+        logbook.write_json(beside(out), content)
+    except OSError as e:
+        raise RequestError(f"--out={out} cannot be written: {e}") from e

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from rsmatch_jax import inference, saved
+from rsmatch_jax import compilation, inference, saved
 from rsmatch_jax.analysis import choice, gradcam, output, overlay
 from rsmatch_jax.data import image_files
 from rsmatch_jax.errors import RequestError, RunFailed, exit_code
@@ -110,6 +110,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace):
     paths, indices = _check(args)
+    compilation.use_cache(None)
     run = saved.load(args.workdir, args.step)
     out = args.out or os.path.join(args.workdir, "gradcam.png")
     output.check(out, args.workdir)
@@ -123,7 +124,7 @@ def _run(args: argparse.Namespace):
         positions[name] = gradcam.positions(part, stage, model.image_size)
     unreadable, own_set = [], None if paths else args.set or "unlabelled"
     if paths:
-        chosen, unreadable = _from_disk(paths, model.image_size)
+        chosen, unreadable = _from_disk(paths, model.image_size, model.central)
     else:
         task = saved.load_task(run, args.data_dir, args.synthetic_pool)
         if indices is None:
@@ -187,7 +188,7 @@ def _check(args: argparse.Namespace) -> tuple[list[str], np.ndarray | None]:
             raise RequestError(
                 f"--index={args.index}: numbers with commas between, as 0,5,17"
             ) from None
-    paths = image_files.find(args.paths)
+    paths = image_files.find(args.paths, say)
     count = len(paths) if indices is None else len(indices)
     if count > MOST:
         raise RequestError(
@@ -197,10 +198,11 @@ def _check(args: argparse.Namespace) -> tuple[list[str], np.ndarray | None]:
 
 
 def _from_disk(
-    paths: list[str], size: int
+    paths: list[str], size: int, central: bool
 ) -> tuple[choice.Chosen, list[image_files.Loaded]]:
     """What could be read of the files, and what could not."""
-    loaded = [x for some in image_files.batches(paths, size, BATCH) for x in some]
+    batches = image_files.batches(paths, size, BATCH, central=central)
+    loaded = [x for some in batches for x in some]
     good = [x for x in loaded if x.pixels is not None]
     if not good:
         raise RunFailed(f"no image could be read:\n{_reasons(loaded)}")

@@ -20,19 +20,24 @@ import os
 import sys
 from typing import Any
 
-from rsmatch_jax import inference, saved
+from rsmatch_jax import compilation, inference, saved
 from rsmatch_jax.analysis import choice, features, output, scatter
 from rsmatch_jax.errors import RequestError, exit_code
 from rsmatch_jax.terminal import Parser, say
 
 FEWEST, MOST = 10, 20_000
 IMAGES = 1500
+LEAST = 5  # of a class and origin, where not all classes can be shown so
 LAST_SEED = 2**32 - 1  # of scikit-learn
 TITLES = {
     "images": "images",
     "synthetic": "  of them synthetic",
     "probe_balanced_accuracy": "linear probe, real or synthetic",
     "centroid_distance": "real to synthetic centroid of a class",
+}
+MISSING = {
+    "probe_balanced_accuracy": "too few images of an origin",
+    "centroid_distance": "it takes two classes, and both origins of one",
 }
 
 
@@ -92,6 +97,7 @@ def _run(args: argparse.Namespace):
             raise RequestError(
                 f"--{flag}={value}: it must lie between {low} and {high}"
             )
+    compilation.use_cache(None)
     run = saved.load(args.workdir, args.step)
     out = args.out or os.path.join(args.workdir, "tsne.png")
     output.check(out, args.workdir)
@@ -99,7 +105,9 @@ def _run(args: argparse.Namespace):
     if args.classes is not None:
         classes = [choice.label(name, names) for name in args.classes]
     task = saved.load_task(run, args.data_dir, args.synthetic_pool)
-    indices = choice.balanced(task, "unlabelled", args.images, args.seed, classes)
+    indices = choice.balanced(
+        task, "unlabelled", args.images, args.seed, classes, least=LEAST
+    )
     if len(indices) < FEWEST:
         raise RequestError(
             f"there are {len(indices)} unlabelled images of these classes, too few for "
@@ -122,7 +130,7 @@ def _run(args: argparse.Namespace):
         for key, shown in TITLES.items():
             value = embedded.figures[key]
             if value is None:
-                say(f"  {shown:<40}none: too few images of an origin")
+                say(f"  {shown:<40}none: {MISSING[key]}")
             else:
                 text = f"{value:.4f}" if isinstance(value, float) else value
                 say(f"  {shown:<40}{text}")

@@ -75,10 +75,15 @@ def _confusion(path: str) -> np.ndarray | None:
 
 
 def _class_names(folder: str, confusion: np.ndarray | None) -> tuple[str, ...]:
-    try:
-        return tuple(workdir.read_data(folder)["class_names"])
-    except (RequestError, KeyError):  # of an earlier version
+    path = os.path.join(folder, workdir.DATA_FILE)
+    if not os.path.exists(path):  # of an earlier version
         return tuple(map(str, range(0 if confusion is None else len(confusion))))
+    try:
+        return tuple(map(str, workdir.read_data(folder)["class_names"]))
+    except (KeyError, TypeError) as e:
+        raise RequestError(
+            f"{path} cannot be read ({e!r}); restore it, or move it away"
+        ) from None
 
 
 def _pictures(folder: str) -> dict[str, Picture]:

@@ -49,8 +49,8 @@ PAIRS = 10
 LEGENDS = {
     QUEUE: "A row per class; green frames are synthetic images, red ones real images "
     "taken for synthetic.",
-    GRADCAM: "Grad-CAM++: what speaks for the predicted class in the classifier, and "
-    "for synthetic in the detector.",
+    GRADCAM: "Grad-CAM++: what speaks for the class named above it in the classifier, "
+    "and for synthetic in the detector.",
     TSNE: "t-SNE of what each network makes of real and synthetic images.",
 }
 
