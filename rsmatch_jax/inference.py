@@ -143,8 +143,9 @@ class Model:
     def predict(self, images: np.ndarray) -> Predictions:
         """Class probabilities and synthetic scores of uint8 images [N, S, S, 3], RGB,
         of any number; see Predictions. Raises RequestError for any other array."""
+        images = self._checked(images)
         rows = self._rows(len(images))
-        chunks = list(self.predict_batches(self._chunks(images, rows), rows))
+        chunks = list(self.predict_batches(_chunks(images, rows), rows))
         scores = [c.synthetic_scores for c in chunks]
         return Predictions(
             np.concatenate([c.probabilities for c in chunks]),
@@ -183,8 +184,9 @@ class Model:
             raise RequestError(
                 f"this run has no {part}; it has {', '.join(self.parts)}"
             )
+        images = self._checked(images)
         own, rows = {part: self.parts[part]}, self._rows(len(images))
-        chunks = self._map(own, self._chunks(images, rows), rows, features)
+        chunks = self._map(own, _chunks(images, rows), rows, features)
         return np.concatenate([chunk[part] for chunk in chunks])
 
     def _rows(self, count: int) -> int:
@@ -192,8 +194,7 @@ class Model:
         is a program of its own."""
         return min(self.batch_size, 1 << max(count - 1, 0).bit_length())
 
-    def _chunks(self, images: np.ndarray, rows: int) -> Iterator[np.ndarray]:
-        """At least one, if an empty one."""
+    def _checked(self, images: np.ndarray) -> np.ndarray:
         shape = (self.image_size, self.image_size, 3)
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.shape[1:] != shape:
@@ -201,8 +202,7 @@ class Model:
                 f"images are {images.dtype} {images.shape}; this run takes uint8 "
                 f"{('N', *shape)}, RGB from 0 to 255; read(paths) makes them of files"
             )
-        for start in range(0, max(len(images), 1), rows):
-            yield images[start : start + rows]
+        return images
 
     def _map(
         self,
@@ -247,6 +247,12 @@ class Model:
             lowered = jax.jit(forward).lower(variables, images)
             self._programs[key] = compilation.compiled(lowered, self._device.platform)
         return self._programs[key]
+
+
+def _chunks(images: np.ndarray, rows: int) -> Iterator[np.ndarray]:
+    """At least one, if an empty one."""
+    for start in range(0, max(len(images), 1), rows):
+        yield images[start : start + rows]
 
 
 def load(folder: str, step: str = "last", *, batch_size: int = BATCH) -> Model:

@@ -128,7 +128,7 @@ def test_the_card_says_what_the_file_is(root):
     other = {"step": 3, "eval/test_accuracy": 0.5}
     folder, out = root / "run", root / "out" / "card.bin"
     (folder / "metrics.jsonl").write_text(
-        "\n".join(map(json.dumps, [other, {"step": 7, "train/loss": 1.0}, line])) + "\n"
+        "\n".join(map(json.dumps, [line, {"step": 7, "train/loss": 1.0}, other])) + "\n"
     )
     (folder / "result.json").write_text(
         '{"test_accuracy": 0.1, "test_accuracy_best": 0.75, "status": "running"}'

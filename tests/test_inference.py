@@ -187,6 +187,7 @@ def test_bfloat16_is_honoured_and_probabilities_are_float32(tmp_path):
         noise(2)[..., :1],
         np.zeros((2, 3)),
         np.zeros(0),
+        np.zeros((), np.uint8),
     ],
     ids=lambda x: f"{x.dtype} {x.shape}",
 )
