@@ -108,7 +108,8 @@ class Model:
     class_names: K names in the order of labels. image_size: S, the side in pixels that
     it was trained at. central: whether `read` shows the central part of images alone,
     as the evaluation of runs with data.image_size does. parts: see `parts`. step: of
-    the checkpoint. run: everything that was saved.
+    the checkpoint. run: what else was saved, without its state: queue and momenta are
+    many times the size of the parts.
     """
 
     def __init__(self, run: saved.Saved, batch_size: int = BATCH):
@@ -116,11 +117,12 @@ class Model:
         more."""
         if batch_size < 1:
             raise RequestError(f"batch_size={batch_size}: it must be 1 or more")
-        self.run, self.step = run, run.step
+        self.step = run.step
         self.class_names = run.class_names
         self.image_size = run.exp.dims.image_shape[0]
         self.central = run.exp.config.data.image_size is not None
         self.parts = parts(run)
+        self.run = dataclasses.replace(run, state=None)
         self.batch_size = batch_size
         self._device = run.exp.devices[0]
         self._programs: dict[Any, Callable] = {}
@@ -170,7 +172,7 @@ class Model:
         the device works on one while the next is read.
 
         rows: the batch size of the program, to which batches are padded; None = the
-        model's.
+        model's. Raises RequestError for a larger one.
         """
         rows = self.batch_size if rows is None else rows
         for found in self._map(self.parts, batches, rows, features=False):
@@ -221,6 +223,11 @@ class Model:
 
         for batch in batches:
             count = len(batch)
+            if count > rows:
+                raise RequestError(
+                    f"a batch of {count} images is larger than the {rows} at a time "
+                    "that were asked for"
+                )
             if count < rows:
                 batch = np.pad(batch, [(0, rows - count), (0, 0), (0, 0), (0, 0)])
             placed = jax.device_put(batch, self._device)

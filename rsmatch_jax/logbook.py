@@ -4,13 +4,14 @@ clu is imported here alone, and late, for it imports TensorFlow; without TensorF
 event files are left out.
 """
 
+import contextlib
 import json
 import math
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TextIO
 
 import numpy as np
 from absl import logging
@@ -141,6 +142,22 @@ def replace_bytes(path: str, data: bytes):
         f.flush()
         os.fsync(f.fileno())
     os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[TextIO]:
+    """A text file to write that takes `path`'s place at the end of the block, and only
+    if that ends well. Raises RequestError where it cannot be written."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "w", encoding="utf-8") as f:
+            yield f
+        os.replace(temporary, path)
+    except OSError as e:
+        raise RequestError(f"--out={path} cannot be written: {e}") from e
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
 
 
 def check_out(path: str | None, extension: str = ".json"):

@@ -31,6 +31,8 @@ def card(
     side = dims.image_shape[0]
     mean, std = normalise.normalisation(run.dataset)
     result = workdir.read_result(run.folder) or {}
+    unlabelled = run.exp.method.uses_unlabeled
+    generators = list(run.generator_names) if unlabelled else []
     measured = _evaluation(run.folder, run.step)
     return {
         "file": {
@@ -66,9 +68,9 @@ def card(
             "seed": c.seed,
             "labelled_images": dims.num_labeled,
             "labels_per_class": c.data.labels_per_class,
-            "unlabelled_images": dims.num_unlabeled,
-            "synthetic_ratio": c.data.synthetic_ratio if run.generator_names else 0.0,
-            "generators": list(run.generator_names),
+            "unlabelled_images": dims.num_unlabeled if unlabelled else 0,
+            "synthetic_ratio": c.data.synthetic_ratio if generators else 0.0,
+            "generators": generators,
         },
         "figures": {
             key: measured.get(f"eval/{key}", result.get(key) if i > 1 else None)
@@ -98,7 +100,8 @@ def _evaluation(folder: str, step: int) -> dict[str, Any]:
     try:
         with open(os.path.join(folder, logbook.METRICS_FILE), "rb") as f:
             for line in f:
-                if b'"eval/test_accuracy"' in line:
+                # A killed run may leave half a line.
+                if b'"eval/test_accuracy"' in line and line.endswith(b"\n"):
                     metrics = json.loads(line)
                     found = metrics if metrics["step"] == step else found
     except (OSError, ValueError, KeyError):
@@ -116,6 +119,8 @@ def text(made: Mapping[str, Any], file: str) -> str:
         if training["generators"]
         else ""
     )
+    count = training["unlabelled_images"]
+    unlabelled = f" and {count} unlabelled" if count else ""
     figures = [
         [title, f"{100 * made['figures'][key]:.2f} %"]
         for key, title in FIGURES.items()
@@ -128,10 +133,9 @@ def text(made: Mapping[str, Any], file: str) -> str:
         f"# {file}",
         f"A {network['encoder']} that tells {len(classes)} classes of "
         f"{made['dataset']} apart, trained by {training['method']} on "
-        f"{training['labelled_images']} labelled and {training['unlabelled_images']} "
-        f"unlabelled images{synthetic}. Step {training['step']} of "
-        f"{training['steps']}, seed {training['seed']}, {network['dtype']}, "
-        f"weights: {network['weights']}.",
+        f"{training['labelled_images']} labelled{unlabelled} images{synthetic}. "
+        f"Step {training['step']} of {training['steps']}, seed {training['seed']}, "
+        f"{network['dtype']}, weights: {network['weights']}.",
         f"- In: {made['input']['meaning']}, uint8; the normalisation is inside.\n"
         f"- Images of other sizes: {made['input']['other_sizes']}.\n"
         f"- Out: {made['output']['meaning']}, float32.",

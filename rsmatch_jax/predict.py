@@ -18,15 +18,13 @@ import contextlib
 import json
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
 import numpy as np
-from PIL import Image
 
-from rsmatch_jax import compilation, inference, workdir
-from rsmatch_jax.data import image_files
+from rsmatch_jax import compilation, inference, logbook, workdir
+from rsmatch_jax.data import image_files, image_source
 from rsmatch_jax.errors import RequestError, RunFailed, exit_code
 from rsmatch_jax.terminal import Parser, Progress
 
@@ -125,11 +123,17 @@ def main(argv: list[str] | None = None) -> int:
         with contextlib.ExitStack() as stack:
             out = sys.stdout
             if args.out is not None:
-                out = stack.enter_context(open(args.out, "w", encoding="utf-8"))
-            # It is refused by name; Pillow's word beside it would name no file.
-            stack.enter_context(warnings.catch_warnings())
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            run(model, paths, out, top=args.top, note=_note)
+                out = stack.enter_context(logbook.replacing(args.out))
+            stack.enter_context(image_source.bombs_refused_by_name())
+            unreadable = run(model, paths, out, top=args.top, note=_note)
+        if unreadable:
+            done = len(paths) - len(unreadable)
+            raise RunFailed(
+                f"{len(unreadable)} of {len(paths)} files could not be read"
+                + (", the others are predicted" if done else "")
+                + ":\n"
+                + "\n".join(f"  {path}: {why}" for path, why in unreadable.items())
+            )
 
     return exit_code(command, "the same command starts over")
 
@@ -141,9 +145,9 @@ def run(
     *,
     top: int = 0,
     note: Callable[[str], None] = lambda line: None,
-):
-    """Writes the JSON lines to `out`, and tells `note` what was done. Raises: RunFailed
-    at the end, naming the files that are no whole images."""
+) -> dict[str, str]:
+    """Writes the JSON lines to `out`, and tells `note` what was done; {path: reason} of
+    the files that are no whole images."""
     counts, changed, begin = 0, collections.Counter(), time.monotonic()
 
     def write(line):
@@ -164,13 +168,7 @@ def run(
         kinds[change.split(" from ")[0]] += number
     if kinds:
         note("changed: " + ", ".join(f"{n} {kind}" for kind, n in kinds.items()))
-    if unreadable:
-        raise RunFailed(
-            f"{len(unreadable)} of {len(paths)} files could not be read"
-            + (", the others are predicted" if counts else "")
-            + ":\n"
-            + "\n".join(f"  {path}: {why}" for path, why in unreadable.items())
-        )
+    return unreadable
 
 
 def _note(line: str):

@@ -19,14 +19,15 @@ from rsmatch_jax.state import TrainState
 class Saved:
     """A run's parts at one of its checkpoints.
 
-    state: on exp.devices. class_names: in the order of labels. generator_names: of the
-    synthetic images that it was trained with. dataset: the real one's name.
+    state: on exp.devices; None once only parts of it are wanted. class_names: in the
+    order of labels. generator_names: of the synthetic images that it was trained with.
+    dataset: the real one's name.
     """
 
     folder: str
     step: int
     exp: experiment.Experiment
-    state: TrainState
+    state: TrainState | None
     dataset: str
     class_names: tuple[str, ...]
     generator_names: tuple[str, ...]

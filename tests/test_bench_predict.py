@@ -1,6 +1,7 @@
 """The bench of predicting: its rows, its figure, and its requests."""
 
-import jax
+import json
+
 import numpy as np
 import pytest
 
@@ -40,13 +41,22 @@ def test_the_figure_by_hand():
 
 
 def test_both_contenders_do_the_same(tmp_path):
-    """The networks alone give what the lines say, padding apart."""
+    """The networks alone give what the command writes, padding apart."""
     model = predict._model(asked())
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     paths = predict._write_files(str(tmp_path), images)
-    np.testing.assert_array_equal(model.read(paths), images)
-    assert len(jax.tree.leaves(model.run.state.params)) > 0
+    predict._command(model, paths, str(tmp_path / "out"))(1)
+    with open(tmp_path / "out") as f:
+        lines = [json.loads(line) for line in f]
+    (found,) = predict._networks(model, images)()
+    p = np.asarray(found["classifier"])[:5]
+    assert [line["label"] for line in lines] == p.argmax(axis=1).tolist()
+    for name, values in (
+        ("probability", p.max(axis=1)),
+        ("synthetic_score", np.asarray(found["detector"])[:5, 1]),
+    ):
+        np.testing.assert_allclose([x[name] for x in lines], values, atol=1e-6)
 
 
 def test_wrong_requests(capsys):

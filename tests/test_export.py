@@ -1,7 +1,9 @@
 """The exported file: the numbers of predict, and nothing that predicting can spare."""
 
+import dataclasses
 import hashlib
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -191,6 +193,31 @@ def test_the_card_of_an_encoded_run_says_how_images_are_cut(tmp_path):
     assert "0.875" in model_card.text(card, "x")
     many = {**card, "classes": [f"c{i}" for i in range(1000)]}
     assert "and 980 more, in `x.json`" in model_card.text(many, "x")
+
+
+def test_the_card_of_labels_alone_names_no_other_images(tmp_path):
+    workdirs.make(tmp_path / "run", **{"method.name": "supervised"})
+    run = saved.load(str(tmp_path / "run"))
+    card = model_card.card(run, size=1, digest="", platforms=["cpu"])
+    assert run.generator_names and card["training"]["generators"] == []
+    assert card["training"]["unlabelled_images"] == 0
+    said = model_card.text(card, "x")
+    assert "40 labelled images. Step 7" in said and "synthetic (" not in said
+
+
+def test_half_a_line_of_metrics_leaves_the_cards_figures(root, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(root / "run", folder)
+    metrics = folder / "metrics.jsonl"
+    line = {"step": 7, "eval/test_accuracy": 0.625}
+    metrics.write_text(json.dumps(line) + '\n{"step": 8, "eval/test_accuracy": 0.')
+    made = model_card.card(
+        dataclasses.replace(saved.load(str(folder)), step=7),
+        size=1,
+        digest="",
+        platforms=["cpu"],
+    )
+    assert made["figures"]["test_accuracy"] == 0.625
 
 
 OUTS = {

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import untrained
+import workdirs
 from helpers import assert_bit_equal
 from PIL import Image
 
@@ -253,7 +253,7 @@ def test_bfloat16_looks_alike():
 
 @pytest.fixture(scope="module")
 def run():
-    return untrained.in_memory()
+    return workdirs.in_memory()
 
 
 def test_batches_do_not_show(run):

@@ -87,6 +87,10 @@ def test_frames_and_exif(tmp_path):
     np.testing.assert_array_equal(found.pixels, upright[SIZE // 2 : -SIZE // 2])
     assert found.size == (2 * SIZE, SIZE)
     assert found.changes[0] == "turned upright"
+    exif[0x0112] = 0  # no orientation at all
+    path = saved(tmp_path / "zero.png", noise(SIZE, SIZE, 3), exif=exif)
+    assert image_files.load(path, SIZE).changes == ()
+    exif[0x0112] = 6
     saved(tmp_path / "turned.jpg", noise(SIZE, 2 * SIZE, 3), exif=exif)
     found = image_files.load(str(tmp_path / "turned.jpg"), SIZE)
     assert found.changes[0] == "turned upright"

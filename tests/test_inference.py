@@ -129,11 +129,19 @@ def test_a_stream_of_batches(folder, run):
     )
 
 
+def test_a_batch_larger_than_asked_for_is_refused(folder):
+    model = inference.load(str(folder), batch_size=4)
+    with pytest.raises(RequestError, match="5 images is larger than the 4"):
+        list(model.predict_batches(iter([noise(5)])))
+
+
 def test_it_takes_the_first_device_alone(folder, run):
     first = jax.local_devices()[0]
     model = inference.load(str(folder))
     assert model.run.exp.devices == [first]
-    assert {d for x in jax.tree.leaves(model.run.state) for d in x.devices()} == {first}
+    variables = [part.variables for part in model.parts.values()]
+    assert {d for x in jax.tree.leaves(variables) for d in x.devices()} == {first}
+    assert model.run.state is None  # no queue beside the networks
     # A run opened on more devices may be asked all the same.
     many = inference.Model(saved.load(str(folder), devices=jax.local_devices()[:2]))
     np.testing.assert_allclose(

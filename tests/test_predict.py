@@ -126,6 +126,23 @@ def test_one_broken_image_of_a_thousand(world, tmp_path, capsys):
     assert f"{tmp_path}/500.png: " in last
 
 
+def test_what_ends_badly_leaves_the_file_that_was_there(world, tmp_path, monkeypatch):
+    root, _, _ = world
+    out = tmp_path / "lines.jsonl"
+    out.write_text("earlier\n")
+    first = predict.json.dumps
+
+    def fail(line):
+        monkeypatch.setattr(predict.json, "dumps", lambda line: 1 / 0)
+        return first(line)
+
+    monkeypatch.setattr(predict.json, "dumps", fail)
+    with pytest.raises(ZeroDivisionError):
+        ask(root, f"--out={out}", str(root / "images"))
+    assert out.read_text() == "earlier\n"
+    assert list(tmp_path.iterdir()) == [out]
+
+
 def test_every_broken_file_is_named(world, tmp_path, capsys):
     root, _, _ = world
     broken = test_image_files.broken_files(tmp_path)

@@ -8,10 +8,11 @@ import shutil
 
 import numpy as np
 import pytest
-import untrained
+import workdirs
+from helpers import build
 from PIL import Image
 
-from rsmatch_jax import inference, models, saved
+from rsmatch_jax import inference, models, predict, saved
 from rsmatch_jax.analysis import choice, gradcam, output, overlay, see
 from rsmatch_jax.data import arrays
 from rsmatch_jax.models import resnet
@@ -23,14 +24,17 @@ def run(tmp_path_factory):
     root = tmp_path_factory.mktemp("see")
     arrays.save(str(root / "pool"), arrays.fake_pool())
     pool = {"data.synthetic_pool": str(root / "pool")}
-    return root / "run", untrained.on_disk(root / "run", **pool)
+    workdirs.make(root / "run", (2, 4), **pool)
+    return root / "run", build(**pool)[1]
 
 
 @pytest.fixture(scope="module")
 def single(tmp_path_factory):
     """A workdir of a method with one network."""
     folder = tmp_path_factory.mktemp("single") / "run"
-    untrained.on_disk(folder, **{"method.name": "fixmatch", "data.synthetic_ratio": 0})
+    workdirs.make(
+        folder, (2, 4), **{"method.name": "fixmatch", "data.synthetic_ratio": 0}
+    )
     return folder
 
 
@@ -140,6 +144,24 @@ def test_images_from_disk(run, files, capsys):
         assert 0 <= line["synthetic_score"] <= 1
 
 
+def test_images_from_disk_are_seen_as_predict_sees_them(tmp_path, files, capsys):
+    """Of a run on encoded images, their central part."""
+    workdirs.make_encoded(tmp_path / "run", 16)
+    assert ask(tmp_path / "run", f"{files}/b*.png", f"{files}/c.png") == 0
+    with open(tmp_path / "run" / "gradcam.json") as f:
+        seen = json.load(f)["images"]
+    out = tmp_path / "lines.jsonl"
+    argv = [f"--workdir={tmp_path}/run", f"--out={out}", f"{files}/b*.png"]
+    assert predict.main([*argv, f"{files}/c.png"]) == 0
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [x["path"] for x in seen] == [x["image"] for x in lines]
+    assert [x["class"] for x in seen] == [x["class"] for x in lines]
+    for name in ("probability", "synthetic_score"):
+        np.testing.assert_allclose(
+            [x[name] for x in seen], [x[name] for x in lines], atol=1e-5
+        )
+
+
 def test_no_image_can_be_read(run, files, capsys):
     folder, _ = run
     out = files / "out.png"
@@ -175,7 +197,7 @@ def test_a_stage_of_one_position(tmp_path, monkeypatch, capsys):
     small = functools.partial(resnet.ResNet, (1, 1, 1), False)
     monkeypatch.setitem(models.MODELS, "small", small)
     keys = {"method.name": "supervised", "model.classifier": "small"}
-    untrained.on_disk(tmp_path / "run", **keys)
+    workdirs.make(tmp_path / "run", (2, 4), **keys)
     assert ask(tmp_path / "run", "--images=1") == 0
     assert "stage3 of the classifier has one position" in capsys.readouterr().out
     assert ask(tmp_path / "run", "--images=1", "--stage=stage1") == 0
@@ -262,6 +284,15 @@ def test_choice_is_balanced_and_repeatable(run):
     assert set(other) != set(indices)
     everything = choice.balanced(task, "unlabelled", 10_000)
     assert sorted(everything) == list(range(len(task.unl_images)))
+    # Three of the ten classes by chance, if there shall be ten images of each origin.
+    few = choice.balanced(task, "unlabelled", 60, seed=3, least=10)
+    groups = task.unl_labels[few] * 2 + task.unl_synthetic[few]
+    assert sorted(np.bincount(groups, minlength=20)) == [0] * 14 + [10] * 6
+    shown = {
+        tuple(np.unique(task.unl_labels[choice.balanced(task, "unlabelled", 6, seed)]))
+        for seed in range(9)
+    }
+    assert len(shown) > 3 and all(len(classes) == 3 for classes in shown)
     two = choice.balanced(task, "test", 10_000, classes=[1, 7])
     np.testing.assert_array_equal(
         np.sort(two), np.flatnonzero(np.isin(task.test_labels, [1, 7]))

@@ -7,7 +7,8 @@ import warnings
 import numpy as np
 import pytest
 import threadpoolctl
-import untrained
+import workdirs
+from helpers import build
 from PIL import Image
 from scipy import spatial
 
@@ -168,7 +169,8 @@ def test_pictures_of_few_and_many_classes(classes, tmp_path):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tsne") / "run"
-    return folder, untrained.on_disk(folder)
+    workdirs.make(folder, (2, 4))
+    return folder, build()[1]
 
 
 def ask(folder, *argv):
@@ -220,11 +222,14 @@ def test_some_classes(run, tmp_path):
 def test_real_images_alone_and_one_network(tmp_path, capsys):
     """No probe, no distance, no detector, and all of it said."""
     folder = tmp_path / "run"
-    untrained.on_disk(folder, **{"method.name": "fixmatch", "data.synthetic_ratio": 0})
+    workdirs.make(
+        folder, (2, 4), **{"method.name": "fixmatch", "data.synthetic_ratio": 0}
+    )
     assert ask(folder, "--images=20") == 0
     said = capsys.readouterr().out
     assert "fixmatch has no detector: the classifier alone" in said
-    assert said.count("none: too few images of an origin") == 2
+    assert said.count("none: too few images of an origin") == 1
+    assert said.count("none: it takes two classes") == 1
     with open(folder / "tsne.json") as f:
         content = json.load(f)
     assert "detector" not in content

@@ -7,9 +7,16 @@ import jax
 import numpy as np
 from helpers import build, config
 
-from rsmatch_jax import experiment, workdir
+from rsmatch_jax import experiment, saved, workdir
 from rsmatch_jax.checkpoint import Checkpoints
 from rsmatch_jax.methods import Dims
+
+
+def in_memory(**overrides):
+    """(saved.Saved of step 0, task of the `fake` set); nothing is on disk."""
+    _, task, exp = build(**overrides)
+    names = task.class_names, task.generator_names
+    return saved.Saved("a run", 0, exp, exp.init_state(), task.name, *names), task
 
 
 def make(folder, steps=(7,), **overrides):

@@ -27,7 +27,7 @@ import numpy as np
 
 from rsmatch_jax import compilation, inference, saved
 from rsmatch_jax.analysis import choice, gradcam, output, overlay
-from rsmatch_jax.data import image_files
+from rsmatch_jax.data import image_files, image_source
 from rsmatch_jax.errors import RequestError, RunFailed, exit_code
 from rsmatch_jax.terminal import Parser, say
 
@@ -124,7 +124,8 @@ def _run(args: argparse.Namespace):
         positions[name] = gradcam.positions(part, stage, model.image_size)
     unreadable, own_set = [], None if paths else args.set or "unlabelled"
     if paths:
-        chosen, unreadable = _from_disk(paths, model.image_size, model.central)
+        with image_source.bombs_refused_by_name():
+            chosen, unreadable = _from_disk(paths, model.image_size, model.central)
     else:
         task = saved.load_task(run, args.data_dir, args.synthetic_pool)
         if indices is None:

@@ -5,7 +5,8 @@
         [--synthetic_pool=DIR]
 
 --images unlabelled images (1500), as many real as synthetic ones and all classes alike
-as far as there are any, or only those of each --class; drawn by t-SNE of scikit-learn,
+as far as there are any (of very many classes some, by chance), or only those of each
+--class; drawn by t-SNE of scikit-learn,
 coloured by class, dots real, triangles synthetic. Beside the picture FILE.json with the
 points, and for each network how well a linear probe tells real from synthetic in its
 features (balanced accuracy, 0.5 = not at all), and how far a class's real and synthetic

@@ -1,12 +1,13 @@
-"""Whether predicting waits for the networks or for Python: the whole command, from
-image files to JSON lines, beside the same networks on batches that are on the device.
+"""Whether predicting waits for the networks or for Python: what the command does from
+image files to JSON lines, once it has started, loaded the run and compiled, beside the
+same networks on batches that are on the device.
 
 Random weights, PNG files of random pixels in a temporary folder. Needs Pillow, Orbax.
 """
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -128,7 +129,18 @@ def _command(model, paths: Sequence[str], out: str) -> timing.Run:
 
 
 def _forward(model, images: np.ndarray) -> timing.Run:
-    """All batches, on the device before the time begins, the last one padded."""
+    networks = _networks(model, images)
+
+    def run(times):
+        for _ in range(times):
+            jax.block_until_ready(networks())
+
+    return run
+
+
+def _networks(model, images: np.ndarray) -> Callable[[], list[dict[str, jax.Array]]]:
+    """A function for the probabilities of all batches, which are on the device before
+    it is called, the last one padded."""
     size = model.batch_size
     padding = [(0, -len(images) % size), (0, 0), (0, 0), (0, 0)]
     padded = np.pad(images, padding).reshape(-1, size, *images.shape[1:])
@@ -146,11 +158,7 @@ def _forward(model, images: np.ndarray) -> timing.Run:
         jax.jit(forward).lower(variables, batches[0]), device.platform
     )
 
-    def run(times):
-        for _ in range(times):
-            jax.block_until_ready([program(variables, batch) for batch in batches])
-
-    return run
+    return lambda: [program(variables, batch) for batch in batches]
 
 
 def _reading(model, paths: Sequence[str]) -> timing.Run:

@@ -146,6 +146,15 @@ class Decoded:
     changes: tuple[str, ...]
 
 
+@contextlib.contextmanager
+def bombs_refused_by_name() -> Iterator[None]:
+    """Leaves out Pillow's warning of too many pixels, which names no file: `decode`
+    refuses such a file. For the main thread, around threads that decode."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+
+
 def decode(data: bytes) -> Decoded:
     """An image file's first picture. Callable from several threads.
 
@@ -157,10 +166,10 @@ def decode(data: bytes) -> Decoded:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             # Pillow only warns up to twice its limit.
-            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
+            most = Image.MAX_IMAGE_PIXELS  # None where a caller has lifted it
+            if most is not None and image.width * image.height > most:
                 raise Unreadable(
-                    f"{image.width}x{image.height} pixels, more than "
-                    f"{Image.MAX_IMAGE_PIXELS}"
+                    f"{image.width}x{image.height} pixels, more than {most}"
                 )
             several = getattr(image, "is_animated", False)
             image.load()
@@ -169,7 +178,8 @@ def decode(data: bytes) -> Decoded:
                 raise Unreadable(f"mode {mode}, more than 8 bits a channel")
             deep = image.format == "PNG" and data[_PNG_DEPTH] > 8
             transparent = image.has_transparency_data
-            upright = image.getexif().get(_ORIENTATION, 1) == 1
+            # Some cameras write 0, which means nothing.
+            upright = image.getexif().get(_ORIENTATION) not in range(2, 9)
             rgb = image if upright else ImageOps.exif_transpose(image)
             rgb = rgb if rgb.mode == "RGB" else rgb.convert("RGB")
             plain = mode in ("RGB", "L") and image.format in ("JPEG", "PNG")
