@@ -85,10 +85,8 @@ def test_neither_detector_nor_queue_nor_fake_head_is_in_it(root, tmp_path):
     assert state.extra["queue"].images.nbytes > PROGRAM
     # Another queue or method, the same network: the same file but for its numbers.
     for name, keys in (
-        ("queue", QUEUES),
-        ("one", {"method.rsmatch.individual_models": False}),
+        ("one", {**QUEUES, "method.rsmatch.individual_models": False}),
         ("simmatch", {"method.name": "simmatch"}),
-        ("supervised", {"method.name": "supervised"}),
     ):
         _, other, _ = size_and_module(tmp_path / name, **keys)
         assert abs(len(other) - len(data)) < 64, name

@@ -76,7 +76,7 @@ def balanced(
     _, labels, synthetic, _ = _columns(task, name)
     rng, groups = np.random.default_rng(seed), []
     if classes is None:
-        shown = max(1, count // (2 * least))
+        shown = max(1, count // (least * len(np.unique(synthetic))))
         classes = np.sort(rng.permutation(len(task.class_names))[:shown])
     for label in range(len(task.class_names)):
         for origin in (False, True):

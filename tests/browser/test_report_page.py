@@ -25,10 +25,10 @@ QUIET = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A finished run of six steps, three evaluations."""
+    """A finished run of six steps, three evaluations, with all that can be drawn."""
     folder = tmp_path_factory.mktemp("page") / "run"
     run(folder, **{**KEYS, "train.num_steps": 6, "log.every_steps": 2})
-    assert report.main([str(folder)]) == 0
+    assert report.main([str(folder), "--draw"]) == 0
     return folder
 
 
@@ -168,7 +168,9 @@ def test_readable_and_no_wider_than_the_screen(opened, tmp_path, scheme, viewpor
 
 
 def test_images_are_whole(opened):
-    """Queue, mistakes: every picture of the page decodes."""
+    """Queue, mistakes, Grad-CAM++, t-SNE: every picture of the page decodes."""
     page = opened()
+    for name in ("What the queue holds", "What the networks look at", "Features of"):
+        assert page.get_by_role("heading", name=name).count() == 1
     widths = page.locator("img").evaluate_all("all => all.map(i => i.naturalWidth)")
     assert len(widths) > 5 and min(widths) > 0
