@@ -35,12 +35,10 @@ class Experiment:
     def first_state(self) -> jax.stages.Lowered:
         """The program seed -> state before step 0, not yet compiled. Its `out_info`
         tells the state's shapes before there is one."""
-        make = jax.jit(
-            lambda seed: step.init_state(
-                self.method, self.nets, self.tx, self.dims, seed
-            )
-        )
-        return make.lower(self.config.seed)
+        return jax.jit(self._first_state).lower(self.config.seed)
+
+    def _first_state(self, seed) -> TrainState:
+        return step.init_state(self.method, self.nets, self.tx, self.dims, seed)
 
     def init_state(self) -> TrainState:
         """The state before step 0, placed on the devices.
@@ -56,7 +54,7 @@ class Experiment:
         placed = parallel.replicated(self.devices)
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed),
-            self.first_state.out_info,
+            jax.eval_shape(self._first_state, self.config.seed),
         )
 
     def one_step(self) -> Callable:

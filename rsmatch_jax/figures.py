@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rsmatch_jax.data.arrays import REAL_ORIGIN
 from rsmatch_jax.data.rs_ssl import Task
 from rsmatch_jax.state import TrainState
 
@@ -14,7 +15,6 @@ Rows = dict[str, np.ndarray]
 TOP = 5
 BINS = 15  # of confidence, as usual since Guo et al.
 SAID_SYNTHETIC = 0.5  # score from which on the detector says so
-REAL_ORIGIN = "real"  # beside the names of generators
 
 
 def test_metrics(rows: Rows, labels: np.ndarray, num_classes: int) -> dict[str, Any]:

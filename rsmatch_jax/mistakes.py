@@ -5,9 +5,10 @@ import io
 
 import numpy as np
 
+from rsmatch_jax.data.arrays import REAL_ORIGIN
 from rsmatch_jax.data.rs_ssl import Task
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.figures import REAL_ORIGIN, SAID_SYNTHETIC, Rows
+from rsmatch_jax.figures import SAID_SYNTHETIC, Rows
 
 DETECTOR, CLASSIFIER = "detector", "classifier"
 MOST = 12  # real images taken for synthetic, and as many the other way round

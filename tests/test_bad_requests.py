@@ -93,6 +93,7 @@ CASES = {
         ([*FOLDERS, "--source=images", "--size=0"], ["--size=0"]),
         ([*FOLDERS, "--source=images", "--size=small"], ["--size", "small"]),
         ([*FOLDERS, "--source=images", "--generator="], ["--generator="]),
+        ([*FOLDERS, "--source=images", "--generator=real"], ['"real"']),
         ([*FOLDERS, "--source=images", "--class_names=nope"], ["--class_names=nope"]),
         ([*FOLDERS, "--source=images", "--class_names=two.txt"], ["dog"]),
         ([*FOLDERS, "--source=images", "--sise=8"], ["--sise=8"]),

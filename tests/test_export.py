@@ -1,6 +1,7 @@
 """The exported file: the numbers of predict, and nothing that predicting can spare."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import shutil
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 import workdirs
 
-from rsmatch_jax import __version__, export, inference, model_card, saved
+from rsmatch_jax import __version__, export, inference, model_card, models, saved
+from rsmatch_jax.models import resnet
 
 PROGRAM = 20_000  # bytes, at most, beside the numbers
 
@@ -113,8 +115,11 @@ def test_bfloat16_runs(tmp_path):
     np.testing.assert_allclose(p, mine.probabilities, atol=2e-3)
 
 
-def test_a_resnet_is_exported_for_all_platforms(tmp_path):
-    keys = {"model.classifier": "resnet18", "method.name": "supervised"}
+def test_a_resnet_is_exported_for_all_platforms(tmp_path, monkeypatch):
+    """One block a stage: the layers are those of the larger ones."""
+    small = functools.partial(resnet.ResNet, blocks=(1, 1, 1, 1), bottleneck=True)
+    monkeypatch.setitem(models.MODELS, "resnet50", small)
+    keys = {"model.classifier": "resnet50", "method.name": "supervised"}
     run, data, _ = size_and_module(tmp_path / "r", **keys)
     model = jax.export.deserialize(bytearray(data))
     mine = inference.Model(run).predict(noise(3))

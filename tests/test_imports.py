@@ -157,7 +157,7 @@ def test_every_method_without_tensorflow():
     for method in METHODS:
         _, _, exp = build(**{"method.name": method})
         batch = parallel.shard_rows(next(batches(exp, 1)), exp.devices)
-        exp.train_step().lower(exp.init_state(), batch)
+        exp.train_step().lower(exp.state_shapes(), batch)
         print(method)
     short = {"method.name": "fixmatch", "train.num_steps": 2}
     with contextlib.redirect_stdout(io.StringIO()):

@@ -24,6 +24,12 @@ def run(folder):
     return workdirs.make(folder, steps=(3, 7))
 
 
+@pytest.fixture(scope="module")
+def model(folder, run):
+    """Of the last step, four images at a time."""
+    return inference.load(str(folder), batch_size=4)
+
+
 def noise(count, size=8):
     rng = np.random.default_rng(count)
     return rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
@@ -95,8 +101,7 @@ def test_numbers_are_those_of_an_evaluation(folder, run):
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5])
-def test_any_number_of_images(folder, run, count):
-    model = inference.load(str(folder), batch_size=4)
+def test_any_number_of_images(model, count):
     whole = model.predict(noise(5))
     found = model.predict(noise(5)[:count])
     assert found.probabilities.shape == (count, 10)
@@ -115,8 +120,7 @@ def test_few_images_are_no_whole_batch(folder, run):
     assert sorted(key[1] for key in model._programs) == [1, 2, 4, 6]
 
 
-def test_a_stream_of_batches(folder, run):
-    model = inference.load(str(folder), batch_size=4)
+def test_a_stream_of_batches(model):
     images = noise(23)
     ends = [0, 4, 5, 8, 12, 16, 19, 23]
     batches = [images[a:b] for a, b in zip(ends, ends[1:], strict=False)]
@@ -129,8 +133,7 @@ def test_a_stream_of_batches(folder, run):
     )
 
 
-def test_a_batch_larger_than_asked_for_is_refused(folder):
-    model = inference.load(str(folder), batch_size=4)
+def test_a_batch_larger_than_asked_for_is_refused(model):
     with pytest.raises(RequestError, match="5 images is larger than the 4"):
         list(model.predict_batches(iter([noise(5)])))
 
@@ -199,8 +202,7 @@ def test_bfloat16_is_honoured_and_probabilities_are_float32(tmp_path):
     ],
     ids=lambda x: f"{x.dtype} {x.shape}",
 )
-def test_other_arrays_are_refused(folder, run, images):
-    model = inference.load(str(folder))
+def test_other_arrays_are_refused(model, images):
     for ask in (model.predict, model.features, model.probabilities):
         with pytest.raises(RequestError, match=r"takes uint8 \('N', 8, 8, 3\)"):
             ask(images)

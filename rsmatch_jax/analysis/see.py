@@ -27,7 +27,7 @@ import numpy as np
 
 from rsmatch_jax import compilation, inference, saved
 from rsmatch_jax.analysis import choice, gradcam, output, overlay
-from rsmatch_jax.data import image_files, image_source
+from rsmatch_jax.data import arrays, image_files, image_source
 from rsmatch_jax.errors import RequestError, RunFailed, exit_code
 from rsmatch_jax.terminal import Parser, say
 
@@ -71,7 +71,9 @@ def describe(
                 "path": name if index < 0 else None,
                 "index": index if index >= 0 else None,
                 "label": names[chosen.labels[i]] if known else None,
-                "origin": (chosen.generators[i] or "real") if known else None,
+                "origin": (chosen.generators[i] or arrays.REAL_ORIGIN)
+                if known
+                else None,
                 "class": names[p.argmax()],
                 "probability": float(p.max()),
                 "seen": names[own.classes[i]],

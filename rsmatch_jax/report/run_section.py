@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from rsmatch_jax import figures, logbook, mistakes
+from rsmatch_jax.data import arrays
 from rsmatch_jax.report import run_curves
 from rsmatch_jax.report.detail import (
     COMMANDS,
@@ -157,7 +158,7 @@ def _tiles(detail: Detail) -> list[dict[str, Any]]:
     m, names = detail.mistakes, detail.class_names
     if m is None:
         return []
-    detector, real = m.of == mistakes.DETECTOR, m.origin == figures.REAL_ORIGIN
+    detector, real = m.of == mistakes.DETECTOR, m.origin == arrays.REAL_ORIGIN
     groups = {
         "Real images that the detector takes for synthetic": detector & real,
         "Synthetic images that the detector takes for real": detector & ~real,

@@ -22,7 +22,7 @@ from rsmatch_jax.bench import (
     suite,
 )
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 FIGURE = {"unit": "x", "must": 1, "goal": None, "holds": True, "spread": None}
 
 
