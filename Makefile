@@ -1,7 +1,8 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: .venv demo lint test test-faults test-synthesis test-torch smoke smoke-run
+.PHONY: .venv demo lint test test-bench test-browser test-faults test-synthesis \
+  test-torch smoke smoke-run
 
 .venv: .venv/installed
 
@@ -30,15 +31,31 @@ lint: .venv/installed-dev
 # What compares bits with Pillow's is compiled as users' programs are, see xla_flags.py.
 EXACT = tests/test_augment.py tests/test_augment_ops.py
 
+# What has a target of its own.
+APART = bench browser faults synthesis
+
 # Three at a time on two cores: some tests wait for processes of their own.
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -n 3 --dist loadfile --ignore=tests/synthesis \
-	  --ignore=tests/faults $(EXACT:%=--ignore=%)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(APART:%=--ignore=tests/%) \
+	  $(EXACT:%=--ignore=%)
 	OPTIMIZED=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(EXACT)
+
+# That benches measure what they say, on small networks; no speed is asked for.
+test-bench: .venv/installed-dev
+	$(BIN)/python -m pytest -n 3 --dist loadfile tests/bench
 
 # Runs that are killed, stopped, damaged and starved, as real processes.
 test-faults: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist load -rP tests/faults
+
+# The report page in headless Chromium: Debian's, or the one that CHROMIUM names.
+test-browser: .venv/installed-browser
+	$(BIN)/python -m pytest tests/browser
+
+.venv/installed-browser: .venv/installed-dev requirements-browser.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -r requirements-browser.txt
+	touch $@
 
 # What makes pools, in an environment of its own with PyTorch. The version is the one that
 # these tests were last seen to pass with.
@@ -53,7 +70,8 @@ test-synthesis: .venv-synthesis/installed
 
 # In an environment of its own: PyTorch is large, and needed by one bench alone.
 test-torch: .venv-torch/installed
-	.venv-torch/bin/python -m pytest tests/test_bench_torch.py tests/test_bench_peer.py
+	.venv-torch/bin/python -m pytest tests/bench/test_bench_torch.py \
+	  tests/bench/test_bench_peer.py
 
 .venv-torch/installed: requirements.txt requirements-dev.txt requirements-torch.txt
 	test -x .venv-torch/bin/python || $(PYTHON) -m venv .venv-torch

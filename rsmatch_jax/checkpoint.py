@@ -9,6 +9,7 @@ import functools
 import json
 import logging
 import os
+import pathlib
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -168,6 +169,32 @@ class Checkpoints:
             with self._writing():
                 self._manager.wait_until_finished()
 
+    def require_fits(self, step: int, like: PyTree):
+        """Raises RequestError where the state of `step` has other leaves than `like`,
+        so that it is of another model. A damaged checkpoint is left to `restore`."""
+        folder = pathlib.Path(self._folder, str(step), "state")
+        try:
+            tree = ocp.StandardCheckpointHandler().metadata(folder).tree
+            saved = {path: tuple(x.shape) for path, x in _leaves(tree)}
+        # As of `_read`.
+        except Exception:
+            return
+        for path, leaf in _leaves(like):
+            is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            shape = saved.pop(path, None)
+            if shape is None or not (is_key or shape == tuple(leaf.shape)):
+                there = "is not there" if shape is None else f"has shape {shape}"
+                raise self._of_another_model(step, path, there)
+        for path in saved:
+            raise self._of_another_model(step, path, "is there")
+
+    def _of_another_model(self, step: int, path: str, there: str) -> RequestError:
+        return RequestError(
+            f"{self._folder}/{step} is of another method, model or version than "
+            f"config.json says: {path} {there}. Restore config.json, or use the "
+            "version that trained the run"
+        )
+
     def restore(self, step: int, like: PyTree) -> Restored:
         """The state of `step`, placed as `like` is, and its meta.
 
@@ -309,6 +336,14 @@ class _NewestAndBest:
         del context
         first = len(checkpoints) - self.newest
         return [i >= first or c.step == self.best for i, c in enumerate(checkpoints)]
+
+
+def _leaves(tree: PyTree) -> list[tuple[str, Any]]:
+    """(path, leaf), paths alike for a state and for what Orbax tells of one."""
+    return [
+        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
 
 
 def _crc32(meta: dict[str, Any]) -> int:

@@ -11,8 +11,6 @@ Exit codes: 0 done, 1 it failed, 2 the request was wrong.
 """
 
 import argparse
-import contextlib
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,16 +18,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from rsmatch_jax import (
-    command_line,
-    evaluation,
-    experiment,
-    logbook,
-    workdir,
-)
-from rsmatch_jax.checkpoint import Checkpoints
-from rsmatch_jax.data import rs_ssl
-from rsmatch_jax.errors import RequestError, exit_code
+from rsmatch_jax import evaluation, figures, logbook, saved, workdir
+from rsmatch_jax.errors import exit_code
 from rsmatch_jax.terminal import Parser
 
 MOST_CONFUSED = 5
@@ -39,6 +29,7 @@ TITLES = {
     "test_macro_precision": "  macro precision",
     "test_macro_recall": "  macro recall",
     "test_macro_f1": "  macro F1",
+    "test_ece": "  calibration error",
     "validation_accuracy": "validation accuracy",
     "detector_accuracy": "detector accuracy",
     "detector_balanced_accuracy": "  balanced",
@@ -46,6 +37,9 @@ TITLES = {
     "detector_accuracy_labelled": "  on labelled images",
     "detector_accuracy_real": "  on other real images",
     "detector_accuracy_synthetic": "  on synthetic images",
+    "utilisation": "utilisation",
+    "utilisation_real": "  of real images",
+    "utilisation_synthetic": "  of synthetic images",
     "pseudo_label_accuracy": "pseudo-label accuracy",
     "pseudo_label_accuracy_real": "  of real images",
     "pseudo_label_accuracy_synthetic": "  of synthetic images",
@@ -67,36 +61,28 @@ def evaluate(
     step: last, best (the best evaluation that the newest checkpoint knows of) or N.
     data_dir, synthetic_pool: where the data are now; None = where the run had them.
     devices: None = all local ones; more or fewer than in training are fine.
-    Keys: those of `evaluation.measure`, and step, confusion (rows of counts, row =
-    truth), class_names. Raises RequestError where there is no such run or step, or
-    where its data are gone or others; RunFailed where the checkpoint is damaged.
+    Keys: the figures and details of `evaluation.Measured`, and step, confusion (rows of
+    counts, row = truth), class_names. Raises RequestError where there is no such run or
+    step, or where its data are gone or others; RunFailed where the checkpoint is
+    damaged.
     """
     devices = list(devices or jax.local_devices())
-    config = command_line.saved_config(folder)
-    if data_dir is not None:
-        config.data.data_dir = data_dir
-    if synthetic_pool is not None:
-        config.data.synthetic_pool = synthetic_pool
-    with contextlib.closing(Checkpoints(folder, keep=None)) as checkpoints:
-        number = checkpoints.choose(step)
-        task = _load_task(config)
-        workdir.check_split(folder, task.split.arrays())
-        dims = experiment.task_dims(config, task)
-        exp = experiment.build(config, dims, task.name, devices)
-        state = checkpoints.restore(number, exp.init_state()).state
-    found, confusion = evaluation.measure(
-        evaluation.mapped_forward(exp.nets, devices),
-        state,
+    run = saved.load(folder, step, devices)
+    task = saved.load_task(run, data_dir, synthetic_pool)
+    found = evaluation.measure(
+        evaluation.mapped_forward(run.exp.nets, devices),
+        run.state,
         task,
-        threshold=config.method.threshold,
-        batch_size=config.eval.batch_size,
+        threshold=run.exp.config.method.threshold,
+        batch_size=run.exp.config.eval.batch_size,
         devices=devices,
     )
     return logbook.plain(
         {
-            "step": number,
-            **found,
-            "confusion": confusion.tolist(),
+            "step": run.step,
+            **found.figures,
+            **found.details,
+            "confusion": found.confusion.tolist(),
             "class_names": list(task.class_names),
         }
     )
@@ -108,23 +94,26 @@ def describe(found: dict[str, Any]) -> Iterator[str]:
     for key, title in TITLES.items():
         if found.get(key) is not None:
             yield f"{title:<24}{found[key]:.4f}"
+    for origin, share in (found.get("detector_accuracy_per_generator") or {}).items():
+        yield f"  detector on {origin}: {share:.4f}"
     names, confusion = found["class_names"], np.asarray(found["confusion"])
     totals = confusion.sum(axis=1)
     width = max(map(len, names))
-    yield "recall per class"
-    for name, right, total in zip(names, np.diag(confusion), totals, strict=True):
+    detector = found.get("detector_accuracy_per_class") or [None] * len(names)
+    yield "recall per class" + (
+        "" if all(own is None for own in detector) else ", detector accuracy"
+    )
+    for name, right, total, own in zip(
+        names, np.diag(confusion), totals, detector, strict=True
+    ):
         if total:
-            yield f"  {name:<{width}}  {right / total:.4f}  ({right} of {total})"
-    wrong = confusion - np.diag(np.diag(confusion))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:MOST_CONFUSED]
-    pairs = [np.unravel_index(i, wrong.shape) for i in order if wrong.flat[i]]
+            said = f"  {name:<{width}}  {right / total:.4f}  ({right} of {total})"
+            yield said if own is None else f"{said:<{width + 30}}{own:.4f}"
+    pairs = figures.most_confused(confusion, MOST_CONFUSED)
     if pairs:
         yield "most confused"
-    for truth, said in pairs:
-        yield (
-            f"  {names[truth]} taken for {names[said]}: {wrong[truth, said]} of "
-            f"{totals[truth]}"
-        )
+    for truth, said, count, total in pairs:
+        yield f"  {names[truth]} taken for {names[said]}: {count} of {total}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -143,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def command():
         args = parser.parse_args(argv)
-        _check_out(args.out, args.workdir)
+        workdir.check_out(args.out, args.workdir)
         found = evaluate(
             args.workdir,
             args.step,
@@ -156,27 +145,6 @@ def main(argv: list[str] | None = None) -> int:
             logbook.write_json(args.out, found)
 
     return exit_code(command, "nothing was changed; the same command starts over")
-
-
-def _load_task(config: Any) -> rs_ssl.Task:
-    try:
-        return experiment.load_task(config)
-    except RequestError as e:
-        raise RequestError(
-            f"{e} (data that have moved: --data_dir=DIR, --synthetic_pool=DIR)"
-        ) from None
-
-
-def _check_out(out: str | None, folder: str):
-    """Raises RequestError where no file `out` can be, or where the run has its own."""
-    own = [os.path.join(folder, name) for name in workdir.FILES]
-    saved = os.path.realpath(os.path.join(folder, "checkpoints")) + os.sep
-    path = os.path.realpath(out or "")
-    if out is not None and (
-        path in map(os.path.realpath, own) or path.startswith(saved)
-    ):
-        raise RequestError(f"--out={out} is among the files of the run; choose another")
-    logbook.check_out(out)
 
 
 if __name__ == "__main__":

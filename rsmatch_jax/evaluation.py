@@ -1,26 +1,38 @@
-"""What a state is worth: test metrics, and detector and queue against ground truth.
+"""What a state is worth: its networks on all images, and the figures made of that.
 
-The only part that sees which unlabelled image is synthetic. EMA parameters with the
-live BN statistics, as in USB (semilearn hooks/evaluation.py).
+With `figures` and `mistakes` the only part that sees which unlabelled image is
+synthetic. EMA parameters with the live BN statistics, as in USB (semilearn
+hooks/evaluation.py).
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn import metrics as sklearn_metrics
 
-from rsmatch_jax import compilation, parallel
+from rsmatch_jax import compilation, figures, mistakes, parallel
 from rsmatch_jax.data.rs_ssl import Task
+from rsmatch_jax.figures import Rows
 from rsmatch_jax.models import Network
 from rsmatch_jax.state import PyTree, TrainState
 
-Rows = dict[str, np.ndarray]
-TOP = 5
 _AHEAD = 2  # batches under way at most, that an interruption need not wait for more
+
+
+class Measured(NamedTuple):
+    """One evaluation.
+
+    figures: {name: number, None where there is none}, flat. details: JSON-ready lists
+    and dicts, by class, by generator or by bin. confusion: int64 [K, K], row = truth.
+    """
+
+    figures: dict[str, float | None]
+    details: dict[str, Any]
+    confusion: np.ndarray
+    mistakes: mistakes.Mistakes
 
 
 class Interrupted(Exception):
@@ -121,8 +133,8 @@ def measure(
     batch_size: int,
     devices: Sequence[jax.Device],
     interrupted: Callable[[], bool] = lambda: False,
-) -> tuple[dict[str, Any], np.ndarray]:
-    """All evaluation figures of a state, flat and JSON-ready, and the confusion matrix.
+) -> Measured:
+    """All that is known of a state.
 
     threshold: tau of the pseudo-label figures. interrupted: as of `predict`.
     """
@@ -130,107 +142,27 @@ def measure(
     def rows_of(images, labels):
         return predict(forward, state, images, labels, batch_size, devices, interrupted)
 
-    test = test_metrics(
-        rows_of(task.test_images, task.test_labels),
-        task.test_labels,
-        len(task.class_names),
-    )
-    confusion = test.pop("confusion")
-    found = {f"test_{name}": value for name, value in test.items()}
+    num_classes = len(task.class_names)
+    test = rows_of(task.test_images, task.test_labels)
+    scored = figures.test_metrics(test, task.test_labels, num_classes)
+    confusion = scored.pop("confusion")
+    bins, ece = figures.calibration(test, task.test_labels)
+    found = {f"test_{name}": value for name, value in {**scored, "ece": ece}.items()}
     if len(task.val_images):
         rows = rows_of(task.val_images, task.val_labels)
         found["validation_accuracy"] = float(
             np.mean(rows["predicted"] == task.val_labels)
         )
     rows = rows_of(task.unl_images, task.unl_labels)
-    found |= detector_metrics(rows, task.unl_synthetic, len(task.lab_images))
-    found |= pseudo_label_metrics(rows, task.unl_labels, task.unl_synthetic, threshold)
-    found |= queue_metrics(state, task.unl_synthetic)
-    return found, confusion
-
-
-def test_metrics(rows: Rows, labels: np.ndarray, num_classes: int) -> dict[str, Any]:
-    """accuracy, top5, macro precision, recall, F1 in [0, 1], and the confusion matrix
-    int64 [K, K] (row = truth)."""
-    precision, recall, f1, _ = sklearn_metrics.precision_recall_fscore_support(
-        labels,
-        rows["predicted"],
-        labels=np.arange(num_classes),
-        average="macro",
-        zero_division=0.0,
-    )
-    return {
-        "accuracy": float(np.mean(rows["predicted"] == labels)),
-        "top5": float(np.mean(rows["rank"] < min(TOP, num_classes))),
-        "macro_precision": float(precision),
-        "macro_recall": float(recall),
-        "macro_f1": float(f1),
-        "confusion": sklearn_metrics.confusion_matrix(
-            labels, rows["predicted"], labels=np.arange(num_classes)
+    synthetic = task.unl_synthetic
+    found |= figures.detector_metrics(rows, synthetic, len(task.lab_images))
+    found |= figures.pseudo_label_metrics(rows, task.unl_labels, synthetic, threshold)
+    found |= figures.queue_metrics(state, synthetic)
+    details = {
+        "test_reliability": bins,
+        **figures.detector_groups(rows, task),
+        "queue_purity_per_class": figures.queue_purity_per_class(
+            state, synthetic, num_classes
         ),
     }
-
-
-def detector_metrics(
-    rows: Rows, synthetic: np.ndarray, num_labeled: int
-) -> dict[str, float | None]:
-    """The detector on the unlabelled set, whose first num_labeled images are labelled.
-
-    Accuracy and balanced accuracy at score 0.5, AUROC, and the accuracy on labelled
-    real, other real and synthetic images: a detector that knows the labelled ones by
-    heart shows in the first two. None where there is no detector or no such image.
-    """
-    groups = {
-        "": np.ones(len(synthetic), bool),
-        "_labelled": np.arange(len(synthetic)) < num_labeled,
-        "_real": ~synthetic & (np.arange(len(synthetic)) >= num_labeled),
-        "_synthetic": synthetic,
-    }
-    names = [f"detector_accuracy{name}" for name in groups]
-    ranked = ("detector_balanced_accuracy", "detector_auroc")
-    found: dict[str, float | None] = dict.fromkeys([*names, *ranked])
-    score = rows.get("synthetic_score")
-    if score is None:
-        return found
-    said = score >= 0.5
-    for name, group in zip(names, groups.values(), strict=True):
-        if group.any():
-            found[name] = float(np.mean(said[group] == synthetic[group]))
-    if 0 < synthetic.sum() < len(synthetic):
-        found[ranked[0]] = float(
-            sklearn_metrics.balanced_accuracy_score(synthetic, said)
-        )
-        found[ranked[1]] = float(sklearn_metrics.roc_auc_score(synthetic, score))
-    return found
-
-
-def pseudo_label_metrics(
-    rows: Rows, labels: np.ndarray, synthetic: np.ndarray, threshold: float
-) -> dict[str, float | None]:
-    """Share of right classes among the images whose confidence reaches `threshold`:
-    all, the real and the synthetic ones; None where nothing reaches it."""
-    confident = rows["confidence"] >= threshold
-    right = rows["predicted"] == labels
-    groups = {"": confident, "_real": confident & ~synthetic}
-    groups["_synthetic"] = confident & synthetic
-    return {
-        f"pseudo_label_accuracy{name}": float(np.mean(right[group]))
-        if group.any()
-        else None
-        for name, group in groups.items()
-    }
-
-
-def queue_metrics(state: TrainState, synthetic: np.ndarray) -> dict[str, float | None]:
-    """Purity (share of queue images that are synthetic) and fill, from the slots'
-    positions in the unlabelled set."""
-    if "queue" not in state.extra:
-        return {"queue_purity": None, "queue_fill": None}
-    indices = np.asarray(state.extra["queue"].indices)
-    held = indices[indices >= 0]
-    return {
-        "queue_purity": float(np.mean(synthetic[held]))
-        if len(held) and synthetic.any()
-        else None,
-        "queue_fill": len(held) / indices.size,
-    }
+    return Measured(found, details, confusion, mistakes.collect(task, test, rows))

@@ -35,12 +35,10 @@ class Experiment:
     def first_state(self) -> jax.stages.Lowered:
         """The program seed -> state before step 0, not yet compiled. Its `out_info`
         tells the state's shapes before there is one."""
-        make = jax.jit(
-            lambda seed: step.init_state(
-                self.method, self.nets, self.tx, self.dims, seed
-            )
-        )
-        return make.lower(self.config.seed)
+        return jax.jit(self._first_state).lower(self.config.seed)
+
+    def _first_state(self, seed) -> TrainState:
+        return step.init_state(self.method, self.nets, self.tx, self.dims, seed)
 
     def init_state(self) -> TrainState:
         """The state before step 0, placed on the devices.
@@ -50,6 +48,14 @@ class Experiment:
         platform = self.devices[0].platform
         program = compilation.compiled(self.first_state, platform)
         return parallel.replicate(program(self.config.seed), self.devices)
+
+    def state_shapes(self) -> TrainState:
+        """Shapes, dtypes and placement of the state; nothing is computed."""
+        placed = parallel.replicated(self.devices)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed),
+            jax.eval_shape(self._first_state, self.config.seed),
+        )
 
     def one_step(self) -> Callable:
         """One device's train step (state, batch) -> (state, metrics), not mapped."""
@@ -116,6 +122,17 @@ def task_dims(config: Any, task: rs_ssl.Task) -> Dims:
         num_labeled=len(task.lab_images),
         num_unlabeled=len(task.unl_images),
     )
+
+
+def describe_data(task: rs_ssl.Task, dims: Dims) -> dict[str, Any]:
+    """What a workdir keeps of its data, JSON-ready: with it and the config the run can
+    be opened where the data are not."""
+    return {
+        "dataset": task.name,
+        "class_names": list(task.class_names),
+        "generator_names": list(task.generator_names),
+        "dims": {**dataclasses.asdict(dims), "image_shape": list(dims.image_shape)},
+    }
 
 
 def build(

@@ -4,13 +4,14 @@ clu is imported here alone, and late, for it imports TensorFlow; without TensorF
 event files are left out.
 """
 
+import contextlib
 import json
 import math
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TextIO
 
 import numpy as np
 from absl import logging
@@ -41,11 +42,12 @@ class Logbook:
             self._open_clu(workdir, num_steps)
 
     def write(self, step: int, metrics: dict[str, Any]):
-        """One object to metrics.jsonl; its numbers to TensorBoard as well."""
+        """One object to metrics.jsonl; its numbers, but for lists of them, to
+        TensorBoard as well."""
         line = {"step": step, **plain(metrics)}
         self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
         self._file.flush()
-        scalars = {k: v for k, v in metrics.items() if v is not None}
+        scalars = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
         self._to_clu(lambda writer: writer.write_scalars(step, scalars))
 
     def write_start(self, config: dict[str, Any], params: Any):
@@ -129,12 +131,33 @@ def write_json(path: str, content: dict[str, Any]):
 
 def replace_text(path: str, text: str):
     """Writes a file that others see whole or not at all."""
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: str, data: bytes):
+    """As `replace_text`."""
     temporary = f"{path}.{os.getpid()}-{threading.get_ident()}.tmp"
-    with open(temporary, "w", encoding="utf-8") as f:
-        f.write(text)
+    with open(temporary, "wb") as f:
+        f.write(data)
         f.flush()
         os.fsync(f.fileno())
     os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[TextIO]:
+    """A text file to write that takes `path`'s place at the end of the block, and only
+    if that ends well. Raises RequestError where it cannot be written."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "w", encoding="utf-8") as f:
+            yield f
+        os.replace(temporary, path)
+    except OSError as e:
+        raise RequestError(f"--out={path} cannot be written: {e}") from e
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
 
 
 def check_out(path: str | None, extension: str = ".json"):

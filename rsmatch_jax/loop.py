@@ -1,6 +1,7 @@
 """The loop of a run: step, log, evaluate, save, stop. The only loop there is."""
 
 import contextlib
+import io
 import math
 import os
 import time
@@ -192,7 +193,7 @@ class Loop:
         False and nothing written where a stop was asked for meanwhile."""
         begin, step = time.monotonic(), self.step
         try:
-            metrics, confusion = evaluation.measure(
+            measured = evaluation.measure(
                 self.forward,
                 self.state,
                 self.task,
@@ -203,8 +204,10 @@ class Loop:
             )
         except evaluation.Interrupted:  # made up for when the run goes on
             return False
+        metrics = measured.figures
         best = self.record.add_evaluation(step, metrics)
-        self.logbook.write(step, {f"eval/{k}": v for k, v in metrics.items()})
+        written = {**metrics, **measured.details}
+        self.logbook.write(step, {f"eval/{k}": v for k, v in written.items()})
         shown = {
             "test accuracy": metrics["test_accuracy"],
             "detector balanced accuracy": metrics["detector_balanced_accuracy"],
@@ -212,7 +215,13 @@ class Loop:
         }
         said = "  ".join(f"{k} {v:.4f}" for k, v in shown.items() if v is not None)
         say(f"evaluation at step {step}: {said}{'  (best)' if best else ''}")
-        np.save(os.path.join(self.folder, workdir.CONFUSION_FILE), confusion)
+        confusion = io.BytesIO()
+        np.save(confusion, measured.confusion)
+        for name, content in (
+            (workdir.CONFUSION_FILE, confusion.getvalue()),
+            (workdir.MISTAKES_FILE, measured.mistakes.to_bytes()),
+        ):
+            logbook.replace_bytes(os.path.join(self.folder, name), content)
         if metrics["queue_fill"]:
             sheet = pictures.draw_queue(
                 os.path.join(self.folder, workdir.QUEUE_PICTURE),

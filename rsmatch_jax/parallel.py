@@ -97,6 +97,11 @@ def replicate(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
     )
 
 
+def replicated(devices: Sequence[jax.Device]) -> NamedSharding:
+    """The placement of what `replicate` has placed."""
+    return NamedSharding(_mesh(devices), PartitionSpec())
+
+
 def own_rows(count: int, devices: Sequence[jax.Device]) -> np.ndarray:
     """Positions of this process's rows in a global batch of `count`, ascending; with
     one process all of them. count: a multiple of the number of devices."""

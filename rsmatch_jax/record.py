@@ -22,7 +22,7 @@ _DETECTOR_KEYS = (
     "queue_fill",
     "pseudo_label_accuracy",
 )
-_TEST_KEYS = ("top5", "macro_precision", "macro_recall", "macro_f1")
+_TEST_KEYS = ("top5", "macro_precision", "macro_recall", "macro_f1", "ece")
 
 
 @dataclasses.dataclass(frozen=True)

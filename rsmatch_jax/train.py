@@ -88,7 +88,12 @@ def run(
                 workdir.clear(folder)
             else:  # once more: another process may have begun since
                 workdir.check_free(folder, config.to_dict())
-            workdir.claim(folder, config.to_dict(), task.split.arrays())
+            workdir.claim(
+                folder,
+                config.to_dict(),
+                task.split.arrays(),
+                experiment.describe_data(task, dims),
+            )
 
         hosts.on_primary("claim", claim)
         hosts.require_shared(folder)

@@ -1,7 +1,7 @@
 """A run's folder: whose it is, and what lies in it.
 
-config.json, split.npz, parameters.txt, checkpoints/, metrics.jsonl, event files,
-queue.png, confusion.npy and result.json.
+config.json, split.npz, data.json, parameters.txt, checkpoints/, metrics.jsonl, event
+files, queue.png, confusion.npy, mistakes.npz and result.json.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,17 +19,22 @@ from rsmatch_jax.errors import RequestError
 
 CONFIG_FILE = "config.json"
 SPLIT_FILE = "split.npz"
+DATA_FILE = "data.json"  # what a trained network must know of its data
 QUEUE_PICTURE = "queue.png"
 CONFUSION_FILE = "confusion.npy"
+MISTAKES_FILE = "mistakes.npz"
 LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
 _REMOVED = ".removed"
 _TEMPORARY = ".tmp"
+_EVENTS = "events.out."  # TensorBoard's
 FILES = (
     CONFIG_FILE,
     SPLIT_FILE,
+    DATA_FILE,
     QUEUE_PICTURE,
     CONFUSION_FILE,
+    MISTAKES_FILE,
     logbook.METRICS_FILE,
     logbook.PARAMETERS_FILE,
     logbook.RESULT_FILE,
@@ -94,8 +99,25 @@ def check_free(
         )
 
 
-def claim(workdir: str, config: dict[str, Any], split: dict[str, np.ndarray]):
-    """Makes the folder, with config.json and split.npz in it.
+def read_data(workdir: str) -> dict[str, Any]:
+    """What `claim` was told of the run's data. Raises RequestError where it is gone."""
+    found = _read_json(os.path.join(workdir, DATA_FILE))
+    if found is None:
+        raise RequestError(
+            f"--workdir={workdir} holds no {DATA_FILE}, so nothing tells the classes "
+            "and the size of its images: another version has made this run; use the "
+            "version that trained it, or restore the file"
+        )
+    return found
+
+
+def claim(
+    workdir: str,
+    config: dict[str, Any],
+    split: dict[str, np.ndarray],
+    data: dict[str, Any],
+):
+    """Makes the folder, with config.json, split.npz and data.json in it.
 
     Raises RequestError where it cannot, or where an earlier start of this run chose
     other images: the data behind it has changed.
@@ -109,6 +131,7 @@ def claim(workdir: str, config: dict[str, Any], split: dict[str, np.ndarray]):
             if name.endswith(_TEMPORARY):  # of a killed process, for we have the lock
                 os.remove(os.path.join(workdir, name))
         logbook.write_json(os.path.join(workdir, CONFIG_FILE), config)
+        logbook.write_json(os.path.join(workdir, DATA_FILE), data)
         with open(path + _TEMPORARY, "wb") as f:
             np.savez(f, **split)
         os.replace(path + _TEMPORARY, path)
@@ -139,6 +162,27 @@ def check_split(workdir: str, split: dict[str, np.ndarray]):
                 "dataset or the pool has changed since; restore them, or train anew "
                 "with --overwrite"
             )
+
+
+def check_out(
+    out: str | None,
+    workdir: str,
+    extension: str = ".json",
+    beside: Sequence[str] = (),
+):
+    """Raises RequestError where no file --out=`out` can be made, or where the run in
+    `workdir` has its own; None is fine. beside: endings of files that are written next
+    to it, of which the same holds."""
+    if out == "":
+        raise RequestError(f"--out= is no file name; use --out=FILE{extension}")
+    folder = os.path.realpath(workdir)
+    for path in [] if out is None else [out, *(out + ending for ending in beside)]:
+        first, *_ = os.path.relpath(os.path.realpath(path), folder).split(os.sep)
+        if first in FILES or first.startswith((CHECKPOINTS, LOCK_FILE, _EVENTS)):
+            raise RequestError(
+                f"--out={out}: {path} is among the files of the run; choose another"
+            )
+        logbook.check_out(path, extension if path == out else "")
 
 
 def check_clearable(workdir: str):

@@ -93,6 +93,7 @@ CASES = {
         ([*FOLDERS, "--source=images", "--size=0"], ["--size=0"]),
         ([*FOLDERS, "--source=images", "--size=small"], ["--size", "small"]),
         ([*FOLDERS, "--source=images", "--generator="], ["--generator="]),
+        ([*FOLDERS, "--source=images", "--generator=real"], ['"real"']),
         ([*FOLDERS, "--source=images", "--class_names=nope"], ["--class_names=nope"]),
         ([*FOLDERS, "--source=images", "--class_names=two.txt"], ["dog"]),
         ([*FOLDERS, "--source=images", "--sise=8"], ["--sise=8"]),
@@ -289,7 +290,7 @@ def make_pools(root):
 def make_runs(root):
     config, _, _ = command_line.parse(["", DIGITS], launch.define_flags)
     config = config.to_dict()
-    workdir.claim(str(root / "run"), config, {"labeled": np.arange(3)})
+    workdir.claim(str(root / "run"), config, {"labeled": np.arange(3)}, {})
     (root / "run" / "checkpoints").mkdir()
     write_json(root / "run_garbled" / "config.json", '{"seed": ')
     write_json(root / "run_listed" / "config.json", [])

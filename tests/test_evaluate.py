@@ -15,10 +15,10 @@ from rsmatch_jax.checkpoint import Checkpoints
 from rsmatch_jax.errors import RequestError
 
 KEYS = {
-    "train.num_steps": 24,
+    "train.num_steps": 8,
     "train.batch_size": 8,
-    "eval.every_steps": 12,
-    "checkpoint.every_steps": 12,
+    "eval.every_steps": 4,
+    "checkpoint.every_steps": 4,
     "method.threshold": 0.3,
     "model.bn_momentum": 0.9,
     "optim.ema_decay": 0.9,
@@ -52,7 +52,7 @@ def logged(folder, step):
     return {key.removeprefix("eval/"): value for key, value in line.items()}
 
 
-@pytest.mark.parametrize("step", ["last", "best", "24"])
+@pytest.mark.parametrize("step", ["last", "best", "8"])
 def test_figures_are_the_runs_own(folder, tmp_path, capsys, step):
     """To the last digit, and nothing in the workdir is touched."""
     before = snapshot(folder)
@@ -61,7 +61,7 @@ def test_figures_are_the_runs_own(folder, tmp_path, capsys, step):
     with open(tmp_path / "out.json") as f:
         found = json.load(f)
     result = workdir.read_result(str(folder))
-    assert found["step"] == (result["best_step"] if step == "best" else 24)
+    assert found["step"] == (result["best_step"] if step == "best" else 8)
     key = "test_accuracy_best" if step == "best" else "test_accuracy"
     assert found["test_accuracy"] == result[key]
     confusion = np.asarray(found.pop("confusion"))
@@ -87,7 +87,7 @@ def test_figures_are_scikit_learns(folder):
     one = jax.local_devices()[:1]
     exp = experiment.build(c, dims, task.name, one)
     checkpoints = Checkpoints(str(folder), keep=None)
-    state = checkpoints.restore(24, exp.init_state()).state
+    state = checkpoints.restore(8, exp.init_state()).state
     checkpoints.close()
 
     def probabilities(name, head, images):
@@ -261,7 +261,7 @@ def test_damaged_run_is_refused(folder, tmp_path, capsys, damage, words):
     [
         (["--workdir=/nope"], ["/nope", "no such folder"]),
         (["--workdir=configs"], ["configs", "holds no run"]),
-        (["--step=23"], ["--step=23", "24"]),
+        (["--step=23"], ["--step=23", "8"]),
         (["--step=worst"], ["--step=worst", "last, best"]),
         (["--step="], ["--step=", "last, best"]),
         (["--out=/nope/x.json"], ["--out=/nope/x.json", "no folder /nope"]),
@@ -288,8 +288,8 @@ def test_files_of_the_run_are_not_written_over(folder, capsys):
 @pytest.mark.parametrize(("lost", "step"), [("state", "last"), ("meta", "best")])
 def test_damaged_checkpoint_is_a_failure(folder, tmp_path, capsys, lost, step):
     copy = shutil.copytree(folder, tmp_path / "copy")
-    shutil.rmtree(copy / "checkpoints" / "24" / lost)
+    shutil.rmtree(copy / "checkpoints" / "8" / lost)
     assert ask(copy, f"--step={step}") == 1
     said = capsys.readouterr().err
-    assert "checkpoints/24 is damaged" in said
+    assert "checkpoints/8 is damaged" in said
     assert "Traceback" not in said

@@ -1,12 +1,16 @@
 """Evaluation figures against scikit-learn or arithmetic by hand."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from rsmatch_jax import csqueue, evaluation, pictures
+from rsmatch_jax import csqueue, evaluation, figures, mistakes, pictures
+from rsmatch_jax.data import rs_ssl
+from rsmatch_jax.errors import RequestError
 from rsmatch_jax.models import Network
 from rsmatch_jax.record import Record
 from rsmatch_jax.state import Outputs, TrainState
@@ -49,7 +53,7 @@ def test_predict_pads_and_keeps_the_order(devices):
     np.testing.assert_allclose(
         rows["synthetic_score"], 1 / (1 + np.exp(d[:, 0] - d[:, 1])), rtol=1e-6
     )
-    found = evaluation.test_metrics(rows, labels, K)
+    found = figures.test_metrics(rows, labels, K)
     assert found["accuracy"] == sk.accuracy_score(labels, z.argmax(1))
     assert found["top5"] == sk.top_k_accuracy_score(labels, p, k=5, labels=range(K))
     assert found["confusion"].sum() == 23
@@ -58,7 +62,7 @@ def test_predict_pads_and_keeps_the_order(devices):
 def test_detector_figures():
     score = np.array([0.9, 0.2, 0.6, 0.4, 0.8, 0.1])
     synthetic = np.array([1, 1, 0, 0, 1, 0], bool)
-    found = evaluation.detector_metrics({"synthetic_score": score}, synthetic, 0)
+    found = figures.detector_metrics({"synthetic_score": score}, synthetic, 0)
     assert found["detector_accuracy"] == pytest.approx(4 / 6)
     assert found["detector_accuracy_labelled"] is None
     assert found["detector_accuracy_real"] == pytest.approx(2 / 3)
@@ -66,11 +70,11 @@ def test_detector_figures():
     assert found["detector_balanced_accuracy"] == pytest.approx((2 / 3 + 2 / 3) / 2)
     # pairs (synthetic, real) in the right order: .9 beats 3, .2 beats 1, .8 beats 3
     assert found["detector_auroc"] == pytest.approx(7 / 9)
-    real = evaluation.detector_metrics({"synthetic_score": score}, np.zeros(6, bool), 2)
+    real = figures.detector_metrics({"synthetic_score": score}, np.zeros(6, bool), 2)
     assert real["detector_auroc"] is None
     assert real["detector_accuracy_labelled"] == 0.5
     assert real["detector_accuracy_real"] == 0.5
-    assert set(evaluation.detector_metrics({}, synthetic, 2).values()) == {None}
+    assert set(figures.detector_metrics({}, synthetic, 2).values()) == {None}
 
 
 def test_pseudo_label_figures():
@@ -80,10 +84,136 @@ def test_pseudo_label_figures():
     }
     labels = np.array([0, 0, 2, 3])
     synthetic = np.array([False, False, True, True])
-    found = evaluation.pseudo_label_metrics(rows, labels, synthetic, 0.95)
+    found = figures.pseudo_label_metrics(rows, labels, synthetic, 0.95)
     assert found["pseudo_label_accuracy"] == pytest.approx(2 / 3)
     assert found["pseudo_label_accuracy_real"] == 0.5
     assert found["pseudo_label_accuracy_synthetic"] == 1.0
+    assert found["utilisation"] == 0.75
+    assert found["utilisation_real"] == 1.0
+    assert found["utilisation_synthetic"] == 0.5
+    none = figures.pseudo_label_metrics(rows, labels, np.zeros(4, bool), 1.0)
+    assert none["utilisation_real"] == 0.0
+    assert none["utilisation_synthetic"] is None
+    assert none["pseudo_label_accuracy"] is None
+
+
+def test_calibration_by_loops():
+    """Guo et al., Eq. 3, image by image."""
+    rng = np.random.default_rng(3)
+    confidence = np.append(rng.uniform(0.1, 1, 300), [0.15, 1.0]).astype(np.float32)
+    predicted = rng.integers(0, 4, 302)
+    labels = np.where(rng.uniform(size=302) < confidence, predicted, 3 - predicted)
+    bins, ece = figures.calibration(
+        {"confidence": confidence, "predicted": predicted}, labels
+    )
+    members = [[] for _ in range(15)]
+    for i, p in enumerate(confidence):
+        (own,) = [m for m in range(15) if m / 15 < float(p) <= (m + 1) / 15]
+        members[own].append(i)
+    expected = 0
+    for m, own in enumerate(members):
+        assert bins["count"][m] == len(own)
+        if own:
+            accuracy = sum(predicted[i] == labels[i] for i in own) / len(own)
+            mean = sum(float(confidence[i]) for i in own) / len(own)
+            expected += len(own) / 302 * abs(accuracy - mean)
+            assert bins["accuracy"][m] == pytest.approx(accuracy)
+            assert bins["confidence"][m] == pytest.approx(mean)
+        else:
+            assert bins["accuracy"][m] is None
+    assert ece == pytest.approx(expected)
+    assert not members[0] and len(members[2]) > 0
+
+
+def task(**parts):
+    """Six unlabelled images of three classes, four of them synthetic; six test ones."""
+    images = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones(
+        (1, 4, 4, 3), np.uint8
+    )
+    return rs_ssl.Task(
+        name="t",
+        split=None,
+        class_names=("a", "b", "c"),
+        generator_names=("g", "h", "unused"),
+        lab_images=images[:1],
+        lab_labels=np.zeros(1, np.int64),
+        unl_images=images,
+        unl_labels=np.array([0, 0, 1, 1, 0, 1]),
+        unl_synthetic=np.array([0, 0, 1, 1, 1, 1], bool),
+        unl_generator=np.array([-1, -1, 0, 0, 1, 1], np.int32),
+        val_images=images[:0],
+        val_labels=np.zeros(0, np.int64),
+        test_images=images + 100,
+        test_labels=np.array([0, 0, 1, 1, 0, 2]),
+        **parts,
+    )
+
+
+SCORES = {"synthetic_score": np.array([0.9, 0.6, 0.2, 0.7, 0.8, 0.1])}
+
+
+def test_detector_by_class_and_by_origin():
+    found = figures.detector_groups(SCORES, task())
+    assert found["detector_accuracy_per_class"] == [
+        pytest.approx(1 / 3),
+        pytest.approx(1 / 3),
+        None,
+    ]
+    assert found["detector_accuracy_per_generator"] == {"real": 0, "g": 0.5, "h": 0.5}
+    assert set(figures.detector_groups({}, task()).values()) == {None}
+
+
+def test_worst_mistakes_come_first():
+    unlabelled = {**SCORES, "predicted": np.array([0, 1, 2, 0, 1, 2], np.int32)}
+    test = {
+        "predicted": np.array([1, 1, 1, 0, 0, 0], np.int32),
+        "confidence": np.array([0.5, 0.9, 0.3, 0.8, 0.4, 0.7], np.float32),
+    }
+    found = mistakes.collect(task(), test, unlabelled)
+    assert found.of.tolist() == ["detector"] * 4 + ["classifier"] * 4
+    # real 0 (.9), real 1 (.6); synthetic 5 (.1), 2 (.2); the pair 0 -> 1 came twice
+    assert found.index.tolist() == [0, 1, 5, 2, 1, 0, 3, 5]
+    assert found.labels.tolist() == [0, 0, 1, 1, 0, 0, 1, 2]
+    assert found.predicted.tolist() == [0, 1, 2, 2, 1, 1, 0, 0]
+    assert found.origin.tolist() == ["real", "real", "h", "g", *["real"] * 4]
+    np.testing.assert_allclose(
+        found.score, [0.9, 0.6, 0.1, 0.2, 0.9, 0.5, 0.8, 0.7], rtol=1e-6
+    )
+    shown = [0, 1, 5, 2, 101, 100, 103, 105]
+    np.testing.assert_array_equal(found.images[:, 0, 0, 0], shown)
+    right = {"predicted": task().test_labels, "confidence": test["confidence"]}
+    assert not len(
+        mistakes.collect(task(), right, {"predicted": right["predicted"]}).index
+    )
+
+
+def test_mistakes_survive_saving(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 200, 200, 3), np.uint8)
+    large = dataclasses.replace(task(), unl_images=images, test_images=images)
+    rows = {
+        "synthetic_score": np.array([0.9, 0.1]),
+        "predicted": np.array([1, 0], np.int32),
+        "confidence": np.array([0.5, 0.9], np.float32),
+    }
+    large = dataclasses.replace(
+        large,
+        unl_labels=np.zeros(2, int),
+        unl_synthetic=np.zeros(2, bool),
+        unl_generator=np.full(2, -1),
+        test_labels=np.zeros(2, int),
+    )
+    found = mistakes.collect(large, rows, rows)
+    assert found.images.shape == (2, 66, 66, 3)
+    assert found.images[0, 1, 2, 0] == int(images[0, 3:6, 6:9, 0].mean())
+    (tmp_path / "m.npz").write_bytes(found.to_bytes())
+    back = mistakes.read(str(tmp_path / "m.npz"))
+    for name, value in vars(found).items():
+        np.testing.assert_array_equal(value, getattr(back, name))
+    assert mistakes.read(str(tmp_path / "none.npz")) is None
+    (tmp_path / "bad.npz").write_bytes(found.to_bytes()[:100])
+    with pytest.raises(RequestError, match=r"bad\.npz cannot be read"):
+        mistakes.read(str(tmp_path / "bad.npz"))
 
 
 def queue_state():
@@ -95,8 +225,12 @@ def queue_state():
 
 def test_queue_figures_look_up_the_truth():
     synthetic = np.array([0, 0, 1, 0, 0, 1], bool)
-    found = evaluation.queue_metrics(queue_state(), synthetic)
+    found = figures.queue_metrics(queue_state(), synthetic)
     assert found == {"queue_purity": pytest.approx(2 / 3), "queue_fill": 0.5}
+    per_class = figures.queue_purity_per_class
+    assert per_class(queue_state(), synthetic, 2) == [0.5, 1.0]
+    assert per_class(queue_state(), synthetic, 6) is None  # one queue for all classes
+    assert per_class(queue_state(), np.zeros(6, bool), 2) is None
 
 
 def test_queue_sheet_frames_and_places():

@@ -98,6 +98,7 @@ def test_another_number_of_steps_a_dispatch_changes_no_bit(
     """Logging at 3 and 6, saving at 2, 4 and 6, dispatches of 3; then of 2, a break
     in mid-interval, and 4."""
     keys = {"method.name": "fixmatch", "train.num_steps": 7, "log.every_steps": 3}
+    keys["train.batch_size"] = 2  # loops are slow on a CPU
     dispatch(3)
     whole = run(tmp_path / "whole", **keys)
     dispatch(2)

@@ -132,7 +132,14 @@ def test_task_gathers_what_the_split_names():
 
 @pytest.mark.parametrize(
     ("pool", "word"),
-    [(arrays.fake_pool(5), "classes"), (arrays.fake_pool(4, 16), "--size=8")],
+    [
+        (arrays.fake_pool(5), "classes"),
+        (arrays.fake_pool(4, 16), "--size=8"),
+        (
+            dataclasses.replace(arrays.fake_pool(4), generator_names=("a", "real")),
+            'called "real"',
+        ),
+    ],
 )
 def test_foreign_pool_is_refused(pool, word):
     with pytest.raises(RequestError, match=word):

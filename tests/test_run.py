@@ -21,6 +21,7 @@ def test_files_of_a_run(tmp_path):
     names = set(os.listdir(tmp_path / "r"))
     assert {
         "config.json",
+        "data.json",
         "split.npz",
         "checkpoints",
         "metrics.jsonl",
@@ -114,16 +115,16 @@ def test_warnings_are_seen_everywhere_and_once(tmp_path, capsys):
 def test_changed_data_are_not_resumed(tmp_path):
     """The queue's indices would mean other images."""
     split = {"labeled": np.arange(3), "unlabeled_synthetic": np.arange(5)}
-    workdir.claim(str(tmp_path / "r"), {}, split)
-    workdir.claim(str(tmp_path / "r"), {}, split)
+    workdir.claim(str(tmp_path / "r"), {}, split, {})
+    workdir.claim(str(tmp_path / "r"), {}, split, {})
     other = {**split, "unlabeled_synthetic": np.arange(1, 6)}
     with pytest.raises(RequestError, match="unlabeled_synthetic.*has changed"):
-        workdir.claim(str(tmp_path / "r"), {}, other)
+        workdir.claim(str(tmp_path / "r"), {}, other, {})
 
 
 def test_workdir_of_another_config_is_refused_with_the_keys(tmp_path):
     mine = config(**KEYS).to_dict()
-    workdir.claim(str(tmp_path / "r"), mine, {})
+    workdir.claim(str(tmp_path / "r"), mine, {}, {})
     other = config(**{**KEYS, "optim.learning_rate": 0.1, "seed": 5}).to_dict()
     with pytest.raises(RequestError) as e:
         workdir.check_free(str(tmp_path / "r"), other)

@@ -177,7 +177,7 @@ def test_objects_in_a_real_set_are_refused(tmp_path, capsys, name):
 def test_objects_in_split_npz_are_refused(tmp_path, capsys, lay):
     folder, mark = tmp_path / "run", tmp_path / "mark"
     config, _, _ = command_line.parse(DIGITS, launch.define_flags)
-    workdir.claim(str(folder), config.to_dict(), {"labeled": np.arange(3)})
+    workdir.claim(str(folder), config.to_dict(), {"labeled": np.arange(3)}, {})
     lay(folder / "split.npz", mark)
     refused([f"--workdir={folder}"], capsys, "split.npz", "--overwrite")
     assert not mark.exists()

@@ -74,7 +74,7 @@ def test_shapes_types_and_contents_of_a_batch(data):
 
 def test_a_batch_depends_on_seed_and_step_alone(data):
     whole = list(batches(data, num_steps=9))
-    for start, prefetch, parallel_steps in ((0, 0, 1), (4, 5, 3), (8, 1, 2)):
+    for start, prefetch, parallel_steps in ((0, 0, 1), (4, 5, 3)):
         part = batches(
             data,
             start_step=start,

@@ -72,7 +72,7 @@ def test_shards_named_after_their_content(tmp_path):
         np.testing.assert_array_equal(example["image"], picture())
 
 
-ELSEWHERE = """
+WRITE = """
 import sys
 import numpy as np
 from rsmatch_jax.data import tf_write
@@ -89,15 +89,14 @@ tf_write.write(
 """
 
 
-def test_another_process_writes_the_same_bytes(tmp_path):
+def test_another_process_writes_the_same_bytes(tmp_path, monkeypatch):
     """Protocol buffers order an example's features by a seed of the process."""
-    trees = []
-    for number in range(3):
-        folder = tmp_path / str(number)
-        subprocess.run(
-            [sys.executable, "-c", ELSEWHERE, str(folder)], check=True, cwd=ROOT
-        )
-        trees.append({p.name: p.read_bytes() for p in folder.iterdir()})
+    folders = [tmp_path / str(number) for number in range(3)]
+    for folder in folders[:2]:
+        subprocess.run([sys.executable, "-c", WRITE, str(folder)], check=True, cwd=ROOT)
+    monkeypatch.setattr(sys, "argv", ["", str(folders[2])])
+    exec(WRITE, {})  # and in this process
+    trees = [{p.name: p.read_bytes() for p in folder.iterdir()} for folder in folders]
     assert trees[0] == trees[1] == trees[2]
 
 

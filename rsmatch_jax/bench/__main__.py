@@ -3,7 +3,7 @@
     python -m rsmatch_jax.bench NAME [--preset=cpu|gpu] [--config=configs/cifar10.py]
         [--config.group.key=value ...] [--out=FILE.json]
 
-suite: all that follow, one after another; at most nine minutes on a GPU.
+suite: all that follow but predict, in turn; at most nine minutes on a GPU.
 step: the cost of one train step of every method, side by side in one process.
 loop: whole steps as a run takes them, input within, several a dispatch.
 queue: push to and sample of the class-wise queue, for 10, 100 and 1000 classes.
@@ -15,6 +15,7 @@ flags: the train step under compiler options, one at a time.
 profile: where the time of a step goes, and how long the device waits.
 memory: what resident images take on the device, and a run on the host.
 peer: FixMatch's step beside PyTorch's, where PyTorch is installed.
+predict: image files to JSON lines, beside the networks alone.
 start: compiling at the first and at the second start.
 invariants: nothing compiled late, no loops on a CPU, four devices as one.
 records: no measurement: the README's tables, made from benchmarks/*.json.
@@ -35,6 +36,7 @@ from rsmatch_jax.bench import (
     loop,
     memory,
     peer,
+    predict,
     profile,
     queue,
     records,
@@ -62,6 +64,7 @@ BENCHES = {
     "profile": profile.main,
     "memory": memory.main,
     "peer": peer.main,
+    "predict": predict.main,
     "start": start.main,
     "invariants": invariants.main,
     "records": records.main,

@@ -20,6 +20,7 @@ from rsmatch_jax.errors import RequestError
 META = "meta.json"
 DIGITS_TEST_SIZE = 500
 ALIGNMENT = 64  # bytes
+REAL_ORIGIN = "real"  # of images that no generator has made; no generator's name
 
 
 @dataclasses.dataclass(frozen=True)

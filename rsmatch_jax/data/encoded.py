@@ -7,6 +7,7 @@ import dataclasses
 import io
 import os
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -118,7 +119,13 @@ def evaluation_view(data: bytes, size: int) -> np.ndarray:
     from PIL import Image  # lazy: sets that are decoded need no Pillow
 
     with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
-        rgb = image.convert("RGB")
+        return central_view(image.convert("RGB"), size)
+
+
+def central_view(rgb: Any, size: int) -> np.ndarray:
+    """`evaluation_view` of a decoded picture, a PIL.Image of mode RGB."""
+    from PIL import Image  # lazy, as above
+
     side = CENTRE * min(rgb.size)
     left, top = (rgb.width - side) / 2, (rgb.height - side) / 2
     box = (left, top, left + side, top + side)

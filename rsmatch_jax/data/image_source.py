@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from rsmatch_jax.data import safe_zip
 from rsmatch_jax.data.dataset_folder import natural_key
@@ -21,6 +21,7 @@ KERNEL = "Pillow BOX (area mean)"  # of `fit`
 # Pillow knows more, and for some of them starts other programs, whatever a file's name.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 _ORIENTATION = 0x0112  # EXIF
+_PNG_DEPTH = 24  # place of the bits a channel in a PNG file
 
 
 class Unreadable(Exception):
@@ -40,13 +41,16 @@ class Picture:
     """One image at its final size.
 
     encoded: its file's own bytes where nothing had to change, else None.
-    pixels: uint8 [H, W, 3]. resized, cropped: what was done to it.
+    pixels: uint8 [H, W, 3]. resized, cropped: what was done to it. original: width and
+    height in the file. changes: all that was done, in words.
     """
 
     encoded: bytes | None
     pixels: np.ndarray
     resized: bool
     cropped: bool
+    original: tuple[int, int]
+    changes: tuple[str, ...]
 
     def digest(self) -> bytes:
         """Equal for equal pixels."""
@@ -62,7 +66,7 @@ def open_source(source: str) -> Iterator[tuple[list[File], list[File]]]:
     """
     source = os.path.abspath(os.path.expanduser(source))
     if os.path.isdir(source):
-        yield _sorted_images(_folder_files(source))
+        yield in_folder(source)
     elif os.path.isfile(source):
         try:
             archive = zipfile.ZipFile(source)
@@ -74,6 +78,11 @@ def open_source(source: str) -> Iterator[tuple[list[File], list[File]]]:
             yield _sorted_images(_zip_files(source, archive))
     else:
         raise RequestError(f"--source={source}: there is no such folder or zip")
+
+
+def in_folder(folder: str) -> tuple[list[File], list[File]]:
+    """The image files below a folder in natural order, and the other files."""
+    return _sorted_images(_folder_files(folder))
 
 
 def _sorted_images(files: list[File]) -> tuple[list[File], list[File]]:
@@ -94,11 +103,11 @@ def _folder_files(source: str) -> list[File]:
         for name in names:
             path = os.path.join(folder, name)
             below = os.path.relpath(path, source).replace(os.sep, "/")
-            files.append(File(below, lambda path=path: _read_file(path)))
+            files.append(File(below, lambda path=path: read_file(path)))
     return files
 
 
-def _read_file(path: str) -> bytes:
+def read_file(path: str) -> bytes:
     try:
         if os.path.getsize(path) > safe_zip.MAX_FILE_MIB * 2**20:
             raise Unreadable(f"larger than {safe_zip.MAX_FILE_MIB} MiB")
@@ -123,6 +132,76 @@ def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
         raise Unreadable(str(e) or type(e).__name__) from None
 
 
+@dataclasses.dataclass(frozen=True)
+class Decoded:
+    """An image file's pixels, before they are brought to a size.
+
+    rgb: upright, mode RGB. original: width and height in the file. plain: whether its
+    own bytes, a JPEG or PNG, show these pixels to any reader. changes: as of Picture.
+    """
+
+    rgb: Image.Image
+    original: tuple[int, int]
+    plain: bool
+    changes: tuple[str, ...]
+
+
+@contextlib.contextmanager
+def bombs_refused_by_name() -> Iterator[None]:
+    """Leaves out Pillow's warning of too many pixels, which names no file: `decode`
+    refuses such a file. For the main thread, around threads that decode."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+
+
+def decode(data: bytes) -> Decoded:
+    """An image file's first picture. Callable from several threads.
+
+    Raises: Unreadable for what is no whole image of FORMATS, for grey of more than 8
+    bits, and for more pixels than Pillow's limit against decompression bombs.
+    """
+    if not data:
+        raise Unreadable("an empty file")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            # Pillow only warns up to twice its limit.
+            most = Image.MAX_IMAGE_PIXELS  # None where a caller has lifted it
+            if most is not None and image.width * image.height > most:
+                raise Unreadable(
+                    f"{image.width}x{image.height} pixels, more than {most}"
+                )
+            several = getattr(image, "is_animated", False)
+            image.load()
+            mode, original = image.mode, image.size
+            if mode.startswith(("I", "F")):
+                raise Unreadable(f"mode {mode}, more than 8 bits a channel")
+            deep = image.format == "PNG" and data[_PNG_DEPTH] > 8
+            transparent = image.has_transparency_data
+            # Some cameras write 0, which means nothing.
+            upright = image.getexif().get(_ORIENTATION) not in range(2, 9)
+            rgb = image if upright else ImageOps.exif_transpose(image)
+            rgb = rgb if rgb.mode == "RGB" else rgb.convert("RGB")
+            plain = mode in ("RGB", "L") and image.format in ("JPEG", "PNG")
+    except Unreadable:
+        raise
+    except UnidentifiedImageError:
+        raise Unreadable(f"cannot identify it as {', '.join(FORMATS)}") from None
+    except Exception as e:
+        # Pillow's decoders raise nearly anything on damaged files.
+        raise Unreadable(str(e) or type(e).__name__) from None
+    changes = {
+        "first frame of several": several,
+        "turned upright": not upright,
+        "grey made three channels": mode in ("1", "L", "LA"),
+        "CMYK made RGB": mode == "CMYK",
+        "16 bits a channel made 8": deep,
+        "alpha channel dropped": transparent,
+    }
+    said = tuple(words for words, done in changes.items() if done)
+    return Decoded(rgb, original, plain and upright, said)
+
+
 def fit(data: bytes, size: int | None) -> Picture:
     """Decodes an image file and brings it to `size` x `size` RGB, None = as it is.
 
@@ -131,19 +210,15 @@ def fit(data: bytes, size: int | None) -> Picture:
     shrinks: one antialiased kernel for all, so that the kernel tells no generator from
     another. Raises: Unreadable.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                image.load()
-                if image.mode.startswith(("I", "F")):
-                    raise Unreadable(f"mode {image.mode}, more than 8 bits a channel")
-                plain = image.mode in ("RGB", "L") and image.format in ("JPEG", "PNG")
-                upright = image.getexif().get(_ORIENTATION, 1) == 1
-                rgb = ImageOps.exif_transpose(image).convert("RGB")
-    except Exception as e:
-        # Pillow's decoders raise nearly anything on damaged files.
-        raise Unreadable(str(e) or type(e).__name__) from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        found = decode(data)
+    return square(found, size, data)
+
+
+def square(found: Decoded, size: int | None, data: bytes | None = None) -> Picture:
+    """The second half of `fit`; data: the file's bytes, to be kept where they may."""
+    rgb, changes = found.rgb, found.changes
     resized = size is not None and rgb.size != (size, size)
     cropped = resized and rgb.width != rgb.height
     if resized:
@@ -154,5 +229,19 @@ def fit(data: bytes, size: int | None) -> Picture:
             Image.Resampling.BOX,
             box=(left, top, left + side, top + side),
         )
-    keep = plain and upright and not resized
-    return Picture(data if keep else None, np.asarray(rgb), resized, cropped)
+        if cropped:
+            changes += ("cropped to its central square",)
+        changes += (resized_from(found.original),)
+    return Picture(
+        encoded=data if found.plain and not resized else None,
+        pixels=np.asarray(rgb),
+        resized=resized,
+        cropped=cropped,
+        original=found.original,
+        changes=changes,
+    )
+
+
+def resized_from(original: tuple[int, int]) -> str:
+    """The words of `changes` for an image of this width and height."""
+    return f"resized from {original[0]}x{original[1]}"

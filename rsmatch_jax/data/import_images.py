@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rsmatch_jax.data import image_source
+from rsmatch_jax.data import arrays, image_source
 from rsmatch_jax.data.import_layouts import LAYOUTS, SPLITS, Plan
 from rsmatch_jax.errors import RequestError, RunFailed, exit_code
 from rsmatch_jax.terminal import Parser, Progress, say
@@ -59,6 +59,11 @@ def run(args: argparse.Namespace):
     with image_source.open_source(args.source) as (files, rest):
         others = len(rest)
         plan = LAYOUTS[args.layout](files, rest, root, args.generator, class_names)
+        if arrays.REAL_ORIGIN in plan.generators:
+            raise RequestError(
+                f'no generator may be called "{arrays.REAL_ORIGIN}", as real images '
+                "are; give it another name"
+            )
         tf_write = _tf_write()
         tally = Tally()
         report: dict[str, Any] = {}

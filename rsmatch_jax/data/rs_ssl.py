@@ -189,7 +189,14 @@ def _take(images: np.ndarray | EncodedImages, at: np.ndarray):
 
 
 def check_pool(pool: ImageArrays, real: ImageArrays):
-    """Raises RequestError unless the pool has the real set's classes and image size."""
+    """Raises RequestError unless the pool has the real set's classes and image size,
+    and no generator that is called as real images are."""
+    if arrays.REAL_ORIGIN in pool.generator_names:
+        raise RequestError(
+            f"data.synthetic_pool {pool.name} has a generator called "
+            f'"{arrays.REAL_ORIGIN}", as real images are; import it again with another '
+            "--generator"
+        )
     if pool.class_names != real.class_names:
         raise RequestError(
             f"data.synthetic_pool {pool.name} has the classes {_short(pool)}, the "

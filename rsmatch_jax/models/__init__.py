@@ -33,10 +33,16 @@ class Network(NamedTuple):
     features [N, D], logits {head: [N, classes]} and projections {head: [N, size]}
     float32. With train=True the batch normalises itself and moves the statistics; with
     train=False the statistics are used and returned unchanged.
+    probe(params, stats, images, stage, shift) -> (Outputs, activations): apply with
+    train=False and `shift` added to what leaves a stage of the encoder ("stage1", ...,
+    the last one after its activation), [N, h, w, channels]; the activations are those
+    without it. For gradients with respect to them. stages: their names, in order.
     """
 
     init: Callable[[jax.Array, jax.Array], tuple[PyTree, PyTree]]
     apply: Callable[[PyTree, PyTree, jax.Array, bool], tuple[Outputs, PyTree]]
+    probe: Callable[..., tuple[Outputs, jax.Array]] | None = None
+    stages: tuple[str, ...] = ()
 
 
 MODELS: dict[str, functools.partial[nn.Module]] = {
@@ -103,7 +109,18 @@ def make(
         )
         return outputs, updates["batch_stats"]
 
-    return Network(init, apply)
+    def probe(params, stats, images, stage, shift):
+        seen = {}
+
+        def tap(name, x):
+            seen[name] = x
+            return x + shift if name == stage else x
+
+        variables = {"params": params, "batch_stats": stats}
+        outputs = model.apply(variables, images, train=False, tap=tap)
+        return outputs, seen[stage]
+
+    return Network(init, apply, probe, encoder.stages)
 
 
 def _constructor(name: str) -> functools.partial[nn.Module]:

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rsmatch_jax.models.tap import Tap, untouched
 from rsmatch_jax.state import Outputs
 
 # Not nn.initializers.xavier_normal, which is truncated.
@@ -97,8 +98,8 @@ class EncoderWithHeads(nn.Module):
     heads: nn.Module
     projectors: nn.Module
 
-    def __call__(self, images: jax.Array, train: bool) -> Outputs:
-        features = self.encoder(images, train)
+    def __call__(self, images: jax.Array, train: bool, tap: Tap = untouched) -> Outputs:
+        features = self.encoder(images, train, tap)
         return Outputs(
             features=features,
             logits=self.heads(features),

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from rsmatch_jax.models.norm import conv_init, make_norm
+from rsmatch_jax.models.tap import Tap, untouched
 
 
 class Block(nn.Module):
@@ -58,6 +59,8 @@ class ResNet(nn.Module):
     blocks: of the four stages. A 7x7 convolution and a pooling of stride 2 each come
     first, so that images of S px are seen at S / 4, and the last stage at S / 32. Other
     fields as in `norm.Normalised`; features are pooled to float32.
+
+    tap(name, x) -> x is called with what leaves "stage1" to "stage4".
     """
 
     blocks: Sequence[int]
@@ -66,8 +69,14 @@ class ResNet(nn.Module):
     bn_momentum: float = 0.999
     sync_axis: str | None = None
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return tuple(f"stage{i + 1}" for i in range(len(self.blocks)))
+
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+    def __call__(
+        self, images: jax.Array, train: bool, tap: Tap = untouched
+    ) -> jax.Array:
         x = _conv(self, 64, 7, 2, "stem")(images)
         x = nn.relu(make_norm(self, train)(name="bn")(x))
         # Explicit padding: "SAME" would pad (0, 1) at an even size.
@@ -83,6 +92,7 @@ class ResNet(nn.Module):
                     sync_axis=self.sync_axis,
                     name=f"stage{stage + 1}_block{block}",
                 )(x, train)
+            x = tap(f"stage{stage + 1}", x)
         return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
 
 

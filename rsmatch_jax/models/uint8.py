@@ -11,10 +11,15 @@ def take_uint8(
     """`net` with the normalisation in front: uint8 [N, S, S, 3] in, (x / 255 - mean) /
     std to the network. Batches stay a quarter of their float32 size until then."""
 
-    def apply(params, stats, images, train):
+    def normalised(images):
         scale = 255 * jnp.asarray(std, jnp.float32).reshape(1, 1, 1, 3)
         shift = 255 * jnp.asarray(mean, jnp.float32).reshape(1, 1, 1, 3)
-        images = (images.astype(jnp.float32) - shift) / scale
-        return net.apply(params, stats, images, train)
+        return (images.astype(jnp.float32) - shift) / scale
 
-    return Network(net.init, apply)
+    def apply(params, stats, images, train):
+        return net.apply(params, stats, normalised(images), train)
+
+    def probe(params, stats, images, stage, shift):
+        return net.probe(params, stats, normalised(images), stage, shift)
+
+    return Network(net.init, apply, probe, net.stages)

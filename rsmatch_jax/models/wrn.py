@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from rsmatch_jax.models.norm import conv_init, make_norm
+from rsmatch_jax.models.tap import Tap, untouched
 
 PREACTS = ("usb", "tf")
 
@@ -82,6 +83,9 @@ class WideResNet(nn.Module):
     activations, features are pooled to float32. `bn_momentum` is the share of the old
     running statistics that an update keeps. `sync_axis` names the mapped axis over
     which batch statistics are averaged. `preact`: see `Block`.
+
+    tap(name, x) -> x is called with what leaves "stage1", "stage2" and, after the last
+    norm and its activation, "stage3".
     """
 
     depth: int
@@ -91,8 +95,14 @@ class WideResNet(nn.Module):
     bn_momentum: float = 0.999
     sync_axis: str | None = None
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return "stage1", "stage2", "stage3"
+
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+    def __call__(
+        self, images: jax.Array, train: bool, tap: Tap = untouched
+    ) -> jax.Array:
         x = nn.Conv(
             16,
             (3, 3),
@@ -114,5 +124,8 @@ class WideResNet(nn.Module):
                     sync_axis=self.sync_axis,
                     name=f"stage{stage}_block{block}",
                 )(x, train)
+            if stage < 3:
+                x = tap(f"stage{stage}", x)
         x = leaky_relu(make_norm(self, train)(epsilon=1e-3, name="bn")(x))
+        x = tap("stage3", x)
         return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)

@@ -1,9 +1,12 @@
-"""Collects runs into tables: python -m rsmatch_jax.report DIR [--out=FILE.html]
+"""Collects runs into tables: python -m rsmatch_jax.report DIR... [--out=FILE.html]
 
 Every result.json below DIR counts. Runs of a sweep make its table; others are gathered
 by setting, seeds together. The tables are printed as Markdown and written, with curves
 and pictures, as one self-contained page, and as FILE.csv (a line a cell) and
-FILE.runs.csv (a line a run). FILE is DIR/report.html unless given.
+FILE.runs.csv (a line a run). FILE is DIR/report.html unless given. A DIR that is itself
+a run is shown in detail: its figures, curves, queue, mistakes, configuration, and the
+pictures that rsmatch_jax.analysis.see and .tsne have drawn there; --draw draws
+those that are not there, which takes the run's data.
 """
 
 import argparse
@@ -12,23 +15,32 @@ import sys
 from collections.abc import Sequence
 
 from rsmatch_jax import logbook
-from rsmatch_jax.errors import RequestError, exit_code
-from rsmatch_jax.report import page, runs, tables, text
+from rsmatch_jax.errors import RequestError, RunFailed, exit_code
+from rsmatch_jax.report import detail, page, runs, tables, text
 from rsmatch_jax.terminal import Parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 done, 2 no runs there, or nothing but broken ones."""
+    """Exit code: 0 done, 1 something could not be drawn, the page is there without it,
+    2 no runs there, or nothing but broken ones."""
 
     def command():
         args = _parser().parse_args(argv)
-        report(args.folders, args.out)
+        where = [
+            f"--{flag}={getattr(args, flag)}"
+            for flag in ("data_dir", "synthetic_pool")
+            if getattr(args, flag) is not None
+        ]
+        if where and not args.draw:
+            raise RequestError(f"{where[0]} is for --draw alone; leave it out")
+        report(args.folders, args.out, where if args.draw else None)
 
     return exit_code(command, "nothing is lost by it")
 
 
-def report(folders: Sequence[str], out: str | None):
-    """Prints and writes the report of all runs in or below the folders."""
+def report(folders: Sequence[str], out: str | None, draw: Sequence[str] | None = None):
+    """Prints and writes the report of all runs in or below the folders. draw: flags
+    with which what is missing of the runs among them is drawn first, None = not."""
     folders = [os.path.normpath(folder) for folder in folders]
     if out is None:
         out = os.path.join(folders[0], "report.html")
@@ -56,13 +68,33 @@ def report(folders: Sequence[str], out: str | None):
         )
     for table in made:
         sys.stdout.write(f"\n{text.section(table)}")
+    own = [found.get(os.path.realpath(folder)) for folder in folders]
+    details, failed = _details([r for r in own if isinstance(r, runs.Run)], draw)
     try:
-        page.write(out, made)
+        page.write(out, made, details)
         text.write_cells(f"{stem}.csv", made)
         text.write_runs(f"{stem}.runs.csv", found.values())
     except OSError as e:
         raise RequestError(f"--out={out} cannot be written: {e}") from e
     sys.stdout.write(f"\nwritten: {out}, {stem}.csv, {stem}.runs.csv\n")
+    if failed:
+        raise RunFailed(f"the page lacks what could not be drawn: {'; '.join(failed)}")
+
+
+def _details(
+    own: Sequence[runs.Run], draw: Sequence[str] | None
+) -> tuple[list[detail.Detail], list[str]]:
+    """Those to be shown, and the commands that could not draw."""
+    failed = []
+    if draw is not None:
+        # Lazy: JAX's networks and the data, which nothing else here needs.
+        from rsmatch_jax.report import drawing
+
+        if not own:
+            raise RequestError("--draw: none of the folders is itself a run")
+        for run in own:
+            failed += drawing.draw(detail.read(run), draw)
+    return [detail.read(run) for run in own], failed
 
 
 def _require_something(folders, found, records):
@@ -87,6 +119,9 @@ def _parser() -> Parser:
     )
     parser.add_argument("folders", metavar="DIR", nargs="+")
     parser.add_argument("--out", metavar="FILE.html", help="the page")
+    parser.add_argument("--draw", action="store_true", help="what is not drawn yet")
+    parser.add_argument("--data_dir", metavar="DIR", help="where --draw finds the data")
+    parser.add_argument("--synthetic_pool", metavar="DIR")
     return parser
 
 

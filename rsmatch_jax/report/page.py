@@ -8,14 +8,16 @@ from typing import Any
 import jinja2
 
 from rsmatch_jax import logbook
-from rsmatch_jax.report import curves, text
+from rsmatch_jax.report import curves, run_section, text
+from rsmatch_jax.report.detail import Detail
 from rsmatch_jax.report.tables import Table
 
 PICTURES = 12  # contact sheets of a table, at most
 
 
-def write(path: str, tables: Sequence[Table]):
-    """Writes the page: each table, its notes, its curves, what its queues hold."""
+def write(path: str, tables: Sequence[Table], details: Sequence[Detail] = ()):
+    """Writes the page: each table, its notes, its curves, what its queues hold; then
+    the runs that are shown in detail, whose curves and queues are not shown twice."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(os.path.dirname(__file__)),
         autoescape=True,
@@ -23,10 +25,17 @@ def write(path: str, tables: Sequence[Table]):
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    charts = [curves.of_table(table) for table in tables]
+    own = {os.path.realpath(detail.run.folder) for detail in details}
+    charts = [
+        []
+        if own and own >= _folders(table) and len(_folders(table)) == 1
+        else curves.of_table(table)
+        for table in tables
+    ]
+    runs = [run_section.section(detail) for detail in details]
     page = environment.get_template("page.html.jinja").render(
         title=" · ".join(table.title for table in tables),
-        script=curves.script() if any(charts) else None,
+        script=curves.script() if any(charts) or runs else None,
         sections=[
             {
                 "title": table.title,
@@ -34,10 +43,11 @@ def write(path: str, tables: Sequence[Table]):
                 "rows": [_row(table, row) for row in table.rows],
                 "notes": [note.removeprefix("- ") for note in text.footnotes(table)],
                 "charts": chart,
-                "pictures": list(_pictures(table)),
+                "pictures": list(_pictures(table, own)),
             }
             for table, chart in zip(tables, charts, strict=True)
         ],
+        runs=runs,
     )
     logbook.replace_text(path, page)
 
@@ -47,11 +57,20 @@ def _row(table: Table, row: str) -> dict[str, Any]:
     return {"name": row, "lines": list(text.row_lines(table, cells))}
 
 
-def _pictures(table: Table) -> Iterator[dict[str, str]]:
-    """Of each cell with a queue, the picture of its first run."""
+def _folders(table: Table) -> set[str]:
+    return {
+        os.path.realpath(run.folder)
+        for cell in table.cells
+        for run in (*cell.runs, *cell.unfinished)
+    }
+
+
+def _pictures(table: Table, detailed: set[str]) -> Iterator[dict[str, str]]:
+    """Of each cell with a queue, the picture of its first run that has one."""
     shown = 0
     for cell in table.cells:
-        path = next((p for p in (run.picture() for run in cell.runs) if p), None)
+        runs = [r for r in cell.runs if os.path.realpath(r.folder) not in detailed]
+        path = next((p for p in (run.picture() for run in runs) if p), None)
         if path and shown < PICTURES:
             shown += 1
             with open(path, "rb") as f:

@@ -19,7 +19,7 @@ FIGURES = {
     "detector_auroc": "detector_auroc",
     "queue_purity": "queue_purity",
 }
-TEST_FIGURES = ("top5", "macro_precision", "macro_recall", "macro_f1")
+TEST_FIGURES = ("top5", "macro_precision", "macro_recall", "macro_f1", "ece")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +104,7 @@ def read(folder: str) -> Run | Broken:
             config=result["config"],
             figures={
                 **{name: _number(result[key]) for name, key in FIGURES.items()},
-                **{name: _number(test[name]) for name in TEST_FIGURES},
+                **{name: _number(test.get(name)) for name in TEST_FIGURES},
             },
             evaluations=_evaluations(folder),
         )
@@ -125,16 +125,24 @@ def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
         yield root, files
 
 
-def _evaluations(folder: str) -> tuple[Mapping[str, Any], ...]:
+def read_lines(folder: str) -> tuple[Mapping[str, Any], ...]:
+    """All lines of a run's metrics.jsonl; none where it has none. Raises RequestError
+    where they are no JSON."""
     path = os.path.join(folder, logbook.METRICS_FILE)
     try:
         with open(path) as f:
             lines = [json.loads(line) for line in f if line.endswith("\n")]
-        return tuple(line for line in lines if "eval/test_accuracy" in line)
+        if not all(isinstance(line, dict) for line in lines):
+            raise ValueError("a line is no object")
+        return tuple(lines)
     except FileNotFoundError:
         return ()
-    except (OSError, ValueError, TypeError) as e:
+    except (OSError, ValueError) as e:
         raise RequestError(f"{path} cannot be read: {e}") from None
+
+
+def _evaluations(folder: str) -> tuple[Mapping[str, Any], ...]:
+    return tuple(line for line in read_lines(folder) if "eval/test_accuracy" in line)
 
 
 def _number(value: Any) -> float | None:

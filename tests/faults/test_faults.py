@@ -163,7 +163,7 @@ def saved(folder):
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM] * 4 + [signal.SIGINT], ids=range(5))
+@pytest.mark.parametrize("number", [signal.SIGTERM] * 5 + [signal.SIGINT], ids=range(6))
 def test_signals(tmp_path, undisturbed, survived, number, request):
     """75 and result.json within 30 s, the step under way saved."""
     survived(number.name)

@@ -14,7 +14,7 @@ import pytest
 from rsmatch_jax.bench import __main__ as bench
 from rsmatch_jax.bench import hlo, request, results, step, timing, workload
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 SMALL = [
     "--preset=cpu",
     "--config.model.classifier=wrn_10_1",

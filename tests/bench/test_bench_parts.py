@@ -30,7 +30,7 @@ from rsmatch_jax.bench import (
 from rsmatch_jax.bench import input as input_
 from rsmatch_jax.data import resident, sampler, tf_augment
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 SMALL = (
     "--preset=cpu",
     "--config.train.batch_size=4",

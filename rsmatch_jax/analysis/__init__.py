@@ -1,0 +1,1 @@
+"""Looking at a trained run: what its networks see, know and confuse."""

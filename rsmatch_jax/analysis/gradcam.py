@@ -1,0 +1,156 @@
+"""Grad-CAM++: which parts of an image speak for a class (paper, Fig. 4b). The command
+that draws it is `rsmatch_jax.analysis.see`.
+
+Chattopadhyay et al., "Grad-CAM++", arXiv 1710.11063. With the score of a class
+Y = exp(S), S its logit, and A^k the k-th activation map of a stage (Eqs. 16 to 19):
+
+    alpha^k_ij = g^2 / (2 g^2 + g^3 sum_ab A^k_ab),    g = dS/dA^k_ij,
+    w^k        = sum_ij alpha^k_ij relu(dY/dA^k_ij),    L = relu(sum_k w^k A^k).
+
+The second and third derivatives of Y are exp(S) g^2 and exp(S) g^3, for S is piecewise
+linear in A: behind a stage there are convolutions, norms with fixed statistics, (leaky)
+ReLUs and a mean. dY/dA = exp(S) g scales a whole map, which is normalised to its
+maximum, so exp(S) is left out.
+
+The paper's A come from a ReLU. Those of a leaky one, or of a sum of branches, may have
+a negative sum, for which alpha has a pole: such a sum counts as zero.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rsmatch_jax import compilation, inference
+from rsmatch_jax.errors import RequestError
+
+
+class Maps(NamedTuple):
+    """Of N images: maps float32 [N, S, S] in [0, 1], what speaks for classes int64 [N];
+    probabilities float32 [N, K]. A map is zero where nothing speaks for its class."""
+
+    maps: np.ndarray
+    classes: np.ndarray
+    probabilities: np.ndarray
+
+
+def channel_weights(gradients: jax.Array, activations: jax.Array) -> jax.Array:
+    """w^k: dS/dA [h, w, C], A [h, w, C] -> [C], but for the factor exp(S)."""
+    sums = jax.nn.relu(jnp.sum(activations, axis=(0, 1), keepdims=True))
+    positive = jax.nn.relu(gradients)
+    # alpha relu(g), with g^2 cancelled: it underflows long before g does.
+    return jnp.sum(positive / (2 + positive * sums), axis=(0, 1))
+
+
+def class_map(gradients: jax.Array, activations: jax.Array) -> jax.Array:
+    """L: dS/dA [h, w, C], A [h, w, C] -> [h, w], not yet normalised."""
+    weights = channel_weights(gradients, activations)[None, None]
+    return jax.nn.relu(jnp.sum(weights * activations, axis=-1))
+
+
+def make_maps(part: inference.Part, stage: str) -> Callable:
+    """maps(params, images uint8 [n, S, S, 3], classes int32 [n]) -> (float32 [n, S, S]
+    in [0, 1], probabilities [n, K]): each for its image's class; bilinear."""
+
+    def forward(params, images, shift):
+        return part.net.probe(params, part.stats, images, stage, shift)
+
+    def maps(params, images, classes):
+        def score(shift):
+            outputs, activations = forward(params, images, shift)
+            logits = outputs.logits[part.head]
+            own = jnp.take_along_axis(logits, classes[:, None], axis=1)
+            # Images do not see each other, so the gradient of the sum is each one's.
+            return jnp.sum(own), (activations, jax.nn.softmax(logits))
+
+        _, like = jax.eval_shape(forward, params, images, 0.0)
+        gradients, (activations, probabilities) = jax.grad(score, has_aux=True)(
+            jnp.zeros(like.shape, like.dtype)
+        )
+        small = jax.vmap(class_map)(
+            gradients.astype(jnp.float32), activations.astype(jnp.float32)
+        )
+        n, size = images.shape[:2]
+        large = jax.image.resize(small, (n, size, size), "bilinear")
+        top = jnp.max(large, axis=(1, 2), keepdims=True)
+        return large / jnp.where(top > 0, top, 1), probabilities
+
+    return maps
+
+
+def choose_stage(part: inference.Part, stage: str | None) -> str:
+    """The stage's name, None = the last one. Raises RequestError for an unknown one."""
+    stages = part.net.stages
+    if stage is not None and stage not in stages:
+        raise RequestError(
+            f"--stage={stage} is no stage of the {part.name}; choose one of "
+            f"{', '.join(stages)}"
+        )
+    return stage or stages[-1]
+
+
+def positions(part: inference.Part, stage: str, size: int) -> tuple[int, int]:
+    """Height and width of what leaves a stage, of images of so many pixels a side: a
+    map has no more detail. Nothing is computed."""
+    images = jax.ShapeDtypeStruct((1, size, size, 3), np.uint8)
+
+    def probe(params, images):
+        return part.net.probe(params, part.stats, images, stage, 0.0)
+
+    _, activations = jax.eval_shape(probe, part.params, images)
+    return activations.shape[1:3]
+
+
+def gradcam(
+    model: inference.Model,
+    images: np.ndarray,
+    classes: np.ndarray | None = None,
+    *,
+    part: str = "classifier",
+    stage: str | None = None,
+) -> Maps:
+    """Maps of uint8 images [N, S, S, 3], N >= 1, for classes int [N].
+
+    classes: None = the predicted ones; of the detector 1 is synthetic. part: classifier
+    or detector. stage: None = the last one. Raises: RequestError where the run has no
+    such part or the network no such stage; ValueError for images or classes that cannot
+    be.
+    """
+    if part not in model.parts:
+        raise RequestError(f"this run has no {part}; it has {', '.join(model.parts)}")
+    own = model.parts[part]
+    stage = choose_stage(own, stage)
+    if classes is None:
+        classes = model.probabilities(images, part).argmax(axis=1)
+    images, classes = np.asarray(images), np.asarray(classes, np.int64)
+    shape = (model.image_size, model.image_size, 3)
+    if images.dtype != np.uint8 or images.shape != (len(classes), *shape):
+        raise ValueError(
+            f"images are {images.dtype} {images.shape}; {len(classes)} classes of this "
+            f"run take uint8 {(len(classes), *shape)}"
+        )
+    if not np.all((classes >= 0) & (classes < own.classes)):
+        raise ValueError(f"classes of the {part} lie between 0 and {own.classes - 1}")
+    return _in_batches(model, own, stage, images, classes)
+
+
+def _in_batches(model, part, stage, images, classes) -> Maps:
+    batch = min(model.batch_size, len(images))
+    shapes = (
+        jax.ShapeDtypeStruct((batch, *images.shape[1:]), np.uint8),
+        jax.ShapeDtypeStruct((batch,), np.int32),
+    )
+    lowered = jax.jit(make_maps(part, stage)).lower(part.params, *shapes)
+    device = model.run.exp.devices[0]
+    program, found = compilation.compiled(lowered, device.platform), []
+    for start in range(0, len(images), batch):
+        rows = slice(start, start + batch)
+        count = len(images[rows])
+        padded = np.resize(images[rows], shapes[0].shape)
+        wanted = np.resize(classes[rows], batch).astype(np.int32)
+        out = program(part.params, *jax.device_put((padded, wanted), device))
+        found.append([np.asarray(x)[:count] for x in out])
+    maps, probabilities = map(np.concatenate, zip(*found, strict=True))
+    return Maps(maps, classes, probabilities)

@@ -1,0 +1,276 @@
+"""The exported file: the numbers of predict, and nothing that predicting can spare."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import workdirs
+
+from rsmatch_jax import __version__, export, inference, model_card, models, saved
+from rsmatch_jax.models import resnet
+
+PROGRAM = 20_000  # bytes, at most, beside the numbers
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("export")
+    workdirs.make(root / "run", steps=(3, 7))
+    (root / "out").mkdir()
+    return root
+
+
+def ask(root, *argv):
+    return export.main([f"--workdir={root}/run", *argv])
+
+
+def noise(count, size=8):
+    rng = np.random.default_rng(count)
+    return rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def load(path):
+    return jax.export.deserialize(bytearray(path.read_bytes()))
+
+
+@pytest.mark.parametrize("step", [3, 7])
+def test_outputs_are_those_of_predict(root, step):
+    out = root / "out" / f"model{step}"
+    assert ask(root, f"--out={out}", f"--step={step}") == 0
+    model = load(out)
+    assert model.platforms == ("cpu", "cuda", "tpu")
+    mine = inference.load(f"{root}/run", str(step))
+    for count in (1, 2, 7):
+        p = np.asarray(model.call(noise(count)))
+        assert p.dtype == np.float32 and p.max() < 0.99
+        np.testing.assert_allclose(
+            p, mine.predict(noise(count)).probabilities, atol=1e-6
+        )
+    with pytest.raises(ValueError, match="shape"):
+        model.call(noise(2, 9))
+    with pytest.raises(ValueError, match="uint8"):
+        model.call(noise(2).astype(np.float32))
+
+
+def size_and_module(folder, **overrides):
+    workdirs.make(folder, **overrides)
+    run = saved.load(str(folder))
+    found = export.exported(run)
+    return run, bytes(found.serialize()), found.mlir_module()
+
+
+QUEUES = {"method.rsmatch.queue_length": 3, "method.rsmatch.queue_sample": "uniform"}
+
+
+def test_neither_detector_nor_queue_nor_fake_head_is_in_it(root, tmp_path):
+    """By size, by name, and by the shape of every constant."""
+    run, data, module = size_and_module(tmp_path / "rsmatch")
+    state = run.state
+    needed = (
+        state.ema["classifier"]["encoder"],
+        state.ema["classifier"]["heads"]["real"],
+        state.stats["classifier"],
+    )
+    floats = sum(leaf.size for leaf in jax.tree.leaves(needed))
+    assert 4 * floats < len(data) < 4 * floats + PROGRAM
+    detector = sum(leaf.size for leaf in jax.tree.leaves(state.ema["detector"]))
+    assert 4 * detector > PROGRAM  # it would show
+    for word in ("fake", "detector", "queue", "synthetic", "opt_state"):
+        assert word not in module and word.encode() not in data, word
+    slots = state.extra["queue"].images.shape
+    assert "x".join(map(str, slots)) not in module
+    assert state.extra["queue"].images.nbytes > PROGRAM
+    # Another queue or method, the same network: the same file but for its numbers.
+    for name, keys in (
+        ("one", {**QUEUES, "method.rsmatch.individual_models": False}),
+        ("simmatch", {"method.name": "simmatch"}),
+    ):
+        _, other, _ = size_and_module(tmp_path / name, **keys)
+        assert abs(len(other) - len(data)) < 64, name
+
+
+def test_no_folder_of_this_machine_is_named(root):
+    out = root / "out" / "paths"
+    assert ask(root, f"--out={out}") == 0
+    data = out.read_bytes()
+    for word in (b"rsmatch_jax", b"site-packages", b".py", str(root).encode()):
+        assert word not in data
+    assert str(root) not in (root / "out" / "paths.json").read_text()
+    assert str(root) not in (root / "out" / "paths.md").read_text()
+
+
+def test_bfloat16_runs(tmp_path):
+    """For all platforms, from a process that has a CPU alone."""
+    _, data, module = size_and_module(tmp_path / "r", **{"model.dtype": "bfloat16"})
+    assert "bf16" in module
+    model = jax.export.deserialize(bytearray(data))
+    p = np.asarray(model.call(noise(5)))
+    assert p.dtype == np.float32
+    mine = inference.load(str(tmp_path / "r")).predict(noise(5))
+    np.testing.assert_allclose(p, mine.probabilities, atol=2e-3)
+
+
+def test_a_resnet_is_exported_for_all_platforms(tmp_path, monkeypatch):
+    """One block a stage: the layers are those of the larger ones."""
+    small = functools.partial(resnet.ResNet, blocks=(1, 1, 1, 1), bottleneck=True)
+    monkeypatch.setitem(models.MODELS, "resnet50", small)
+    keys = {"model.classifier": "resnet50", "method.name": "supervised"}
+    run, data, _ = size_and_module(tmp_path / "r", **keys)
+    model = jax.export.deserialize(bytearray(data))
+    mine = inference.Model(run).predict(noise(3))
+    np.testing.assert_allclose(
+        np.asarray(model.call(noise(3))), mine.probabilities, atol=1e-6
+    )
+
+
+def test_the_card_says_what_the_file_is(root):
+    line = {"step": 7, "eval/test_accuracy": 0.625, "eval/test_top5": 1.0}
+    other = {"step": 3, "eval/test_accuracy": 0.5}
+    folder, out = root / "run", root / "out" / "card.bin"
+    (folder / "metrics.jsonl").write_text(
+        "\n".join(map(json.dumps, [line, {"step": 7, "train/loss": 1.0}, other])) + "\n"
+    )
+    (folder / "result.json").write_text(
+        '{"test_accuracy": 0.1, "test_accuracy_best": 0.75, "status": "running"}'
+    )
+    try:
+        assert ask(root, f"--out={out}") == 0
+    finally:
+        (folder / "metrics.jsonl").unlink()
+        (folder / "result.json").unlink()
+    card = json.loads((root / "out" / "card.bin.json").read_text())
+    text = (root / "out" / "card.bin.md").read_text()
+    data = out.read_bytes()
+    assert card["file"] == {
+        "format": "jax.export",
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "platforms": ["cpu", "cuda", "tpu"],
+    }
+    assert card["classes"] == [f"class_{k}" for k in range(10)]
+    assert card["input"]["shape"] == ["b", 8, 8, 3]
+    assert card["training"]["step"] == 7
+    assert card["training"]["generators"] == ["generator_a", "generator_b"]
+    assert card["figures"] == {
+        "test_accuracy": 0.625,
+        "validation_accuracy": None,
+        "test_accuracy_best": 0.75,
+        "test_accuracy_median20": None,
+    }
+    assert card["versions"] == {"rsmatch_jax": __version__, "jax": jax.__version__}
+    for words in (
+        "# card.bin\n",
+        "A wrn_10_1 that tells 10 classes of fake apart, trained by rsmatch on 40",
+        "test accuracy of this checkpoint",
+        "62.50 %",
+        "75.00 %",
+        "0: class_0, 1: class_1",
+        "crop the central square",
+        card["file"]["sha256"],
+    ):
+        assert words in text, words
+    assert "10.00 %" not in text  # of the last step, which may be another one
+
+
+def test_the_cards_example_runs(root, monkeypatch):
+    out = root / "out" / "example.bin"
+    assert ask(root, f"--out={out}") == 0
+    text = (root / "out" / "example.bin.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(root / "out")
+    names = {}
+    exec(code, names)
+    assert names["probabilities"].shape == (5, 10)
+
+
+def test_the_card_of_an_encoded_run_says_how_images_are_cut(tmp_path):
+    workdirs.make_encoded(tmp_path / "run", 16)
+    run = saved.load(str(tmp_path / "run"))
+    card = model_card.card(run, size=1, digest="", platforms=["cpu"])
+    assert "0.875" in card["input"]["other_sizes"]
+    assert "0.875" in model_card.text(card, "x")
+    many = {**card, "classes": [f"c{i}" for i in range(1000)]}
+    assert "and 980 more, in `x.json`" in model_card.text(many, "x")
+
+
+def test_the_card_of_labels_alone_names_no_other_images(tmp_path):
+    workdirs.make(tmp_path / "run", **{"method.name": "supervised"})
+    run = saved.load(str(tmp_path / "run"))
+    card = model_card.card(run, size=1, digest="", platforms=["cpu"])
+    assert run.generator_names and card["training"]["generators"] == []
+    assert card["training"]["unlabelled_images"] == 0
+    said = model_card.text(card, "x")
+    assert "40 labelled images. Step 7" in said and "synthetic (" not in said
+
+
+def test_half_a_line_of_metrics_leaves_the_cards_figures(root, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(root / "run", folder)
+    metrics = folder / "metrics.jsonl"
+    line = {"step": 7, "eval/test_accuracy": 0.625}
+    metrics.write_text(json.dumps(line) + '\n{"step": 8, "eval/test_accuracy": 0.')
+    made = model_card.card(
+        dataclasses.replace(saved.load(str(folder)), step=7),
+        size=1,
+        digest="",
+        platforms=["cpu"],
+    )
+    assert made["figures"]["test_accuracy"] == 0.625
+
+
+OUTS = {
+    "own": ("{root}/run/config.json", "among the files of the run"),
+    "card": ("{root}/run/config", "config.json is among the files of the run"),
+    "result": ("{root}/run/result", "result.json is among the files of the run"),
+    "lock": ("{root}/run/.lock", "among the files of the run"),
+    "saved": ("{root}/run/checkpoints/7/model", "among the files of the run"),
+    "aside": ("{root}/run/checkpoints_damaged/x", "among the files of the run"),
+    "events": ("{root}/run/events.out.x", "among the files of the run"),
+    "round": ("{root}/out/../run/data.json", "among the files of the run"),
+    "folder": ("{root}/gone/model", "there is no folder {root}/gone"),
+    "is_folder": ("{root}/out", "is no file name"),
+    "empty": ("", "--out= is no file name"),
+}
+
+
+@pytest.mark.parametrize("case", OUTS)
+def test_places_where_no_file_may_be_are_refused(root, capsys, case):
+    out, words = OUTS[case]
+    before = {p: p.read_bytes() for p in (root / "run").rglob("*") if p.is_file()}
+    assert ask(root, f"--out={out.format(root=root)}") == 2
+    assert words.format(root=root) in capsys.readouterr().err
+    assert before == {
+        p: p.read_bytes() for p in (root / "run").rglob("*") if p.is_file()
+    }
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ([], "required: --out"),
+        (["--out={root}/out/x", "--step=5"], "--step=5: there is no such checkpoint"),
+        (["--out={root}/out/x", "--workdir={root}/out"], "holds no run"),
+        (["--out={root}/out/x", "more"], "unrecognized arguments: more"),
+    ],
+)
+def test_wrong_requests_are_answered(root, capsys, argv, words):
+    assert ask(root, *(word.format(root=root) for word in argv)) == 2
+    said = capsys.readouterr().err
+    assert words in said and "Traceback" not in said
+    assert not (root / "out" / "x").exists()
+
+
+def test_a_file_may_lie_in_the_workdir_beside_the_runs_own(root):
+    out = root / "run" / "model.jaxexport"
+    assert ask(root, f"--out={out}") == 0
+    for path in (
+        out,
+        out.with_suffix(".jaxexport.json"),
+        out.with_suffix(".jaxexport.md"),
+    ):
+        path.unlink()

@@ -1,0 +1,134 @@
+"""The package from Python, and the README's examples as they stand there."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import workdirs
+from PIL import Image
+
+import rsmatch_jax
+from rsmatch_jax import errors, export, inference
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def examples():
+    """The Python blocks of the README's section."""
+    text = (ROOT / "README.md").read_text()
+    section = text.split("\n## Use a trained model\n")[1].split("\n## ")[0]
+    blocks = section.split("```python\n")[1:]
+    return [block.split("```")[0] for block in blocks]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A working directory as the README has it."""
+    root = tmp_path_factory.mktemp("library")
+    workdirs.make(root / "runs" / "demo", steps=(3, 7))
+    for name, shape in (("scan.png", (8, 8)), ("photo.jpg", (40, 60, 3))):
+        pixels = np.random.default_rng(len(shape)).integers(0, 256, shape, np.uint8)
+        Image.fromarray(pixels).save(root / name)
+    return root
+
+
+def run(program, folder, blocked=()):
+    """A fresh process in which some modules are as if not installed."""
+    code = f"""
+    import sys
+    sys.modules.update(dict.fromkeys({blocked!r}))
+    """
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code) + program],
+        cwd=folder,
+        env={"PATH": "", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_the_readmes_example_of_the_library_runs(place):
+    library, _ = examples()
+    done = run(library + "\nprint(features.shape, images.shape)", place)
+    assert done.returncode == 0, done.stderr
+    *lines, shapes = done.stdout.splitlines()
+    assert shapes == "(2, 64) (2, 8, 8, 3)"
+    model = rsmatch_jax.load(str(place / "runs" / "demo"), "best")
+    assert model.step == 3
+    found = model.predict(
+        model.read([str(place / x) for x in ("scan.png", "photo.jpg")])
+    )
+    for row, line in enumerate(lines):
+        name, p, synthetic = line.split()
+        assert name == model.class_names[found.labels[row]]
+        assert float(p) == pytest.approx(found.probabilities[row].max(), abs=1e-5)
+        assert float(synthetic) == pytest.approx(found.synthetic_scores[row], abs=1e-5)
+    assert len(lines) == 2
+
+
+BLOCKED = (
+    *("rsmatch_jax", "flax", "orbax", "optax", "tensorflow", "ml_collections", "absl"),
+    *("PIL", "sklearn", "tensorflow_datasets", "clu", "chex", "orbax.checkpoint"),
+)
+
+
+def test_the_readmes_example_of_an_exported_file_needs_jax_and_flatbuffers(place):
+    _, example = examples()
+    imported = {
+        name.name.split(".")[0]
+        for node in ast.walk(ast.parse(example))
+        if isinstance(node, ast.Import)
+        for name in node.names
+    }
+    assert imported == {"jax", "numpy"}
+    assert len(example.strip().splitlines()) <= 10
+    argv = [f"--workdir={place}/runs/demo", f"--out={place}/digits.jaxexport"]
+    assert export.main(argv) == 0
+    program = example + "print(probabilities.shape, 'flatbuffers' in sys.modules)"
+    done = run(program, place, BLOCKED)
+    assert done.returncode == 0, done.stderr
+    labels, shapes = done.stdout.splitlines()
+    assert shapes == "(5, 10) True"
+    expected = inference.load(str(place / "runs" / "demo")).predict(
+        np.zeros((5, 8, 8, 3), np.uint8)
+    )
+    assert labels == str(expected.labels)
+    for name in BLOCKED[:5]:  # they are blocked indeed
+        assert run(f"import {name}", place, BLOCKED).returncode == 1
+
+
+def test_importing_the_package_is_light():
+    done = run(
+        "import rsmatch_jax; print(len(sys.modules), 'jax' in sys.modules)", ROOT
+    )
+    assert done.stdout.endswith(" False\n")
+
+
+def test_mistakes_are_of_kinds_that_python_has(place):
+    with pytest.raises(ValueError, match="no such folder"):
+        rsmatch_jax.load(str(place / "gone"))
+    with pytest.raises(errors.RequestError, match="choose last, best or one of 3, 7"):
+        rsmatch_jax.load(str(place / "runs" / "demo"), "5")
+
+
+def test_everything_public_says_what_it_takes_and_gives():
+    for thing in (
+        rsmatch_jax.load,
+        inference.Model,
+        inference.Model.read,
+        inference.Model.predict,
+        inference.Model.features,
+        inference.Predictions,
+    ):
+        assert thing.__doc__ and len(thing.__doc__) > 60, thing
+    for thing in (
+        inference.Model.read,
+        inference.Model.predict,
+        inference.Model.features,
+    ):
+        assert "Raises" in thing.__doc__ and "uint8" in thing.__doc__

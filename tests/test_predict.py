@@ -1,0 +1,254 @@
+"""The predict command: its lines, its exit codes, and what it says of a bad request."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import test_image_files
+import workdirs
+from PIL import Image
+from test_inference import ANOTHER, UNFIT
+
+from rsmatch_jax import evaluate, evaluation, export, inference, predict
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """(folder of a run and of images, experiment, {step: state})."""
+    root = tmp_path_factory.mktemp("predict")
+    exp, states = workdirs.make(root / "run", steps=(3, 7))
+    (root / "images").mkdir()
+    for i, pixels in enumerate(images()):
+        Image.fromarray(pixels).save(root / "images" / f"{i}.png")
+    (root / "empty").mkdir()
+    return root, exp, states
+
+
+def images(count=12):
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+
+
+def ask(root, *argv):
+    return predict.main([f"--workdir={root}/run", "--batch_size=8", *argv])
+
+
+def lines(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("step", [3, 7])
+def test_lines_are_evaluations_rows_on_the_same_pixels(world, capsys, step):
+    root, exp, states = world
+    rows = evaluation.predict(
+        evaluation.mapped_forward(exp.nets, exp.devices),
+        states[step],
+        images(),
+        np.zeros(len(images()), np.int32),
+        12,
+        exp.devices,
+    )
+    assert ask(root, f"--step={step}", f"{root}/images") == 0
+    said = capsys.readouterr()
+    found = lines(said.out)
+    assert [x["image"] for x in found] == [f"{root}/images/{i}.png" for i in range(12)]
+    assert [x["label"] for x in found] == rows["predicted"].tolist()
+    assert [x["class"] for x in found] == [f"class_{k}" for k in rows["predicted"]]
+    for key, row in (
+        ("probability", "confidence"),
+        ("synthetic_score", "synthetic_score"),
+    ):
+        np.testing.assert_allclose([x[key] for x in found], rows[row], atol=1e-6)
+    assert all(x["size"] == [8, 8] and x["changes"] == [] for x in found)
+    assert "12 images in" in said.err and f"by step {step} of {root}/run" in said.err
+
+
+def test_lines_of_top_classes_go_to_a_file(world, tmp_path, capsys):
+    root, _, _ = world
+    out = tmp_path / "lines.jsonl"
+    assert ask(root, "--top=3", f"--out={out}", f"{root}/images/1.png") == 0
+    assert capsys.readouterr().out == ""
+    (line,) = lines(out.read_text())
+    p = list(line["top"].values())
+    assert len(p) == 3 and p == sorted(p, reverse=True)
+    assert (list(line["top"])[0], p[0]) == (line["class"], line["probability"])
+    assert ask(root, "--top=99", f"--out={out}", f"{root}/images/1.png") == 0
+    (line,) = lines(out.read_text())
+    assert len(line["top"]) == 10 and sum(line["top"].values()) == pytest.approx(1)
+
+
+def test_a_run_without_a_detector_gives_null(world, tmp_path, capsys):
+    root, _, _ = world
+    workdirs.make(tmp_path / "run", **{"method.name": "supervised"})
+    assert ask(tmp_path, f"{root}/images") == 0
+    found = lines(capsys.readouterr().out)
+    assert len(found) == 12 and {x["synthetic_score"] for x in found} == {None}
+
+
+def test_what_was_done_to_an_image_is_said_and_counted(world, tmp_path, capsys):
+    root, _, _ = world
+    alpha = np.zeros((20, 30, 4), np.uint8)
+    for name in ("a.png", "b.png"):
+        Image.fromarray(alpha).save(tmp_path / name)
+    assert ask(root, str(tmp_path), f"{root}/images/0.png") == 0
+    said = capsys.readouterr()
+    a, _, plain = lines(said.out)
+    assert a["size"] == [30, 20] and plain["changes"] == []
+    assert a["changes"] == [
+        "alpha channel dropped",
+        "cropped to its central square",
+        "resized from 30x20",
+    ]
+    assert "changed: 2 alpha channel dropped, 2 cropped" in said.err
+    assert "2 resized" in said.err
+
+
+def test_one_broken_image_of_a_thousand(world, tmp_path, capsys):
+    """It is named at the end, the others are predicted, and the exit code is 1."""
+    root, _, _ = world
+    for i in range(1000):
+        shutil.copy(root / "images" / f"{i % 12}.png", tmp_path / f"{i}.png")
+    (tmp_path / "500.png").write_bytes((tmp_path / "500.png").read_bytes()[:60])
+    assert ask(root, "--batch_size=256", str(tmp_path)) == 1
+    said = capsys.readouterr()
+    found = lines(said.out)
+    assert len(found) == 999
+    assert [x["image"] for x in found] == [
+        f"{tmp_path}/{i}.png" for i in range(1000) if i != 500
+    ]
+    one = [x["probability"] for x in found if x["image"].endswith("/12.png")]
+    assert one == pytest.approx([found[0]["probability"]], abs=1e-6)
+    last = said.err[said.err.rfind("error: ") :]
+    assert "1 of 1000 files could not be read, the others are predicted" in last
+    assert f"{tmp_path}/500.png: " in last
+
+
+def test_what_ends_badly_leaves_the_file_that_was_there(world, tmp_path, monkeypatch):
+    root, _, _ = world
+    out = tmp_path / "lines.jsonl"
+    out.write_text("earlier\n")
+    first = predict.json.dumps
+
+    def fail(line):
+        monkeypatch.setattr(predict.json, "dumps", lambda line: 1 / 0)
+        return first(line)
+
+    monkeypatch.setattr(predict.json, "dumps", fail)
+    assert ask(root, f"--out={out}", str(root / "images")) == 1
+    assert out.read_text() == "earlier\n"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_every_broken_file_is_named(world, tmp_path, capsys):
+    root, _, _ = world
+    broken = test_image_files.broken_files(tmp_path)
+    assert ask(root, str(tmp_path)) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and "the others" not in said.err
+    for path, reason in broken.items():
+        (line,) = [x for x in said.err.splitlines() if x.strip().startswith(path)]
+        assert reason in line
+    assert "Warning" not in said.err  # Pillow's, of bombs
+
+
+REQUESTS = {
+    "empty": (["{root}/empty"], "{root}/empty: there is no image in this folder"),
+    "pattern": (["{root}/*.webp"], "{root}/*.webp: no file matches this pattern"),
+    "gone": (["{root}/gone.png"], "{root}/gone.png: there is no such file or folder"),
+    "step": (["--step=5", "{root}/images"], "--step=5: there is no such checkpoint"),
+    "word": (["--step=worst", "{root}/images"], "choose last, best or one of 3, 7"),
+    "batch": (["--batch_size=0", "{root}/images"], "--batch_size=0: it must be 1 or"),
+    "text": (["--batch_size=x", "{root}/images"], "invalid int value: 'x'"),
+    "top": (["--top=-1", "{root}/images"], "--top=-1: it must be 0 or more"),
+    "nothing": ([], "the following arguments are required: IMAGE"),
+    "out": (["--out={root}/run/x.json", "{root}/images"], "use --out=FILE.jsonl"),
+    "own": (
+        ["--out={root}/run/metrics.jsonl", "{root}/images"],
+        "metrics.jsonl is among the files of the run",
+    ),
+    "no_name": (["--out=", "{root}/images"], "--out= is no file name"),
+    "folder": (["--out=/nope/x.jsonl", "{root}/images"], "there is no folder /nope"),
+    "run": (["--workdir={root}/images", "{root}/images"], "holds no run"),
+    "no_run": (["--workdir={root}/gone", "{root}/images"], "there is no such folder"),
+}
+
+
+@pytest.mark.parametrize("case", REQUESTS)
+def test_wrong_requests_are_answered(world, capsys, case):
+    root, _, _ = world
+    argv, words = REQUESTS[case]
+    assert ask(root, *(word.format(root=root) for word in argv)) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and "Traceback" not in said.err
+    assert words.format(root=root) in said.err[said.err.index("error: ") :]
+
+
+@pytest.mark.parametrize("case", ["no_data", "method", "queue", "key", "nothing"])
+def test_runs_that_do_not_fit_are_refused_by_every_command(
+    world, tmp_path, capsys, case
+):
+    """Another method's, another version's, or without a checkpoint: exit code 2."""
+    root, _, _ = world
+    copy = shutil.copytree(root / "run", tmp_path / "run")
+    UNFIT[case][0](copy)
+    out = tmp_path / "model"
+    for main, argv in (
+        (predict.main, [f"{root}/images"]),
+        (export.main, [f"--out={out}"]),
+        (evaluate.main, []),
+    ):
+        assert main([f"--workdir={copy}", *argv]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: ") and "Traceback" not in said
+        assert case not in ("method", "queue") or ANOTHER in said
+    assert not out.exists()
+
+
+def test_a_damaged_checkpoint_is_a_failure(world, tmp_path, capsys):
+    root, _, _ = world
+    copy = shutil.copytree(root / "run", tmp_path / "run")
+    shutil.rmtree(copy / "checkpoints" / "7" / "state")
+    assert ask(tmp_path, f"{root}/images") == 1
+    assert "checkpoints/7 is damaged" in capsys.readouterr().err
+
+
+def test_the_workdir_is_only_read(world):
+    root, _, _ = world
+
+    def snapshot():
+        return {p: p.stat().st_mtime_ns for p in (root / "run").rglob("*")}
+
+    before = snapshot()
+    assert ask(root, f"{root}/images") == 0
+    assert snapshot() == before
+
+
+def test_as_a_process(world):
+    """Standard output has the lines and nothing else."""
+    root, _, _ = world
+    command = [sys.executable, "-m", "rsmatch_jax.predict", f"--workdir={root}/run"]
+    done = subprocess.run(
+        [*command, f"{root}/images/0.png"], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = lines(done.stdout)
+    assert line["image"] == f"{root}/images/0.png"
+
+
+def test_batches_are_no_larger_than_the_images(world, monkeypatch, capsys):
+    """One image does not pay for 256."""
+    root, _, _ = world
+    seen = []
+    plain = inference.Model._program
+
+    def program(self, names, rows, features):
+        seen.append(rows)
+        return plain(self, names, rows, features)
+
+    monkeypatch.setattr(inference.Model, "_program", program)
+    assert ask(root, f"{root}/images/0.png") == 0
+    assert ask(root, f"{root}/images") == 0
+    assert seen == [1, 8]
