@@ -3,12 +3,13 @@
 import json
 
 import jax
-from helpers import build, config
+from helpers import TINY, build, config
 
 from rsmatch_jax import logbook, train
 from rsmatch_jax.checkpoint import Checkpoints
 
 KEYS = {
+    **TINY,
     "train.num_steps": 4,
     "eval.every_steps": 2,
     "checkpoint.every_steps": 2,

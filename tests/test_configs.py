@@ -5,7 +5,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from helpers import batches, build, config, train
+from helpers import TINY, batches, build, config, train
 
 from rsmatch_jax import validate
 
@@ -50,7 +50,7 @@ def test_config_takes_two_steps(name):
     """Its own keys, but small networks and batches, and `fake` for downloaded sets."""
     data = {"data.name": "fake", "data.image_size": None}  # it is made at 8 px
     data = {} if name == "digits" else data
-    _, _, exp = build(name=name, **{**data, "model.detector": "wrn_10_1"})
+    _, _, exp = build(name=name, **{**TINY, **data})
     state, metrics = train(exp, batches(exp, 2))
     assert int(state.step) == 2
     assert np.isfinite(metrics[-1]["loss"])
@@ -58,7 +58,7 @@ def test_config_takes_two_steps(name):
 
 @pytest.mark.parametrize("overrides", ABLATIONS, ids=lambda o: ",".join(o))
 def test_ablation_takes_two_steps(overrides):
-    _, _, exp = build(**{**overrides, "method.threshold": 0.1})
+    _, _, exp = build(**{**TINY, **overrides, "method.threshold": 0.1})
     state, metrics = train(exp, batches(exp, 2))
     assert all(np.isfinite(v) for v in metrics[-1].values())
     for leaf in jax.tree.leaves(

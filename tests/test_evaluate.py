@@ -7,7 +7,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from helpers import config
+from helpers import TINY, config
 from sklearn import metrics as sk
 
 from rsmatch_jax import evaluate, experiment, logbook, train, workdir
@@ -15,6 +15,7 @@ from rsmatch_jax.checkpoint import Checkpoints
 from rsmatch_jax.errors import RequestError
 
 KEYS = {
+    **TINY,
     "train.num_steps": 8,
     "train.batch_size": 8,
     "eval.every_steps": 4,

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import workdirs
+from helpers import TINY
 
 from rsmatch_jax import evaluation, experiment, inference, saved
 from rsmatch_jax.data import normalise
@@ -21,7 +22,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(folder):
     """(experiment, {step: state}) of the workdir."""
-    return workdirs.make(folder, steps=(3, 7))
+    return workdirs.make(folder, steps=(3, 7), **TINY)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ def test_any_number_of_images(model, count):
     found = model.predict(noise(5)[:count])
     assert found.probabilities.shape == (count, 10)
     assert found.synthetic_scores.shape == (count,)
-    assert model.features(noise(5)[:count]).shape == (count, 64)
+    assert model.features(noise(5)[:count]).shape == (count, 16)
     np.testing.assert_allclose(
         found.probabilities, whole.probabilities[:count], atol=1e-6
     )
@@ -156,7 +157,7 @@ def test_it_takes_the_first_device_alone(folder, run):
 
 @pytest.mark.parametrize("name", ["supervised", "simmatch"])
 def test_runs_without_a_detector(tmp_path, name):
-    workdirs.make(tmp_path / "r", **{"method.name": name})
+    workdirs.make(tmp_path / "r", **TINY, **{"method.name": name})
     model = inference.load(str(tmp_path / "r"))
     assert model.predict(noise(2)).synthetic_scores is None
     assert model.predict(noise(0)).synthetic_scores is None
@@ -167,7 +168,7 @@ def test_runs_without_a_detector(tmp_path, name):
 
 def test_a_detector_on_the_classifiers_encoder(tmp_path):
     exp, states = workdirs.make(
-        tmp_path / "r", **{"method.rsmatch.individual_models": False}
+        tmp_path / "r", **TINY, **{"method.rsmatch.individual_models": False}
     )
     images = noise(3)
     model = inference.load(str(tmp_path / "r"))
@@ -177,14 +178,14 @@ def test_a_detector_on_the_classifiers_encoder(tmp_path):
 
 
 def test_bfloat16_is_honoured_and_probabilities_are_float32(tmp_path):
-    exp, states = workdirs.make(tmp_path / "r", **{"model.dtype": "bfloat16"})
+    exp, states = workdirs.make(tmp_path / "r", **TINY, **{"model.dtype": "bfloat16"})
     images = noise(6)
     found = inference.load(str(tmp_path / "r")).predict(images)
     assert found.probabilities.dtype == found.synthetic_scores.dtype == np.float32
     np.testing.assert_allclose(found.probabilities.sum(1), 1, atol=1e-6)
     _, p = by_hand(exp, states[7], "classifier", "real", images)
     np.testing.assert_allclose(found.probabilities, p, atol=0.01)
-    whole, _ = workdirs.make(tmp_path / "whole")  # the same numbers in float32
+    whole, _ = workdirs.make(tmp_path / "whole", **TINY)  # the same numbers in float32
     _, q = by_hand(whole, states[7], "classifier", "real", images)
     assert 1e-5 < np.abs(found.probabilities - q).max() < 0.1
 

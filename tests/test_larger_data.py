@@ -7,6 +7,7 @@ import os
 import encoded_sets
 import numpy as np
 import pytest
+from helpers import TINY
 
 import launch
 from rsmatch_jax import evaluate
@@ -30,8 +31,7 @@ def command(root, workdir, *flags):
         "data.cache_dir": root / "cache",
         "data.image_size": SIZE,
         "data.labels_per_class": 2,
-        "model.classifier": "wrn_10_1",
-        "model.detector": "wrn_10_1",
+        **TINY,
         "train.batch_size": 4,
         "train.num_steps": 2,
         "eval.batch_size": 16,

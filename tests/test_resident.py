@@ -4,7 +4,7 @@ several steps a dispatch."""
 import jax
 import numpy as np
 import pytest
-from helpers import assert_bit_equal, build, config
+from helpers import TINY, assert_bit_equal, build, config
 
 from rsmatch_jax import augment, experiment, feed, parallel, record, views
 from rsmatch_jax.data import resident, sampler
@@ -117,7 +117,8 @@ def run(exp, task, loop, rooms):
 
 def test_how_steps_are_dealt_out_changes_no_bit():
     """3 + 2 + 1 steps in one program against one at a time, in state and metrics."""
-    keys = {"train.batch_size": 2, "method.threshold": 0.2}  # loops are slow on a CPU
+    # Loops are slow on a CPU.
+    keys = {**TINY, "train.batch_size": 2, "method.threshold": 0.2}
     _, task, exp = build(**{"method.name": "fixmatch", **keys})
     three, metrics_three = run(exp, task, 3, [5, 2, 1])
     single, metrics_single = run(exp, task, 1, [9] * 6)

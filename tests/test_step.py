@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import batches, build, leaves, train
+from helpers import TINY, batches, build, leaves, train
 
 from rsmatch_jax import evaluation, parallel, step
 from rsmatch_jax.methods import METHODS
@@ -86,7 +86,8 @@ def test_methods_without_buffers_on_four_devices_equal_one(method):
 def test_replicas_are_donated_and_stay_bit_equal(method, sync_bn):
     """A forgotten mean over devices would show only here. Donation must hold for every
     leaf: a copied queue costs 70 times a push."""
-    _, _, exp = build(2, **LOOSE, **{"method.name": method, "model.sync_bn": sync_bn})
+    keys = {"method.name": method, "model.sync_bn": sync_bn}
+    _, _, exp = build(2, **LOOSE, **({} if sync_bn else TINY), **keys)
     state = exp.init_state()
     stream = [parallel.shard_rows(b, exp.devices) for b in batches(exp, 3)]
     program = exp.train_step().lower(state, stream[0]).compile()
@@ -157,7 +158,7 @@ def test_fifty_steps_trace_once(monkeypatch):
         return traced
 
     monkeypatch.setattr(step, "make_train_step", counting)
-    _, _, exp = build()
+    _, _, exp = build(**TINY)
     train(exp, batches(exp, 50))
     assert len(traces) == 1
 
@@ -228,6 +229,7 @@ def test_shared_encoder_learns_from_the_detector():
         for weight in (0.0, 1.0):
             _, _, exp = build(
                 **{
+                    **TINY,
                     "method.rsmatch.individual_models": individual,
                     "method.rsmatch.detector_unsup_weight": weight,
                     "method.rsmatch.detector_threshold": 0.5,

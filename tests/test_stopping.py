@@ -9,7 +9,7 @@ import time
 
 import jax
 import pytest
-from helpers import config
+from helpers import TINY, config
 from processes import with_default_signals
 
 from rsmatch_jax import logbook, train, workdir
@@ -115,6 +115,7 @@ def test_ignored_signals_stay_so():
 # Runs
 
 KEYS = {
+    **TINY,
     "method.name": "fixmatch",
     "method.threshold": 0.15,
     "input.randaugment_ops": 0,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import threadpoolctl
 import workdirs
-from helpers import build
+from helpers import TINY, build
 from PIL import Image
 from scipy import spatial
 
@@ -169,7 +169,7 @@ def test_pictures_of_few_and_many_classes(classes, tmp_path):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tsne") / "run"
-    workdirs.make(folder, (2, 4))
+    workdirs.make(folder, (2, 4), **TINY)
     return folder, build()[1]
 
 
