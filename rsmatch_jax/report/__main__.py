@@ -5,8 +5,10 @@ by setting, seeds together. The tables are printed as Markdown and written, with
 and pictures, as one self-contained page, and as FILE.csv (a line a cell) and
 FILE.runs.csv (a line a run). FILE is DIR/report.html unless given. A DIR that is itself
 a run is shown in detail: its figures, curves, queue, mistakes, configuration, and the
-pictures that rsmatch_jax.analysis.see and .tsne have drawn there; --draw draws
-those that are not there, which takes the run's data.
+pictures that rsmatch_jax.analysis.see and .tsne have drawn there; --draw draws those
+that are not there, which takes the run's data (--data_dir=DIR and --synthetic_pool=DIR
+where they have moved).
+Exit codes: 0 done, 1 something could not be drawn, 2 the request was wrong.
 """
 
 import argparse
