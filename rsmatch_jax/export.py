@@ -84,9 +84,8 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--workdir", metavar="DIR", required=True)
+    saved.add_flags(parser)
     parser.add_argument("--out", metavar="FILE", required=True)
-    parser.add_argument("--step", metavar="last|best|N", default="last")
 
     def command():
         args = parser.parse_args(argv)

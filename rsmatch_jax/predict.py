@@ -23,7 +23,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from rsmatch_jax import compilation, inference, logbook, workdir
+from rsmatch_jax import compilation, inference, logbook, saved, workdir
 from rsmatch_jax.data import image_files, image_source
 from rsmatch_jax.errors import RequestError, RunFailed, exit_code
 from rsmatch_jax.terminal import Parser, Progress
@@ -103,8 +103,7 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--workdir", metavar="DIR", required=True)
-    parser.add_argument("--step", metavar="last|best|N", default="last")
+    saved.add_flags(parser)
     parser.add_argument("--top", metavar="K", type=int, default=0)
     parser.add_argument("--batch_size", metavar="N", type=int, default=inference.BATCH)
     parser.add_argument("--out", metavar="FILE.jsonl")

@@ -1,5 +1,6 @@
 """A trained run, opened where its data need not be; and its data, where they are."""
 
+import argparse
 import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -79,6 +80,18 @@ def _names(found: Sequence[str]) -> tuple[str, ...]:
     if not isinstance(found, list) or not all(isinstance(x, str) for x in found):
         raise ValueError("names that are no text")
     return tuple(found)
+
+
+def add_flags(parser: argparse.ArgumentParser):
+    """Of a command on a run: what `load` takes."""
+    parser.add_argument("--workdir", metavar="DIR", required=True)
+    parser.add_argument("--step", metavar="last|best|N", default="last")
+
+
+def add_data_flags(parser: argparse.ArgumentParser):
+    """Of a command on a run's data: what `load_task` takes."""
+    parser.add_argument("--data_dir", metavar="DIR")
+    parser.add_argument("--synthetic_pool", metavar="DIR")
 
 
 def load_task(

@@ -46,12 +46,12 @@ FREE = ("input.prefetch", "train.steps_per_dispatch", "checkpoint.", "log.")
 
 def read_config(workdir: str) -> dict[str, Any] | None:
     """The config of the run in `workdir`, None where there is no run."""
-    return _read_json(os.path.join(workdir, CONFIG_FILE))
+    return read_json(os.path.join(workdir, CONFIG_FILE))
 
 
 def read_result(workdir: str) -> dict[str, Any] | None:
     """The run's result.json, None where there is none."""
-    return _read_json(os.path.join(workdir, logbook.RESULT_FILE))
+    return read_json(os.path.join(workdir, logbook.RESULT_FILE))
 
 
 def check_writable(workdir: str, flag: str = "--workdir"):
@@ -101,7 +101,7 @@ def check_free(
 
 def read_data(workdir: str) -> dict[str, Any]:
     """What `claim` was told of the run's data. Raises RequestError where it is gone."""
-    found = _read_json(os.path.join(workdir, DATA_FILE))
+    found = read_json(os.path.join(workdir, DATA_FILE))
     if found is None:
         raise RequestError(
             f"--workdir={workdir} holds no {DATA_FILE}, so nothing tells the classes "
@@ -266,7 +266,9 @@ def _content(workdir: str) -> list[str]:
     return [n for n in names if n != LOCK_FILE and not n.endswith(_TEMPORARY)]
 
 
-def _read_json(path: str) -> dict[str, Any] | None:
+def read_json(path: str) -> dict[str, Any] | None:
+    """A file of a run; None where it is not there. Raises RequestError where it holds
+    no JSON object."""
     try:
         with open(path) as f:
             content = json.load(f)

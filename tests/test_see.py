@@ -3,7 +3,6 @@
 import functools
 import io
 import json
-import re
 import shutil
 
 import numpy as np
@@ -242,12 +241,7 @@ WRONG = {
 def test_wrong_requests(run, capsys, argv, said):
     folder, _ = run
     (folder / "folder.png").mkdir(exist_ok=True)
-    before = sorted(folder.iterdir())
-    assert ask(folder, *(arg.format(run=folder) for arg in argv)) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert re.search(said, error, re.DOTALL), error
-    assert sorted(folder.iterdir()) == before
+    workdirs.check_refused(ask, folder, argv, said, capsys)
 
 
 def test_a_folder_without_checkpoint(run, tmp_path, capsys):

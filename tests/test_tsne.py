@@ -1,7 +1,6 @@
 """python -m rsmatch_jax.analysis.tsne: maps of features, and two numbers about them."""
 
 import json
-import re
 import warnings
 
 import numpy as np
@@ -256,12 +255,7 @@ WRONG = {
 @pytest.mark.parametrize(("argv", "said"), WRONG.values(), ids=WRONG)
 def test_wrong_requests(run, capsys, argv, said):
     folder, _ = run
-    before = sorted(folder.iterdir())
-    assert ask(folder, *(arg.format(run=folder) for arg in argv)) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert re.search(said, error, re.DOTALL), error
-    assert sorted(folder.iterdir()) == before
+    workdirs.check_refused(ask, folder, argv, said, capsys)
 
 
 def test_help_tells_all(capsys):

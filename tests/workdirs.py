@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jax
 import numpy as np
@@ -74,3 +75,13 @@ def edit(folder, name, change):
     content = json.loads((folder / name).read_text())
     change(content)
     (folder / name).write_text(json.dumps(content))
+
+
+def check_refused(ask, folder, argv, said, capsys):
+    """ask(folder, *argv) exits with 2 and says so; nothing new lies in the folder."""
+    before = sorted(folder.iterdir())
+    assert ask(folder, *(arg.format(run=folder) for arg in argv)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert re.search(said, error, re.DOTALL), error
+    assert sorted(folder.iterdir()) == before

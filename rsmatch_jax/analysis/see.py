@@ -91,16 +91,14 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--workdir", metavar="DIR", required=True)
-    parser.add_argument("--step", metavar="last|best|N", default="last")
+    saved.add_flags(parser)
+    saved.add_data_flags(parser)
     parser.add_argument("--set", metavar="NAME")
     parser.add_argument("--index", metavar="I,J,...")
     parser.add_argument("--images", metavar="N", type=int)
     parser.add_argument("--class", metavar="NAME", dest="label")
     parser.add_argument("--stage", metavar="NAME")
     parser.add_argument("--out", metavar="FILE.png")
-    parser.add_argument("--data_dir", metavar="DIR")
-    parser.add_argument("--synthetic_pool", metavar="DIR")
     parser.add_argument("paths", metavar="IMAGE", nargs="*")
 
     def command():

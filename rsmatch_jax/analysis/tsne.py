@@ -76,14 +76,12 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--workdir", metavar="DIR", required=True)
-    parser.add_argument("--step", metavar="last|best|N", default="last")
+    saved.add_flags(parser)
+    saved.add_data_flags(parser)
     parser.add_argument("--images", metavar="N", type=int, default=IMAGES)
     parser.add_argument("--class", metavar="NAME", dest="classes", action="append")
     parser.add_argument("--seed", metavar="N", type=int, default=0)
     parser.add_argument("--out", metavar="FILE.png")
-    parser.add_argument("--data_dir", metavar="DIR")
-    parser.add_argument("--synthetic_pool", metavar="DIR")
 
     def command():
         _run(parser.parse_args(argv))

@@ -1,7 +1,6 @@
 """One run: what its folder holds beside its result."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -92,19 +91,7 @@ def _pictures(folder: str) -> dict[str, Picture]:
         path = os.path.join(folder, name)
         if os.path.exists(path):
             with open(path, "rb") as f:
-                found[name] = Picture(f.read(), _facts(path))
+                png = f.read()
+            facts = workdir.read_json(os.path.splitext(path)[0] + ".json")
+            found[name] = Picture(png, facts or {})
     return found
-
-
-def _facts(picture: str) -> Mapping[str, Any]:
-    path = os.path.splitext(picture)[0] + ".json"
-    try:
-        with open(path) as f:
-            found = json.load(f)
-        if not isinstance(found, dict):
-            raise ValueError(f"it holds a {type(found).__name__}")
-        return found
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as e:
-        raise RequestError(f"{path} cannot be read: {e}; draw it anew") from None
