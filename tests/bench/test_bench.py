@@ -1,12 +1,8 @@
 """The benches: what they compute from times, what they say, what they refuse."""
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
-import textwrap
 
+import fresh_process
 import jax
 import numpy as np
 import pytest
@@ -14,7 +10,6 @@ import pytest
 from rsmatch_jax.bench import __main__ as bench
 from rsmatch_jax.bench import hlo, request, results, step, timing, workload
 
-ROOT = pathlib.Path(__file__).parents[2]
 SMALL = [
     "--preset=cpu",
     "--config.model.classifier=wrn_10_1",
@@ -333,14 +328,5 @@ def test_it_needs_jax_and_configs_only(tmp_path):
     out = "--out={tmp_path}/figures.json"
     sys.exit(bench.main(["bench", "step", *{SMALL!r}, out]))
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        cwd=ROOT,
-        # conftest adds its flag again; twice the flag would be another cache key.
-        env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    fresh_process.run(program)
     assert len(json.loads((tmp_path / "figures.json").read_text())["rows"]) == len(FEW)

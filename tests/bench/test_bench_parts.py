@@ -3,12 +3,11 @@
 import functools
 import json
 import os
-import pathlib
 import random
 import subprocess
 import sys
-import textwrap
 
+import fresh_process
 import jax
 import numpy as np
 import pillow_oracle
@@ -30,7 +29,6 @@ from rsmatch_jax.bench import (
 from rsmatch_jax.bench import input as input_
 from rsmatch_jax.data import resident, sampler, tf_augment
 
-ROOT = pathlib.Path(__file__).parents[2]
 SMALL = (
     "--preset=cpu",
     "--config.train.batch_size=4",
@@ -334,17 +332,9 @@ def test_without_tensorflow_and_pillow(tmp_path):
     out = "--out={tmp_path}/figures.json"
     sys.exit(bench.main(["bench", "augment", *{SMALL!r}, out]))
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        cwd=ROOT,
-        env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "tf.data in batches: not measured" in done.stdout
-    assert "Pillow: not measured" in done.stdout
+    said = fresh_process.run(program)
+    assert "tf.data in batches: not measured" in said
+    assert "Pillow: not measured" in said
     written = json.loads((tmp_path / "figures.json").read_text())
     assert written["figures"] == {}
     kinds = ("weak", "strong, n = 2", "strong, n = 3")

@@ -1,0 +1,24 @@
+"""Programs in a process of their own, where what some hosts lack cannot be imported."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def run(program):
+    """What it printed; it must end well."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=ROOT,
+        # conftest adds its flag again; twice the flag would be another cache key.
+        env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
