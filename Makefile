@@ -29,7 +29,7 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 
 # What compares bits with Pillow's is compiled as users' programs are, see xla_flags.py.
-EXACT = tests/test_augment.py tests/test_augment_ops.py
+EXACT = tests/augment/test_augment.py tests/augment/test_augment_ops.py
 
 # What has a target of its own.
 APART = bench browser faults synthesis
@@ -94,8 +94,8 @@ smoke-run:
 	$(SMOKE)/python -m pip install --quiet --disable-pip-version-check --upgrade \
 	  --upgrade-strategy eager -r .venv-smoke/newest.txt pytest pytest-xdist
 	$(SMOKE)/python -m pytest -n 2 --dist worksteal tests/test_imports.py \
-	  tests/test_csqueue.py tests/test_optim.py tests/test_supply_chain.py \
+	  tests/methods/test_csqueue.py tests/test_optim.py tests/test_supply_chain.py \
 	  tests/test_step.py::test_replicas_are_donated_and_stay_bit_equal \
-	  'tests/test_resume.py::test_four_steps_equal_two_restore_two[rsmatch]'
+	  'tests/runs/test_resume.py::test_four_steps_equal_two_restore_two[rsmatch]'
 	$(SMOKE)/python launch.py --config=configs/digits.py --overwrite \
 	  --workdir=runs/smoke --config.train.num_steps=20 --config.eval.every_steps=20

@@ -21,8 +21,8 @@ import sys
 
 from absl import flags
 
-from rsmatch_jax import cluster, stopping, supervisor
 from rsmatch_jax.errors import STOPPED, exit_code
+from rsmatch_jax.runtime import cluster, stopping, supervisor
 
 GO_ON = "the same command goes on from the last checkpoint, if there is one"
 
@@ -53,14 +53,14 @@ def main(argv: list[str]) -> int:
 
 def _train(argv: list[str], group: cluster.Group | None) -> int:
     def command():
-        config, stem, values = command_line.parse(argv, define_flags)
-        validate.check_overrides(config, command_line.override_keys(argv))
+        config, stem, values = config_file.parse(argv, define_flags)
+        checks.check_overrides(config, config_file.override_keys(argv))
         compilation.use_cache(config.data.cache_dir)
         workdir = values.workdir
         if workdir is None:
             workdir = f"runs/{stem}-{config.method.name}-{config.seed}"
         hosts.start(group)
-        stop = alone or out.enter_context(stopping_together.on_signals())
+        stop = alone or out.enter_context(consensus.on_signals())
         if not hosts.is_primary():  # its lines would be those of process 0 again
             nobody = open(os.devnull, "w")  # noqa: SIM115 (as long as the process)
             out.enter_context(contextlib.redirect_stdout(nobody))
@@ -82,14 +82,9 @@ def _train(argv: list[str], group: cluster.Group | None) -> int:
         alone = None if group else out.enter_context(stopping.on_signals())
         # Not above: the parent of one of several processes stays small and without JAX,
         # and a signal may come while this takes its seconds.
-        from rsmatch_jax import (
-            command_line,
-            compilation,
-            hosts,
-            stopping_together,
-            train,
-            validate,
-        )
+        from rsmatch_jax import train
+        from rsmatch_jax.engine import checks, config_file
+        from rsmatch_jax.runtime import compilation, consensus, hosts
 
         code = exit_code(command, GO_ON)
     return hosts.leave(STOPPED if status == ["stopped"] else code)

@@ -25,6 +25,6 @@ def load(workdir: str, step: str = "last", *, batch_size: int = 256):
     the checkpoint is damaged.
     """
     # Not at the top: importing the package stays light.
-    from rsmatch_jax import inference
+    from rsmatch_jax.deploy import frozen
 
-    return inference.load(workdir, step, batch_size=batch_size)
+    return frozen.load(workdir, step, batch_size=batch_size)

@@ -18,8 +18,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from rsmatch_jax import evaluation, figures, logbook, saved, workdir
+from rsmatch_jax.deploy import saved
 from rsmatch_jax.errors import exit_code
+from rsmatch_jax.metrics import measure, scores
+from rsmatch_jax.runs import logbook, workdir
 from rsmatch_jax.terminal import Parser
 
 MOST_CONFUSED = 5
@@ -69,8 +71,8 @@ def evaluate(
     devices = list(devices or jax.local_devices())
     run = saved.load(folder, step, devices)
     task = saved.load_task(run, data_dir, synthetic_pool)
-    found = evaluation.measure(
-        evaluation.mapped_forward(run.exp.nets, devices),
+    found = measure.measure(
+        measure.mapped_forward(run.exp.nets, devices),
         run.state,
         task,
         threshold=run.exp.config.method.threshold,
@@ -109,7 +111,7 @@ def describe(found: dict[str, Any]) -> Iterator[str]:
         if total:
             said = f"  {name:<{width}}  {right / total:.4f}  ({right} of {total})"
             yield said if own is None else f"{said:<{width + 30}}{own:.4f}"
-    pairs = figures.most_confused(confusion, MOST_CONFUSED)
+    pairs = scores.most_confused(confusion, MOST_CONFUSED)
     if pairs:
         yield "most confused"
     for truth, said, count, total in pairs:

@@ -22,8 +22,9 @@ import jax
 import jax.export
 import numpy as np
 
-from rsmatch_jax import inference, logbook, model_card, saved, workdir
+from rsmatch_jax.deploy import card, frozen, saved
 from rsmatch_jax.errors import RequestError, exit_code
+from rsmatch_jax.runs import logbook, workdir
 from rsmatch_jax.terminal import Parser, say
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -32,7 +33,7 @@ CARDS = (".json", ".md")
 
 def exported(run: saved.Saved) -> jax.export.Exported:
     """The classifier of a run, uint8 [b, S, S, 3] -> float32 [b, K], for PLATFORMS."""
-    part = inference.parts(run)["classifier"]
+    part = frozen.parts(run)["classifier"]
     # On the host: what is closed over becomes part of the program.
     variables = jax.device_get(part.variables)
 
@@ -61,7 +62,7 @@ def write(run: saved.Saved, out: str) -> dict[str, Any]:
     """Writes `out` and its card beside it; returns the card. Raises: RequestError where
     they cannot be written."""
     data = bytes(exported(run).serialize())
-    made = model_card.card(
+    made = card.card(
         run,
         size=len(data),
         digest=hashlib.sha256(data).hexdigest(),
@@ -70,7 +71,7 @@ def write(run: saved.Saved, out: str) -> dict[str, Any]:
     try:
         logbook.replace_bytes(out, data)
         logbook.write_json(f"{out}.json", made)
-        logbook.replace_text(f"{out}.md", model_card.text(made, os.path.basename(out)))
+        logbook.replace_text(f"{out}.md", card.text(made, os.path.basename(out)))
     except OSError as e:
         raise RequestError(f"--out={out} cannot be written: {e}") from e
     return made

@@ -23,14 +23,16 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from rsmatch_jax import compilation, inference, logbook, saved, workdir
-from rsmatch_jax.data import image_files, image_source
+from rsmatch_jax.data.images import image_files, image_source
+from rsmatch_jax.deploy import frozen, saved
 from rsmatch_jax.errors import RequestError, RunFailed, exit_code
+from rsmatch_jax.runs import logbook, workdir
+from rsmatch_jax.runtime import compilation
 from rsmatch_jax.terminal import Parser, Progress
 
 
 def predict(
-    model: inference.Model,
+    model: frozen.Model,
     paths: Sequence[str],
     write: Callable[[dict[str, Any]], None],
     *,
@@ -69,7 +71,7 @@ def predict(
 
 def lines(
     names: Sequence[str],
-    found: inference.Predictions,
+    found: frozen.Predictions,
     loaded: Sequence[image_files.Loaded],
     top: int = 0,
 ) -> Iterator[dict[str, Any]]:
@@ -105,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     saved.add_flags(parser)
     parser.add_argument("--top", metavar="K", type=int, default=0)
-    parser.add_argument("--batch_size", metavar="N", type=int, default=inference.BATCH)
+    parser.add_argument("--batch_size", metavar="N", type=int, default=frozen.BATCH)
     parser.add_argument("--out", metavar="FILE.jsonl")
     parser.add_argument("images", metavar="IMAGE", nargs="+")
 
@@ -118,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
         workdir.check_out(args.out, args.workdir, ".jsonl")
         paths = image_files.find(args.images, _note)
         compilation.use_cache(None)
-        model = inference.load(args.workdir, args.step, batch_size=args.batch_size)
+        model = frozen.load(args.workdir, args.step, batch_size=args.batch_size)
         with contextlib.ExitStack() as stack:
             out = sys.stdout
             if args.out is not None:
@@ -138,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(
-    model: inference.Model,
+    model: frozen.Model,
     paths: Sequence[str],
     out: TextIO,
     *,

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rsmatch_jax import optim, parallel
-from rsmatch_jax.methods import Dims, Method
-from rsmatch_jax.models import Network
+from rsmatch_jax import optim
+from rsmatch_jax.methods.catalogue import Dims, Method
+from rsmatch_jax.models.networks import Network
+from rsmatch_jax.runtime import parallel
 from rsmatch_jax.state import Batch, TrainState
 
 

@@ -26,11 +26,13 @@ from collections.abc import Mapping, Sequence
 
 from absl import flags
 
-from rsmatch_jax import command_line, logbook, sweeps, validate, workdir
+from rsmatch_jax.engine import checks, config_file
 from rsmatch_jax.errors import RequestError, RunFailed, exit_code
-from rsmatch_jax.logbook import say
-from rsmatch_jax.stopping import ECHO
-from rsmatch_jax.sweeps import Cell, Sweep, Value
+from rsmatch_jax.report import grid
+from rsmatch_jax.report.grid import Cell, Sweep, Value
+from rsmatch_jax.runs import logbook, workdir
+from rsmatch_jax.runs.logbook import say
+from rsmatch_jax.runtime.stopping import ECHO
 from rsmatch_jax.terminal import Parser
 
 GO_ON = "the same command goes on where it stopped"
@@ -87,7 +89,7 @@ def run(args: argparse.Namespace, overrides: Sequence[str]):
         return
     try:
         os.makedirs(out, exist_ok=True)
-        sweeps.write_record(out, sweep, seeds, more)
+        grid.write_record(out, sweep, seeds, more)
     except OSError as e:
         raise RequestError(f"--out={out} cannot be written ({e})") from e
     failed, busy = _run_all(runs)
@@ -170,9 +172,9 @@ def _runs(
     runs = []
     for seed in seeds:
         for cell in sweep.cells:
-            folder = sweeps.run_folder(out, cell.folder(), seed)
+            folder = grid.run_folder(out, cell.folder(), seed)
             keys = {**cell.all_overrides(more), "seed": seed}
-            argv = [f"--config={os.path.relpath(sweeps.config_path(cell.config))}"]
+            argv = [f"--config={os.path.relpath(grid.config_path(cell.config))}"]
             argv += [f"--config.{key}={value}" for key, value in keys.items()]
             argv.append(f"--workdir={folder}")
             runs.append(Run(cell, seed, folder, tuple(argv)))
@@ -181,8 +183,8 @@ def _runs(
 
 def _check(r: Run):
     """Everything about a run that can be known before data are loaded."""
-    config, _, _ = command_line.parse(["launch.py", *r.argv], _launch_flags)
-    validate.check(config, num_devices=1)
+    config, _, _ = config_file.parse(["launch.py", *r.argv], _launch_flags)
+    checks.check(config, num_devices=1)
     workdir.check_writable(r.workdir)
     workdir.check_free(r.workdir, config.to_dict(), WAY_OUT)
     workdir.read_result(r.workdir)
@@ -198,10 +200,10 @@ def _overrides(sweep: Sweep, given: Sequence[str]) -> dict[str, Value]:
         if not flag.lstrip("-").startswith(("config.", "noconfig.")):
             raise RequestError(f"{flag!r} is no flag of a sweep; see --help")
     cell = sweep.cells[0]
-    argv = ["launch.py", f"--config={sweeps.config_path(cell.config)}", *given]
-    config, _, _ = command_line.parse(argv, lambda values: None)
+    argv = ["launch.py", f"--config={grid.config_path(cell.config)}", *given]
+    config, _, _ = config_file.parse(argv, lambda values: None)
     values = logbook.flat(config.to_dict())
-    keys = command_line.override_keys(argv)
+    keys = config_file.override_keys(argv)
     if "seed" in keys:
         raise RequestError("--config.seed: a sweep takes --seeds=0,1,2")
     more = {key: values[key] for key in keys}
@@ -216,7 +218,7 @@ def _overrides(sweep: Sweep, given: Sequence[str]) -> dict[str, Value]:
 
 
 def _named(name: str) -> Sweep:
-    known = sweeps.load()
+    known = grid.load()
     if name not in known:
         listed = "\n".join(f"  {n}: {s.title}" for n, s in known.items())
         raise RequestError(f"there is no sweep {name!r}; those that are:\n{listed}")
@@ -248,7 +250,7 @@ def _shard(runs: list[Run], text: str | None) -> list[Run]:
 
 
 def _launcher() -> str:
-    return os.path.join(command_line.ROOT, "launch.py")
+    return os.path.join(config_file.ROOT, "launch.py")
 
 
 def _parser() -> Parser:

@@ -10,13 +10,15 @@ import jax
 import numpy as np
 
 import rsmatch_jax
-from rsmatch_jax import experiment, feed, hosts, parallel, plan, validate, workdir
-from rsmatch_jax.checkpoint import Checkpoints
 from rsmatch_jax.data import rs_ssl
+from rsmatch_jax.engine import checks, experiment, feed, plan
+from rsmatch_jax.engine.loop import Loop
 from rsmatch_jax.errors import RunFailed
-from rsmatch_jax.logbook import say
-from rsmatch_jax.loop import Loop
-from rsmatch_jax.stopping import Stop
+from rsmatch_jax.runs import workdir
+from rsmatch_jax.runs.checkpoint import Checkpoints
+from rsmatch_jax.runs.logbook import say
+from rsmatch_jax.runtime import hosts, parallel
+from rsmatch_jax.runtime.stopping import Stop
 
 
 def run(
@@ -37,7 +39,7 @@ def run(
     before anything is written, and RunFailed where the run cannot go on.
     """
     devices = list(devices or parallel.all_devices())
-    validate.check(config, len(devices))
+    checks.check(config, len(devices))
     _require_equal_hosts(config)
 
     def earlier():
@@ -65,7 +67,7 @@ def run(
     warnings = []
     if config.method.name == "rsmatch":
         num_synthetic = int(task.unl_synthetic.sum())
-        warnings += validate.check_queue(config, dims.num_classes, num_synthetic)
+        warnings += checks.check_queue(config, dims.num_classes, num_synthetic)
     exp = experiment.build(config, dims, task.name, devices)
     source, chosen = feed.make(exp, task)
     for line in [

@@ -3,7 +3,7 @@
 import gc
 import os
 
-import xla_flags
+from support import xla_flags
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = xla_flags.flags()

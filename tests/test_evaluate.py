@@ -7,12 +7,14 @@ import time
 import jax
 import numpy as np
 import pytest
-from helpers import TINY, config
 from sklearn import metrics as sk
+from support.helpers import TINY, config
 
-from rsmatch_jax import evaluate, experiment, logbook, train, workdir
-from rsmatch_jax.checkpoint import Checkpoints
+from rsmatch_jax import evaluate, train
+from rsmatch_jax.engine import experiment
 from rsmatch_jax.errors import RequestError
+from rsmatch_jax.runs import logbook, workdir
+from rsmatch_jax.runs.checkpoint import Checkpoints
 
 KEYS = {
     **TINY,

@@ -9,10 +9,12 @@ import shutil
 import jax
 import numpy as np
 import pytest
-import workdirs
+from support import workdirs
 
-from rsmatch_jax import __version__, export, inference, model_card, models, saved
-from rsmatch_jax.models import resnet
+from rsmatch_jax import __version__, export
+from rsmatch_jax.deploy import card as model_card
+from rsmatch_jax.deploy import frozen, saved
+from rsmatch_jax.models import networks, resnet
 
 PROGRAM = 20_000  # bytes, at most, beside the numbers
 
@@ -44,7 +46,7 @@ def test_outputs_are_those_of_predict(root, step):
     assert ask(root, f"--out={out}", f"--step={step}") == 0
     model = load(out)
     assert model.platforms == ("cpu", "cuda", "tpu")
-    mine = inference.load(f"{root}/run", str(step))
+    mine = frozen.load(f"{root}/run", str(step))
     for count in (1, 2, 7):
         p = np.asarray(model.call(noise(count)))
         assert p.dtype == np.float32 and p.max() < 0.99
@@ -111,18 +113,18 @@ def test_bfloat16_runs(tmp_path):
     model = jax.export.deserialize(bytearray(data))
     p = np.asarray(model.call(noise(5)))
     assert p.dtype == np.float32
-    mine = inference.load(str(tmp_path / "r")).predict(noise(5))
+    mine = frozen.load(str(tmp_path / "r")).predict(noise(5))
     np.testing.assert_allclose(p, mine.probabilities, atol=2e-3)
 
 
 def test_a_resnet_is_exported_for_all_platforms(tmp_path, monkeypatch):
     """One block a stage: the layers are those of the larger ones."""
     small = functools.partial(resnet.ResNet, blocks=(1, 1, 1, 1), bottleneck=True)
-    monkeypatch.setitem(models.MODELS, "resnet50", small)
+    monkeypatch.setitem(networks.MODELS, "resnet50", small)
     keys = {"model.classifier": "resnet50", "method.name": "supervised"}
     run, data, _ = size_and_module(tmp_path / "r", **keys)
     model = jax.export.deserialize(bytearray(data))
-    mine = inference.Model(run).predict(noise(3))
+    mine = frozen.Model(run).predict(noise(3))
     np.testing.assert_allclose(
         np.asarray(model.call(noise(3))), mine.probabilities, atol=1e-6
     )

@@ -5,12 +5,12 @@ import subprocess
 import sys
 
 import pytest
-from helpers import config
+from support.helpers import config
 
 import launch
-from rsmatch_jax import command_line, validate
+from rsmatch_jax.engine import checks, config_file
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.methods import METHODS
+from rsmatch_jax.methods.catalogue import METHODS
 
 ROOT = pathlib.Path(__file__).parent.parent
 DIGITS = "--config=configs/digits.py"
@@ -255,28 +255,28 @@ def test_wrong_request_is_answered(argv, words, tmp_path, capsys, monkeypatch):
 )
 def test_keys_of_the_chosen_method_are_taken(argv):
     argv = ["launch.py", DIGITS, *(f"--config.method.{key}" for key in argv)]
-    config, stem, _ = command_line.parse(argv, launch.define_flags)
-    validate.check(config, num_devices=1)
+    config, stem, _ = config_file.parse(argv, launch.define_flags)
+    checks.check(config, num_devices=1)
     assert stem == "digits"
 
 
 def test_file_loaded_before_leaves_nothing_behind():
-    command_line.parse(["launch.py", DIGITS], launch.define_flags)
+    config_file.parse(["launch.py", DIGITS], launch.define_flags)
     with pytest.raises(RequestError, match=r"launch\.py cannot be loaded.*get_config"):
-        command_line.parse(["launch.py", "--config=launch.py"], launch.define_flags)
+        config_file.parse(["launch.py", "--config=launch.py"], launch.define_flags)
 
 
 def test_file_may_hold_values_of_every_method():
     """Only what is typed is judged, whatever the method; and each block has one."""
     c = config(**{"method.simmatch.temperature": 0.2, "method.freematch.ema_decay": 0})
-    validate.check_overrides(c, ["seed", "method.name", "method.threshold"])
+    checks.check_overrides(c, ["seed", "method.name", "method.threshold"])
     blocks = {key for key, value in c.method.items() if hasattr(value, "items")}
     assert blocks <= set(METHODS)
     for name in METHODS:
         for block in blocks - {name}:
             key = f"method.{block}.{next(iter(c.method[block]))}"
             with pytest.raises(RequestError, match=f"method.name={name}.* ignores"):
-                validate.check_overrides(config(**{"method.name": name}), [key])
+                checks.check_overrides(config(**{"method.name": name}), [key])
 
 
 def test_workdir_that_cannot_be_written(tmp_path, capsys):

@@ -8,11 +8,12 @@ import textwrap
 
 import numpy as np
 import pytest
-import workdirs
 from PIL import Image
+from support import workdirs
 
 import rsmatch_jax
-from rsmatch_jax import errors, export, inference
+from rsmatch_jax import errors, export
+from rsmatch_jax.deploy import frozen
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -94,7 +95,7 @@ def test_the_readmes_example_of_an_exported_file_needs_jax_and_flatbuffers(place
     assert done.returncode == 0, done.stderr
     labels, shapes = done.stdout.splitlines()
     assert shapes == "(5, 10) True"
-    expected = inference.load(str(place / "runs" / "demo")).predict(
+    expected = frozen.load(str(place / "runs" / "demo")).predict(
         np.zeros((5, 8, 8, 3), np.uint8)
     )
     assert labels == str(expected.labels)
@@ -119,16 +120,16 @@ def test_mistakes_are_of_kinds_that_python_has(place):
 def test_everything_public_says_what_it_takes_and_gives():
     for thing in (
         rsmatch_jax.load,
-        inference.Model,
-        inference.Model.read,
-        inference.Model.predict,
-        inference.Model.features,
-        inference.Predictions,
+        frozen.Model,
+        frozen.Model.read,
+        frozen.Model.predict,
+        frozen.Model.features,
+        frozen.Predictions,
     ):
         assert thing.__doc__ and len(thing.__doc__) > 60, thing
     for thing in (
-        inference.Model.read,
-        inference.Model.predict,
-        inference.Model.features,
+        frozen.Model.read,
+        frozen.Model.predict,
+        frozen.Model.features,
     ):
         assert "Raises" in thing.__doc__ and "uint8" in thing.__doc__

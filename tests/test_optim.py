@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from rsmatch_jax import models, optim
+from rsmatch_jax import optim
+from rsmatch_jax.models import networks
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_networks_have_their_own_settings():
 
 def test_decay_acts_on_kernels_alone():
     """WRN-28-2 with 10 classes: 1,463,984 parameters under weight decay."""
-    net = models.make("wrn_28_2", {"real": 10})
+    net = networks.make("wrn_28_2", {"real": 10})
     params, _ = jax.eval_shape(
         lambda k: net.init(k, jnp.zeros((1, 32, 32, 3))), jax.random.key(0)
     )

@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import batches, build, leaves, train
+from support.helpers import batches, build, leaves, train
 
-from rsmatch_jax import parallel
+from rsmatch_jax.runtime import parallel
 
 HALF = {"model.dtype": "bfloat16"}
 

@@ -8,11 +8,13 @@ import sys
 import numpy as np
 import pytest
 import test_image_files
-import workdirs
 from PIL import Image
+from support import workdirs
 from test_inference import ANOTHER, UNFIT
 
-from rsmatch_jax import evaluate, evaluation, export, inference, predict
+from rsmatch_jax import evaluate, export, predict
+from rsmatch_jax.deploy import frozen
+from rsmatch_jax.metrics import measure
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +45,8 @@ def lines(text):
 @pytest.mark.parametrize("step", [3, 7])
 def test_lines_are_evaluations_rows_on_the_same_pixels(world, capsys, step):
     root, exp, states = world
-    rows = evaluation.predict(
-        evaluation.mapped_forward(exp.nets, exp.devices),
+    rows = measure.predict(
+        measure.mapped_forward(exp.nets, exp.devices),
         states[step],
         images(),
         np.zeros(len(images()), np.int32),
@@ -242,13 +244,13 @@ def test_batches_are_no_larger_than_the_images(world, monkeypatch, capsys):
     """One image does not pay for 256."""
     root, _, _ = world
     seen = []
-    plain = inference.Model._program
+    plain = frozen.Model._program
 
     def program(self, names, rows, features):
         seen.append(rows)
         return plain(self, names, rows, features)
 
-    monkeypatch.setattr(inference.Model, "_program", program)
+    monkeypatch.setattr(frozen.Model, "_program", program)
     assert ask(root, f"{root}/images/0.png") == 0
     assert ask(root, f"{root}/images") == 0
     assert seen == [1, 8]

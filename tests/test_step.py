@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import TINY, batches, build, leaves, train
+from support.helpers import TINY, batches, build, leaves, train
 
-from rsmatch_jax import evaluation, parallel, step
-from rsmatch_jax.methods import METHODS
+from rsmatch_jax import step
+from rsmatch_jax.methods.catalogue import METHODS
+from rsmatch_jax.metrics import measure
+from rsmatch_jax.runtime import parallel
 
 
 def stem(state):
@@ -260,8 +262,8 @@ def test_shadow_weights_after_one_step():
         )
     images = next(batches(exp, 1, seed=9)).weak
     labels = np.zeros(len(images), np.int32)
-    forward = evaluation.mapped_forward(exp.nets, exp.devices)
-    rows = evaluation.predict(forward, state, images, labels, 16, exp.devices)
+    forward = measure.mapped_forward(exp.nets, exp.devices)
+    rows = measure.predict(forward, state, images, labels, 16, exp.devices)
 
     def confidence(params, stats):
         out, _ = exp.nets["classifier"].apply(

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 import launch
-from rsmatch_jax import command_line, workdir
-from rsmatch_jax.data import arrays, dataset_folder, sources
+from rsmatch_jax.data import sources
+from rsmatch_jax.data.stores import arrays, dataset_folder
+from rsmatch_jax.engine import config_file
 from rsmatch_jax.errors import RequestError
+from rsmatch_jax.runs import workdir
 
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = [*sorted((ROOT / "rsmatch_jax").rglob("*.py")), ROOT / "launch.py"]
@@ -176,7 +178,7 @@ def test_objects_in_a_real_set_are_refused(tmp_path, capsys, name):
 @pytest.mark.parametrize("lay", [as_array, as_pickle, as_zip])
 def test_objects_in_split_npz_are_refused(tmp_path, capsys, lay):
     folder, mark = tmp_path / "run", tmp_path / "mark"
-    config, _, _ = command_line.parse(DIGITS, launch.define_flags)
+    config, _, _ = config_file.parse(DIGITS, launch.define_flags)
     workdir.claim(str(folder), config.to_dict(), {"labeled": np.arange(3)}, {})
     lay(folder / "split.npz", mark)
     refused([f"--workdir={folder}"], capsys, "split.npz", "--overwrite")
@@ -184,7 +186,7 @@ def test_objects_in_split_npz_are_refused(tmp_path, capsys, lay):
 
 
 def test_objects_in_a_decoded_copy_are_not_run(tmp_path):
-    from rsmatch_jax.data import array_cache
+    from rsmatch_jax.data.stores import array_cache
 
     source = dataset_folder.Source("folder", "pets", "1.0.0", "0" * 12, {})
     data, mark = arrays.fake("test"), tmp_path / "mark"

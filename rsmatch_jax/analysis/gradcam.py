@@ -1,5 +1,5 @@
 """Grad-CAM++: which parts of an image speak for a class (paper, Fig. 4b). The command
-that draws it is `rsmatch_jax.analysis.see`.
+that draws it is `rsmatch_jax.analysis.explain`.
 
 Chattopadhyay et al., "Grad-CAM++", arXiv 1710.11063. With the score of a class
 Y = exp(S), S its logit, and A^k the k-th activation map of a stage (Eqs. 16 to 19):
@@ -23,8 +23,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rsmatch_jax import compilation, inference
+from rsmatch_jax.deploy import frozen
 from rsmatch_jax.errors import RequestError
+from rsmatch_jax.runtime import compilation
 
 
 class Maps(NamedTuple):
@@ -50,7 +51,7 @@ def class_map(gradients: jax.Array, activations: jax.Array) -> jax.Array:
     return jax.nn.relu(jnp.sum(weights * activations, axis=-1))
 
 
-def make_maps(part: inference.Part, stage: str) -> Callable:
+def make_maps(part: frozen.Part, stage: str) -> Callable:
     """maps(params, images uint8 [n, S, S, 3], classes int32 [n]) -> (float32 [n, S, S]
     in [0, 1], probabilities [n, K]): each for its image's class; bilinear."""
 
@@ -80,7 +81,7 @@ def make_maps(part: inference.Part, stage: str) -> Callable:
     return maps
 
 
-def choose_stage(part: inference.Part, stage: str | None) -> str:
+def choose_stage(part: frozen.Part, stage: str | None) -> str:
     """The stage's name, None = the last one. Raises RequestError for an unknown one."""
     stages = part.net.stages
     if stage is not None and stage not in stages:
@@ -91,7 +92,7 @@ def choose_stage(part: inference.Part, stage: str | None) -> str:
     return stage or stages[-1]
 
 
-def positions(part: inference.Part, stage: str, size: int) -> tuple[int, int]:
+def positions(part: frozen.Part, stage: str, size: int) -> tuple[int, int]:
     """Height and width of what leaves a stage, of images of so many pixels a side: a
     map has no more detail. Nothing is computed."""
     images = jax.ShapeDtypeStruct((1, size, size, 3), np.uint8)
@@ -104,7 +105,7 @@ def positions(part: inference.Part, stage: str, size: int) -> tuple[int, int]:
 
 
 def gradcam(
-    model: inference.Model,
+    model: frozen.Model,
     images: np.ndarray,
     classes: np.ndarray | None = None,
     *,

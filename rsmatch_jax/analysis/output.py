@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from rsmatch_jax import logbook, workdir
 from rsmatch_jax.errors import RequestError
+from rsmatch_jax.runs import logbook, workdir
 
 _SUFFIX = ".png"
 

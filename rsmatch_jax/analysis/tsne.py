@@ -21,9 +21,10 @@ import os
 import sys
 from typing import Any
 
-from rsmatch_jax import compilation, inference, saved
 from rsmatch_jax.analysis import choice, features, output, scatter
+from rsmatch_jax.deploy import frozen, saved
 from rsmatch_jax.errors import RequestError, exit_code
+from rsmatch_jax.runtime import compilation
 from rsmatch_jax.terminal import Parser, say
 
 FEWEST, MOST = 10, 20_000
@@ -43,7 +44,7 @@ MISSING = {
 
 
 def embed(
-    model: inference.Model, chosen: choice.Chosen, seed: int = 0
+    model: frozen.Model, chosen: choice.Chosen, seed: int = 0
 ) -> dict[str, features.Embedded]:
     """{classifier, and where there is one detector: its map and figures}."""
     return {
@@ -113,7 +114,7 @@ def _run(args: argparse.Namespace):
             f"a map; it takes {FEWEST}"
         )
     chosen = choice.of_set(task, "unlabelled", indices)
-    model = inference.Model(run)
+    model = frozen.Model(run)
     say(f"t-SNE of {len(indices)} images, network by network: {', '.join(model.parts)}")
     found = embed(model, chosen, args.seed)
     title = f"t-SNE of unlabelled images of {task.name} at step {run.step}"

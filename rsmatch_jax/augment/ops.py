@@ -7,7 +7,7 @@ rows; those that need a histogram or neighbours only on the rows that drew them.
 import jax
 import jax.numpy as jnp
 
-from rsmatch_jax import views
+from rsmatch_jax.augment import views
 from rsmatch_jax.augment.tables import Tables
 
 

@@ -6,7 +6,7 @@ import flax.struct
 import jax
 import numpy as np
 
-from rsmatch_jax import views
+from rsmatch_jax.augment import views
 
 
 @flax.struct.dataclass

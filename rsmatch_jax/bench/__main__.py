@@ -33,41 +33,39 @@ from rsmatch_jax.bench import (
     augment,
     flags,
     invariants,
+    kernel_times,
     loop,
     memory,
     peer,
     predict,
-    profile,
-    queue,
-    records,
+    queue_cost,
+    readme_tables,
     roofline,
     start,
     step,
     suite,
     update,
 )
-from rsmatch_jax.bench import (
-    input as input_,
-)
+from rsmatch_jax.bench import input as input_
 from rsmatch_jax.errors import RequestError, exit_code
 
 BENCHES = {
     "suite": suite.main,
     "step": step.main,
     "loop": loop.main,
-    "queue": queue.main,
+    "queue": queue_cost.main,
     "augment": augment.main,
     "input": input_.main,
     "roofline": roofline.main,
     "update": update.main,
     "flags": flags.main,
-    "profile": profile.main,
+    "profile": kernel_times.main,
     "memory": memory.main,
     "peer": peer.main,
     "predict": predict.main,
     "start": start.main,
     "invariants": invariants.main,
-    "records": records.main,
+    "records": readme_tables.main,
 }
 GO_ON = "nothing was written; start it again"
 

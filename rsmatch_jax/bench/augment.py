@@ -15,17 +15,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from rsmatch_jax import augment, logbook, views
-from rsmatch_jax.bench import (
-    child,
-    pillow_views,
-    request,
-    results,
-    tf_images,
-    timing,
-    workload,
-)
-from rsmatch_jax.bench.results import Limit, interval, number
+from rsmatch_jax.augment import on_device, views
+from rsmatch_jax.bench.harness import child, request, results, timing, workload
+from rsmatch_jax.bench.harness.results import Limit, interval, number
+from rsmatch_jax.bench.rivals import pillow_views, tf_images
+from rsmatch_jax.runs import logbook
 
 DEVICE, PILLOW = "device", "Pillow"
 TFDATA = "tf.data in batches"  # this package's own
@@ -153,12 +147,12 @@ def exact_operations(size: int, device: jax.Device) -> list[str]:
     low, high = np.sort(rng.integers(0, 256, (2, count, 1, 1, 3)), axis=0)
     images = rng.integers(low, high + 1, (count, size, size, 3)).astype(np.uint8)
     pillow = pillow_views.PillowViews(spec)
-    strong = jax.jit(functools.partial(augment.strong, spec=spec))
-    placed = jax.device_put((images, augment.make_tables(size, spec)), device)
+    strong = jax.jit(functools.partial(on_device.strong, spec=spec))
+    placed = jax.device_put((images, on_device.make_tables(size, spec)), device)
     exact = []
     for i, name in enumerate(views.OP_NAMES):
         levels = rng.integers(0, views.LEVELS, count, dtype=np.int32)
-        drawn = augment.Numbers(
+        drawn = on_device.Numbers(
             shift=np.zeros((count, 2), np.int32),
             flip=np.zeros(count, bool),
             ops=np.full((count, 1), i, np.int32),
@@ -180,12 +174,12 @@ def _device(images, spec, strong, device) -> timing.Run:
 
     def make(images, tables, step):
         key = jax.random.fold_in(jax.random.key(0), step)
-        numbers = augment.draw(key, images.shape[0], spec, strong)
+        numbers = on_device.draw(key, images.shape[0], spec, strong)
         if strong:
-            return augment.strong(images, numbers, tables, spec)
-        return augment.weak(images, numbers, spec)
+            return on_device.strong(images, numbers, tables, spec)
+        return on_device.weak(images, numbers, spec)
 
-    tables = augment.make_tables(images.shape[1], spec)
+    tables = on_device.make_tables(images.shape[1], spec)
     placed = jax.device_put((images, tables), device)
     compiled, steps_done = jax.jit(make), itertools.count()
 

@@ -10,10 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rsmatch_jax import compilation, logbook, step
-from rsmatch_jax.bench import results, timing, workload
-from rsmatch_jax.bench.results import interval, number
-from rsmatch_jax.experiment import Experiment
+from rsmatch_jax import step
+from rsmatch_jax.bench.harness import results, timing, workload
+from rsmatch_jax.bench.harness.results import interval, number
+from rsmatch_jax.engine.experiment import Experiment
+from rsmatch_jax.runs import logbook
+from rsmatch_jax.runtime import compilation
 
 DTYPES = ("float32", "bfloat16")  # the first is what the second is compared with
 # Largest error of a bfloat16 result, of the largest value: rounding it takes 2^-9.

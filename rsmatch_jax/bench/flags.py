@@ -9,9 +9,10 @@ import jax
 import numpy as np
 from absl import flags as absl_flags
 
-from rsmatch_jax import compilation, logbook, parallel
-from rsmatch_jax.bench import request, results, timing, workload
-from rsmatch_jax.bench.results import interval, number
+from rsmatch_jax.bench.harness import request, results, timing, workload
+from rsmatch_jax.bench.harness.results import interval, number
+from rsmatch_jax.runs import logbook
+from rsmatch_jax.runtime import compilation, parallel
 from rsmatch_jax.state import TrainState
 
 DEFAULT = "default"

@@ -9,11 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from rsmatch_jax import augment, logbook, parallel
-from rsmatch_jax.bench import request, results, timing, workload
-from rsmatch_jax.bench.results import interval, number
+from rsmatch_jax.augment import on_device
+from rsmatch_jax.bench.harness import request, results, timing, workload
+from rsmatch_jax.bench.harness.results import interval, number
 from rsmatch_jax.data import resident, sampler
-from rsmatch_jax.experiment import Experiment
+from rsmatch_jax.engine.experiment import Experiment
+from rsmatch_jax.runs import logbook
+from rsmatch_jax.runtime import parallel
 
 RESIDENT, ORDERS, TFDATA = "resident, on the device", "its epoch orders", "tf.data"
 LEAST_SECONDS = 0.5  # of one program's turn in a round
@@ -83,7 +85,7 @@ def _resident(exp: Experiment, lab, labels, unl) -> timing.Run:
     """Batches made on the device, one a dispatch."""
     d = exp.dims
     data = resident.Resident(
-        lab, labels, unl, None, augment.make_tables(d.image_shape[0], exp.views)
+        lab, labels, unl, None, on_device.make_tables(d.image_shape[0], exp.views)
     )
     inputs = parallel.replicate((data, _epoch(exp, 0, len(unl))), exp.devices)
 

@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rsmatch_jax import command_line, feed, logbook
-from rsmatch_jax.bench import child, request, results, step, workload
-from rsmatch_jax.bench import hlo as hlo_text
-from rsmatch_jax.bench.results import Limit
+from rsmatch_jax.bench import step
+from rsmatch_jax.bench.harness import child, request, results, workload
+from rsmatch_jax.bench.harness import hlo as hlo_text
+from rsmatch_jax.bench.harness.results import Limit
+from rsmatch_jax.engine import config_file, feed
+from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.errors import RequestError, RunFailed
-from rsmatch_jax.experiment import Experiment
+from rsmatch_jax.runs import logbook
 
 DEVICES = 4
 SIZES = {
@@ -51,7 +53,7 @@ def main(argv: list[str]):
         code = child.run("invariants", argv[1:], environment=_environment())
         child.must(code, f"the process with {DEVICES} devices")
         return
-    own = set(SIZES) & set(command_line.override_keys(argv))
+    own = set(SIZES) & set(config_file.override_keys(argv))
     if own:
         raise RequestError(f"--config.{min(own)}: this bench sets it; leave it out")
     asked = request.parse(argv, request.AS_CONFIGURED)

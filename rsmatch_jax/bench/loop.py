@@ -10,11 +10,14 @@ import jax
 import numpy as np
 from absl import flags
 
-from rsmatch_jax import compilation, feed, logbook, parallel
-from rsmatch_jax.bench import request, results, step, timing, workload
-from rsmatch_jax.bench.results import Limit, interval, number
-from rsmatch_jax.experiment import Experiment
-from rsmatch_jax.record import Dispatched
+from rsmatch_jax.bench import step
+from rsmatch_jax.bench.harness import request, results, timing, workload
+from rsmatch_jax.bench.harness.results import Limit, interval, number
+from rsmatch_jax.engine import feed
+from rsmatch_jax.engine.experiment import Experiment
+from rsmatch_jax.runs import logbook
+from rsmatch_jax.runs.history import Dispatched
+from rsmatch_jax.runtime import compilation, parallel
 from rsmatch_jax.step import repeat
 
 MEASURED_AT = {**step.TIMED_AT["gpu"], **workload.VIEWS}

@@ -15,13 +15,15 @@ from typing import Any
 
 import jax
 
-from rsmatch_jax import command_line, logbook, parallel
-from rsmatch_jax.bench import child as children
-from rsmatch_jax.bench import request, results, workload
-from rsmatch_jax.bench.results import Limit, number
+from rsmatch_jax.bench.harness import child as children
+from rsmatch_jax.bench.harness import request, results, workload
+from rsmatch_jax.bench.harness.results import Limit, number
 from rsmatch_jax.data import resident
+from rsmatch_jax.engine import config_file
+from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.errors import exit_code
-from rsmatch_jax.experiment import Experiment
+from rsmatch_jax.runs import logbook
+from rsmatch_jax.runtime import parallel
 
 MB = 1e6
 LIMITS = {
@@ -69,7 +71,7 @@ def measure(argv: Sequence[str]) -> dict[str, Any]:
     # Nothing is asked of the device before that process has ended: this one would keep
     # most of a GPU's memory from it.
     request.check(argv, lambda values: None)
-    paths = filter(None, [command_line.ROOT, os.environ.get("PYTHONPATH", "")])
+    paths = filter(None, [config_file.ROOT, os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-c", CHILD, *request.without(argv[1:], "out")],
         env={

@@ -12,11 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from rsmatch_jax import command_line, logbook, validate
-from rsmatch_jax.bench import loop, request, results, timing, workload
-from rsmatch_jax.bench.results import Limit, interval, number
+from rsmatch_jax.bench import loop
+from rsmatch_jax.bench.harness import request, results, timing, workload
+from rsmatch_jax.bench.harness.results import Limit, interval, number
+from rsmatch_jax.engine import checks, config_file
+from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.errors import RequestError, RunFailed
-from rsmatch_jax.experiment import Experiment
+from rsmatch_jax.runs import logbook
 
 OURS, OURS_INPUT = "JAX, fixed batch", "JAX, its own input"
 USB, USB_LOADER = "torch as in USB, fixed batch", "torch as in USB, its loader"
@@ -74,7 +76,7 @@ class Contender:
 
 def main(argv: list[str]):
     """Measures, shows two tables, and writes --out=FILE.json."""
-    if "method.name" in command_line.override_keys(argv):
+    if "method.name" in config_file.override_keys(argv):
         raise RequestError(
             "--config.method.name: this bench runs FixMatch; leave it out"
         )
@@ -85,9 +87,9 @@ def main(argv: list[str]):
             "in PyTorch is a WideResNet; use wrn_28_2 or another wrn_DEPTH_WIDTH"
         )
     for key, value in WRITTEN_FOR.items():
-        if validate.get(asked.config, key) != value:
+        if checks.get(asked.config, key) != value:
             raise RequestError(
-                f"--config.{key}={validate.get(asked.config, key)}: the step in "
+                f"--config.{key}={checks.get(asked.config, key)}: the step in "
                 f"PyTorch is written for {value} alone; leave it out"
             )
     content = measure(asked)
@@ -253,7 +255,9 @@ def _torch(exp: Experiment, device: jax.Device, num_unlabeled: int) -> Any:
         # processes about, a step takes up to ten times as long.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        from rsmatch_jax.bench import torch_programs  # lazy: torch, which is optional
+        from rsmatch_jax.bench.rivals import (
+            torch_programs,  # lazy: torch, which is optional
+        )
     except (ImportError, OSError) as e:  # OSError: a library that it links to
         logbook.say(f"PyTorch: not measured, for it is missing ({e}); {INSTALL}")
         return None

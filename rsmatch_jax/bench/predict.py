@@ -13,9 +13,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from rsmatch_jax import compilation, logbook
-from rsmatch_jax.bench import request, results, timing, workload
-from rsmatch_jax.bench.results import Limit, interval, number
+from rsmatch_jax.bench.harness import request, results, timing, workload
+from rsmatch_jax.bench.harness.results import Limit, interval, number
+from rsmatch_jax.runs import logbook
+from rsmatch_jax.runtime import compilation
 
 COMMAND, FORWARD = "files to JSON lines", "networks alone"
 READING = "reading alone"
@@ -83,11 +84,11 @@ def figures(
 
 
 def _model(asked: request.Request):
-    from rsmatch_jax import inference, saved  # lazy: Orbax
+    from rsmatch_jax.deploy import frozen, saved  # lazy: Orbax
 
     exp = workload.build(asked.config, {}, asked.device)
     names = tuple(map(str, range(exp.dims.num_classes)))
-    return inference.Model(
+    return frozen.Model(
         saved.Saved(
             folder="random weights",
             step=0,
@@ -162,7 +163,7 @@ def _networks(model, images: np.ndarray) -> Callable[[], list[dict[str, jax.Arra
 
 
 def _reading(model, paths: Sequence[str]) -> timing.Run:
-    from rsmatch_jax.data import image_files  # lazy: Pillow
+    from rsmatch_jax.data.images import image_files  # lazy: Pillow
 
     def run(times):
         for _ in range(times):

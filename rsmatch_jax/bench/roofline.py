@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rsmatch_jax import logbook
-from rsmatch_jax.bench import convolutions, request, results, timing, workload
-from rsmatch_jax.bench.results import interval, number
+from rsmatch_jax.bench import convolutions
+from rsmatch_jax.bench.harness import request, results, timing, workload
+from rsmatch_jax.bench.harness.results import interval, number
+from rsmatch_jax.runs import logbook
 
 PRESETS = {
     **request.PRESETS,

@@ -12,9 +12,11 @@ import jax
 import numpy as np
 from absl import flags
 
-from rsmatch_jax import compilation, logbook
-from rsmatch_jax.bench import child, request, results, step, timing, workload
-from rsmatch_jax.bench.results import Limit, interval, number
+from rsmatch_jax.bench import step
+from rsmatch_jax.bench.harness import child, request, results, timing, workload
+from rsmatch_jax.bench.harness.results import Limit, interval, number
+from rsmatch_jax.runs import logbook
+from rsmatch_jax.runtime import compilation
 
 COLD, WARM = "first start", "second start"
 LIMITS = {

@@ -9,10 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from rsmatch_jax import command_line, logbook
-from rsmatch_jax.bench import request, results, timing, workload
-from rsmatch_jax.bench.results import Limit, interval, number
+from rsmatch_jax.bench.harness import request, results, timing, workload
+from rsmatch_jax.bench.harness.results import Limit, interval, number
+from rsmatch_jax.engine import config_file
 from rsmatch_jax.errors import RequestError
+from rsmatch_jax.runs import logbook
 
 REFERENCE = "fixmatch"
 _RSMATCH = {
@@ -67,7 +68,7 @@ def main(argv: list[str]):
     """Measures, shows two tables, and writes --out=FILE.json."""
     asked = request.parse(argv)
     own = {key for values in ROWS.values() for key in values} & set(
-        command_line.override_keys(argv)
+        config_file.override_keys(argv)
     )
     if own:
         raise RequestError(

@@ -18,29 +18,37 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rsmatch_jax import logbook
 from rsmatch_jax.bench import (
     augment,
-    child,
     flags,
     invariants,
+    kernel_times,
     loop,
     memory,
     peer,
-    profile,
-    queue,
-    request,
-    results,
+    queue_cost,
     roofline,
     start,
     step,
     update,
 )
-from rsmatch_jax.bench.results import Limit
+from rsmatch_jax.bench.harness import child, request, results
+from rsmatch_jax.bench.harness.results import Limit
 from rsmatch_jax.errors import RunFailed
+from rsmatch_jax.runs import logbook
 
 MODULES = (
-    *(augment, flags, invariants, loop, memory, peer, profile, queue, roofline),
+    *(
+        augment,
+        flags,
+        invariants,
+        loop,
+        memory,
+        peer,
+        kernel_times,
+        queue_cost,
+        roofline,
+    ),
     *(start, step, update),
 )
 COMBINED = {

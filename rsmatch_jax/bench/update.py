@@ -13,11 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rsmatch_jax import compilation, logbook, optim, parallel
-from rsmatch_jax.bench import hlo as hlo_text
-from rsmatch_jax.bench import request, results, workload
-from rsmatch_jax.bench.results import Limit, interval, number
-from rsmatch_jax.experiment import Experiment
+from rsmatch_jax import optim
+from rsmatch_jax.bench.harness import hlo as hlo_text
+from rsmatch_jax.bench.harness import request, results, workload
+from rsmatch_jax.bench.harness.results import Limit, interval, number
+from rsmatch_jax.engine.experiment import Experiment
+from rsmatch_jax.runs import logbook
+from rsmatch_jax.runtime import compilation, parallel
 from rsmatch_jax.state import PyTree, TrainState
 
 LIMITS = {"update_equal": Limit("flat / optax difference after 3 steps", 1e-6)}

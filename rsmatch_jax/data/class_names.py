@@ -2,8 +2,10 @@
 
 import os
 
-from rsmatch_jax.data import array_cache, arrays, dataset_folder, sources
-from rsmatch_jax.data.import_layouts import CIFAR10
+from rsmatch_jax import files
+from rsmatch_jax.data import sources
+from rsmatch_jax.data.images.import_layouts import CIFAR10
+from rsmatch_jax.data.stores import array_cache, arrays, dataset_folder
 from rsmatch_jax.errors import RequestError
 
 _CIFAR100 = """
@@ -41,7 +43,7 @@ def class_names(
     if folder is not None:
         return dataset_folder.label_names(folder)
     plain = f"{base}/{config}" if config else base
-    cache = array_cache.default_cache_dir(cache_dir)
+    cache = files.default_cache_dir(cache_dir)
     cached = array_cache.find(cache, "datasets", plain, version, ("train",))
     if cached:
         return cached["train"].class_names
@@ -61,7 +63,7 @@ def _of_folder(folder: str) -> tuple[str, ...]:
 
 def _described(name: str) -> tuple[str, ...]:
     try:
-        from rsmatch_jax.data import tf_class_names  # lazy: most sets need no TF
+        from rsmatch_jax.data.stores import tf_class_names  # lazy: most sets need no TF
     except ImportError as e:
         raise RequestError(
             f"{name} is not prepared here, and asking TFDS for its class names needs "

@@ -20,8 +20,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rsmatch_jax.data import arrays, image_source
-from rsmatch_jax.data.import_layouts import LAYOUTS, SPLITS, Plan
+from rsmatch_jax.data.images import image_source
+from rsmatch_jax.data.images.import_layouts import LAYOUTS, SPLITS, Plan
+from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.errors import RequestError, RunFailed, exit_code
 from rsmatch_jax.terminal import Parser, Progress, say
 
@@ -222,7 +223,9 @@ def _read_names(path: str) -> tuple[str, ...]:
 
 def _tf_write():
     try:
-        from rsmatch_jax.data import tf_write  # lazy: mistakes are told without TF
+        from rsmatch_jax.data.stores import (
+            tf_write,  # lazy: mistakes are told without TF
+        )
     except ImportError as e:
         raise RequestError(
             f"importing images needs TensorFlow and tensorflow-datasets ({e}): "

@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rsmatch_jax import augment, parallel, views
+from rsmatch_jax.augment import on_device, views
 from rsmatch_jax.data import sampler
 from rsmatch_jax.data.rs_ssl import Task
+from rsmatch_jax.runtime import parallel
 from rsmatch_jax.state import Batch
 
 _VIEWS = zlib.crc32(b"views")  # sets their keys apart from a method's own draws
@@ -34,7 +35,7 @@ class Resident:
     lab_labels: jax.Array
     unl_images: jax.Array
     synthetic: jax.Array | None
-    tables: augment.Tables | None
+    tables: on_device.Tables | None
 
 
 @flax.struct.dataclass
@@ -59,7 +60,7 @@ def gather(
         lab_labels=np.asarray(task.lab_labels, np.int32),
         unl_images=np.ascontiguousarray(task.unl_images[: None if unlabelled else 0]),
         synthetic=np.asarray(task.unl_synthetic, bool) if oracle else None,
-        tables=augment.make_tables(size, spec) if unlabelled else None,
+        tables=on_device.make_tables(size, spec) if unlabelled else None,
     )
 
 
@@ -113,19 +114,19 @@ def make_batch(
 
     def numbers(purpose, rows):
         own = jax.random.fold_in(key, views.PURPOSES.index(purpose))
-        drawn = augment.draw(
+        drawn = on_device.draw(
             jax.random.fold_in(own, step), rows, spec, strong=purpose == "strong"
         )
         return jax.tree.map(parallel.local_rows, drawn)
 
     def weak(images, at, purpose):
         drawn = numbers(purpose, at.shape[0])
-        return augment.weak(_take(images, parallel.local_rows(at)), drawn, spec)
+        return on_device.weak(_take(images, parallel.local_rows(at)), drawn, spec)
 
     local = parallel.local_rows(unl_at)
     if unl_at.shape[0]:
         unl_weak = weak(data.unl_images, unl_at, "weak")
-        unl_strong = augment.strong(
+        unl_strong = on_device.strong(
             _take(data.unl_images, local),
             numbers("strong", unl_at.shape[0]),
             data.tables,

@@ -9,9 +9,9 @@ import dataclasses
 
 import numpy as np
 
-from rsmatch_jax.data import arrays
-from rsmatch_jax.data.arrays import ImageArrays
-from rsmatch_jax.data.encoded import EncodedImages
+from rsmatch_jax.data.stores import arrays
+from rsmatch_jax.data.stores.arrays import ImageArrays
+from rsmatch_jax.data.stores.encoded import EncodedImages
 from rsmatch_jax.errors import RequestError
 
 

@@ -9,7 +9,8 @@ import json
 import os
 from collections.abc import Sequence
 
-from rsmatch_jax.data import (
+from rsmatch_jax import files
+from rsmatch_jax.data.stores import (
     array_cache,
     arrays,
     dataset_folder,
@@ -17,8 +18,8 @@ from rsmatch_jax.data import (
     preflight,
     tfrecord,
 )
-from rsmatch_jax.data.arrays import ImageArrays
-from rsmatch_jax.data.dataset_folder import Source
+from rsmatch_jax.data.stores.arrays import ImageArrays
+from rsmatch_jax.data.stores.dataset_folder import Source
 from rsmatch_jax.errors import RequestError
 
 POOL_REPORT = "pool.json"
@@ -148,7 +149,7 @@ def _real_tfds(
     base, config, version = dataset_folder.split_name(name)
     plain = f"{base}/{config}" if config else base
     root = dataset_folder.default_data_dir(data_dir)
-    cache = array_cache.default_cache_dir(cache_dir)
+    cache = files.default_cache_dir(cache_dir)
     folder = dataset_folder.find(name, root)
     if folder is None:
         if image_size is None:
@@ -180,7 +181,7 @@ def _load(
     image_size: int | None,
 ) -> Sequence[ImageArrays] | None:
     """A dataset folder's splits; of an absent folder its decoded copy, or None."""
-    cache = array_cache.default_cache_dir(cache_dir)
+    cache = files.default_cache_dir(cache_dir)
     parent, name = os.path.split(folder)
     if dataset_folder.is_version(name):
         name = f"{os.path.basename(parent)}/{name}"
@@ -278,7 +279,7 @@ def _pool_report(folder: str) -> dict:
 def _tf_read():
     """The module that needs TensorFlow, imported only where something is decoded."""
     try:
-        from rsmatch_jax.data import tf_read  # lazy: training hosts may lack TF
+        from rsmatch_jax.data.stores import tf_read  # lazy: training hosts may lack TF
     except ImportError as e:
         raise RequestError(
             f"decoding a dataset needs TensorFlow and tensorflow-datasets ({e}): pip "

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rsmatch_jax import views
-from rsmatch_jax.data.tf_import import tf
+from rsmatch_jax.augment import views
+from rsmatch_jax.data.stores.tf_import import tf
 
 _Numbers = dict[str, tf.Tensor]
 

@@ -6,7 +6,7 @@ ratio at a random place, resized to a square by an antialiased bilinear kernel.
 
 import math
 
-from rsmatch_jax.data.tf_import import tf
+from rsmatch_jax.data.stores.tf_import import tf
 
 TRIES = 10
 RATIOS = (3 / 4, 4 / 3)  # width to height

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rsmatch_jax import views
+from rsmatch_jax.augment import views
 from rsmatch_jax.data import sampler, tf_augment, tf_crop, tf_pipeline
-from rsmatch_jax.data.encoded import EncodedImages
-from rsmatch_jax.data.tf_import import tf
+from rsmatch_jax.data.stores.encoded import EncodedImages
+from rsmatch_jax.data.stores.tf_import import tf
 from rsmatch_jax.errors import RunFailed
 from rsmatch_jax.state import Batch
 

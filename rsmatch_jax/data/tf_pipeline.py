@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from rsmatch_jax import views
-from rsmatch_jax.data import arrays, sampler, tf_augment
-from rsmatch_jax.data.tf_import import tf
+from rsmatch_jax.augment import views
+from rsmatch_jax.data import sampler, tf_augment
+from rsmatch_jax.data.stores import arrays
+from rsmatch_jax.data.stores.tf_import import tf
 from rsmatch_jax.state import Batch
 
 

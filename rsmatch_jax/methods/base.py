@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from rsmatch_jax.models import Head, Network
+from rsmatch_jax.models.networks import Head, Network
 from rsmatch_jax.state import Batch, Outputs, PyTree
 
 Metrics = dict[str, jax.Array]

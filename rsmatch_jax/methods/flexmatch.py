@@ -9,8 +9,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from rsmatch_jax import losses, parallel
+from rsmatch_jax import losses
 from rsmatch_jax.methods import base
+from rsmatch_jax.runtime import parallel
 
 
 @dataclasses.dataclass(frozen=True)

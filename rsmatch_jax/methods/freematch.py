@@ -9,8 +9,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from rsmatch_jax import losses, parallel
+from rsmatch_jax import losses
 from rsmatch_jax.methods import base
+from rsmatch_jax.runtime import parallel
 
 QUANTILE = 0.8  # of the confidences, with use_quantile
 CLIP = 0.95  # the highest global threshold, with clip_threshold

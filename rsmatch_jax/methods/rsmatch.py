@@ -13,9 +13,11 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rsmatch_jax import augment, csqueue, losses, ordering, parallel
-from rsmatch_jax.methods import base
+from rsmatch_jax import losses
+from rsmatch_jax.augment import on_device
+from rsmatch_jax.methods import backward_first, base, csqueue
 from rsmatch_jax.methods.rules import RULES, Rule
+from rsmatch_jax.runtime import parallel
 from rsmatch_jax.state import PyTree
 
 DETECTOR = "detector"
@@ -154,7 +156,7 @@ class RSMatch:
         )
         images = csqueue.take(queue, slots)
         if self.queue_reaugment:
-            images = augment.weak_view(
+            images = on_device.weak_view(
                 view_key, images, flip=self.flip, crop_pad=self.crop_pad
             )
         images = jnp.where(ready, parallel.local_rows(images), batch.weak[:local])
@@ -178,7 +180,7 @@ class RSMatch:
             return part.loss, part._replace(stats={DETECTOR: new_stats})
 
         images = {"lab": batch.lab, "weak": batch.weak, "strong": batch.strong}
-        value, part, images = ordering.differentiated_first(
+        value, part, images = backward_first.differentiated_first(
             loss, params[DETECTOR], images
         )
         return part._replace(loss=value), batch.replace(**images)

@@ -13,9 +13,10 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from rsmatch_jax import losses, parallel
+from rsmatch_jax import losses
 from rsmatch_jax.methods import base
-from rsmatch_jax.models import Projector
+from rsmatch_jax.models.networks import Projector
+from rsmatch_jax.runtime import parallel
 
 PROJECTOR = "projector"
 EPASS_PROJECTORS = 3

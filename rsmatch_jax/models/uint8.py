@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from rsmatch_jax.models import Network
+from rsmatch_jax.models.networks import Network
 
 
 def take_uint8(

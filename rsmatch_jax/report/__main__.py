@@ -5,9 +5,9 @@ by setting, seeds together. The tables are printed as Markdown and written, with
 and pictures, as one self-contained page, and as FILE.csv (a line a cell) and
 FILE.runs.csv (a line a run). FILE is DIR/report.html unless given. A DIR that is itself
 a run is shown in detail: its figures, curves, queue, mistakes, configuration, and the
-pictures that rsmatch_jax.analysis.see and .tsne have drawn there; --draw draws those
-that are not there, which takes the run's data (--data_dir=DIR and --synthetic_pool=DIR
-where they have moved).
+pictures that rsmatch_jax.analysis.explain and .tsne have drawn there; --draw draws
+those that are not there, which takes the run's data (--data_dir=DIR and
+--synthetic_pool=DIR where they have moved).
 Exit codes: 0 done, 1 something could not be drawn, 2 the request was wrong.
 """
 
@@ -16,9 +16,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from rsmatch_jax import logbook
 from rsmatch_jax.errors import RequestError, RunFailed, exit_code
-from rsmatch_jax.report import detail, page, runs, tables, text
+from rsmatch_jax.report import collect, detail, page, tables, text
+from rsmatch_jax.runs import logbook
 from rsmatch_jax.terminal import Parser
 
 
@@ -48,8 +48,8 @@ def report(folders: Sequence[str], out: str | None, draw: Sequence[str] | None =
         out = os.path.join(folders[0], "report.html")
     found, records = {}, {}
     for folder in folders:
-        found = {**runs.find(folder), **found}
-        records = {**runs.find_records(folder), **records}
+        found = {**collect.find(folder), **found}
+        records = {**collect.find_records(folder), **records}
     logbook.check_out(out, ".html")
     stem = out.removesuffix(".html")
     _require_something(folders, found, records)
@@ -64,14 +64,14 @@ def report(folders: Sequence[str], out: str | None, draw: Sequence[str] | None =
     if others:
         made.append(
             tables.of_runs(
-                [r for r in others if isinstance(r, runs.Run)],
-                [r for r in others if isinstance(r, runs.Broken)],
+                [r for r in others if isinstance(r, collect.Run)],
+                [r for r in others if isinstance(r, collect.Broken)],
             )
         )
     for table in made:
         sys.stdout.write(f"\n{text.section(table)}")
     own = [found.get(os.path.realpath(folder)) for folder in folders]
-    details, failed = _details([r for r in own if isinstance(r, runs.Run)], draw)
+    details, failed = _details([r for r in own if isinstance(r, collect.Run)], draw)
     try:
         page.write(out, made, details)
         text.write_cells(f"{stem}.csv", made)
@@ -84,7 +84,7 @@ def report(folders: Sequence[str], out: str | None, draw: Sequence[str] | None =
 
 
 def _details(
-    own: Sequence[runs.Run], draw: Sequence[str] | None
+    own: Sequence[collect.Run], draw: Sequence[str] | None
 ) -> tuple[list[detail.Detail], list[str]]:
     """Those to be shown, and the commands that could not draw."""
     failed = []
@@ -104,7 +104,7 @@ def _require_something(folders, found, records):
         raise RequestError(
             f"there is no result.json and no sweep in or below {', '.join(folders)}"
         )
-    broken = [run for run in found.values() if isinstance(run, runs.Broken)]
+    broken = [run for run in found.values() if isinstance(run, collect.Broken)]
     if found and len(broken) == len(found):
         raise RequestError(
             "there is nothing but broken runs:\n"

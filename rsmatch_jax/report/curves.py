@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 from plotly import offline
 
-from rsmatch_jax.report.runs import Run
+from rsmatch_jax.report.collect import Run
 from rsmatch_jax.report.tables import Cell, Table
 
 HEIGHT = 340  # pixels

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from rsmatch_jax import mistakes, workdir
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.report.runs import Run, read_lines
+from rsmatch_jax.metrics import mistakes
+from rsmatch_jax.report.collect import Run, read_lines
+from rsmatch_jax.runs import workdir
 
 QUEUE, GRADCAM, TSNE = workdir.QUEUE_PICTURE, "gradcam.png", "tsne.png"
 # Pictures that a run, or a command after it, has drawn: what they show.
@@ -19,7 +20,7 @@ PICTURES = {
     TSNE: "Features of unlabelled images",
 }
 COMMANDS = {
-    GRADCAM: "python -m rsmatch_jax.analysis.see --workdir={folder}",
+    GRADCAM: "python -m rsmatch_jax.analysis.explain --workdir={folder}",
     TSNE: "python -m rsmatch_jax.analysis.tsne --workdir={folder}",
 }
 

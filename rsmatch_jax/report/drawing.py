@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from rsmatch_jax.analysis import see, tsne
+from rsmatch_jax.analysis import explain, tsne
 from rsmatch_jax.report.detail import COMMANDS, GRADCAM, TSNE, Detail
 
-MAINS = {GRADCAM: see.main, TSNE: tsne.main}
+MAINS = {GRADCAM: explain.main, TSNE: tsne.main}
 
 
 def draw(detail: Detail, where: Sequence[str]) -> list[str]:

@@ -7,10 +7,10 @@ from typing import Any
 
 import jinja2
 
-from rsmatch_jax import logbook
 from rsmatch_jax.report import curves, run_section, text
 from rsmatch_jax.report.detail import Detail
 from rsmatch_jax.report.tables import Table
+from rsmatch_jax.runs import logbook
 
 PICTURES = 12  # contact sheets of a table, at most
 

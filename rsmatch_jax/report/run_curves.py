@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from rsmatch_jax import figures
+from rsmatch_jax.metrics import scores
 from rsmatch_jax.report import curves
 from rsmatch_jax.report.curves import Chart, Line
 
@@ -102,13 +102,13 @@ def reliability(lines: Lines) -> Chart | None:
     found = [x["eval/test_reliability"] for x in lines if "eval/test_reliability" in x]
     if not found:
         return None
-    bins, edges = found[-1], np.linspace(0, 100, figures.BINS + 1)
+    bins, edges = found[-1], np.linspace(0, 100, scores.BINS + 1)
     shown = [i for i, count in enumerate(bins["count"]) if count]
     figure = go.Figure()
     figure.add_bar(
         x=[(edges[i] + edges[i + 1]) / 2 for i in shown],
         y=[100 * bins["accuracy"][i] for i in shown],
-        width=100 / figures.BINS * 0.94,
+        width=100 / scores.BINS * 0.94,
         name="accuracy",
         marker={"color": curves.COLOURS[0]},
         customdata=[

@@ -8,17 +8,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rsmatch_jax import figures, logbook, mistakes
-from rsmatch_jax.data import arrays
+from rsmatch_jax.data.stores import arrays
+from rsmatch_jax.metrics import mistakes, scores
 from rsmatch_jax.report import run_curves
-from rsmatch_jax.report.detail import (
-    COMMANDS,
-    GRADCAM,
-    PICTURES,
-    QUEUE,
-    TSNE,
-    Detail,
-)
+from rsmatch_jax.report.detail import COMMANDS, GRADCAM, PICTURES, QUEUE, TSNE, Detail
+from rsmatch_jax.runs import logbook
 
 # Keys of result.json (dots lead into it), their titles; shares are shown in percent.
 SHARES = {
@@ -149,7 +143,7 @@ def _pairs(detail: Detail) -> list[dict[str, Any]]:
     names = detail.class_names
     return [
         {"truth": names[truth], "said": names[said], "count": count, "of": total}
-        for truth, said, count, total in figures.most_confused(detail.confusion, PAIRS)
+        for truth, said, count, total in scores.most_confused(detail.confusion, PAIRS)
     ]
 
 

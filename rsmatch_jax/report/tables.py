@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rsmatch_jax import sweeps
-from rsmatch_jax.report.runs import Broken, Run
+from rsmatch_jax.report import grid
+from rsmatch_jax.report.collect import Broken, Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +111,7 @@ def of_sweep(
     for cell in record["cells"]:
         runs, unfinished, broken = [], [], []
         for seed in record["seeds"]:
-            folder = sweeps.run_folder(base, cell["folder"], seed)
+            folder = grid.run_folder(base, cell["folder"], seed)
             run = found.get(os.path.realpath(folder))
             if isinstance(run, Run):
                 run = _of_cell(run, cell, seed)
@@ -154,7 +154,7 @@ def of_runs(runs: Sequence[Run], broken: Sequence[Broken] = ()) -> Table:
     for key, group in groups.items():
         kind = (group[0].method, group[0].dataset)
         row = " ".join([f"{kind[0]} on {kind[1]}", *_distinctive(key, kinds[kind])])
-        paper = sweeps.published(group[0].config)
+        paper = grid.published(group[0].config)
         by_seed = {r.seed: r for r in reversed(group) if r.finished}
         cells.append(
             Cell(
@@ -167,8 +167,7 @@ def of_runs(runs: Sequence[Run], broken: Sequence[Broken] = ()) -> Table:
                 unfinished=tuple(r for r in group if not r.finished),
                 paper=paper and paper.accuracy,
                 paper_detector=paper and paper.detector,
-                reduced=paper
-                and _reduced(None, sweeps.changed(paper, group[0].config)),
+                reduced=paper and _reduced(None, grid.changed(paper, group[0].config)),
             )
         )
     cells += [Cell(b.folder, "runs", (), broken=(b,)) for b in broken]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rsmatch_jax import markdown
-from rsmatch_jax.report.runs import FIGURES, TEST_FIGURES, Broken, Run
+from rsmatch_jax.report.collect import FIGURES, TEST_FIGURES, Broken, Run
 from rsmatch_jax.report.tables import Cell, Stat, Table
 
 MARK = "†"  # at every figure of a reduced cell

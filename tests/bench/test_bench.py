@@ -2,13 +2,14 @@
 
 import json
 
-import fresh_process
 import jax
 import numpy as np
 import pytest
+from support import fresh_process
 
 from rsmatch_jax.bench import __main__ as bench
-from rsmatch_jax.bench import hlo, request, results, step, timing, workload
+from rsmatch_jax.bench import step
+from rsmatch_jax.bench.harness import hlo, request, results, timing, workload
 
 SMALL = [
     "--preset=cpu",

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rsmatch_jax.bench import convolutions, flags, request, results, roofline, workload
+from rsmatch_jax.bench import convolutions, flags, roofline
+from rsmatch_jax.bench.harness import request, results, workload
 from rsmatch_jax.errors import RequestError
 
 SMALL = (

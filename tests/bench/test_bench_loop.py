@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rsmatch_jax import feed
 from rsmatch_jax.bench import __main__ as bench
-from rsmatch_jax.bench import child, hlo, invariants, loop, request, start, workload
+from rsmatch_jax.bench import invariants, loop, start
 from rsmatch_jax.bench import step as step_bench
+from rsmatch_jax.bench.harness import child, hlo, request, workload
+from rsmatch_jax.engine import feed
 from rsmatch_jax.errors import RunFailed
 
 SMALL = [

@@ -7,27 +7,23 @@ import random
 import subprocess
 import sys
 
-import fresh_process
 import jax
 import numpy as np
-import pillow_oracle
 import pytest
+from support import fresh_process, pillow_oracle
 
-from rsmatch_jax import augment as views_on_device
-from rsmatch_jax import csqueue, data, parallel, views
+from rsmatch_jax import data
+from rsmatch_jax.augment import on_device as views_on_device
 from rsmatch_jax.augment import ops as operations
+from rsmatch_jax.augment import views
 from rsmatch_jax.bench import __main__ as bench
-from rsmatch_jax.bench import (
-    augment,
-    child,
-    pillow_views,
-    queue,
-    request,
-    results,
-    tf_images,
-)
+from rsmatch_jax.bench import augment, queue_cost
 from rsmatch_jax.bench import input as input_
+from rsmatch_jax.bench.harness import child, request, results
+from rsmatch_jax.bench.rivals import pillow_views, tf_images
 from rsmatch_jax.data import resident, sampler, tf_augment
+from rsmatch_jax.methods import csqueue
+from rsmatch_jax.runtime import parallel
 
 SMALL = (
     "--preset=cpu",
@@ -59,10 +55,10 @@ def rows_of(content):
 @pytest.fixture(scope="module")
 def queues():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(queue, "CLASSES", (10, 20))
-        patch.setattr(queue, "COPIED", (20,))
+        patch.setattr(queue_cost, "CLASSES", (10, 20))
+        patch.setattr(queue_cost, "COPIED", (20,))
         flags = (*SMALL, "--config.method.rsmatch.queue_classes=5")
-        return queue.measure(asked(*flags), least_seconds=0.0, rounds=2)
+        return queue_cost.measure(asked(*flags), least_seconds=0.0, rounds=2)
 
 
 def test_queue_rows(queues):
@@ -81,8 +77,8 @@ def test_queue_rows(queues):
 
 
 def test_a_larger_config_is_cut_to_the_classes_there_are(monkeypatch):
-    monkeypatch.setattr(queue, "CLASSES", (10, 20))
-    monkeypatch.setattr(queue, "COPIED", ())
+    monkeypatch.setattr(queue_cost, "CLASSES", (10, 20))
+    monkeypatch.setattr(queue_cost, "COPIED", ())
     selects, push = [], csqueue.push
 
     def spy(*args, select, **kw):
@@ -91,7 +87,7 @@ def test_a_larger_config_is_cut_to_the_classes_there_are(monkeypatch):
 
     monkeypatch.setattr(csqueue, "push", spy)
     flags = (*SMALL, "--config.method.rsmatch.queue_classes=100")
-    queue.measure(asked(*flags), least_seconds=0.0, rounds=1)
+    queue_cost.measure(asked(*flags), least_seconds=0.0, rounds=1)
     assert set(selects) == {10, 20}
 
 
@@ -101,23 +97,23 @@ def test_queue_ratios_of_known_times():
         "push K=1000": np.array([0.3, 5.0, 0.4]),
         "sample K=10": np.array([9.0, 9.0, 9.0]),
     }
-    got = queue.timed_columns(seconds, "push K=1000")
+    got = queue_cost.timed_columns(seconds, "push K=1000")
     assert got["ratio"] == pytest.approx(3)
     assert got["ratio_quartiles"] == pytest.approx([2.5, 4])
     assert got["ms"] == pytest.approx(400)
 
     table = [{"row": "push K=1000", **got}]
-    figures = queue.figures(table, asked("--preset=cpu").config, "cpu", "cpu")
+    figures = queue_cost.figures(table, asked("--preset=cpu").config, "cpu", "cpu")
     assert set(figures) == {"C5"} and set(figures["C5"]) == FIGURE
     assert figures["C5"]["value"] == pytest.approx(3) and figures["C5"]["holds"]
     assert (figures["C5"]["must"], figures["C5"]["goal"]) == (4, 2)
     assert figures["C5"]["spread"] == pytest.approx([2.5, 4])
 
     config = asked("--preset=cpu").config
-    assert queue.figures(table, config, "cpu", "gpu") == {}
-    assert queue.figures(table, config, "gpu", "cpu") == {}
+    assert queue_cost.figures(table, config, "cpu", "gpu") == {}
+    assert queue_cost.figures(table, config, "gpu", "cpu") == {}
     other = asked("--preset=cpu", "--config.method.rsmatch.queue_push=2").config
-    assert queue.figures(table, other, "cpu", "cpu") == {}
+    assert queue_cost.figures(table, other, "cpu", "cpu") == {}
 
 
 # The augmentation.
@@ -325,7 +321,8 @@ def test_without_tensorflow_and_pillow(tmp_path):
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {{max(os.sched_getaffinity(0))}})
     import conftest
-    from rsmatch_jax.bench import __main__ as bench, augment, timing
+    from rsmatch_jax.bench import __main__ as bench, augment
+    from rsmatch_jax.bench.harness import timing
 
     timing.warm_up = lambda run, least: (run(1), (1, 0.0))[1]
     augment.measure.__defaults__ = (0.0, 1)
@@ -368,7 +365,7 @@ def test_the_augmentation_is_measured_on_one_core(monkeypatch, capfd):
 
 def test_tables_are_shown(capsys, queues):
     """Each bench's row turns into a line with its name."""
-    results.show([queue._shown(row) for row in queues["rows"]])
+    results.show([queue_cost._shown(row) for row in queues["rows"]])
     text = capsys.readouterr().out
     assert all(f"| {row['row']} " in text for row in queues["rows"])
     assert "0/5" in text and "5/5" in text

@@ -10,7 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-from rsmatch_jax.bench import peer, request, workload
+from rsmatch_jax.bench import peer
+from rsmatch_jax.bench.harness import request, workload
 from rsmatch_jax.errors import RequestError
 
 SMALL = (
@@ -33,7 +34,7 @@ def torch():
 
 
 def test_rows(torch, monkeypatch, capsys):
-    from rsmatch_jax.bench import torch_fixmatch, torch_loader, torch_programs
+    from rsmatch_jax.bench.rivals import torch_fixmatch, torch_loader, torch_programs
 
     seen, closed = [], []
     step, stream = torch_fixmatch.AsInUSB.step, torch_loader.stream
@@ -83,9 +84,9 @@ def test_rows(torch, monkeypatch, capsys):
 def test_without_torch(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch", None)
     for name in list(sys.modules):
-        if name.startswith("rsmatch_jax.bench.torch_"):
+        if name.startswith("rsmatch_jax.bench.rivals.torch_"):
             monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delattr("rsmatch_jax.bench.torch_programs", raising=False)
+    monkeypatch.delattr("rsmatch_jax.bench.rivals.torch_programs", raising=False)
     monkeypatch.setattr(peer, "ROUNDS", 2)
     measure = peer.measure
     monkeypatch.setattr(peer, "measure", lambda asked: measure(asked, 64))
@@ -178,7 +179,7 @@ def test_what_the_step_in_torch_does_not_have_is_refused(flag, words):
 
 
 def test_no_more_workers_than_shared_memory_has_room_for(torch, monkeypatch, capsys):
-    from rsmatch_jax.bench import torch_programs
+    from rsmatch_jax.bench.rivals import torch_programs
 
     a, cpu = asked(*SMALL), torch.device("cpu")
     exp = workload.build(a.config, {"method.name": "fixmatch"}, a.device)

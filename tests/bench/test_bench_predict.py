@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from rsmatch_jax.bench import __main__ as bench
-from rsmatch_jax.bench import predict, request
+from rsmatch_jax.bench import predict
+from rsmatch_jax.bench.harness import request
 
 SMALL = ("--config.train.batch_size=2", "--config.train.unlabeled_ratio=2")
 

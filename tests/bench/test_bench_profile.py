@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rsmatch_jax.bench import memory, profile, request, trace, workload
-from rsmatch_jax.bench.trace import Instruction, Kernel
+from rsmatch_jax.bench import kernel_times, memory
+from rsmatch_jax.bench.harness import kernel_trace, request, workload
+from rsmatch_jax.bench.harness.kernel_trace import Instruction, Kernel
 from rsmatch_jax.data import sampler
 from rsmatch_jax.errors import RunFailed
 
@@ -42,10 +43,10 @@ def test_the_idle_gap_of_known_intervals():
         kernel(start=40, end=50),
         kernel(start=50, end=60),  # touches
     ]
-    assert trace.busy(kernels) == 40
-    assert trace.window(kernels) == 50
-    assert trace.idle_gap(kernels) == pytest.approx(0.2)
-    assert trace.idle_gap(kernels[:1]) == 0
+    assert kernel_trace.busy(kernels) == 40
+    assert kernel_trace.window(kernels) == 50
+    assert kernel_trace.idle_gap(kernels) == pytest.approx(0.2)
+    assert kernel_trace.idle_gap(kernels[:1]) == 0
 
 
 def test_busy_time_is_a_count_of_marked_points():
@@ -58,7 +59,7 @@ def test_busy_time_is_a_count_of_marked_points():
         kernel(start=float(s), end=float(s + n))
         for s, n in zip(starts, lengths, strict=True)
     ]
-    assert trace.busy(kernels) == marked.sum()
+    assert kernel_trace.busy(kernels) == marked.sum()
 
 
 def test_a_loop_has_only_the_time_that_what_it_repeats_leaves():
@@ -71,7 +72,7 @@ def test_a_loop_has_only_the_time_that_what_it_repeats_leaves():
         kernel("after", 100, 110),
         kernel("elsewhere", 0, 100, "b"),
     ]
-    own = {k.name: nanoseconds for k, nanoseconds in trace.own_times(kernels)}
+    own = {k.name: nanoseconds for k, nanoseconds in kernel_trace.own_times(kernels)}
     assert own == {
         "while": 50,
         "a": 20,
@@ -116,41 +117,45 @@ metadata={op_name="jit(s)/while/body/views/select_n"}
 @pytest.mark.parametrize(
     ("name", "op", "want"),
     [
-        ("sm90_xmma_fprop_nhwc_tilesize", "cudnn-conv.1", trace.FORWARD),
-        ("sm90_xmma_dgrad_nhwc", "cudnn-conv-bw-input.2", trace.INPUT_GRADIENT),
-        ("splitKreduce_kernel", "cudnn-conv-bw-filter.3", trace.WEIGHT_GRADIENT),
-        ("void nchwToNhwcKernel<>", "cudnn-conv.1", trace.COPIES),
-        ("loop_add_fusion_4", "loop_add_fusion.4", trace.UPDATE),
-        ("input_reduce_fusion_5", "input_reduce_fusion.5", trace.NETWORK),
-        ("loop_select_fusion", "loop_select_fusion", trace.VIEWS),
-        ("RadixSort", "sort.6", trace.QUEUE),
-        ("loop_multiply_fusion_7", "loop_multiply_fusion.7", trace.UPDATE),
-        ("MemcpyD2D", "copy.8", trace.COPIES),
-        ("input_transpose_fusion_9", "input_transpose_fusion.9", trace.COPIES),
+        ("sm90_xmma_fprop_nhwc_tilesize", "cudnn-conv.1", kernel_trace.FORWARD),
+        ("sm90_xmma_dgrad_nhwc", "cudnn-conv-bw-input.2", kernel_trace.INPUT_GRADIENT),
+        ("splitKreduce_kernel", "cudnn-conv-bw-filter.3", kernel_trace.WEIGHT_GRADIENT),
+        ("void nchwToNhwcKernel<>", "cudnn-conv.1", kernel_trace.COPIES),
+        ("loop_add_fusion_4", "loop_add_fusion.4", kernel_trace.UPDATE),
+        ("input_reduce_fusion_5", "input_reduce_fusion.5", kernel_trace.NETWORK),
+        ("loop_select_fusion", "loop_select_fusion", kernel_trace.VIEWS),
+        ("RadixSort", "sort.6", kernel_trace.QUEUE),
+        ("loop_multiply_fusion_7", "loop_multiply_fusion.7", kernel_trace.UPDATE),
+        ("MemcpyD2D", "copy.8", kernel_trace.COPIES),
+        ("input_transpose_fusion_9", "input_transpose_fusion.9", kernel_trace.COPIES),
         # In a CUDA graph: no instruction, or the one that launched the graph.
-        ("loop_select_fusion", "", trace.VIEWS),
-        ("input_reduce_fusion_5", "call.10", trace.NETWORK),
-        ("cutlass_tensorop_bf16_s16816wgrad_optimized_nhwc", "", trace.WEIGHT_GRADIENT),
-        ("sm80_dgrad_nhwc", "call.10", trace.INPUT_GRADIENT),
-        ("implicit_convolve_sgemm", "", trace.SOME_CONVOLUTION),
-        ("loop_convert_fusion_99", "", trace.REST),
-        ("MemcpyD2H", "", trace.COPIES),
-        ("something", "", trace.REST),
+        ("loop_select_fusion", "", kernel_trace.VIEWS),
+        ("input_reduce_fusion_5", "call.10", kernel_trace.NETWORK),
+        (
+            "cutlass_tensorop_bf16_s16816wgrad_optimized_nhwc",
+            "",
+            kernel_trace.WEIGHT_GRADIENT,
+        ),
+        ("sm80_dgrad_nhwc", "call.10", kernel_trace.INPUT_GRADIENT),
+        ("implicit_convolve_sgemm", "", kernel_trace.SOME_CONVOLUTION),
+        ("loop_convert_fusion_99", "", kernel_trace.REST),
+        ("MemcpyD2H", "", kernel_trace.COPIES),
+        ("something", "", kernel_trace.REST),
     ],
 )
 def test_classes_of_a_gpus_kernels(name, op, want):
-    program = trace.instructions(GPU_PROGRAM)
-    assert trace.classify(kernel(name, op=op), program) == want
+    program = kernel_trace.instructions(GPU_PROGRAM)
+    assert kernel_trace.classify(kernel(name, op=op), program) == want
 
 
 def test_instructions_of_a_text():
-    program = trace.instructions(GPU_PROGRAM)
+    program = kernel_trace.instructions(GPU_PROGRAM)
     assert len(program) == 14
     assert program["loop_add_fusion.4"] == Instruction(
         "fusion", "jit(s)/update/add", ""
     )
     assert program["tuple.11"].opcode == "tuple"
-    assert program["cudnn-conv.1"].convolution == trace.FORWARD
+    assert program["cudnn-conv.1"].convolution == kernel_trace.FORWARD
 
 
 # A real trace.
@@ -161,7 +166,7 @@ def fixmatch():
     exp = workload.build(
         asked(*SMALL).config, {"method.name": "fixmatch"}, jax.local_devices()[0]
     )
-    return profile.Profile(exp, UNLABELLED)
+    return kernel_times.Profile(exp, UNLABELLED)
 
 
 def test_convolutions_of_a_real_step(fixmatch):
@@ -169,23 +174,23 @@ def test_convolutions_of_a_real_step(fixmatch):
     The stem's input, which nobody trains, needs no gradient."""
     fixmatch.run(1)
     kernels = fixmatch.traced(1)
-    found = {name: set() for name in trace.CLASSES}
+    found = {name: set() for name in kernel_trace.CLASSES}
     for k in kernels:
-        found[trace.classify(k, fixmatch.program)].add(k.op)
-    assert len(found[trace.FORWARD]) == 9
-    assert len(found[trace.INPUT_GRADIENT]) == 8
-    assert len(found[trace.WEIGHT_GRADIENT]) == 9
-    assert not found[trace.SOME_CONVOLUTION] and not found[trace.QUEUE]
-    for name in (trace.NETWORK, trace.VIEWS, trace.UPDATE):
+        found[kernel_trace.classify(k, fixmatch.program)].add(k.op)
+    assert len(found[kernel_trace.FORWARD]) == 9
+    assert len(found[kernel_trace.INPUT_GRADIENT]) == 8
+    assert len(found[kernel_trace.WEIGHT_GRADIENT]) == 9
+    assert not found[kernel_trace.SOME_CONVOLUTION] and not found[kernel_trace.QUEUE]
+    for name in (kernel_trace.NETWORK, kernel_trace.VIEWS, kernel_trace.UPDATE):
         assert found[name], name
 
-    row = profile.columns([kernels], fixmatch.program, steps=1)
+    row = kernel_times.columns([kernels], fixmatch.program, steps=1)
     json.dumps(row)
     assert 0 <= row["idle_gap"] < 1
     assert 0 < row["busy_ms"] <= row["window_ms"]
     # Threads may work side by side, but not on nothing.
     assert sum(row["classes"].values()) >= 0.99 * row["busy_ms"]
-    assert len(row["largest"]) == profile.LARGEST
+    assert len(row["largest"]) == kernel_times.LARGEST
     times = [k["ms"] for k in row["largest"]]
     assert times == sorted(times, reverse=True) and 0 < sum(times)
 
@@ -204,34 +209,38 @@ def test_a_trace_of_a_tiny_program():
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             program(x).block_until_ready()
-        kernels = trace.read(folder, "cpu")
-        assert trace.read(folder, "gpu") == []
+        kernels = kernel_trace.read(folder, "cpu")
+        assert kernel_trace.read(folder, "gpu") == []
     assert all(k.op and k.end > k.start for k in kernels)
     assert kernels == sorted(kernels, key=lambda k: k.start)
-    classes = {trace.classify(k, trace.instructions(text)) for k in kernels}
-    assert {trace.VIEWS, trace.UPDATE} <= classes
+    classes = {
+        kernel_trace.classify(k, kernel_trace.instructions(text)) for k in kernels
+    }
+    assert {kernel_trace.VIEWS, kernel_trace.UPDATE} <= classes
 
 
 # Figures.
 
 
 def test_columns_and_figure_of_known_kernels():
-    program = trace.instructions(GPU_PROGRAM)
+    program = kernel_trace.instructions(GPU_PROGRAM)
     first = [
         kernel("fprop", 0, 2e6, op="cudnn-conv.1"),
         kernel("loop_select_fusion", 4e6, 6e6, op="loop_select_fusion"),
         kernel("loop_select_fusion", 8e6, 10e6, op="loop_select_fusion"),
     ]
     second = [kernel("fprop", 0, 4e6, op="cudnn-conv.1")]
-    row = profile.columns([first, second, first], program, steps=2)
+    row = kernel_times.columns([first, second, first], program, steps=2)
     assert row["idle_gap"] == pytest.approx(0.4)
     assert row["idle_gap_quartiles"] == pytest.approx([0.2, 0.4])
     assert row["kernels_per_step"] == 1.5
     assert (row["window_ms"], row["busy_ms"]) == pytest.approx((5, 3))
-    assert row["classes"][trace.FORWARD] == pytest.approx(1)
-    assert row["classes"][trace.VIEWS] == pytest.approx(2)
+    assert row["classes"][kernel_trace.FORWARD] == pytest.approx(1)
+    assert row["classes"][kernel_trace.VIEWS] == pytest.approx(2)
     views, conv = row["largest"]
-    assert views["kernel"] == "loop_select_fusion" and views["class"] == trace.VIEWS
+    assert (
+        views["kernel"] == "loop_select_fusion" and views["class"] == kernel_trace.VIEWS
+    )
     assert views["ms"] == pytest.approx(2) and views["share"] == pytest.approx(2 / 3)
     assert views["launches_per_step"] == pytest.approx(4 / 6)
     assert conv["launches_per_step"] == pytest.approx(0.5)
@@ -243,7 +252,9 @@ def test_columns_and_figure_of_known_kernels():
         flags = [f"--config.{key}={value}" for key, value in values.items()]
         ask = asked(f"--preset={preset}", *flags)
         ask = dataclasses.replace(ask, preset=preset, device=device)
-        return profile.figures([{"row": "fixmatch"}, {"row": "rsmatch", **row}], ask)
+        return kernel_times.figures(
+            [{"row": "fixmatch"}, {"row": "rsmatch", **row}], ask
+        )
 
     row |= {"ms": 5.0, "ms_quartiles": [4.0, 6.0]}  # 3 of them busy
     figure = figures()["G10"]

@@ -13,14 +13,10 @@ import time
 
 import pytest
 
-from rsmatch_jax import logbook
 from rsmatch_jax.bench import __main__ as bench
-from rsmatch_jax.bench import (
-    child,
-    records,
-    request,
-    suite,
-)
+from rsmatch_jax.bench import readme_tables, suite
+from rsmatch_jax.bench.harness import child, request
+from rsmatch_jax.runs import logbook
 
 ROOT = pathlib.Path(__file__).parents[2]
 FIGURE = {"unit": "x", "must": 1, "goal": None, "holds": True, "spread": None}
@@ -142,7 +138,8 @@ def test_a_suite_that_is_ended_ends_its_part(tmp_path):
     read, write = os.pipe()
     program = f"""
     import subprocess, sys
-    from rsmatch_jax.bench import __main__ as bench, child
+    from rsmatch_jax.bench import __main__ as bench
+    from rsmatch_jax.bench.harness import child
     popen = subprocess.Popen
     asleep = [sys.executable, "-c", "import time; print('asleep'); time.sleep(600)"]
     child.subprocess.Popen = lambda command, **kw: popen(
@@ -233,7 +230,7 @@ def folder(tmp_path):
     """benchmarks/ with two runs, and a README with the marks."""
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "README.md").write_text(
-        f"before\n{records.BEGIN}\nold\n{records.END}\nafter\n"
+        f"before\n{readme_tables.BEGIN}\nold\n{readme_tables.END}\nafter\n"
     )
     for name, value in (("a", 2.0), ("b", 5.0)):
         content = document(C5=value)
@@ -295,7 +292,9 @@ def test_what_is_no_record_is_named(folder, damage, words, capsys):
 def test_the_readme_says_what_the_files_say():
     """Made anew by `python -m rsmatch_jax.bench records` whenever they change."""
     readme = ROOT / "README.md"
-    assert records.write(str(ROOT / "benchmarks"), str(readme)) == readme.read_text()
+    assert (
+        readme_tables.write(str(ROOT / "benchmarks"), str(readme)) == readme.read_text()
+    )
 
 
 def test_flags_are_left_out_with_their_values():

@@ -10,8 +10,12 @@ import jax
 import numpy as np
 import pytest
 
-from rsmatch_jax import models, parallel, views
-from rsmatch_jax.bench import peer, pillow_views, request, workload
+from rsmatch_jax.augment import views
+from rsmatch_jax.bench import peer
+from rsmatch_jax.bench.harness import request, workload
+from rsmatch_jax.bench.rivals import pillow_views
+from rsmatch_jax.models import networks
+from rsmatch_jax.runtime import parallel
 
 NETWORK = "wrn_10_1"
 SMALL = (
@@ -62,7 +66,7 @@ def copy_into(torch, network, *trees):
 
 @pytest.mark.parametrize(("name", "count"), [(NETWORK, 77866), ("wrn_28_2", 1467626)])
 def test_the_networks_have_the_same_parameters(torch, name, count):
-    from rsmatch_jax.bench import torch_fixmatch
+    from rsmatch_jax.bench.rivals import torch_fixmatch
 
     exp = experiment(f"--config.model.classifier={name}")
     there = torch_fixmatch.Settings.of(exp).network()
@@ -82,13 +86,13 @@ def test_the_networks_have_the_same_parameters(torch, name, count):
 
 def test_the_networks_say_the_same(torch):
     """In training, and by their running statistics afterwards."""
-    from rsmatch_jax.bench import torch_fixmatch
+    from rsmatch_jax.bench.rivals import torch_fixmatch
 
     name = "wrn_16_2"  # has blocks of equal widths, too
     exp = experiment(
         f"--config.model.classifier={name}", "--config.model.bn_momentum=0.9"
     )
-    net = models.make(name, {"real": 10}, bn_momentum=0.9)
+    net = networks.make(name, {"real": 10}, bn_momentum=0.9)
     rng = np.random.default_rng(0)
 
     def values(shapes, low, high):
@@ -149,7 +153,7 @@ def two_steps():
 def test_the_steps_do_the_same(torch, two_steps, kind):
     """Loss, parameters and averaged weights after each of two steps: the second has a
     momentum to go on with and a lower learning rate."""
-    from rsmatch_jax.bench import torch_fixmatch, torch_programs
+    from rsmatch_jax.bench.rivals import torch_fixmatch, torch_programs
 
     exp, first, after = two_steps
     settings, cpu = torch_fixmatch.Settings.of(exp), torch.device("cpu")
@@ -191,7 +195,7 @@ def named(program):
 
 
 def test_usb_evaluates_with_the_networks_own_statistics(torch, two_steps):
-    from rsmatch_jax.bench import torch_fixmatch, torch_programs
+    from rsmatch_jax.bench.rivals import torch_fixmatch, torch_programs
 
     exp, cpu = two_steps[0], torch.device("cpu")
     program = torch_fixmatch.AsInUSB(torch_fixmatch.Settings.of(exp), cpu)
@@ -203,7 +207,7 @@ def test_usb_evaluates_with_the_networks_own_statistics(torch, two_steps):
 
 
 def test_lean_torch_goes_on_where_nothing_compiles(torch, two_steps, monkeypatch):
-    from rsmatch_jax.bench import torch_fixmatch, torch_programs
+    from rsmatch_jax.bench.rivals import torch_fixmatch, torch_programs
 
     def compile_(function):
         def broken(batch):
@@ -226,7 +230,7 @@ def test_lean_torch_goes_on_where_nothing_compiles(torch, two_steps, monkeypatch
 
 
 def test_lean_torch_in_bfloat16_has_float32_weights(torch, two_steps):
-    from rsmatch_jax.bench import torch_fixmatch, torch_programs
+    from rsmatch_jax.bench.rivals import torch_fixmatch, torch_programs
 
     exp, cpu = two_steps[0], torch.device("cpu")
     batch = torch_programs.placed(exp, cpu)
@@ -247,7 +251,7 @@ def test_lean_torch_in_bfloat16_has_float32_weights(torch, two_steps):
 
 def test_the_loader_makes_pillows_views(torch):
     """By one worker, whose numbers can be drawn again here."""
-    from rsmatch_jax.bench import torch_loader
+    from rsmatch_jax.bench.rivals import torch_loader
 
     size, labelled, unlabelled, seed = 8, 6, 20, 3
     images = torch_loader.RandomImages(

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rsmatch_jax.bench import hlo, request, update, workload
+from rsmatch_jax.bench import update
+from rsmatch_jax.bench.harness import hlo, request, workload
 
 SMALL = (
     "--preset=cpu",

@@ -7,10 +7,10 @@ import shutil
 
 import pytest
 from playwright import sync_api
-from runs import KEYS, run
+from support.runs import KEYS, run
 
-from rsmatch_jax import logbook
 from rsmatch_jax.report import __main__ as report
+from rsmatch_jax.runs import logbook
 
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 # Chromium looks for updates by itself, which is no request of the page.

@@ -18,8 +18,8 @@ import sys
 import time
 
 import pytest
-from disks import small_disk
-from processes import with_default_signals
+from support.disks import small_disk
+from support.processes import with_default_signals
 
 pytestmark = pytest.mark.slow
 

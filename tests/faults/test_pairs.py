@@ -9,8 +9,8 @@ import time
 
 import numpy as np
 import pytest
-from helpers import build
-from host_pairs import (
+from support.helpers import build
+from support.host_pairs import (
     COMMON,
     StopAfter,
     alone,
@@ -20,8 +20,8 @@ from host_pairs import (
     wait_for,
 )
 
-from rsmatch_jax import workdir
-from rsmatch_jax.checkpoint import Checkpoints
+from rsmatch_jax.runs import workdir
+from rsmatch_jax.runs.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.slow
 KEYS = {

@@ -5,8 +5,9 @@ import os
 import numpy as np
 
 from rsmatch_jax.data import sources
-from rsmatch_jax.synthesis import drawing, pipelines, prompt_file
-from rsmatch_jax.synthesis.prompt_file import Prompt
+from rsmatch_jax.synthesis.generate import drawing, pipelines
+from rsmatch_jax.synthesis.prompts import jsonl
+from rsmatch_jax.synthesis.prompts.jsonl import Prompt
 
 CLASSES = ("cat", "dog", "owl")
 COUNT = 12
@@ -44,10 +45,10 @@ def install(monkeypatch):
 
 def write_prompts(path, dataset="pets", classes=CLASSES, count=COUNT):
     text = {FLAGGED: "flagged", TWIN: "twin", OTHER: "twin", 0: "twin"}
-    lines = [prompt_file.header_line(dataset, classes, {"seed": 3})]
+    lines = [jsonl.header_line(dataset, classes, {"seed": 3})]
     for i in range(count):
         prompt = Prompt(i % len(classes), f"{text.get(i, 'a')} {i}")
-        lines.append(prompt_file.prompt_line(prompt))
+        lines.append(jsonl.prompt_line(prompt))
     path.write_text("".join(lines))
     return str(path)
 

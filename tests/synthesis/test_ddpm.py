@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from tiny_diffusion import TINY
 
-from rsmatch_jax import checkpoint
-from rsmatch_jax.data import arrays, sources
+from rsmatch_jax.data import sources
+from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.synthesis import ddpm, ddpm_output, ddpm_settings, diffusion
+from rsmatch_jax.runs import checkpoint
+from rsmatch_jax.synthesis.ddpm import __main__ as ddpm
+from rsmatch_jax.synthesis.ddpm import diffusion, output
+from rsmatch_jax.synthesis.ddpm import settings as ddpm_settings
 from rsmatch_jax.terminal import Progress
 
 
@@ -255,7 +258,7 @@ def test_the_source_is_described(tmp_path):
         "redistributionInfo": {"license": "CC0"},
     }
     (tmp_path / "dataset_info.json").write_text(json.dumps(info))
-    text, licence = ddpm_output.origin(str(tmp_path), None)
+    text, licence = output.origin(str(tmp_path), None)
     assert text.endswith("trained on pets 2.0.0. Cats and dogs. @misc{pets}")
     assert licence == "CC0"
 

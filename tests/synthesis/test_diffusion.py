@@ -10,10 +10,11 @@ import optax
 import pytest
 from tiny_diffusion import TINY
 
-from rsmatch_jax import checkpoint, parallel
-from rsmatch_jax.data import arrays
+from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.models import unet
-from rsmatch_jax.synthesis import diffusion, diffusion_process
+from rsmatch_jax.runs import checkpoint
+from rsmatch_jax.runtime import parallel
+from rsmatch_jax.synthesis.ddpm import diffusion, process
 
 
 def moved(tree, seed=0, size=0.1):
@@ -25,7 +26,7 @@ def moved(tree, seed=0, size=0.1):
 
 
 def test_schedule_is_the_papers_cosine():
-    got = diffusion_process.alpha_bars(1000)
+    got = process.alpha_bars(1000)
     assert got.shape == (1001,)
     assert got.dtype == np.float32
 
@@ -41,7 +42,7 @@ def test_noise_keeps_signal_and_noise_shares():
     rng = np.random.default_rng(0)
     images, noise = rng.normal(size=(2, 3, 4, 4, 1)).astype(np.float32)
     signal = np.array([1.0, 0.36, 0.0], np.float32)
-    got = diffusion_process.add_noise(images, noise, jnp.asarray(signal))
+    got = process.add_noise(images, noise, jnp.asarray(signal))
     want = [images[0], 0.6 * images[1] + 0.8 * noise[1], noise[2]]
     np.testing.assert_allclose(got, want, atol=1e-6)
 
@@ -51,18 +52,16 @@ def test_ddim_step_moves_along_the_same_noise_and_ends_at_the_image():
     image = rng.uniform(-1, 1, (2, 4, 4, 1)).astype(np.float32)
     noise = rng.normal(size=image.shape).astype(np.float32)
     noisy = 0.6 * image + 0.8 * noise
-    between = diffusion_process.ddim_step(
-        noisy, noise, jnp.float32(0.36), jnp.float32(0.64)
-    )
+    between = process.ddim_step(noisy, noise, jnp.float32(0.36), jnp.float32(0.64))
     np.testing.assert_allclose(between, 0.8 * image + 0.6 * noise, atol=1e-5)
-    end = diffusion_process.ddim_step(noisy, noise, jnp.float32(0.36), jnp.float32(1.0))
+    end = process.ddim_step(noisy, noise, jnp.float32(0.36), jnp.float32(1.0))
     np.testing.assert_allclose(end, image, atol=1e-5)
 
 
 def test_ddim_step_keeps_the_image_in_range():
     # The prediction says image (0.9 - 0.8 * -1.5) / 0.6 = 3.5: cut to 1, and the noise
     # that leaves is (0.9 - 0.6) / 0.8.
-    got = diffusion_process.ddim_step(
+    got = process.ddim_step(
         jnp.full((1, 1), 0.9), jnp.full((1, 1), -1.5), 0.36, jnp.float32(0.64)
     )
     np.testing.assert_allclose(got, 0.8 + 0.6 * 0.3 / 0.8, rtol=1e-5)
@@ -70,27 +69,25 @@ def test_ddim_step_keeps_the_image_in_range():
 
 def test_guidance_moves_away_from_the_unlabelled_prediction():
     labelled, unlabelled = jnp.array([1.0, 2.0]), jnp.array([0.5, 3.0])
-    got = diffusion_process.guide(labelled, unlabelled, 3.0)
+    got = process.guide(labelled, unlabelled, 3.0)
     np.testing.assert_allclose(got, [4 - 1.5, 8 - 9])
-    np.testing.assert_array_equal(
-        diffusion_process.guide(labelled, unlabelled, 0.0), labelled
-    )
+    np.testing.assert_array_equal(process.guide(labelled, unlabelled, 0.0), labelled)
 
 
 def test_dropped_labels_become_the_extra_class():
     labels = jnp.arange(20_000, dtype=jnp.int32) % 10
-    got = np.asarray(diffusion_process.drop_labels(jax.random.key(0), labels, 0.1, 10))
+    got = np.asarray(process.drop_labels(jax.random.key(0), labels, 0.1, 10))
     dropped = got == 10
     assert 0.09 < dropped.mean() < 0.11
     np.testing.assert_array_equal(got[~dropped], np.asarray(labels)[~dropped])
     for rate, want in ((0.0, labels), (1.0, jnp.full_like(labels, 10))):
-        got = diffusion_process.drop_labels(jax.random.key(0), labels, rate, 10)
+        got = process.drop_labels(jax.random.key(0), labels, rate, 10)
         np.testing.assert_array_equal(got, want)
 
 
 def test_mirrored_images_are_about_half():
     images = jnp.arange(400 * 3 * 2, dtype=jnp.uint8).reshape(400, 1, 3, 2)
-    got = np.asarray(diffusion_process.flip_some(jax.random.key(0), images))
+    got = np.asarray(process.flip_some(jax.random.key(0), images))
     same = (got == np.asarray(images)).all((1, 2, 3))
     mirrored = (got == np.asarray(images)[:, :, ::-1]).all((1, 2, 3))
     assert (same ^ mirrored).all()
@@ -304,7 +301,7 @@ def test_drawing_with_a_perfect_predictor_finds_its_images(monkeypatch):
     # Class c is a flat picture of grey MEANS[c]; with no label, the net says MEANS[2].
     # Guidance 3 must then end at 4 * MEANS[c] - 3 * MEANS[2].
     means = jnp.array([0.1, -0.2, 0.05])
-    signals = jnp.asarray(diffusion_process.alpha_bars())
+    signals = jnp.asarray(process.alpha_bars())
 
     class Oracle:
         def apply(self, params, noisy, times, labels):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from rsmatch_jax.models import unet
-from rsmatch_jax.synthesis import ddpm_settings, diffusion
+from rsmatch_jax.synthesis.ddpm import diffusion
+from rsmatch_jax.synthesis.ddpm import settings as ddpm_settings
 
 
 def moved(tree, seed=0, size=0.1):

@@ -20,7 +20,8 @@ from generate_helpers import (
 
 from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.errors import RunFailed
-from rsmatch_jax.synthesis import drawing, generate, pipelines, staging
+from rsmatch_jax.synthesis.generate import __main__ as generate
+from rsmatch_jax.synthesis.generate import drawing, pipelines, staging
 
 SEED_7 = 4858828716256582319
 

@@ -15,7 +15,9 @@ from generate_helpers import (
     write_prompts,
 )
 
-from rsmatch_jax.synthesis import drawing, durable, generate, staging
+from rsmatch_jax.synthesis import durable
+from rsmatch_jax.synthesis.generate import __main__ as generate
+from rsmatch_jax.synthesis.generate import drawing, staging
 
 MORE = 23  # in batches of 5 the last of both files is short
 

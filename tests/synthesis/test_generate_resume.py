@@ -9,7 +9,6 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from disks import small_disk
 from generate_helpers import (
     CLASSES,
     draw,
@@ -17,9 +16,12 @@ from generate_helpers import (
     tree,
     write_prompts,
 )
+from support.disks import small_disk
 
 from rsmatch_jax.data import import_images
-from rsmatch_jax.synthesis import durable, generate, pool_folder, staging
+from rsmatch_jax.synthesis import durable
+from rsmatch_jax.synthesis.generate import __main__ as generate
+from rsmatch_jax.synthesis.generate import pool_folder, staging
 
 
 def test_a_finished_pool_is_left_as_it_is(tmp_path, model, request_of, capsys):
@@ -194,7 +196,7 @@ def test_a_disk_that_really_is_full(tmp_path, model, request_of, capsys):
 def test_two_processes_on_one_pool(tmp_path, model, request_of, capsys):
     out = str(tmp_path / "pool")
     program = (
-        "import sys; from rsmatch_jax.synthesis import staging\n"
+        "import sys; from rsmatch_jax.synthesis.generate import staging\n"
         "with staging.locked(sys.argv[1]): print('in', flush=True); input()"
     )
     with subprocess.Popen(

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from rsmatch_jax.errors import RequestError  # noqa: E402
-from rsmatch_jax.synthesis import drawing, glide, pipelines  # noqa: E402
+from rsmatch_jax.synthesis.generate import drawing, glide, pipelines  # noqa: E402
 
 CONTEXT, BASE, LARGE, STEPS = 6, 4, 8, 3
 DECAY, SPREAD = 0.5, 0.25  # of the stand-in's steps

@@ -10,8 +10,10 @@ import pytest
 from PIL import Image
 
 from rsmatch_jax import data as data_package
-from rsmatch_jax.data import arrays
-from rsmatch_jax.synthesis import look, pool_encoding
+from rsmatch_jax.data import sources
+from rsmatch_jax.data.stores import arrays
+from rsmatch_jax.synthesis.look import __main__ as look
+from rsmatch_jax.synthesis.look import encoding as pool_encoding
 
 SIZE, CLASSES = 16, ("cat", "dog", "owl")
 
@@ -118,7 +120,7 @@ def dataset_folders(tmp_path_factory):
     """(pool, real) as dataset folders. Generator a: JPEG of quality 30, of which 4 dogs
     are grey; b: PNG, with 3 exact duplicates and a cat that is a dog as well. Real
     pictures: JPEG of quality 90."""
-    from rsmatch_jax.data import tf_write
+    from rsmatch_jax.data.stores import tf_write
 
     root = tmp_path_factory.mktemp("folders")
 
@@ -213,7 +215,7 @@ def test_a_truncated_shard_is_named(dataset_folders, tmp_path, capsys):
 
 
 def test_without_tensorflow_the_files_are_not_looked_at(dataset_folders, monkeypatch):
-    monkeypatch.setitem(sys.modules, "rsmatch_jax.data.tf_encoded", None)
+    monkeypatch.setitem(sys.modules, "rsmatch_jax.data.stores.tf_encoded", None)
     monkeypatch.delattr(data_package, "tf_encoded", raising=False)
     found = pool_encoding.of_folders(*dataset_folders, ("a", "b"))
     assert "TensorFlow" in found["pool"]["unseen"]
@@ -221,7 +223,7 @@ def test_without_tensorflow_the_files_are_not_looked_at(dataset_folders, monkeyp
 
 
 def test_grey_digits_and_their_pool(tmp_path, capsys):
-    pool = os.path.join(os.path.dirname(arrays.__file__), "digits_pool")
+    pool = sources.default_pool("digits", None)
     assert run(pool, "digits", tmp_path, "--sample=200", "--per_class=3") == 0
     out = capsys.readouterr().out
     assert "Near-grey pictures: skipped, all pictures are grey" in out

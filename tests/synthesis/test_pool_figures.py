@@ -7,13 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rsmatch_jax.synthesis import (
-    pool_encoding,
-    pool_figures,
-    pool_probe,
-    pool_sheet,
-    pool_tables,
-)
+from rsmatch_jax.synthesis.look import cues, encoding, probe, sheet, tables
 
 
 def noise(n, height=16, width=16, channels=3, seed=0):
@@ -29,13 +23,13 @@ def encode(image, kind="JPEG", **options):
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(pool_figures, "_CHUNK_VALUES", 2000)
+    monkeypatch.setattr(cues, "_CHUNK_VALUES", 2000)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_statistics_against_loops(channels, small_chunks):
     images = noise(7, 16, 24, channels)
-    stats = pool_figures.statistics(images)
+    stats = cues.statistics(images)
     for n, image in enumerate(images.astype(float)):
         np.testing.assert_allclose(stats.means[n], image.mean((0, 1)))
         np.testing.assert_allclose(stats.stds[n], image.std((0, 1)))
@@ -60,18 +54,18 @@ def test_statistics_against_loops(channels, small_chunks):
         if channels == 3:
             np.testing.assert_allclose(stats.chroma[n], np.mean(chroma))
     assert (stats.chroma is None) == (channels == 1)
-    whole = pool_figures.channels(stats)
+    whole = cues.channels(stats)
     np.testing.assert_allclose(whole["mean"], images.mean((0, 1, 2)))
     np.testing.assert_allclose(whole["std"], images.std((0, 1, 2)))
     assert len(stats.rows(np.array([1, 3])).features()) == 2
 
 
 def test_small_pictures_have_no_block_edges():
-    stats = pool_figures.statistics(noise(3, 8, 8, 1))
+    stats = cues.statistics(noise(3, 8, 8, 1))
     assert stats.border is None
-    assert pool_figures.blockiness(stats) is None
+    assert cues.blockiness(stats) is None
     assert np.isfinite(stats.features()).all()
-    tiny = pool_figures.statistics(noise(3, 1, 2))
+    tiny = cues.statistics(noise(3, 1, 2))
     assert np.isfinite(tiny.features()).all()
 
 
@@ -87,7 +81,7 @@ def test_blockiness_finds_jpeg_and_its_grid():
     coarse = np.stack([np.asarray(i) for i in coarse])
 
     def blockiness(pictures):
-        return pool_figures.blockiness(pool_figures.statistics(pictures))
+        return cues.blockiness(cues.statistics(pictures))
 
     assert 0.9 < blockiness(images) < 1.1
     assert blockiness(coarse) > 1.5
@@ -99,15 +93,15 @@ def test_near_grey_share_by_class():
     images[0, ..., 0] += 7  # not below the limit
     images[1, ..., 2] -= 6
     images[3, 0] = (100, 100, 120)  # half of the pixels: 10 in the mean
-    stats = pool_figures.statistics(images)
-    shares = pool_figures.grey_share(stats, np.array([0, 0, 2, 2]), 4)
+    stats = cues.statistics(images)
+    shares = cues.grey_share(stats, np.array([0, 0, 2, 2]), 4)
     assert shares == [0.5, None, 0.5, None]
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (28, 20), (5, 9)])
 def test_shrink_is_the_area_mean(height, width, small_chunks):
     images = noise(5, height, width)
-    got = pool_figures.shrink(images, 8)
+    got = cues.shrink(images, 8)
     h, w = min(height, 8), min(width, 8)
     fine = images.repeat(h, axis=1).repeat(w, axis=2).astype(float)
     expected = fine.reshape(5, h, height, w, width, 3).mean((2, 4))
@@ -124,10 +118,10 @@ def test_exact_duplicates_as_the_importer_counts_them():
         same += label in places
         places.add(label)
     several = sum(len(places) > 1 for places in seen.values())
-    names = pool_figures.digests(images)
-    assert pool_figures.exact_duplicates(names, labels) == (same, several)
+    names = cues.digests(images)
+    assert cues.exact_duplicates(names, labels) == (same, several)
     assert several > 3
-    assert pool_figures.exact_duplicates(names[:0], labels[:0]) == (0, 0)
+    assert cues.exact_duplicates(names[:0], labels[:0]) == (0, 0)
 
 
 def test_near_twins_against_all_pairs(small_chunks):
@@ -142,15 +136,15 @@ def test_near_twins_against_all_pairs(small_chunks):
     for i in range(len(images)):
         for j in range(i):
             r = np.corrcoef(images[i].ravel(), images[j].ravel())[0, 1]
-            if labels[i] == labels[j] and r > pool_figures.NEAR_TWIN:
+            if labels[i] == labels[j] and r > cues.NEAR_TWIN:
                 pairs += 1
                 having |= {i, j}
-    vectors = pool_figures.thumbnails(images)
-    assert pool_figures.near_twins(vectors, labels) == (pairs, len(having))
+    vectors = cues.thumbnails(images)
+    assert cues.near_twins(vectors, labels) == (pairs, len(having))
     assert 10 < pairs < 25
     # Without contrast there is nothing to be alike in.
     equal = np.full((5, 8, 8, 1), 99, np.uint8)
-    assert pool_figures.near_twins(pool_figures.thumbnails(equal), np.zeros(5)) == (
+    assert cues.near_twins(cues.thumbnails(equal), np.zeros(5)) == (
         0,
         0,
     )
@@ -158,20 +152,20 @@ def test_near_twins_against_all_pairs(small_chunks):
 
 def test_encodings_are_told_apart():
     image = noise(1)[0]
-    plain = pool_encoding.inspect(encode(image, quality=85, subsampling=0))
+    plain = encoding.inspect(encode(image, quality=85, subsampling=0))
     assert (plain.format, plain.setting) == ("JPEG", "quality 85, 4:4:4")
-    assert pool_encoding.inspect(encode(image, "PNG")).format == "PNG"
-    assert pool_encoding.inspect(b"neither").format == "unknown"
-    grey = pool_encoding.inspect(encode(image[..., 0], quality=60))
+    assert encoding.inspect(encode(image, "PNG")).format == "PNG"
+    assert encoding.inspect(b"neither").format == "unknown"
+    grey = encoding.inspect(encode(image[..., 0], quality=60))
     assert grey.setting == "quality 60, grey"
     own = [[(i * 3) % 200 + 1 for i in range(64)]] * 2
-    odd = pool_encoding.inspect(encode(image, qtables=own, subsampling=2))
+    odd = encoding.inspect(encode(image, qtables=own, subsampling=2))
     assert odd.setting.startswith("tables ")
     assert odd.setting.endswith("4:2:0")
     assert odd.tables[0] == tuple(
         Image.open(io.BytesIO(encode(image, qtables=own))).quantization[0]
     )
-    got = pool_encoding.summary(Counter({plain: 5, grey: 2, odd: 1}))
+    got = encoding.summary(Counter({plain: 5, grey: 2, odd: 1}))
     assert got["formats"] == {"JPEG": 8}
     assert got["jpeg_settings"] == 3
     assert [c["pictures"] for c in got["commonest"]] == [5, 2, 1]
@@ -181,16 +175,16 @@ def test_choice_is_balanced_and_generators_take_turns():
     real = np.repeat([0, 1, 2], [30, 4, 20])
     labels = np.repeat([0, 1, 2], [50, 9, 12])
     generators = (np.arange(71) % 7 > 4).astype(np.int32)  # 5 to 2
-    a, b = pool_probe.choose(real, labels, generators, 10, seed=3)
+    a, b = probe.choose(real, labels, generators, 10, seed=3)
     assert np.bincount(real[a]).tolist() == np.bincount(labels[b]).tolist()
     assert np.bincount(real[a]).tolist() == [10, 4, 10]
     assert len(set(a)) == len(a)
     assert len(set(b)) == len(b)
     first = generators[b[labels[b] == 0]]
     assert np.bincount(first).tolist() == [5, 5]
-    again = pool_probe.choose(real, labels, generators, 10, seed=3)
+    again = probe.choose(real, labels, generators, 10, seed=3)
     np.testing.assert_array_equal(b, again[1])
-    other = pool_probe.choose(real, labels, generators, 10, seed=4)
+    other = probe.choose(real, labels, generators, 10, seed=4)
     assert not np.array_equal(b, other[1])
 
 
@@ -199,7 +193,7 @@ def test_verdict_by_generator_and_its_error():
     generators = np.repeat([-1, 0, 1], [200, 100, 100])
     features = rng.normal(size=(400, 3))
     features[generators == 1] += 9  # the second generator alone gives itself away
-    verdict = pool_probe.judge(features, generators, 3, seed=0)
+    verdict = probe.judge(features, generators, 3, seed=0)
     easy, none = verdict.by_generator[1:]
     assert none is None
     assert easy > verdict.balanced_accuracy > verdict.by_generator[0]
@@ -207,7 +201,7 @@ def test_verdict_by_generator_and_its_error():
     mean = np.mean(verdict.by_generator[:2])
     assert verdict.balanced_accuracy == pytest.approx(mean)
     assert 0 < verdict.error < 0.03
-    few = pool_probe.judge(features[176:], generators[176:], 2, seed=0)
+    few = probe.judge(features[176:], generators[176:], 2, seed=0)
     assert few is None
 
 
@@ -217,7 +211,7 @@ def test_sheet_puts_every_picture_in_its_place():
 
     groups = [group(10), group(50)]
     groups[1][0] = groups[1][0][:1]  # one picture where two have room
-    canvas, edges = pool_sheet.sheet(groups, 2)
+    canvas, edges = sheet.sheet(groups, 2)
     tile, space = 48, 2
     assert edges == [0, 2 * tile + space + 16]
     assert canvas.shape == (2 * tile + space, edges[1] + 2 * tile + space, 3)
@@ -227,14 +221,14 @@ def test_sheet_puts_every_picture_in_its_place():
                 y, x = row * (tile + space), edges[g] + column * (tile + space)
                 assert (canvas[y : y + tile, x : x + tile] == value).all()
     large = [[noise(2, 300, 150)]]
-    assert pool_sheet.sheet(large, 2)[0].shape == (96, 2 * 48 + 2, 3)
+    assert sheet.sheet(large, 2)[0].shape == (96, 2 * 48 + 2, 3)
 
 
 def test_a_long_list_of_classes_is_cut(monkeypatch):
-    monkeypatch.setattr(pool_tables, "MAX_ROWS", 2)
+    monkeypatch.setattr(tables, "MAX_ROWS", 2)
     figures = {"class_names": list("abc"), "generator_names": ["g"]}
     entry = {"real": [1, 2, 3], "pool": [4, 5, 6], "generators": [[4, 5, 6]]}
-    text = pool_tables._by_class(figures, entry, str)
+    text = tables._by_class(figures, entry, str)
     assert "| b " in text
     assert "| c " not in text
     assert "and 1 classes more" in text

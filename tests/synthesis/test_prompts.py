@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from digit_words import NUMBERS
 
-from rsmatch_jax.data import arrays, class_names
+from rsmatch_jax.data import class_names
+from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.errors import RequestError, RunFailed
-from rsmatch_jax.synthesis import prompt_stage, prompts, sentences
-from rsmatch_jax.synthesis.prompt_stage import Tally
+from rsmatch_jax.synthesis.prompts import __main__ as prompts
+from rsmatch_jax.synthesis.prompts import journal, sentences
+from rsmatch_jax.synthesis.prompts.journal import Tally
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +122,7 @@ def test_a_stage_of_another_request_is_refused_before_the_model_loads(tmp_path, 
 
 
 def test_a_stage_that_another_run_holds_is_refused(tmp_path, capsys):
-    with prompt_stage.opened(str(tmp_path / "p.jsonl.partial")) as stage:
+    with journal.opened(str(tmp_path / "p.jsonl.partial")) as stage:
         stage.begin(request())
         assert command(tmp_path / "p.jsonl") == 2
     assert "another run" in capsys.readouterr().err
@@ -139,7 +141,7 @@ def test_sifting():
         ("a cat too many", True),
     ]
     tally.sampled = 1
-    batch = prompt_stage.sift(tally, said, "cat", 3, False)
+    batch = journal.sift(tally, said, "cat", 3, False)
     assert batch == {
         "first": 1,
         "texts": ["Two cats", "The cat"],
@@ -155,7 +157,7 @@ def test_sifting():
     assert tally.rest(said, 7) == said[7:]
     with pytest.raises(RunFailed, match="does not do so again"):
         tally.rest(said, 6)
-    batch = prompt_stage.sift(Tally(), said, "cat", 3, True)
+    batch = journal.sift(Tally(), said, "cat", 3, True)
     assert batch["texts"] == ["Two cats", "a dog", "a CAT."]
 
 
@@ -163,14 +165,14 @@ def test_turns():
     def tallies(*states):
         return [Tally(texts=["x"] * n, sampled=b) for n, b in states]
 
-    assert prompt_stage.next_class(tallies((0, 0), (0, 0)), 2) == 0
-    assert prompt_stage.next_class(tallies((0, 1), (0, 0)), 2) == 1
-    assert prompt_stage.next_class(tallies((2, 1), (1, 5), (0, 4)), 2) == 2
-    assert prompt_stage.next_class(tallies((2, 1), (2, 5)), 2) is None
+    assert journal.next_class(tallies((0, 0), (0, 0)), 2) == 0
+    assert journal.next_class(tallies((0, 1), (0, 0)), 2) == 1
+    assert journal.next_class(tallies((2, 1), (1, 5), (0, 4)), 2) == 2
+    assert journal.next_class(tallies((2, 1), (2, 5)), 2) is None
 
 
 BATCH = {"label": 0, "first": 0, "texts": ["a"], "sampled": 1}
-GOOD = {**BATCH, "rejected": dict.fromkeys(prompt_stage.REASONS, 0)}
+GOOD = {**BATCH, "rejected": dict.fromkeys(journal.REASONS, 0)}
 
 
 @pytest.mark.parametrize(
@@ -190,7 +192,7 @@ def test_a_damaged_stage_names_its_line(tmp_path, lines, number):
     path.write_text("\n".join(lines) + "\n")
     with (
         pytest.raises(RequestError, match=f"line {number}"),
-        prompt_stage.opened(str(path)) as stage,
+        journal.opened(str(path)) as stage,
     ):
         stage.replay([Tally(), Tally()])
 
@@ -199,7 +201,7 @@ def test_half_a_line_is_dropped(tmp_path):
     path = tmp_path / "stage"
     for kept in ("{}\n" + json.dumps(GOOD) + "\n", ""):
         path.write_text(kept + '{"label": 1, "te')
-        with prompt_stage.opened(str(path)) as stage:
+        with journal.opened(str(path)) as stage:
             assert (stage.header is None) == (not kept)
             stage.begin({"new": 1})
         assert path.read_text() == kept + '{"new": 1}\n'
@@ -275,7 +277,7 @@ def test_class_names_of_a_set_that_is_not_prepared(tmp_path):
 
 
 def test_tfds_writes_the_files_that_the_names_are_read_from(tmp_path):
-    from rsmatch_jax.data import tf_write
+    from rsmatch_jax.data.stores import tf_write
 
     picture = np.zeros((4, 4, 3), np.uint8)
     examples = [tf_write.Example(picture, label, str(label)) for label in range(3)]

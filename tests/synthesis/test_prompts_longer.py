@@ -8,7 +8,8 @@ import pytest
 from digit_words import NUMBERS
 
 from rsmatch_jax import errors
-from rsmatch_jax.synthesis import prompt_file, prompt_stage, prompts, sentences
+from rsmatch_jax.synthesis.prompts import __main__ as prompts
+from rsmatch_jax.synthesis.prompts import journal, jsonl, sentences
 
 BATCH = 8
 
@@ -176,9 +177,9 @@ def test_fewer_are_refused(tmp_path, model, capsys):
 
 
 def tallies(out, stage):
-    found = prompt_file.read(str(out))
-    done = prompt_stage.of_finished(str(out), found)
-    with prompt_stage.opened(str(stage)) as opened:
+    found = jsonl.read(str(out))
+    done = journal.of_finished(str(out), found)
+    with journal.opened(str(stage)) as opened:
         opened.replay(done)
     return done
 

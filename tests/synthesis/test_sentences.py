@@ -12,8 +12,9 @@ import time
 
 import pytest
 
-from rsmatch_jax.synthesis import prompt_file, prompts, sentences
-from rsmatch_jax.synthesis.sentences import Sampling
+from rsmatch_jax.synthesis.prompts import __main__ as prompts
+from rsmatch_jax.synthesis.prompts import jsonl, sentences
+from rsmatch_jax.synthesis.prompts.sentences import Sampling
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -117,7 +118,7 @@ def test_the_file_holds_what_was_asked_for(flags, model, dataset, tmp_path, caps
     assert "sentences/s" in said or "30/30 sentences" in said
     assert "0 s left" in said
 
-    found = prompt_file.read(str(out))
+    found = jsonl.read(str(out))
     assert [prompt.label for prompt in found.prompts] == [0, 1, 2] * 10
     patterns = (r"\bcats?\b", r"\bdogs?\b", r"\bmaple trees?\b")
     for label, pattern in enumerate(patterns):
@@ -161,7 +162,7 @@ def test_the_file_holds_what_was_asked_for(flags, model, dataset, tmp_path, caps
     assert again.read_bytes() == before
     other = tmp_path / "other.jsonl"
     assert prompts.main([*flags, f"--out={other}", "--batch_size=8", "--seed=1"]) == 0
-    texts = [p.text for p in prompt_file.read(str(other)).prompts]
+    texts = [p.text for p in jsonl.read(str(other)).prompts]
     assert texts != [p.text for p in found.prompts]
 
 
@@ -284,7 +285,7 @@ def test_a_class_whose_sentences_fail_is_named(flags, tmp_path, capsys):
     flags = [f for f in flags if not f.startswith("--out")]
     out = tmp_path / "any.jsonl"
     assert prompts.main([*flags, f"--out={out}", "--allow_missing_word"]) == 0
-    header = prompt_file.read(str(out)).header
+    header = jsonl.read(str(out)).header
     assert header["rejected"]["word missing"] == [0, 0, 0]
     assert header["words"] == ["zebra", "dog", "zeppelin"]
 

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.synthesis import durable, staging
-from rsmatch_jax.synthesis.staging import Part, PoolHeader
+from rsmatch_jax.synthesis import durable
+from rsmatch_jax.synthesis.generate import staging
+from rsmatch_jax.synthesis.generate.staging import Part, PoolHeader
 
 POOL = PoolHeader("pets", ("cat", "dog"), 4)
 HEADER = {"settings": {"seed": 0, "steps": 50}, "prompts": {"count": 3, "digest": "x"}}
@@ -222,7 +223,7 @@ def test_a_full_disk_loses_only_the_batch(out, monkeypatch):
 
 def test_one_process_at_a_time(out):
     program = (
-        "import sys; from rsmatch_jax.synthesis import staging\n"
+        "import sys; from rsmatch_jax.synthesis.generate import staging\n"
         "with staging.locked(sys.argv[1]): print('in', flush=True); input()"
     )
     with subprocess.Popen(

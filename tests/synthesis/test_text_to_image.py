@@ -19,8 +19,10 @@ diffusers = pytest.importorskip("diffusers")
 import tiny_models  # noqa: E402
 
 from rsmatch_jax.data import rs_ssl, sources  # noqa: E402
-from rsmatch_jax.synthesis import generate, prompt_file, staging  # noqa: E402
-from rsmatch_jax.synthesis.prompt_file import Prompt  # noqa: E402
+from rsmatch_jax.synthesis.generate import __main__ as generate  # noqa: E402
+from rsmatch_jax.synthesis.generate import staging  # noqa: E402
+from rsmatch_jax.synthesis.prompts import jsonl  # noqa: E402
+from rsmatch_jax.synthesis.prompts.jsonl import Prompt  # noqa: E402
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 CLASSES = ("cat", "dog")
@@ -40,8 +42,8 @@ def models(tmp_path_factory):
 def write_prompts(path, count):
     words = ("sits", "runs", "sleeps in the sun", "looks up")
     texts = [f"a {CLASSES[i % 2]} {words[i % 4]} {i}" for i in range(count)]
-    lines = [prompt_file.header_line("pets", CLASSES, {})]
-    lines += [prompt_file.prompt_line(Prompt(i % 2, t)) for i, t in enumerate(texts)]
+    lines = [jsonl.header_line("pets", CLASSES, {})]
+    lines += [jsonl.prompt_line(Prompt(i % 2, t)) for i, t in enumerate(texts)]
     path.write_text("".join(lines))
     return texts
 
@@ -215,7 +217,7 @@ STARTER = """
 import json, os, sys
 import torch
 from diffusers import StableDiffusionPipeline
-from rsmatch_jax.synthesis import generate
+from rsmatch_jax.synthesis.generate import __main__ as generate
 for line in sys.stdin:
     process = os.fork()
     if not process:

@@ -4,7 +4,7 @@ import pytest
 
 from rsmatch_jax.data import class_names
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.synthesis import words
+from rsmatch_jax.synthesis.prompts import words
 
 # CIFAR-10 and, by superclass as its page has them, CIFAR-100: name, words, plural.
 CIFAR10 = """

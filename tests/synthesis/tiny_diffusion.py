@@ -1,8 +1,8 @@
 """One set of shapes for all tests of diffusion: compiling is what costs time there."""
 
-from rsmatch_jax.synthesis import ddpm_settings
+from rsmatch_jax.synthesis.ddpm import settings
 
-TINY = ddpm_settings.Settings(
+TINY = settings.Settings(
     per_class=2,
     steps=60,
     batch_size=32,

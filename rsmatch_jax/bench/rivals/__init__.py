@@ -1,0 +1,1 @@
+"""The programs that this package is compared with."""

@@ -1,0 +1,1 @@
+"""Picture files, zips, and the layouts of image collections."""

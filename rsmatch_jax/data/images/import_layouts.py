@@ -1,0 +1,269 @@
+"""What the folders and file names of an image collection mean. No TensorFlow.
+
+A layout takes the image files, the other files, the source's path, and the flags
+--generator and --class_names.
+"""
+
+import dataclasses
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from rsmatch_jax.data.images.image_source import File, Unreadable
+from rsmatch_jax.data.stores.dataset_folder import natural_key
+from rsmatch_jax.errors import RequestError
+
+CIFAR10 = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+CIFAKE_GENERATOR = "stable-diffusion-1.4"
+CIFAKE_HOW = "CIFAKE's own run of Stable Diffusion 1.4, per class of CIFAR-10"
+CIFAKE_SOURCE = (
+    "CIFAKE: J. J. Bird and A. Lotfi 2023, arXiv:2303.14126, after CIFAR-10 by "
+    "A. Krizhevsky 2009"
+)
+CIFAKE_LICENCE = "MIT, as the dataset's page states"
+_CIFAKE_FILE = re.compile(r"\d+(?: \((\d+)\))?\.jpe?g", re.IGNORECASE)
+SPLITS = ("train", "test", "validation")
+_SHOWN = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    file: File
+    split: str
+    label: int
+    generator: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a layout makes of the files. ignored: why -> how many images."""
+
+    items: list[Item]
+    class_names: tuple[str, ...]
+    generators: dict[str, str]  # name -> how it was run; empty for a real dataset
+    licence: str
+    source: str
+    ignored: dict[str, int]
+
+
+def cifake_plan(
+    files: list[File],
+    others: list[File],
+    root: str,
+    generator: str | None,
+    class_names: Sequence[str],
+) -> Plan:
+    """CIFAKE's names: NNNN.jpg is airplane, `NNNN (k).jpg` class k - 1 (2 to 10)."""
+    del others, class_names  # CIFAKE's are CIFAR-10's
+    items, ignored = [], Counter()
+    for file in files:
+        *folders, name = file.path.split("/")
+        if "FAKE" not in [os.path.basename(root), *folders]:
+            ignored["outside FAKE"] += 1
+        elif "test" in folders:
+            ignored["CIFAKE's test split"] += 1
+        else:
+            match = _CIFAKE_FILE.fullmatch(name)
+            label = int(match[1] or 1) - 1 if match else -1
+            if not 0 <= label < len(CIFAR10) or match[1] == "1":
+                raise RequestError(
+                    f"{file.path} is no name of CIFAKE's (NNNN.jpg or 'NNNN (k).jpg', "
+                    "k from 2 to 10); for other images use --layout=folders"
+                )
+            items.append(Item(file, "train", label, 0))
+    if not items:
+        raise RequestError(
+            f"--source={root} has no images in a folder FAKE; --layout=cifake reads "
+            "CIFAKE's archive, for other images use --layout=folders"
+        )
+    return Plan(
+        items,
+        CIFAR10,
+        {generator or CIFAKE_GENERATOR: CIFAKE_HOW},
+        CIFAKE_LICENCE,
+        CIFAKE_SOURCE,
+        dict(ignored),
+    )
+
+
+def folders_plan(
+    files: list[File],
+    others: list[File],
+    root: str,
+    generator: str | None,
+    class_names: Sequence[str],
+) -> Plan:
+    """One folder per class, perhaps below one per split or per generator."""
+    del others
+    paths = [file.path.split("/")[:-1] for file in files]
+    paths = _unwrap(paths, generator)
+    depths = {len(path): file.path for path, file in zip(paths, files, strict=True)}
+    if not depths or len(depths) > 1 or next(iter(depths)) not in (1, 2):
+        found = " and ".join(depths.values()) or "no images at all"
+        raise RequestError(
+            f"--source={root} must hold class/img, train|test/class/img or "
+            f"generator/class/img; found {found}"
+        )
+    tops = sorted({p[0] for p in paths}, key=natural_key) if 2 in depths else []
+    has_splits = bool(tops) and set(tops) <= set(SPLITS)
+    ignored = Counter()
+    if tops and not has_splits and generator:
+        raise RequestError(
+            f"--source={root} has a folder level above the classes "
+            f"({', '.join(tops[:_SHOWN])}), which names the generators: leave "
+            "--generator out"
+        )
+    names = [generator] if generator else ([] if has_splits else tops)
+    labels = _class_positions({p[-1] for p in paths}, class_names)
+    items = []
+    for file, path in zip(files, paths, strict=True):
+        split = path[0] if has_splits else "train"
+        if names and split != "train":
+            ignored[f"{split} split, a pool has none"] += 1
+            continue
+        which = names.index(path[0]) if names and tops and not has_splits else 0
+        items.append(Item(file, split, labels[path[-1]], which if names else None))
+    return Plan(
+        items,
+        tuple(labels),
+        {name: "not stated; images imported from disk" for name in names},
+        "not stated",
+        f"images imported from {os.path.basename(root)}",
+        dict(ignored),
+    )
+
+
+def tiny_imagenet_plan(
+    files: list[File],
+    others: list[File],
+    root: str,
+    generator: str | None,
+    class_names: Sequence[str],
+) -> Plan:
+    """Tiny-ImageNet's archive: train/WNID/images/*.JPEG, and val/images/*.JPEG with
+    their WordNet ids in val/val_annotations.txt.
+
+    Labels follow the sorted ids of wnids.txt; a class has the first name that
+    words.txt gives its id, with the id behind it where two would be alike.
+    """
+    for flag, value in (("generator", generator), ("class_names", class_names)):
+        if value:
+            raise RequestError(
+                f"--{flag}: Tiny-ImageNet is a dataset of real images and names its "
+                "classes itself; leave it out (a pool comes in by --layout=folders)"
+            )
+    top, texts = _tiny_imagenet_tables(root, others)
+    wnids = sorted(texts["wnids.txt"].split())
+    labels = {wnid: label for label, wnid in enumerate(wnids)}
+    truth = dict(row.split("\t")[:2] for row in _rows(texts["val/val_annotations.txt"]))
+    items, ignored = [], Counter()
+    for file in files:
+        parts = file.path.removeprefix(top).split("/")
+        match parts:
+            case ["train", wnid, "images", _]:
+                split = "train"
+            case ["val", "images", name]:
+                split, wnid = "test", truth.get(name)
+            case ["test", *_]:
+                ignored["Tiny-ImageNet's test images have no labels"] += 1
+                continue
+            case _:
+                ignored["outside train and val"] += 1
+                continue
+        if wnid not in labels:
+            raise RequestError(
+                f"{file.path}: its class {wnid} is not in wnids.txt"
+                if wnid
+                else f"{file.path} is not in val/val_annotations.txt; unpack the "
+                "archive again"
+            )
+        items.append(Item(file, split, labels[wnid], None))
+    if not items:
+        raise RequestError(
+            f"--source={root} has no images in train/WNID/images or val/images; is it "
+            "Tiny-ImageNet's archive?"
+        )
+    return Plan(
+        items,
+        _first_words(wnids, texts["words.txt"]),
+        {},
+        "not stated; for research, as ImageNet's",
+        "Tiny-ImageNet (Stanford CS231N), after ImageNet by J. Deng et al. 2009",
+        dict(ignored),
+    )
+
+
+LAYOUTS: dict[str, Callable[..., Plan]] = {
+    "cifake": cifake_plan,
+    "folders": folders_plan,
+    "tiny_imagenet": tiny_imagenet_plan,
+}
+
+
+def _tiny_imagenet_tables(
+    root: str, others: Sequence[File]
+) -> tuple[str, dict[str, str]]:
+    """The folder that holds the archive's content, "" or with a slash at its end, and
+    the content of its text files by name."""
+    by_path = {file.path: file for file in others}
+    tops = [p.removesuffix("wnids.txt") for p in by_path if p.endswith("wnids.txt")]
+    top = min(tops, key=len, default="")
+    texts = {}
+    for name in ("wnids.txt", "words.txt", "val/val_annotations.txt"):
+        if top + name not in by_path:
+            raise RequestError(
+                f"--source={root} has no {name}; --layout=tiny_imagenet reads "
+                "tiny-imagenet-200.zip or the folder that it unpacks to"
+            )
+        try:
+            texts[name] = by_path[top + name].read().decode(errors="replace")
+        except Unreadable as e:
+            raise RequestError(f"{top}{name} cannot be read: {e}") from None
+    return top, texts
+
+
+def _rows(text: str) -> list[str]:
+    return [row for row in text.splitlines() if "\t" in row]
+
+
+def _first_words(wnids: Sequence[str], words: str) -> tuple[str, ...]:
+    """`n02124075 <tab> Egyptian cat, ...` gives `Egyptian cat`; an id without words is
+    its own name."""
+    known = dict(row.split("\t", 1) for row in _rows(words))
+    names = [known.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
+    return tuple(
+        name if names.count(name) == 1 else f"{name} ({wnid})"
+        for name, wnid in zip(names, wnids, strict=True)
+    )
+
+
+def _unwrap(paths: list[list[str]], generator: str | None) -> list[list[str]]:
+    """Takes away the one folder that zips often wrap around everything."""
+    wrapped = len({p[0] if p else "" for p in paths}) == 1 and all(
+        len(p) == 3 or (len(p) == 2 and generator and p[0] not in SPLITS) for p in paths
+    )
+    return [p[1:] for p in paths] if wrapped else paths
+
+
+def _class_positions(found: set[str], class_names: Sequence[str]) -> dict[str, int]:
+    """Class name -> label: in the order asked for, else in natural order."""
+    unknown = found - set(class_names)
+    if class_names and unknown:
+        raise RequestError(
+            f"the class folders {', '.join(sorted(unknown)[:_SHOWN])} are not in "
+            "--class_names; rename them, or correct that file"
+        )
+    names = class_names or sorted(found, key=natural_key)
+    return {name: label for label, name in enumerate(names)}

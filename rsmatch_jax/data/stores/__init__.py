@@ -1,0 +1,1 @@
+"""What lies on disk: decoded arrays, dataset folders, tfrecord files."""

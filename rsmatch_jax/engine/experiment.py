@@ -1,0 +1,206 @@
+"""From a config to the parts of a run: data, method, networks, first state.
+
+Shared by training and by the commands that open a finished workdir.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rsmatch_jax import optim, step
+from rsmatch_jax.augment import views
+from rsmatch_jax.data import normalise, rs_ssl, sources
+from rsmatch_jax.data.stores import arrays
+from rsmatch_jax.methods.catalogue import METHODS, Dims, Method
+from rsmatch_jax.models import networks, uint8
+from rsmatch_jax.models.networks import Network
+from rsmatch_jax.runtime import compilation, parallel
+from rsmatch_jax.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """The fixed parts of a run; what changes is in TrainState."""
+
+    config: Any
+    devices: Sequence[jax.Device]
+    dims: Dims
+    method: Method
+    nets: Mapping[str, Network]
+    tx: optax.GradientTransformation
+    views: views.ViewSpec
+
+    @functools.cached_property
+    def first_state(self) -> jax.stages.Lowered:
+        """The program seed -> state before step 0, not yet compiled. Its `out_info`
+        tells the state's shapes before there is one."""
+        return jax.jit(self._first_state).lower(self.config.seed)
+
+    def _first_state(self, seed) -> TrainState:
+        return step.init_state(self.method, self.nets, self.tx, self.dims, seed)
+
+    def init_state(self) -> TrainState:
+        """The state before step 0, placed on the devices.
+
+        Made in one compiled call: leaf by leaf it would take seconds.
+        """
+        platform = self.devices[0].platform
+        program = compilation.compiled(self.first_state, platform)
+        return parallel.replicate(program(self.config.seed), self.devices)
+
+    def state_shapes(self) -> TrainState:
+        """Shapes, dtypes and placement of the state; nothing is computed."""
+        placed = parallel.replicated(self.devices)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed),
+            jax.eval_shape(self._first_state, self.config.seed),
+        )
+
+    def one_step(self) -> Callable:
+        """One device's train step (state, batch) -> (state, metrics), not mapped."""
+        return step.make_train_step(
+            self.method,
+            self.nets,
+            self.tx,
+            ema_decay=self.config.optim.ema_decay,
+            ema_warmup=self.config.optim.ema_warmup,
+            sync_bn=self.config.model.sync_bn,
+        )
+
+    def train_step(self) -> Callable:
+        """The mapped, donating train step (state, batch) -> (state, metrics)."""
+        return parallel.map_step(self.one_step(), self.devices)
+
+    @property
+    def needs_truth(self) -> bool:
+        """Whether steps must be told which unlabelled image is synthetic."""
+        own = self.config.method
+        return own.name == "rsmatch" and own.rsmatch.routing == "oracle"
+
+
+def load_task(config: Any) -> rs_ssl.Task:
+    """The images of the run, real and synthetic, by the `data` group of the config.
+
+    Raises RequestError where data is missing or does not fit.
+    """
+    d = config.data
+    stored = {"cache_dir": d.cache_dir, "image_size": d.image_size}
+    train, test = sources.load_real(
+        d.name, data_dir=d.data_dir, download=d.download, **stored
+    )
+    train, test, pool = _rgb(train), _rgb(test), None
+    if d.synthetic_ratio > 0 and not d.real_only:
+        folder = d.synthetic_pool or sources.default_pool(d.name, d.data_dir)
+        pool = _rgb(sources.load_pool(folder, **stored))
+        rs_ssl.check_pool(pool, train)
+    split = rs_ssl.make_split(
+        train.labels,
+        train.num_classes,
+        labels_per_class=d.labels_per_class,
+        validation_per_class=d.validation_per_class,
+        ratio=d.synthetic_ratio,
+        mode=d.synthetic_mode,
+        mix=d.synthetic_mix,
+        real_only=d.real_only,
+        pool_labels=None if pool is None else pool.labels,
+        pool_generators=None if pool is None else pool.generators,
+        seed=config.seed if d.split_seed is None else d.split_seed,
+    )
+    return rs_ssl.make_task(train, test, pool, split)
+
+
+def task_dims(config: Any, task: rs_ssl.Task) -> Dims:
+    """Static sizes of a run. crop_pad=None is an eighth of the image size."""
+    size = task.unl_images.shape[1]
+    return Dims(
+        num_classes=len(task.class_names),
+        image_shape=task.unl_images.shape[1:],
+        batch_size=config.train.batch_size,
+        unlabeled_batch=config.train.batch_size * config.train.unlabeled_ratio,
+        crop_pad=size // 8 if config.input.crop_pad is None else config.input.crop_pad,
+        num_labeled=len(task.lab_images),
+        num_unlabeled=len(task.unl_images),
+    )
+
+
+def describe_data(task: rs_ssl.Task, dims: Dims) -> dict[str, Any]:
+    """What a workdir keeps of its data, JSON-ready: with it and the config the run can
+    be opened where the data are not."""
+    return {
+        "dataset": task.name,
+        "class_names": list(task.class_names),
+        "generator_names": list(task.generator_names),
+        "dims": {**dataclasses.asdict(dims), "image_shape": list(dims.image_shape)},
+    }
+
+
+def build(
+    config: Any, dims: Dims, dataset: str, devices: Sequence[jax.Device]
+) -> Experiment:
+    """Everything but the images, from the config, the sizes and the dataset's name,
+    which decides how images are normalised."""
+    method = METHODS[config.method.name](config, dims)
+    mean, std = normalise.normalisation(dataset)
+    names = {"classifier": config.model.classifier, "detector": config.model.detector}
+    nets = {
+        network: uint8.take_uint8(
+            networks.make(
+                names[network],
+                heads,
+                dtype=jnp.dtype(config.model.dtype),
+                bn_momentum=config.model.bn_momentum,
+                sync_axis=parallel.AXIS if config.model.sync_bn else None,
+                preact=config.model.wrn_preact,
+            ),
+            mean,
+            std,
+        )
+        for network, heads in method.heads(dims.num_classes).items()
+    }
+    return Experiment(
+        config=config,
+        devices=devices,
+        dims=dims,
+        method=method,
+        nets=nets,
+        tx=optim.make(
+            {name: _sgd(config, name) for name in nets},
+            config.train.num_steps,
+            config.optim.warmup_steps,
+        ),
+        views=_view_spec(config, dims),
+    )
+
+
+def _rgb(data: arrays.ImageArrays) -> arrays.ImageArrays:
+    """Networks take three channels."""
+    return dataclasses.replace(data, images=arrays.to_rgb(data.images))
+
+
+def _view_spec(config: Any, dims: Dims) -> views.ViewSpec:
+    spec = views.ViewSpec(
+        flip=config.input.flip,
+        crop_pad=dims.crop_pad,
+        randaugment_ops=config.input.randaugment_ops,
+        cutout=config.input.cutout,
+        crop_area=config.input.crop_area,
+    )
+    views.check(spec, dims.image_shape[0])
+    return spec
+
+
+def _sgd(config: Any, network: str) -> optim.SGD:
+    o = config.optim
+    learning_rate, weight_decay = o.learning_rate, o.weight_decay
+    if network == "detector":
+        own = config.method.rsmatch
+        if own.detector_learning_rate is not None:
+            learning_rate = own.detector_learning_rate
+        if own.detector_weight_decay is not None:
+            weight_decay = own.detector_weight_decay
+    return optim.SGD(learning_rate, o.momentum, o.nesterov, weight_decay)

@@ -1,0 +1,270 @@
+"""The loop of a run: step, log, evaluate, save, stop. The only loop there is."""
+
+import contextlib
+import io
+import math
+import os
+import time
+from collections import deque
+from typing import Any
+
+import jax
+import numpy as np
+
+from rsmatch_jax.data import rs_ssl
+from rsmatch_jax.engine import feed, health, plan
+from rsmatch_jax.engine.experiment import Experiment
+from rsmatch_jax.metrics import measure, queue_picture
+from rsmatch_jax.runs import history, logbook, workdir
+from rsmatch_jax.runs.checkpoint import Checkpoints
+from rsmatch_jax.runs.history import Dispatched, Record, Stopwatch
+from rsmatch_jax.runs.logbook import Logbook, say
+from rsmatch_jax.runtime import hosts
+from rsmatch_jax.runtime.stopping import Stop
+
+# Dispatches under way at most, and steps that they may have beside the first: enough
+# that the device never waits for the host, few enough that a stop need not wait long.
+AHEAD, STEPS_AHEAD = 4, 16
+_SHOWN = ("loss", "utilisation", "detector_utilisation", "routed_synthetic")
+
+
+class Loop:
+    """State, files, and what is kept between log steps. Goes on from the newest good
+    one of `checkpoints`, if there is one."""
+
+    def __init__(
+        self,
+        exp: Experiment,
+        task: rs_ssl.Task,
+        folder: str,
+        checkpoints: Checkpoints,
+        warnings: list[str],
+        stop: Stop,
+    ):
+        self.exp, self.task, self.folder, self.stop = exp, task, folder, stop
+        self.config = exp.config
+        self.checkpoints = checkpoints
+        self.state = exp.init_state()
+        self.record, first = Record(warnings=warnings), 0
+        restored = self.checkpoints.restore_newest(self.state, say)
+        if restored:
+            first, self.state = restored.step, restored.state
+            self.record = Record.from_meta(restored.meta)
+            say(f"resumed at step {first}")
+        else:
+            for line in plan.parameters(self.state.params):
+                say(line)
+        self.first = self.step = first
+        self.fingerprint = (first, restored and restored.fingerprint)  # as last saved
+        self.started = time.monotonic() - self.record.seconds
+        self.clock = Stopwatch()
+        self.idle_at = (first, 0.0)  # step and time at which no step was under way
+        self.under_way: deque[Dispatched] = deque()
+        self.ahead = hosts.steps_ahead(AHEAD, exp.devices[0].platform)
+        self.evaluation_seconds = 0.0
+        self.logbook = Logbook(
+            folder,
+            kept=self.record.metrics_bytes,
+            num_steps=self.config.train.num_steps,
+            tensorboard=self.config.log.tensorboard,
+        )
+        if not first:
+            self.logbook.write_start(self.config.to_dict(), self.state.params)
+        self.forward = measure.mapped_forward(exp.nets, exp.devices)
+
+    def train(self, source: feed.Feed) -> dict[str, Any]:
+        """Trains to the end, or to the step at which a stop was asked for; returns the
+        content of result.json."""
+        with self.stop.nothing_to_save(lambda: self._write_result("stopped")):
+            if self._due(self.config.eval.every_steps) and not self._evaluated():
+                self._evaluate()  # the earlier start was stopped in the midst of it
+                self._save()
+            if self.step < self.config.train.num_steps:
+                self.checkpoints.prepare(self.state)
+                with self.clock.paused() as seconds:
+                    source.compile(self.state, self.step)
+                say(f"step compiled in {seconds():.1f} s")
+        with self.stop.to_save():
+            self._steps(source)
+            self.checkpoints.close()
+            self.logbook.close()
+            return self._write_result("finished" if self._done() else "stopped")
+
+    def _done(self) -> bool:
+        return self.step == self.config.train.num_steps and self._evaluated()
+
+    def _steps(self, source: feed.Feed):
+        due = None  # the interval before, dispatched long ago: fetched without waiting
+        stopping = False
+        while self.step < self.config.train.num_steps and not stopping:
+            self._advance(source)
+            stopping = self.stop.due()
+            if self._due(self.config.log.every_steps):
+                self.checkpoints.require_written()
+                if due:
+                    self._log(*due)
+                due = (self.step, self.record.take_pending())
+            evaluate = self._due(self.config.eval.every_steps)
+            save = self._due(self.config.checkpoint.every_steps)
+            if evaluate or save or stopping:
+                if due:
+                    self._log(*due)
+                    due = None
+                self._settle()
+                with self.clock.paused():
+                    best = evaluate and not stopping and self._evaluate()
+                    stopping = self.stop.due()  # perhaps since the evaluation began
+                    if save or best or stopping:
+                        self._save()
+        if stopping and not self._done():
+            say(f"stopped at step {self.step}, which is saved")
+
+    def _evaluated(self) -> bool:
+        """Whether the present step is."""
+        past = self.record.evaluations
+        return bool(past) and past[-1]["step"] == self.step
+
+    def _due(self, every: int) -> bool:
+        """Whether what comes `every` so many steps, and after the last, comes now."""
+        at_end = self.step == self.config.train.num_steps
+        return self.step > 0 and (self.step % every == 0 or at_end)
+
+    def _advance(self, source: feed.Feed):
+        """One dispatch, of steps up to the next one at which something is due."""
+        c, step = self.config, self.step
+        periods = (c.log.every_steps, c.eval.every_steps, c.checkpoint.every_steps)
+        room = min(
+            c.train.num_steps - step, *(every - step % every for every in periods)
+        )
+        self.state, dispatched = source.run(self.state, step, room)
+        for done in range(step + 1, step + dispatched.count + 1):
+            self.logbook.count_step(done)
+        self.step += dispatched.count
+        self.record.pending.append(dispatched)
+        self.under_way.append(dispatched)
+        while self.under_way and (
+            len(self.under_way) > self.ahead
+            or sum(d.count for d in self.under_way)
+            > self.under_way[0].count + STEPS_AHEAD
+        ):
+            jax.block_until_ready(self.under_way.popleft().metrics)
+
+    def _settle(self):
+        """Waits for all steps dispatched; raises RunFailed if one went bad."""
+        self.record.pending = history.per_step(self.record.pending)
+        self.under_way.clear()
+        health.require_finite(self.step, self.record.pending, self.checkpoints.latest)
+        self.idle_at = (self.step, self.clock.read())
+
+    def _log(self, step: int, pending: history.Pending):
+        """Averages the metrics of the interval that ended with `step`, writes them."""
+        steps = history.per_step(pending)  # waits for the device
+        since, begin = self.idle_at
+        health.require_finite(step, steps, self.checkpoints.latest)
+        alarms = health.alarms(
+            steps,
+            first=step == len(steps),
+            images_a_step=self.exp.dims.unlabeled_batch,
+        )
+        for warning in self.record.warn_once(alarms, step):
+            say(f"warning: {warning}")
+        means = history.interval_means(steps)
+        self.record.utilisation = means.get("utilisation")
+        self.logbook.write(step, {f"train/{k}": v for k, v in means.items()})
+        to_come = self.config.train.num_steps - step
+        self.logbook.progress(
+            step,
+            {k: means[k] for k in _SHOWN if k in means},
+            rate=(step - since) / max(self.clock.read() - begin, 1e-9),
+            extra_seconds=self.evaluation_seconds
+            * math.ceil(to_come / self.config.eval.every_steps),
+            alarms=list(alarms),
+        )
+
+    def _evaluate(self) -> bool:
+        """Evaluates, writes metrics, pictures and result.json; whether it is a best.
+        False and nothing written where a stop was asked for meanwhile."""
+        begin, step = time.monotonic(), self.step
+        try:
+            measured = measure.measure(
+                self.forward,
+                self.state,
+                self.task,
+                threshold=self.config.method.threshold,
+                batch_size=self.config.eval.batch_size,
+                devices=self.exp.devices,
+                interrupted=self.stop.due,
+            )
+        except measure.Interrupted:  # made up for when the run goes on
+            return False
+        metrics = measured.figures
+        best = self.record.add_evaluation(step, metrics)
+        written = {**metrics, **measured.details}
+        self.logbook.write(step, {f"eval/{k}": v for k, v in written.items()})
+        shown = {
+            "test accuracy": metrics["test_accuracy"],
+            "detector balanced accuracy": metrics["detector_balanced_accuracy"],
+            "queue purity": metrics["queue_purity"],
+        }
+        said = "  ".join(f"{k} {v:.4f}" for k, v in shown.items() if v is not None)
+        say(f"evaluation at step {step}: {said}{'  (best)' if best else ''}")
+        confusion = io.BytesIO()
+        np.save(confusion, measured.confusion)
+        for name, content in (
+            (workdir.CONFUSION_FILE, confusion.getvalue()),
+            (workdir.MISTAKES_FILE, measured.mistakes.to_bytes()),
+        ):
+            logbook.replace_bytes(os.path.join(self.folder, name), content)
+        if metrics["queue_fill"]:
+            sheet = queue_picture.draw_queue(
+                os.path.join(self.folder, workdir.QUEUE_PICTURE),
+                jax.device_get(self.state.extra["queue"]),
+                self.task,
+                f"CSQueue at step {step}",
+            )
+            self.logbook.write_image(step, "queue", sheet)
+        self._write_result("running")
+        self.evaluation_seconds = time.monotonic() - begin
+        return best
+
+    def _save(self):
+        self._clock_in()
+        self.record.metrics_bytes = self.logbook.sync()
+        text = self.checkpoints.save(
+            self.step, self.state, self.record.to_meta(), self.record.best_step
+        )
+        self.fingerprint = (self.step, text)
+
+    def _clock_in(self):
+        """Notes the time spent, and the speed since the start."""
+        self.record.seconds = time.monotonic() - self.started
+        if self.step > self.first:
+            t = self.config.train
+            views = 2 * t.unlabeled_ratio if self.exp.method.uses_unlabeled else 0
+            rate = (self.step - self.first) / max(self.clock.read(), 1e-9)
+            self.record.images_per_second = t.batch_size * (1 + views) * rate
+
+    def abandon(self):
+        """After a failure: result.json says so, if it still can; saves under way are
+        waited for."""
+        # Of several processes one that has failed alone would wait for the others.
+        wait = self.checkpoints.close if hosts.num_processes() == 1 else lambda: None
+        for last_words in (
+            wait,
+            lambda: self._write_result("failed"),
+            self.logbook.close,
+        ):
+            with contextlib.suppress(Exception):  # as on a full disk
+                last_words()
+
+    def _write_result(self, status: str) -> dict[str, Any]:
+        self._clock_in()
+        saved_step, fingerprint = self.fingerprint
+        result = self.record.result(
+            status=status,
+            config=self.config.to_dict(),
+            step=self.step,
+            fingerprint=fingerprint if saved_step == self.step else None,
+        )
+        logbook.write_json(os.path.join(self.folder, logbook.RESULT_FILE), result)
+        return result

@@ -1,0 +1,85 @@
+"""What a run is going to do, in words: splits, sizes, memory, time."""
+
+import math
+import time
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from rsmatch_jax.data import rs_ssl
+from rsmatch_jax.engine import memory
+from rsmatch_jax.engine.experiment import Experiment
+from rsmatch_jax.engine.feed import Feed, resident_bytes
+from rsmatch_jax.state import PyTree
+
+TIMED = 3  # dispatches
+
+
+def describe(exp: Experiment, task: rs_ssl.Task) -> Iterator[str]:
+    """Lines about the data, the schedule and the memory."""
+    dims, t = exp.dims, exp.config.train
+    synthetic = int(task.unl_synthetic.sum())
+    size = "x".join(map(str, dims.image_shape[:2]))
+    yield (
+        f"data: {dims.num_classes} classes, {size} px; {dims.num_labeled} labelled; "
+        f"{dims.num_unlabeled} unlabelled, of which {synthetic} synthetic "
+        f"({synthetic / dims.num_unlabeled:.0%}); "
+        + (f"{len(task.val_images)} validation; " if len(task.val_images) else "")
+        + f"{len(task.test_images)} test"
+    )
+    for g, name in enumerate(task.generator_names):
+        yield f"  from {name}: {int((task.unl_generator == g).sum())}"
+    unlabeled = dims.unlabeled_batch if exp.method.uses_unlabeled else 0
+    epochs = t.num_steps * unlabeled / dims.num_unlabeled
+    devices = exp.devices
+    yield (
+        f"schedule: {t.num_steps} steps of {dims.batch_size} labelled + {unlabeled} "
+        f"unlabelled images ({epochs:.1f} passes) on {len(devices)} "
+        f"{devices[0].device_kind} device{'s'[: len(devices) > 1]}; "
+        f"{math.ceil(t.num_steps / exp.config.eval.every_steps)} evaluations"
+    )
+    kept = memory.parts(exp, resident_bytes(exp, task))
+    yield from memory.describe(kept, memory.limit(devices))
+
+
+def parameters(params: PyTree) -> Iterator[str]:
+    """One line a network: tensors and parameters, and its largest parts."""
+    for name, tree in params.items():
+        parts = [f"{part} {_count(sub):,}" for part, sub in sorted(tree.items())]
+        yield f"network {name}: {_count(tree):,} parameters ({', '.join(parts)})"
+
+
+def measure(exp: Experiment, source: Feed) -> Iterator[str]:
+    """Compiles the step and times a few on a state that is thrown away."""
+    state = exp.init_state()
+    yield from parameters(state.params)
+    held = memory.size(state)
+    begin = time.monotonic()
+    analysis = source.compile(state).memory_analysis()
+    compile_seconds = time.monotonic() - begin
+    yield (
+        f"memory of a step: state {memory.in_words(held)}, temporary "
+        f"{memory.in_words(analysis.temp_size_in_bytes)} per device; compiled in "
+        f"{compile_seconds:.1f} s"
+    )
+    seconds, done = [], 0
+    last = exp.config.train.num_steps
+    while len(seconds) <= TIMED and done < last:  # the first warms up
+        begin = time.monotonic()
+        state, dispatched = source.run(state, done, min(source.most, last - done))
+        jax.block_until_ready(dispatched.metrics)
+        seconds.append((time.monotonic() - begin) / dispatched.count)
+        done += dispatched.count
+    timed = seconds[1:] or seconds  # of a run of one step the only one there is
+    per_step = float(np.median(timed))
+    total = per_step * last
+    yield (
+        f"time: {per_step:.3f} s a step (median of {len(timed)} dispatches), "
+        f"{total / 3600:.1f} h for all of them, evaluations not counted"
+    )
+    yield "nothing was trained or written"
+
+
+def _count(tree: PyTree) -> int:
+    return sum(x.size for x in jax.tree.leaves(tree))

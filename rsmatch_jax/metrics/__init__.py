@@ -1,0 +1,1 @@
+"""What a state is worth: predictions on whole sets against ground truth."""

@@ -1,0 +1,96 @@
+"""Pictures that a run draws of itself."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rsmatch_jax.data.rs_ssl import Task
+from rsmatch_jax.methods.csqueue import CSQueue
+
+REAL, SYNTHETIC = (214, 39, 40), (44, 160, 44)  # frame colours: a mistake is red
+EMPTY = 235
+FRAME = 2
+MAX_SIDE = 64  # of a tile without its frame
+MAX_ROWS = 100  # matplotlib draws nothing above 2**16 pixels, and nobody looks further
+
+
+def queue_sheet(
+    images: np.ndarray,
+    indices: np.ndarray,
+    synthetic: np.ndarray,
+    class_names: Sequence[str],
+    columns: int,
+    min_side: int = 32,
+) -> tuple[np.ndarray, list[str]]:
+    """The CSQueue as one picture: a row per class, a tile per slot.
+
+    images: uint8 [K, N_q, S, S, C]; indices: int32 [K, N_q], -1 = empty;
+    synthetic: bool [N], ground truth. A green frame means synthetic, a red one real.
+    A single queue for all classes is broken into rows of `columns`. Small images are
+    enlarged to at least min_side pixels, of those above MAX_SIDE only every other pixel
+    or so is drawn; of many rows the first MAX_ROWS are drawn.
+    Returns uint8 [H, W, 3] and the names of its rows.
+    """
+    names = list(class_names) if len(images) == len(class_names) else ["all classes"]
+    images = images.reshape(-1, columns, *images.shape[2:])[:MAX_ROWS]
+    indices = indices.reshape(-1, columns)[:MAX_ROWS]
+    names = (names + [""] * len(images))[: len(images)]
+    skip = -(-images.shape[2] // MAX_SIDE)
+    images = images[:, :, ::skip, ::skip]
+    queues, length, size = images.shape[:3]
+    zoom = -(-min_side // size)
+    side = size * zoom + 2 * FRAME
+    sheet = np.full((queues, length, side, side, 3), EMPTY, np.uint8)
+    for k, slot in np.argwhere(indices >= 0):
+        sheet[k, slot] = SYNTHETIC if synthetic[indices[k, slot]] else REAL
+        tile = images[k, slot].repeat(zoom, axis=0).repeat(zoom, axis=1)
+        sheet[k, slot, FRAME:-FRAME, FRAME:-FRAME] = tile
+    sheet = sheet.transpose(0, 2, 1, 3, 4).reshape(queues * side, length * side, 3)
+    return sheet, names
+
+
+def draw_queue(path: str, queue: CSQueue, task: Task, title: str) -> np.ndarray:
+    """Writes queue.png of a queue fetched from the device; returns the bare sheet."""
+    sheet, names = queue_sheet(
+        queue.images,
+        queue.indices,
+        task.unl_synthetic,
+        task.class_names,
+        columns=queue.indices.size // len(task.class_names),
+    )
+    held = queue.indices[queue.indices >= 0]
+    purity = np.mean(task.unl_synthetic[held])
+    save_queue(
+        path,
+        sheet,
+        names,
+        f"{title}: purity {purity:.3f} (green: synthetic, red: real)",
+    )
+    return sheet
+
+
+def save_queue(path: str, sheet: np.ndarray, names: Sequence[str], title: str):
+    """Writes a queue sheet as PNG, its rows labelled with their names."""
+    from matplotlib.figure import Figure  # lazy: half a second
+
+    height, width = sheet.shape[:2]
+    left, above, below, right = 120, 40, 10, 20  # pixels around the sheet
+    total_height, total_width = height + above + below, width + left + right
+    figure = Figure(figsize=(total_width / 100, total_height / 100), dpi=100)
+    axes = figure.add_axes(
+        (
+            left / total_width,
+            below / total_height,
+            width / total_width,
+            height / total_height,
+        )
+    )
+    axes.imshow(sheet, interpolation="nearest", aspect="auto")
+    rows = len(names)
+    axes.set_yticks((np.arange(rows) + 0.5) * height / rows - 0.5, names)
+    axes.set_xticks([])
+    axes.tick_params(length=0, labelsize=8)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.set_title(title, fontsize=9, loc="left")
+    figure.savefig(path)

@@ -1,0 +1,1 @@
+"""Devices and processes: the mapped step, compilation, several hosts, stop signals."""

@@ -1,0 +1,1 @@
+"""A small class-conditional diffusion model that draws a pool."""

@@ -1,0 +1,1 @@
+"""Pools drawn by text-to-image models."""

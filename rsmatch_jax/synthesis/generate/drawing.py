@@ -1,0 +1,259 @@
+"""Loads a text-to-image model and draws with it.
+
+torch and diffusers are optional, so they are imported late.
+"""
+
+import dataclasses
+import errno
+import importlib.metadata
+import inspect
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rsmatch_jax.errors import RequestError, RunFailed
+from rsmatch_jax.synthesis.generate import glide
+from rsmatch_jax.synthesis.generate.pipelines import Generator
+
+# Why a picture is dropped.
+SAFETY = "safety checker"
+NO_NUMBERS = "no numbers (NaN)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawer:
+    """A loaded model.
+
+    draw(prompts, seeds): uint8 pictures [H, W, 3], or why one is dropped; a picture's
+    noise is decided by its seed alone. native_size: pixels a
+    side. settings: what the pictures depend on beside the request. environment:
+    versions and device.
+    """
+
+    draw: Callable[[Sequence[str], Sequence[int]], list[np.ndarray | str]]
+    native_size: int
+    settings: Mapping[str, Any]
+    environment: Mapping[str, str]
+
+
+def choose_device(device: str | None) -> str:
+    """`cuda` or `cpu`; None is the GPU where there is one. Imports torch."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RequestError("--device=cuda: torch sees no GPU; use --device=cpu")
+    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def precision_on(device: str) -> str:
+    return "float16" if device == "cuda" else "float32"
+
+
+def load(generator: Generator, device: str) -> Drawer:
+    """Loads the weights, from the hub where they are not local.
+
+    Half precision on a GPU, float32 on a CPU. Raises: RequestError where they cannot
+    be had or are no text-to-image model, RunFailed where they do not fit the memory.
+    """
+    import torch
+
+    glide_package = "glide_text2im" in generator.packages
+    try:
+        drawer = (_load_glide if glide_package else _load_diffusers)(generator, device)
+    except RequestError:
+        raise
+    except (MemoryError, torch.OutOfMemoryError) as e:
+        raise RunFailed(f"{generator.name} does not fit the memory of {device}") from e
+    except Exception as e:
+        if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # a download filled the disk
+        # The hub, diffusers and torch raise anything here.
+        raise RequestError(_cannot_load(generator, e)) from e
+
+    def draw(prompts: Sequence[str], seeds: Sequence[int]):
+        try:
+            return drawer.draw(prompts, seeds)
+        except (MemoryError, torch.OutOfMemoryError) as e:
+            raise RunFailed(
+                f"{len(prompts)} pictures at once do not fit the memory of {device}; "
+                "lower --batch_size (pictures that are staged keep theirs: give "
+                "another --name or --out then)"
+            ) from e
+
+    return dataclasses.replace(drawer, draw=draw)
+
+
+def _cannot_load(generator: Generator, error: Exception) -> str:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    if generator.local:
+        return f"{generator.model} cannot be loaded as a model: {reason}"
+    extra = ", with --unet=FILE" if generator.unet else ""
+    return (
+        f"--generator={generator.name}: {generator.model} cannot be loaded ({reason}). "
+        "Where its host cannot be reached, download it elsewhere and pass "
+        f"--model_dir=FOLDER{extra}"
+    )
+
+
+def _load_glide(generator: Generator, device: str) -> Drawer:
+    folder = generator.model if generator.local else None
+    draw = glide.load(folder, generator.steps, generator.guidance, device)
+    settings = {
+        "pipeline": "glide_text2im",
+        "steps": generator.steps,
+        "guidance": generator.guidance,
+        "upsampler": f"{glide.RESPACING_UP}, DDIM, temperature {glide.TEMPERATURE_UP}",
+    }
+    environment = _environment(("torch", "glide-text2im", "Pillow"), device)
+    return Drawer(draw, glide.SIZE, settings, environment)
+
+
+def _load_diffusers(generator: Generator, device: str) -> Drawer:
+    import torch
+    import transformers.utils.logging
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()  # says which backends are absent
+    import diffusers.utils.logging
+
+    diffusers.utils.logging.disable_progress_bar()
+    # Else every flagged picture warns of the black one in its place, which is dropped.
+    diffusers.utils.logging.set_verbosity_error()
+    precision = getattr(torch, precision_on(device))
+    with warnings.catch_warnings():
+        # Newer versions call torch_dtype dtype, older ones do not know that name.
+        warnings.filterwarnings("ignore", "`torch_dtype` is deprecated", FutureWarning)
+        pipe = _pipeline(generator, precision)
+    pipe.set_progress_bar_config(disable=True)
+    pipe = pipe.to(device, precision)
+    if hasattr(getattr(pipe, "vae", None), "enable_slicing"):
+        pipe.vae.enable_slicing()  # decodes one by one: a batch needs far more memory
+    if generator.safety_checker and getattr(pipe, "safety_checker", None) is None:
+        raise RequestError(
+            f"{generator.model} has no safety checker and {generator.name} is drawn "
+            "with one; to draw without, pass the folder itself as --generator"
+        )
+    arguments = _arguments(generator, pipe)
+    size = _native_size(generator, pipe)
+
+    def draw(prompts: Sequence[str], seeds: Sequence[int]):
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        output = pipe(
+            prompt=list(prompts), generator=generators, output_type="np", **arguments
+        )
+        flagged = getattr(output, "nsfw_content_detected", None)
+        flagged = flagged or [False] * len(prompts)
+        return [
+            SAFETY if bad else _to_uint8(image, size)
+            for image, bad in zip(output.images, flagged, strict=True)
+        ]
+
+    settings = {
+        "pipeline": type(pipe).__name__,
+        "scheduler": type(pipe.scheduler).__name__,
+        "steps": arguments.get("num_inference_steps"),
+        "guidance": arguments.get("guidance_scale"),
+        "safety_checker": getattr(pipe, "safety_checker", None) is not None,
+    }
+    packages = ("torch", "diffusers", "transformers", "Pillow")
+    return Drawer(draw, size, settings, _environment(packages, device))
+
+
+def _pipeline(generator: Generator, precision):
+    """The pipeline with its weights."""
+    import diffusers
+
+    wanted: dict[str, Any] = {"torch_dtype": precision}
+    where: dict[str, Any] = {}
+    if generator.local:
+        where["local_files_only"] = True
+    else:
+        where["revision"] = generator.revision
+        if str(precision).endswith("float16"):
+            wanted["variant"] = generator.variant
+    if generator.unet is None:
+        return diffusers.DiffusionPipeline.from_pretrained(
+            generator.model, **wanted, **where
+        )
+    from huggingface_hub import hf_hub_download
+    from safetensors.torch import load_file
+
+    config = diffusers.UNet2DConditionModel.load_config(
+        generator.model, subfolder="unet", **where
+    )
+    unet = diffusers.UNet2DConditionModel.from_config(config).to(precision)
+    if isinstance(generator.unet, str):
+        path = generator.unet
+    else:
+        hub, revision, file = generator.unet
+        path = hf_hub_download(hub, file, revision=revision)
+    unet.load_state_dict(load_file(path))
+    # A watermark would tell the pictures apart, and hangs on what is installed.
+    pipe = diffusers.StableDiffusionXLPipeline.from_pretrained(
+        generator.model, unet=unet, add_watermarker=False, **wanted, **where
+    )
+    pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(
+        pipe.scheduler.config, timestep_spacing="trailing"
+    )
+    return pipe
+
+
+def _arguments(generator: Generator, pipe) -> dict[str, Any]:
+    """Steps and guidance for the pipeline's call: asked for, or its own defaults."""
+    parameters = inspect.signature(pipe.__call__).parameters
+    absent = {"prompt", "generator", "output_type"} - set(parameters)
+    needed = {"image", "mask_image", "video"} & set(parameters)
+    if absent or needed:
+        raise RequestError(
+            f"{generator.model} is a {type(pipe).__name__}, no text-to-image model"
+        )
+    arguments = {}
+    for key, flag, value in (
+        ("num_inference_steps", "--steps", generator.steps),
+        ("guidance_scale", "--guidance", generator.guidance),
+    ):
+        if key in parameters:
+            arguments[key] = parameters[key].default if value is None else value
+        elif value is not None:
+            raise RequestError(f"{flag}={value}: {type(pipe).__name__} has no {key}")
+    return arguments
+
+
+def _native_size(generator: Generator, pipe) -> int:
+    """Pixels a side of what the pipeline draws when no size is asked for."""
+    network = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
+    sample = getattr(pipe, "default_sample_size", None)
+    sample = sample or getattr(getattr(network, "config", None), "sample_size", None)
+    factor = getattr(pipe, "vae_scale_factor", None)
+    if type(sample) is not int or type(factor) is not int:
+        raise RequestError(
+            f"{generator.model}: {type(pipe).__name__} does not say what size it draws"
+        )
+    return sample * factor
+
+
+def _to_uint8(image: np.ndarray, size: int) -> np.ndarray | str:
+    """float [size, size, 3] in [0, 1] as uint8; why it is dropped where it is none."""
+    if image.shape != (size, size, 3):
+        raise RunFailed(
+            f"the model drew an array of {image.shape}, no colour picture of the "
+            f"{size} pixels that it names"
+        )
+    if not np.isfinite(image).all():
+        return NO_NUMBERS  # half precision may overflow; the same seed does so again
+    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+def _environment(packages: Sequence[str], device: str) -> dict[str, str]:
+    import torch
+
+    found = {}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "unknown"
+    found["device"] = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    return found

@@ -1,0 +1,1 @@
+"""A pool beside the real set it is for."""

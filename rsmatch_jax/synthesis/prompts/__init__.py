@@ -1,0 +1,1 @@
+"""Sentences about classes, for text-to-image models."""

@@ -1,0 +1,381 @@
+"""python -m rsmatch_jax.analysis.explain: pictures of what the networks look at."""
+
+import functools
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from support import workdirs
+from support.helpers import build
+
+from rsmatch_jax import predict
+from rsmatch_jax.analysis import choice, explain, gradcam, output, overlay
+from rsmatch_jax.data.stores import arrays
+from rsmatch_jax.deploy import frozen, saved
+from rsmatch_jax.models import networks, resnet
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """(workdir, its task); the pool lies in a folder that can be moved."""
+    root = tmp_path_factory.mktemp("see")
+    arrays.save(str(root / "pool"), arrays.fake_pool())
+    pool = {"data.synthetic_pool": str(root / "pool")}
+    workdirs.make(root / "run", (2, 4), **pool)
+    return root / "run", build(**pool)[1]
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory):
+    """A workdir of a method with one network."""
+    folder = tmp_path_factory.mktemp("single") / "run"
+    workdirs.make(
+        folder, (2, 4), **{"method.name": "fixmatch", "data.synthetic_ratio": 0}
+    )
+    return folder
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Three images of other sizes, and a file that is none."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name, shape in (("a.png", (8, 8, 3)), ("b $x$.png", (20, 30, 3)), ("c.png", 9)):
+        shape = (shape, shape) if isinstance(shape, int) else shape
+        pixels = rng.integers(0, 256, shape).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+    (folder / "d.png").write_bytes(b"none")
+    return folder
+
+
+def ask(folder, *argv):
+    return explain.main([f"--workdir={folder}", *map(str, argv)])
+
+
+def read(path):
+    """(picture uint8 [H, W, 3], content of the file beside it)."""
+    with open(path.with_suffix(".json")) as f:
+        content = json.load(f)
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB")), content
+
+
+# --- the command ---------------------------------------------------------------------
+
+
+def test_a_runs_own_images_by_default(run, capsys):
+    """Every class, real and synthetic, with what the library says of them."""
+    folder, task = run
+    assert ask(folder) == 0
+    assert "20 images by step 4" in capsys.readouterr().out
+    picture, content = read(folder / "gradcam.png")
+    assert {k: v for k, v in content.items() if k != "images"} == {
+        "step": 4,
+        "set": "unlabelled",
+        "stages": {"classifier": "stage3", "detector": "stage3"},
+        "positions": {"classifier": [2, 2], "detector": [2, 2]},
+    }
+    lines = content["images"]
+    seen = [(line["label"], line["origin"] != "real") for line in lines]
+    assert sorted(seen) == [(c, o) for c in task.class_names for o in (False, True)]
+    indices = np.asarray([line["index"] for line in lines])
+    assert [line["label"] for line in lines] == [
+        task.class_names[k] for k in task.unl_labels[indices]
+    ]
+    synthetic = [line["origin"] in task.generator_names for line in lines]
+    np.testing.assert_array_equal(synthetic, task.unl_synthetic[indices])
+    found = frozen.load(str(folder)).predict(task.unl_images[indices])
+    for row, line in enumerate(lines):
+        assert line["path"] is None
+        assert line["class"] == line["seen"] == task.class_names[found.labels[row]]
+        p = found.probabilities[row].max()
+        assert line["probability"] == pytest.approx(p, rel=1e-4)
+        score = found.synthetic_scores[row]
+        assert line["synthetic_score"] == pytest.approx(score, rel=1e-4)
+    # All images are in the picture, enlarged, in their order.
+    first = task.unl_images[indices[0]].repeat(14, axis=0).repeat(14, axis=1)
+    left, top = overlay.MARGIN, overlay.TOP + overlay.LINES
+    np.testing.assert_array_equal(picture[top : top + 112, left : left + 112], first)
+
+
+@pytest.mark.parametrize("step", ["2", "best"])
+def test_chosen_images_of_the_test_set(run, tmp_path, step):
+    folder, task = run
+    argv = f"--step={step}", "--set=test", "--index=5,0,5", "--class=class_3"
+    out = tmp_path / "out.png"
+    assert ask(folder, *argv, "--stage=stage2", f"--out={out}") == 0
+    _, content = read(out)
+    assert content["step"] == 2 and content["set"] == "test"
+    assert content["stages"] == {"classifier": "stage2", "detector": "stage2"}
+    lines = content["images"]
+    assert [line["index"] for line in lines] == [5, 0, 5]
+    assert lines[0] == lines[2] and lines[0] != lines[1]
+    assert {line["seen"] for line in lines} == {"class_3"}
+    assert {line["origin"] for line in lines} == {"real"}
+    assert lines[0]["label"] == task.class_names[task.test_labels[5]]
+
+
+def test_some_images_of_the_test_set(run, tmp_path):
+    folder, task = run
+    out = tmp_path / "out.png"
+    assert ask(folder, "--set=test", "--images=5", f"--out={out}") == 0
+    labels = [line["label"] for line in read(out)[1]["images"]]
+    assert len(set(labels)) == 5 and labels == sorted(labels)
+
+
+def test_images_from_disk(run, files, capsys):
+    """Two flags between them; what cannot be read is said, the others are drawn."""
+    folder, _ = run
+    out = files / "out.png"
+    paths = [files / name for name in ("c.png", "b $x$.png", "d.png")]
+    assert ask(folder, paths[0], "--step=last", *paths[1:], f"--out={out}") == 1
+    said = capsys.readouterr()
+    assert "1 of 3 images could not be read" in said.err and "d.png: " in said.err
+    assert "2 images by step 4" in said.out
+    _, content = read(out)
+    assert content["set"] is None
+    assert [line["path"] for line in content["images"]] == [str(p) for p in paths[:2]]
+    for line in content["images"]:
+        assert line["label"] is line["index"] is line["origin"] is None
+        assert 0 <= line["synthetic_score"] <= 1
+
+
+def test_images_from_disk_are_seen_as_predict_sees_them(tmp_path, files, capsys):
+    """Of a run on encoded images, their central part."""
+    workdirs.make_encoded(tmp_path / "run", 16)
+    assert ask(tmp_path / "run", f"{files}/b*.png", f"{files}/c.png") == 0
+    with open(tmp_path / "run" / "gradcam.json") as f:
+        seen = json.load(f)["images"]
+    out = tmp_path / "lines.jsonl"
+    argv = [f"--workdir={tmp_path}/run", f"--out={out}", f"{files}/b*.png"]
+    assert predict.main([*argv, f"{files}/c.png"]) == 0
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [x["path"] for x in seen] == [x["image"] for x in lines]
+    assert [x["class"] for x in seen] == [x["class"] for x in lines]
+    for name in ("probability", "synthetic_score"):
+        np.testing.assert_allclose(
+            [x[name] for x in seen], [x[name] for x in lines], atol=1e-5
+        )
+
+
+def test_no_image_can_be_read(run, files, capsys):
+    folder, _ = run
+    out = files / "out.png"
+    assert ask(folder, files / "d.png", f"--out={out}") == 1
+    assert "no image could be read" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_run_without_detector(single, capsys):
+    assert ask(single, "--images=2") == 0
+    assert "fixmatch has no detector: the classifier alone" in capsys.readouterr().out
+    _, content = read(single / "gradcam.png")
+    assert content["stages"] == {"classifier": "stage3"}
+    assert [line["synthetic_score"] for line in content["images"]] == [None, None]
+
+
+def test_data_that_have_moved(run, tmp_path, capsys):
+    folder, task = run
+    pool = folder.parent / "pool"
+    moved = tmp_path / "elsewhere"
+    shutil.move(pool, moved)
+    out = f"--out={tmp_path}/out.png"
+    try:
+        assert ask(folder, out, "--images=1") == 2
+        assert "--synthetic_pool=DIR" in capsys.readouterr().err
+        assert ask(folder, out, "--images=1", f"--synthetic_pool={moved}") == 0
+    finally:
+        shutil.move(moved, pool)
+
+
+def test_a_stage_of_one_position(tmp_path, monkeypatch, capsys):
+    """Of images as small as these a ResNet's last one: even maps, and that is said."""
+    small = functools.partial(resnet.ResNet, (1, 1, 1), False)
+    monkeypatch.setitem(networks.MODELS, "small", small)
+    keys = {"method.name": "supervised", "model.classifier": "small"}
+    workdirs.make(tmp_path / "run", (2, 4), **keys)
+    assert ask(tmp_path / "run", "--images=1") == 0
+    assert "stage3 of the classifier has one position" in capsys.readouterr().out
+    assert ask(tmp_path / "run", "--images=1", "--stage=stage1") == 0
+    assert "one position" not in capsys.readouterr().out
+    _, content = read(tmp_path / "run" / "gradcam.png")
+    assert content["positions"] == {"classifier": [2, 2]}
+
+
+WRONG = {
+    "no_such_run": (["--workdir=/nowhere"], "--workdir=/nowhere"),
+    "no_such_step": (["--step=3"], "--step=3.*choose last, best or one of 2, 4"),
+    "no_such_set": (["--set=train"], "--set=train.*unlabelled or test"),
+    "index_too_large": (["--index=3,640"], "--index=640.*images 0 to 639"),
+    "index_of_test": (["--set=test", "--index=320"], "--index=320.*0 to 319"),
+    "index_below_zero": (["--index=-1"], "--index=-1"),
+    "index_in_words": (["--index=1,two"], "--index=1,two.*0,5,17"),
+    "index_empty": (["--index="], "--index=.*numbers"),
+    "index_huge": (["--index=" + "9" * 30], "--index=.*numbers"),
+    "index_and_number": (["--index=1", "--images=2"], "--index.*--images"),
+    "no_images": (["--images=0"], "--images=0.*between 1 and 200"),
+    "too_many": (["--images=201"], "--images=201.*between 1 and 200"),
+    "too_many_indices": (["--index=" + ",".join("1" * 201)], "201 images.*at most"),
+    "images_in_words": (["--images=ten"], "--images.*ten"),
+    "no_such_class": (["--class=cat"], "--class=cat.*class_0, class_1"),
+    "class_empty": (["--class="], "--class= "),
+    "no_such_stage": (["--stage=stage4"], "--stage=stage4.*stage1, stage2, stage3"),
+    "no_such_file": (["nothing.png"], "nothing.png: there is no such file"),
+    "no_match": (["nothing*.png"], r"nothing\*.png: no file matches"),
+    "file_and_set": ([__file__, "--set=test"], "--set.*IMAGE"),
+    "file_and_index": ([__file__, "--index=1"], "--index.*IMAGE"),
+    "file_and_number": ([__file__, "--images=1"], "--images.*IMAGE"),
+    "out_is_no_png": (["--out=picture.jpg"], "--out=picture.jpg.*FILE.png"),
+    "out_has_no_folder": (["--out=/nowhere/a.png"], "--out=/nowhere/a.png"),
+    "out_is_a_folder": (["--out={run}/folder.png"], "--out=.*folder.png"),
+    "out_of_the_run": (["--out={run}/queue.png"], "--out=.*among the files"),
+    "beside_out": (["--out={run}/result.png"], "--out=.*beside.*result.json.*among"),
+    "unknown_flag": (["--indices=1"], "--indices=1"),
+}
+
+
+@pytest.mark.parametrize(("argv", "said"), WRONG.values(), ids=WRONG)
+def test_wrong_requests(run, capsys, argv, said):
+    folder, _ = run
+    (folder / "folder.png").mkdir(exist_ok=True)
+    workdirs.check_refused(ask, folder, argv, said, capsys)
+
+
+def test_a_folder_without_checkpoint(run, tmp_path, capsys):
+    folder, _ = run
+    shutil.copytree(folder, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    assert ask(tmp_path / "run") == 2
+    assert "nothing is saved yet" in capsys.readouterr().err
+    assert ask(tmp_path) == 2
+    assert "holds no run" in capsys.readouterr().err
+
+
+def test_help_tells_all(capsys):
+    with pytest.raises(SystemExit) as e:
+        explain.main(["--help"])
+    assert e.value.code == 0
+    text = capsys.readouterr().out
+    assert "Exit codes: 0 done, 1 some images" in text
+    assert max(map(len, text.splitlines())) <= 88
+
+
+# --- choosing and drawing ------------------------------------------------------------
+
+
+def test_choice_is_balanced_and_repeatable(run):
+    _, task = run
+    indices = choice.balanced(task, "unlabelled", 60, seed=3)
+    assert len(set(indices)) == 60
+    groups = task.unl_labels[indices] * 2 + task.unl_synthetic[indices]
+    assert np.bincount(groups).tolist() == [3] * 20
+    again = choice.balanced(task, "unlabelled", 60, seed=3)
+    np.testing.assert_array_equal(indices, again)
+    other = choice.balanced(task, "unlabelled", 60, seed=4)
+    assert set(other) != set(indices)
+    everything = choice.balanced(task, "unlabelled", 10_000)
+    assert sorted(everything) == list(range(len(task.unl_images)))
+    # Three of the ten classes by chance, if there shall be ten images of each origin.
+    few = choice.balanced(task, "unlabelled", 60, seed=3, least=10)
+    groups = task.unl_labels[few] * 2 + task.unl_synthetic[few]
+    assert sorted(np.bincount(groups, minlength=20)) == [0] * 14 + [10] * 6
+    shown = {
+        tuple(np.unique(task.unl_labels[choice.balanced(task, "unlabelled", 6, seed)]))
+        for seed in range(9)
+    }
+    assert len(shown) > 3 and all(len(classes) == 3 for classes in shown)
+    two = choice.balanced(task, "test", 10_000, classes=[1, 7])
+    np.testing.assert_array_equal(
+        np.sort(two), np.flatnonzero(np.isin(task.test_labels, [1, 7]))
+    )
+
+
+def made_up(count, size, classes=4):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, size, size, 3)).astype(np.uint8)
+    chosen = choice.Chosen(
+        images=images,
+        names=tuple(f"unlabelled {i}" for i in range(count)),
+        indices=np.arange(count),
+        labels=np.arange(count) % classes,
+        synthetic=np.arange(count) % 2 == 1,
+        generators=tuple("" if i % 2 == 0 else "sd14" for i in range(count)),
+    )
+    p = rng.dirichlet(np.ones(classes), count)
+    maps = rng.uniform(size=(count, size, size)).astype(np.float32)
+    own = gradcam.Maps(maps, p.argmax(1), p)
+    p = rng.dirichlet(np.ones(2), count)
+    detector = gradcam.Maps(maps[::-1], np.ones(count, int), p)
+    return chosen, {"classifier": own, "detector": detector}
+
+
+def sides(png):
+    with Image.open(io.BytesIO(png)) as picture:
+        return picture.size
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 8), (200, 8), (5, 100), (9, 170)])
+def test_sheets_of_any_number_and_size(count, size):
+    """Matplotlib draws nothing of 2**16 pixels, and nobody looks at it."""
+    chosen, found = made_up(count, size)
+    names = ["a$b", "an extremely long name of a class" * 3, "ship", "_car"]
+    width, height = sides(overlay.draw(chosen, found, names, "a title, $x" * 5))
+    assert 400 <= width <= 2100 and height < 11_000
+
+
+def test_blend_is_grey_without_heat_and_coloured_with():
+    image = np.zeros((8, 8, 3), np.uint8)
+    image[..., 0] = 200  # red
+    heat = np.zeros((8, 8))
+    cold = overlay.blend(image, heat, 64)
+    assert np.ptp(cold, axis=2).max() == 0 and cold[0, 0, 0] == round(0.299 * 200)
+    warm = overlay.blend(image, heat + 1, 64)
+    assert np.ptp(warm, axis=2).min() > 100
+
+
+def test_sayings():
+    chosen, found = made_up(4, 8)
+    names = ["cat", "dog", "ship", "car"]
+    assert overlay.heading(chosen, 0, names) == "unlabelled 0: cat, real"
+    assert overlay.heading(chosen, 1, names) == "unlabelled 1: dog, synthetic by sd14"
+    disk = choice.from_disk(chosen.images, ["/a/b/c.png"] * 4)
+    assert overlay.heading(disk, 0, names) == "c.png"
+    p = np.array([[0.1, 0.7, 0.1, 0.1]] * 4)
+    own = gradcam.Maps(found["classifier"].maps, np.full(4, 2), p)
+    # The class that is drawn; wrong is what is predicted.
+    said = overlay.saying("classifier", own, chosen, 0, names)
+    assert said == ("ship: 0.10", True)
+    assert overlay.saying("classifier", own, chosen, 1, names) == ("ship: 0.10", False)
+    assert overlay.saying("classifier", own, disk, 0, names) == ("ship: 0.10", False)
+    p = np.array([[0.2, 0.8]] * 4)
+    detector = gradcam.Maps(own.maps, np.ones(4, int), p)
+    for row, wrong in ((0, True), (1, False)):
+        said = overlay.saying("detector", detector, chosen, row, names)
+        assert said == ("synthetic: 0.80", wrong)
+
+
+def test_long_texts_keep_both_ends():
+    assert overlay.shortened("short", 5) == "short"
+    assert overlay.shortened("a long name.png", 9) == "a lo….png"
+    assert len(overlay.shortened("x" * 50, 20)) == 20
+
+
+def test_file_beside_is_written_whole(tmp_path):
+    output.write(str(tmp_path / "a.b.png"), b"picture", {"x": float("nan")})
+    assert (tmp_path / "a.b.png").read_bytes() == b"picture"
+    with open(tmp_path / "a.b.json") as f:
+        assert json.load(f) == {"x": None}
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_maps_of_every_part(run):
+    folder, task = run
+    model = frozen.Model(saved.load(str(folder)), batch_size=4)
+    found = explain.maps(model, task.test_images[:3], label=2)
+    assert list(found) == ["classifier", "detector"]
+    assert set(found["classifier"].classes) == {2}
+    assert set(found["detector"].classes) == {1}

@@ -1,0 +1,267 @@
+"""python -m rsmatch_jax.analysis.tsne: maps of features, and two numbers about them."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import threadpoolctl
+from PIL import Image
+from scipy import spatial
+from support import workdirs
+from support.helpers import TINY, build
+
+from rsmatch_jax.analysis import choice, features, scatter, tsne
+from rsmatch_jax.deploy import frozen
+
+
+def cloud(count, width, seed=0):
+    return np.random.default_rng(seed).normal(size=(count, width)).astype(np.float32)
+
+
+# --- the numbers ---------------------------------------------------------------------
+
+
+def test_probe_tells_what_is_apart():
+    """Also of images that it has not seen, and along one direction of many alone."""
+    synthetic = np.arange(200) % 3 == 0
+    points = cloud(200, 20)
+    points[synthetic, 7] += 20
+    assert features.probe(points, synthetic) == 1.0
+
+
+def test_probe_cannot_tell_what_is_alike():
+    """Though with more dimensions than images any labels can be learnt by heart."""
+    synthetic = np.arange(400) % 2 == 0
+    found = [features.probe(cloud(400, 500, s), synthetic, s) for s in range(3)]
+    assert abs(np.mean(found) - 0.5) < 0.06
+
+
+def test_probe_is_balanced():
+    """A tenth is synthetic and all told, of the rest three quarters: to the probe both
+    count alike, (1 + 0.75) / 2, and not 0.775."""
+    rng = np.random.default_rng(0)
+    synthetic = np.arange(1000) % 10 == 0
+    where = np.where(synthetic, 3, np.where(rng.uniform(size=1000) < 0.25, 3, 0))
+    points = where[:, None] + 0.01 * cloud(1000, 1)
+    told = np.mean(where[~synthetic] == 0)
+    assert features.probe(points, synthetic) == pytest.approx((1 + told) / 2)
+
+
+def test_probe_takes_scales_as_they_come():
+    """A wide direction that tells nothing does not hide the narrow one that does."""
+    synthetic = np.arange(200) % 2 == 0
+    points = cloud(200, 3)
+    points[:, 0] *= 1e5
+    points[:, 1] = 1e-3 * (points[:, 1] + 10 * synthetic)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert features.probe(points, synthetic) == 1.0
+
+
+def test_too_few_of_an_origin_for_a_probe():
+    points = cloud(50, 3)
+    for count in (0, 4, 46, 50):
+        assert features.probe(points, np.arange(50) < count) is None
+    for count in (5, 45):
+        assert features.probe(points, np.arange(50) < count) is not None
+
+
+def test_centroid_distance_by_hand():
+    """Real centroids (0, 0), (6, 0), (0, 8): 6, 8 and 10 apart, 8 in the mean.
+    Synthetic ones of the first two lie 3 and 5 from theirs: 4 / 8."""
+    points = [
+        *[(-1, 0, 0, 0), (1, 0, 0, 0)],
+        *[(6, 0, 1, 0), (0, 8, 2, 0)],
+        *[(0, 3, 0, 1), (9, 4, 1, 1), (9, 4, 1, 1)],
+    ]
+    x, y, labels, synthetic = np.array(points, np.float32).T
+    found = features.centroid_distance(
+        np.stack([x, y], axis=1), labels.astype(int), synthetic.astype(bool)
+    )
+    assert found == pytest.approx(0.5)
+
+
+def test_centroid_distance_needs_both():
+    points, labels = cloud(8, 2), np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    some = np.arange(8) % 2 == 0
+    assert features.centroid_distance(points, labels, some) > 0
+    for labels_, synthetic in (
+        (labels, np.zeros(8, bool)),  # no synthetic one
+        (labels, np.ones(8, bool)),  # no real one
+        (labels, labels == 1),  # no class with both
+        (np.zeros(8, int), some),  # one class
+    ):
+        assert features.centroid_distance(points, labels_, synthetic) is None
+    assert features.centroid_distance(np.ones((8, 2)), labels, some) is None
+
+
+# --- the map -------------------------------------------------------------------------
+
+
+def test_embedding_keeps_neighbours_and_repeats():
+    """Three clouds far apart in 10 dimensions stay apart in two; bit by bit the same
+    again, however many cores there are."""
+    labels = np.arange(300) % 3
+    points = cloud(300, 10)
+    points[np.arange(300), labels] += 30
+    synthetic = np.arange(300) % 2 == 0
+    found = []
+    for threads in (1, 2):
+        with threadpoolctl.threadpool_limits(threads):
+            found.append(features.embed(points, labels, synthetic, 5))
+    first, again = found
+    np.testing.assert_array_equal(first.points, again.points)
+    assert first.figures == again.figures
+    assert first.figures["images"] == 300 and first.figures["synthetic"] == 150
+    assert first.points.shape == (300, 2) and first.points.dtype == np.float32
+    _, near = spatial.KDTree(first.points).query(first.points, k=2)
+    assert np.all(labels[near[:, 1]] == labels)
+
+
+@pytest.mark.parametrize("count", [10, 40])
+def test_features_that_do_not_differ(count):
+    """Of a network that has died: points and numbers all the same, none of them NaN."""
+    labels = np.arange(count) % 2
+    points = np.ones((count, 4), np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = features.embed(points, labels, np.arange(count) % 4 < 2)
+    assert np.all(np.isfinite(found.points))
+    assert found.figures["centroid_distance"] is None
+
+
+@pytest.mark.parametrize("classes", [2, 15, 100])
+def test_pictures_of_few_and_many_classes(classes, tmp_path):
+    count = 200
+    names = ["a$b", "_hidden", *(f"class {c}" for c in range(2, classes))]
+    synthetic = np.arange(count) % 2 == 0
+    chosen = choice.Chosen(
+        images=np.zeros((count, 8, 8, 3), np.uint8),
+        names=("",) * count,
+        indices=np.arange(count),
+        labels=np.arange(count) % classes,
+        synthetic=synthetic,
+        generators=("",) * count,
+    )
+    figures = {"probe_balanced_accuracy": 0.7, "centroid_distance": None}
+    found = {
+        part: features.Embedded(cloud(count, 2, seed), figures)
+        for seed, part in enumerate(("classifier", "detector"))
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        png = scatter.draw(found, chosen, names, "a title, $x")
+    (tmp_path / "a.png").write_bytes(png)
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == (1584, 864)
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(2**24)}
+    if classes == 2:
+        expected = [tuple(bytes.fromhex(c[1:])) for c in scatter.TEN[:2]]
+        # Points are drawn at nine tenths of their colour, the legend's in full.
+        assert set(expected) <= colours
+
+
+# --- the command ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tsne") / "run"
+    workdirs.make(folder, (2, 4), **TINY)
+    return folder, build()[1]
+
+
+def ask(folder, *argv):
+    return tsne.main([f"--workdir={folder}", *argv])
+
+
+def test_a_run_end_to_end(run, capsys, tmp_path):
+    """The numbers are those of the features that the library gives."""
+    folder, task = run
+    assert ask(folder, "--images=60", "--seed=3") == 0
+    said = capsys.readouterr().out
+    assert f"written: {folder}/tsne.png" in said
+    with open(folder / "tsne.json") as f:
+        content = json.load(f)
+    assert content["step"] == 4 and content["seed"] == 3
+    indices = np.asarray(content["indices"])
+    assert len(set(indices)) == 60
+    assert content["labels"] == task.unl_labels[indices].tolist()
+    assert content["synthetic"] == task.unl_synthetic[indices].tolist()
+    assert sum(content["synthetic"]) == 30
+    model = frozen.load(str(folder))
+    for part in ("classifier", "detector"):
+        of_part = content[part]
+        assert np.asarray(of_part["points"]).shape == (60, 2)
+        expected = features.measure(
+            model.features(task.unl_images[indices], part),
+            task.unl_labels[indices],
+            task.unl_synthetic[indices],
+            seed=3,
+        )
+        assert {k: of_part[k] for k in expected} == pytest.approx(expected)
+        assert f"{of_part['probe_balanced_accuracy']:.4f}\n" in said
+    out = tmp_path / "again.png"
+    assert ask(folder, "--images=60", "--seed=3", f"--out={out}") == 0
+    with open(out.with_suffix(".json")) as f:
+        assert json.load(f) == content
+    assert out.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_some_classes(run, tmp_path):
+    folder, task = run
+    out = tmp_path / "out.png"
+    argv = "--class=class_4", "--class=class_1", f"--out={out}", "--images=40"
+    assert ask(folder, *argv) == 0
+    with open(out.with_suffix(".json")) as f:
+        assert np.bincount(json.load(f)["labels"]).tolist() == [0, 20, 0, 0, 20]
+
+
+def test_real_images_alone_and_one_network(tmp_path, capsys):
+    """No probe, no distance, no detector, and all of it said."""
+    folder = tmp_path / "run"
+    workdirs.make(
+        folder, (2, 4), **{"method.name": "fixmatch", "data.synthetic_ratio": 0}
+    )
+    assert ask(folder, "--images=20") == 0
+    said = capsys.readouterr().out
+    assert "fixmatch has no detector: the classifier alone" in said
+    assert said.count("none: too few images of an origin") == 1
+    assert said.count("none: it takes two classes") == 1
+    with open(folder / "tsne.json") as f:
+        content = json.load(f)
+    assert "detector" not in content
+    assert content["classifier"]["probe_balanced_accuracy"] is None
+
+
+WRONG = {
+    "no_such_run": (["--workdir=/nowhere"], "--workdir=/nowhere"),
+    "no_such_step": (["--step=3"], "--step=3.*choose last, best or one of 2, 4"),
+    "too_few": (["--images=9"], "--images=9.*between 10 and 20000"),
+    "too_many": (["--images=20001"], "--images=20001.*between"),
+    "images_in_words": (["--images=some"], "--images.*some"),
+    "seed_below_zero": (["--seed=-1"], "--seed=-1.*between 0 and"),
+    "seed_too_large": ([f"--seed={2**32}"], "--seed=4294967296.*between 0 and"),
+    "no_such_class": (["--class=cat"], "--class=cat.*class_0, class_1"),
+    "out_is_no_png": (["--out=map.svg"], "--out=map.svg.*FILE.png"),
+    "out_has_no_folder": (["--out=/nowhere/a.png"], "--out=/nowhere/a.png"),
+    "beside_out": (["--out={run}/data.png"], "--out=.*beside.*data.json.*among"),
+    "data_elsewhere": (["--synthetic_pool=/nowhere"], "--synthetic_pool=DIR"),
+    "an_image": (["a.png"], "a.png"),
+}
+
+
+@pytest.mark.parametrize(("argv", "said"), WRONG.values(), ids=WRONG)
+def test_wrong_requests(run, capsys, argv, said):
+    folder, _ = run
+    workdirs.check_refused(ask, folder, argv, said, capsys)
+
+
+def test_help_tells_all(capsys):
+    with pytest.raises(SystemExit) as e:
+        tsne.main(["--help"])
+    assert e.value.code == 0
+    text = capsys.readouterr().out
+    assert "Exit codes: 0 done, 1 it failed" in text
+    assert max(map(len, text.splitlines())) <= 88

@@ -1,0 +1,214 @@
+"""Zips that mean harm are refused, with the member and the limit, and cost little."""
+
+import os
+import stat
+import zipfile
+
+import pytest
+from PIL import Image
+
+from rsmatch_jax.data import import_images
+from rsmatch_jax.data.images import image_source, safe_zip
+
+SIZE = 8
+MIB = 2**20
+
+
+def png(folder, size=SIZE, mode="RGB"):
+    path = folder / "picture.png"
+    Image.new(mode, (size, size)).save(path)
+    content = path.read_bytes()
+    path.unlink()
+    return content
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """archive(): an open zip with one good picture of class c, to be added to."""
+
+    def made():
+        file = zipfile.ZipFile(tmp_path / "s.zip", "w", zipfile.ZIP_DEFLATED)
+        file.writestr("c/good.png", png(tmp_path))
+        return file
+
+    return made
+
+
+def refused(tmp_path, capsys, *words, flags=()):
+    """The import ends with 2, names the words, and leaves nothing beside the zip."""
+    before = (tmp_path / "s.zip").stat().st_mtime_ns
+    argv = ["--layout=folders", f"--source={tmp_path}/s.zip", f"--out={tmp_path}/out"]
+    code = import_images.main([*argv, f"--size={SIZE}", "--generator=g", *flags])
+    said = capsys.readouterr().err
+    assert code == 2, said
+    assert said.startswith("error: ")
+    assert "Traceback" not in said
+    for word in words:
+        assert word in said
+    assert os.listdir(tmp_path) == ["s.zip"]
+    assert (tmp_path / "s.zip").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../c/1.png", "/c/1.png", "c/../../1.png", "..\\c\\1.png", "C:/c/1.png", "../x/"]
+    + ["../notes.txt"],
+)
+def test_paths_out_of_the_archive(tmp_path, archive, capsys, name):
+    with archive() as file:
+        file.writestr(name, b"")
+    refused(tmp_path, capsys, repr(name), "a path out of the archive")
+
+
+@pytest.mark.parametrize(
+    ("kind", "word"),
+    [(stat.S_IFLNK, "a symbolic link"), (stat.S_IFIFO, "no plain file")]
+    + [(stat.S_IFCHR, "no plain file")],
+)
+@pytest.mark.parametrize("name", ["c/1.png", "notes"])
+def test_what_is_no_file(tmp_path, archive, capsys, kind, word, name):
+    info = zipfile.ZipInfo(name)
+    info.create_system, info.external_attr = 3, (kind | 0o777) << 16
+    with archive() as file:
+        file.writestr(info, "/etc/passwd")
+    refused(tmp_path, capsys, repr(name), word)
+
+
+def test_a_plain_zip_of_any_system_is_read(tmp_path, archive):
+    for number, (system, mode) in enumerate(((0, 0), (3, 0o644), (3, 0o100600))):
+        info = zipfile.ZipInfo(f"./d{number}/1.png")
+        info.create_system, info.external_attr = system, mode << 16
+        with archive() as file:
+            file.writestr(info, png(tmp_path))
+        with image_source.open_source(str(tmp_path / "s.zip")) as (files, others):
+            assert [f.path for f in files] == ["c/good.png", f"d{number}/1.png"]
+            assert [f.read() for f in files] == [png(tmp_path)] * 2
+            assert not others
+
+
+def test_an_encrypted_member(tmp_path, archive, capsys):
+    with archive() as file:
+        file.writestr("c/1.png", b"secret")
+    set_flag(tmp_path / "s.zip", 1)
+    refused(tmp_path, capsys, "'c/1.png' is encrypted")
+
+
+def set_flag(path, flag):
+    """In the central directory's last entry, as a program that encrypts does."""
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"PK\x01\x02") + 8] |= flag
+    path.write_bytes(content)
+
+
+def test_a_bomb_of_a_few_kilobytes(tmp_path, archive, capsys):
+    """Its ratio of 1000 is the most that deflate can do."""
+    with archive() as file:
+        file.writestr("c/bomb.bmp", bytes(100 * MIB), compresslevel=9)
+    assert (tmp_path / "s.zip").stat().st_size < 110_000
+    refused(tmp_path, capsys, "'c/bomb.bmp'", "100 MiB", "more than 200 times")
+    refused(tmp_path, capsys, "'c/bomb.bmp'", flags=["--skip_unreadable"])
+
+
+def test_what_is_not_read_has_no_limit(tmp_path, archive):
+    with archive() as file:
+        file.writestr("notes.txt", bytes(2 * MIB), compresslevel=9)
+        file.writestr("c/white.bmp", bytes(MIB), compresslevel=9)  # as small as most
+    with image_source.open_source(str(tmp_path / "s.zip")) as (files, others):
+        assert [f.path for f in files] == ["c/good.png", "c/white.bmp"]
+        assert len(others) == 1
+
+
+def test_a_text_beyond_the_limits_is_not_read(tmp_path, archive):
+    with archive() as file:
+        file.writestr("notes.txt", bytes(2 * MIB), compresslevel=9)
+        entry = file.getinfo("notes.txt")
+    with (
+        zipfile.ZipFile(tmp_path / "s.zip") as file,
+        pytest.raises(ValueError, match="more than 200 times"),
+    ):
+        safe_zip.read(file, entry)
+
+
+def test_a_member_that_is_larger_than_it_says(tmp_path, archive, capsys, monkeypatch):
+    """No more is unpacked than it declares, so that memory stays bounded."""
+    with archive() as file:
+        file.writestr("c/liar.png", bytes(100 * MIB), compresslevel=9)
+    path = tmp_path / "s.zip"
+    content = bytearray(path.read_bytes())
+    entry = content.rindex(b"PK\x01\x02")
+    content[entry + 24 : entry + 28] = (5000).to_bytes(4, "little")
+    path.write_bytes(content)
+    lengths = []
+    real = zipfile.zlib.decompressobj
+
+    class Counted:
+        def __init__(self, *args):
+            self._inner = real(*args)
+
+        def decompress(self, *args):
+            lengths.append(len(data := self._inner.decompress(*args)))
+            return data
+
+        def __getattr__(self, name):
+            return getattr(self._inner, name)
+
+    monkeypatch.setattr(zipfile.zlib, "decompressobj", Counted)
+    refused(tmp_path, capsys, "c/liar.png")
+    assert 0 < max(lengths) < 10_000
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_other_methods(tmp_path, archive, capsys, method):
+    with archive() as file:
+        file.writestr("c/1.png", png(tmp_path), compress_type=method)
+    refused(tmp_path, capsys, "'c/1.png'", f"method {method}", "deflate")
+
+
+def test_a_member_that_is_there_twice(tmp_path, archive, capsys):
+    with archive() as file, pytest.warns(UserWarning, match="Duplicate"):
+        file.writestr("c/good.png", b"")
+    refused(tmp_path, capsys, "'c/good.png' is there twice")
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "words"),
+    [
+        ("MAX_MEMBERS", 2, ("3 members", "more than 2")),
+        ("MAX_UNPACKED_GIB", 1e-9, ("unpack to 0 GiB", "more than 1e-09 GiB")),
+        ("MAX_FILE_MIB", 1e-9, ("'c/good.png'", "more than 1e-09 MiB")),
+    ],
+)
+def test_limits(tmp_path, archive, capsys, monkeypatch, limit, value, words):
+    with archive() as file:
+        file.writestr("c/1.png", png(tmp_path))
+        file.writestr("c/2.png", png(tmp_path, 9))
+    monkeypatch.setattr(safe_zip, limit, value)
+    refused(tmp_path, capsys, *words)
+
+
+def test_pictures_of_too_many_pixels(tmp_path, archive, capsys):
+    """20,000 x 20,000 white pixels are 50 kB of PNG and 1.2 GB of memory."""
+    with archive() as file:
+        file.writestr("c/large.png", png(tmp_path, 20_000, "1"))
+    refused(tmp_path, capsys, "c/large.png", "400000000 pixels", "limit")
+
+
+def test_a_file_too_large_in_a_folder(tmp_path, capsys, monkeypatch):
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "1.png").write_bytes(bytes(2000))
+    monkeypatch.setattr(safe_zip, "MAX_FILE_MIB", 0.001)
+    argv = ["--layout=folders", f"--source={tmp_path}", f"--out={tmp_path}/out"]
+    assert import_images.main(argv) == 2
+    assert "c/1.png (larger than 0.001 MiB)" in capsys.readouterr().err
+
+
+def test_formats_that_start_other_programs_are_not_opened(monkeypatch):
+    """Pillow hands PostScript to Ghostscript, whatever the file is called."""
+    started = []
+    monkeypatch.setattr(
+        "subprocess.check_call", lambda *args, **_: started.append(args)
+    )
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n"
+    with pytest.raises(image_source.Unreadable, match="cannot identify"):
+        image_source.fit(eps, SIZE)
+    assert not started

@@ -1,0 +1,101 @@
+"""An offline start must fail soon, with the host and the way out in its message."""
+
+import socket
+import threading
+import time
+
+import pytest
+
+from rsmatch_jax.data import sources
+from rsmatch_jax.data.stores import preflight
+from rsmatch_jax.errors import RequestError
+
+
+def test_offline_start_fails_soon_and_names_host_and_data_dir(tmp_path, monkeypatch):
+    """A proxy that takes the connection and never answers: the worst case."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        for key in ("https_proxy", "HTTPS_PROXY"):
+            monkeypatch.setenv(key, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        for key in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(key, raising=False)
+        monkeypatch.setattr(preflight, "TIMEOUT", 0.5)
+        start = time.monotonic()
+        with pytest.raises(RequestError) as e:
+            sources.load_real(
+                "cifar10", data_dir=str(tmp_path), cache_dir=str(tmp_path / "c")
+            )
+    assert time.monotonic() - start < 3
+    assert f"cifar10 is not in {tmp_path} and www.cs.toronto.edu cannot be" in str(
+        e.value
+    )
+    assert "pass --config.data.data_dir=DIR" in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "reached"), [(200, True), (403, True), (404, True), (502, False)]
+)
+def test_preflight_takes_a_hosts_own_answer(status, reached, monkeypatch):
+    for key in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(key, raising=False)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+
+        def answer():
+            client, _ = server.accept()
+            client.recv(4096)
+            client.sendall(f"HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n".encode())
+            client.close()
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        reason = preflight.unreachable(
+            f"http://127.0.0.1:{server.getsockname()[1]}/x", 5.0
+        )
+        thread.join()
+    assert (reason is None) == reached
+
+
+def test_preflight_outlasts_no_hanging_name_lookup(monkeypatch):
+    release = threading.Event()
+
+    def hang(*args, **kwargs):
+        release.wait(5)
+        raise OSError("released")
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    for key in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(key, raising=False)
+    start = time.monotonic()
+    assert "no answer within 0.2 s" in preflight.unreachable("http://a.invalid/x", 0.2)
+    assert time.monotonic() - start < 2
+    release.set()
+
+
+def test_known_urls_of_both_checksum_forms(tmp_path):
+    root = preflight.tfds_root()
+    assert "cs.toronto.edu" in preflight.known_urls("cifar10:3.*.*", root)[0]
+    assert "stanford.edu" in preflight.known_urls("svhn_cropped", root)[0]
+    assert preflight.known_urls("no_such_set", root) == []
+
+
+def test_archive_fetched_by_hand_needs_no_network(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(preflight, "unreachable", lambda *a: asked.append(a) or "no")
+    manual = tmp_path / "downloads" / "manual"
+    manual.mkdir(parents=True)
+    (manual / "other.tar").write_text("")
+    with pytest.raises(RequestError, match="cannot be reached"):
+        preflight.check_download("cifar10", str(tmp_path))
+    assert len(asked) == 1
+    (manual / "cifar-10-binary.tar.gz").write_text("")
+    preflight.check_download("cifar10", str(tmp_path))
+    assert len(asked) == 1
+
+
+def test_without_tfds_the_message_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight, "tfds_root", lambda: None)
+    with pytest.raises(RequestError, match="not installed"):
+        preflight.check_download("cifar10", str(tmp_path))

@@ -1,0 +1,86 @@
+"""The committed sample pool: faithful to its classes, yet told from real scans."""
+
+import dataclasses
+import os
+
+import numpy as np
+import pytest
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.svm import SVC
+
+import rsmatch_jax.data
+from rsmatch_jax.data.stores import arrays
+from rsmatch_jax.synthesis.ddpm import settings as ddpm_settings
+
+FOLDER = os.path.join(os.path.dirname(rsmatch_jax.data.__file__), "digits_pool")
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return arrays.load(FOLDER)
+
+
+@pytest.fixture(scope="module")
+def real():
+    return arrays.digits("train")
+
+
+def pixels(images):
+    return np.asarray(images).reshape(len(images), -1) / 255
+
+
+def svc():
+    return SVC(kernel="rbf", C=10, gamma="scale")
+
+
+def test_it_is_small():
+    sizes = {f: os.path.getsize(os.path.join(FOLDER, f)) for f in os.listdir(FOLDER)}
+    assert set(sizes) == {"images.npy", "labels.npy", "generators.npy", "meta.json"}
+    assert sum(sizes.values()) <= 300_000
+
+
+def test_it_fits_the_digits(pool, real):
+    assert pool.name == "digits"
+    assert pool.class_names == real.class_names
+    assert pool.generator_names == ("ddpm",)
+    assert pool.images.shape == (1900, 8, 8, 1)
+    assert pool.images.dtype == np.uint8
+    np.testing.assert_array_equal(pool.counts(), 190)
+    np.testing.assert_array_equal(pool.generators, np.zeros(1900))
+    assert set(np.unique(pool.images)) == set(np.unique(real.images))
+
+
+def test_it_says_how_it_was_made():
+    meta = arrays.load_meta(FOLDER)
+    argv = meta["command"].split("rsmatch_jax.synthesis.ddpm ")[1].split()
+    request = ddpm_settings.parse(argv)
+    assert (request.dataset, request.format) == ("digits", "arrays")
+    assert request.out == "rsmatch_jax/data/digits_pool"
+    settings = ddpm_settings.settle(request.given, 8, images_per_class=129)
+    assert dataclasses.asdict(settings) == meta["settings"]
+    assert "CC BY 4.0" in meta["source"]
+    assert {"jax", "flax", "numpy"} <= set(meta["versions"])
+
+
+def test_no_picture_twice_and_none_a_real_scan(pool, real):
+    pictures = {image.tobytes() for image in np.asarray(pool.images)}
+    assert len(pictures) == len(pool.images)
+    scans = np.concatenate([real.images, arrays.digits("test").images])
+    assert pictures.isdisjoint(image.tobytes() for image in scans)
+
+
+def test_pictures_show_their_class(pool, real):
+    judge = svc().fit(pixels(real.images), real.labels)
+    right = judge.predict(pixels(pool.images)) == pool.labels
+    assert right.mean() >= 0.95
+    for c in range(10):
+        assert right[pool.labels == c].mean() >= 0.9
+
+
+def test_pictures_differ_from_scans_but_not_trivially(pool, real):
+    images = pixels(np.concatenate([real.images, pool.images]))
+    synthetic = np.repeat([0, 1], [len(real.images), len(pool.images)])
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    said = cross_val_predict(svc(), images, synthetic, cv=folds)
+    assert 0.95 <= balanced_accuracy_score(synthetic, said) <= 0.995

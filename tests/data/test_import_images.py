@@ -1,0 +1,322 @@
+"""The importer's layouts, its care with zips, and its exit codes."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.import_sources import (
+    SIZE,
+    decode,
+    encode,
+    make_folder,
+    make_zip,
+    pixels,
+    pool_of,
+    report_of,
+    run,
+    stored_bytes,
+)
+
+from rsmatch_jax.data import import_images, sources
+from rsmatch_jax.data.images import image_source
+
+
+def cifake_files() -> dict[str, bytes]:
+    files = {}
+    for number in (10, 9):
+        for k in range(1, 11):
+            name = f"{number}.jpg" if k == 1 else f"{number} ({k}).jpg"
+            files[f"train/FAKE/{name}"] = encode(pixels(100 * number + k), "JPEG")
+    return files
+
+
+@pytest.mark.parametrize("form", ["zip", "folder", "inside"])
+def test_cifake_labels_bytes_and_order(form, tmp_path, capsys):
+    files = cifake_files()
+    others = {
+        "train/REAL/0001.jpg": encode(pixels(1), "JPEG"),
+        "test/FAKE/1.jpg": encode(pixels(2), "JPEG"),
+        "__MACOSX/train/FAKE/._9.jpg": b"junk",
+        "README.txt": b"text",
+    }
+    if form == "zip":
+        source = make_zip(tmp_path / "c.zip", files | others)
+    else:
+        source = make_folder(tmp_path / "c", files | others)
+        source += "/train/FAKE" if form == "inside" else ""
+    out = tmp_path / "pool"
+    assert run(source, out, layout="cifake") == 0
+    pool = pool_of(out, tmp_path)
+    assert pool.class_names[:2] == ("airplane", "automobile")
+    assert pool.class_names[9] == "truck"
+    # By number, and within one number by k; no k at all is airplane and sorts last.
+    assert pool.labels.tolist() == [*range(1, 10), 0] * 2
+    for image, label, number in zip(
+        pool.images, pool.labels, [9] * 10 + [10] * 10, strict=True
+    ):
+        name = f"{number} ({label + 1}).jpg" if label else f"{number}.jpg"
+        expected = decode(files[f"train/FAKE/{name}"])
+        # JPEG decoders differ by a few levels; other noise is 80 away in the mean.
+        assert np.abs(image.astype(int) - expected).mean() < 8
+    for path, data in stored_bytes(out).items():
+        assert data == files["train/FAKE/" + path.split("/")[-1]]
+    assert pool.generator_names == ("stable-diffusion-1.4",)
+    text = capsys.readouterr().out
+    assert "airplane: 2" in text
+    if form != "inside":
+        assert "1 images ignored: outside FAKE" in text
+        assert "1 images ignored: CIFAKE's test split" in text
+    report = report_of(out)
+    assert "MIT" in report["licence"]
+    assert report["generators"]["stable-diffusion-1.4"]["images"] == 20
+    assert report["resize"]["kernel"] is None
+
+
+def test_cifake_refuses_other_names(tmp_path, capsys):
+    for name in ("9 (11).jpg", "9 (1).jpg", "cat.jpg"):
+        source = make_zip(tmp_path / "c.zip", {f"FAKE/{name}": b""})
+        assert run(source, tmp_path / "out", layout="cifake") == 2
+        assert name in capsys.readouterr().err
+
+
+def test_real_dataset_with_two_splits(tmp_path):
+    files = {
+        f"{split}/{name}/{i}.png": encode(pixels(s * 100 + c * 10 + i))
+        for s, split in enumerate(("train", "test"))
+        for c, name in enumerate(("b10", "b9"))
+        for i in range(2)
+    }
+    source = make_zip(tmp_path / "s.zip", {f"wrapped/{k}": v for k, v in files.items()})
+    out = tmp_path / "set"
+    assert run(source, out) == 0
+    assert not (out / "pool.json").exists()
+    train, test = sources.load_real(str(out), cache_dir=str(tmp_path / "cache"))
+    assert train.class_names == ("b9", "b10")
+    assert test.labels.tolist() == [0, 0, 1, 1]
+    np.testing.assert_array_equal(test.images[0], pixels(110))
+    np.testing.assert_array_equal(train.images[2], pixels(0))
+
+
+def test_pool_of_one_generator_drops_duplicates(tmp_path, capsys):
+    source = make_folder(
+        tmp_path / "s",
+        {
+            "cat/1.png": encode(pixels(1)),
+            "cat/2.bmp": encode(pixels(1), "BMP"),  # other bytes, the same pixels
+            "cat/3.png": encode(pixels(3)),
+            "dog/1.png": encode(pixels(3)),  # the same pixels in another class
+            "dog/2.png": encode(pixels(4)),
+        },
+    )
+    out = tmp_path / "pool"
+    assert run(source, out, "--generator=ddpm") == 0
+    text = capsys.readouterr().out
+    assert "exact duplicates dropped: 1" in text
+    assert "1 kept although the same pixels have another class" in text
+    assert pool_of(out, tmp_path).counts().tolist() == [2, 2]
+    assert report_of(out)["exact_duplicates_dropped"] == 1
+    assert report_of(out)["same_pixels_in_two_classes"] == 1
+    kept = tmp_path / "kept"
+    assert run(source, kept, "--generator=ddpm", "--keep_duplicates") == 0
+    assert pool_of(kept, tmp_path).counts().tolist() == [3, 2]
+    assert report_of(kept)["exact_duplicates_dropped"] == 0
+
+
+def test_pool_of_several_generators(tmp_path):
+    files = {
+        f"{g}/{c}/{i}.png": encode(pixels(100 * a + 10 * b + i))
+        for a, g in enumerate(("sd", "glide"))
+        for b, c in enumerate(("cat", "dog"))
+        for i in range(a + 1)
+    }
+    source = make_folder(tmp_path / "s", files)
+    out = tmp_path / "pool"
+    assert run(source, out, "--generator=x") == 2
+    assert run(source, out) == 0
+    pool = pool_of(out, tmp_path)
+    assert pool.generator_names == ("glide", "sd")
+    assert np.bincount(pool.generators).tolist() == [4, 2]
+    assert report_of(out)["generators"]["glide"]["images"] == 4
+    # The generators' folders carry over to the right images.
+    sd = pool.images[pool.generators == 1]
+    np.testing.assert_array_equal(sd[0], pixels(0))
+    np.testing.assert_array_equal(sd[1], pixels(10))
+
+
+def test_pool_takes_the_train_split_alone(tmp_path, capsys):
+    files = {
+        f"{s}/c/{i}.png": encode(pixels(i)) for i, s in enumerate(("train", "test"))
+    }
+    source = make_folder(tmp_path / "s", files)
+    assert run(source, tmp_path / "out", "--generator=g") == 0
+    assert "1 images ignored: test split" in capsys.readouterr().out
+    assert len(pool_of(tmp_path / "out", tmp_path).labels) == 1
+
+
+def test_resize_is_the_area_mean_and_said(tmp_path, capsys):
+    big = pixels(5, 4 * SIZE)
+    wide = np.concatenate([np.zeros_like(big[:, :6]), big, big[:, :6]], axis=1)
+    small = np.full((SIZE, SIZE), 7, np.uint8)
+    source = make_folder(
+        tmp_path / "s",
+        {
+            "c/1.png": encode(big),
+            "c/2.png": encode(wide ^ 1),
+            "c/3.png": encode(small),
+        },
+    )
+    out = tmp_path / "pool"
+    assert run(source, out, "--generator=g") == 0
+    text = capsys.readouterr().out
+    assert "2 resized by Pillow BOX" in text
+    assert "1 of these were cropped" in text
+    images = pool_of(out, tmp_path).images
+
+    def area(image):
+        return image.reshape(SIZE, 4, SIZE, 4, 3).astype(float).mean((1, 3))
+
+    assert np.abs(images[0] - area(big)).max() <= 1
+    assert np.abs(images[1] - area(big ^ 1)).max() <= 1
+    np.testing.assert_array_equal(images[2], np.full((SIZE, SIZE, 3), 7))
+    stored = stored_bytes(out)
+    assert stored["c/1.png"][:4] == b"\x89PNG"
+    assert stored["c/3.png"] == encode(small)
+    assert report_of(out)["resize"] == {
+        "kernel": "Pillow BOX (area mean)",
+        "size": SIZE,
+        "resized": 2,
+        "cropped_to_square": 1,
+    }
+
+
+def test_upright_and_opaque_what_a_plain_decoder_would_misread():
+    image = pixels(1)
+    exif = Image.Exif()
+    exif[0x0112] = 3  # turned by 180 degrees
+    turned = image_source.fit(encode(image, "PNG", exif=exif), SIZE)
+    assert turned.encoded is None
+    np.testing.assert_array_equal(turned.pixels, image[::-1, ::-1])
+    alpha = np.dstack([image, np.full((SIZE, SIZE), 9, np.uint8)])
+    assert image_source.fit(encode(alpha), SIZE).encoded is None
+    with pytest.raises(image_source.Unreadable, match="8 bits"):
+        image_source.fit(encode(np.zeros((SIZE, SIZE), np.uint16)), SIZE)
+
+
+def test_unreadable_files_are_all_named_and_refused(tmp_path, capsys):
+    files = {f"c/{i}.png": encode(pixels(i)) for i in range(3)}
+    files["c/cut.png"] = files["c/0.png"][:60]
+    files["c/text.jpg"] = b"no image"
+    source = make_zip(tmp_path / "s.zip", files)
+    out = tmp_path / "out"
+    assert run(source, out, "--generator=g") == 2
+    message = capsys.readouterr().err
+    assert "2 files" in message
+    assert "c/cut.png" in message
+    assert "c/text.jpg" in message
+    assert os.listdir(tmp_path) == ["s.zip"]
+    assert run(source, out, "--generator=g", "--skip_unreadable") == 0
+    assert "c/cut.png" in capsys.readouterr().out
+    assert len(report_of(out)["unreadable_left_out"]) == 2
+
+
+def test_zip_damage_is_a_request_error(tmp_path, capsys):
+    source = tmp_path / "s.zip"
+    make_zip(source, {"c/1.png": encode(pixels(0)), "c/2.png": encode(pixels(1))})
+    content = bytearray(source.read_bytes())
+    content[60] ^= 255
+    source.write_bytes(content)
+    assert run(source, tmp_path / "out", "--generator=g") == 2
+    assert "c/1.png (Bad CRC-32" in capsys.readouterr().err
+    source.write_bytes(content[:80])
+    assert run(source, tmp_path / "out", "--generator=g") == 2
+    assert "no whole zip" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("files", "flags", "word"),
+    [
+        ({}, (), "no images at all"),
+        ({"1.png": b""}, (), "found 1.png"),
+        ({"a/1.png": b"", "a/b/2.png": b""}, (), "a/1.png and a/b/2.png"),
+        ({"a/b/c/d/1.png": b""}, (), "must hold class/img"),
+        ({"a/1.png": b""}, ("--size=0",), "--size=0"),
+        ({"a/1.png": b""}, ("--class_names=/nothing",), "/nothing cannot be read"),
+    ],
+)
+def test_wrong_requests_say_what_and_leave_nothing(
+    files, flags, word, tmp_path, capsys
+):
+    (tmp_path / "s").mkdir()
+    source = make_folder(tmp_path / "s", files)
+    assert run(source, tmp_path / "out", *flags) == 2
+    assert word in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["s"]
+
+
+def test_full_size_keeps_every_image_as_it_is(tmp_path, capsys):
+    files = {
+        "train/a/1.jpg": encode(np.zeros((9, 20, 3), np.uint8), "JPEG"),
+        "train/b/2.png": encode(pixels(1, 12)),
+        "train/b/3.bmp": encode(pixels(2, 5), "BMP"),
+        "test/a/4.png": encode(pixels(3, 30)),
+        "test/b/5.png": encode(pixels(4, 7)),
+    }
+    source, out = make_folder(tmp_path / "s", files), tmp_path / "set"
+    flags = ["--layout=folders", f"--source={source}", f"--out={out}", "--full_size"]
+    assert import_images.main(flags) == 0
+    assert "5 images of their own sizes" in capsys.readouterr().out
+    stored = stored_bytes(out)
+    for name in ("train/a/1.jpg", "train/b/2.png"):
+        assert stored[name] == files[name]
+    np.testing.assert_array_equal(decode(stored["train/b/3.bmp"]), pixels(2, 5))
+    train, test = sources.load_real(
+        str(out), cache_dir=str(tmp_path / "cache"), image_size=8
+    )
+    assert train.images[:].shape == (3, 8, 8, 3) and len(test.labels) == 2
+
+
+def test_class_names_give_the_order(tmp_path, capsys):
+    source = make_folder(
+        tmp_path / "s", {f"{c}/1.png": encode(pixels(i)) for i, c in enumerate("ab")}
+    )
+    names = tmp_path / "names.txt"
+    names.write_text("b\nc\na\n")
+    out = tmp_path / "out"
+    assert run(source, out, "--generator=g", f"--class_names={names}") == 0
+    pool = pool_of(out, tmp_path)
+    assert pool.class_names == ("b", "c", "a")
+    assert pool.labels.tolist() == [2, 0]
+    names.write_text("b\n")
+    assert run(source, tmp_path / "o2", "--generator=g", f"--class_names={names}") == 2
+    assert "class folders a are not" in capsys.readouterr().err
+
+
+def test_existing_out_and_absent_source(tmp_path, capsys):
+    source = make_folder(tmp_path / "s", {"a/1.png": encode(pixels(0))})
+    assert run(source, tmp_path / "s", "--generator=g") == 2
+    assert "exists already" in capsys.readouterr().err
+    assert run(tmp_path / "none", tmp_path / "out") == 2
+    assert "no such folder or zip" in capsys.readouterr().err
+
+
+def test_flags_exit_2_without_traceback(tmp_path):
+    command = [sys.executable, "-m", "rsmatch_jax.data.import_images"]
+    for flags in (
+        ["--layout=tiny"],
+        [],
+        ["--layout=folders", "--source=/no", "--out=x"],
+    ):
+        done = subprocess.run([*command, *flags], capture_output=True, text=True)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+        assert done.stderr.strip()
+
+
+def test_a_failed_write_exits_1(tmp_path, capsys):
+    source = make_folder(tmp_path / "s", {"a/1.png": encode(pixels(0))})
+    (tmp_path / "file").write_text("")
+    assert run(source, tmp_path / "file" / "out", "--generator=g") == 1
+    assert "nothing was written" in capsys.readouterr().err

@@ -1,0 +1,135 @@
+"""The larger data end to end: configs/imagenet.py on JPEGs of mixed sizes, by the
+command itself, and the requests that cannot work with it."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from support import encoded_sets
+from support.helpers import TINY
+
+import launch
+from rsmatch_jax import evaluate
+
+SIZE = 16
+CONFIG = os.path.join(os.path.dirname(__file__), "..", "..", "configs", "imagenet.py")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("larger")
+    encoded_sets.write(root / "real", {"train": 24, "test": 10})
+    encoded_sets.write(root / "pool", {"train": 32}, generators=("a", "b"), first=100)
+    return root
+
+
+def command(root, workdir, *flags):
+    keys = {
+        "data.name": root / "real",
+        "data.synthetic_pool": root / "pool",
+        "data.cache_dir": root / "cache",
+        "data.image_size": SIZE,
+        "data.labels_per_class": 2,
+        **TINY,
+        "train.batch_size": 4,
+        "train.num_steps": 2,
+        "eval.batch_size": 16,
+        "log.tensorboard": False,
+    }
+    argv = [f"--config.{key}={value}" for key, value in keys.items()]
+    return launch.main(
+        ["launch.py", f"--config={CONFIG}", f"--workdir={workdir}", *argv, *flags]
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(root):
+    folder = root / "run"
+    assert command(root, folder) == 0
+    return folder
+
+
+def test_two_steps_and_an_evaluation(folder):
+    result = json.loads((folder / "result.json").read_text())
+    assert result["status"] == "finished" and result["steps"] == 2
+    assert 0 <= result["test_accuracy"] <= 1
+    assert 0 <= result["detector_accuracy"] <= 1
+    assert 0 < result["queue_fill"] <= 1
+    assert result["config"]["data"]["image_size"] == SIZE
+    assert (folder / "queue.png").exists()
+    split = np.load(folder / "split.npz")
+    # Synthetic images are added until they are half of the 24 + 24.
+    assert len(split["unlabeled_real"]) == len(split["unlabeled_synthetic"]) == 24
+
+
+def test_only_places_are_cached(root, folder):
+    del folder
+    files = [
+        os.path.join(at, name)
+        for at, _, names in os.walk(root / "cache")
+        for name in names
+        if "compiled" not in at
+    ]
+    assert {os.path.basename(f) for f in files} >= {"places.npy", "labels.npy"}
+    assert not any(f.endswith("images.npy") for f in files)
+    assert sum(map(os.path.getsize, files)) < 20_000
+
+
+def test_a_saved_run_is_evaluated_to_the_same_figures(folder):
+    found = evaluate.evaluate(str(folder))
+    result = json.loads((folder / "result.json").read_text())
+    assert found["test_accuracy"] == result["test_accuracy"]
+    assert found["detector_auroc"] == pytest.approx(result["detector_auroc"], abs=1e-6)
+
+
+def test_plan_states_input_and_memory(root, tmp_path, capsys):
+    assert command(root, tmp_path / "r", "--plan", "--config.method.name=fixmatch") == 0
+    out = capsys.readouterr().out
+    for words in (
+        "4 classes, 16x16 px; 8 labelled; 48 unlabelled, of which 24 synthetic (50%)",
+        "images are decoded at every step (data.image_size)",
+        "memory per device: ",
+        "nothing was trained",
+    ):
+        assert words in out
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("data.image_size=7",), "data.image_size=7: it must be 8 or more"),
+        (("input.mode=resident",), "input.mode=resident: with data.image_size=16"),
+        (("input.crop_area=0.0",), "input.crop_area=0.0: it must be above 0"),
+        (("input.crop_area=1.5",), "input.crop_area=1.5: it must lie between 0 and 1"),
+        (("data.name=fake",), "data.name=fake is made in memory"),
+        (("data.synthetic_pool=/none",), "there is no synthetic pool at /none"),
+        (("model.classifier=resnet34",), "model.classifier: the network 'resnet34'"),
+        (("data.labels_per_class=7",), "data.labels_per_class=7"),
+        (
+            ("method.rsmatch.queue_length=100000000",),
+            "GiB of queue (lower method.rsmatch.queue_length)",
+        ),
+    ],
+)
+def test_wrong_requests_are_answered(root, tmp_path, capsys, flags, words):
+    argv = [f"--config.{flag}" for flag in flags]
+    assert command(root, tmp_path / "r", *argv) == 2
+    error = capsys.readouterr().err
+    assert words in error and "Traceback" not in error
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_damaged_image_ends_a_run_with_its_place(root, tmp_path, capsys):
+    encoded_sets.write(tmp_path / "real", {"train": 24, "test": 10})
+    shard = next(p for p in (tmp_path / "real").iterdir() if "-train." in p.name)
+    content = bytearray(shard.read_bytes())
+    for at in range(len(content)):
+        if content[at : at + 3] == b"\xff\xd8\xff":  # where a JPEG begins
+            content[at + 20 : at + 60] = bytes(40)
+    shard.write_bytes(content)
+    flags = (f"--config.data.name={tmp_path}/real", "--config.method.name=supervised")
+    assert command(root, tmp_path / "r", *flags) == 1
+    error = capsys.readouterr().err
+    assert f"{shard.name} cannot be decoded" in error and "Traceback" not in error

@@ -1,0 +1,196 @@
+"""Input from the device: the same images as by tf.data, whatever the devices, and
+several steps a dispatch."""
+
+import jax
+import numpy as np
+import pytest
+from support.helpers import TINY, assert_bit_equal, build, config
+
+from rsmatch_jax.augment import on_device, views
+from rsmatch_jax.data import resident, sampler
+from rsmatch_jax.engine import experiment, feed
+from rsmatch_jax.errors import RequestError
+from rsmatch_jax.runs import history
+from rsmatch_jax.runtime import parallel
+
+SPEC = views.ViewSpec(flip=True, crop_pad=2, randaugment_ops=2, cutout=True)
+
+
+def batches(exp, task, steps, devices, oracle=False):
+    """Global batches of the steps, as numpy, made under pmap on so many devices."""
+    chosen = jax.local_devices()[:devices]
+    data = resident.gather(task, SPEC, oracle=oracle, unlabelled=True)
+    data = parallel.replicate(data, chosen)
+    d = exp.dims
+    made = []
+
+    def program(data, orders, key, step, rank):
+        return resident.make_batch(data, orders, SPEC, key, step)
+
+    mapped = jax.pmap(
+        program,
+        axis_name=parallel.AXIS,
+        in_axes=(None, None, None, None, 0),
+        devices=chosen,
+    )
+    for step in steps:
+        orders = resident.epoch_orders(
+            exp.config.seed,
+            step // sampler.STEPS_PER_EPOCH,
+            num_labelled=d.num_labeled,
+            num_unlabelled=d.num_unlabeled,
+            batch=d.batch_size,
+            unlabelled_batch=d.unlabeled_batch,
+        )
+        dealt = mapped(
+            data,
+            parallel.replicate(orders, chosen),
+            parallel.replicate(jax.random.key(exp.config.seed), chosen),
+            np.int32(step),
+            parallel.ranks(chosen),
+        )
+        made.append(jax.tree.map(parallel.collect, jax.device_get(dealt)))
+    return made
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_images_are_those_that_the_sampler_names(devices):
+    """Also beyond an epoch's end; views against the augmentation called on the host's
+    choice of images."""
+    _, task, exp = build(seed=3)
+    d = exp.dims
+    steps = [0, 5, 1023, 1024]
+    for step, batch in zip(
+        steps, batches(exp, task, steps, devices, True), strict=True
+    ):
+        at = sampler.step_indices(3, "unlabelled", step, d.num_unlabeled, 8)
+        lab_at = sampler.step_indices(3, "labelled", step, d.num_labeled, 4)
+        np.testing.assert_array_equal(batch.indices, at)
+        np.testing.assert_array_equal(batch.lab_indices, lab_at)
+        np.testing.assert_array_equal(batch.labels, task.lab_labels[lab_at])
+        np.testing.assert_array_equal(batch.synthetic, task.unl_synthetic[at])
+        root = jax.random.fold_in(jax.random.key(3), resident._VIEWS)
+        keys = [jax.random.fold_in(jax.random.fold_in(root, i), step) for i in range(3)]
+        plain = task.unl_images[at]
+        tables = on_device.make_tables(plain.shape[1], SPEC)
+        for got, want in [
+            (
+                batch.lab,
+                on_device.weak(
+                    task.lab_images[lab_at],
+                    on_device.draw(keys[0], 4, SPEC, False),
+                    SPEC,
+                ),
+            ),
+            (
+                batch.weak,
+                on_device.weak(plain, on_device.draw(keys[1], 8, SPEC, False), SPEC),
+            ),
+            (
+                batch.strong,
+                jax.jit(on_device.strong, static_argnums=3)(
+                    plain, on_device.draw(keys[2], 8, SPEC, True), tables, SPEC
+                ),
+            ),
+        ]:
+            assert got.dtype == np.uint8
+            np.testing.assert_array_equal(got, want)
+
+
+def test_a_method_of_labels_alone_gets_no_unlabelled_images():
+    _, task, exp = build(**{"method.name": "supervised"})
+    data = resident.gather(task, SPEC, oracle=False, unlabelled=False)
+    assert data.unl_images.shape[0] == 0
+    assert data.tables is None
+    source = feed.ResidentFeed(exp, task, None)
+    state, dispatched = source.run(exp.init_state(), 0, 5)
+    assert int(state.step) == 1
+    assert np.isfinite(history.per_step([dispatched])[0]["loss"])
+
+
+def run(exp, task, loop, rooms):
+    """(state, metrics of every step) after dispatches with so much room each."""
+    source = feed.ResidentFeed(exp, task, loop)
+    state, pending, done = exp.init_state(), [], 0
+    for room in rooms:
+        state, dispatched = source.run(state, done, room)
+        done += dispatched.count
+        pending.append(dispatched)
+    assert int(state.step) == done
+    return state, history.per_step(pending)
+
+
+def test_how_steps_are_dealt_out_changes_no_bit():
+    """3 + 2 + 1 steps in one program against one at a time, in state and metrics."""
+    # Loops are slow on a CPU.
+    keys = {**TINY, "train.batch_size": 2, "method.threshold": 0.2}
+    _, task, exp = build(**{"method.name": "fixmatch", **keys})
+    three, metrics_three = run(exp, task, 3, [5, 2, 1])
+    single, metrics_single = run(exp, task, 1, [9] * 6)
+    assert_bit_equal(three, single)
+    assert metrics_three == metrics_single
+    assert len(metrics_three) == 6
+    assert len({m["loss"] for m in metrics_three}) == 6
+    plain, metrics_plain = run(exp, task, None, [1] * 6)  # as on a CPU
+    for a, b in zip(metrics_three, metrics_plain, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+    assert int(plain.step) == 6
+
+
+def test_a_dispatch_ends_with_the_epoch(monkeypatch):
+    monkeypatch.setattr(sampler, "STEPS_PER_EPOCH", 4)
+    _, task, exp = build(**{"method.name": "supervised"})
+    source = feed.ResidentFeed(exp, task, 3)
+    counts, done, state = [], 0, exp.init_state()
+    while done < 9:
+        state, dispatched = source.run(state, done, 9 - done)
+        counts.append(dispatched.count)
+        done += dispatched.count
+    assert counts == [3, 1, 3, 1, 1]
+
+
+def test_mode_follows_the_budget():
+    for mode, budget, kind, words in [
+        ("auto", 4.0, feed.ResidentFeed, "resident"),
+        ("auto", 1e-6, feed.TfDataFeed, "more than input.resident_budget_gb"),
+        ("tfdata", 4.0, feed.TfDataFeed, "tf.data"),
+        ("resident", 4.0, feed.ResidentFeed, "one step a dispatch"),
+    ]:
+        keys = {"input.mode": mode, "input.resident_budget_gb": budget}
+        _, task, exp = build(**keys)
+        source, line = feed.make(exp, task)
+        assert isinstance(source, kind)
+        assert words in line
+        assert source.most == 1
+    _, task, exp = build(**{"input.mode": "resident", "input.resident_budget_gb": 1e-6})
+    with pytest.raises(RequestError, match="resident_budget_gb=1e-06; raise it"):
+        feed.make(exp, task)
+
+
+def test_a_cifar_sized_set_takes_at_most_200_mb():
+    images = np.zeros((50_000, 32, 32, 3), np.uint8)
+    tables = on_device.make_tables(32, views.ViewSpec(True, 4, 3, True))
+    held = sum(x.nbytes for x in jax.tree.leaves((images, tables)))
+    assert held <= 200e6
+
+
+@pytest.mark.parametrize(
+    ("method", "chosen"), [("supervised", "resident"), ("fixmatch", "tf.data")]
+)
+def test_images_that_no_step_takes_need_no_room(method, chosen):
+    """`supervised` never looks at unlabelled images: they do not count."""
+    c = config(
+        "digits", **{"method.name": method, "input.resident_budget_gb": 1e-4}
+    )  # 107 kB; the labelled images are 19 kB, the unlabelled ones 250 kB
+    task = experiment.load_task(c)
+    dims = experiment.task_dims(c, task)
+    exp = experiment.build(c, dims, task.name, jax.devices()[:1])
+    assert chosen in feed.make(exp, task)[1]
+
+
+def test_images_lie_once_in_the_memory_of_a_cpu():
+    """JAX takes aligned arrays over as they are: no second copy of the dataset."""
+    task = experiment.load_task(config("digits"))
+    placed = parallel.replicate(task.unl_images, jax.local_devices()[:1])
+    address = placed.addressable_shards[0].data.unsafe_buffer_pointer()
+    assert address == task.unl_images.ctypes.data

@@ -1,0 +1,147 @@
+"""The split law, against its definition."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from rsmatch_jax.data import rs_ssl
+from rsmatch_jax.data.stores import arrays
+from rsmatch_jax.errors import RequestError
+
+LABELS = np.random.RandomState(7).permutation(np.repeat(np.arange(4), [40, 41, 50, 60]))
+POOL_LABELS = np.tile(np.arange(4), 100)
+POOL_GENERATORS = np.repeat(np.arange(2), 200)
+
+
+def split(**kw):
+    given = {
+        "labels_per_class": 5,
+        "pool_labels": POOL_LABELS,
+        "pool_generators": POOL_GENERATORS,
+        "seed": 3,
+    }
+    return rs_ssl.make_split(LABELS, 4, **{**given, **kw})
+
+
+def test_labelled_images_are_usbs_choice():
+    """np.random.seed(seed); for c: idx = where(target == c); shuffle; idx[:n]."""
+    np.random.seed(3)
+    expected = []
+    for c in range(4):
+        idx = np.where(LABELS == c)[0]
+        np.random.shuffle(idx)
+        expected.extend(idx[:5])
+    np.testing.assert_array_equal(split().labeled, expected)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.3, 0.5, 0.7])
+def test_replace_keeps_the_size_of_every_class(ratio):
+    s = split(ratio=ratio)
+    real = np.bincount(LABELS[s.unlabeled_real], minlength=4)
+    fake = np.bincount(POOL_LABELS[s.unlabeled_synthetic], minlength=4)
+    counts = np.bincount(LABELS)
+    np.testing.assert_array_equal(real + fake, counts)
+    np.testing.assert_array_equal(fake, np.floor(ratio * counts + 0.5))
+    assert len(set(s.unlabeled_real)) == len(s.unlabeled_real)
+    assert len(set(s.unlabeled_synthetic)) == len(s.unlabeled_synthetic)
+    # Labelled images lead the unlabelled set and are never replaced.
+    np.testing.assert_array_equal(s.unlabeled_real[:20], s.labeled)
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.5])
+def test_add_reaches_the_share_of_the_whole(ratio):
+    s = split(ratio=ratio, mode="add")
+    counts = np.bincount(LABELS)
+    fake = np.bincount(POOL_LABELS[s.unlabeled_synthetic], minlength=4)
+    assert len(s.unlabeled_real) == len(LABELS)
+    np.testing.assert_allclose(fake / (fake + counts), ratio, atol=0.01)
+
+
+def test_generators_share_every_class_equally():
+    s = split(ratio=0.5)
+    for c in range(4):
+        mine = s.unlabeled_synthetic[POOL_LABELS[s.unlabeled_synthetic] == c]
+        a, b = np.bincount(POOL_GENERATORS[mine], minlength=2)
+        assert abs(a - b) <= 1
+
+
+def test_real_only_drops_the_synthetic_part_alone():
+    with_pool, without = split(ratio=0.5), split(ratio=0.5, real_only=True)
+    np.testing.assert_array_equal(with_pool.unlabeled_real, without.unlabeled_real)
+    assert len(without.unlabeled_synthetic) == 0
+
+
+def test_larger_ratio_replaces_a_superset():
+    small, large = split(ratio=0.3), split(ratio=0.7)
+    assert set(large.unlabeled_real) <= set(small.unlabeled_real)
+
+
+def test_validation_is_held_out_and_moves_no_label():
+    plain, held = split(ratio=0.3), split(ratio=0.3, validation_per_class=6)
+    np.testing.assert_array_equal(plain.labeled, held.labeled)
+    assert not set(held.validation) & set(held.unlabeled_real)
+    np.testing.assert_array_equal(np.bincount(LABELS[held.validation]), [6] * 4)
+
+
+def test_seed_decides():
+    for field in dataclasses.fields(rs_ssl.Split):
+        same = getattr(split(ratio=0.5), field.name)
+        np.testing.assert_array_equal(same, getattr(split(ratio=0.5), field.name))
+    assert list(split().labeled) != list(split(seed=4).labeled)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"labels_per_class": 41}, ["labels_per_class=41", "only 40"]),
+        ({"ratio": 0.95}, ["synthetic_ratio=0.95", "stay", "0.875"]),
+        ({"ratio": 0.9, "mode": "add"}, ["synthetic_pool holds 50", "180 are needed"]),
+        ({"validation_per_class": 36}, ["validation_per_class=36", "only 40"]),
+    ],
+)
+def test_broken_bounds_are_named(wrong, words):
+    with pytest.raises(RequestError) as e:
+        split(**wrong)
+    for word in words:
+        assert word in str(e.value)
+
+
+def test_task_gathers_what_the_split_names():
+    train, test = arrays.fake("train", 4), arrays.fake("test", 4)
+    pool = arrays.fake_pool(4)
+    s = rs_ssl.make_split(
+        train.labels,
+        4,
+        labels_per_class=3,
+        ratio=0.5,
+        pool_labels=pool.labels,
+        pool_generators=pool.generators,
+    )
+    task = rs_ssl.make_task(train, test, pool, s)
+    n_real = len(s.unlabeled_real)
+    np.testing.assert_array_equal(
+        task.unl_images[n_real:], pool.images[s.unlabeled_synthetic]
+    )
+    np.testing.assert_array_equal(task.unl_synthetic, np.arange(256) >= n_real)
+    np.testing.assert_array_equal(
+        task.unl_generator[n_real:], pool.generators[s.unlabeled_synthetic]
+    )
+    assert (task.unl_generator[:n_real] == -1).all()
+    np.testing.assert_array_equal(np.bincount(task.unl_labels), [64] * 4)
+
+
+@pytest.mark.parametrize(
+    ("pool", "word"),
+    [
+        (arrays.fake_pool(5), "classes"),
+        (arrays.fake_pool(4, 16), "--size=8"),
+        (
+            dataclasses.replace(arrays.fake_pool(4), generator_names=("a", "real")),
+            'called "real"',
+        ),
+    ],
+)
+def test_foreign_pool_is_refused(pool, word):
+    with pytest.raises(RequestError, match=word):
+        rs_ssl.check_pool(pool, arrays.fake("train", 4))

@@ -1,0 +1,326 @@
+"""Views of encoded images: torchvision's crops, Pillow's pixels, one batch per step."""
+
+import io
+import itertools
+import math
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from support import encoded_sets
+
+from rsmatch_jax.augment import views
+from rsmatch_jax.data import (
+    rs_ssl,
+    sampler,
+    sources,
+    tf_augment,
+    tf_crop,
+    tf_encoded_pipeline,
+)
+from rsmatch_jax.data.stores import arrays
+from rsmatch_jax.errors import RunFailed
+
+SIZE, BATCH, RATIO = 16, 4, 2
+CROPS = views.ViewSpec(flip=True, crop_pad=2, randaugment_ops=0, cutout=False)
+SPEC = views.ViewSpec(flip=True, crop_pad=2, randaugment_ops=2, cutout=True)
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    encoded_sets.write(root / "real", {"train": 24, "test": 4})
+    encoded_sets.write(root / "pool", {"train": 32}, generators=("a", "b"), first=100)
+    stored = {"cache_dir": str(root / "cache"), "image_size": SIZE}
+    train, test = sources.load_real(str(root / "real"), **stored)
+    pool = sources.load_pool(str(root / "pool"), **stored)
+    split = rs_ssl.make_split(
+        train.labels,
+        4,
+        labels_per_class=2,
+        ratio=0.5,
+        pool_labels=pool.labels,
+        pool_generators=pool.generators,
+    )
+    return rs_ssl.make_task(train, test, pool, split)
+
+
+def batches(task, spec=SPEC, **changes):
+    settings = {
+        "seed": 3,
+        "batch_size": BATCH,
+        "unlabeled_ratio": RATIO,
+        "start_step": 0,
+        "num_steps": 5,
+        "prefetch": 2,
+    }
+    return tf_encoded_pipeline.batches(
+        task.lab_images,
+        task.lab_labels,
+        task.unl_images,
+        spec,
+        **{**settings, **changes},
+    )
+
+
+def assert_equal(got, want):
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+# --- one crop ------------------------------------------------------------------------
+
+
+def torchvision_box(u, height, width, least):
+    """transforms.RandomResizedCrop.get_params, on given uniform numbers."""
+    for area_u, ratio_u, top_u, left_u in u:
+        area = height * width * (least + (1 - least) * area_u)
+        low, high = math.log(3 / 4), math.log(4 / 3)
+        ratio = math.exp(low + (high - low) * ratio_u)
+        w = round(math.sqrt(area * ratio))
+        h = round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return int(top_u * (height - h + 1)), int(left_u * (width - w + 1)), h, w
+    if width / height < 3 / 4:
+        w, h = width, round(width / (3 / 4))
+    elif width / height > 4 / 3:
+        h, w = height, round(height * (4 / 3))
+    else:
+        w, h = width, height
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+draw_box = tf.function(tf_crop.box, reduce_retracing=True)
+
+
+@pytest.mark.parametrize("least", [0.08, 0.5, 1.0])
+def test_boxes_are_torchvisions(least):
+    rng = np.random.default_rng(0)
+    sides = [(60, 60), (31, 47), (500, 375), (1, 1), (2, 90), (90, 2), (64, 20)]
+    fallbacks = 0
+    for height, width in sides:
+        for _ in range(40):
+            u = rng.random((tf_crop.TRIES, 4))
+            got = draw_box(u, tf.constant(height), tf.constant(width), least)
+            want = torchvision_box(u, height, width, least)
+            assert tuple(got.numpy()) == want
+            fallbacks += want == torchvision_box(u[:0], height, width, least)
+    assert fallbacks > 40  # both ways out of the loop were taken
+
+
+def test_boxes_stay_inside_at_the_ends_of_the_uniform_numbers():
+    ends = [0.0, np.nextafter(1.0, 0)]
+    for numbers in itertools.product(ends, repeat=4):
+        u = np.tile(np.array(numbers), (tf_crop.TRIES, 1))
+        top, left, h, w = draw_box(u, tf.constant(37), tf.constant(53), 0.08).numpy()
+        assert 0 <= top <= 37 - h and 0 <= left <= 53 - w and h > 0 and w > 0
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_decoding_equals_pillow(kind, mode):
+    for number in range(4):
+        image = encoded_sets.picture(number, 41, 58).convert(mode)
+        data = encoded_sets.file(image, kind)
+        want = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        np.testing.assert_array_equal(tf_crop.decode(data), want)
+
+
+def test_resizing_is_pillows_up_to_its_rounding():
+    for number, (h, w) in enumerate([(16, 16), (40, 33), (300, 100), (7, 9), (1, 1)]):
+        image = encoded_sets.picture(number, h + 5, w + 8)
+        got = tf_crop.resized(np.asarray(image), [2, 3, h, w], SIZE).numpy()
+        crop = image.crop((3, 2, 3 + w, 2 + h))
+        want = np.asarray(crop.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+        # Pillow rounds after each of its two passes.
+        assert np.abs(got.astype(int) - want).max() <= 1
+        if (h, w) == (SIZE, SIZE):
+            np.testing.assert_array_equal(got, np.asarray(crop))
+
+
+# --- batches -------------------------------------------------------------------------
+
+
+def pillow_views(task, images, at, step, purpose, rows):
+    """The crops of one step from the numbers of its law, by Pillow."""
+    numbers = tf_augment.draw(3, step, purpose, rows, CROPS)
+    crops = tf_augment.draw_uniform(3, step, purpose, [rows, tf_crop.TRIES, 4])
+    made = []
+    for row, index in enumerate(at):
+        image = Image.open(io.BytesIO(images.read(index))).convert("RGB")
+        top, left, h, w = torchvision_box(
+            crops[row].numpy(), image.height, image.width, CROPS.crop_area
+        )
+        crop = image.crop((left, top, left + w, top + h))
+        view = np.asarray(crop.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+        made.append(view[:, ::-1] if numbers["flip"][row] else view)
+    return np.stack(made).astype(int)
+
+
+def test_contents_of_a_batch(task):
+    taken = list(batches(task, CROPS))
+    assert len(taken) == 5
+    for step, batch in enumerate(taken):
+        lab_at = sampler.step_indices(3, "labelled", step, 8, BATCH)
+        unl_at = sampler.step_indices(3, "unlabelled", step, 24, BATCH * RATIO)
+        np.testing.assert_array_equal(batch.lab_indices, lab_at)
+        np.testing.assert_array_equal(batch.indices, unl_at)
+        np.testing.assert_array_equal(batch.labels, task.lab_labels[lab_at])
+        assert batch.labels.dtype == batch.indices.dtype == np.int32
+        for got, images, at, purpose in (
+            (batch.lab, task.lab_images, lab_at, "labelled"),
+            (batch.weak, task.unl_images, unl_at, "weak"),
+            (batch.strong, task.unl_images, unl_at, "strong"),
+        ):
+            want = pillow_views(task, images, at, step, purpose, len(at))
+            assert got.dtype == np.uint8 and got.shape == want.shape
+            assert np.abs(got.astype(int) - want).max() <= 1
+
+
+def test_strong_views_are_crops_then_randaugment_then_cutout(task):
+    crops, full = next(batches(task, CROPS)), next(batches(task, SPEC))
+    for name in ("lab", "labels", "lab_indices", "weak", "indices"):
+        assert_equal(getattr(full, name), getattr(crops, name))
+    numbers = tf_augment.draw(3, 0, "strong", BATCH * RATIO, SPEC)
+    want = tf.constant(crops.strong)
+    for slot in range(2):
+        want = tf_augment.apply_ops(want, numbers["ops"][slot], numbers["values"][slot])
+    without = views.ViewSpec(True, 2, randaugment_ops=2, cutout=False)
+    assert_equal(next(batches(task, without)).strong, want.numpy())
+    assert_equal(full.strong, tf_augment.cutout(want, numbers["cutout"]).numpy())
+    assert (full.strong != crops.strong).any(axis=(1, 2, 3)).mean() > 0.8
+
+
+def test_least_area_and_flip_are_respected(task):
+    whole = views.ViewSpec(False, 0, 0, False, crop_area=1.0)
+    batch = next(batches(task, whole))
+    # Nothing is random but the aspect ratio: of 12 rows most differ by little.
+    apart = np.abs(batch.weak.astype(int) - batch.strong).mean()
+    assert apart < 12
+    assert (
+        apart < np.abs(next(batches(task, CROPS)).weak.astype(int) - batch.weak).mean()
+    )
+
+
+def test_a_batch_depends_on_seed_and_step_alone(task):
+    taken = list(batches(task))
+    for start, prefetch, parallel_steps in ((0, 0, 1), (3, 5, 3)):
+        part = batches(
+            task, start_step=start, prefetch=prefetch, parallel_steps=parallel_steps
+        )
+        for got, want in zip(part, taken[start:], strict=True):
+            assert_equal(got, want)
+    other = next(batches(task, seed=4))
+    assert (other.weak != taken[0].weak).any()
+    assert (taken[0].weak != taken[1].weak).any()
+
+
+def test_rows_of_the_global_batch(task):
+    whole = next(batches(task))
+    lab_rows, unl_rows = np.array([1, 3]), np.array([7, 0, 5])
+    own = {BATCH: lab_rows, BATCH * RATIO: unl_rows}
+    part = next(batches(task, own_rows=own.__getitem__))
+    for name in ("lab", "labels", "lab_indices"):
+        assert_equal(getattr(part, name), getattr(whole, name)[lab_rows])
+    for name in ("weak", "strong", "indices"):
+        assert_equal(getattr(part, name), getattr(whole, name)[unl_rows])
+
+
+def test_flags_and_runs_without_unlabelled_images(task):
+    batch = next(batches(task, synthetic=task.unl_synthetic))
+    np.testing.assert_array_equal(batch.synthetic, batch.indices >= 12)
+    alone = next(batches(task, unlabeled_ratio=0))
+    assert alone.weak.shape == alone.strong.shape == (0, SIZE, SIZE, 3)
+    assert_equal(alone.lab, batch.lab)
+
+
+def test_a_damaged_image_ends_the_stream_with_its_place(task, tmp_path):
+    images = task.unl_images
+    file, offset, length = images.places[5].tolist()
+    with open(images.files[file], "rb") as f:
+        content = bytearray(f.read())
+    content[offset : offset + length] = bytes(length)
+    broken = tmp_path / "broken"
+    broken.write_bytes(content)
+    files = list(images.files)
+    files[file] = str(broken)
+    images = type(images)(tuple(files), images.places, SIZE)
+    stream = tf_encoded_pipeline.batches(
+        task.lab_images,
+        task.lab_labels,
+        images,
+        CROPS,
+        seed=3,
+        batch_size=BATCH,
+        unlabeled_ratio=RATIO,
+        start_step=0,
+        num_steps=5,
+        prefetch=2,
+    )
+    first = next(
+        step
+        for step in range(5)
+        if 5 in sampler.step_indices(3, "unlabelled", step, 24, BATCH * RATIO)
+    )
+    assert len(list(itertools.islice(stream, first))) == first
+    with pytest.raises(RunFailed, match=f"byte {offset} of {broken}"):
+        next(stream)
+
+
+ABANDONED = """
+import io
+import time
+import numpy as np
+from PIL import Image
+from rsmatch_jax.augment import views
+from rsmatch_jax.data import tf_encoded_pipeline
+from rsmatch_jax.data.stores import encoded
+
+buffer = io.BytesIO()
+Image.new("RGB", (8, 8)).save(buffer, "PNG")
+
+class Slow(encoded.EncodedImages):
+    def read(self, index):
+        time.sleep(0.2)
+        return buffer.getvalue()
+
+images = Slow((), np.zeros((50, 3), np.int64), 8)
+stream = tf_encoded_pipeline.batches(
+    images, np.zeros(50, np.int32), images, views.ViewSpec(False, 0, 0, False), seed=0,
+    batch_size=4, unlabeled_ratio=1, start_step=0, num_steps=10**6, prefetch=3,
+    parallel_steps=4,
+)
+next(stream)
+raise KeyError("the run fails while images are being read")
+"""
+
+
+def test_a_program_can_end_in_the_middle_of_the_stream():
+    ended = subprocess.run(
+        [sys.executable, "-c", ABANDONED], capture_output=True, text=True, timeout=90
+    )
+    assert ended.returncode == 1 and "while images are being read" in ended.stderr
+
+
+def test_arrays_and_encoded_images_of_a_step_are_the_same_ones(task):
+    """What a step looks at does not depend on how images are kept."""
+    from rsmatch_jax.data import tf_pipeline
+
+    kept = tf_pipeline.batches(
+        task.lab_images[:],
+        task.lab_labels,
+        arrays.to_rgb(task.unl_images[:]),
+        CROPS,
+        seed=3,
+        batch_size=BATCH,
+        unlabeled_ratio=RATIO,
+        start_step=2,
+        num_steps=3,
+        prefetch=1,
+    )
+    got, want = next(batches(task, start_step=2)), next(kept)
+    for name in ("labels", "lab_indices", "indices"):
+        assert_equal(getattr(got, name), getattr(want, name))

@@ -1,0 +1,389 @@
+"""Every command answers a wrong request: exit code 2, key and value named, no
+traceback, nothing written. Values of single config keys are in test_launch.py."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import launch
+from rsmatch_jax import evaluate, sweep
+from rsmatch_jax.bench import __main__ as bench
+from rsmatch_jax.data import import_images
+from rsmatch_jax.data.stores import arrays
+from rsmatch_jax.engine import config_file
+from rsmatch_jax.report import __main__ as report
+from rsmatch_jax.runs import workdir
+from rsmatch_jax.synthesis.ddpm import __main__ as ddpm
+from rsmatch_jax.synthesis.generate import __main__ as generate
+from rsmatch_jax.synthesis.look import __main__ as look
+from rsmatch_jax.synthesis.prompts import __main__ as prompts
+from rsmatch_jax.synthesis.prompts import jsonl
+
+ROOT = pathlib.Path(__file__).parents[2]
+DIGITS = f"--config={ROOT}/configs/digits.py"
+MAINS = {
+    "launch": lambda argv: launch.main(["launch.py", *argv]),
+    "bench": lambda argv: bench.main(["bench", *argv]),
+    "data.import_images": import_images.main,
+    "evaluate": evaluate.main,
+    "report": report.main,
+    "sweep": sweep.main,
+    "synthesis.ddpm": ddpm.main,
+    "synthesis.generate": generate.main,
+    "synthesis.look": look.main,
+    "synthesis.prompts": prompts.main,
+}
+
+FOLDERS = ["--layout=folders", "--out=new"]
+DDPM = ["--dataset=digits", "--out=new"]
+DRAW = ["--prompts=prompts.jsonl", "--generator=sd14", "--out=new"]
+WRITE = ["--dataset=digits", "--per_class=3", "--out=new.jsonl"]
+LOOK = ["pool", "--real=digits", "--out=new"]
+POOL = "--config.data.synthetic_pool="
+
+CASES = {
+    "launch": [
+        ([DIGITS, "--workdir=file.txt"], ["--workdir=file.txt", "is a file"]),
+        ([DIGITS, "--workdir=file.txt/run"], ["--workdir=file.txt/run"]),
+        ([DIGITS, "--workdir="], ["--workdir=", "empty"]),
+        ([DIGITS, "--workdir=notes"], ["--workdir=notes", "holds no run"]),
+        ([DIGITS, "--workdir=notes", "--overwrite"], ["notes", "left alone"]),
+        ([DIGITS, "--workdir=run", "--config.seed=3"], ["seed: 0 there, 3 here"]),
+        ([DIGITS, "--workdir=run"], ["run/split.npz", "--overwrite"]),
+        ([DIGITS, "--workdir=run_garbled"], ["run_garbled/config.json", "be read"]),
+        ([DIGITS, "--workdir=run_listed"], ["run_listed/config.json", "a list"]),
+        ([DIGITS, "--workdir=run_result"], ["run_result/result.json", "be read"]),
+        ([DIGITS, "--workdir=new", "--plan=perhaps"], ["plan", "perhaps"]),
+        ([DIGITS, "--workdir=new", "--overwrit"], ["overwrit"]),
+        (["--config="], ["--config="]),
+        (["--config=notes"], ["--config=notes", "no such file"]),
+        (["--config=half.py"], ["half.py", "cannot be loaded"]),
+        (["--config=other.py"], ["other.py", "cannot be loaded"]),
+        ([DIGITS, f"{POOL}empty", "--workdir=new"], ["empty", "dataset_info.json"]),
+        ([DIGITS, f"{POOL}nope", "--workdir=new"], ["nope", "import_images"]),
+        ([DIGITS, f"{POOL}file.txt", "--workdir=new"], ["file.txt"]),
+        ([DIGITS, f"{POOL}real/train", "--workdir=new"], ["real/train", "--generator"]),
+        ([DIGITS, f"{POOL}pool_cut", "--workdir=new"], ["pool_cut", "images.npy"]),
+        ([DIGITS, f"{POOL}pool_meta", "--workdir=new"], ["pool_meta", "meta.json"]),
+        (
+            [DIGITS, f"{POOL}pool_cats", "--workdir=new"],
+            ["data.synthetic_pool", "cat, 1, 2"],
+        ),
+        (
+            [DIGITS, f"{POOL}pool_few", "--workdir=new"],
+            ["data.synthetic_pool holds", "of class 0", "needed"],
+        ),
+        ([DIGITS, f"{POOL}set_listed", "--workdir=new"], ["set_listed", "no dataset"]),
+        ([DIGITS, f"{POOL}set_path", "--workdir=new"], ["set_path", "'../up'"]),
+        ([DIGITS, "--config.data.name=./empty"], ["empty", "dataset_info.json"]),
+        ([DIGITS, "--config.data.name=./one"], ["one", "test"]),
+        ([DIGITS, "--config.data.name=a b"], ["a b"]),
+    ],
+    "data.import_images": [
+        ([], ["--layout", "--source", "--out"]),
+        (["--layout=tar", "--source=images", "--out=new"], ["--layout", "'tar'"]),
+        ([*FOLDERS, "--source=nope"], ["--source=", "nope"]),
+        ([*FOLDERS, "--source=file.txt"], ["file.txt", "no whole zip"]),
+        ([*FOLDERS, "--source=empty"], ["no images"]),
+        ([*FOLDERS, "--source=broken"], ["c/1.png", "--skip_unreadable"]),
+        ([*FOLDERS, "--source=evil.zip"], ["../c/1.png", "not to be trusted"]),
+        ([*FOLDERS, "--source=images", "--out=empty"], ["--out=", "empty", "exists"]),
+        ([*FOLDERS, "--source=images", "--out=file.txt"], ["file.txt", "exists"]),
+        ([*FOLDERS, "--source=images", "--size=0"], ["--size=0"]),
+        ([*FOLDERS, "--source=images", "--size=small"], ["--size", "small"]),
+        ([*FOLDERS, "--source=images", "--generator="], ["--generator="]),
+        ([*FOLDERS, "--source=images", "--generator=real"], ['"real"']),
+        ([*FOLDERS, "--source=images", "--class_names=nope"], ["--class_names=nope"]),
+        ([*FOLDERS, "--source=images", "--class_names=two.txt"], ["dog"]),
+        ([*FOLDERS, "--source=images", "--sise=8"], ["--sise=8"]),
+        ([*FOLDERS, "--source=images", "--gen=x"], ["--gen=x"]),
+        (["--layout=cifake", "--out=new", "--source=images"], ["images"]),
+    ],
+    "evaluate": [
+        ([], ["--workdir"]),
+        (["--workdir=nope"], ["--workdir=nope", "no such folder"]),
+        (["--workdir=file.txt"], ["--workdir=file.txt"]),
+        (["--workdir=notes"], ["--workdir=notes", "holds no run"]),
+        (["--workdir=run"], ["run/checkpoints", "nothing is saved"]),
+        (["--workdir=run", "--step=7"], ["run/checkpoints"]),
+        (["--workdir=run_old"], ["run_old/config.json", "checkpoint.keep"]),
+        (["--workdir=run_garbled"], ["run_garbled/config.json"]),
+        (["--workdir=run_value"], ["run_value/config.json", "threshold=7"]),
+        (["--workdir=run", "--out=run/config.json"], ["--out=run/config.json"]),
+        (["--workdir=run", "--out=x.txt"], ["--out=x.txt"]),
+        (["--workdir=run", "--out=nope/x.json"], ["--out=nope/x.json"]),
+        (["--workdir=run", "--stp=7"], ["--stp=7"]),
+    ],
+    "report": [
+        ([], ["DIR"]),
+        (["nope"], ["nope"]),
+        (["empty"], ["empty", "no result.json"]),
+        (["run_result"], ["run_result", "broken"]),
+        (["done", "--out=page.txt"], ["--out=page.txt"]),
+        (["done", "--out=nope/page.html"], ["--out=nope/page.html"]),
+        (["done", "--ouT=x.html"], ["--ouT"]),
+    ],
+    "sweep": [
+        ([], ["NAME"]),
+        (["table9"], ["'table9'", "table1"]),
+        (["table1", "--seeds=a"], ["--seeds=a"]),
+        (["table1", "--seeds=1,1"], ["--seeds=1,1"]),
+        (["table1", "--seeds=-1"], ["--seeds=-1"]),
+        (["table1", "--shard=4/4"], ["--shard=4/4"]),
+        (["table1", "--shard=half"], ["--shard=half"]),
+        (["table1", "--out=file.txt"], ["--out=file.txt"]),
+        (["table1", "--out="], ["--out="]),
+        (["digits", "--config.seed=1"], ["--config.seed", "--seeds"]),
+        (["digits", "--config.data.nam=x"], ["data.nam", "name"]),
+        (["digits", "--config.method.name=fixmatch"], ["method.name", "digits"]),
+        (["digits", "--config.train.num_steps=x"], ["num_steps", "x"]),
+        (["digits", "--dryrun"], ["--dryrun"]),
+        (["digits", "more"], ["more"]),
+    ],
+    "bench": [
+        ([], ["''", "step"]),
+        (["stepp"], ["'stepp'"]),
+        (["step", "--preset=tpu"], ["preset", "tpu"]),
+        (["step", "--out=x.txt"], ["--out=x.txt"]),
+        (["step", "--out=nope/x.json"], ["--out=nope/x.json"]),
+        (["step", "--config=nope.py"], ["--config=nope.py"]),
+        (["step", "--config.train.batch_siz=4"], ["batch_siz", "batch_size"]),
+        (["step", "--rownds=3"], ["rownds"]),
+        (["queue", "--config.method.threshold=high"], ["threshold", "high"]),
+        (["records", "--folder=nope", "--readme=file.txt"], ["--readme=file.txt"]),
+        (["records", "--foldr=nope"], ["--foldr"]),
+    ],
+    "synthesis.ddpm": [
+        ([], ["--dataset", "--out"]),
+        (["--dataset=./nope", "--out=new"], ["nope"]),
+        (["--dataset=digits", "--out=file.txt"], ["--out=", "file.txt"]),
+        (["--dataset=digits", "--out=notes"], ["--out=", "notes"]),
+        ([*DDPM, "--steps=0"], ["--steps=0"]),
+        ([*DDPM, "--steps=many"], ["--steps", "many"]),
+        ([*DDPM, "--width=6"], ["--width=6", "multiple of 4"]),
+        ([*DDPM, "--learning_rate=0"], ["--learning_rate=0"]),
+        ([*DDPM, "--guidance=nan"], ["--guidance=nan"]),
+        ([*DDPM, "--sampling_steps=2000"], ["--sampling_steps=2000", "1000"]),
+        ([*DDPM, "--dtype=float16"], ["--dtype", "float16"]),
+        ([*DDPM, "--format=zip"], ["--format", "zip"]),
+        ([*DDPM, "--save_every=0"], ["--save_every=0"]),
+        ([*DDPM, "--seed=-1"], ["--seed=-1"]),
+        ([*DDPM, "--batch_size=3"], ["--batch_size=3", "4 devices"]),
+        ([*DDPM, "--model_dir=file.txt"], ["--model_dir=", "file.txt is a file"]),
+        ([*DDPM, "--stepps=3"], ["--stepps=3"]),
+    ],
+    "synthesis.generate": [
+        ([], ["--prompts", "--generator"]),
+        ([*DRAW, "--prompts=nope"], ["--prompts=nope"]),
+        ([*DRAW, "--prompts=file.txt"], ["file.txt, line 1"]),
+        ([*DRAW, "--prompts=label.jsonl"], ["label.jsonl, line 2", "label=9"]),
+        ([*DRAW, "--prompts=bare.jsonl"], ["bare.jsonl", "dog"]),
+        ([*DRAW, "--prompts=none.jsonl"], ["none.jsonl", "no prompt"]),
+        ([*DRAW, "--generator=sd99"], ["sd99", "sd14"]),
+        ([*DRAW, "--out=file.txt"], ["--out=", "file.txt"]),
+        ([*DRAW, "--out=notes"], ["--out=", "notes", "left alone"]),
+        ([*DRAW, "--size=0"], ["--size=0"]),
+        ([*DRAW, "--size=9999"], ["--size=9999", "512"]),
+        ([*DRAW, "--size=32", "--full_size"], ["--size", "--full_size"]),
+        ([*DRAW, "--guidance=inf"], ["--guidance=inf"]),
+        ([*DRAW, "--steps=few"], ["--steps", "few"]),
+        ([*DRAW, "--device=tpu"], ["--device", "tpu"]),
+        ([*DRAW, "--name=a/b"], ["--name=a/b"]),
+        ([*DRAW, "--model_dir=nope"], ["--model_dir=nope"]),
+        ([*DRAW, "--sise=4"], ["--sise=4"]),
+    ],
+    "synthesis.look": [
+        ([], ["POOL", "--real"]),
+        (["nope", "--real=digits"], ["nope", "no such folder"]),
+        (["file.txt", "--real=digits"], ["file.txt"]),
+        (["empty", "--real=digits", "--out=new"], ["empty"]),
+        (["pool_cut", "--real=digits", "--out=new"], ["pool_cut", "images.npy"]),
+        (["pool", "--real=./nope", "--out=new"], ["--real=", "nope"]),
+        (["pool", "--real=fake", "--out=new"], ["pool", "fake"]),
+        (["pool", "--real=digits", "--out=pool/look"], ["--out=", "pool/look"]),
+        (["pool", "--real=digits", "--out=file.txt"], ["--out=", "file.txt"]),
+        ([*LOOK, "--sample=1"], ["--sample=1"]),
+        ([*LOOK, "--per_class=0"], ["--per_class=0"]),
+        ([*LOOK, "--seed=-1"], ["--seed=-1"]),
+        ([*LOOK, "--sed=1"], ["--sed=1"]),
+    ],
+    "synthesis.prompts": [
+        ([], ["--dataset", "--per_class", "--out"]),
+        ([*WRITE, "--dataset=./nope"], ["nope"]),
+        ([*WRITE, "--per_class=0"], ["--per_class=0"]),
+        ([*WRITE, "--top_p=2"], ["--top_p=2"]),
+        ([*WRITE, "--words=nope"], ["--words=nope"]),
+        ([*WRITE, "--words=two.txt"], ["--words=two.txt", "2", "10"]),
+        ([*WRITE, "--out=file.txt"], ["--out=", "file.txt", "no prompt file"]),
+        ([*WRITE, "--out=nope/p.jsonl"], ["--out=", "nope"]),
+        ([*WRITE, "--out=digits.jsonl"], ["--per_class=3", "the 5 sentences"]),
+        ([*WRITE, "--out=digits.jsonl", "--seed=1"], ["digits.jsonl", "seed 0, now 1"]),
+        ([*WRITE, "--perclass=3"], ["--perclass=3"]),
+    ],
+}
+REAL = [  # as processes of their own
+    ("launch", CASES["launch"][0]),
+    ("evaluate", CASES["evaluate"][3]),
+    ("data.import_images", CASES["data.import_images"][6]),
+    ("sweep", CASES["sweep"][1]),
+    ("synthesis.prompts", CASES["synthesis.prompts"][8]),
+]
+
+
+def picture(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8), (len(path.parts), 2, 3)).save(path)
+
+
+def save_pool(folder, count=1900, **changes):
+    pool = arrays.load(str(ROOT / "rsmatch_jax" / "data" / "digits_pool"))
+    fields = {k: getattr(pool, k)[:count] for k in ("images", "labels", "generators")}
+    names = {"class_names": pool.class_names, "generator_names": pool.generator_names}
+    arrays.save(str(folder), arrays.ImageArrays("p", **{**fields, **names, **changes}))
+
+
+def write_json(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder with all that is wrong in it. Nothing may change there."""
+    root = tmp_path_factory.mktemp("world")
+    for name in ("empty", "notes"):
+        (root / name).mkdir()
+    (root / "file.txt").write_text("notes\n")
+    (root / "notes" / "notes.txt").write_text("notes\n")
+    (root / "two.txt").write_text("cat\nowl\n")
+    (root / "half.py").write_text("def get_config(:\n")
+    (root / "other.py").write_text("def get_config():\n    return 3\n")
+    for name in ("cat", "dog"):
+        picture(root / "images" / name / "1.png")
+    (root / "broken" / "c").mkdir(parents=True)
+    (root / "broken" / "c" / "1.png").write_bytes(b"\x89PNG\r\n")
+    with zipfile.ZipFile(root / "evil.zip", "w") as archive:
+        archive.writestr("../c/1.png", b"")
+    make_pools(root)
+    make_runs(root)
+    make_prompts(root)
+    return root
+
+
+def make_pools(root):
+    save_pool(root / "pool")
+    save_pool(root / "pool_few", 20)
+    save_pool(root / "pool_cats", class_names=("cat", *"123456789"))
+    for name in ("cut", "meta"):
+        shutil.copytree(root / "pool", root / f"pool_{name}")
+    os.truncate(root / "pool_cut" / "images.npy", 5000)
+    (root / "pool_meta" / "meta.json").write_text('{"name": "po')
+    arrays.save(str(root / "real" / "train"), arrays.digits("train"))
+    write_json(root / "set_listed" / "dataset_info.json", [])
+    info = {"name": "p", "version": "../up"}
+    write_json(root / "set_path" / "dataset_info.json", info)
+    info = {"name": "p", "version": "1.0.0", "splits": [{"name": "train"}]}
+    write_json(root / "one" / "dataset_info.json", info)
+
+
+def make_runs(root):
+    config, _, _ = config_file.parse(["", DIGITS], launch.define_flags)
+    config = config.to_dict()
+    workdir.claim(str(root / "run"), config, {"labeled": np.arange(3)}, {})
+    (root / "run" / "checkpoints").mkdir()
+    write_json(root / "run_garbled" / "config.json", '{"seed": ')
+    write_json(root / "run_listed" / "config.json", [])
+    shutil.copytree(root / "run", root / "run_result")
+    write_json(root / "run_result" / "result.json", "{")
+    write_json(root / "run_old" / "config.json", {"seed": 0})
+    bad = {**config, "method": {**config["method"], "threshold": 7.0}}
+    write_json(root / "run_value" / "config.json", bad)
+    result = {"status": "finished", "method": "fixmatch", "config": config}
+    write_json(root / "done" / "result.json", result)
+
+
+def make_prompts(root):
+    header = jsonl.header_line("pets", ["cat", "dog"], {})
+    lines = ['{"label": 0, "prompt": "a cat"}\n', '{"label": 1, "prompt": "a dog"}\n']
+    bad = '{"label": 9, "prompt": "a cow"}\n'
+    for name, content in (
+        ("prompts", lines),
+        ("label", [bad]),
+        ("bare", lines[:1]),
+        ("none", []),
+    ):
+        (root / f"{name}.jsonl").write_text(header + "".join(content))
+    args, sampling = prompts.prompt_settings.parse(WRITE, "")
+    words = "zero one two three four five six seven eight nine"
+    how = {"words": words.split(), "model": args.model, "per_class": 5}
+    how |= {"allow_missing_word": False, **vars(sampling)}
+    finished = jsonl.header_line("digits", list("0123456789"), how)
+    (root / "digits.jsonl").write_text(finished)
+
+
+def snapshot(folder):
+    """{path: content} of all below a folder, of folders their names alone. A lock is no
+    content."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+        if path.name != workdir.LOCK_FILE
+    }
+
+
+@pytest.fixture
+def place(world, tmp_path, monkeypatch):
+    """The world as working directory; and no data elsewhere."""
+    monkeypatch.chdir(world)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "nothing"))
+    before = snapshot(world)
+    yield world
+    assert snapshot(world) == before
+    decoded = tmp_path / "rsmatch_jax"
+    assert not [path for path in decoded.rglob("*") if "compiled" not in path.parts]
+
+
+def check(said, words):
+    """The last that is said is the answer."""
+    assert "Traceback" not in said, said
+    answer = said[said.rfind("error: ") :]
+    for word in ("error: ", *words):
+        assert word in answer, said
+
+
+@pytest.mark.parametrize(
+    ("command", "argv", "words"),
+    [(name, *case) for name, cases in CASES.items() for case in cases],
+    ids=lambda x: (
+        " ".join(x)[-50:].replace(str(ROOT), "") if isinstance(x, list) else x
+    ),
+)
+def test_wrong_request_is_answered(place, capsys, command, argv, words):
+    assert MAINS[command](argv) == 2
+    check(capsys.readouterr().err, words)
+
+
+@pytest.mark.parametrize(("command", "case"), REAL, ids=[name for name, _ in REAL])
+def test_as_a_process(place, command, case):
+    argv, words = case
+    program = [str(ROOT / "launch.py")]
+    if command != "launch":
+        program = ["-m", f"rsmatch_jax.{command}"]
+    done = subprocess.run(
+        [sys.executable, *program, *argv],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        timeout=300,
+    )
+    assert done.returncode == 2, done.stderr
+    check(done.stderr, words)

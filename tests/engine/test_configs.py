@@ -1,0 +1,68 @@
+"""Every config builds and takes two steps at reduced size; none goes untested."""
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from support.helpers import TINY, batches, build, config, train
+
+from rsmatch_jax.engine import checks
+
+NAMES = sorted(
+    path.stem
+    for path in (pathlib.Path(__file__).parents[2] / "configs").glob("*.py")
+    if path.stem != "ablations"  # sweeps as data: test_sweeps.py
+)
+ABLATIONS = [  # a program each takes seconds to compile: what is apart goes together
+    {"method.rsmatch.individual_models": False, "method.rsmatch.routing": "random"},
+    {
+        "method.rsmatch.classwise_queue": False,
+        "method.rsmatch.queue_classes": 4,
+        "method.rsmatch.queue_reaugment": True,
+        "model.wrn_preact": "tf",
+    },
+    {
+        "method.rsmatch.fake_head": False,
+        "method.rsmatch.queue_sample": "class_balanced",
+        "train.weak_forward": "separate",
+    },
+    {
+        "method.rsmatch.pseudo_label": "flexmatch",
+        "method.rsmatch.queue_sample": "uniform",
+        "method.rsmatch.detector_learning_rate": 0.01,
+    },
+    {"method.rsmatch.pseudo_label": "freematch", "model.dtype": "bfloat16"},
+    {"method.freematch.use_quantile": True, "method.name": "freematch"},
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_config_is_valid_as_it_stands(name):
+    import importlib
+
+    c = importlib.import_module(f"configs.{name}").get_config()
+    checks.check(c, num_devices=1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_config_takes_two_steps(name):
+    """Its own keys, but small networks and batches, and `fake` for downloaded sets."""
+    data = {"data.name": "fake", "data.image_size": None}  # it is made at 8 px
+    data = {} if name == "digits" else data
+    _, _, exp = build(name=name, **{**TINY, **data})
+    state, metrics = train(exp, batches(exp, 2))
+    assert int(state.step) == 2
+    assert np.isfinite(metrics[-1]["loss"])
+
+
+@pytest.mark.parametrize("overrides", ABLATIONS, ids=lambda o: ",".join(o))
+def test_ablation_takes_two_steps(overrides):
+    _, _, exp = build(**{**TINY, **overrides, "method.threshold": 0.1})
+    state, metrics = train(exp, batches(exp, 2))
+    assert all(np.isfinite(v) for v in metrics[-1].values())
+    for leaf in jax.tree.leaves(
+        (state.params, state.ema, state.stats, state.opt_state)
+    ):
+        assert leaf.dtype in (np.float32, np.int32)
+    assert checks.check(config(**overrides), 1) is None

@@ -1,0 +1,188 @@
+"""Whole runs on the `fake` set: files, and what may not matter."""
+
+import dataclasses
+import json
+import os
+
+import jax
+import numpy as np
+import optax
+import pytest
+from support.helpers import assert_bit_equal, config
+from support.runs import KEYS, ONE_NETWORK, first_state, lines, run, saved_state
+
+from rsmatch_jax import train
+from rsmatch_jax.engine import experiment
+from rsmatch_jax.errors import RequestError, RunFailed
+from rsmatch_jax.runs import logbook, workdir
+from rsmatch_jax.runs.checkpoint import Checkpoints
+
+
+def test_files_of_a_run(tmp_path):
+    result = run(tmp_path / "r", **{"train.num_steps": 3, "log.tensorboard": True})
+    names = set(os.listdir(tmp_path / "r"))
+    assert {
+        "config.json",
+        "data.json",
+        "split.npz",
+        "checkpoints",
+        "metrics.jsonl",
+        "confusion.npy",
+        "result.json",
+        "queue.png",
+    } <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    with open(tmp_path / "r" / "result.json") as f:
+        assert json.load(f) == logbook.plain(result)
+    assert result["status"] == "finished"
+    assert result["steps"] == 3
+    confusion = np.load(tmp_path / "r" / "confusion.npy")
+    assert confusion.sum() == 320
+    assert np.trace(confusion) / 320 == pytest.approx(result["test_accuracy"])
+    with np.load(tmp_path / "r" / "split.npz") as split:
+        assert len(split["labeled"]) == 40
+        assert len(split["unlabeled_real"]) == len(split["unlabeled_synthetic"]) == 320
+
+
+def test_ground_truth_never_enters_training(tmp_path, monkeypatch):
+    """Permuted flags, classes and generators of the unlabelled set: the same bits."""
+    run(tmp_path / "true")
+    load = experiment.load_task
+
+    def permuted(c):
+        task = load(c)
+        order = np.random.default_rng(0).permutation(len(task.unl_synthetic))
+        return dataclasses.replace(
+            task,
+            unl_synthetic=task.unl_synthetic[order],
+            unl_labels=task.unl_labels[order],
+            unl_generator=task.unl_generator[order],
+        )
+
+    monkeypatch.setattr(experiment, "load_task", permuted)
+    run(tmp_path / "permuted")
+    monkeypatch.undo()
+    first = first_state()
+    assert_bit_equal(
+        *(saved_state(tmp_path / part, 4, first) for part in ("true", "permuted"))
+    )
+    assert lines(tmp_path / "true") != lines(tmp_path / "permuted")  # it was permuted
+
+
+def test_finished_run_is_left_alone(tmp_path, capsys):
+    first = run(tmp_path / "r", **{"train.num_steps": 2, "method.name": "supervised"})
+    before = os.stat(tmp_path / "r" / "result.json").st_mtime_ns
+    again = run(tmp_path / "r", **{"train.num_steps": 2, "method.name": "supervised"})
+    assert again == logbook.plain(first)
+    assert os.stat(tmp_path / "r" / "result.json").st_mtime_ns == before
+    assert "Nothing to do" in capsys.readouterr().out
+
+
+def test_run_that_diverges_stops_before_it_is_saved(tmp_path):
+    """The step and the metric are named, no checkpoint holds the damage."""
+    with pytest.raises(RunFailed, match=r" at step [1-4]:.*learning_rate"):
+        run(tmp_path / "r", **{"method.name": "fixmatch", "optim.learning_rate": 1e30})
+    assert workdir.read_result(str(tmp_path / "r"))["status"] == "failed"
+    checkpoints = Checkpoints(str(tmp_path / "r"), 2)
+    assert checkpoints.latest() is None
+    checkpoints.close()
+
+
+def test_gradient_that_is_not_finite_stops_in_its_own_step(tmp_path, monkeypatch):
+    """The loss, and all that a step reports of it, is finite then."""
+    honest = optax.global_norm
+
+    def poisoned(grads):
+        return honest(grads) / 0.0
+
+    monkeypatch.setattr(optax, "global_norm", poisoned)
+    with pytest.raises(RunFailed, match="classifier_grad_norm is inf at step 1:.*noth"):
+        run(tmp_path / "r", **{"method.name": "supervised"})
+    assert not list((tmp_path / "r" / "checkpoints").iterdir())
+
+
+def test_warnings_are_seen_everywhere_and_once(tmp_path, capsys):
+    """A queue that takes nothing."""
+    keys = {**ONE_NETWORK, "method.rsmatch.queue_min_score": 1.0, "log.every_steps": 1}
+    result = run(tmp_path / "r", **keys)
+    [warning] = result["warnings"]
+    assert warning.startswith("step 2: the CSQueue is still empty")
+    out = capsys.readouterr().out
+    assert out.count(f"warning: {warning}") == 1
+    shown = [line for line in out.splitlines() if line.startswith("step ")]
+    assert [line.count("WARNING: queue empty") for line in shown[1:]] == [0, 1, 1, 1]
+    assert workdir.read_result(str(tmp_path / "r"))["warnings"] == [warning]
+
+
+def test_changed_data_are_not_resumed(tmp_path):
+    """The queue's indices would mean other images."""
+    split = {"labeled": np.arange(3), "unlabeled_synthetic": np.arange(5)}
+    workdir.claim(str(tmp_path / "r"), {}, split, {})
+    workdir.claim(str(tmp_path / "r"), {}, split, {})
+    other = {**split, "unlabeled_synthetic": np.arange(1, 6)}
+    with pytest.raises(RequestError, match="unlabeled_synthetic.*has changed"):
+        workdir.claim(str(tmp_path / "r"), {}, other, {})
+
+
+def test_workdir_of_another_config_is_refused_with_the_keys(tmp_path):
+    mine = config(**KEYS).to_dict()
+    workdir.claim(str(tmp_path / "r"), mine, {}, {})
+    other = config(**{**KEYS, "optim.learning_rate": 0.1, "seed": 5}).to_dict()
+    with pytest.raises(RequestError) as e:
+        workdir.check_free(str(tmp_path / "r"), other)
+    assert "optim.learning_rate: 0.03 there, 0.1 here" in str(e.value)
+    assert "seed: 0 there, 5 here" in str(e.value)
+    free = config(**{**KEYS, "input.prefetch": 9, "log.every_steps": 1}).to_dict()
+    workdir.check_free(str(tmp_path / "r"), free)
+
+
+def test_two_runs_in_one_workdir(tmp_path):
+    """The second is refused and writes nothing, the first is left as it is."""
+    with workdir.locked(str(tmp_path / "r")):
+        with pytest.raises(RequestError, match="another process is training there"):
+            run(tmp_path / "r", **{"method.name": "supervised"})
+        assert os.listdir(tmp_path / "r") == [workdir.LOCK_FILE]
+    run(tmp_path / "r", **{"method.name": "supervised"})
+
+
+def test_foreign_folder_is_neither_used_nor_cleared(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    for check in (
+        lambda: workdir.check_free(str(tmp_path), {}),
+        lambda: workdir.clear(str(tmp_path)),
+    ):
+        with pytest.raises(RequestError, match="holds no run"):
+            check()
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_plan_trains_and_writes_nothing(tmp_path, capsys):
+    c = config(**KEYS)
+    folder = tmp_path / "r"
+    train.run(c, str(folder), plan_only=True, devices=jax.local_devices()[:1])
+    out = capsys.readouterr().out
+    assert not folder.exists()
+    for word in ("640 unlabelled", "320 synthetic", "4 steps", "memory", "s a step"):
+        assert word in out
+
+
+def test_best_and_newest_checkpoints_are_kept(tmp_path):
+    state = {"x": jax.numpy.zeros(2)}
+    checkpoints = Checkpoints(str(tmp_path), keep=1)
+    for step, best in [(1, 1), (2, 2), (3, 2), (4, 2), (5, 2)]:
+        checkpoints.save(step, state, {"step": step}, best)
+    checkpoints.close()
+    kept = {int(n) for n in os.listdir(tmp_path / "checkpoints") if n.isdigit()}
+    assert kept == {2, 5}
+
+
+def test_validation_images_choose_the_best_step(tmp_path):
+    result = run(
+        tmp_path / "r",
+        **{"data.validation_per_class": 8, "data.real_only": True, "seed": 1},
+    )
+    evaluations = [x for x in lines(tmp_path / "r") if "eval/test_accuracy" in x]
+    best = max(evaluations, key=lambda x: x["eval/validation_accuracy"])
+    assert result["best_step"] == best["step"]
+    assert result["test_accuracy_best"] == best["eval/test_accuracy"]
+    assert result["detector_balanced_accuracy"] is None  # nothing synthetic there

@@ -1,0 +1,224 @@
+"""The CSQueue against a Python model of deques."""
+
+from collections import deque
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rsmatch_jax.methods import csqueue
+from rsmatch_jax.runtime import parallel
+
+K, LENGTH, U, SHAPE = 5, 4, 24, (2, 2, 3)
+
+
+def mapped_push(num_devices, **kw):
+    """push() as a train step would call it: rows dealt, queue donated."""
+    devices = jax.local_devices()[:num_devices]
+
+    def step(queue, batch):
+        key, images, indices, classes, scores = batch
+        queue = csqueue.push(queue, key[0], images, indices, classes, scores, **kw)
+        return queue, {}
+
+    mapped = parallel.map_step(step, devices)
+
+    def push(queue, key, *rows):
+        keys = np.stack([jax.random.key_data(key)] * num_devices)
+        keys = jax.random.wrap_key_data(jnp.asarray(keys))[:, None]
+        rows = [parallel.deal(x, num_devices) for x in rows]
+        return mapped(queue, (keys, *rows))[0]
+
+    return push, lambda queue: parallel.replicate(queue, devices)
+
+
+def batch(rng, ties=False):
+    """Random rows; index and picture agree, so a mix-up shows."""
+    indices = rng.integers(0, 200, U).astype(np.int32)
+    images = np.broadcast_to(indices[:, None, None, None], (U, *SHAPE)).astype(np.uint8)
+    classes = rng.integers(0, K, U).astype(np.int32)
+    scores = rng.random(U).astype(np.float32)
+    if ties:
+        scores = np.round(scores * 3) / 3
+    scores[rng.random(U) < 0.2] = -np.inf  # not eligible
+    return images, indices, classes, scores.astype(np.float32)
+
+
+def oracle_push(model, chosen, indices, classes, scores, top):
+    for c in chosen:
+        mine = [i for i in range(U) if classes[i] == c and np.isfinite(scores[i])]
+        mine.sort(key=lambda i: -scores[i])  # stable: the earlier row wins a tie
+        for i in mine[:top]:
+            model[c].append(int(indices[i]))
+
+
+def content(queue, k):
+    """Indices in a queue from oldest to newest, as the ring stands."""
+    head, count = int(queue.head[k]), int(queue.count[k])
+    slots = [(head - count + j) % queue.indices.shape[1] for j in range(count)]
+    return [int(queue.indices[k, s]) for s in slots]
+
+
+@pytest.mark.parametrize(("select", "top"), [(5, 1), (2, 3), (3, 4)])
+@pytest.mark.parametrize("num_devices", [1, 4])
+@pytest.mark.parametrize("ties", [False, True])
+def test_forty_steps_equal_a_model_of_deques(select, top, num_devices, ties):
+    rng = np.random.default_rng(select * 10 + top)
+    push, place = mapped_push(num_devices, select=select, top=top)
+    queue = place(csqueue.create(K, LENGTH, SHAPE))
+    model = [deque(maxlen=LENGTH) for _ in range(K)]
+    for t in range(40):
+        key = jax.random.key(t)
+        chosen = np.asarray(csqueue.draw_queues(key, K, select))
+        images, indices, classes, scores = batch(rng, ties)
+        queue = push(queue, key, images, indices, classes, scores)
+        oracle_push(model, chosen, indices, classes, scores, top)
+        assert [content(queue, k) for k in range(K)] == [list(m) for m in model]
+    held = np.asarray(queue.indices)
+    np.testing.assert_array_equal(
+        np.asarray(queue.images)[held >= 0][:, 0, 0, 0], held[held >= 0]
+    )
+
+
+@pytest.mark.parametrize("num_devices", [1, 4])
+def test_a_thousand_classes_equal_a_model_of_deques(num_devices):
+    """K = 1000: ten queues a step, most of them without a candidate."""
+    classes_, length, select = 1000, 3, 200
+    push, place = mapped_push(num_devices, select=select, top=2)
+    queue = place(csqueue.create(classes_, length, SHAPE))
+    model = [deque(maxlen=length) for _ in range(classes_)]
+    rng = np.random.default_rng(0)
+    for t in range(30):
+        key = jax.random.key(t)
+        chosen = np.asarray(csqueue.draw_queues(key, classes_, select))
+        assert len(set(chosen.tolist())) == select and chosen.max() < classes_
+        images, indices, classes, scores = batch(rng)
+        classes = classes * 199 + t % 5  # five classes of all thousand
+        queue = push(queue, key, images, indices, classes, scores)
+        oracle_push(model, chosen, indices, classes, scores, 2)
+        for k in set(classes.tolist()):
+            assert content(queue, k) == list(model[k])
+    held = sorted(int(i) for i in np.asarray(queue.indices).reshape(-1) if i >= 0)
+    assert held == sorted(i for m in model for i in m) and len(held) > 20
+    slots, ready = csqueue.sample_distinct(queue, jax.random.key(0), len(held))
+    assert bool(ready)
+    assert sorted(np.asarray(queue.indices).reshape(-1)[slots].tolist()) == held
+
+
+def test_work_of_a_push_does_not_grow_with_the_classes():
+    """Beside the draw of P queues nothing is as long as K: no [K, U], no [K, K]."""
+
+    def largest(num_queues):
+        """Most elements of any value in a push but the queue's own."""
+
+        def step(queue, *rows):
+            return csqueue.push(queue, *rows, select=10, top=1)
+
+        queue = jax.eval_shape(lambda: csqueue.create(num_queues, LENGTH, SHAPE))
+        rows = (
+            jax.eval_shape(lambda: jax.random.key(0)),
+            jax.ShapeDtypeStruct((U, *SHAPE), np.uint8),
+            *(jax.ShapeDtypeStruct((U,), t) for t in (np.int32, np.int32, np.float32)),
+        )
+        program = jax.make_jaxpr(step, axis_env=[(parallel.AXIS, 1)])(queue, *rows)
+        own = {x.shape for x in jax.tree.leaves(queue)}
+        return max(
+            v.aval.size
+            for equation in program.eqns
+            for v in equation.outvars
+            if v.aval.shape not in own
+        )
+
+    assert largest(1000) == largest(4000) <= U * 10 * 12
+
+
+def test_fewer_rows_per_device_than_pushed():
+    """U / D = 1 < Q = 3 on four devices."""
+    rows = (
+        np.arange(4, dtype=np.uint8)[:, None, None, None] + np.zeros(SHAPE, np.uint8),
+        np.arange(4, dtype=np.int32),
+        np.zeros(4, np.int32),
+        np.array([0.1, 0.4, 0.3, 0.2], np.float32),
+    )
+    push, place = mapped_push(4, select=2, top=3)
+    queue = push(place(csqueue.create(2, 4, SHAPE)), jax.random.key(0), *rows)
+    assert content(queue, 0) == [1, 2, 3]
+    assert content(queue, 1) == []
+
+
+def test_only_p_queues_are_touched():
+    push, place = mapped_push(1, select=2, top=1)
+    queue = place(csqueue.create(K, LENGTH, SHAPE))
+    images, indices, _, _ = batch(np.random.default_rng(0))
+    classes = np.arange(U, dtype=np.int32) % K
+    queue = push(queue, jax.random.key(3), images, indices, classes, np.ones(U, "f4"))
+    assert int((queue.count > 0).sum()) == 2
+
+
+def test_queues_are_drawn_uniformly_and_once():
+    draw = jax.jit(lambda key: csqueue.draw_queues(key, K, 2))
+    drawn = np.asarray(jax.vmap(draw)(jax.random.split(jax.random.key(0), 2000)))
+    pairs = np.zeros((K, K), int)
+    np.add.at(pairs, tuple(np.sort(drawn, axis=1).T), 1)
+    assert (np.diag(pairs) == 0).all(), "a queue twice"
+    # each of 10 pairs with probability 0.1: sd 13.4
+    assert np.abs(pairs[np.triu_indices(K, 1)] - 200).max() < 5 * 13.4
+    np.testing.assert_array_equal(
+        csqueue.draw_queues(jax.random.key(0), K, K), range(K)
+    )
+
+
+def partly_filled(counts):
+    counts = jnp.asarray(counts, jnp.int32)
+    queue = csqueue.create(len(counts), LENGTH, SHAPE)
+    return queue.replace(count=counts, head=counts % LENGTH)
+
+
+def test_distinct_slots_are_distinct_filled_and_uniform():
+    queue = partly_filled([4, 0, 3, 1, 2])
+    filled = np.flatnonzero(np.asarray(csqueue.filled(queue)).reshape(-1))
+    draw = jax.jit(lambda k: csqueue.sample_distinct(queue, k, 6))
+    slots, ready = jax.vmap(draw)(jax.random.split(jax.random.key(0), 2000))
+    assert bool(ready.all())
+    assert all(len(set(row)) == 6 for row in np.asarray(slots))
+    counts = np.bincount(np.asarray(slots).reshape(-1), minlength=K * LENGTH)
+    assert set(np.flatnonzero(counts)) == set(filled)
+    # each of 10 filled slots is in a draw of 6 with probability 0.6: sd 22
+    assert np.abs(counts[filled] - 1200).max() < 5 * 22
+
+
+def test_ready_only_from_b_images_on():
+    queue = partly_filled([4, 0, 1, 0, 0])
+    assert bool(csqueue.sample_distinct(queue, jax.random.key(0), 5)[1])
+    assert not bool(csqueue.sample_distinct(queue, jax.random.key(0), 6)[1])
+
+
+@pytest.mark.parametrize(
+    "sampler", [csqueue.sample_uniform, csqueue.sample_class_balanced]
+)
+def test_sampling_with_replacement_follows_its_law(sampler):
+    counts = [4, 0, 3, 1, 2]
+    queue = partly_filled(counts)
+    slots, ready = sampler(queue, jax.random.key(1), 8000)
+    assert bool(ready)
+    seen = np.bincount(np.asarray(slots), minlength=K * LENGTH).reshape(K, LENGTH)
+    for k, count in enumerate(counts):
+        assert (seen[k, count:] == 0).all()
+        each = 1 / 10 if sampler is csqueue.sample_uniform else 1 / 4 / max(count, 1)
+        sd = np.sqrt(8000 * each)
+        assert np.abs(seen[k, :count] - 8000 * each).max(initial=0) < 5 * sd
+    empty = partly_filled([0] * K)
+    assert not bool(sampler(empty, jax.random.key(0), 8)[1])
+
+
+def test_take_and_fill():
+    queue = partly_filled([4, 0, 3, 1, 2])
+    queue = queue.replace(
+        images=jnp.arange(K * LENGTH * 12, dtype=jnp.uint8).reshape(K, LENGTH, *SHAPE)
+    )
+    np.testing.assert_array_equal(
+        csqueue.take(queue, jnp.asarray([0, 9])),
+        [queue.images[0, 0], queue.images[2, 1]],
+    )
+    assert float(csqueue.fill(queue)) == 0.5

@@ -1,0 +1,73 @@
+"""Heads that embed: sizes, initial values, and what they compute."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support.helpers import leaves
+
+from rsmatch_jax.models import networks
+from rsmatch_jax.models.networks import Projector
+
+
+def initial(heads):
+    """wrn_10_2: 128 features, as the classifier of the paper."""
+    net = networks.make("wrn_10_2", heads)
+    return net, *net.init(jax.random.key(7), jnp.zeros((1, 8, 8, 3)))
+
+
+@pytest.mark.parametrize(
+    ("heads", "size"),
+    [
+        ({}, 1_467_626),
+        ({"projector": Projector(128)}, 1_467_626 + 33_024),
+        ({"projector": Projector(128, 3)}, 1_467_626 + 33_024 + 66_048),
+    ],
+)
+def test_projector_sizes(heads, size):
+    net = networks.make("wrn_28_2", {"real": 10, **heads})
+    images = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
+    params = jax.eval_shape(net.init, jax.random.key(0), images)[0]
+    assert sum(x.size for x in jax.tree.leaves(params)) == size
+
+
+def test_projector_initial_values():
+    """Uniform within 1/sqrt(fan-in); nothing else moves; three differ."""
+    plain, one, three = (
+        initial({"real": 10, **heads})[1]
+        for heads in (
+            {},
+            {"projector": Projector(128)},
+            {"projector": Projector(128, 3)},
+        )
+    )
+    for smaller, larger in ((plain, one), (one, three)):
+        larger = leaves(larger)
+        for path, value in leaves(smaller).items():
+            np.testing.assert_array_equal(value, larger[path], err_msg=path)
+    for path, value in leaves(one["projectors"]["projector_0"]).items():
+        bound = 128**-0.5
+        assert 0.95 * bound < np.abs(value).max() <= bound, path
+        z = value.ravel() * 3**0.5 / bound
+        assert abs(z.mean()) < 4 / z.size**0.5, path
+        assert abs(z.std() - 1) < 4 / (2 * z.size) ** 0.5, path
+    members = [leaves(m) for m in three["projectors"].values()]
+    assert len(members) == 3
+    for path in members[0]:
+        assert (members[0][path] != members[1][path]).any()
+        assert (members[1][path] != members[2][path]).any()
+
+
+def test_projection_is_the_mean_of_the_perceptrons():
+    heads = {"real": 10, "projector": Projector(24, 3)}
+    net, params, stats = initial(heads)
+    images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+    out, _ = net.apply(params, stats, images, False)
+    x = np.asarray(out.features, np.float64)
+    expected = 0
+    for member in params["projectors"].values():
+        hidden, last = (jax.tree.map(np.float64, member[k]) for k in ("hidden", "out"))
+        h = np.maximum(x @ hidden["kernel"] + hidden["bias"], 0)
+        expected += (h @ last["kernel"] + last["bias"]) / 3
+    assert set(out.logits) == {"real"}
+    np.testing.assert_allclose(out.projections["projector"], expected, atol=1e-5)

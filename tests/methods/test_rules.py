@@ -1,0 +1,188 @@
+"""Pseudo-labelling rules alone, against formulas written out in numpy image by image,
+over consecutive steps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support.helpers import config
+from support.rule_oracles import (
+    CASES,
+    DIMS,
+    SETTINGS,
+    STEPS,
+    N,
+    gathered_fairness,
+    softmax,
+)
+from test_methods import TAU, K, U
+
+from rsmatch_jax.methods.catalogue import RULES
+from rsmatch_jax.methods.flexmatch import class_thresholds
+from rsmatch_jax.methods.freematch import fairness_loss
+from rsmatch_jax.runtime import parallel
+
+
+def run_rule(name, logits, indices, keys, num_devices=1):
+    """`select` step by step: a list of (labels, mask, buffers), in global order."""
+    rule = RULES[name](config(**{"method.threshold": TAU, **SETTINGS, **keys}))
+    devices = jax.local_devices()[:num_devices]
+
+    def select(state, rows):
+        return rule.select(rows["logits"], state["buffers"], rows["indices"])
+
+    mapped = parallel.map_eval(select, devices)
+    buffers, steps = rule.init(DIMS), []
+    for z, i in zip(logits, indices, strict=True):
+        rows = parallel.shard_rows({"logits": z, "indices": i}, devices)
+        state = {"buffers": buffers, "step": 0}  # pmap wants a leaf in every argument
+        labels, mask, buffers = mapped(parallel.replicate(state, devices), rows)
+        for leaf in jax.tree.leaves(buffers):  # equal on all devices
+            assert (np.asarray(leaf) == np.asarray(leaf)[:1]).all()
+        buffers = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[0]), buffers)
+        steps.append((parallel.collect(labels), parallel.collect(mask), buffers))
+    return steps
+
+
+def random_steps(seed, scale=2.0):
+    """Logits that favour few classes, and positions with repetitions."""
+    rng = np.random.default_rng(seed)
+    bias = np.linspace(0, 2, K, dtype=np.float32)
+    logits = scale * rng.normal(size=(STEPS, U, K)).astype(np.float32) + bias
+    return logits, rng.integers(0, N, (STEPS, U)).astype(np.int32)
+
+
+@pytest.mark.parametrize("num_devices", [1, 4])
+@pytest.mark.parametrize("case", CASES)
+def test_rule_equals_its_formulas(case, num_devices):
+    name, oracle, switches, keys = CASES[case]
+    oracle = oracle(**switches)
+    logits, indices = random_steps(seed=1)
+    passed = []
+    for t, (labels, mask, buffers) in enumerate(
+        run_rule(name, logits, indices, keys, num_devices)
+    ):
+        expected_labels, expected_mask = oracle.select(softmax(logits[t]), indices[t])
+        np.testing.assert_array_equal(labels, expected_labels)
+        np.testing.assert_array_equal(mask, expected_mask, err_msg=f"step {t}")
+        assert set(buffers) == set(oracle.buffers())
+        for key, value in oracle.buffers().items():
+            np.testing.assert_allclose(buffers[key], value, rtol=1e-5, atol=1e-7)
+        passed.append(np.mean(mask))
+    assert 0.1 < np.mean(passed[1:]) < 0.95
+    if name == "flexmatch":
+        assert passed[0] == 1  # beta = 0
+        assert min(len(set(i)) for i in indices) < U  # repetitions did occur
+
+
+@pytest.mark.parametrize("num_devices", [1, 4])
+def test_last_row_of_a_repeated_image_wins(num_devices):
+    """Among those that pass; whichever device it is on."""
+    labels = np.array([3, 1, 4, 1, 5, 9, 2, 6], np.int32)
+    sure = np.array([9, 9, 9, 9, 0, 9, 9, 0], np.float32)
+    logits = np.eye(K, dtype=np.float32)[labels] * np.maximum(sure, 0.1)[:, None]
+    indices = np.array([7, 7, 7, 2, 7, 2, 0, 0], np.int32)
+    _, _, buffers = run_rule("flexmatch", [logits], [indices], {}, num_devices)[0]
+    expected = np.full(N, -1)
+    expected[[7, 2, 0]] = [4, 9, 2]
+    np.testing.assert_array_equal(buffers["selected"], expected)
+    assert buffers["selected"].dtype == jnp.int32
+
+
+def test_flexmatch_threshold_table():
+    effect = jnp.array([0.0, 0.25, 0.5, 0.75, 1.0])
+    found = class_thresholds(effect, 0.95)
+    np.testing.assert_allclose(found, [0, 0.1357, 0.3167, 0.57, 0.95], atol=5e-5)
+
+
+def test_flexmatch_keeps_beta_while_one_class_holds_everything():
+    """M_all = N: nobody selected at first, in the end all of one class."""
+    everyone = np.arange(N, dtype=np.int32)
+    sure = np.tile(np.float32(20) * np.eye(K, dtype=np.float32)[4], (N, 1))
+    third = np.where(everyone[:, None] < N // 3, sure, 0.0)
+    steps = run_rule("flexmatch", [0 * sure, third, sure], [everyone] * 3, {})
+    none, some, every = (np.asarray(s[2]["effect"]) for s in steps)
+    np.testing.assert_array_equal(none, 0)
+    np.testing.assert_array_equal(some, 0.5 * np.eye(K)[4])  # 10 of it, 20 unused
+    assert (np.asarray(steps[2][2]["selected"]) == 4).all()
+    np.testing.assert_array_equal(every, some)
+
+
+def test_freematch_first_step_at_its_defaults():
+    """tau = .999 / K + .001 mean(m): nearly everything passes."""
+    logits, indices = random_steps(seed=2)
+    keys = {"method.freematch.ema_decay": 0.999}
+    _, mask, buffers = run_rule("freematch", logits[:1], indices[:1], keys)[0]
+    q = softmax(logits[0])
+    tau = 0.999 / K + 0.001 * q.max(axis=1).mean()
+    np.testing.assert_allclose(buffers["tau"], tau, rtol=1e-5)
+    np.testing.assert_allclose(
+        buffers["probs"], 0.999 / K + 0.001 * q.mean(axis=0), rtol=1e-5
+    )
+    said = np.bincount(q.argmax(axis=1), minlength=K) / U
+    np.testing.assert_allclose(
+        buffers["histogram"], 0.999 / K + 0.001 * said, rtol=1e-5
+    )
+    assert mask.mean() > 0.9
+    c = config()
+    assert c.method.freematch.ema_decay == 0.999
+    assert c.method.freematch.entropy_weight == 0.001
+
+
+@pytest.mark.parametrize("clip", [True, False])
+def test_freematch_clips_tau_if_asked(clip):
+    logits, indices = random_steps(seed=3, scale=60.0)  # confidences of nearly 1
+    keys = {
+        "method.freematch.clip_threshold": clip,
+        "method.freematch.ema_decay": 0.5,
+    }
+    tau = run_rule("freematch", logits, indices, keys)[-1][2]["tau"]
+    assert (tau == np.float32(0.95)) == clip
+    assert clip or tau > 0.96
+
+
+@pytest.mark.parametrize("num_devices", [1, 4])
+def test_fairness_equals_the_gathered_version(num_devices):
+    """Value, and gradient by finite differences in float64, of the mean over devices
+    as the train step takes it."""
+    rng = np.random.default_rng(4)
+    logits = 2 * rng.normal(size=(U, K)).astype(np.float32)
+    mask = rng.random(U) < 0.5
+    p, h = rng.dirichlet(np.ones(K)), rng.dirichlet(np.ones(K))
+    h[2] = 0  # x / 0 counts as 0
+    devices = jax.local_devices()[:num_devices]
+
+    def run(buffers, rows):
+        def loss(shift):  # [U, K], the same on every device, as parameters are
+            z = rows["logits"] + parallel.local_rows(shift)
+            return fairness_loss(z, rows["mask"], *buffers)
+
+        value, gradient = jax.value_and_grad(loss)(jnp.zeros((U, K)))
+        return value, parallel.mean(gradient)
+
+    mapped = parallel.map_eval(run, devices)
+    buffers = (p.astype(np.float32), h.astype(np.float32))
+
+    def evaluate(mask):
+        rows = parallel.shard_rows({"logits": logits, "mask": mask}, devices)
+        value, gradient = mapped(buffers, rows)
+        assert (np.asarray(value) == value[0]).all()
+        return value[0], gradient[0]
+
+    def oracle(z):
+        return gathered_fairness(softmax(z)[mask], p, h)
+
+    value, gradient = evaluate(mask)
+    assert value < 0
+    np.testing.assert_allclose(value, oracle(logits), rtol=1e-5)
+    z, step = logits.astype(np.float64), 1e-6
+    expected = np.zeros((U, K))
+    for i, c in np.ndindex(U, K):
+        up, down = z.copy(), z.copy()
+        up[i, c] += step
+        down[i, c] -= step
+        expected[i, c] = (oracle(up) - oracle(down)) / (2 * step)
+    np.testing.assert_allclose(gradient, expected, atol=1e-5 * np.abs(expected).max())
+    value, gradient = evaluate(np.zeros(U, bool))
+    assert value == 0
+    np.testing.assert_array_equal(gradient, 0)

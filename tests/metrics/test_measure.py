@@ -1,0 +1,299 @@
+"""Evaluation figures against scikit-learn or arithmetic by hand."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from rsmatch_jax.data import rs_ssl
+from rsmatch_jax.errors import RequestError
+from rsmatch_jax.methods import csqueue
+from rsmatch_jax.metrics import measure, mistakes, queue_picture, scores
+from rsmatch_jax.models.networks import Network
+from rsmatch_jax.runs.history import Record
+from rsmatch_jax.state import Outputs, TrainState
+
+K = 7
+
+
+def network(head, table):
+    def apply(params, stats, images, train):
+        assert not train
+        rows = images[:, 0, 0, 0].astype(jnp.int32)
+        return Outputs(jnp.zeros((len(images), 1)), {head: table[rows]}), stats
+
+    return Network(None, apply)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_predict_pads_and_keeps_the_order(devices):
+    """23 images in batches of 6 or 8, against the table itself."""
+    rng = np.random.default_rng(0)
+    real = jnp.asarray(rng.normal(size=(256, K)), jnp.float32)
+    detect = jnp.asarray(rng.normal(size=(256, 2)), jnp.float32)
+    nets = {
+        "classifier": network("real", real),
+        "detector": network("detector", detect),
+    }
+    ids = rng.integers(0, 256, 23)
+    images = np.broadcast_to(ids[:, None, None, None], (23, 2, 2, 3)).astype(np.uint8)
+    labels = rng.integers(0, K, 23)
+    state = TrainState(*[dict.fromkeys(nets, jnp.zeros(1))] * 7)
+    chosen = jax.local_devices()[:devices]
+    forward = measure.mapped_forward(nets, chosen)
+    rows = measure.predict(forward, state, images, labels, 6, chosen)
+    z, d = np.asarray(real)[ids], np.asarray(detect)[ids]
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    np.testing.assert_array_equal(rows["predicted"], z.argmax(1))
+    np.testing.assert_allclose(rows["confidence"], p.max(1), rtol=1e-6)
+    expected = [(z[i] > z[i, y]).sum() for i, y in enumerate(labels)]
+    np.testing.assert_array_equal(rows["rank"], expected)
+    np.testing.assert_allclose(
+        rows["synthetic_score"], 1 / (1 + np.exp(d[:, 0] - d[:, 1])), rtol=1e-6
+    )
+    found = scores.test_metrics(rows, labels, K)
+    assert found["accuracy"] == sk.accuracy_score(labels, z.argmax(1))
+    assert found["top5"] == sk.top_k_accuracy_score(labels, p, k=5, labels=range(K))
+    assert found["confusion"].sum() == 23
+
+
+def test_detector_figures():
+    score = np.array([0.9, 0.2, 0.6, 0.4, 0.8, 0.1])
+    synthetic = np.array([1, 1, 0, 0, 1, 0], bool)
+    found = scores.detector_metrics({"synthetic_score": score}, synthetic, 0)
+    assert found["detector_accuracy"] == pytest.approx(4 / 6)
+    assert found["detector_accuracy_labelled"] is None
+    assert found["detector_accuracy_real"] == pytest.approx(2 / 3)
+    assert found["detector_accuracy_synthetic"] == pytest.approx(2 / 3)
+    assert found["detector_balanced_accuracy"] == pytest.approx((2 / 3 + 2 / 3) / 2)
+    # pairs (synthetic, real) in the right order: .9 beats 3, .2 beats 1, .8 beats 3
+    assert found["detector_auroc"] == pytest.approx(7 / 9)
+    real = scores.detector_metrics({"synthetic_score": score}, np.zeros(6, bool), 2)
+    assert real["detector_auroc"] is None
+    assert real["detector_accuracy_labelled"] == 0.5
+    assert real["detector_accuracy_real"] == 0.5
+    assert set(scores.detector_metrics({}, synthetic, 2).values()) == {None}
+
+
+def test_pseudo_label_figures():
+    rows = {
+        "confidence": np.array([0.99, 0.96, 0.5, 0.97]),
+        "predicted": np.array([0, 1, 2, 3]),
+    }
+    labels = np.array([0, 0, 2, 3])
+    synthetic = np.array([False, False, True, True])
+    found = scores.pseudo_label_metrics(rows, labels, synthetic, 0.95)
+    assert found["pseudo_label_accuracy"] == pytest.approx(2 / 3)
+    assert found["pseudo_label_accuracy_real"] == 0.5
+    assert found["pseudo_label_accuracy_synthetic"] == 1.0
+    assert found["utilisation"] == 0.75
+    assert found["utilisation_real"] == 1.0
+    assert found["utilisation_synthetic"] == 0.5
+    none = scores.pseudo_label_metrics(rows, labels, np.zeros(4, bool), 1.0)
+    assert none["utilisation_real"] == 0.0
+    assert none["utilisation_synthetic"] is None
+    assert none["pseudo_label_accuracy"] is None
+
+
+def test_calibration_by_loops():
+    """Guo et al., Eq. 3, image by image."""
+    rng = np.random.default_rng(3)
+    confidence = np.append(rng.uniform(0.1, 1, 300), [0.15, 1.0]).astype(np.float32)
+    predicted = rng.integers(0, 4, 302)
+    labels = np.where(rng.uniform(size=302) < confidence, predicted, 3 - predicted)
+    bins, ece = scores.calibration(
+        {"confidence": confidence, "predicted": predicted}, labels
+    )
+    members = [[] for _ in range(15)]
+    for i, p in enumerate(confidence):
+        (own,) = [m for m in range(15) if m / 15 < float(p) <= (m + 1) / 15]
+        members[own].append(i)
+    expected = 0
+    for m, own in enumerate(members):
+        assert bins["count"][m] == len(own)
+        if own:
+            accuracy = sum(predicted[i] == labels[i] for i in own) / len(own)
+            mean = sum(float(confidence[i]) for i in own) / len(own)
+            expected += len(own) / 302 * abs(accuracy - mean)
+            assert bins["accuracy"][m] == pytest.approx(accuracy)
+            assert bins["confidence"][m] == pytest.approx(mean)
+        else:
+            assert bins["accuracy"][m] is None
+    assert ece == pytest.approx(expected)
+    assert not members[0] and len(members[2]) > 0
+
+
+def task(**parts):
+    """Six unlabelled images of three classes, four of them synthetic; six test ones."""
+    images = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones(
+        (1, 4, 4, 3), np.uint8
+    )
+    return rs_ssl.Task(
+        name="t",
+        split=None,
+        class_names=("a", "b", "c"),
+        generator_names=("g", "h", "unused"),
+        lab_images=images[:1],
+        lab_labels=np.zeros(1, np.int64),
+        unl_images=images,
+        unl_labels=np.array([0, 0, 1, 1, 0, 1]),
+        unl_synthetic=np.array([0, 0, 1, 1, 1, 1], bool),
+        unl_generator=np.array([-1, -1, 0, 0, 1, 1], np.int32),
+        val_images=images[:0],
+        val_labels=np.zeros(0, np.int64),
+        test_images=images + 100,
+        test_labels=np.array([0, 0, 1, 1, 0, 2]),
+        **parts,
+    )
+
+
+SCORES = {"synthetic_score": np.array([0.9, 0.6, 0.2, 0.7, 0.8, 0.1])}
+
+
+def test_detector_by_class_and_by_origin():
+    found = scores.detector_groups(SCORES, task())
+    assert found["detector_accuracy_per_class"] == [
+        pytest.approx(1 / 3),
+        pytest.approx(1 / 3),
+        None,
+    ]
+    assert found["detector_accuracy_per_generator"] == {"real": 0, "g": 0.5, "h": 0.5}
+    assert set(scores.detector_groups({}, task()).values()) == {None}
+
+
+def test_worst_mistakes_come_first():
+    unlabelled = {**SCORES, "predicted": np.array([0, 1, 2, 0, 1, 2], np.int32)}
+    test = {
+        "predicted": np.array([1, 1, 1, 0, 0, 0], np.int32),
+        "confidence": np.array([0.5, 0.9, 0.3, 0.8, 0.4, 0.7], np.float32),
+    }
+    found = mistakes.collect(task(), test, unlabelled)
+    assert found.of.tolist() == ["detector"] * 4 + ["classifier"] * 4
+    # real 0 (.9), real 1 (.6); synthetic 5 (.1), 2 (.2); the pair 0 -> 1 came twice
+    assert found.index.tolist() == [0, 1, 5, 2, 1, 0, 3, 5]
+    assert found.labels.tolist() == [0, 0, 1, 1, 0, 0, 1, 2]
+    assert found.predicted.tolist() == [0, 1, 2, 2, 1, 1, 0, 0]
+    assert found.origin.tolist() == ["real", "real", "h", "g", *["real"] * 4]
+    np.testing.assert_allclose(
+        found.score, [0.9, 0.6, 0.1, 0.2, 0.9, 0.5, 0.8, 0.7], rtol=1e-6
+    )
+    shown = [0, 1, 5, 2, 101, 100, 103, 105]
+    np.testing.assert_array_equal(found.images[:, 0, 0, 0], shown)
+    right = {"predicted": task().test_labels, "confidence": test["confidence"]}
+    assert not len(
+        mistakes.collect(task(), right, {"predicted": right["predicted"]}).index
+    )
+
+
+def test_mistakes_survive_saving(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 200, 200, 3), np.uint8)
+    large = dataclasses.replace(task(), unl_images=images, test_images=images)
+    rows = {
+        "synthetic_score": np.array([0.9, 0.1]),
+        "predicted": np.array([1, 0], np.int32),
+        "confidence": np.array([0.5, 0.9], np.float32),
+    }
+    large = dataclasses.replace(
+        large,
+        unl_labels=np.zeros(2, int),
+        unl_synthetic=np.zeros(2, bool),
+        unl_generator=np.full(2, -1),
+        test_labels=np.zeros(2, int),
+    )
+    found = mistakes.collect(large, rows, rows)
+    assert found.images.shape == (2, 66, 66, 3)
+    assert found.images[0, 1, 2, 0] == int(images[0, 3:6, 6:9, 0].mean())
+    (tmp_path / "m.npz").write_bytes(found.to_bytes())
+    back = mistakes.read(str(tmp_path / "m.npz"))
+    for name, value in vars(found).items():
+        np.testing.assert_array_equal(value, getattr(back, name))
+    assert mistakes.read(str(tmp_path / "none.npz")) is None
+    (tmp_path / "bad.npz").write_bytes(found.to_bytes()[:100])
+    with pytest.raises(RequestError, match=r"bad\.npz cannot be read"):
+        mistakes.read(str(tmp_path / "bad.npz"))
+
+
+def queue_state():
+    queue = csqueue.create(2, 3, (4, 4, 3)).replace(
+        indices=jnp.array([[5, 1, -1], [2, -1, -1]], jnp.int32)
+    )
+    return TrainState(*[None] * 6, extra={"queue": queue})
+
+
+def test_queue_figures_look_up_the_truth():
+    synthetic = np.array([0, 0, 1, 0, 0, 1], bool)
+    found = scores.queue_metrics(queue_state(), synthetic)
+    assert found == {"queue_purity": pytest.approx(2 / 3), "queue_fill": 0.5}
+    per_class = scores.queue_purity_per_class
+    assert per_class(queue_state(), synthetic, 2) == [0.5, 1.0]
+    assert per_class(queue_state(), synthetic, 6) is None  # one queue for all classes
+    assert per_class(queue_state(), np.zeros(6, bool), 2) is None
+
+
+def test_queue_sheet_frames_and_places():
+    synthetic = np.array([0, 0, 1, 0, 0, 1], bool)
+    images = np.arange(6, dtype=np.uint8).reshape(2, 3, 1, 1, 1) * 40
+    images = np.broadcast_to(images, (2, 3, 4, 4, 3))
+    indices = np.array([[5, 1, -1], [2, -1, -1]])
+    sheet, names = queue_picture.queue_sheet(
+        images, indices, synthetic, ["a", "b"], columns=3, min_side=8
+    )
+    assert names == ["a", "b"]
+    side = 8 + 2 * queue_picture.FRAME
+    assert sheet.shape == (2 * side, 3 * side, 3)
+    assert tuple(sheet[0, 0]) == queue_picture.SYNTHETIC
+    assert tuple(sheet[0, side]) == queue_picture.REAL
+    assert (sheet[:side, 2 * side :] == queue_picture.EMPTY).all()
+    assert (sheet[5, side + 5] == 40).all()
+    assert (sheet[side + 5, 5] == 120).all()
+
+
+def test_single_queue_is_drawn_in_rows():
+    images = np.zeros((1, 6, 4, 4, 3), np.uint8)
+    indices = np.arange(6)[None]
+    sheet, names = queue_picture.queue_sheet(
+        images, indices, np.ones(6, bool), ["a", "b"], columns=3, min_side=8
+    )
+    side = 8 + 2 * queue_picture.FRAME
+    assert sheet.shape == (2 * side, 3 * side, 3)
+    assert names == ["all classes", ""]
+
+
+@pytest.mark.parametrize(("size", "drawn"), [(64, 64), (65, 33), (224, 56)])
+def test_large_images_are_drawn_small(size, drawn):
+    rows = np.arange(size, dtype=np.uint8)[:, None, None]
+    images = np.broadcast_to(rows, (1, 2, size, size, 3))
+    sheet, _ = queue_picture.queue_sheet(
+        images, np.zeros((1, 2), int), np.ones(1, bool), ["a"], columns=2
+    )
+    side = drawn + 2 * queue_picture.FRAME
+    assert sheet.shape == (side, 2 * side, 3)
+    tile = sheet[queue_picture.FRAME : -queue_picture.FRAME, side // 2, 0].astype(int)
+    assert tile[0] == 0 and (np.diff(tile) == -(-size // 64)).all()
+
+
+def evaluated(accuracies, validation=None):
+    record = Record()
+    bests = []
+    for i, a in enumerate(accuracies):
+        metrics = {"test_accuracy": a}
+        if validation:
+            metrics["validation_accuracy"] = validation[i]
+        bests.append(record.add_evaluation(10 * (i + 1), metrics))
+    return record, bests
+
+
+def test_best_is_strictly_better():
+    record, bests = evaluated([0.5, 0.7, 0.7, 0.6])
+    assert bests == [True, True, False, False]
+    assert record.best_step == 20
+
+
+def test_validation_decides_where_there_is_one():
+    record, bests = evaluated([0.9, 0.5, 0.7], validation=[0.1, 0.6, 0.6])
+    assert bests == [True, True, False]
+    assert record.best_step == 20

@@ -1,0 +1,205 @@
+"""ResNet-18 and ResNet-50: published sizes, and a block against plain numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from rsmatch_jax.models import networks, resnet
+
+STAGES = (3, 4, 6, 3)
+
+
+def flat(tree):
+    return flatten_dict(tree, sep="/")
+
+
+def shapes(name, classes, size=32):
+    net = networks.make(name, {"real": classes})
+    images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    return jax.eval_shape(net.init, jax.random.key(0), images)
+
+
+def count(tree):
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(
+    ("name", "whole", "encoder"),
+    [
+        # torchvision's documentation, "num_params".
+        ("resnet18", 11_689_512, 11_176_512),
+        ("resnet50", 25_557_032, 23_508_032),
+    ],
+)
+def test_parameter_counts_are_the_published_ones(name, whole, encoder):
+    params, _ = shapes(name, 1000)
+    assert count(params) == whole
+    assert count(params["encoder"]) == encoder
+    assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
+def test_resnet_50_tensors():
+    params, stats = shapes("resnet50", 1000)
+    params = flat(params["encoder"])
+    convs = {k: v.shape for k, v in params.items() if v.ndim == 4}
+    assert len(convs) == 53 and len(params) == 53 + 2 * 53
+    assert count(stats) == 53_120  # torchvision's running means and variances
+    assert convs["stem/kernel"] == (7, 7, 3, 64)
+    assert convs["stage1_block0/shortcut/kernel"] == (1, 1, 64, 256)
+    assert convs["stage4_block2/conv2/kernel"] == (3, 3, 512, 512)
+    shortcuts = [k for k in convs if "shortcut" in k]
+    assert len(shortcuts) == 4 and not any("bias" in k.split("/")[-2] for k in params)
+
+
+@pytest.mark.parametrize(("name", "width"), [("resnet18", 512), ("resnet50", 2048)])
+@pytest.mark.parametrize("size", [32, 64, 224])
+def test_features_and_dtypes(name, width, size):
+    net = networks.make(name, {"real": 7}, dtype=jnp.bfloat16)
+    images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    params, stats = jax.eval_shape(net.init, jax.random.key(0), images)
+    outputs, _ = jax.eval_shape(
+        lambda p, s, x: net.apply(p, s, x, True), params, stats, images
+    )
+    assert outputs.features.shape == (2, width)
+    assert outputs.logits["real"].shape == (2, 7)
+    assert outputs.features.dtype == outputs.logits["real"].dtype == jnp.float32
+
+
+def test_initial_values():
+    """He's normal of the fan-out; norms begin as the identity, the last ones too."""
+    net = resnet.ResNet((1, 1), bottleneck=True)
+    init = jax.jit(lambda key: net.init(key, jnp.zeros((1, 8, 8, 3)), False))
+    variables = init(jax.random.key(0))
+    for name, value in flat(variables["params"]).items():
+        value = np.asarray(value, np.float64)
+        if value.ndim == 4:
+            z = value / np.sqrt(2 / np.prod(value.shape[:2]) / value.shape[3])
+            assert abs(z.std() - 1) < 5 / np.sqrt(2 * z.size), name
+            assert np.abs(z).max() > 3, f"{name} looks truncated"
+        else:
+            assert (value == name.endswith("scale")).all(), name
+    for name, value in flat(variables["batch_stats"]).items():
+        assert (value == name.endswith("var")).all()
+
+
+# --- numpy ---------------------------------------------------------------------------
+
+
+def conv(x, kernel, stride):
+    """x [N, H, W, C] by kernel [k, k, C, D], padded by (k - 1) / 2, as loops."""
+    k, pad = kernel.shape[0], (kernel.shape[0] - 1) // 2
+    x = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    rows = range(0, x.shape[1] - k + 1, stride)
+    columns = range(0, x.shape[2] - k + 1, stride)
+    return np.stack(
+        [
+            np.stack(
+                [
+                    np.einsum("nijc,ijcd->nd", x[:, r : r + k, c : c + k], kernel)
+                    for c in columns
+                ],
+                axis=1,
+            )
+            for r in rows
+        ],
+        axis=1,
+    )
+
+
+def norm(x, params, stats):
+    scale = params["scale"] / np.sqrt(stats["var"] + 1e-5)
+    return (x - stats["mean"]) * scale + params["bias"]
+
+
+def relu(x):
+    return np.maximum(x, 0)
+
+
+def random_like(tree, seed=0):
+    rng = np.random.default_rng(seed)
+    made = {
+        k: rng.uniform(0.5, 1.5, v.shape)
+        if k.endswith("var")
+        else rng.normal(size=v.shape)
+        for k, v in flat(tree).items()
+    }
+    return unflatten_dict(made, sep="/")
+
+
+def numpy_block(x, p, s, stride, bottleneck):
+    def step(y, number, stride=1):
+        y = conv(y, p[f"conv{number}"]["kernel"], stride)
+        return norm(y, p[f"bn{number}"], s[f"bn{number}"])
+
+    if bottleneck:  # the 3x3 convolution has the stride
+        y = step(relu(step(relu(step(x, 1)), 2, stride)), 3)
+    else:
+        y = step(relu(step(x, 1, stride)), 2)
+    if "shortcut" in p:
+        x = conv(x, p["shortcut"]["kernel"], stride)
+        x = norm(x, p["bn_shortcut"], s["bn_shortcut"])
+    return relu(x + y)
+
+
+@pytest.mark.parametrize("bottleneck", [True, False])
+@pytest.mark.parametrize(
+    ("inputs", "stride"), [("same", 1), ("other", 1), ("other", 2), ("same", 2)]
+)
+def test_block_equals_numpy(bottleneck, inputs, stride):
+    channels = 3
+    last = channels * (4 if bottleneck else 1)
+    width = last if inputs == "same" else 5
+    block = resnet.Block(channels, stride, bottleneck, jnp.float32, 0.9, None)
+    x = np.random.default_rng(1).normal(size=(2, 6, 6, width))
+    variables = jax.eval_shape(
+        lambda: block.init(jax.random.key(0), jnp.zeros(x.shape), False)
+    )
+    params, stats = (random_like(variables[k]) for k in ("params", "batch_stats"))
+    assert ("shortcut" in params) == (inputs == "other" or stride == 2)
+    with jax.default_matmul_precision("float32"):
+        got = block.apply(
+            {"params": params, "batch_stats": stats}, x.astype(np.float32), False
+        )
+    want = numpy_block(x, params, stats, stride, bottleneck)
+    assert got.shape == (2, 6 // stride, 6 // stride, last)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [8, 11])
+def test_whole_network_equals_numpy(size):
+    """Stem, pooling, order of blocks and strides: two blocks of basic form."""
+    net = resnet.ResNet((1, 1), bottleneck=False)
+    x = np.random.default_rng(2).normal(size=(2, size, size, 3))
+    variables = jax.eval_shape(
+        lambda: net.init(jax.random.key(0), jnp.zeros(x.shape), False)
+    )
+    params, stats = (random_like(variables[k], 3) for k in ("params", "batch_stats"))
+    y = relu(norm(conv(x, params["stem"]["kernel"], 2), params["bn"], stats["bn"]))
+    padded = np.pad(y, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
+    starts = range(0, padded.shape[1] - 2, 2)
+    y = np.array(
+        [[padded[:, r : r + 3, c : c + 3].max((1, 2)) for c in starts] for r in starts]
+    ).transpose(2, 0, 1, 3)
+    for name, stride in (("stage1_block0", 1), ("stage2_block0", 2)):
+        y = numpy_block(y, params[name], stats[name], stride, bottleneck=False)
+    got = net.apply(
+        {"params": params, "batch_stats": stats}, x.astype(np.float32), False
+    )
+    want = y.mean((1, 2))
+    assert got.shape == (2, 128)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
+
+
+def test_statistics_move_by_the_momentum():
+    net = resnet.ResNet((1,), bottleneck=False, bn_momentum=0.9)
+    x = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
+    variables = net.init(jax.random.key(0), x, False)
+    _, moved = net.apply(variables, x, True, mutable=["batch_stats"])
+    moved = moved["batch_stats"]["bn"]
+    y = conv(np.asarray(x), np.asarray(variables["params"]["stem"]["kernel"]), 2)
+    np.testing.assert_allclose(
+        moved["mean"], 0.1 * y.mean((0, 1, 2)), rtol=1e-3, atol=1e-5
+    )
+    np.testing.assert_allclose(moved["var"], 0.9 + 0.1 * y.var((0, 1, 2)), rtol=1e-3)

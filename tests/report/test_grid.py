@@ -1,0 +1,348 @@
+"""The paper's tables as data, and the command that runs them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from support import xla_flags
+
+from rsmatch_jax import sweep
+from rsmatch_jax.engine import config_file
+from rsmatch_jax.errors import RequestError
+from rsmatch_jax.report import grid
+from rsmatch_jax.runs import logbook, workdir
+
+# As printed in Table 1 and 2: differences to "FixMatch (real only)".
+PRINTED = {
+    "table1": {
+        "FixMatch": [-1.42, -0.67, 1.63, 0.06, 0.62, 3.34],
+        "FlexMatch": [-0.74, -0.12, 1.46, -0.54, 0.63, 2.79],
+        "SimMatch": [-1.02, -2.38, 0.63, -1.57, 1.31, 3.69],
+        "FreeMatch": [-0.57, 0.56, 1.19, -0.54, -0.13, 0.73],
+        "RSMatch": [0.16, 0.86, 3.25, 1.12, 2.30, 4.27],
+    },
+    "table2": {  # signs of the first four at 100 labels of CIFAR-10 are unreadable
+        "FixMatch": [None, 0.24, None, 0.56],
+        "FlexMatch": [None, -0.34, None, 0.59],
+        "SimMatch": [None, -0.13, None, 1.58],
+        "FreeMatch": [None, -0.11, None, 0.16],
+        "RSMatch": [0.86, 1.47, None, 1.44],
+    },
+}
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_figures_give_the_differences_that_the_paper_prints(name):
+    cells = grid.load()[name].cells
+    base = [c.accuracy[0] for c in cells if c.row == "FixMatch (real only)"]
+    for row, printed in PRINTED[name].items():
+        own = [c.accuracy[0] for c in cells if c.row == row]
+        for a, b, expected in zip(own, base, printed, strict=True):
+            if expected is not None:
+                assert a - b == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "cells"), [("table1", 36), ("table2", 24), ("table3", 8), ("digits", 18)]
+)
+def test_tables_have_their_cells(name, cells):
+    table = grid.load()[name]
+    assert len(table.cells) == cells
+    assert len({c.folder() for c in table.cells}) == cells
+    assert len({(c.row, c.column) for c in table.cells}) == cells
+
+
+@pytest.mark.parametrize("name", grid.load())
+def test_every_cell_is_a_config_that_runs(name):
+    """Keys are there, values valid, settings differ from cell to cell."""
+    table = grid.load()[name]
+    settings = set()
+    for r in sweep._runs(table, [0], "/tmp/nowhere", {}):
+        sweep._check(r)
+        config = r.cell.config_dict().to_dict()
+        settings.add(json.dumps(grid.setting(config), sort_keys=True))
+    assert len(settings) == len(table.cells)
+    assert table.baseline in {c.row for c in table.cells}
+
+
+def test_table_3_switches_what_it_names():
+    rows = {c.row: c.config_dict().method for c in grid.load()["table3"].cells}
+    own = {row: method.rsmatch for row, method in rows.items()}
+    assert not own["w/o individual models"].individual_models
+    assert not own["w/o class-wise queue"].classwise_queue
+    assert not own["w/o fake head"].fake_head
+    assert own["RSMatch"].individual_models
+    assert own["RSMatch, true routes"].routing == "oracle"
+    assert rows["FixMatch"].name == "fixmatch"
+
+
+def test_tables_share_folders_for_equal_settings_only():
+    folders = {}
+    for name in grid.PAPER:
+        for cell in grid.load()[name].cells:
+            setting = grid.setting(cell.config_dict().to_dict())
+            assert folders.setdefault(cell.folder(), setting) == setting
+    assert len(folders) == 36 + 12 + 5  # further: 100 labels; Table 3's own switches
+
+
+def test_dry_run_prints_every_launch_line(tmp_path, capsys):
+    argv = ["table1", "--dry_run", f"--out={tmp_path}/t"]
+    assert sweep.main(argv) == 0
+    out = capsys.readouterr().out
+    lines = [x for x in out.splitlines() if x.startswith("python launch.py ")]
+    assert len(set(lines)) == 108
+    assert sum("--config=configs/cifar100.py" in x for x in lines) == 54
+    assert sum("--config.seed=2" in x for x in lines) == 36
+    assert "36 cells x 3 seeds = 108 runs" in out
+    assert not os.listdir(tmp_path)
+
+
+def test_shards_part_the_runs(tmp_path, capsys):
+    def lines(*more):
+        assert sweep.main(["digits", "--dry_run", f"--out={tmp_path}/t", *more]) == 0
+        out = capsys.readouterr().out
+        return [x for x in out.splitlines() if x.startswith("python launch.py ")]
+
+    parts = [lines(f"--shard={i}/4") for i in range(4)]
+    assert sorted(sum(parts, [])) == sorted(lines())
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_keys_of_a_method_go_to_its_cells_alone(tmp_path, capsys):
+    key = "--config.method.simmatch.temperature=0.2"
+    argv = ["digits", "--dry_run", "--seeds=0", f"--out={tmp_path}/t", key]
+    assert sweep.main(argv) == 0
+    out = capsys.readouterr().out
+    lines = [x for x in out.splitlines() if x.startswith("python launch.py ")]
+    assert [key in x for x in lines] == ["name=simmatch" in x for x in lines]
+    assert sum(key in x for x in lines) == 3
+
+
+def test_shortened_runs_are_known_as_such():
+    cell = grid.load()["table1"].cells[0]
+    config = cell.config_dict({"train.num_steps": 100, "data.data_dir": "/d"}).to_dict()
+    assert grid.changed(cell, config) == {"train.num_steps": (2**20, 100)}
+    assert grid.published({**config, "seed": 2}) == cell
+    config["data"]["synthetic_ratio"] = 0.4
+    assert grid.published(config) is None
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["table9"], ["'table9'", "table1", "digits", "cifake"]),
+        (["digits", "--seeds=0,0"], ["--seeds=0,0"]),
+        (["digits", "--seeds=a"], ["--seeds=a"]),
+        (["digits", "--seeds=-1"], ["--seeds=-1"]),
+        (["digits", "--shard=4/4"], ["--shard=4/4", "0/4"]),
+        (["digits", "--shard=1"], ["--shard=1"]),
+        (["digits", "--config.seed=1"], ["config.seed", "--seeds"]),
+        (["digits", "--config.train.num_step=1"], ["num_step", "num_steps"]),
+        (["digits", "--config.train.num_steps=0"], ["num_steps=0"]),
+        (["digits", "--wrkdir=x"], ["--wrkdir=x"]),
+        (["digits", "--config.method.name=simmatch"], ["method.name", "set it"]),
+        (["detector", "--config.method.simmatch.epass=True"], ["epass", "detector"]),
+        (["digits", "more"], ["'more'"]),
+    ],
+)
+def test_wrong_request(argv, words, tmp_path, capsys):
+    assert sweep.main([*argv, f"--out={tmp_path}/t"]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    for word in words:
+        assert word in said
+    assert not os.listdir(tmp_path)
+
+
+def fake_sweep(num_cells=3):
+    cells = tuple(
+        grid.Cell(
+            row=f"row {i}",
+            column="c",
+            config="common",
+            overrides={"method.name": "supervised", "data.labels_per_class": 4 + i},
+        )
+        for i in range(num_cells)
+    )
+    return grid.Sweep(name="mine", title="Mine", cells=cells, baseline="row 0")
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    """Runs end at once, in the way that `outcomes` says by folder name."""
+    outcomes, launched = {}, []
+
+    def launch(r):
+        launched.append(r.workdir)
+        code = outcomes.get(r.cell.folder(), 0)
+        config = r.cell.config_dict().to_dict()
+        os.makedirs(r.workdir)
+        logbook.write_json(f"{r.workdir}/config.json", {**config, "seed": r.seed})
+        result = {"status": "failed" if code else "finished", "test_accuracy": 0.5}
+        logbook.write_json(f"{r.workdir}/result.json", result)
+        return code
+
+    monkeypatch.setattr(sweep, "_launch", launch)
+    monkeypatch.setattr(grid, "load", lambda: {"mine": fake_sweep()})
+    return outcomes, launched
+
+
+def test_goes_on_after_a_failure_and_says_so(tmp_path, pretend, capsys):
+    outcomes, launched = pretend
+    outcomes["common-supervised-labels_per_class=5"] = 1
+    out = tmp_path / "o"
+    assert sweep.main(["mine", "--seeds=0,1", f"--out={out}"]) == 1
+    captured = capsys.readouterr()
+    assert len(launched) == 6
+    assert "2 of 6 runs failed" in captured.err
+    assert captured.err.count("labels_per_class=5/seed") == 2
+    assert "FAILED with exit code 1" in captured.out
+    with open(out / "mine.sweep.json") as f:
+        assert json.load(f)["seeds"] == [0, 1]
+
+
+def test_skips_what_is_finished(tmp_path, pretend, capsys):
+    _, launched = pretend
+    assert sweep.main(["mine", "--seeds=1", f"--out={tmp_path}"]) == 0
+    assert sweep.main(["mine", "--seeds=0,1", f"--out={tmp_path}"]) == 0
+    assert len(launched) == 6
+    assert all("seed0" in folder for folder in launched[3:])
+    assert "6 runs; 3 finished already" in capsys.readouterr().out
+    with open(tmp_path / "mine.sweep.json") as f:
+        assert json.load(f)["seeds"] == [0, 1]
+
+
+def test_other_overrides_in_the_same_folder_are_refused(tmp_path, pretend, capsys):
+    assert sweep.main(["mine", "--seeds=0", f"--out={tmp_path}"]) == 0
+    argv = ["mine", f"--out={tmp_path}", "--config.train.num_steps=7"]
+    assert sweep.main(argv) == 2
+    assert "train.num_steps" in capsys.readouterr().err
+    argv = ["mine", "--seeds=5", f"--out={tmp_path}", "--config.train.num_steps=7"]
+    assert sweep.main(argv) == 2  # no run is there yet, but the record is
+    assert "another --out" in capsys.readouterr().err
+
+
+def test_foreign_record_is_named(tmp_path):
+    path = tmp_path / "x.sweep.json"
+    for content in ("{", "[1]", '{"name": "x"}'):
+        path.write_text(content)
+        with pytest.raises(RequestError, match="x.sweep.json is no record"):
+            grid.read_record(str(path))
+
+
+def test_sweeps_share_folders_for_equal_settings_only():
+    """Over all sweeps, as they may be given one --out."""
+    folders = {}
+    for table in grid.load().values():
+        for cell in table.cells:
+            setting = grid.setting(cell.config_dict().to_dict())
+            assert folders.setdefault(cell.folder(), setting) == setting, cell
+
+
+def test_runs_that_another_process_is_at_are_left_to_it(tmp_path, pretend, capsys):
+    _, launched = pretend
+    busy = grid.run_folder(str(tmp_path), fake_sweep().cells[1].folder(), 0)
+    with workdir.locked(busy):
+        assert sweep.main(["mine", "--seeds=0", f"--out={tmp_path}"]) == 0
+    assert len(launched) == 2
+    assert busy not in launched
+    assert "1 runs were left to other processes" in capsys.readouterr().out
+
+
+def test_records_of_shards_that_start_together(tmp_path):
+    """Sixteen writers with a seed each: none fails, no seed is lost."""
+    program = f"""
+import sys
+sys.path[:0] = ["tests/report", "tests", "."]
+import test_grid
+from rsmatch_jax.report import grid
+table = test_grid.fake_sweep()
+for seed in range(4):
+    grid.write_record({str(tmp_path)!r}, table, [4 * int(sys.argv[1]) + seed], {{}})
+"""
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program, str(i)], cwd=config_file.ROOT)
+        for i in range(4)
+    ]
+    assert [p.wait(timeout=120) for p in processes] == [0] * 4
+    record = grid.read_record(str(tmp_path / "mine.sweep.json"))
+    assert record["seeds"] == list(range(16))
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"status": "fin'])
+def test_damaged_result_is_named_with_a_way_out(tmp_path, pretend, capsys, content):
+    folder = grid.run_folder(str(tmp_path), fake_sweep().cells[0].folder(), 0)
+    os.makedirs(folder)
+    config = {**fake_sweep().cells[0].config_dict().to_dict(), "seed": 0}
+    logbook.write_json(f"{folder}/config.json", config)
+    with open(f"{folder}/result.json", "w") as f:
+        f.write(content)
+    assert sweep.main(["mine", "--seeds=0", f"--out={tmp_path}"]) == 2
+    said = capsys.readouterr().err
+    assert f"{folder}/result.json cannot be read" in said
+    assert "move it away" in said
+
+
+def test_reader_that_has_seen_enough(tmp_path):
+    """`| head -1` ends it without a traceback."""
+    command = f"{sys.executable} -m rsmatch_jax.sweep table1 --dry_run --out={tmp_path}"
+    done = subprocess.run(
+        f"{command} | head -1",
+        shell=True,
+        cwd=config_file.ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.startswith("python launch.py ")
+    assert "Traceback" not in done.stderr
+
+
+def test_interrupted_and_taken_up_again(tmp_path):
+    """The real command, stopped in mid-run, then finished: as an undisturbed run."""
+    small = [
+        *("--config.train.num_steps=80", "--config.eval.every_steps=40"),
+        *("--config.checkpoint.every_steps=20", "--config.log.every_steps=10"),
+        *("--config.train.batch_size=4", "--config.train.unlabeled_ratio=1"),
+        *("--config.method.threshold=0.9", "--config.log.tensorboard=False"),
+        *("--shard=0/18", "--seeds=0"),
+    ]
+    command = [sys.executable, "-m", "rsmatch_jax.sweep", "digits", *small]
+    command.append(f"--out={tmp_path}")
+    cell = grid.load()["digits"].cells[0]
+    folder = grid.run_folder(str(tmp_path), cell.folder(), 0)
+    environment = {**os.environ, "XLA_FLAGS": xla_flags.with_devices(1)}
+    process = subprocess.Popen(
+        command,
+        cwd=config_file.ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 240
+    while not os.path.exists(f"{folder}/metrics.jsonl"):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert workdir.is_locked(folder)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == 75
+    assert "the same command goes on" in said
+    assert workdir.read_result(folder)["status"] == "stopped"
+    assert not workdir.is_locked(folder)
+
+    done = subprocess.run(command, cwd=config_file.ROOT, env=environment)
+    assert done.returncode == 0
+    resumed = workdir.read_result(folder)
+    assert resumed["status"] == "finished"
+    # In a process of its own, too: how many threads there are decides roundings.
+    undisturbed = f"{tmp_path}/undisturbed"
+    command[-1] = f"--out={undisturbed}"
+    done = subprocess.run(command, cwd=config_file.ROOT, env=environment)
+    assert done.returncode == 0
+    whole = workdir.read_result(grid.run_folder(undisturbed, cell.folder(), 0))
+    assert resumed["fingerprint"] == whole["fingerprint"]

@@ -1,0 +1,316 @@
+"""Tables, CSV and page, from results written by hand."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rsmatch_jax.report import __main__ as report
+from rsmatch_jax.report import collect, curves, grid, tables
+from rsmatch_jax.runs import logbook
+
+SEEDS = [0, 1, 2]
+BEST = {
+    "FixMatch": [0.91, 0.93, 0.92],
+    "RSMatch": [0.95, 0.94, 0.96],
+    "Base": [0.9] * 3,
+}
+DETECTOR = [0.8, 0.9, 0.85]
+
+
+def sweep():
+    def cell(row, more, **figures):
+        keys = {"method.name": "fixmatch", "train.num_steps": 20, **more}
+        return grid.Cell(row, "r = 0.5", "common", keys, **figures)
+
+    return grid.Sweep(
+        name="mine",
+        title="My table",
+        baseline="Base",
+        note="A note.",
+        cells=(
+            cell("FixMatch", {}, accuracy=(92.0, 0.4)),
+            cell("Base", {"data.real_only": True}, accuracy=(91.0, None)),
+            cell(
+                "RSMatch",
+                {"method.name": "rsmatch"},
+                accuracy=(93.5, 0.2),
+                detector=99.11,
+                note="printed twice",
+            ),
+        ),
+    )
+
+
+def write_run(folder, config, best, *, detector=None, status="finished", steps=20):
+    folder.mkdir(parents=True)
+    test = {"top5": 0.99, "macro_precision": 0.9, "macro_recall": 0.9, "macro_f1": 0.9}
+    result = {
+        "status": status,
+        "method": config["method"]["name"],
+        "dataset": config["data"]["name"],
+        "seed": config["seed"],
+        "steps": steps,
+        "seconds": 60.0,
+        "test_accuracy": best - 0.01,
+        "test_accuracy_best": best,
+        "test_accuracy_median20": best - 0.02,
+        "test": test,
+        "detector_accuracy": detector,
+        "detector_balanced_accuracy": detector and detector - 0.1,
+        "detector_auroc": detector,
+        "queue_purity": detector and 1.0,
+        "config": config,
+    }
+    logbook.write_json(str(folder / "result.json"), result)
+    with open(folder / "metrics.jsonl", "w") as f:
+        for step in (10, 20):
+            f.write(json.dumps({"step": step, "train/loss": 1.0}) + "\n")
+            line = {"step": step, "eval/test_accuracy": best - 0.1 + step / 200}
+            line["eval/detector_accuracy"] = detector and detector * step / 20
+            f.write(json.dumps(line) + "\n")
+
+
+def write_sweep(base, more=None, leave_out=()):
+    """All runs of `sweep()` and its record."""
+    table = sweep()
+    base.mkdir(parents=True, exist_ok=True)
+    grid.write_record(str(base), table, SEEDS, more or {})
+    for cell in table.cells:
+        for seed in SEEDS:
+            if (cell.row, seed) not in leave_out:
+                config = {**cell.config_dict(more).to_dict(), "seed": seed}
+                write_run(
+                    base / cell.folder() / f"seed{seed}",
+                    config,
+                    BEST[cell.row][seed],
+                    detector=DETECTOR[seed] if cell.row == "RSMatch" else None,
+                )
+    return base
+
+
+def printed(capsys):
+    """{(row, what): texts of the columns} of the Markdown on the terminal."""
+    found, row = {}, ""
+    for line in capsys.readouterr().out.splitlines():
+        if line.startswith("|") and "---" not in line:
+            name, what, *cells = (c.strip() for c in line.strip("|").split("|"))
+            row = name or row
+            found[row, what] = cells
+    return found
+
+
+def test_table_of_a_sweep(tmp_path, capsys):
+    """Mean, sample standard deviation and difference against numpy."""
+    write_sweep(tmp_path / "o")
+    assert report.main([str(tmp_path / "o")]) == 0
+    found = printed(capsys)
+    for row in BEST:
+        values = 100 * np.array(BEST[row])
+        expected = f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
+        if row != "Base":
+            expected += f" ({values.mean() - 90:+.2f})"
+        assert found[row, "best"] == [expected]
+    assert found["RSMatch", "last"] == ["94.00 ± 1.00 (+5.00)"]
+    assert found["RSMatch", "paper"] == ["93.50 ± 0.2 (+2.50)"]
+    assert found["Base", "paper"] == ["91.00"]
+    assert found["RSMatch", "detector"] == ["75.00 ± 5.00"]
+    assert found["RSMatch", "detector, plain"] == ["85.00 ± 5.00"]
+    assert found["RSMatch", "detector, paper"] == ["99.11"]
+    assert ("FixMatch", "detector") not in found
+    assert ("FixMatch", "runs") not in found  # nothing is missing
+
+
+def test_missing_unfinished_and_broken_runs_are_counted(tmp_path, capsys):
+    base = write_sweep(tmp_path, leave_out={("FixMatch", 1), ("FixMatch", 2)})
+    fix, _, own = sweep().cells
+    config = {**fix.config_dict().to_dict(), "seed": 1}
+    write_run(base / fix.folder() / "seed1", config, 0.99, status="running", steps=10)
+    (base / own.folder() / "seed0" / "result.json").write_text('{"status": "fin')
+    assert report.main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "| 91.00 (+1.00)" in out  # the unfinished one does not count
+    assert "1 unfinished, 1 missing" in out
+    assert "1 broken" in out
+    assert "running at step 10 of 20, not in the figures" in out
+    assert f"{own.folder()}/seed0 is broken" in out
+
+
+def test_run_of_another_setting_does_not_count(tmp_path, capsys):
+    base = write_sweep(tmp_path, leave_out={("Base", 0)})
+    cell = sweep().cells[1]
+    config = {**cell.config_dict({"optim.learning_rate": 1.0}).to_dict(), "seed": 0}
+    write_run(base / cell.folder() / "seed0", config, 0.1)
+    assert report.main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "optim.learning_rate=1.0, but this cell has 0.03" in out
+    assert "| 90.00 ± 0.00 " in out
+
+
+def test_reduced_runs_are_marked_everywhere(tmp_path, capsys):
+    write_sweep(tmp_path, {"train.num_steps": 7})
+    assert report.main([str(tmp_path)]) == 0
+    found = printed(capsys)
+    ours = [v for (_, what), v in found.items() if what in ("best", "last", "detector")]
+    assert len(ours) == 7
+    assert all(cell.endswith("†") for (cell,) in ours)
+    assert found["RSMatch", "paper"] == ["93.50 ± 0.2 (+2.50)"]
+    page = (tmp_path / "report.html").read_text()
+    assert "train.num_steps 7 instead of 20" in page
+    assert page.count("†") == 7 + 2 + 1  # detector, plain; queue purity; the legend
+    with open(tmp_path / "report.csv") as f:
+        assert {line["reduced"] for line in csv.DictReader(f)} == {
+            "train.num_steps 7 instead of 20"
+        }
+
+
+def test_csv_holds_the_table_and_the_runs(tmp_path):
+    write_sweep(tmp_path / "o", leave_out={("Base", 2)})
+    argv = [str(tmp_path / "o"), f"--out={tmp_path}/page.html"]
+    assert report.main(argv) == 0
+    with open(tmp_path / "page.csv") as f:
+        lines = {line["row"]: line for line in csv.DictReader(f)}
+    own = lines["RSMatch"]
+    assert float(own["best_mean"]) == pytest.approx(95.0)
+    assert float(own["best_std"]) == pytest.approx(1.0)
+    assert float(own["best_difference"]) == pytest.approx(5.0)
+    assert float(own["median20_mean"]) == pytest.approx(93.0)
+    assert float(own["paper_difference"]) == pytest.approx(2.5)
+    assert own["note"] == "printed twice"
+    assert (lines["Base"]["finished"], lines["Base"]["missing"]) == ("2", "1")
+    assert lines["Base"]["detector_accuracy_mean"] == ""
+    with open(tmp_path / "page.runs.csv") as f:
+        rows = list(csv.DictReader(f))
+    assert len(rows) == 8
+    best = {float(r["best"]) for r in rows if r["method"] == "rsmatch"}
+    assert best == {0.95, 0.94, 0.96}
+
+
+def test_page_is_one_file_with_table_curves_and_pictures(tmp_path):
+    base = write_sweep(tmp_path / "o")
+    sheet = base / sweep().cells[2].folder() / "seed0" / "queue.png"
+    Image.new("RGB", (4, 4), (9, 9, 9)).save(sheet)
+    assert report.main([str(base)]) == 0
+    page = (base / "report.html").read_text()
+    body = page[page.index("<body>") :]
+    for value in ("95.00 ± 1.00 (+5.00)", "93.50 ± 0.2 (+2.50)", "A note."):
+        assert value in body
+    assert body.count('class="plotly-graph-div"') == 2  # accuracy, detector
+    assert body.count("data:image/png;base64,") == 1
+    tags = re.findall(r"<(?:script|link|img|iframe)[^>]*>", page)
+    assert not [t for t in tags if "http" in t or "//" in t.replace("base64,//", "")]
+
+
+def test_curves_are_means_over_seeds(tmp_path):
+    write_sweep(tmp_path)
+    found = collect.find(str(tmp_path))
+    ((base, record),) = collect.find_records(str(tmp_path)).values()
+    cell = tables.of_sweep(base, record, found).cell("RSMatch", "r = 0.5")
+    steps, means, singles = curves.mean_curve(cell.runs, "eval/test_accuracy")
+    assert steps == [10, 20]
+    assert means == pytest.approx([90.0, 95.0])
+    assert singles[0] == "90.00 / 89.00 / 91.00"
+    steps, means, _ = curves.mean_curve(cell.runs, "eval/detector_accuracy")
+    assert means == pytest.approx([42.5, 85.0])
+    assert curves.mean_curve(cell.runs, "eval/nothing")[0] == []
+
+
+def test_plain_runs_are_gathered_by_setting(tmp_path, capsys):
+    """Seeds together, one seed once, settings apart; the paper's figure beside a run of
+    the same data and method."""
+    paper = grid.load()["table1"].cells[1]  # FixMatch, CIFAR-10, ratio 0.5
+    short = paper.config_dict({"train.num_steps": 20}).to_dict()
+    shorter = paper.config_dict({"train.num_steps": 10}).to_dict()
+    write_run(tmp_path / "a", {**short, "seed": 0}, 0.5)
+    write_run(tmp_path / "b", {**short, "seed": 1}, 0.6)
+    write_run(tmp_path / "b again", {**short, "seed": 1}, 0.6)
+    write_run(tmp_path / "c", {**shorter, "seed": 0}, 0.4)
+    assert report.main([str(tmp_path)]) == 0
+    captured = capsys.readouterr().out
+    rows = re.findall(r"\| (fixmatch on \S+ \S+) +\| best +\| (.*?) +\|", captured)
+    assert rows == [
+        ("fixmatch on cifar10 train.num_steps=20", "55.00 ± 7.07 †"),
+        ("fixmatch on cifar10 train.num_steps=10", "40.00 †"),
+    ]
+    assert captured.count("92.28 ± 0.4") == 2
+    assert "train.num_steps 20 instead of 1048576" in captured
+    assert "b again: another run of the same setting and seed (1)" in captured
+
+
+def test_runs_on_different_pools_are_not_thrown_together(tmp_path, capsys):
+    config = sweep().cells[0].config_dict().to_dict()
+    for pool in ("a", "b"):
+        config["data"]["synthetic_pool"] = pool
+        write_run(tmp_path / pool, config, 0.5)
+    assert report.main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "data.synthetic_pool=a" in out
+    assert "data.synthetic_pool=b" in out
+
+
+def test_overlapping_folders_count_once(tmp_path, capsys, monkeypatch):
+    write_sweep(tmp_path / "o")
+    monkeypatch.chdir(tmp_path)
+    argv = ["o/", "o/" + sweep().cells[0].folder(), str(tmp_path)]
+    assert report.main(argv) == 0
+    out = capsys.readouterr().out
+    assert out.count("## ") == 1
+    with open(tmp_path / "o" / "report.csv") as f:
+        assert len(list(csv.DictReader(f))) == 3
+
+
+def test_best_on_validation_images_is_said(tmp_path, capsys):
+    config = sweep().cells[0].config_dict({"data.validation_per_class": 5}).to_dict()
+    write_run(tmp_path / "a", config, 0.5)
+    assert report.main([str(tmp_path)]) == 0
+    assert "chosen on validation images;" in capsys.readouterr().out
+    write_run(tmp_path / "b", sweep().cells[0].config_dict().to_dict(), 0.5)
+    assert report.main([str(tmp_path)]) == 0
+    assert "where a run has them, else on the test set" in capsys.readouterr().out
+
+
+def test_a_sweep_that_has_only_begun(tmp_path, capsys):
+    grid.write_record(str(tmp_path), sweep(), SEEDS, {})
+    assert report.main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert out.count("3 missing") == 3
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", '{"status": "finished"}', '{"a": 1}'])
+def test_foreign_or_half_written_result(tmp_path, capsys, content):
+    """Alone: exit code 2. Beside a good run: shown as broken, with its path."""
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "result.json").write_text(content)
+    assert report.main([str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert str(tmp_path / "x") in said
+    assert "Traceback" not in said
+    write_run(tmp_path / "good", sweep().cells[0].config_dict().to_dict(), 0.5)
+    assert report.main([str(tmp_path)]) == 0
+    assert f"{tmp_path}/x is broken" in capsys.readouterr().out
+
+
+def test_unreadable_metrics(tmp_path):
+    write_run(tmp_path / "a", sweep().cells[0].config_dict().to_dict(), 0.5)
+    (tmp_path / "a" / "metrics.jsonl").write_text("not json\n")
+    broken = collect.read(str(tmp_path / "a"))
+    assert isinstance(broken, collect.Broken)
+    assert "metrics.jsonl cannot be read" in broken.reason
+
+
+def test_wrong_requests(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    write_run(tmp_path / "a", sweep().cells[0].config_dict().to_dict(), 0.5)
+    for argv, word in [
+        ([f"{tmp_path}/empty"], "no result.json"),
+        ([f"{tmp_path}/nowhere"], "no such folder"),
+        ([f"{tmp_path}/a", f"--out={tmp_path}/x.pdf"], ".html"),
+        ([f"{tmp_path}/a", f"--out={tmp_path}/no/x.html"], "no folder"),
+    ]:
+        assert report.main(argv) == 2
+        said = capsys.readouterr().err
+        assert word in said
+        assert "Traceback" not in said

@@ -1,0 +1,196 @@
+"""One run's part of the report page, from files written by hand."""
+
+import html
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_report import sweep, write_run
+
+from rsmatch_jax.metrics import mistakes
+from rsmatch_jax.report import __main__ as report
+from rsmatch_jax.report import drawing, run_curves
+from rsmatch_jax.runs import logbook, workdir
+
+NAMES = ("cat", "dog", "<b>")
+CONFUSION = np.array([[7, 2, 1], [0, 9, 1], [5, 0, 5]])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A finished run of RSMatch on three classes, with all that it leaves."""
+    folder = tmp_path / "run"
+    config = {**sweep().cells[2].config_dict().to_dict(), "seed": 4}
+    write_run(folder, config, 0.7, detector=0.9)
+    data = {"class_names": NAMES, "generator_names": ["gen"]}
+    logbook.write_json(str(folder / workdir.DATA_FILE), data)
+    np.save(folder / workdir.CONFUSION_FILE, CONFUSION)
+    images = np.arange(4 * 48, dtype=np.uint8).reshape(4, 4, 4, 3)
+    found = mistakes.Mistakes(
+        images=images,
+        of=np.array(["detector", "detector", "classifier", "classifier"]),
+        index=np.array([11, 12, 13, 14], np.int32),
+        labels=np.array([0, 1, 2, 0], np.int32),
+        predicted=np.array([0, 1, 0, 1], np.int32),
+        score=np.array([0.875, 0.125, 0.75, 0.5], np.float32),
+        origin=np.array(["real", "gen", "real", "real"]),
+    )
+    (folder / workdir.MISTAKES_FILE).write_bytes(found.to_bytes())
+    with open(folder / "metrics.jsonl", "a") as f:
+        line = {
+            "step": 30,
+            "eval/test_accuracy": 0.7,
+            "eval/detector_accuracy_per_class": [0.5, None, 0.25],
+            "eval/detector_accuracy_per_generator": {"real": 0.75, "gen": 0.625},
+            "eval/queue_purity_per_class": [1.0, 0.5, None],
+            "eval/test_reliability": {
+                "count": [0] * 14 + [30],
+                "confidence": [None] * 14 + [0.96],
+                "accuracy": [None] * 14 + [0.7],
+            },
+        }
+        f.write(json.dumps(line) + "\n")
+    Image.new("RGB", (4, 4), (9, 9, 9)).save(folder / "queue.png")
+    return folder
+
+
+def page(folder, *more):
+    assert report.main([str(folder), *more]) == 0
+    text = (folder / "report.html").read_text()
+    return text[text.index("<body>") :]
+
+
+def rows(text, heading):
+    """Cells of the first table after a heading."""
+    table = text[text.index(heading) :]
+    table = table[: table.index("</table>")]
+    return [
+        [html.unescape(c) for c in re.findall(r"<t[hd]>(.*?)</t[hd]>", row)]
+        for row in re.findall(r"<tr>(.*?)</tr>", table)
+    ]
+
+
+def test_a_run_is_shown_in_detail(folder):
+    text = page(folder)
+    assert rows(text, "<h2>Classes</h2>") == [
+        ["class", "recall", "detector", "queue purity"],
+        ["cat", "70.00", "50.00", "100.00"],
+        ["dog", "90.00", "", "50.00"],
+        ["<b>", "50.00", "25.00", ""],
+    ]
+    assert rows(text, "<h2>Most confused pairs</h2>")[1:] == [
+        ["<b>", "cat", "5 of 10"],
+        ["cat", "dog", "2 of 10"],
+        ["cat", "<b>", "1 of 10"],
+        ["dog", "<b>", "1 of 10"],
+    ]
+    captions = [html.unescape(c) for c in re.findall(r"<figcaption>(.*?)<", text)]
+    assert captions == [
+        "cat · synthetic 0.875",
+        "dog · synthetic 0.125",
+        "<b> → cat 0.750",
+        "cat → dog 0.500",
+    ]
+    assert "unlabelled image 12, gen" in text and "test image 14" in text
+    titles = re.findall(r"<h3>(.*?)</h3>", text)
+    for title in (
+        "Reliability, last evaluation",
+        "Detector accuracy by origin",
+        "Detector accuracy by class",
+        "Queue purity by class",
+        "Losses",
+    ):
+        assert titles.count(title) == 1
+    assert titles.count("Test accuracy") == 1  # not once more beside the table
+    assert text.count("data:image/png;base64,") == 5  # four mistakes, the queue once
+    assert "rsmatch_jax.analysis.tsne --workdir=" in text  # what is not drawn yet
+    keys = dict(rows(text, "<summary>Configuration"))
+    assert keys["seed"] == "4" and keys["method.name"] == "rsmatch"
+
+
+def test_pictures_and_figures_of_other_commands_are_taken_in(folder):
+    for name in ("tsne", "gradcam"):
+        Image.new("RGB", (4, 4)).save(folder / f"{name}.png")
+    figures = {"probe_balanced_accuracy": 0.625, "centroid_distance": None}
+    logbook.write_json(str(folder / "tsne.json"), {"step": 20, "classifier": figures})
+    text = page(folder)
+    assert text.count("data:image/png;base64,") == 7
+    assert "not drawn yet" not in text
+    assert rows(text, "<h2>Features of")[-1] == ["classifier", "62.50", ""]
+    assert "Drawn at step" not in text  # the run's last step is 20
+    logbook.write_json(str(folder / "gradcam.json"), {"step": 10})
+    assert page(folder).count("Drawn at step 10, not the last one.") == 1
+
+
+def test_draw_makes_what_is_missing_or_old(folder, monkeypatch):
+    asked = []
+
+    def command(name, code=0):
+        def main(argv):
+            asked.append((name, argv))
+            Image.new("RGB", (4, 4)).save(folder / f"{name}.png")
+            logbook.write_json(str(folder / f"{name}.json"), {"step": 20})
+            return code
+
+        return main
+
+    mains = {f"{name}.png": command(name) for name in ("gradcam", "tsne")}
+    monkeypatch.setattr(drawing, "MAINS", mains)
+    text = page(folder, "--draw")
+    both = [(name, [f"--workdir={folder}"]) for name in ("gradcam", "tsne")]
+    assert report.main([str(folder), "--data_dir=/d"]) == 2
+    assert asked == both and "not drawn yet" not in text
+    page(folder, "--draw")
+    assert asked == both
+    logbook.write_json(str(folder / "tsne.json"), {"step": 10})
+    mains["tsne.png"] = command("tsne", code=2)
+    (folder / "report.html").unlink()
+    assert report.main([str(folder), "--draw", "--data_dir=/d"]) == 1
+    assert asked == [*both, ("tsne", [f"--workdir={folder}", "--data_dir=/d"])]
+    assert (folder / "report.html").exists()
+    assert report.main([str(folder.parent), "--draw"]) == 2
+
+
+def test_a_run_without_detector_or_of_an_earlier_version(tmp_path):
+    config = sweep().cells[0].config_dict().to_dict()
+    write_run(tmp_path / "run", config, 0.7)
+    text = page(tmp_path / "run")
+    assert "Detector and queue" not in text and "Most confused" not in text
+    assert 'data-figure="test_accuracy">69.00 %' in text
+    np.save(tmp_path / "run" / workdir.CONFUSION_FILE, CONFUSION)
+    assert rows(page(tmp_path / "run"), "Most confused pairs")[1] == [
+        "2",
+        "0",
+        "5 of 10",
+    ]
+
+
+def test_runs_below_a_folder_are_not_shown_in_detail(folder):
+    assert report.main([str(folder.parent)]) == 0
+    assert "data-run=" not in (folder.parent / "report.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["mistakes.npz", "confusion.npy", "tsne.json"])
+def test_broken_files_are_named(folder, capsys, name):
+    Image.new("RGB", (4, 4)).save(folder / "tsne.png")
+    (folder / name).write_bytes(b"{")
+    assert report.main([str(folder)]) == 2
+    said = capsys.readouterr().err
+    assert f"{folder}/{name} cannot be read" in said and "Traceback" not in said
+
+
+def test_many_classes_are_drawn_as_quantiles(monkeypatch):
+    """Numpy's percentiles of a hundred classes, one of them without images."""
+    drawn = {}
+    monkeypatch.setattr(
+        run_curves.curves, "chart", lambda title, lines: drawn.update({title: lines})
+    )
+    shares = [None, *(k / 100 for k in range(1, 100))]
+    lines = [{"step": 5, "eval/queue_purity_per_class": shares}]
+    run_curves.of_detector(lines, [str(k) for k in range(100)])
+    (own,) = [v for k, v in drawn.items() if k.startswith("Queue purity by class")]
+    expected = [1, 1 + 0.1 * 98, 50, 99]
+    assert [line.steps for line in own] == [[5]] * 4
+    np.testing.assert_allclose([line.values[0] for line in own], expected)

@@ -1,0 +1,237 @@
+"""What is saved comes back to the bit, or is not taken for it."""
+
+import os
+import shutil
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from support.helpers import assert_bit_equal
+
+from rsmatch_jax.errors import RunFailed
+from rsmatch_jax.runs import checkpoint, fingerprint
+from rsmatch_jax.runs.checkpoint import ASIDE, Checkpoints
+
+
+def state(seed=0, width=300):
+    """Of the kinds of leaves that a TrainState has; large enough for chunks."""
+    rng = np.random.default_rng(seed)
+    return {
+        "key": jax.random.key(seed),
+        "kernel": jnp.asarray(rng.normal(size=(width, 7)), jnp.float32),
+        "queue": jnp.asarray(rng.integers(0, 256, (5, 9, 3)), jnp.uint8),
+        "ready": jnp.asarray(rng.random(11) < 0.5),
+        "step": jnp.int32(seed),
+    }
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """States 1, 2 and 3 of a run."""
+    checkpoints = Checkpoints(str(tmp_path), keep=3)
+    for step in (1, 2, 3):
+        checkpoints.save(step, state(step), {"of": step})
+    checkpoints.close()
+    return tmp_path
+
+
+def newest(folder, like=None):
+    said = []
+    checkpoints = Checkpoints(str(folder), keep=3)
+    restored = checkpoints.restore_newest(like or state(), said.append)
+    checkpoints.close()
+    return restored, " ".join(said)
+
+
+def files(folder):
+    return sorted(
+        (path for path in folder.rglob("*") if path.is_file()),
+        key=lambda path: path.stat().st_size,
+    )
+
+
+def truncate(folder):
+    for path in files(folder / "state"):
+        os.truncate(path, path.stat().st_size // 2)
+
+
+def remove_largest(folder):
+    files(folder / "state")[-1].unlink()
+
+
+def remove_meta(folder):
+    shutil.rmtree(folder / "meta")
+
+
+def empty(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def another_model(folder):
+    other = Checkpoints(str(folder.parent.parent / "other"), keep=1)
+    other.save(3, state(3, width=299), {"of": 3})
+    other.close()
+    empty(folder)
+    shutil.copytree(
+        folder.parent.parent / "other" / "checkpoints" / "3", folder, dirs_exist_ok=True
+    )
+
+
+def garbage_meta(folder):
+    for path in files(folder / "meta"):
+        path.write_text("[1]")
+
+
+DAMAGES = [truncate, remove_largest, remove_meta, empty, another_model, garbage_meta]
+
+
+def test_newest_comes_back_to_the_bit(saved):
+    restored, said = newest(saved)
+    assert (restored.step, restored.meta, said) == (3, {"of": 3}, "")
+    assert_bit_equal(restored.state, state(3))
+    assert restored.fingerprint == fingerprint.text(fingerprint.of_leaves(state(3)))
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda f: f.__name__)
+def test_damaged_newest_is_moved_aside(saved, damage):
+    damage(saved / "checkpoints" / "3")
+    before = {p.name: p.read_bytes() for p in files(saved / "checkpoints" / "3")}
+    restored, said = newest(saved)
+    assert restored.step == 2
+    assert_bit_equal(restored.state, state(2))
+    assert "checkpoints/3 is damaged" in said and "going back to step 2" in said
+    aside = saved / ASIDE / "3"
+    assert {p.name: p.read_bytes() for p in files(aside)} == before
+    checkpoints = Checkpoints(str(saved), keep=3)  # and the run goes on
+    checkpoints.save(3, state(3), {"of": 3})
+    checkpoints.close()
+    assert newest(saved)[0].step == 3
+    damage(saved / "checkpoints" / "3")
+    assert newest(saved)[0].step == 2
+    assert sorted(os.listdir(saved / ASIDE)) == ["3", "3.2"]
+
+
+def test_where_none_is_good_none_is_touched(saved):
+    for step in ("1", "2", "3"):
+        truncate(saved / "checkpoints" / step)
+    with pytest.raises(RunFailed, match=r"/3 is damaged.*/1 is damaged.*--overwrite"):
+        newest(saved)
+    assert sorted(os.listdir(saved / "checkpoints")) == ["1", "2", "3"]
+    assert not (saved / ASIDE).exists()
+
+
+def test_every_changed_bit_is_seen(saved, monkeypatch):
+    """What no file format would notice: a value that is another one."""
+    read = Checkpoints._read
+
+    def flipped(self, step, **items):
+        found = read(self, step, **items)
+        if step == 3:
+            queue = found["state"]["queue"]
+            found["state"]["queue"] = queue.at[2, 4, 1].set(queue[2, 4, 1] ^ 1)
+        return found
+
+    monkeypatch.setattr(Checkpoints, "_read", flipped)
+    restored, said = newest(saved)
+    assert restored.step == 2
+    assert "['queue'] is not what was saved" in said
+
+
+def test_fingerprint_tells_bits_and_places_apart():
+    def text(x):
+        return fingerprint.text(fingerprint.of_leaves({"x": x}))
+
+    values = np.arange(8, dtype=np.float32)
+    original = text(jnp.asarray(values))
+    assert text(jnp.asarray(values[::-1].copy())) != original
+    for word in range(8):
+        for bit in range(32):
+            changed = values.view(np.uint32).copy()
+            changed[word] ^= np.uint32(1) << np.uint32(bit)
+            assert text(jnp.asarray(changed.view(np.float32))) != original
+    # What a sum of words would not see: signs that flip in pairs, values that swap.
+    assert text(jnp.zeros(4)) != text(-jnp.zeros(4))
+    assert text(jnp.asarray(-values)) != original
+    assert text(jnp.asarray([1.0, -1.0])) != text(jnp.asarray([-1.0, 1.0]))
+
+    # MurmurHash3's finaliser in Python's integers.
+    def mixed(h):
+        h = (h ^ h >> 16) * 0x85EBCA6B % 2**32
+        h = (h ^ h >> 13) * 0xC2B2AE35 % 2**32
+        return h ^ h >> 16
+
+    words = enumerate(values.view(np.uint32).tolist())
+    expected = sum(mixed(w ^ i * 0x9E3779B9 % 2**32) for i, w in words)
+    [got] = fingerprint.of_leaves({"x": jnp.asarray(values)})
+    assert int(got) == expected % 2**32
+
+
+def test_saving_a_step_again_replaces_it(saved):
+    checkpoints = Checkpoints(str(saved), keep=3)
+    checkpoints.save(3, state(7), {"of": 7})
+    checkpoints.save(4, state(4), {"of": 4})
+    checkpoints.close()
+    assert sorted(os.listdir(saved / "checkpoints")) == ["2", "3", "4"]
+    checkpoints = Checkpoints(str(saved), keep=None)
+    again = checkpoints.restore(3, state())
+    checkpoints.close()
+    assert again.meta == {"of": 7}
+    assert_bit_equal(again.state, state(7))
+
+
+@pytest.mark.parametrize("new_is_whole", [False, True])
+def test_killed_while_it_replaces_a_step(saved, new_is_whole):
+    folder = saved / "checkpoints"
+    os.rename(folder / "3", folder / ("3" + checkpoint._BEFORE))
+    if new_is_whole:
+        shutil.copytree(folder / ("3" + checkpoint._BEFORE), folder / "3")
+    restored, said = newest(saved)
+    assert (restored.step, said) == (3, "")
+    assert sorted(os.listdir(folder)) == ["1", "2", "3"]
+
+
+def test_changed_record_is_seen(saved):
+    for path in files(saved / "checkpoints" / "3" / "meta"):
+        path.write_text(path.read_text().replace('"of": 3', '"of": 4'))
+    restored, said = newest(saved)
+    assert restored.meta == {"of": 2}
+    assert "meta is not what was saved" in said
+
+
+def test_save_that_fails_in_the_background_is_told_and_deletes_nothing(
+    saved, monkeypatch
+):
+    """The oldest good one would go, were the new one there."""
+
+    def full(self, *args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    checkpoints = Checkpoints(str(saved), keep=3)
+    monkeypatch.setattr(ocp.AsyncCheckpointer, "_save_step_metadata", full)
+    checkpoints.save(4, state(4), {})
+    with pytest.raises(RunFailed, match=r"step 4 could not.*No space.*that of step 3"):
+        while True:
+            checkpoints.require_written()
+            time.sleep(0.01)
+    monkeypatch.undo()
+    checkpoints.close()
+    names = os.listdir(saved / "checkpoints")
+    assert sorted(name for name in names if name.isdigit()) == ["1", "2", "3"]
+    assert newest(saved)[0].step == 3
+
+
+def test_failed_save_is_told_and_the_last_good_one_named(saved, monkeypatch):
+    checkpoints = Checkpoints(str(saved), keep=3)
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints._manager, "save", full)
+    with pytest.raises(RunFailed, match=r"step 4 could not.*No space.*that of step 3"):
+        checkpoints.save(4, state(4), {})
+    checkpoints.close()
+    assert newest(saved)[0].step == 3

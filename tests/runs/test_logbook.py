@@ -1,0 +1,109 @@
+"""Lines, files and tables for people."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from rsmatch_jax import markdown
+from rsmatch_jax.errors import RunFailed
+from rsmatch_jax.runs import history, logbook
+from rsmatch_jax.runs.history import Record, Stopwatch, interval_means
+
+
+def book(folder, kept=0):
+    return logbook.Logbook(str(folder), kept=kept, num_steps=9, tensorboard=False)
+
+
+@pytest.mark.parametrize("beyond", ['{"step": 8, "a"', '{"step": 8}\n', "\0" * 4096])
+def test_going_on_drops_what_came_after_the_save(tmp_path, capsys, beyond):
+    first = book(tmp_path)
+    for step in (2, 4):
+        first.write(step, {"a": step / 2})
+    kept = first.sync()
+    first.write(6, {"a": 3.0})
+    first.close()
+    with open(tmp_path / "metrics.jsonl", "a") as f:
+        f.write(beyond)  # cut off by a kill, or never brought to disk
+    again = book(tmp_path, kept)
+    again.write(6, {"a": math.nan})
+    again.close()
+    with open(tmp_path / "metrics.jsonl") as f:
+        assert [json.loads(line) for line in f] == [
+            {"step": 2, "a": 1.0},
+            {"step": 4, "a": 2.0},
+            {"step": 6, "a": None},
+        ]
+    assert capsys.readouterr().out == ""
+
+
+def test_lost_lines_are_told(tmp_path, capsys):
+    book(tmp_path, 5).close()
+    assert "metrics.jsonl has lost lines" in capsys.readouterr().out
+
+
+def test_event_files_that_cannot_be_written_end_no_run(tmp_path, capsys):
+    mine = book(tmp_path)
+
+    class Full:
+        def write_scalars(self, step, scalars):
+            raise ValueError("no space left")
+
+    mine._writer = Full()
+    for step in (1, 2):
+        mine.write(step, {"a": 1.0})
+    mine.close()
+    assert capsys.readouterr().out == (
+        "warning: no TensorBoard event files from here on: no space left\n"
+    )
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_plain_makes_json_of_numpy():
+    given = {"a": np.float32(0.5), "b": [np.int64(3), math.inf], "c": (None, "x")}
+    assert logbook.plain(given) == {"a": 0.5, "b": [3, None], "c": [None, "x"]}
+
+
+def test_progress_names_rate_and_time_to_go(tmp_path, capsys):
+    book(tmp_path).progress(5, {"loss": 1.25}, rate=2.0, extra_seconds=60.0)
+    said = capsys.readouterr().out
+    assert said == "step 5/9  loss 1.250  2.00 steps/s  ETA 1m02s\n"
+
+
+def test_stopwatch_leaves_pauses_out(monkeypatch):
+    now = iter([10.0, 13.0, 18.0, 18.0, 20.0])
+    monkeypatch.setattr(history.time, "monotonic", lambda: next(now))
+    watch = Stopwatch()
+    with watch.paused() as seconds:  # 13 to 18
+        assert seconds() == 5.0
+    assert watch.read() == 5.0  # 10 to 20, less 5
+
+
+def test_interval_means():
+    pending = [{"a": np.float32(1), "b": 2.0}, {"a": np.float32(2), "b": 4.0}]
+    assert interval_means(pending) == {"a": 1.5, "b": 3.0}
+
+
+def test_record_survives_saving():
+    mine = Record(warnings=["w"], seconds=1.5, pending=[{"a": np.float32(0.1)}])
+    mine.add_evaluation(3, {"test_accuracy": 0.5})
+    meta = json.loads(json.dumps(mine.to_meta()))
+    again = Record.from_meta(meta)
+    assert again.to_meta() == meta
+    assert again.pending == [{"a": float(np.float32(0.1))}]
+    with pytest.raises(RunFailed, match="another version"):
+        Record.from_meta({**meta, "later": 1})
+
+
+def test_tables_are_aligned():
+    lines = [["a", "1,000.5"], ["longer", "2.0"]]
+    assert markdown.table(["method", "ms"], lines, numbers=True) == (
+        "| method |      ms |\n"
+        "| ------ | ------: |\n"
+        "| a      | 1,000.5 |\n"
+        "| longer |     2.0 |"
+    )
+    assert markdown.table(["", "%"], [["x", "-"]]) == (
+        "|     | %   |\n| --- | --- |\n| x   | -   |"
+    )

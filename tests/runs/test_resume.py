@@ -1,0 +1,120 @@
+"""Runs that break off and go on, against undisturbed ones."""
+
+import itertools
+import json
+import shutil
+
+import pytest
+from support.helpers import assert_bit_equal, leaves
+from support.runs import ONE_NETWORK, first_state, lines, run, saved_state, timeless
+
+from rsmatch_jax.engine import feed
+from rsmatch_jax.methods.catalogue import METHODS
+from rsmatch_jax.runs import logbook, workdir
+
+# Every method, and RSMatch on another rule.
+RESUMED = {
+    **{name: {"method.name": name} for name in METHODS},
+    "rsmatch": {"input.randaugment_ops": 3},
+    "simmatch": {"method.name": "simmatch", "method.simmatch.warmup_steps": 1},
+    "tfdata": {"input.mode": "tfdata", "method.name": "fixmatch"},
+    "rsmatch_freematch": {"method.rsmatch.pseudo_label": "freematch", **ONE_NETWORK},
+}
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture
+def kill_after(monkeypatch):
+    """kill_after(n): the run breaks off after n dispatches."""
+
+    def arm(count):
+        make = feed.make
+
+        def broken(exp, task):
+            source, line = make(exp, task)
+            plain, calls = source.run, itertools.count()
+
+            def run(*args):
+                if next(calls) == count:
+                    raise Killed
+                return plain(*args)
+
+            source.run = run
+            return source, line
+
+        monkeypatch.setattr(feed, "make", broken)
+
+    yield arm
+    monkeypatch.undo()
+
+
+@pytest.fixture
+def dispatch(monkeypatch):
+    """dispatch(n): runs from now on take up to n steps a dispatch, as on a GPU."""
+
+    def set_length(most):
+        monkeypatch.setattr(
+            feed, "make", lambda exp, task: (feed.ResidentFeed(exp, task, most), "")
+        )
+
+    return set_length
+
+
+def killed_copy(folder, to, last):
+    """The workdir as a kill leaves it that came before its checkpoint `last`."""
+    shutil.copytree(folder, to)
+    shutil.rmtree(to / "checkpoints" / str(last))
+    result = json.loads((to / logbook.RESULT_FILE).read_text())
+    logbook.write_json(to / logbook.RESULT_FILE, {**result, "status": "running"})
+
+
+@pytest.mark.parametrize("case", RESUMED)
+def test_four_steps_equal_two_restore_two(tmp_path, capsys, case):
+    """State, metrics and result to the bit; the second start is a plain one. At the
+    break no buffer of the method is what a fresh start would give."""
+    keys = RESUMED[case]
+    whole = run(tmp_path / "whole", **keys)
+    killed_copy(tmp_path / "whole", tmp_path / "halves", last=4)
+    first = first_state(**keys)
+    fresh = leaves(first.extra)
+    kept = leaves(saved_state(tmp_path / "halves", 2, first).extra)
+    assert all((fresh[path] != kept[path]).any() for path in kept)
+    capsys.readouterr()
+    halves = run(tmp_path / "halves", **keys)
+    assert "resumed at step 2" in capsys.readouterr().out
+    assert_bit_equal(
+        *(saved_state(tmp_path / part, 4, first) for part in ("whole", "halves"))
+    )
+    assert lines(tmp_path / "whole") == lines(tmp_path / "halves")
+    assert timeless(whole) == timeless(halves)
+    assert [x["step"] for x in lines(tmp_path / "whole")] == [2, 3, 4, 4]
+
+
+def test_another_number_of_steps_a_dispatch_changes_no_bit(
+    tmp_path, dispatch, kill_after
+):
+    """Logging at 3 and 6, saving at 2, 4 and 6, dispatches of 3; then of 2, a break
+    in mid-interval, and 4."""
+    keys = {"method.name": "fixmatch", "train.num_steps": 7, "log.every_steps": 3}
+    keys["train.batch_size"] = 2  # loops are slow on a CPU
+    dispatch(3)
+    whole = run(tmp_path / "whole", **keys)
+    dispatch(2)
+    kill_after(4)
+    with pytest.raises(Killed):
+        run(tmp_path / "parts", **keys)
+    assert workdir.read_result(str(tmp_path / "parts"))["status"] == "failed"
+    dispatch(4)
+    parts = run(tmp_path / "parts", **keys, **{"train.steps_per_dispatch": 4})
+    first = first_state(**keys)
+    assert_bit_equal(
+        *(saved_state(tmp_path / part, 7, first) for part in ("whole", "parts"))
+    )
+    assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
+    del whole["config"], parts["config"]
+    assert timeless(whole) == timeless(parts)
+    logged = [x["step"] for x in lines(tmp_path / "whole") if "train/loss" in x]
+    assert logged == [3, 6, 7]

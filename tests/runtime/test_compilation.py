@@ -1,0 +1,69 @@
+"""Where compiled programs are kept."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rsmatch_jax.runtime import compilation
+
+KEYS = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_min_entry_size_bytes",
+)
+
+
+@pytest.fixture
+def restored():
+    before = {key: getattr(jax.config, key) for key in KEYS}
+    yield
+    for key, value in before.items():
+        jax.config.update(key, value)
+
+
+def test_compiled_programs_lie_beside_the_decoded_arrays(tmp_path, restored):
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation.use_cache(str(tmp_path))
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "compiled")
+
+
+def test_a_place_that_the_user_chose_stays(tmp_path, restored):
+    jax.config.update("jax_compilation_cache_dir", "/mine")
+    compilation.use_cache(str(tmp_path))
+    assert jax.config.jax_compilation_cache_dir == "/mine"
+
+
+def test_options_are_used_and_named_ones_only(monkeypatch):
+    """The program is the same but for them; one that this jaxlib lacks is left out."""
+    conv = jax.jit(
+        lambda x, w: jax.lax.conv_general_dilated(
+            x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+    )
+    x, w = jnp.ones((8, 32, 32, 16)), jnp.ones((3, 3, 16, 32))
+    lowered = conv.lower(x, w)
+    ours = compilation.compiled(lowered, "cpu")
+    plain = compilation.compiled(lowered, "tpu")  # no options for it
+    if "ynn" in plain.as_text():  # a matter of jaxlib's version and the CPU
+        assert "ynn" not in ours.as_text()
+    np.testing.assert_allclose(ours(x, w), plain(x, w), rtol=1e-6)
+    monkeypatch.setattr(compilation, "OPTIONS", {"cpu": {"xla_of_another_day": True}})
+    np.testing.assert_array_equal(
+        compilation.compiled(lowered, "cpu")(x, w), plain(x, w)
+    )
+    monkeypatch.setattr(
+        compilation, "OPTIONS", {"cpu": {"xla_cpu_use_onednn": "perhaps"}}
+    )
+    np.testing.assert_array_equal(
+        compilation.compiled(lowered, "cpu")(x, w), plain(x, w)
+    )
+
+
+def test_what_is_wrong_without_options_too_is_said():
+    class Lowered:
+        def compile(self, compiler_options=None):
+            raise jax.errors.JaxRuntimeError("out of memory")
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="out of memory"):
+        compilation.compiled(Lowered(), "cpu")

@@ -1,0 +1,156 @@
+"""Two processes with two devices each against one with one: what they compute, save
+and say."""
+
+import json
+import os
+import signal
+import socket
+import time
+
+import jax
+import numpy as np
+import pytest
+from support.helpers import build
+from support.host_pairs import (
+    COMMON,
+    StopAfter,
+    alone,
+    assert_alike,
+    codes,
+    saved,
+    start_pair,
+    wait_for,
+)
+
+from rsmatch_jax.augment.views import ViewSpec
+from rsmatch_jax.data import tf_pipeline
+from rsmatch_jax.errors import RequestError, RunFailed
+from rsmatch_jax.runtime import hosts, parallel
+from rsmatch_jax.runtime.cluster import Group
+
+RSMATCH = {  # long: it is stopped
+    **COMMON,
+    "method.rsmatch.individual_models": False,
+    "train.num_steps": 1000,
+}
+
+
+class Device:
+    def __init__(self, process_index):
+        self.process_index = process_index
+        self.client = jax.local_devices()[0].client
+
+
+def test_signal_to_one_stops_both_at_the_same_step(tmp_path):
+    """Resident input, RSMatch: what two have saved, and one reads, is what one would
+    have computed."""
+    folder = tmp_path / "pair"
+    processes = start_pair(folder, RSMATCH, tmp_path)
+    wait_for("step 6/1000", tmp_path / "0", processes)
+    processes[1].send_signal(signal.SIGTERM)
+    assert codes(processes) == [75, 75], (tmp_path / "1").read_text()
+    first, second = ((tmp_path / str(i)).read_text() for i in range(2))
+    assert "step 2/1000" not in second  # process 0 alone says lines
+    result = json.loads((folder / "result.json").read_text())
+    step = result["steps"]
+    assert result["status"] == "stopped"
+    assert f"stopped at step {step}, which is saved" in first
+    by_plan = list(range(4, step, 4))
+    names = os.listdir(folder / "checkpoints")
+    assert sorted(map(int, names)) == [*by_plan, step]
+
+    alone(tmp_path / "one", RSMATCH, StopAfter(4))
+    like = build(**RSMATCH)[2].init_state()
+    assert_alike(folder, tmp_path / "one", 4, like)
+    assert saved(folder, step, like).fingerprint == result["fingerprint"]
+
+
+def test_rows_are_dealt_to_the_devices_of_their_process():
+    devices = [Device(p) for p in (0, 0, 1, 1, 2, 2)]
+    parts = []
+    for process in range(3):
+        mine = [d for d in devices if d.process_index == process]
+        ordered = [*mine, *(d for d in devices if d not in mine)]
+        for d in ordered:  # this process is number 0
+            d.process_index = (d.process_index - process) % 3
+        parts.append(parallel.own_rows(12, devices))
+        for d in devices:
+            d.process_index = (d.process_index + process) % 3
+    for process, rows in enumerate(parts):
+        assert list(rows) == sorted(rows)
+        assert set(rows % 6) == {2 * process, 2 * process + 1}
+    assert sorted(np.concatenate(parts)) == list(range(12))
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_all_rows_are_those_of_a_process_alone(count):
+    devices = jax.local_devices()[:count]
+    np.testing.assert_array_equal(parallel.own_rows(8, devices), np.arange(8))
+
+
+def test_host_augments_its_rows_as_all_would_be():
+    """Bit for bit, so that no result depends on the number of hosts."""
+    rng = np.random.default_rng(0)
+    lab = rng.integers(0, 256, (8, 8, 8, 3)).astype(np.uint8)
+    unl = rng.integers(0, 256, (24, 8, 8, 3)).astype(np.uint8)
+    spec = ViewSpec(flip=True, crop_pad=1, randaugment_ops=3, cutout=True)
+
+    def first(**more):
+        stream = tf_pipeline.batches(
+            *(lab, np.arange(8), unl, spec),
+            **dict(seed=1, batch_size=4, unlabeled_ratio=2, start_step=3),
+            **dict(num_steps=4, prefetch=1, synthetic=np.arange(24) % 3 == 0),
+            **more,
+        )
+        return next(stream)
+
+    whole = first()
+    for rank in range(2):
+
+        def own(n, rank=rank):
+            return np.arange(n).reshape(-1, 4)[:, 2 * rank : 2 * rank + 2].ravel()
+
+        part = first(own_rows=own)
+        for name in part.__dataclass_fields__:
+            everything = getattr(whole, name)
+            rows = own(len(everything))
+            np.testing.assert_array_equal(
+                getattr(part, name), everything[rows], err_msg=name
+            )
+
+
+def test_nobody_at_the_coordinator():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    begin = time.monotonic()
+    with pytest.raises(RunFailed, match=f"{address}.*process 1 of 2 has found nobody"):
+        hosts.start(Group("by flags", address, 2, 1), seconds=1)
+    assert time.monotonic() - begin < 30
+    assert not hosts.num_processes() > 1
+
+
+def test_port_of_the_coordinator_is_taken():
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(RequestError, match=f"127.0.0.1:{port}.*choose another"):
+            hosts.start(Group("by flags", f"127.0.0.1:{port}", 2, 0), seconds=1)
+
+
+def test_process_alone_asks_nobody(tmp_path):
+    hosts.start(None)
+    assert hosts.is_primary() and hosts.num_processes() == 1
+    assert hosts.agreed("a", lambda: 3) == hosts.on_primary("b", lambda: 3) == 3
+    hosts.require_equal("c", "x", "")
+    hosts.require_shared(str(tmp_path / "nowhere"))
+    hosts.barrier("d")
+    assert hosts.leave(2) == 2
+
+
+def test_what_xla_raises_for_a_lost_process_is_named(monkeypatch):
+    monkeypatch.setattr(hosts.distributed.global_state, "num_processes", 2)
+    error = jax.errors.JaxRuntimeError
+    words = "process 0 of 2 has lost another one.*same command on all"
+    with pytest.raises(RunFailed, match=words), hosts.losses_named():
+        raise error("UNKNOWN: Gloo all-reduce failed: Connection closed by peer")
+    with pytest.raises(error), hosts.losses_named():
+        raise error("RESOURCE_EXHAUSTED: Out of memory")

@@ -1,0 +1,53 @@
+"""Dealing rows to devices and back; draws that do not depend on their number."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rsmatch_jax.models import uint8
+from rsmatch_jax.models.networks import Network
+from rsmatch_jax.runtime import parallel
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_deal_and_collect_are_inverse(count):
+    rows = np.arange(24).reshape(8, 3)
+    dealt = parallel.deal(rows, count)
+    assert dealt.shape == (count, 8 // count, 3)
+    for r in range(8):
+        np.testing.assert_array_equal(dealt[r % count, r // count], rows[r])
+    np.testing.assert_array_equal(parallel.collect(dealt), rows)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_a_device_takes_the_rows_it_would_be_dealt(count):
+    """local_rows of a global draw, and the positions it says they have."""
+    devices = jax.local_devices()[:count]
+    draw = jax.random.normal(jax.random.key(0), (8,))
+
+    def forward(key_data, x):
+        del x
+        whole = jax.random.normal(jax.random.wrap_key_data(key_data), (8,))
+        return parallel.local_rows(whole), parallel.global_positions(8 // count)
+
+    data = jax.random.key_data(jax.random.key(0))
+    mapped = parallel.map_eval(forward, devices)
+    rows, positions = mapped(data, np.zeros((count, 1), np.float32))
+    np.testing.assert_array_equal(parallel.collect(rows), draw)
+    np.testing.assert_array_equal(parallel.collect(positions), np.arange(8))
+
+
+def test_networks_see_normalised_pixels():
+    seen = {}
+
+    def apply(params, stats, images, train):
+        seen["x"] = images
+        return None, stats
+
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 0.125)
+    net = uint8.take_uint8(Network(None, apply), mean, std)
+    images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3)).astype(np.uint8)
+    net.apply({}, {}, jnp.asarray(images), True)
+    expected = (images / 255 - np.array(mean)) / np.array(std)
+    np.testing.assert_allclose(seen["x"], expected, atol=1e-5)

@@ -1,0 +1,164 @@
+"""A small parent and a child that is aborted, stopped, killed or orphaned."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+from support.processes import with_default_signals
+
+from rsmatch_jax.runtime import stopping
+
+ROOT = pathlib.Path(__file__).parents[2]
+PARENT = """
+import os, sys
+from rsmatch_jax.runtime import supervisor
+code = supervisor.supervise(sys.argv[1], sys.argv[2:], "process 1 of 2")
+assert "jax" not in sys.modules and "numpy" not in sys.modules
+sys.exit(code)
+"""
+CHILD = """
+import os, signal, sys, time
+sys.path.insert(0, {root!r})
+from rsmatch_jax.runtime import supervisor
+assert supervisor.is_child()
+supervisor.obey()
+{body}
+"""
+WAIT = "print(os.getpid(), flush=True)\nwhile True:\n    time.sleep(0.05)"
+STOPS = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n" + WAIT
+DEAF = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + WAIT
+
+
+@pytest.fixture
+def start(tmp_path):
+    """start(body): the parent of a child with this body; `before` is done first."""
+    parents = []
+
+    def begin(body, before=with_default_signals):
+        program = tmp_path / "child.py"
+        program.write_text(CHILD.format(root=str(ROOT), body=textwrap.dedent(body)))
+        parents.append(
+            subprocess.Popen(
+                [sys.executable, "-c", PARENT, str(program), "an argument"],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+                preexec_fn=before,
+            )
+        )
+        return parents[-1]
+
+    yield begin
+    for parent in parents:
+        parent.kill()
+        parent.wait()
+
+
+def gone(pid):
+    """Neither running nor a zombie, at most a few seconds from now."""
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        state = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1]
+        if state.split()[0] == "Z" and os.getpid() != 1:
+            return True  # its reaper's business, not ours
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 75])
+def test_exit_codes_pass_through(start, code):
+    parent = start(f"print(sys.argv[1:], flush=True)\nos._exit({code})")
+    out, err = parent.communicate(timeout=30)
+    assert parent.returncode == code
+    assert (out, err) == ("['an argument']\n", "")
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("os.abort()", ["SIGABRT", "another process of the run does not answer"]),
+        ("os.kill(os.getpid(), 9)", ["SIGKILL", "memory is short"]),
+        ("os.kill(os.getpid(), 11)", ["SIGSEGV"]),
+        ("os.kill(os.getpid(), 15)", ["SIGTERM"]),  # not through the parent
+        ("sys.exit(9)", ["exit code 9"]),
+        (
+            "supervisor.tell('waiting for others')\nos.abort()",
+            ["SIGABRT", "while waiting for others"],
+        ),
+    ],
+)
+def test_abort_is_put_into_words(start, body, words):
+    parent = start(body)
+    _, err = parent.communicate(timeout=30)
+    assert parent.returncode == 1
+    assert "error: process 1 of 2 ended with" in err
+    assert "same command on all hosts goes on from the last checkpoint" in err
+    for word in words:
+        assert word in err
+
+
+def test_last_word_taken_back(start):
+    parent = start("supervisor.tell('waiting')\nsupervisor.tell('')\nos.abort()")
+    _, err = parent.communicate(timeout=30)
+    assert "while" not in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signals_reach_the_child_as_sigterm(start, number):
+    parent = start(STOPS)
+    child = int(parent.stdout.readline())
+    os.killpg(parent.pid, number)  # as a terminal does
+    assert parent.wait(30) == 75
+    assert parent.stderr.read() == ""
+    assert gone(child)
+
+
+def test_ignored_signal_stays_ignored(start):
+    """As SIGHUP under nohup."""
+    parent = start(STOPS, lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    parent.stdout.readline()
+    parent.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert parent.poll() is None
+    parent.send_signal(signal.SIGTERM)
+    assert parent.wait(30) == 75
+
+
+def test_second_signal_kills(start):
+    parent = start(DEAF)
+    child = int(parent.stdout.readline())
+    parent.send_signal(signal.SIGINT)
+    time.sleep(0.2)
+    parent.send_signal(signal.SIGINT)  # the same one, from somebody else
+    time.sleep(stopping.ECHO + 0.2)
+    assert parent.poll() is None
+    parent.send_signal(signal.SIGINT)
+    assert parent.wait(30) == 1
+    assert "killed by a second signal" in parent.stderr.read()
+    assert gone(child)
+
+
+def test_signal_before_anything_can_be_saved(start):
+    parent = start(WAIT)
+    parent.stdout.readline()
+    parent.send_signal(signal.SIGTERM)
+    assert parent.wait(30) == 75
+    assert "stopped before its first step" in parent.stderr.read()
+
+
+def test_child_ends_with_its_parent(start):
+    parent = start(WAIT)
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    assert gone(child)

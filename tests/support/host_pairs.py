@@ -1,0 +1,120 @@
+"""Runs of two processes with two CPU devices each, on this machine."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from support import xla_flags
+from support.helpers import SMALL, config, leaves
+
+from rsmatch_jax import train
+from rsmatch_jax.runs.checkpoint import Checkpoints
+from rsmatch_jax.runtime.stopping import Stop
+
+ROOT = pathlib.Path(__file__).parents[2]
+COMMON = {
+    **SMALL,
+    "eval.every_steps": 1000,
+    "checkpoint.every_steps": 4,
+    "checkpoint.keep": 1000,
+    "log.every_steps": 2,
+    "method.threshold": 0.15,
+}
+
+
+def start_pair(folder, keys, logs, *, second=None):
+    """The two processes' parents; each writes into logs/<number>. second: a workdir and
+    keys of process 1 alone."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    environ = {
+        **os.environ,
+        "XLA_FLAGS": xla_flags.with_devices(2),
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+    }
+    processes = []
+    first = (folder, keys)
+    for i, (folder, keys) in enumerate([first, second or first]):
+        with open(logs / str(i), "w") as file:
+            argv = [
+                *(sys.executable, "launch.py", "--config=configs/common.py"),
+                *(f"--config.{key}={value}" for key, value in keys.items()),
+                *(f"--workdir={folder}", f"--coordinator={address}"),
+                *("--num_processes=2", f"--process_id={i}"),
+            ]
+            processes.append(
+                subprocess.Popen(
+                    argv, cwd=ROOT, env=environ, stdout=file, stderr=subprocess.STDOUT
+                )
+            )
+    return processes
+
+
+def wait_for(words, path, processes, seconds=200):
+    deadline = time.monotonic() + seconds
+    while words not in path.read_text():
+        assert time.monotonic() < deadline, path.read_text()
+        assert all(p.poll() is None for p in processes), path.read_text()
+        time.sleep(0.1)
+
+
+def codes(processes, seconds=200):
+    try:
+        return [p.wait(seconds) for p in processes]
+    finally:
+        for p in processes:
+            p.kill()
+
+
+class StopAfter(Stop):
+    def __init__(self, steps):
+        super().__init__()
+        self.left = steps
+
+    def due(self):
+        self.left -= 1
+        return self.left <= 0
+
+
+def alone(folder, keys, stop=None):
+    """The same run in this process, on one device."""
+    devices = jax.local_devices()[:1]
+    return train.run(config(**keys), str(folder), devices=devices, stop=stop)
+
+
+def saved(folder, step, like):
+    checkpoints = Checkpoints(str(folder), keep=None)
+    restored = checkpoints.restore(step, like)
+    checkpoints.close()
+    return restored
+
+
+def logged(folder, last):
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if line["step"] <= last]
+
+
+def assert_alike(folder, other, step, like):
+    """States and metrics but for rounding; the queue to the bit."""
+    a, b = (leaves(saved(f, step, like).state) for f in (folder, other))
+    assert a.keys() == b.keys()
+    for path in a:
+        if "queue" in path or not np.issubdtype(a[path].dtype, np.floating):
+            np.testing.assert_array_equal(a[path], b[path], err_msg=path)
+        else:
+            np.testing.assert_allclose(a[path], b[path], atol=1e-5, err_msg=path)
+    assert any("queue" in path for path in a) == ("queue" in like.extra)
+    lines, others = logged(folder, step), logged(other, step)
+    assert len(lines) == len(others) > 0
+    for line, same in zip(lines, others, strict=True):
+        assert line.keys() == same.keys()
+        for name, value in line.items():
+            assert value == pytest.approx(same[name], abs=1e-5), name

@@ -1,0 +1,51 @@
+"""Whole runs on the `fake` set: four steps, and what is left of them."""
+
+import json
+
+import jax
+from support.helpers import TINY, build, config
+
+from rsmatch_jax import train
+from rsmatch_jax.runs import logbook
+from rsmatch_jax.runs.checkpoint import Checkpoints
+
+KEYS = {
+    **TINY,
+    "train.num_steps": 4,
+    "eval.every_steps": 2,
+    "checkpoint.every_steps": 2,
+    "log.every_steps": 3,  # on purpose out of step with the checkpoints
+    "input.randaugment_ops": 0,  # compiles faster
+    "method.threshold": 0.15,  # that some image passes at once
+}
+ONE_NETWORK = {"method.rsmatch.individual_models": False}  # compiles faster
+
+
+def run(folder, devices=1, **overrides):
+    return train.run(
+        config(**{**KEYS, **overrides}),
+        str(folder),
+        devices=jax.local_devices()[:devices],
+    )
+
+
+def first_state(**overrides):
+    return build(**{**KEYS, **overrides})[2].init_state()
+
+
+def saved_state(folder, step, like):
+    checkpoints = Checkpoints(str(folder), keep=None)
+    state = checkpoints.restore(step, like).state
+    checkpoints.close()
+    return state
+
+
+def lines(folder):
+    with open(folder / logbook.METRICS_FILE) as f:
+        return [json.loads(line) for line in f]
+
+
+def timeless(result):
+    return {
+        k: v for k, v in result.items() if k not in ("seconds", "images_per_second")
+    }

@@ -1,0 +1,89 @@
+"""Workdirs as runs leave them, of networks that nobody has trained."""
+
+import dataclasses
+import json
+import re
+
+import jax
+import numpy as np
+from support.helpers import build, config
+
+from rsmatch_jax.deploy import saved
+from rsmatch_jax.engine import experiment
+from rsmatch_jax.methods.catalogue import Dims
+from rsmatch_jax.runs import workdir
+from rsmatch_jax.runs.checkpoint import Checkpoints
+
+
+def in_memory(**overrides):
+    """(saved.Saved of step 0, task of the `fake` set); nothing is on disk."""
+    _, task, exp = build(**overrides)
+    names = task.class_names, task.generator_names
+    return saved.Saved("a run", 0, exp, exp.init_state(), task.name, *names), task
+
+
+def make(folder, steps=(7,), **overrides):
+    """(experiment, {step: state}) of a new workdir on the `fake` set; best = the first
+    of the steps."""
+    c, task, exp = build(**overrides)
+    about = experiment.describe_data(task, exp.dims)
+    workdir.claim(str(folder), c.to_dict(), task.split.arrays(), about)
+    return exp, save(folder, exp, steps)
+
+
+def make_encoded(folder, size):
+    """As `make`, of a run with data.image_size whose data are nowhere."""
+    c = config(**{"data.image_size": size, "data.name": "/gone/set"})
+    exp = experiment.build(
+        c, Dims(4, (size, size, 3), 1, 4, 8, 16, 40), "set", jax.local_devices()[:1]
+    )
+    about = {
+        "dataset": "set",
+        "class_names": ["cat", "dog", "owl", "yak"],
+        "generator_names": ["sd"],
+        "dims": dataclasses.asdict(exp.dims),
+    }
+    workdir.claim(str(folder), c.to_dict(), {}, about)
+    return exp, save(folder, exp, (7,))
+
+
+def save(folder, exp, steps):
+    checkpoints, states = Checkpoints(str(folder), keep=9), {}
+    for step in steps:
+        states[step] = unlike(exp.init_state(), step)
+        checkpoints.save(step, states[step], {}, best=steps[0])
+    checkpoints.close()
+    return states
+
+
+def unlike(state, seed):
+    """Shadow and running statistics that differ from a fresh state's, and from the
+    parameters."""
+    rng = np.random.default_rng(seed)
+
+    def moved(leaf):
+        return leaf + 0.05 * rng.standard_normal(leaf.shape).astype(np.float32)
+
+    def more(leaf):
+        return leaf + rng.random(leaf.shape).astype(np.float32)
+
+    return state.replace(
+        ema=jax.tree.map(moved, state.ema), stats=jax.tree.map(more, state.stats)
+    )
+
+
+def edit(folder, name, change):
+    """Changes a JSON file of a workdir in place."""
+    content = json.loads((folder / name).read_text())
+    change(content)
+    (folder / name).write_text(json.dumps(content))
+
+
+def check_refused(ask, folder, argv, said, capsys):
+    """ask(folder, *argv) exits with 2 and says so; nothing new lies in the folder."""
+    before = sorted(folder.iterdir())
+    assert ask(folder, *(arg.format(run=folder) for arg in argv)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert re.search(said, error, re.DOTALL), error
+    assert sorted(folder.iterdir()) == before
