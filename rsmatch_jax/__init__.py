@@ -11,8 +11,6 @@ From Python, a trained run:
 Everything else is a command, or internal and may change.
 """
 
-__version__ = "0.1.0"
-
 
 def load(workdir: str, step: str = "last", *, batch_size: int = 256):
     """The trained model of a run of launch.py, an `rsmatch_jax.inference.Model`: EMA

@@ -1,4 +1,4 @@
-"""Exceptions whose message is for the user, and what a command ends with."""
+"""Exceptions whose message is for the user, and the exit code of a command."""
 
 import contextlib
 import os
@@ -20,20 +20,36 @@ class RunFailed(RuntimeError):
     """A run cannot go on, for a reason that is no programming error. Exit code 1."""
 
 
-STOPPED = 75  # by a signal, after saving
+STOPPED = 75  # exit code of a run that a signal stopped after it was saved
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """The message of an error on one line of at most `limit` characters.
+
+    A longer message loses its middle: XLA's and Orbax's run over pages, and the end
+    may hold the reason.
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    half = (limit - 5) // 2
+    return text if len(text) <= limit else f"{text[:half]} ... {text[-half:]}"
 
 
 def exit_code(
     command: Callable[[], None], go_on: str, *, resumable: bool = False
 ) -> int:
-    """Runs a command: 0 done, 1 it failed, 2 the request was wrong.
+    """Runs a command and returns its exit code.
 
-    go_on: what the user may do after a failure or Ctrl-C. resumable: the same command
-    goes on where it was; then SIGTERM ends it as Ctrl-C does, with STOPPED. A traceback
-    is shown only for what nobody foresaw.
+    0: done. 1: it failed. 2: the request was wrong. 75: stopped, and resumable. A
+    traceback is printed only for an exception that is neither a RequestError, a
+    RunFailed nor an OSError.
+
+    Args:
+        go_on: what the user can do after a failure or Ctrl-C.
+        resumable: the same command continues where it stopped. Then SIGTERM ends it as
+            Ctrl-C does, with exit code 75.
     """
     try:
-        with _terminated_as_interrupted() if resumable else contextlib.nullcontext():
+        with _sigterm_as_ctrl_c() if resumable else contextlib.nullcontext():
             command()
         sys.stdout.flush()
     except RequestError as e:
@@ -42,21 +58,24 @@ def exit_code(
     except RunFailed as e:
         sys.stderr.write(f"error: {e}\n")
         return 1
-    except BrokenPipeError:  # `| head` has seen enough
+    except BrokenPipeError:  # the reader of stdout, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as e:
+        sys.stderr.write(f"error: {e}; {go_on}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write(f"\ninterrupted; {go_on}\n")
         return STOPPED if resumable else 1
     except Exception:
         traceback.print_exc()
-        sys.stderr.write(f"error: it failed as said above; {go_on}\n")
+        sys.stderr.write(f"error: the command failed, see above; {go_on}\n")
         return 1
     return 0
 
 
 @contextlib.contextmanager
-def _terminated_as_interrupted():
+def _sigterm_as_ctrl_c():
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

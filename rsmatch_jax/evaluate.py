@@ -10,7 +10,6 @@ data are now, if not where the run had them.
 Exit codes: 0 done, 1 it failed, 2 the request was wrong.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,10 +17,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from rsmatch_jax import files, terminal
 from rsmatch_jax.deploy import saved
 from rsmatch_jax.errors import exit_code
 from rsmatch_jax.metrics import measure, scores
-from rsmatch_jax.runs import logbook, workdir
+from rsmatch_jax.runs import workdir
 from rsmatch_jax.terminal import Parser
 
 MOST_CONFUSED = 5
@@ -79,7 +79,7 @@ def evaluate(
         batch_size=run.exp.config.eval.batch_size,
         devices=devices,
     )
-    return logbook.plain(
+    return files.plain(
         {
             "step": run.step,
             **found.figures,
@@ -120,12 +120,7 @@ def describe(found: dict[str, Any]) -> Iterator[str]:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 done, 1 failed, 2 the request was wrong."""
-    parser = Parser(
-        prog="rsmatch_jax.evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("evaluate", __doc__)
     saved.add_flags(parser)
     saved.add_data_flags(parser)
     parser.add_argument("--out", metavar="FILE.json")
@@ -140,9 +135,9 @@ def main(argv: list[str] | None = None) -> int:
             synthetic_pool=args.synthetic_pool,
         )
         for line in describe(found):
-            logbook.say(line)
+            terminal.say(line)
         if args.out is not None:
-            logbook.write_json(args.out, found)
+            files.write_json(args.out, found)
 
     return exit_code(command, "nothing was changed; the same command starts over")
 

@@ -10,7 +10,6 @@ it comes from.
 Exit codes: 0 done, 1 it failed, 2 the request was wrong.
 """
 
-import argparse
 import contextlib
 import hashlib
 import os
@@ -22,9 +21,10 @@ import jax
 import jax.export
 import numpy as np
 
+from rsmatch_jax import files
 from rsmatch_jax.deploy import card, frozen, saved
 from rsmatch_jax.errors import RequestError, exit_code
-from rsmatch_jax.runs import logbook, workdir
+from rsmatch_jax.runs import workdir
 from rsmatch_jax.terminal import Parser, say
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -69,9 +69,9 @@ def write(run: saved.Saved, out: str) -> dict[str, Any]:
         platforms=PLATFORMS,
     )
     try:
-        logbook.replace_bytes(out, data)
-        logbook.write_json(f"{out}.json", made)
-        logbook.replace_text(f"{out}.md", card.text(made, os.path.basename(out)))
+        files.write_bytes(out, data)
+        files.write_json(f"{out}.json", made)
+        files.write_text(f"{out}.md", card.text(made, os.path.basename(out)))
     except OSError as e:
         raise RequestError(f"--out={out} cannot be written: {e}") from e
     return made
@@ -79,12 +79,7 @@ def write(run: saved.Saved, out: str) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 done, 1 failed, 2 the request was wrong."""
-    parser = Parser(
-        prog="python -m rsmatch_jax.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("export", __doc__)
     saved.add_flags(parser)
     parser.add_argument("--out", metavar="FILE", required=True)
 

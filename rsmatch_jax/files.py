@@ -1,20 +1,162 @@
-"""Locks between processes. The system gives one back however its holder ends."""
+"""Atomic writes, JSON, locks between processes, and the cache folder."""
 
 import contextlib
 import fcntl
+import json
+import math
 import os
+import tempfile
+import threading
 import time
-from collections.abc import Iterator
-from typing import IO
+from collections.abc import Iterator, Mapping
+from typing import IO, Any, TextIO
+
+import numpy as np
 
 from rsmatch_jax.errors import RequestError
 
-# Whoever only asks whether a lock is free holds it for a moment.
-_GLANCE = 0.1  # seconds
+TEMPORARY = ".tmp"  # ends the name of a file that is being written
+_LOCK_RETRY = 0.1  # seconds; a process that only tests a lock holds it for less
 
 
-def take(file: IO) -> bool:
-    """Whether the lock of an open file is this process's now, until that is closed."""
+def write_bytes(path: str, content: bytes, *, sync_folder: bool = True):
+    """Writes a file atomically: it has all of `content`, or stays as it was.
+
+    The content is on disk when this returns, so that it survives a power cut. Several
+    processes and threads may write the same path at the same time.
+    sync_folder: False saves a wait per file; call `sync` on the folder after the last.
+    """
+    temporary = f"{path}.{os.getpid()}-{threading.get_ident()}{TEMPORARY}"
+    try:
+        with open(temporary, "wb") as f:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+        raise
+    if sync_folder:
+        sync(os.path.dirname(path) or ".")
+
+
+def write_text(path: str, text: str):
+    """Writes a UTF-8 file atomically, see `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str, content: Mapping[str, Any]):
+    """Writes a JSON file atomically. NaN and infinities become null."""
+    text = json.dumps(plain(content), indent=1, allow_nan=False, ensure_ascii=False)
+    write_text(path, text + "\n")
+
+
+def read_json(path: str) -> dict[str, Any] | None:
+    """Returns the object in a JSON file, or None if there is no such file.
+
+    Raises:
+        RequestError: the file cannot be read or holds no JSON object.
+    """
+    try:
+        with open(path, encoding="utf-8") as f:
+            content = json.load(f)
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}")
+        return content
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError) as e:  # also a binary file, or a folder
+        raise RequestError(
+            f"{path} cannot be read: {e}. Restore it, or move it away"
+        ) from None
+
+
+@contextlib.contextmanager
+def writing(path: str) -> Iterator[TextIO]:
+    """Opens a text file that replaces `path` at the end of the block.
+
+    An exception in the block leaves `path` as it was.
+
+    Raises:
+        RequestError: the file cannot be written.
+    """
+    temporary = f"{path}.{os.getpid()}{TEMPORARY}"
+    try:
+        with open(temporary, "w", encoding="utf-8") as f:
+            yield f
+        os.replace(temporary, path)
+    except OSError as e:
+        raise RequestError(f"--out={path} cannot be written: {e}") from e
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+
+
+def append(path: str, line: bytes):
+    """Appends a line and brings it to disk. If the disk is full, none of it stays."""
+    is_new = not os.path.exists(path)
+    # Unbuffered: closing the file must not write what an error has left over.
+    with open(path, "ab", buffering=0) as f:
+        start = f.tell()
+        try:
+            while line:
+                line = line[f.write(line) :]
+            os.fsync(f.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                f.truncate(start)
+            raise
+    if is_new:
+        sync(os.path.dirname(path) or ".")
+
+
+def sync(path: str):
+    """Brings the content of a file, or the names in a folder, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_output(path: str | None, extension: str = ".json"):
+    """Raises RequestError if no file --out=`path` can be written; None passes."""
+    if path is None:
+        return
+    folder = os.path.dirname(path) or "."
+    if not path.endswith(extension) or os.path.isdir(path):
+        raise RequestError(f"--out={path} is no file name; use --out=FILE{extension}")
+    if not os.path.isdir(folder):
+        raise RequestError(f"--out={path}: there is no folder {folder}; make it first")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+        if os.path.exists(path):
+            open(path, "r+b").close()
+    except OSError as e:
+        raise RequestError(
+            f"--out={path} cannot be written ({e.strerror}); choose another"
+        ) from None
+
+
+def plain(value: Any) -> Any:
+    """Converts to JSON types: numpy scalars to Python's, non-finite numbers to None."""
+    if isinstance(value, Mapping):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def try_lock(file: IO) -> bool:
+    """Tries to lock an open file until it is closed; True if this process holds it.
+
+    The system releases the lock however the process ends.
+    """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -22,28 +164,29 @@ def take(file: IO) -> bool:
     return True
 
 
-def wait(file: IO):
-    """Takes the lock of an open file once nobody holds it."""
+def wait_for_lock(file: IO):
+    """Locks an open file until it is closed, once no other process holds the lock."""
     fcntl.flock(file, fcntl.LOCK_EX)
 
 
 @contextlib.contextmanager
-def held(path: str, taken: str) -> Iterator[None]:
-    """Holds the lock of a file, which is made.
+def locked(path: str, message: str) -> Iterator[None]:
+    """Holds the lock of the file `path`, which is created, for the block.
 
-    Raises: RequestError with the message `taken` where another process holds it,
-    OSError where no such file can be.
+    Raises:
+        RequestError: another process holds it; the text is `message`.
+        OSError: the file cannot be created.
     """
     with open(path, "w") as file:
-        if not take(file):
-            time.sleep(_GLANCE)
-            if not take(file):
-                raise RequestError(taken)
+        if not try_lock(file):
+            time.sleep(_LOCK_RETRY)
+            if not try_lock(file):
+                raise RequestError(message)
         yield
 
 
 def default_cache_dir(cache_dir: str | None) -> str:
-    """`cache_dir`, or rsmatch_jax below $XDG_CACHE_HOME or ~/.cache."""
+    """Returns `cache_dir`, or rsmatch_jax below $XDG_CACHE_HOME or ~/.cache."""
     if not cache_dir:
         home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         cache_dir = os.path.join(home, "rsmatch_jax")

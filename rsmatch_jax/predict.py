@@ -12,7 +12,6 @@ what could not be read, goes to stderr. It takes the first local device.
 Exit codes: 0 done, 1 some images could not be read, 2 the request was wrong.
 """
 
-import argparse
 import collections
 import contextlib
 import json
@@ -23,10 +22,11 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from rsmatch_jax import files
 from rsmatch_jax.data.images import image_files, image_source
 from rsmatch_jax.deploy import frozen, saved
 from rsmatch_jax.errors import RequestError, RunFailed, exit_code
-from rsmatch_jax.runs import logbook, workdir
+from rsmatch_jax.runs import workdir
 from rsmatch_jax.runtime import compilation
 from rsmatch_jax.terminal import Parser, Progress
 
@@ -99,12 +99,7 @@ def lines(
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 done, 1 some images could not be read, 2 the request was wrong."""
-    parser = Parser(
-        prog="python -m rsmatch_jax.predict",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("predict", __doc__)
     saved.add_flags(parser)
     parser.add_argument("--top", metavar="K", type=int, default=0)
     parser.add_argument("--batch_size", metavar="N", type=int, default=frozen.BATCH)
@@ -124,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
         with contextlib.ExitStack() as stack:
             out = sys.stdout
             if args.out is not None:
-                out = stack.enter_context(logbook.replacing(args.out))
+                out = stack.enter_context(files.writing(args.out))
             stack.enter_context(image_source.bombs_refused_by_name())
             unreadable = run(model, paths, out, top=args.top, note=_note)
         if unreadable:

@@ -19,21 +19,20 @@ import dataclasses
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 
 from absl import flags
 
+from rsmatch_jax import terminal
 from rsmatch_jax.engine import checks, config_file
 from rsmatch_jax.errors import RequestError, RunFailed, exit_code
 from rsmatch_jax.report import grid
 from rsmatch_jax.report.grid import Cell, Sweep, Value
-from rsmatch_jax.runs import logbook, workdir
-from rsmatch_jax.runs.logbook import say
-from rsmatch_jax.runtime.stopping import ECHO
-from rsmatch_jax.terminal import Parser
+from rsmatch_jax.runs import workdir
+from rsmatch_jax.runtime import child
+from rsmatch_jax.terminal import Parser, say
 
 GO_ON = "the same command goes on where it stopped"
 PATIENCE = 60.0  # seconds that an interrupted run has to save
@@ -126,43 +125,18 @@ def _run_all(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
         left = sum(seconds) / len(seconds) * (len(to_do) - i)
         say(
             f"[{i}/{len(to_do)}] {r.title}: {outcome}, {seconds[-1]:.0f} s; "
-            f"{logbook.duration(left)} left"
+            f"{terminal.duration(left)} left"
         )
     return failed, busy
 
 
 def _launch(r: Run) -> int:
-    """Exit code of one run. It has a session of its own: Ctrl-C reaches it once,
-    through here, and it may save."""
+    """Exit code of one run, which may save when Ctrl-C stops the sweep."""
     os.makedirs(os.path.dirname(r.workdir), exist_ok=True)
+    # A shard of a sweep is a process alone, whatever has started it.
+    command = [sys.executable, _launcher(), *r.argv, "--num_processes=1"]
     with open(f"{r.workdir}.log", "a") as log:
-        process = subprocess.Popen(
-            # A shard of a sweep is a process alone, whatever has started it.
-            [sys.executable, _launcher(), *r.argv, "--num_processes=1"],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            _stop(process)
-            raise
-
-
-def _stop(process: subprocess.Popen):
-    """Has a run save and end; at most PATIENCE is waited, or until the next Ctrl-C."""
-    process.terminate()
-    begin = time.monotonic()
-    while process.poll() is None:
-        try:
-            process.wait(max(0.0, begin + PATIENCE - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-        except KeyboardInterrupt:
-            if time.monotonic() - begin > ECHO:
-                process.kill()
+        return child.run(command, stdout=log, stderr=log, patience=PATIENCE)
 
 
 def _runs(
@@ -202,7 +176,7 @@ def _overrides(sweep: Sweep, given: Sequence[str]) -> dict[str, Value]:
     cell = sweep.cells[0]
     argv = ["launch.py", f"--config={grid.config_path(cell.config)}", *given]
     config, _, _ = config_file.parse(argv, lambda values: None)
-    values = logbook.flat(config.to_dict())
+    values = workdir.flat(config.to_dict())
     keys = config_file.override_keys(argv)
     if "seed" in keys:
         raise RequestError("--config.seed: a sweep takes --seeds=0,1,2")
@@ -254,12 +228,7 @@ def _launcher() -> str:
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="python -m rsmatch_jax.sweep",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("sweep", __doc__)
     add = parser.add_argument
     add("name", metavar="NAME", help="table1, table2, table3 or another sweep")
     add("--dry_run", action="store_true", help="print the launch lines, run nothing")

@@ -7,9 +7,9 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from rsmatch_jax.errors import RequestError
+from rsmatch_jax.errors import RequestError, exit_code
 
 REPORT_SECONDS = 5.0
 
@@ -25,10 +25,36 @@ def say(text: str = ""):
 
 
 class Parser(argparse.ArgumentParser):
-    """Turns a wrong flag into a RequestError."""
+    """The flags of a command. A wrong flag raises RequestError; none is abbreviated."""
+
+    def __init__(self, module: str, description: str | None):
+        """module: dotted, below rsmatch_jax. description: the module's docstring."""
+        super().__init__(
+            prog=f"python -m rsmatch_jax.{module}",
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
 
     def error(self, message: str):
         raise RequestError(f"{message}\n{self.format_usage().strip()}")
+
+
+def run_command(
+    parser: Parser,
+    argv: Sequence[str] | None,
+    command: Callable[[argparse.Namespace], None],
+    go_on: str,
+    *,
+    resumable: bool = False,
+) -> int:
+    """Parses argv (None = sys.argv[1:]) and runs the command; returns its exit code.
+
+    go_on, resumable: see `errors.exit_code`.
+    """
+    return exit_code(
+        lambda: command(parser.parse_args(argv)), go_on, resumable=resumable
+    )
 
 
 class Progress:
@@ -67,3 +93,30 @@ class Progress:
         """Counts as done what took no time because an earlier process did it."""
         self._first += max(0, done - self._done)
         self._done = max(done, self._done)
+
+
+def table(
+    head: Sequence[str], lines: Sequence[Sequence[str]], *, numbers: bool = False
+) -> str:
+    """A table with aligned columns; numbers: all but the first are set right."""
+    rows = [head, *lines]
+    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
+
+    def right(i):
+        return numbers and i > 0
+
+    aligned = [
+        [c.rjust(w) if right(i) else c.ljust(w) for i, (c, w) in cells]
+        for cells in (enumerate(zip(row, widths, strict=True)) for row in rows)
+    ]
+    rule = ["-" * (w - 1) + (":" if right(i) else "-") for i, w in enumerate(widths)]
+    return "\n".join(
+        f"| {' | '.join(line)} |" for line in [aligned[0], rule, *aligned[1:]]
+    )
+
+
+def duration(seconds: float) -> str:
+    """As people write it: 2h05m, 3m07s."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"

@@ -9,16 +9,16 @@ from typing import Any
 import jax
 import numpy as np
 
-import rsmatch_jax
 from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.engine import checks, experiment, feed, plan
 from rsmatch_jax.engine.loop import Loop
 from rsmatch_jax.errors import RunFailed
 from rsmatch_jax.runs import workdir
 from rsmatch_jax.runs.checkpoint import Checkpoints
-from rsmatch_jax.runs.logbook import say
 from rsmatch_jax.runtime import hosts, parallel
 from rsmatch_jax.runtime.stopping import Stop
+from rsmatch_jax.terminal import say
+from rsmatch_jax.version import __version__
 
 
 def run(
@@ -121,7 +121,7 @@ def run(
 def _require_equal_hosts(config: Any):
     hosts.require_equal(
         "package version",
-        f"{rsmatch_jax.__version__}, jax {jax.__version__}",
+        f"{__version__}, jax {jax.__version__}",
         "install the same on all machines",
     )
     hosts.require_equal(

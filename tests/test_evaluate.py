@@ -13,7 +13,7 @@ from support.helpers import TINY, config
 from rsmatch_jax import evaluate, train
 from rsmatch_jax.engine import experiment
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.runs import logbook, workdir
+from rsmatch_jax.runs import workdir
 from rsmatch_jax.runs.checkpoint import Checkpoints
 
 KEYS = {
@@ -49,7 +49,7 @@ def ask(folder, *argv):
 
 def logged(folder, step):
     """What the run wrote of an evaluation."""
-    with open(folder / logbook.METRICS_FILE) as f:
+    with open(folder / workdir.METRICS_FILE) as f:
         lines = [json.loads(line) for line in f]
     (line,) = [x for x in lines if x["step"] == step and "eval/test_accuracy" in x]
     return {key.removeprefix("eval/"): value for key, value in line.items()}

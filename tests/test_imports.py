@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # folders of their own.
 LEVELS = [
     ("errors",),
-    ("files", "terminal", "markdown"),
+    ("files", "terminal", "version"),
     ("runtime", "state", "losses", "optim"),
     ("models", "augment"),
     ("methods",),

@@ -87,12 +87,7 @@ def describe(
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 done, 1 some images could not be read, 2 the request was wrong."""
-    parser = Parser(
-        prog="python -m rsmatch_jax.analysis.explain",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("analysis.explain", __doc__)
     saved.add_flags(parser)
     saved.add_data_flags(parser)
     parser.add_argument("--set", metavar="NAME")

@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from rsmatch_jax import files
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.runs import logbook, workdir
+from rsmatch_jax.runs import workdir
 
 _SUFFIX = ".png"
 
@@ -27,7 +28,7 @@ def write(out: str, picture: bytes, content: dict[str, Any]):
     """Both, each of them whole or not at all. Raises RequestError where that cannot
     be."""
     try:
-        logbook.replace_bytes(out, picture)
-        logbook.write_json(beside(out), content)
+        files.write_bytes(out, picture)
+        files.write_json(beside(out), content)
     except OSError as e:
         raise RequestError(f"--out={out} cannot be written: {e}") from e

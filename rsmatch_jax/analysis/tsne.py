@@ -71,12 +71,7 @@ def describe(chosen: choice.Chosen, found: dict[str, features.Embedded]):
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 done, 1 failed, 2 the request was wrong."""
-    parser = Parser(
-        prog="python -m rsmatch_jax.analysis.tsne",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("analysis.tsne", __doc__)
     saved.add_flags(parser)
     saved.add_data_flags(parser)
     parser.add_argument("--images", metavar="N", type=int, default=IMAGES)

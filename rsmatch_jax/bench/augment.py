@@ -15,11 +15,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from rsmatch_jax import terminal
 from rsmatch_jax.augment import on_device, views
 from rsmatch_jax.bench.harness import child, request, results, timing, workload
 from rsmatch_jax.bench.harness.results import Limit, interval, number
 from rsmatch_jax.bench.rivals import pillow_views, tf_images
-from rsmatch_jax.runs import logbook
 
 DEVICE, PILLOW = "device", "Pillow"
 TFDATA = "tf.data in batches"  # this package's own
@@ -63,7 +63,7 @@ def measure(
     count, size = exp.dims.unlabeled_batch, exp.dims.image_shape[0]
     rng = np.random.default_rng(asked.config.seed)
     images = rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
-    logbook.say(
+    terminal.say(
         f"{count} images of {size} pixels at a time; device: "
         f"{asked.device.device_kind}, host: {results.cores()} core(s)"
     )
@@ -73,7 +73,7 @@ def measure(
         try:
             makers[name] = available()
         except ImportError as e:
-            logbook.say(f"{name}: not measured ({e})")
+            terminal.say(f"{name}: not measured ({e})")
 
     rows, runs = [], {}
     kinds = {"weak": 0}
@@ -91,7 +91,7 @@ def measure(
         exact = exact_operations(size, asked.device)
         differ = [name for name in views.OP_NAMES if name not in exact]
         if differ:
-            logbook.say(f"not equal to Pillow: {', '.join(differ)}")
+            terminal.say(f"not equal to Pillow: {', '.join(differ)}")
     found = figures(table, exact, asked, results.cores())
     return results.document(asked, "augment", found, table)
 
@@ -262,7 +262,7 @@ def _again_on_one_core(argv: list[str]):
     """The same command in a process that has one of this one's cores. Raises RunFailed
     where that fails; it has said why."""
     code = child.run("augment", argv[1:], core=max(os.sched_getaffinity(0)))
-    child.must(code, "the process on one core")
+    child.require_success(code, "the process on one core")
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, str]:

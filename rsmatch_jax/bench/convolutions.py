@@ -10,11 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rsmatch_jax import step
+from rsmatch_jax import step, terminal
 from rsmatch_jax.bench.harness import results, timing, workload
 from rsmatch_jax.bench.harness.results import interval, number
 from rsmatch_jax.engine.experiment import Experiment
-from rsmatch_jax.runs import logbook
 from rsmatch_jax.runtime import compilation
 
 DTYPES = ("float32", "bfloat16")  # the first is what the second is compared with
@@ -97,7 +96,7 @@ def measure(
     for i, conv in enumerate(convs):
         if clock() - begin > SECONDS:
             left = ", ".join(map(str, convs[i:]))
-            logbook.say(f"left out after {SECONDS:.0f} s: {left}")
+            terminal.say(f"left out after {SECONDS:.0f} s: {left}")
             break
         reference = None
         for dtype in DTYPES:

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 from absl import flags as absl_flags
 
+from rsmatch_jax import terminal
 from rsmatch_jax.bench.harness import request, results, timing, workload
 from rsmatch_jax.bench.harness.results import interval, number
-from rsmatch_jax.runs import logbook
 from rsmatch_jax.runtime import compilation, parallel
 from rsmatch_jax.state import TrainState
 
@@ -57,7 +57,7 @@ def main(argv: list[str]):
     own = OPTIONS["cpu" if asked.device.platform == "cpu" else "gpu"]
     content = measure(asked, own, asked.values.seconds)
     results.show([_shown(row) for row in content["rows"]])
-    logbook.say(f"\n{verdict(content['rows'])}")
+    terminal.say(f"\n{verdict(content['rows'])}")
     results.deliver(asked, content, LIMITS)
 
 
@@ -77,7 +77,7 @@ def measure(
     """
     begin = clock()
     exp = workload.build(asked.config, {"method.name": "fixmatch"}, asked.device)
-    logbook.say(
+    terminal.say(
         f"FixMatch, {exp.dims.batch_size} labelled + {exp.dims.unlabeled_batch} "
         f"unlabelled images a step, on {asked.device.device_kind}, with "
         f"compiler options one at a time: {len(options)} programs"
@@ -110,11 +110,11 @@ def measure(
         except Exception as e:
             row["failed"] = f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
             if not default.works():
-                logbook.say("the default fails by now, too: no more can be timed")
+                terminal.say("the default fails by now, too: no more can be timed")
                 break
-        logbook.say(f"  {label}: {row['failed'] or 'timed'}")
+        terminal.say(f"  {label}: {row['failed'] or 'timed'}")
     if left:
-        logbook.say(f"left out: {', '.join(left)}")
+        terminal.say(f"left out: {', '.join(left)}")
     first = {**_row(DEFAULT, {}), "loss_difference": 0.0}
     first["compile_seconds"] = default.compile_seconds
     first["temp_bytes"] = default.temp_bytes

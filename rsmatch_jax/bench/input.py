@@ -9,12 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from rsmatch_jax import terminal
 from rsmatch_jax.augment import on_device
 from rsmatch_jax.bench.harness import request, results, timing, workload
 from rsmatch_jax.bench.harness.results import interval, number
 from rsmatch_jax.data import resident, sampler
 from rsmatch_jax.engine.experiment import Experiment
-from rsmatch_jax.runs import logbook
 from rsmatch_jax.runtime import parallel
 
 RESIDENT, ORDERS, TFDATA = "resident, on the device", "its epoch orders", "tf.data"
@@ -40,7 +40,7 @@ def measure(
     """The bench's JSON; num_unlabeled: images to draw from."""
     exp = workload.build(asked.config, {}, asked.device)
     dims = exp.dims
-    logbook.say(
+    terminal.say(
         f"{dims.batch_size} labelled + {dims.unlabeled_batch} unlabelled images a "
         f"step, weak and strong (n = {exp.views.randaugment_ops}), of "
         f"{dims.num_labeled} and {num_unlabeled}; device: {asked.device.device_kind}, "
@@ -139,7 +139,7 @@ def _tf_data(exp: Experiment, lab, labels, unl) -> timing.Run | None:
     try:
         from rsmatch_jax.data import tf_pipeline  # lazy: TensorFlow
     except ImportError:
-        logbook.say("tf.data: not measured, for there is no TensorFlow")
+        terminal.say("tf.data: not measured, for there is no TensorFlow")
         return None
     config = exp.config
     stream = tf_pipeline.batches(

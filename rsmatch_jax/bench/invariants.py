@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from rsmatch_jax import terminal
 from rsmatch_jax.bench import step
 from rsmatch_jax.bench.harness import child, request, results, workload
 from rsmatch_jax.bench.harness import hlo as hlo_text
@@ -19,7 +20,6 @@ from rsmatch_jax.bench.harness.results import Limit
 from rsmatch_jax.engine import config_file, feed
 from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.errors import RequestError, RunFailed
-from rsmatch_jax.runs import logbook
 
 DEVICES = 4
 SIZES = {
@@ -51,7 +51,7 @@ def main(argv: list[str]):
     request.check(argv, lambda values: None)
     if _CHILD not in os.environ:
         code = child.run("invariants", argv[1:], environment=_environment())
-        child.must(code, f"the process with {DEVICES} devices")
+        child.require_success(code, f"the process with {DEVICES} devices")
         return
     own = set(SIZES) & set(config_file.override_keys(argv))
     if own:
@@ -63,7 +63,7 @@ def main(argv: list[str]):
 
 def measure(asked: request.Request) -> dict[str, Any]:
     """The bench's JSON. Raises RunFailed without DEVICES devices, all of them CPUs."""
-    logbook.say(
+    terminal.say(
         f"RSMatch, {SIZES['model.classifier']}, 16 + 32 images "
         f"of {PIXELS} pixels a step, on CPUs"
     )

@@ -14,12 +14,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from rsmatch_jax import terminal
 from rsmatch_jax.bench.harness import kernel_trace, request, results, timing, workload
 from rsmatch_jax.bench.harness.kernel_trace import Instruction, Kernel
 from rsmatch_jax.bench.harness.results import Limit, interval, number
 from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.errors import RunFailed
-from rsmatch_jax.runs import logbook
 
 METHODS = ("fixmatch", "rsmatch")
 LIMITS = {"G10": Limit("idle share of the device, RSMatch", 0.10, 0.03)}
@@ -46,7 +46,7 @@ def main(argv: list[str]):
     names = {row["row"]: row for row in content["rows"]}
     results.show(_class_table(names))
     for label, row in names.items():
-        logbook.say(f"the largest of {label}:")
+        terminal.say(f"the largest of {label}:")
         results.show([_kernel_row(k) for k in row["largest"]])
     results.deliver(asked, content, LIMITS)
 
@@ -69,20 +69,20 @@ def measure(
         for name in methods
     }
     c, steps = asked.config, WINDOW_STEPS[on]
-    logbook.say(
+    terminal.say(
         f"{windows} profiled windows of {steps} step(s), {c.train.batch_size} labelled "
         f"+ {c.train.batch_size * c.train.unlabeled_ratio} unlabelled images a step, "
         f"{c.model.classifier}, {c.model.dtype}, on {asked.device.device_kind}"
     )
     if on == "cpu":
-        logbook.say(
+        terminal.say(
             "  convolutions run out of a CPU profiler's sight: no idle share, and "
             "classes of the rest alone"
         )
     profiles = {name: Profile(exp, num_unlabeled) for name, exp in experiments.items()}
     for name, profile in profiles.items():
         profile.run(steps)
-        logbook.say(f"  {name}: compiled in {profile.compile_seconds:.1f} s")
+        terminal.say(f"  {name}: compiled in {profile.compile_seconds:.1f} s")
     seen, seconds = {name: [] for name in methods}, {name: [] for name in methods}
     for _ in range(windows):
         for name, profile in profiles.items():

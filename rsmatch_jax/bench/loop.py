@@ -10,12 +10,12 @@ import jax
 import numpy as np
 from absl import flags
 
+from rsmatch_jax import terminal
 from rsmatch_jax.bench import step
 from rsmatch_jax.bench.harness import request, results, timing, workload
 from rsmatch_jax.bench.harness.results import Limit, interval, number
 from rsmatch_jax.engine import feed
 from rsmatch_jax.engine.experiment import Experiment
-from rsmatch_jax.runs import logbook
 from rsmatch_jax.runs.history import Dispatched
 from rsmatch_jax.runtime import compilation, parallel
 from rsmatch_jax.step import repeat
@@ -115,7 +115,7 @@ def measure(
     on_cpu = device.platform == "cpu"
     loop = None if on_cpu else max(DISPATCH)
     other = "float32" if c.model.dtype == "bfloat16" else "bfloat16"
-    logbook.say(
+    terminal.say(
         f"{c.train.batch_size} labelled + "
         f"{c.train.batch_size * c.train.unlabeled_ratio} unlabelled images a step of "
         f"{workload.NUM_CLASSES * workload.PER_CLASS}, {c.model.classifier}, "
@@ -132,7 +132,7 @@ def measure(
     rows, runs, units = [], {}, {}
     for label, (method, dtype, values, with_input) in programs.items():
         if runs and clock() - begin > seconds_to_compile:
-            logbook.say(f"  {label}: left out, no time was left to compile it")
+            terminal.say(f"  {label}: left out, no time was left to compile it")
             continue
         exp = workload.build(c, {**values, "model.dtype": dtype}, device)
         if with_input:
@@ -156,7 +156,7 @@ def measure(
             runs[name] = program.turns(size)
             units[name] = size if size == 1 else DISPATCHES * size
             rows.append({"row": name, "steps_per_dispatch": size, **columns})
-        logbook.say(f"  {label}: compiled")
+        terminal.say(f"  {label}: compiled")
     seconds = workload.in_turns(runs, least_seconds, rounds, units)
     table = [{**row, **timed_columns(seconds, row)} for row in rows]
     return results.document(asked, "loop", figures(seconds, table, asked), table)

@@ -6,23 +6,21 @@ without TensorFlow.
 """
 
 import json
-import os
 import resource
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
+from rsmatch_jax import terminal
 from rsmatch_jax.bench.harness import child as children
 from rsmatch_jax.bench.harness import request, results, workload
 from rsmatch_jax.bench.harness.results import Limit, number
 from rsmatch_jax.data import resident
-from rsmatch_jax.engine import config_file
 from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.errors import exit_code
-from rsmatch_jax.runs import logbook
+from rsmatch_jax.runtime import child as child_process
 from rsmatch_jax.runtime import parallel
 
 MB = 1e6
@@ -57,10 +55,10 @@ def main(argv: list[str]):
     content = measure(argv)
     (row,) = content["rows"]
     results.show([_array_row(*item) for item in row["arrays"].items()])
-    logbook.say(f"in all {number(row['resident_bytes'] / MB, 1)} MB on the device")
+    terminal.say(f"in all {number(row['resident_bytes'] / MB, 1)} MB on the device")
     if row["measured_bytes"] is not None:
-        logbook.say(f"the device gave out {number(row['measured_bytes'] / MB, 1)} MB")
-    logbook.say(f"buffers within a step: {_megabytes(row['temp_bytes'])} MB")
+        terminal.say(f"the device gave out {number(row['measured_bytes'] / MB, 1)} MB")
+    terminal.say(f"buffers within a step: {_megabytes(row['temp_bytes'])} MB")
     results.show([_stage_row(stage) for stage in row["stages"]])
     results.deliver(request.parse(argv, PRESETS), content, LIMITS)
 
@@ -71,24 +69,16 @@ def measure(argv: Sequence[str]) -> dict[str, Any]:
     # Nothing is asked of the device before that process has ended: this one would keep
     # most of a GPU's memory from it.
     request.check(argv, lambda values: None)
-    paths = filter(None, [config_file.ROOT, os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
+    code, text = child_process.output(
         [sys.executable, "-c", CHILD, *request.without(argv[1:], "out")],
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(paths),
-            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # so that use can be told
-        },
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
+        environment={"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},  # so that use shows
     )
-    children.must(done.returncode, "the process that measures")
-    row = {"row": "rsmatch", **json.loads(done.stdout.splitlines()[-1])}
+    children.require_success(code, "the process that measures")
+    row = {"row": "rsmatch", **json.loads(text.splitlines()[-1])}
     asked = request.parse(argv, PRESETS)
     exp = workload.build(asked.config, _RSMATCH, asked.device)
     c, d = asked.config, exp.dims
-    logbook.say(
+    terminal.say(
         f"{d.num_labeled} labelled and {d.num_unlabeled} unlabelled images, {STEPS} "
         f"dispatches of RSMatch steps of {d.batch_size} + {d.unlabeled_batch}, "
         f"{c.model.classifier}, {c.model.dtype}, on {asked.device.device_kind}"
@@ -103,7 +93,7 @@ def child(argv: Sequence[str]):
     def measured():
         asked = request.parse(argv, PRESETS)
         exp = workload.build(asked.config, _RSMATCH, asked.device)
-        logbook.say(json.dumps(run(exp, stages)))
+        terminal.say(json.dumps(run(exp, stages)))
 
     sys.exit(exit_code(measured, "nothing was written"))
 

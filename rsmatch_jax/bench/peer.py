@@ -12,13 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from rsmatch_jax import terminal
 from rsmatch_jax.bench import loop
 from rsmatch_jax.bench.harness import request, results, timing, workload
 from rsmatch_jax.bench.harness.results import Limit, interval, number
 from rsmatch_jax.engine import checks, config_file
 from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.errors import RequestError, RunFailed
-from rsmatch_jax.runs import logbook
 
 OURS, OURS_INPUT = "JAX, fixed batch", "JAX, its own input"
 USB, USB_LOADER = "torch as in USB, fixed batch", "torch as in USB, its loader"
@@ -116,7 +116,7 @@ def measure(
     experiments = [_experiment(asked, dtype) for dtype in dict.fromkeys(dtypes)]
     d = experiments[0].dims
     images = d.batch_size + 2 * d.unlabeled_batch
-    logbook.say(
+    terminal.say(
         f"FixMatch, {d.batch_size} labelled + {d.unlabeled_batch} unlabelled images a "
         f"step ({images} rows), {asked.config.model.classifier}, on "
         f"{asked.device.device_kind}, host: {results.cores()} cores"
@@ -259,11 +259,11 @@ def _torch(exp: Experiment, device: jax.Device, num_unlabeled: int) -> Any:
             torch_programs,  # lazy: torch, which is optional
         )
     except (ImportError, OSError) as e:  # OSError: a library that it links to
-        logbook.say(f"PyTorch: not measured, for it is missing ({e}); {INSTALL}")
+        terminal.say(f"PyTorch: not measured, for it is missing ({e}); {INSTALL}")
         return None
     found = torch_programs.device(device.platform)
     if found is None:
-        logbook.say(
+        terminal.say(
             f"PyTorch: not measured, for the one installed sees no {device.platform}"
         )
         return None

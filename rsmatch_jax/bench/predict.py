@@ -13,9 +13,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from rsmatch_jax import terminal
 from rsmatch_jax.bench.harness import request, results, timing, workload
 from rsmatch_jax.bench.harness.results import Limit, interval, number
-from rsmatch_jax.runs import logbook
 from rsmatch_jax.runtime import compilation
 
 COMMAND, FORWARD = "files to JSON lines", "networks alone"
@@ -43,7 +43,7 @@ def measure(
     """The bench's JSON; count: images, which every round takes all."""
     model = _model(asked)
     parts = ", ".join(f"{name} {n:,}" for name, n in _parameters(model).items())
-    logbook.say(
+    terminal.say(
         f"{count} PNG files of {model.image_size} pixels, {model.batch_size} at a "
         f"time; parameters: {parts}; device: {asked.device.device_kind}, host: "
         f"{results.cores()} cores"

@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from rsmatch_jax import terminal
 from rsmatch_jax.bench.harness import hlo as hlo_text
 from rsmatch_jax.bench.harness import request, results, timing, workload
 from rsmatch_jax.bench.harness.results import Limit, interval, number
 from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.methods import csqueue
-from rsmatch_jax.runs import logbook
 from rsmatch_jax.runtime import parallel
 
 CLASSES = (10, 100, 1000)
@@ -49,7 +49,7 @@ def measure(
         {"method.name": "rsmatch", "method.rsmatch.classwise_queue": True, **smallest},
         asked.device,
     )
-    logbook.say(
+    terminal.say(
         f"N_q = {r.queue_length}, P = min({r.queue_classes}, K), Q = {r.queue_push}, "
         f"{exp.dims.unlabeled_batch} candidates, {exp.dims.batch_size} drawn "
         f"({r.queue_sample}), on {asked.device.device_kind}"

@@ -11,12 +11,11 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rsmatch_jax import markdown
+from rsmatch_jax import files, terminal
 from rsmatch_jax.bench import suite
 from rsmatch_jax.bench.harness import results
 from rsmatch_jax.engine import config_file
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.runs import logbook
 from rsmatch_jax.terminal import Parser
 
 BEGIN = "<!-- made by `python -m rsmatch_jax.bench records`, not by hand -->"
@@ -32,7 +31,7 @@ Documents = Mapping[str, Mapping[str, Any]]
 def main(argv: list[str]):
     """Writes the tables into the README. Raises RequestError for files that are not
     what they should be; then nothing is written."""
-    parser = Parser(prog="bench records", allow_abbrev=False)
+    parser = Parser("bench records", __doc__)
     for name in ("benchmarks", "README.md"):
         flag = "--folder" if name == "benchmarks" else "--readme"
         parser.add_argument(flag, default=os.path.join(config_file.ROOT, name))
@@ -40,8 +39,8 @@ def main(argv: list[str]):
     if rest:
         raise RequestError(f"{rest[0]!r} is no flag of bench records; see --help")
     text = write(asked.folder, asked.readme)
-    logbook.replace_text(asked.readme, text)
-    logbook.say(f"written: {asked.readme}")
+    files.write_text(asked.readme, text)
+    terminal.say(f"written: {asked.readme}")
 
 
 def write(folder: str, readme: str) -> str:
@@ -116,7 +115,7 @@ def figure_table(documents: Documents, kind: str) -> Iterator[str]:
         sign = ">=" if limit.at_least else "<="
         goal = "" if limit.goal is None else f"{sign} {limit.goal:g}"
         rows.append([name, limit.unit, value, f"{sign} {limit.must:g}", goal])
-    yield markdown.table(["figure", "what", "median (quartiles)", "must", "goal"], rows)
+    yield terminal.table(["figure", "what", "median (quartiles)", "must", "goal"], rows)
 
 
 def method_table(documents: Documents) -> Iterator[str]:
@@ -142,7 +141,7 @@ def method_table(documents: Documents) -> Iterator[str]:
                 ]
                 for row in part["rows"]
             ]
-            yield markdown.table(["method", "time / FixMatch's", "ms", "GFLOP"], rows)
+            yield terminal.table(["method", "time / FixMatch's", "ms", "GFLOP"], rows)
             yield ""
 
 

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rsmatch_jax import terminal
 from rsmatch_jax.bench import convolutions
 from rsmatch_jax.bench.harness import request, results, timing, workload
 from rsmatch_jax.bench.harness.results import interval, number
-from rsmatch_jax.runs import logbook
 
 PRESETS = {
     **request.PRESETS,
@@ -60,7 +60,7 @@ def measure(
     least = LEAST_SECONDS[asked.preset] if least_seconds is None else least_seconds
     rsmatch = {"method.name": "rsmatch", "method.rsmatch.individual_models": True}
     convs = convolutions.of_step(workload.build(asked.config, rsmatch, asked.device))
-    logbook.say(
+    terminal.say(
         f"memory, matrix products and {len(convs)} convolutions of "
         f"{asked.config.model.classifier} and {asked.config.model.detector}, each "
         f"forward, input and weight gradient, on {asked.device.device_kind}"
@@ -71,7 +71,7 @@ def measure(
         table += convolutions.measure(convs, rates, least, rounds, clock)
     failed = [row["row"] for row in table if row.get("failed")]
     if failed:
-        logbook.say(f"failed or not exact enough: {', '.join(failed)}")
+        terminal.say(f"failed or not exact enough: {', '.join(failed)}")
     return results.document(asked, "roofline", {}, table)
 
 

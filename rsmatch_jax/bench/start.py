@@ -12,10 +12,10 @@ import jax
 import numpy as np
 from absl import flags
 
+from rsmatch_jax import files, terminal
 from rsmatch_jax.bench import step
 from rsmatch_jax.bench.harness import child, request, results, timing, workload
 from rsmatch_jax.bench.harness.results import Limit, interval, number
-from rsmatch_jax.runs import logbook
 from rsmatch_jax.runtime import compilation
 
 COLD, WARM = "first start", "second start"
@@ -70,7 +70,9 @@ def _measured(own: list[str], folder: str, pair: int) -> dict[str, Any]:
         "JAX_COMPILATION_CACHE_DIR": "",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
     }
-    child.must(child.run("start", flags_, environment=environment), "a start")
+    child.require_success(
+        child.run("start", flags_, environment=environment), "a start"
+    )
     with open(out) as f:
         return json.load(f)
 
@@ -92,12 +94,12 @@ def _start(asked: request.Request, cache: str):
     compilation.compiled(lowered, asked.device.platform)
     compiling = time.perf_counter() - begin
     row = {"init_seconds": init, "trace_seconds": trace, "compile_seconds": compiling}
-    logbook.say(
+    terminal.say(
         f"  started: first state {init:.1f} s, traced {trace:.1f} s, "
         f"compiled {compiling:.1f} s"
     )
     if asked.out is not None:
-        logbook.write_json(asked.out, results.document(asked, "start", {}, [row]))
+        files.write_json(asked.out, results.document(asked, "start", {}, [row]))
 
 
 def _row(

@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from rsmatch_jax import terminal
 from rsmatch_jax.bench.harness import request, results, timing, workload
 from rsmatch_jax.bench.harness.results import Limit, interval, number
 from rsmatch_jax.engine import config_file
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.runs import logbook
 
 REFERENCE = "fixmatch"
 _RSMATCH = {
@@ -91,7 +91,7 @@ def measure(
         for label, values in rows.items()
     }
     c, device = asked.config, asked.device
-    logbook.say(
+    terminal.say(
         f"{c.train.batch_size} labelled + "
         f"{c.train.batch_size * c.train.unlabeled_ratio} unlabelled images a step, "
         f"{c.model.classifier}, {c.model.dtype}, on one of "
@@ -105,9 +105,9 @@ def measure(
         steps[label], seconds = timing.warm_up(programs[label].run, least)
         turn += steps[label] * seconds
         compiled = costs[label]["compile_seconds"]
-        logbook.say(f"  {label}: compiled in {compiled:.1f} s")
+        terminal.say(f"  {label}: compiled in {compiled:.1f} s")
     rounds = rounds or int(np.clip(TARGET_SECONDS / turn, *ROUNDS))
-    logbook.say(f"{rounds} rounds, about {rounds * turn:.0f} s")
+    terminal.say(f"{rounds} rounds, about {rounds * turn:.0f} s")
     seconds = timing.interleave(
         {label: program.run for label, program in programs.items()}, steps, rounds
     )

@@ -11,13 +11,13 @@ import json
 import os
 import shlex
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rsmatch_jax import files, terminal
 from rsmatch_jax.bench import (
     augment,
     flags,
@@ -35,7 +35,7 @@ from rsmatch_jax.bench import (
 from rsmatch_jax.bench.harness import child, request, results
 from rsmatch_jax.bench.harness.results import Limit
 from rsmatch_jax.errors import RunFailed
-from rsmatch_jax.runs import logbook
+from rsmatch_jax.runtime import child as child_process
 
 MODULES = (
     *(
@@ -133,7 +133,7 @@ def _main(argv: list[str]):
             environment["JAX_COMPILATION_CACHE_DIR"] = os.path.join(folder, "cache")
         for i, part in enumerate(PARTS[preset]):
             left = begin + SECONDS[preset] - time.monotonic()
-            logbook.say(f"\n{part.name} ({i + 1} of {len(PARTS[preset])})")
+            terminal.say(f"\n{part.name} ({i + 1} of {len(PARTS[preset])})")
             out, started = os.path.join(folder, f"{part.name}.json"), time.monotonic()
             code = None
             if left >= LEAST:
@@ -144,22 +144,22 @@ def _main(argv: list[str]):
                     seconds=min(part.seconds, left),
                 )
             if code == 2 and not documents:
-                child.must(code, f"bench {part.name}")
+                child.require_success(code, f"bench {part.name}")
             said = _said(code, out_of_time=left < part.seconds)
-            logbook.say(f"{part.name}: {said}")
+            terminal.say(f"{part.name}: {said}")
             if code == 0:
                 with open(out) as f:
                     documents[part.name] = json.load(f)
             seconds = time.monotonic() - started
             rows.append({"row": part.name, "seconds": seconds, "outcome": said})
             if documents and values.out is not None:
-                logbook.write_json(values.out, merge(given, load, documents, rows))
+                files.write_json(values.out, merge(given, load, documents, rows))
     failed = [row["row"] for row in rows if row["outcome"].startswith("failed")]
     if documents:
         results.show_figures(merge(given, load, documents, rows)["figures"], limits())
         results.show([_shown(row) for row in rows])
     if values.out is not None and documents:
-        logbook.say(f"written: {values.out}")
+        terminal.say(f"written: {values.out}")
     if failed:
         raise RunFailed(f"{', '.join(failed)} failed, see above; the rest was measured")
 
@@ -242,12 +242,10 @@ def limits() -> dict[str, Limit]:
 def _preset() -> str:
     """By the kind of the first device, which another process looks up."""
     program = "import jax; print(jax.local_devices()[0].platform)"
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RunFailed(f"JAX finds no device: {done.stderr.strip()[-300:]}")
-    return "cpu" if done.stdout.strip() == "cpu" else "gpu"
+    code, text = child_process.output([sys.executable, "-c", program])
+    if code:
+        raise RunFailed("JAX finds no device, see above")
+    return "cpu" if text.strip() == "cpu" else "gpu"
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, str]:

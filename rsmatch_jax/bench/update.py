@@ -13,12 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rsmatch_jax import optim
+from rsmatch_jax import optim, terminal
 from rsmatch_jax.bench.harness import hlo as hlo_text
 from rsmatch_jax.bench.harness import request, results, workload
 from rsmatch_jax.bench.harness.results import Limit, interval, number
 from rsmatch_jax.engine.experiment import Experiment
-from rsmatch_jax.runs import logbook
 from rsmatch_jax.runtime import compilation, parallel
 from rsmatch_jax.state import PyTree, TrainState
 
@@ -112,7 +111,7 @@ def measure(
         name: workload.build(asked.config, values, asked.device)
         for name, values in METHODS.items()
     }
-    logbook.say(
+    terminal.say(
         "SGD, weight decay and EMA of all weights, alone and in a train step of "
         f"{asked.config.train.batch_size} labelled + "
         f"{experiments['fixmatch'].dims.unlabeled_batch} unlabelled images, "

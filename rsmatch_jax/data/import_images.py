@@ -235,12 +235,7 @@ def _tf_write():
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="python -m rsmatch_jax.data.import_images",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("data.import_images", __doc__)
     add = parser.add_argument
     add("--layout", required=True, choices=sorted(LAYOUTS))
     add("--source", required=True, help="folder or zip; a zip is read in place")

@@ -7,13 +7,13 @@ from typing import Any
 
 import jax
 
-import rsmatch_jax
-from rsmatch_jax import markdown
+from rsmatch_jax import terminal
 from rsmatch_jax.data import normalise
 from rsmatch_jax.data.images import image_source
 from rsmatch_jax.data.stores import encoded
 from rsmatch_jax.deploy.saved import Saved
-from rsmatch_jax.runs import logbook, workdir
+from rsmatch_jax.runs import workdir
+from rsmatch_jax.version import __version__
 
 # This checkpoint's from metrics.jsonl, then the whole run's from result.json.
 FIGURES = {
@@ -79,7 +79,7 @@ def card(
             key: measured.get(f"eval/{key}", result.get(key) if i > 1 else None)
             for i, key in enumerate(FIGURES)
         },
-        "versions": {"rsmatch_jax": rsmatch_jax.__version__, "jax": jax.__version__},
+        "versions": {"rsmatch_jax": __version__, "jax": jax.__version__},
     }
 
 
@@ -101,7 +101,7 @@ def _evaluation(folder: str, step: int) -> dict[str, Any]:
     """What metrics.jsonl says of the evaluation at a step, {} where there was none."""
     found: dict[str, Any] = {}
     try:
-        with open(os.path.join(folder, logbook.METRICS_FILE), "rb") as f:
+        with open(os.path.join(folder, workdir.METRICS_FILE), "rb") as f:
             for line in f:
                 # A killed run may leave half a line.
                 if b'"eval/test_accuracy"' in line and line.endswith(b"\n"):
@@ -151,7 +151,7 @@ def text(made: Mapping[str, Any], file: str) -> str:
         "probabilities = np.asarray(jax.jit(model.call)(images))\n"
         "```",
         "Classes: " + ", ".join(listed) + ".",
-        *([markdown.table(["figure", "value"], figures)] if figures else []),
+        *([terminal.table(["figure", "value"], figures)] if figures else []),
         "Only the encoder and the head for real images are in the file: no detector, "
         "no queue, no head for synthetic images. The accuracies are on the dataset's "
         "own images, and the best one is chosen on them where the run had no "

@@ -11,16 +11,18 @@ from typing import Any
 import jax
 import numpy as np
 
+from rsmatch_jax import files
 from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.engine import feed, health, plan
 from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.metrics import measure, queue_picture
-from rsmatch_jax.runs import history, logbook, workdir
+from rsmatch_jax.runs import history, workdir
 from rsmatch_jax.runs.checkpoint import Checkpoints
 from rsmatch_jax.runs.history import Dispatched, Record, Stopwatch
-from rsmatch_jax.runs.logbook import Logbook, say
+from rsmatch_jax.runs.logbook import Logbook
 from rsmatch_jax.runtime import hosts
 from rsmatch_jax.runtime.stopping import Stop
+from rsmatch_jax.terminal import say
 
 # Dispatches under way at most, and steps that they may have beside the first: enough
 # that the device never waits for the host, few enough that a stop need not wait long.
@@ -214,7 +216,7 @@ class Loop:
             (workdir.CONFUSION_FILE, confusion.getvalue()),
             (workdir.MISTAKES_FILE, measured.mistakes.to_bytes()),
         ):
-            logbook.replace_bytes(os.path.join(self.folder, name), content)
+            files.write_bytes(os.path.join(self.folder, name), content)
         if metrics["queue_fill"]:
             sheet = queue_picture.draw_queue(
                 os.path.join(self.folder, workdir.QUEUE_PICTURE),
@@ -266,5 +268,5 @@ class Loop:
             step=self.step,
             fingerprint=fingerprint if saved_step == self.step else None,
         )
-        logbook.write_json(os.path.join(self.folder, logbook.RESULT_FILE), result)
+        files.write_json(os.path.join(self.folder, workdir.RESULT_FILE), result)
         return result

@@ -11,14 +11,13 @@ those that are not there, which takes the run's data (--data_dir=DIR and
 Exit codes: 0 done, 1 something could not be drawn, 2 the request was wrong.
 """
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 
+from rsmatch_jax import files
 from rsmatch_jax.errors import RequestError, RunFailed, exit_code
 from rsmatch_jax.report import collect, detail, page, tables, text
-from rsmatch_jax.runs import logbook
 from rsmatch_jax.terminal import Parser
 
 
@@ -50,7 +49,7 @@ def report(folders: Sequence[str], out: str | None, draw: Sequence[str] | None =
     for folder in folders:
         found = {**collect.find(folder), **found}
         records = {**collect.find_records(folder), **records}
-    logbook.check_out(out, ".html")
+    files.check_output(out, ".html")
     stem = out.removesuffix(".html")
     _require_something(folders, found, records)
     made = [tables.of_sweep(base, record, found) for base, record in records.values()]
@@ -113,12 +112,7 @@ def _require_something(folders, found, records):
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="python -m rsmatch_jax.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("report", __doc__)
     parser.add_argument("folders", metavar="DIR", nargs="+")
     parser.add_argument("--out", metavar="FILE.html", help="the page")
     parser.add_argument("--draw", action="store_true", help="what is not drawn yet")

@@ -8,7 +8,7 @@ from typing import Any
 
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.report import grid
-from rsmatch_jax.runs import logbook, workdir
+from rsmatch_jax.runs import workdir
 
 # What is shown of a run, and where result.json has it. Accuracies are shares of one.
 FIGURES = {
@@ -74,7 +74,7 @@ def find(folder: str) -> dict[str, Run | Broken]:
     return {
         os.path.realpath(root): read(root)
         for root, files in _walk(folder)
-        if logbook.RESULT_FILE in files
+        if workdir.RESULT_FILE in files
     }
 
 
@@ -94,7 +94,7 @@ def find_records(folder: str) -> dict[str, tuple[str, dict[str, Any]]]:
 
 def read(folder: str) -> Run | Broken:
     """A workdir with a result.json."""
-    path = os.path.join(folder, logbook.RESULT_FILE)
+    path = os.path.join(folder, workdir.RESULT_FILE)
     try:
         result = workdir.read_result(folder)
         test = result["test"]
@@ -129,7 +129,7 @@ def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
 def read_lines(folder: str) -> tuple[Mapping[str, Any], ...]:
     """All lines of a run's metrics.jsonl; none where it has none. Raises RequestError
     where they are no JSON."""
-    path = os.path.join(folder, logbook.METRICS_FILE)
+    path = os.path.join(folder, workdir.METRICS_FILE)
     try:
         with open(path) as f:
             lines = [json.loads(line) for line in f if line.endswith("\n")]

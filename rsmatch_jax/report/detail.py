@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rsmatch_jax import files
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.metrics import mistakes
 from rsmatch_jax.report.collect import Run, read_lines
@@ -93,6 +94,6 @@ def _pictures(folder: str) -> dict[str, Picture]:
         if os.path.exists(path):
             with open(path, "rb") as f:
                 png = f.read()
-            facts = workdir.read_json(os.path.splitext(path)[0] + ".json")
+            facts = files.read_json(os.path.splitext(path)[0] + ".json")
             found[name] = Picture(png, facts or {})
     return found

@@ -13,7 +13,7 @@ from rsmatch_jax import files
 from rsmatch_jax.engine import checks
 from rsmatch_jax.engine.config_file import CONFIGS
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.runs import logbook, workdir
+from rsmatch_jax.runs import workdir
 
 RECORD_SUFFIX = ".sweep.json"
 PAPER = ("table1", "table2", "table3")
@@ -77,7 +77,7 @@ class Cell:
     def folder(self) -> str:
         """A name for the cell's runs, equal for equal settings: what two tables share
         is run once. Overrides that only repeat the config file are left out."""
-        plain = logbook.flat(load_config(self.config).to_dict())
+        plain = workdir.flat(load_config(self.config).to_dict())
         own = {k: v for k, v in self.overrides.items() if v != plain[k]}
         method = own.pop("method.name", plain["method.name"])
         parts = [f"{key.rsplit('.', 1)[1]}={own[key]}" for key in sorted(own)]
@@ -123,7 +123,7 @@ def load_config(name: str) -> Any:
 
 def setting(config: Mapping[str, Any]) -> dict[str, Value]:
     """{dotted key: value} of what two runs must share to be repetitions."""
-    flat = logbook.flat(config)
+    flat = workdir.flat(config)
     return {k: v for k, v in flat.items() if not k.startswith(NOT_THE_SETTING)}
 
 
@@ -163,7 +163,7 @@ def write_record(out: str, sweep: Sweep, seeds: list[int], more: Mapping[str, Va
     """
     path = os.path.join(out, sweep.name + RECORD_SUFFIX)
     with open(f"{path}.lock", "w") as lock:
-        files.wait(lock)
+        files.wait_for_lock(lock)
         earlier = read_record(path) if os.path.exists(path) else None
         if earlier is not None:
             began, now = (
@@ -176,7 +176,7 @@ def write_record(out: str, sweep: Sweep, seeds: list[int], more: Mapping[str, Va
                     f"are {now}; use the same, or another --out"
                 )
             seeds = sorted({*earlier["seeds"], *seeds})
-        logbook.write_json(
+        files.write_json(
             path,
             {
                 **dataclasses.asdict(sweep),

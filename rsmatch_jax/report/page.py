@@ -7,10 +7,10 @@ from typing import Any
 
 import jinja2
 
+from rsmatch_jax import files
 from rsmatch_jax.report import curves, run_section, text
 from rsmatch_jax.report.detail import Detail
 from rsmatch_jax.report.tables import Table
-from rsmatch_jax.runs import logbook
 
 PICTURES = 12  # contact sheets of a table, at most
 
@@ -49,7 +49,7 @@ def write(path: str, tables: Sequence[Table], details: Sequence[Detail] = ()):
         ],
         runs=runs,
     )
-    logbook.replace_text(path, page)
+    files.write_text(path, page)
 
 
 def _row(table: Table, row: str) -> dict[str, Any]:

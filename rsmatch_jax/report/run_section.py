@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from rsmatch_jax import terminal
 from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.metrics import mistakes, scores
 from rsmatch_jax.report import run_curves
 from rsmatch_jax.report.detail import COMMANDS, GRADCAM, PICTURES, QUEUE, TSNE, Detail
-from rsmatch_jax.runs import logbook
+from rsmatch_jax.runs import workdir
 
 # Keys of result.json (dots lead into it), their titles; shares are shown in percent.
 SHARES = {
@@ -79,7 +80,7 @@ def section(detail: Detail) -> dict[str, Any]:
             for name, command in COMMANDS.items()
             if name not in detail.pictures
         ],
-        "config": sorted(logbook.flat(run.config).items()),
+        "config": sorted(workdir.flat(run.config).items()),
     }
 
 
@@ -102,7 +103,7 @@ def _figures(result: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     yield {
         "key": "seconds",
         "title": "time",
-        "text": logbook.duration(result["seconds"]),
+        "text": terminal.duration(result["seconds"]),
     }
 
 

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rsmatch_jax import markdown
+from rsmatch_jax import terminal
 from rsmatch_jax.report.collect import FIGURES, TEST_FIGURES, Broken, Run
 from rsmatch_jax.report.tables import Cell, Stat, Table
 
@@ -28,7 +28,7 @@ def section(table: Table) -> str:
         for what, texts in row_lines(table, cells):
             lines.append([row if what == "best" else "", what, *texts])
     head = ["", "%", *table.columns]
-    text = [f"## {table.title}", "", markdown.table(head, lines), ""]
+    text = [f"## {table.title}", "", terminal.table(head, lines), ""]
     return "\n".join([*text, *footnotes(table), ""])
 
 

@@ -5,20 +5,21 @@ files, queue.png, confusion.npy, mistakes.npz and result.json.
 """
 
 import contextlib
-import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from rsmatch_jax import files
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.runs import logbook
 
 CONFIG_FILE = "config.json"
+METRICS_FILE = "metrics.jsonl"
+RESULT_FILE = "result.json"
+PARAMETERS_FILE = "parameters.txt"
 SPLIT_FILE = "split.npz"
 DATA_FILE = "data.json"  # what a trained network must know of its data
 QUEUE_PICTURE = "queue.png"
@@ -36,9 +37,9 @@ FILES = (
     QUEUE_PICTURE,
     CONFUSION_FILE,
     MISTAKES_FILE,
-    logbook.METRICS_FILE,
-    logbook.PARAMETERS_FILE,
-    logbook.RESULT_FILE,
+    METRICS_FILE,
+    PARAMETERS_FILE,
+    RESULT_FILE,
 )
 
 # Keys that change how a run is carried out, never what it computes.
@@ -47,12 +48,12 @@ FREE = ("input.prefetch", "train.steps_per_dispatch", "checkpoint.", "log.")
 
 def read_config(workdir: str) -> dict[str, Any] | None:
     """The config of the run in `workdir`, None where there is no run."""
-    return read_json(os.path.join(workdir, CONFIG_FILE))
+    return files.read_json(os.path.join(workdir, CONFIG_FILE))
 
 
 def read_result(workdir: str) -> dict[str, Any] | None:
     """The run's result.json, None where there is none."""
-    return read_json(os.path.join(workdir, logbook.RESULT_FILE))
+    return files.read_json(os.path.join(workdir, RESULT_FILE))
 
 
 def check_writable(workdir: str, flag: str = "--workdir"):
@@ -102,7 +103,7 @@ def check_free(
 
 def read_data(workdir: str) -> dict[str, Any]:
     """What `claim` was told of the run's data. Raises RequestError where it is gone."""
-    found = read_json(os.path.join(workdir, DATA_FILE))
+    found = files.read_json(os.path.join(workdir, DATA_FILE))
     if found is None:
         raise RequestError(
             f"--workdir={workdir} holds no {DATA_FILE}, so nothing tells the classes "
@@ -131,8 +132,8 @@ def claim(
         for name in os.listdir(workdir):
             if name.endswith(_TEMPORARY):  # of a killed process, for we have the lock
                 os.remove(os.path.join(workdir, name))
-        logbook.write_json(os.path.join(workdir, CONFIG_FILE), config)
-        logbook.write_json(os.path.join(workdir, DATA_FILE), data)
+        files.write_json(os.path.join(workdir, CONFIG_FILE), config)
+        files.write_json(os.path.join(workdir, DATA_FILE), data)
         with open(path + _TEMPORARY, "wb") as f:
             np.savez(f, **split)
         os.replace(path + _TEMPORARY, path)
@@ -183,7 +184,7 @@ def check_out(
             raise RequestError(
                 f"--out={out}: {path} is among the files of the run; choose another"
             )
-        logbook.check_out(path, extension if path == out else "")
+        files.check_output(path, extension if path == out else "")
 
 
 def check_clearable(workdir: str):
@@ -227,7 +228,7 @@ def locked(workdir: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             os.makedirs(workdir, exist_ok=True)
-            stack.enter_context(files.held(os.path.join(workdir, LOCK_FILE), taken))
+            stack.enter_context(files.locked(os.path.join(workdir, LOCK_FILE), taken))
         except OSError as e:
             raise RequestError(
                 f"--workdir={workdir} cannot be written ({e}); choose another"
@@ -239,7 +240,7 @@ def is_locked(workdir: str) -> bool:
     """Whether a process is training there now."""
     try:
         with open(os.path.join(workdir, LOCK_FILE)) as file:
-            return not files.take(file)
+            return not files.try_lock(file)
     except OSError:
         return False
 
@@ -267,18 +268,12 @@ def _content(workdir: str) -> list[str]:
     return [n for n in names if n != LOCK_FILE and not n.endswith(_TEMPORARY)]
 
 
-def read_json(path: str) -> dict[str, Any] | None:
-    """A file of a run; None where it is not there. Raises RequestError where it holds
-    no JSON object."""
-    try:
-        with open(path) as f:
-            content = json.load(f)
-        if not isinstance(content, dict):
-            raise ValueError(f"it holds a {type(content).__name__}")
-        return content
-    except FileNotFoundError:
-        return None
-    except (ValueError, OSError) as e:  # also a binary file, or a folder
-        raise RequestError(
-            f"{path} cannot be read: {e}. Restore it, or move it away"
-        ) from None
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"group.key": value} of a nested dict."""
+    found = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found

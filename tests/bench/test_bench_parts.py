@@ -19,10 +19,11 @@ from rsmatch_jax.augment import views
 from rsmatch_jax.bench import __main__ as bench
 from rsmatch_jax.bench import augment, queue_cost
 from rsmatch_jax.bench import input as input_
-from rsmatch_jax.bench.harness import child, request, results
+from rsmatch_jax.bench.harness import request, results
 from rsmatch_jax.bench.rivals import pillow_views, tf_images
 from rsmatch_jax.data import resident, sampler, tf_augment
 from rsmatch_jax.methods import csqueue
+from rsmatch_jax.runtime import child as processes
 from rsmatch_jax.runtime import parallel
 
 SMALL = (
@@ -351,7 +352,7 @@ def test_the_augmentation_is_measured_on_one_core(monkeypatch, capfd):
         seen.append(command)
         return start([sys.executable, "-c", program], **kw)
 
-    monkeypatch.setattr(child.subprocess, "Popen", instead)
+    monkeypatch.setattr(processes.subprocess, "Popen", instead)
     ask = "import os; print('cores', len(os.sched_getaffinity(0))); raise SystemExit"
     for end in (0, 3):
         program = f"{ask}({end})"

@@ -13,10 +13,11 @@ import time
 
 import pytest
 
+from rsmatch_jax import files
 from rsmatch_jax.bench import __main__ as bench
 from rsmatch_jax.bench import readme_tables, suite
 from rsmatch_jax.bench.harness import child, request
-from rsmatch_jax.runs import logbook
+from rsmatch_jax.runtime import child as processes
 
 ROOT = pathlib.Path(__file__).parents[2]
 FIGURE = {"unit": "x", "must": 1, "goal": None, "holds": True, "spread": None}
@@ -45,11 +46,13 @@ def test_a_child_is_killed_with_all_it_has_started(monkeypatch):
 
     def instead(command, **kw):
         return popen(
-            [sys.executable, "-c", program], pass_fds=[write], stdin=pipe[0], **kw
+            [sys.executable, "-c", program],
+            pass_fds=[write],
+            **{**kw, "stdin": pipe[0]},
         )
 
     pipe = os.pipe()  # never written to: they wait
-    monkeypatch.setattr(child.subprocess, "Popen", instead)
+    monkeypatch.setattr(processes.subprocess, "Popen", instead)
     begin = time.monotonic()
     assert child.run("step", [], seconds=1.0) == -9
     assert time.monotonic() - begin < 30
@@ -72,7 +75,7 @@ def parts(monkeypatch):
         if isinstance(what, int):
             return what
         out = next(f for f in flags if f.startswith("--out=")).removeprefix("--out=")
-        logbook.write_json(out, what)
+        files.write_json(out, what)
         return 0
 
     monkeypatch.setattr(suite.child, "run", run)
@@ -139,7 +142,7 @@ def test_a_suite_that_is_ended_ends_its_part(tmp_path):
     program = f"""
     import subprocess, sys
     from rsmatch_jax.bench import __main__ as bench
-    from rsmatch_jax.bench.harness import child
+    from rsmatch_jax.runtime import child
     popen = subprocess.Popen
     asleep = [sys.executable, "-c", "import time; print('asleep'); time.sleep(600)"]
     child.subprocess.Popen = lambda command, **kw: popen(
@@ -237,7 +240,7 @@ def folder(tmp_path):
         content["figures"]["C5"] |= {"spread": [1.0, 6.0]}
         content["command"] = f"python -m {name}"
         content["device"]["load"] = 0.1
-        logbook.write_json(str(tmp_path / "benchmarks" / f"{name}.json"), content)
+        files.write_json(str(tmp_path / "benchmarks" / f"{name}.json"), content)
     return tmp_path
 
 
@@ -265,7 +268,7 @@ def test_the_readme_gets_its_tables(folder, capsys):
     gpu = document(G1=150.0, memory_host_mb=1500.0)
     gpu |= {"command": "python -m c", "device": {"platform": "gpu", "kind": "H"}}
     gpu["device"]["load"] = 1.0
-    logbook.write_json(str(folder / "benchmarks" / "c.json"), gpu)
+    files.write_json(str(folder / "benchmarks" / "c.json"), gpu)
     assert bench.main(["bench", "records", *flags]) == 0
     on_cpu, on_gpu = readme.read_text().split("**On a GPU**")
     assert "1,500" in on_gpu and "1,500" not in on_cpu

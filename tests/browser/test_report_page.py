@@ -10,7 +10,7 @@ from playwright import sync_api
 from support.runs import KEYS, run
 
 from rsmatch_jax.report import __main__ as report
-from rsmatch_jax.runs import logbook
+from rsmatch_jax.runs import workdir
 
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 # Chromium looks for updates by itself, which is no request of the page.
@@ -100,7 +100,7 @@ def test_figures_are_those_of_the_result(opened, folder):
         for row in opened_details(page)
     )
     assert config["train.batch_size"] == str(found["config"]["train"]["batch_size"])
-    assert len(config) == len(logbook.flat(found["config"]))
+    assert len(config) == len(workdir.flat(found["config"]))
 
 
 def opened_details(page):

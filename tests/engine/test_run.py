@@ -11,10 +11,10 @@ import pytest
 from support.helpers import assert_bit_equal, config
 from support.runs import KEYS, ONE_NETWORK, first_state, lines, run, saved_state
 
-from rsmatch_jax import train
+from rsmatch_jax import files, train
 from rsmatch_jax.engine import experiment
 from rsmatch_jax.errors import RequestError, RunFailed
-from rsmatch_jax.runs import logbook, workdir
+from rsmatch_jax.runs import workdir
 from rsmatch_jax.runs.checkpoint import Checkpoints
 
 
@@ -33,7 +33,7 @@ def test_files_of_a_run(tmp_path):
     } <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     with open(tmp_path / "r" / "result.json") as f:
-        assert json.load(f) == logbook.plain(result)
+        assert json.load(f) == files.plain(result)
     assert result["status"] == "finished"
     assert result["steps"] == 3
     confusion = np.load(tmp_path / "r" / "confusion.npy")
@@ -73,7 +73,7 @@ def test_finished_run_is_left_alone(tmp_path, capsys):
     first = run(tmp_path / "r", **{"train.num_steps": 2, "method.name": "supervised"})
     before = os.stat(tmp_path / "r" / "result.json").st_mtime_ns
     again = run(tmp_path / "r", **{"train.num_steps": 2, "method.name": "supervised"})
-    assert again == logbook.plain(first)
+    assert again == files.plain(first)
     assert os.stat(tmp_path / "r" / "result.json").st_mtime_ns == before
     assert "Nothing to do" in capsys.readouterr().out
 

@@ -10,11 +10,11 @@ import time
 import pytest
 from support import xla_flags
 
-from rsmatch_jax import sweep
+from rsmatch_jax import files, sweep
 from rsmatch_jax.engine import config_file
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.report import grid
-from rsmatch_jax.runs import logbook, workdir
+from rsmatch_jax.runs import workdir
 
 # As printed in Table 1 and 2: differences to "FixMatch (real only)".
 PRINTED = {
@@ -181,9 +181,9 @@ def pretend(monkeypatch):
         code = outcomes.get(r.cell.folder(), 0)
         config = r.cell.config_dict().to_dict()
         os.makedirs(r.workdir)
-        logbook.write_json(f"{r.workdir}/config.json", {**config, "seed": r.seed})
+        files.write_json(f"{r.workdir}/config.json", {**config, "seed": r.seed})
         result = {"status": "failed" if code else "finished", "test_accuracy": 0.5}
-        logbook.write_json(f"{r.workdir}/result.json", result)
+        files.write_json(f"{r.workdir}/result.json", result)
         return code
 
     monkeypatch.setattr(sweep, "_launch", launch)
@@ -278,7 +278,7 @@ def test_damaged_result_is_named_with_a_way_out(tmp_path, pretend, capsys, conte
     folder = grid.run_folder(str(tmp_path), fake_sweep().cells[0].folder(), 0)
     os.makedirs(folder)
     config = {**fake_sweep().cells[0].config_dict().to_dict(), "seed": 0}
-    logbook.write_json(f"{folder}/config.json", config)
+    files.write_json(f"{folder}/config.json", config)
     with open(f"{folder}/result.json", "w") as f:
         f.write(content)
     assert sweep.main(["mine", "--seeds=0", f"--out={tmp_path}"]) == 2

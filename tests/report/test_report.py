@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rsmatch_jax import files
 from rsmatch_jax.report import __main__ as report
 from rsmatch_jax.report import collect, curves, grid, tables
-from rsmatch_jax.runs import logbook
 
 SEEDS = [0, 1, 2]
 BEST = {
@@ -65,7 +65,7 @@ def write_run(folder, config, best, *, detector=None, status="finished", steps=2
         "queue_purity": detector and 1.0,
         "config": config,
     }
-    logbook.write_json(str(folder / "result.json"), result)
+    files.write_json(str(folder / "result.json"), result)
     with open(folder / "metrics.jsonl", "w") as f:
         for step in (10, 20):
             f.write(json.dumps({"step": step, "train/loss": 1.0}) + "\n")

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 from test_report import sweep, write_run
 
+from rsmatch_jax import files
 from rsmatch_jax.metrics import mistakes
 from rsmatch_jax.report import __main__ as report
 from rsmatch_jax.report import drawing, run_curves
-from rsmatch_jax.runs import logbook, workdir
+from rsmatch_jax.runs import workdir
 
 NAMES = ("cat", "dog", "<b>")
 CONFUSION = np.array([[7, 2, 1], [0, 9, 1], [5, 0, 5]])
@@ -25,7 +26,7 @@ def folder(tmp_path):
     config = {**sweep().cells[2].config_dict().to_dict(), "seed": 4}
     write_run(folder, config, 0.7, detector=0.9)
     data = {"class_names": NAMES, "generator_names": ["gen"]}
-    logbook.write_json(str(folder / workdir.DATA_FILE), data)
+    files.write_json(str(folder / workdir.DATA_FILE), data)
     np.save(folder / workdir.CONFUSION_FILE, CONFUSION)
     images = np.arange(4 * 48, dtype=np.uint8).reshape(4, 4, 4, 3)
     found = mistakes.Mistakes(
@@ -114,13 +115,13 @@ def test_pictures_and_figures_of_other_commands_are_taken_in(folder):
     for name in ("tsne", "gradcam"):
         Image.new("RGB", (4, 4)).save(folder / f"{name}.png")
     figures = {"probe_balanced_accuracy": 0.625, "centroid_distance": None}
-    logbook.write_json(str(folder / "tsne.json"), {"step": 20, "classifier": figures})
+    files.write_json(str(folder / "tsne.json"), {"step": 20, "classifier": figures})
     text = page(folder)
     assert text.count("data:image/png;base64,") == 7
     assert "not drawn yet" not in text
     assert rows(text, "<h2>Features of")[-1] == ["classifier", "62.50", ""]
     assert "Drawn at step" not in text  # the run's last step is 20
-    logbook.write_json(str(folder / "gradcam.json"), {"step": 10})
+    files.write_json(str(folder / "gradcam.json"), {"step": 10})
     assert page(folder).count("Drawn at step 10, not the last one.") == 1
 
 
@@ -131,7 +132,7 @@ def test_draw_makes_what_is_missing_or_old(folder, monkeypatch):
         def main(argv):
             asked.append((name, argv))
             Image.new("RGB", (4, 4)).save(folder / f"{name}.png")
-            logbook.write_json(str(folder / f"{name}.json"), {"step": 20})
+            files.write_json(str(folder / f"{name}.json"), {"step": 20})
             return code
 
         return main
@@ -144,7 +145,7 @@ def test_draw_makes_what_is_missing_or_old(folder, monkeypatch):
     assert asked == both and "not drawn yet" not in text
     page(folder, "--draw")
     assert asked == both
-    logbook.write_json(str(folder / "tsne.json"), {"step": 10})
+    files.write_json(str(folder / "tsne.json"), {"step": 10})
     mains["tsne.png"] = command("tsne", code=2)
     (folder / "report.html").unlink()
     assert report.main([str(folder), "--draw", "--data_dir=/d"]) == 1

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from rsmatch_jax import markdown
+from rsmatch_jax import files, terminal
 from rsmatch_jax.errors import RunFailed
 from rsmatch_jax.runs import history, logbook
 from rsmatch_jax.runs.history import Record, Stopwatch, interval_means
@@ -62,7 +62,7 @@ def test_event_files_that_cannot_be_written_end_no_run(tmp_path, capsys):
 
 def test_plain_makes_json_of_numpy():
     given = {"a": np.float32(0.5), "b": [np.int64(3), math.inf], "c": (None, "x")}
-    assert logbook.plain(given) == {"a": 0.5, "b": [3, None], "c": [None, "x"]}
+    assert files.plain(given) == {"a": 0.5, "b": [3, None], "c": [None, "x"]}
 
 
 def test_progress_names_rate_and_time_to_go(tmp_path, capsys):
@@ -98,12 +98,12 @@ def test_record_survives_saving():
 
 def test_tables_are_aligned():
     lines = [["a", "1,000.5"], ["longer", "2.0"]]
-    assert markdown.table(["method", "ms"], lines, numbers=True) == (
+    assert terminal.table(["method", "ms"], lines, numbers=True) == (
         "| method |      ms |\n"
         "| ------ | ------: |\n"
         "| a      | 1,000.5 |\n"
         "| longer |     2.0 |"
     )
-    assert markdown.table(["", "%"], [["x", "-"]]) == (
+    assert terminal.table(["", "%"], [["x", "-"]]) == (
         "|     | %   |\n| --- | --- |\n| x   | -   |"
     )

@@ -8,9 +8,10 @@ import pytest
 from support.helpers import assert_bit_equal, leaves
 from support.runs import ONE_NETWORK, first_state, lines, run, saved_state, timeless
 
+from rsmatch_jax import files
 from rsmatch_jax.engine import feed
 from rsmatch_jax.methods.catalogue import METHODS
-from rsmatch_jax.runs import logbook, workdir
+from rsmatch_jax.runs import workdir
 
 # Every method, and RSMatch on another rule.
 RESUMED = {
@@ -67,8 +68,8 @@ def killed_copy(folder, to, last):
     """The workdir as a kill leaves it that came before its checkpoint `last`."""
     shutil.copytree(folder, to)
     shutil.rmtree(to / "checkpoints" / str(last))
-    result = json.loads((to / logbook.RESULT_FILE).read_text())
-    logbook.write_json(to / logbook.RESULT_FILE, {**result, "status": "running"})
+    result = json.loads((to / workdir.RESULT_FILE).read_text())
+    files.write_json(to / workdir.RESULT_FILE, {**result, "status": "running"})
 
 
 @pytest.mark.parametrize("case", RESUMED)

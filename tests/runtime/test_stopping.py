@@ -12,8 +12,8 @@ import pytest
 from support.helpers import TINY, config
 from support.processes import with_default_signals
 
-from rsmatch_jax import train
-from rsmatch_jax.runs import logbook, workdir
+from rsmatch_jax import files, train
+from rsmatch_jax.runs import workdir
 from rsmatch_jax.runs.checkpoint import Checkpoints
 from rsmatch_jax.runtime.stopping import Stop
 
@@ -149,7 +149,7 @@ def run(folder, stop=None):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    return run(folder), (folder / logbook.METRICS_FILE).read_bytes()
+    return run(folder), (folder / workdir.METRICS_FILE).read_bytes()
 
 
 # Asked after step 1 (0), after step 2 (1), in its evaluation (2 to 7), after that (8),
@@ -167,10 +167,10 @@ def test_stopped_run_goes_on_as_if_nothing_had_been(tmp_path, undisturbed, times
     checkpoints.close()
     result = run(tmp_path)
     assert result["status"] == "finished"
-    assert (tmp_path / logbook.METRICS_FILE).read_bytes() == metrics
+    assert (tmp_path / workdir.METRICS_FILE).read_bytes() == metrics
     changing = {"seconds", "images_per_second"}
     assert {k: v for k, v in result.items() if k not in changing} == {
-        k: v for k, v in logbook.plain(whole).items() if k not in changing
+        k: v for k, v in files.plain(whole).items() if k not in changing
     }
     last = json.loads(metrics.splitlines()[-1])
     assert last["step"] == 5 and "eval/test_accuracy" in last

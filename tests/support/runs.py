@@ -6,7 +6,7 @@ import jax
 from support.helpers import TINY, build, config
 
 from rsmatch_jax import train
-from rsmatch_jax.runs import logbook
+from rsmatch_jax.runs import workdir
 from rsmatch_jax.runs.checkpoint import Checkpoints
 
 KEYS = {
@@ -41,7 +41,7 @@ def saved_state(folder, step, like):
 
 
 def lines(folder):
-    with open(folder / logbook.METRICS_FILE) as f:
+    with open(folder / workdir.METRICS_FILE) as f:
         return [json.loads(line) for line in f]
 
 

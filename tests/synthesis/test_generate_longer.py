@@ -15,6 +15,7 @@ from generate_helpers import (
     write_prompts,
 )
 
+from rsmatch_jax import files
 from rsmatch_jax.synthesis import durable
 from rsmatch_jax.synthesis.generate import __main__ as generate
 from rsmatch_jax.synthesis.generate import drawing, staging
@@ -105,7 +106,7 @@ def test_killed_at_every_write(tmp_path, drawn, at_once, monkeypatch):
     assert generate.main(flags()) == 0
     command = [*flags(), f"--prompts={longer(tmp_path)}"]
     begun = tree(tmp_path / "pool")
-    real = durable.write, durable.append
+    real = files.write_bytes, files.append
 
     class Killed(BaseException):
         pass

@@ -18,6 +18,7 @@ from generate_helpers import (
 )
 from support.disks import small_disk
 
+from rsmatch_jax import files
 from rsmatch_jax.data import import_images
 from rsmatch_jax.synthesis import durable
 from rsmatch_jax.synthesis.generate import __main__ as generate
@@ -134,7 +135,7 @@ def test_a_kill_while_writing_leaves_the_old_pool_or_the_new(
 def test_a_full_disk_exits_1_and_goes_on(
     tmp_path, model, request_of, capsys, monkeypatch
 ):
-    real, writes = durable.write, []
+    real, writes = files.write_bytes, []
 
     def full(path, *args, **kwargs):
         writes.append(path)

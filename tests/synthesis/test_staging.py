@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rsmatch_jax import files
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.synthesis import durable
 from rsmatch_jax.synthesis.generate import staging
 from rsmatch_jax.synthesis.generate.staging import Part, PoolHeader
 
@@ -36,7 +36,7 @@ def begun(out, name="a"):
     return part
 
 
-def files(part):
+def pictures(part):
     return sorted(os.listdir(os.path.join(part.folder, "pictures")))
 
 
@@ -59,7 +59,7 @@ def test_a_batch_is_found_again(out):
     first, second, third = again.entries
     assert (second.prompt, second.label, second.dropped) == (1, 1, "ugly")
     assert second.file is None
-    assert files(part) == [first.file, third.file]
+    assert pictures(part) == [first.file, third.file]
     # Area mean, by hand: the mean of a 2x2 block, which Pillow rounds twice.
     blocks = picture(2).reshape(4, 2, 4, 2, 3).astype(float).mean((1, 3))
     with Image.open(io.BytesIO(again.picture(third))) as image:
@@ -84,7 +84,7 @@ def test_missing_batches(out):
 def test_what_a_killed_process_leaves_is_cleaned(out):
     part = begun(out)
     part.stage(0, 4, PROMPTS, [picture(0), "x", picture(2)])
-    kept = files(part)
+    kept = pictures(part)
     with open(journal(part), "rb") as f:
         whole = f.read()
     for name in ("0000003.png", "0000004.png.tmp"):
@@ -94,9 +94,9 @@ def test_what_a_killed_process_leaves_is_cleaned(out):
         f.write(b'{"batch": 1, "pict')
     again = Part(out, "a")
     assert list(again.batches) == [0]
-    assert len(files(again)) == 4, "reading changes nothing"
+    assert len(pictures(again)) == 4, "reading changes nothing"
     again.begin(HEADER, VERSIONS)
-    assert files(again) == kept
+    assert pictures(again) == kept
     with open(journal(part), "rb") as f:
         assert f.read() == whole
 
@@ -114,7 +114,7 @@ def test_a_batch_without_its_files_does_not_count(out, damage):
     again = Part(out, "a")
     assert list(again.batches) == [1]
     again.begin(HEADER, VERSIONS)
-    assert files(again) == ["0000003.png"]
+    assert pictures(again) == ["0000003.png"]
     again.stage(0, 4, PROMPTS, [picture(i) for i in range(3)])
     assert Part(out, "a").entries == part.entries
 
@@ -159,7 +159,7 @@ def test_batches_to_be_drawn_again_go_first(out):
     assert again.header == {**HEADER, **longer, "settings": HEADER["settings"]} | {
         "environments": [VERSIONS]
     }
-    assert files(again) == [f"000000{i}.png" for i in range(3)]
+    assert pictures(again) == [f"000000{i}.png" for i in range(3)]
 
 
 def test_environments_are_noted_once(out):
@@ -206,7 +206,7 @@ def test_a_full_disk_loses_only_the_batch(out, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         real(descriptor)
 
-    monkeypatch.setattr(durable.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     # Two files, their folder, the journal: the disk is full at each of these.
     for allowed in range(4):
         calls.clear()

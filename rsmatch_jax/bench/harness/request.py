@@ -9,8 +9,8 @@ from typing import Any
 import jax
 from absl import flags
 
+from rsmatch_jax import files
 from rsmatch_jax.engine import config_file
-from rsmatch_jax.runs import logbook
 
 PRESETS = {
     "cpu": {"train.batch_size": 4, "train.unlabeled_ratio": 7},
@@ -66,7 +66,7 @@ def check(
     is not touched. Raises RequestError as `parse` does."""
     file, rest = _config_file(argv[1:])
     _, name, values = config_file.parse([argv[0], *file, *rest], _definitions(define))
-    logbook.check_out(values.out)
+    files.check_output(values.out)
     return name, values
 
 

@@ -11,11 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from rsmatch_jax import markdown
+from rsmatch_jax import files, terminal
 from rsmatch_jax.bench.harness import timing
 from rsmatch_jax.bench.harness.request import Request
 from rsmatch_jax.bench.harness.timing import Spread
-from rsmatch_jax.runs import logbook
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 # Rivals of some benches: named where they are installed.
@@ -87,8 +86,8 @@ def deliver(
     """Shows the figures with their limits, and writes the JSON file if asked to."""
     show_figures(content["figures"], limits)
     if request.out is not None:
-        logbook.write_json(request.out, content)
-        logbook.say(f"written: {request.out}")
+        files.write_json(request.out, content)
+        terminal.say(f"written: {request.out}")
 
 
 def show_figures(
@@ -96,13 +95,13 @@ def show_figures(
 ) -> None:
     """A table on the terminal of {ID: figure}, and which miss what they must reach."""
     if not figures:
-        logbook.say("\nno limit applies at these sizes on this device\n")
+        terminal.say("\nno limit applies at these sizes on this device\n")
         return
     show([_figure_row(name, f, limits[name]) for name, f in figures.items()])
-    logbook.say()
+    terminal.say()
     missed = [name for name, f in figures.items() if not f["holds"]]
     if missed:
-        logbook.say(
+        terminal.say(
             f"does not hold: {', '.join(missed)}. This is a measurement and no "
             "failure: the exit code is 0"
         )
@@ -111,7 +110,7 @@ def show_figures(
 def show(rows: Sequence[Mapping[str, str]]):
     """A table on the terminal, of dicts with equal keys."""
     lines = [list(row.values()) for row in rows]
-    logbook.say(f"\n{markdown.table(list(rows[0]), lines, numbers=True)}")
+    terminal.say(f"\n{terminal.table(list(rows[0]), lines, numbers=True)}")
 
 
 def number(value: float | None, digits: int = 2) -> str:

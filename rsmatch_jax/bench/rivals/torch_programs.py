@@ -10,12 +10,12 @@ import shutil
 import numpy as np
 import torch
 
+from rsmatch_jax import terminal
 from rsmatch_jax.bench.harness import results, timing, workload
 from rsmatch_jax.bench.rivals import torch_loader
 from rsmatch_jax.bench.rivals.torch_fixmatch import AsInUSB, Batch, Lean, Settings
 from rsmatch_jax.data import normalise
 from rsmatch_jax.engine.experiment import Experiment
-from rsmatch_jax.runs import logbook
 
 SHARED_MEMORY = "/dev/shm"  # through which workers hand over their batches
 
@@ -81,7 +81,7 @@ class Programs:
         )
         if program.why_not is not None:
             why = program.why_not.strip().split("\n", 1)[0]
-            logbook.say(f"lean torch stays eager, for torch.compile failed: {why}")
+            terminal.say(f"lean torch stays eager, for torch.compile failed: {why}")
 
         def run(steps):
             for _ in range(steps):
@@ -108,7 +108,7 @@ class Programs:
         """(workers wanted, how many of them there can be)."""
         wanted = max(1, results.cores() - 2)
         if importlib.util.find_spec("PIL") is None:
-            logbook.say("torch's loader: not measured, for there is no Pillow")
+            terminal.say("torch's loader: not measured, for there is no Pillow")
             return wanted, 0
         if not os.path.isdir(SHARED_MEMORY):
             return wanted, wanted
@@ -117,7 +117,7 @@ class Programs:
         # The batches ahead, and one that each worker is writing.
         fit = int(free // (batch * (torch_loader.PREFETCH + 1)))
         if fit < wanted:
-            logbook.say(
+            terminal.say(
                 f"{SHARED_MEMORY} has {free / 2**20:.0f} MiB, enough for {fit} of "
                 f"{wanted} loader workers: no fair comparison with the loader"
             )

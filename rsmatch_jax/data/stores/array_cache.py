@@ -159,7 +159,7 @@ def _write(
 def _lock(path: str, name: str) -> Iterator[None]:
     """Holds an advisory lock; it ends with the process, however that ends."""
     with open(path, "w") as f:
-        if not files.take(f):
+        if not files.try_lock(f):
             logging.info("Waiting for another process that decodes %s", name)
-            files.wait(f)
+            files.wait_for_lock(f)
         yield

@@ -17,7 +17,7 @@ import numpy as np
 from rsmatch_jax import files
 from rsmatch_jax.data.stores import arrays, dataset_folder
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.runs import logbook, workdir
+from rsmatch_jax.runs import workdir
 from rsmatch_jax.synthesis.ddpm.settings import DRAWING
 
 STAGING = ".staging"
@@ -52,7 +52,7 @@ def locked(folder: str, flag: str) -> Iterator[None]:
         f"{flag}: another process is at work in {folder}; wait for it, or name another "
         "folder"
     )
-    with files.held(os.path.join(folder, workdir.LOCK_FILE), taken):
+    with files.locked(os.path.join(folder, workdir.LOCK_FILE), taken):
         yield
 
 
@@ -81,7 +81,7 @@ def claim_training(
             f"{flag}: {folder} holds other training:\n{differing}\ngive what is there, "
             "name another folder, or delete this one"
         )
-    logbook.write_json(os.path.join(folder, TRAINING_FILE), content)
+    files.write_json(os.path.join(folder, TRAINING_FILE), content)
 
 
 def claim_drawing(staging: str, settings: Mapping[str, Any]):
@@ -90,7 +90,7 @@ def claim_drawing(staging: str, settings: Mapping[str, Any]):
     path = os.path.join(staging, DRAWING_FILE)
     if _read(path) != settings:
         shutil.rmtree(os.path.join(staging, DRAWN), ignore_errors=True)
-        logbook.write_json(path, dict(settings))
+        files.write_json(path, dict(settings))
 
 
 def keeper(staging: str) -> Callable[[int, Callable[[], np.ndarray]], np.ndarray]:

@@ -99,11 +99,8 @@ class Request:
 
 def parse(argv: Sequence[str]) -> Request:
     """Raises RequestError for flags that cannot be."""
-    parser = terminal.Parser(
-        prog="python -m rsmatch_jax.synthesis.ddpm",
-        description="Makes a synthetic pool with a diffusion model of our own.",
-        allow_abbrev=False,
-    )
+    description = "Makes a synthetic pool with a diffusion model of our own."
+    parser = terminal.Parser("synthesis.ddpm", description)
     add = parser.add_argument
     add("--dataset", required=True, help="digits, fake, a TFDS name, or a folder")
     add("--out", required=True, help="folder of the pool; unfinished work lies there")

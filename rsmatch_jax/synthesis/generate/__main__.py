@@ -267,12 +267,7 @@ def _summary(out: str, tally: pool_folder.Tally) -> str:
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="python -m rsmatch_jax.synthesis.generate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("synthesis.generate", __doc__)
     add = parser.add_argument
     known = ", ".join(pipelines.GENERATORS)
     add("--prompts", required=True, help="file of python -m rsmatch_jax...prompts")

@@ -14,9 +14,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from rsmatch_jax import files
 from rsmatch_jax.data.stores import dataset_folder
 from rsmatch_jax.errors import RequestError, RunFailed
-from rsmatch_jax.synthesis import durable
 from rsmatch_jax.synthesis.generate import staging
 from rsmatch_jax.synthesis.generate.staging import Part, PoolHeader
 
@@ -84,7 +84,7 @@ def write(out: str) -> Tally:
     )
     _install(new, out)
     mark = staging.state(out).encode()
-    durable.write(os.path.join(staging.folder_of(out), _WRITTEN), mark)
+    files.write_bytes(os.path.join(staging.folder_of(out), _WRITTEN), mark)
     return tally
 
 
@@ -171,12 +171,12 @@ def _install(new: str, out: str):
     info = dataset_folder.INFO
     names = sorted(os.listdir(new), key=lambda n: (n == info, not _SHARD.fullmatch(n)))
     for name in names:
-        durable.sync(os.path.join(new, name))
+        files.sync(os.path.join(new, name))
     for name in names:
         if name == info:  # all it names has to be there before
-            durable.sync(out)
+            files.sync(out)
         os.replace(os.path.join(new, name), os.path.join(out, name))
-    durable.sync(out)
+    files.sync(out)
     for name in os.listdir(out):
         if _SHARD.fullmatch(name) and name not in names:
             os.remove(os.path.join(out, name))

@@ -27,7 +27,6 @@ from rsmatch_jax.data.images import image_source
 from rsmatch_jax.data.stores import dataset_folder
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.runs.workdir import differences
-from rsmatch_jax.synthesis import durable
 
 STAGING = dataset_folder.STAGING
 KERNEL = image_source.KERNEL
@@ -108,14 +107,14 @@ def locked(out: str) -> Iterator[None]:
         f"--out={out}: another process is making this pool; wait for it, or name "
         "another folder"
     )
-    with files.held(os.path.join(folder_of(out), _LOCK), taken):
+    with files.locked(os.path.join(folder_of(out), _LOCK), taken):
         yield
 
 
 def read_pool(out: str) -> PoolHeader | None:
     """The pool's header; None where nothing is staged yet."""
     path = os.path.join(folder_of(out), _POOL)
-    content = durable.read_json(path)
+    content = files.read_json(path)
     if content is None:
         staged = os.path.join(folder_of(out), _GENERATORS)
         if os.path.isdir(staged) and any(
@@ -167,7 +166,8 @@ def register(out: str, pool: PoolHeader, generator: str) -> PoolHeader:
     if generator in known.generators:
         return known
     known = dataclasses.replace(known, generators=(*known.generators, generator))
-    durable.write_json(os.path.join(folder_of(out), _POOL), dataclasses.asdict(known))
+    os.makedirs(folder_of(out), exist_ok=True)
+    files.write_json(os.path.join(folder_of(out), _POOL), dataclasses.asdict(known))
     return known
 
 
@@ -177,7 +177,7 @@ class Part:
     def __init__(self, out: str, name: str):
         self.name = name
         self.folder = os.path.join(folder_of(out), _GENERATORS, name)
-        self.header: dict[str, Any] | None = durable.read_json(self._path(_HEADER))
+        self.header: dict[str, Any] | None = files.read_json(self._path(_HEADER))
         self.batches: dict[int, tuple[Entry, ...]] = {}
         self._broken = True
         if self.header is not None:
@@ -273,7 +273,7 @@ class Part:
             self._broken |= self.batches.pop(batch, None) is not None
         if self._broken:
             lines = [_journal_line(b, e) for b, e in self.batches.items()]
-            durable.write(self._path(_JOURNAL), b"".join(lines))
+            files.write_bytes(self._path(_JOURNAL), b"".join(lines))
             self._broken = False
         known = {e.file for e in self.entries}
         for name in os.listdir(self._path(_PICTURES)):
@@ -288,7 +288,8 @@ class Part:
             environments = [environment]
         header = {**header, "environments": environments}
         if header != self.header:
-            durable.write_json(self._path(_HEADER), header)
+            os.makedirs(self.folder, exist_ok=True)
+            files.write_json(self._path(_HEADER), header)
             self.header = header
 
     def stage(
@@ -310,19 +311,19 @@ class Part:
                 continue
             content, pixels = encode(picture, size)
             file = f"{index:07d}.png"
-            durable.write(self._path(_PICTURES, file), content, with_folder=False)
+            files.write_bytes(self._path(_PICTURES, file), content, sync_folder=False)
             entries.append(
                 Entry(
                     index,
                     label,
                     file=file,
                     bytes=len(content),
-                    content=durable.digest(content),
+                    content=_digest(content),
                     pixels=pixels,
                 )
             )
-        durable.sync(self._path(_PICTURES))
-        durable.append(self._path(_JOURNAL), _journal_line(batch, entries))
+        files.sync(self._path(_PICTURES))
+        files.append(self._path(_JOURNAL), _journal_line(batch, entries))
         self.batches[batch] = tuple(entries)
 
     def picture(self, entry: Entry) -> bytes:
@@ -330,7 +331,7 @@ class Part:
         path = self._path(_PICTURES, entry.file)
         with open(path, "rb") as f:
             content = f.read()
-        if durable.digest(content) != entry.content:
+        if _digest(content) != entry.content:
             raise RequestError(
                 f"{path} is damaged; delete it and start with the flags of "
                 f"{self.name} again, then it is drawn again"
@@ -368,3 +369,8 @@ def _journal_line(batch: int, entries: Sequence[Entry]) -> bytes:
 def _short(names: Sequence[str]) -> str:
     some = ", ".join(names[:4])
     return f"{some}, ... ({len(names)})" if len(names) > 4 else some
+
+
+def _digest(content: bytes) -> str:
+    """32 hex digits."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()

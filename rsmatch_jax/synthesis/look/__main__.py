@@ -174,12 +174,7 @@ def _note(line: str):
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="python -m rsmatch_jax.synthesis.look",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("synthesis.look", __doc__)
     add = parser.add_argument
     add("pool", metavar="POOL", help="folder of the pool")
     add("--real", required=True, help="the real set, as --config.data.name takes it")

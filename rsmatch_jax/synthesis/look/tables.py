@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rsmatch_jax import markdown
+from rsmatch_jax import terminal
 
 MAX_ROWS = 100  # of classes; look.json has all
 GREY_GAP = 0.10  # of a class's share of near-grey pictures, from here on it is told
@@ -141,7 +141,7 @@ def _by_class(figures: Mapping[str, Any], entry: Mapping[str, Any], show) -> str
         [name, *(show(of(entry)[i]) for _, of in groups)]
         for i, name in enumerate(names[:MAX_ROWS])
     ]
-    table = markdown.table(["class", *(n for n, _ in groups)], rows, numbers=True)
+    table = terminal.table(["class", *(n for n, _ in groups)], rows, numbers=True)
     more = len(names) - MAX_ROWS
     return table + (f"\nand {more} classes more, in look.json" if more > 0 else "")
 
@@ -174,7 +174,7 @@ def _duplicates(figures: Mapping[str, Any]) -> str:
         ["as a share", _share(pool["share"]), _share(real["share"])],
     ]
     cells = [[_SKIPPED if c is None else str(c) for c in row] for row in rows]
-    return markdown.table(["", "pool", "real"], cells, numbers=True)
+    return terminal.table(["", "pool", "real"], cells, numbers=True)
 
 
 def _copies(duplicates: Mapping[str, Any], which: str) -> list:
@@ -199,7 +199,7 @@ def _sets(figures: Mapping[str, Any]) -> str:
             ]
         )
     head = ["", "mean", "std", "blockiness", "files", "JPEG settings", "commonest"]
-    return markdown.table(head, rows, numbers=True)
+    return terminal.table(head, rows, numbers=True)
 
 
 def _probe(figures: Mapping[str, Any]) -> str:
@@ -223,7 +223,7 @@ def _probe(figures: Mapping[str, Any]) -> str:
         )
         lines.append(f"{name}: {_reading(value)}")
     head = ["seen", "balanced accuracy", *shown]
-    table = [markdown.table(head, rows, numbers=True)] if rows else []
+    table = [terminal.table(head, rows, numbers=True)] if rows else []
     lines.append(
         f"{probe['pictures']} pictures, half of them real, cross-validated; 0.5 is "
         "guessing. A network may still see what it does not."

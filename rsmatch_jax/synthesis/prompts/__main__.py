@@ -15,10 +15,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rsmatch_jax import terminal
+from rsmatch_jax import files, terminal
 from rsmatch_jax.data import class_names
 from rsmatch_jax.errors import RequestError, RunFailed, exit_code
-from rsmatch_jax.synthesis import durable
 from rsmatch_jax.synthesis.prompts import journal, jsonl, sentences, settings, words
 from rsmatch_jax.synthesis.prompts.journal import Tally
 from rsmatch_jax.synthesis.prompts.jsonl import Prompt
@@ -182,7 +181,7 @@ def _finish(out: str, header: Mapping[str, Any], tallies: Sequence[Tally]):
     for texts in zip(*(tally.texts for tally in tallies), strict=True):
         for label, text in enumerate(texts):
             lines.append(jsonl.prompt_line(Prompt(label, text)))
-    durable.write(out, "".join(lines).encode())
+    files.write_bytes(out, "".join(lines).encode())
 
 
 def _refuse_other(path: str, found: Mapping[str, Any], wanted: Mapping[str, Any]):

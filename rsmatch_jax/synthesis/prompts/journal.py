@@ -231,7 +231,7 @@ def opened(path: str) -> Iterator[Stage]:
         raise RequestError(f"--out: {path} cannot be written: {e}") from None
     with file:
         # Without a link: the run that held it has ended, and removed it, just now.
-        if not files.take(file) or not os.fstat(file.fileno()).st_nlink:
+        if not files.try_lock(file) or not os.fstat(file.fileno()).st_nlink:
             raise RequestError(
                 f"another run is writing {path}; wait for it, or name another --out"
             )

@@ -46,12 +46,7 @@ def check(args: argparse.Namespace, sampling: Sampling):
 def parse(argv: Sequence[str], description: str) -> tuple[argparse.Namespace, Sampling]:
     """All flags, and those that sampling hangs on. Raises: RequestError for a wrong
     one."""
-    parser = terminal.Parser(
-        prog="python -m rsmatch_jax.synthesis.prompts",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = terminal.Parser("synthesis.prompts", description)
     add = parser.add_argument
     add("--dataset", required=True, help="digits, a TFDS name or a dataset folder")
     add("--data_dir", help="where TFDS keeps its datasets (default TFDS's own)")

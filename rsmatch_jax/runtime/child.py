@@ -1,0 +1,108 @@
+"""Runs a command of this package in a process of its own. Does not import JAX.
+
+A child that fails, or that is killed for its time, takes nothing with it.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO
+
+from rsmatch_jax.runtime.stopping import ECHO
+
+ROOT = os.path.dirname(  # the folder that holds this package
+    os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+)
+
+
+def run(
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str] | None = None,
+    core: int | None = None,
+    seconds: float | None = None,
+    patience: float | None = None,
+    stdout: IO | None = None,
+    stderr: IO | int | None = None,
+) -> int:
+    """Runs a command to its end and returns its exit code, negative for a signal.
+
+    The child imports the same rsmatch_jax as this process.
+
+    Args:
+        command: the program and its arguments.
+        environment: variables to set beside those of this process.
+        core: the only CPU core that the child may use.
+        seconds: time limit, after which the child and all its children are killed.
+        patience: seconds that the child has to save and end after Ctrl-C here; a
+            second Ctrl-C kills it. None: Ctrl-C here kills it at once.
+        stdout, stderr: files for its output; None = those of this process.
+    """
+    paths = [ROOT, os.environ.get("PYTHONPATH", "")]
+    added = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), **(environment or {})}
+    # In a session of its own a terminal's Ctrl-C reaches the child through here alone.
+    new_session = seconds is not None or patience is not None
+    with _pinned(core):  # a new process inherits it, before it has any thread
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **added},
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=new_session,
+        )
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return -signal.SIGKILL
+    except KeyboardInterrupt:
+        if patience is not None:
+            _stop(process, patience)
+        raise
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            if new_session:
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                process.kill()
+        process.wait()
+
+
+def output(command: Sequence[str], **kwargs) -> tuple[int, str]:
+    """Runs a command as `run` does; returns its exit code and its stdout."""
+    with tempfile.TemporaryFile("w+") as file:
+        code = run(command, stdout=file, **kwargs)
+        file.seek(0)
+        return code, file.read()
+
+
+def _stop(process: subprocess.Popen, patience: float):
+    """Asks a child to save and end; kills it after `patience` or a second Ctrl-C."""
+    process.terminate()
+    begin = time.monotonic()
+    while process.poll() is None:
+        try:
+            process.wait(max(0.0, begin + patience - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+        except KeyboardInterrupt:
+            # One Ctrl-C may arrive twice, from the terminal and from a parent.
+            if time.monotonic() - begin > ECHO:
+                process.kill()
+
+
+@contextlib.contextmanager
+def _pinned(core: int | None) -> Iterator[None]:
+    if core is None:
+        yield
+        return
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})  # of this thread alone
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
