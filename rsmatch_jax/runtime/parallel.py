@@ -1,15 +1,19 @@
-"""The one place that names pmap: mapping, placement, collectives over devices.
+"""Mapping over devices, placement and collectives; the only module that names pmap.
 
 The state is replicated (sharding `P()`, no leading device axis); only the batch has a
 leading [devices, ...] axis. Rows are dealt to the devices like cards: row r of a
-global batch goes to device r mod D. Thus the first b rows of the global batch are the
+global batch goes to device r mod D. So the first b rows of the global batch are the
 first b/D rows of every device, and everything drawn for the global batch from one key
-is the same whatever D is.
+is the same for every D.
 
-D counts the devices of all processes of a run. Where they are several, state and batch
-are global arrays, of which each process holds the part on its own devices, and a mapped
-function must be lowered and compiled before it is called: called as it is, pmap would
-hand back arrays of this process alone, which can be neither saved nor fed again.
+D counts the devices of all processes of a run. With several processes, state and batch
+are global arrays, of which each process holds the part on its own devices. A mapped
+function must then be lowered and compiled before it is called: pmap, called directly,
+returns arrays of this process alone, which can be neither saved nor fed again.
+
+The functions for use inside a step take `axis`, the name of the mapped axis (of pmap
+or shard_map). None means one device and no collectives. A name that is not bound
+raises a NameError: no axis is ignored silently.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,15 +24,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-AXIS = "batch"
+AXIS = "batch"  # the axis of every function that this module maps
 PyTree = Any
 
 
 def map_step(step: Callable, devices: Sequence[jax.Device]) -> Callable:
-    """pmaps `step(state, batch) -> (state, metrics)`; the state is donated.
+    """Returns the pmap of `step(state, batch) -> (state, metrics)`.
 
-    Inside, collectives over AXIS are available and the batch is one device's share.
-    What `step` returns must be equal on all devices: nothing checks that here.
+    The state is donated. Inside, collectives over AXIS are available and the batch is
+    one device's share. `step` must return the same on all devices; nothing checks it.
     """
     return jax.pmap(
         step,
@@ -43,11 +47,10 @@ def map_step(step: Callable, devices: Sequence[jax.Device]) -> Callable:
 def map_resident_step(
     step: Callable, num_inputs: int, devices: Sequence[jax.Device]
 ) -> Callable:
-    """pmaps `step(state, *inputs) -> (state, metrics)` whose inputs lie whole on every
-    device; the state is donated, the inputs are not.
+    """Returns the pmap of `step(state, *inputs)` with inputs replicated on all devices.
 
-    The mapped function takes `ranks(devices)` after the inputs: pmap wants an argument
-    that differs from device to device.
+    The state is donated, the inputs are not. The mapped function takes `ranks(devices)`
+    after the inputs, because pmap needs an argument that differs between devices.
     """
 
     def on_one_device(state, *inputs_and_rank):
@@ -64,29 +67,29 @@ def map_resident_step(
 
 
 def all_devices() -> list[jax.Device]:
-    """Those of all processes, process by process."""
+    """The devices of all processes, ordered by process."""
     processes = range(jax.process_count())
     return [d for p in processes for d in jax.local_devices(process_index=p)]
 
 
 def ranks(devices: Sequence[jax.Device]) -> jax.Array:
-    """int32 [D], one number on each device."""
+    """Returns the numbers 0 to D - 1, int32 [D], one on each device."""
     numbers = np.arange(len(devices), dtype=np.int32)
-    return _place(numbers[_own(devices)], devices)
+    return _place(numbers[_local_positions(devices)], devices)
 
 
 def map_eval(forward: Callable, devices: Sequence[jax.Device]) -> Callable:
-    """pmaps `forward(variables, batch) -> rows`; rows keep their device axis."""
+    """Returns the pmap of `forward(variables, batch) -> rows`; rows are [D, ...]."""
     return jax.pmap(
         forward, axis_name=AXIS, in_axes=(None, 0), out_axes=0, devices=devices
     )
 
 
 def replicate(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
-    """Places a tree on all devices, without a device axis; every process has the same.
+    """Places a tree on all devices, without a device axis.
 
-    Done before step 1: otherwise the first step would reshard the donated state and
-    hold it twice.
+    Every process passes the same tree. A state is placed before step 1, because the
+    first step would otherwise reshard the donated state and hold it twice.
     """
     mesh = _mesh(devices)
     local = jax.device_put(tree, NamedSharding(mesh.local_mesh, PartitionSpec()))
@@ -98,72 +101,82 @@ def replicate(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
 
 
 def replicated(devices: Sequence[jax.Device]) -> NamedSharding:
-    """The placement of what `replicate` has placed."""
+    """Returns the sharding that `replicate` uses."""
     return NamedSharding(_mesh(devices), PartitionSpec())
 
 
 def own_rows(count: int, devices: Sequence[jax.Device]) -> np.ndarray:
-    """Positions of this process's rows in a global batch of `count`, ascending; with
-    one process all of them. count: a multiple of the number of devices."""
-    return np.arange(count).reshape(-1, len(devices))[:, _own(devices)].reshape(-1)
+    """Returns the positions of this process's rows in a global batch, ascending.
+
+    count: rows of the global batch, a multiple of the number of devices.
+    """
+    rows = np.arange(count).reshape(-1, len(devices))
+    return rows[:, _local_positions(devices)].reshape(-1)
 
 
 def shard_rows(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
-    """Deals this process's rows of a global batch (see `own_rows`), numpy, to its
-    devices: n rows of all processes together become a device array [D, n / D, ...]."""
-    mine = len(_own(devices))
-    return _place(jax.tree.map(lambda x: deal(x, mine), tree), devices)
+    """Deals this process's rows of a global batch (see `own_rows`) to its devices.
+
+    The n rows of all processes together become a device array [D, n / D, ...].
+    """
+    num_local = len(_local_positions(devices))
+    return _place(jax.tree.map(lambda x: deal(x, num_local), tree), devices)
 
 
 def deal(rows: Any, num_devices: int) -> Any:
-    """[n, ...] -> [D, n / D, ...], row r at [r mod D, r div D]."""
+    """Reshapes [n, ...] to [D, n / D, ...]; row r lands at [r mod D, r div D]."""
     n = rows.shape[0]
     return rows.reshape(n // num_devices, num_devices, *rows.shape[1:]).swapaxes(0, 1)
 
 
 def collect(rows: Any) -> np.ndarray:
-    """The inverse of dealing, on the host: [D, n / D, ...] -> numpy [n, ...].
+    """Undoes `shard_rows` on the host: [D, n / D, ...] -> numpy [n, ...].
 
-    Every process gets the rows of all, and has to call it.
+    Every process must call it; each gets the rows of all.
     """
     if isinstance(rows, jax.Array) and not rows.is_fully_addressable:
         rows = multihost_utils.process_allgather(rows, tiled=True)
     return _undeal(np.asarray(rows))
 
 
-def local_rows(global_rows: jax.Array) -> jax.Array:
-    """This device's share of something that every device holds whole (in a step)."""
-    return deal(global_rows, num_devices())[jax.lax.axis_index(AXIS)]
+def local_rows(global_rows: jax.Array, axis: str | None = AXIS) -> jax.Array:
+    """Returns this device's rows [n / D, ...] of an array [n, ...] that all hold."""
+    if axis is None:
+        return global_rows
+    return deal(global_rows, num_devices(axis))[jax.lax.axis_index(axis)]
 
 
-def global_positions(local_count: int) -> jax.Array:
-    """Positions in the global batch of this device's rows, int32 [local_count]."""
+def global_positions(local_count: int, axis: str | None = AXIS) -> jax.Array:
+    """Returns the positions of this device's rows in the global batch, int32
+    [local_count]."""
     rows = jax.lax.iota("int32", local_count)
-    return rows * num_devices() + jax.lax.axis_index(AXIS).astype("int32")
+    if axis is None:
+        return rows
+    return rows * num_devices(axis) + jax.lax.axis_index(axis).astype("int32")
 
 
-def num_devices() -> int:
-    return jax.lax.axis_size(AXIS)
+def num_devices(axis: str | None = AXIS) -> int:
+    """Returns D, the size of the axis."""
+    return 1 if axis is None else jax.lax.axis_size(axis)
 
 
-def mean(tree: PyTree) -> PyTree:
-    """Mean over devices of every leaf (in a step)."""
-    return jax.lax.pmean(tree, AXIS)
+def mean(tree: PyTree, axis: str | None = AXIS) -> PyTree:
+    """Returns the mean over devices of every leaf."""
+    return tree if axis is None else jax.lax.pmean(tree, axis)
 
 
-def gather(x: jax.Array) -> jax.Array:
-    """[...] on each device -> [D, ...] on all of them (in a step)."""
-    return jax.lax.all_gather(x, AXIS)
+def gather(x: jax.Array, axis: str | None = AXIS) -> jax.Array:
+    """Returns what all devices hold: [...] on each -> [D, ...] on all."""
+    return x[None] if axis is None else jax.lax.all_gather(x, axis)
 
 
-def gather_rows(local: jax.Array) -> jax.Array:
-    """[n / D, ...] on each device -> [n, ...] in the global batch's order (in a step):
-    the inverse of `local_rows`."""
-    return _undeal(gather(local))
+def gather_rows(local: jax.Array, axis: str | None = AXIS) -> jax.Array:
+    """Undoes `local_rows`: [n / D, ...] on each device -> [n, ...] in global order."""
+    return _undeal(gather(local, axis))
 
 
 def _undeal(dealt: Any) -> Any:
-    """[D, n / D, ...] -> [n, ...]: the inverse of `deal`, numpy or jax."""
+    """Undoes `deal`: [D, n / D, ...] -> [n, ...], numpy or jax."""
     rows = dealt.swapaxes(0, 1)
     return rows.reshape(rows.shape[0] * rows.shape[1], *rows.shape[2:])
 
@@ -172,13 +185,13 @@ def _mesh(devices: Sequence[jax.Device]) -> Mesh:
     return Mesh(np.asarray(devices), (AXIS,))
 
 
-def _own(devices: Sequence[jax.Device]) -> list[int]:
-    """Positions of this process's among the devices."""
-    me = jax.process_index(devices[0].client)
-    return [i for i, d in enumerate(devices) if d.process_index == me]
+def _local_positions(devices: Sequence[jax.Device]) -> list[int]:
+    """Positions of this process's devices in the list."""
+    process = jax.process_index(devices[0].client)
+    return [i for i, d in enumerate(devices) if d.process_index == process]
 
 
 def _place(local: PyTree, devices: Sequence[jax.Device]) -> PyTree:
-    """numpy [this process's devices, ...] -> device array [D, ...]."""
+    """Places numpy [this process's devices, ...] as a device array [D, ...]."""
     sharding = NamedSharding(_mesh(devices), PartitionSpec(AXIS))
     return jax.make_array_from_process_local_data(sharding, local)

@@ -22,7 +22,7 @@ def test_deal_and_collect_are_inverse(count):
 
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_a_device_takes_the_rows_it_would_be_dealt(count):
-    """local_rows of a global draw, and the positions it says they have."""
+    """local_rows of a global draw, and their positions."""
     devices = jax.local_devices()[:count]
     draw = jax.random.normal(jax.random.key(0), (8,))
 
@@ -36,6 +36,44 @@ def test_a_device_takes_the_rows_it_would_be_dealt(count):
     rows, positions = mapped(data, np.zeros((count, 1), np.float32))
     np.testing.assert_array_equal(parallel.collect(rows), draw)
     np.testing.assert_array_equal(parallel.collect(positions), np.arange(8))
+
+
+def _collectives(x, axis):
+    """Every function that takes an axis, on this device's rows x."""
+    whole = parallel.gather_rows(x, axis)
+    return {
+        "mean": parallel.mean(jnp.mean(x), axis),
+        "rows": whole,
+        "stack": jnp.sum(parallel.gather(x, axis), axis=0),
+        "back": parallel.gather_rows(parallel.local_rows(whole, axis), axis),
+        "at": parallel.gather_rows(parallel.global_positions(len(x), axis), axis),
+        "num_devices": jnp.int32(parallel.num_devices(axis)),
+    }
+
+
+def test_without_an_axis_there_is_one_device():
+    x = jnp.arange(8.0)
+    alone = jax.jit(lambda x: _collectives(x, None))(x)
+    one = jax.pmap(lambda x: _collectives(x, "mine"), axis_name="mine")(x[None])
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[0]), alone, one)
+
+
+def test_a_bound_name_is_used_and_an_unbound_one_is_an_error():
+    x = jnp.arange(8.0)
+    mapped = jax.pmap(lambda x: _collectives(x, "mine"), axis_name="mine")
+    four = mapped(parallel.deal(x, 4))
+    np.testing.assert_array_equal(four["num_devices"], [4] * 4)
+    np.testing.assert_array_equal(four["mean"], [3.5] * 4)
+    for name, value in (("rows", x), ("back", x), ("at", np.arange(8))):
+        np.testing.assert_array_equal(four[name], [value] * 4)
+    functions = (parallel.mean, parallel.gather, parallel.gather_rows)
+    for function in (*functions, parallel.local_rows):
+        with pytest.raises(NameError, match="mine"):
+            jax.jit(lambda x, f=function: f(x, "mine"))(x)
+        with pytest.raises(NameError, match="batch"):  # the default is no silent None
+            jax.jit(function)(x)
+    with pytest.raises(NameError, match="mine"):
+        jax.jit(lambda: parallel.global_positions(8, "mine"))()
 
 
 def test_networks_see_normalised_pixels():
