@@ -72,9 +72,10 @@ def evaluate(
     run = saved.load(folder, step, devices)
     task = saved.load_task(run, data_dir, synthetic_pool)
     found = measure.measure(
-        measure.mapped_forward(run.exp.nets, devices),
+        measure.mapped_forward(run.exp.nets, devices, run.exp.method.training_heads),
         run.state,
         task,
+        queue=run.exp.method.queue(run.state.extra),
         threshold=run.exp.config.method.threshold,
         batch_size=run.exp.config.eval.batch_size,
         devices=devices,

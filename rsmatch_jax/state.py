@@ -1,7 +1,8 @@
 """The data types that pass between the parts. No logic.
 
-B = labelled images a step, U = unlabelled images a step (mu * B), S = image size,
-K = classes, D = feature width.
+Sizes in a step: B = labelled images, U = unlabelled images (mu * B), S = image size,
+K = classes, D = feature width. A device's share of a batch has B and U divided by the
+number of devices.
 """
 
 from collections.abc import Mapping
@@ -9,54 +10,76 @@ from typing import Any
 
 import flax.struct
 import jax
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 PyTree = Any
 
 
 @flax.struct.dataclass
 class Batch:
-    """One step's images, uint8 as they leave the input pipeline (NHWC, RGB).
+    """One step's images, uint8 from the input pipeline (NHWC, RGB).
 
-    lab: uint8 [B, S, S, 3], weakly augmented; labels: int32 [B];
-    lab_indices: int32 [B], positions in the labelled set.
-    weak, strong: uint8 [U, S, S, 3], two views of the same unlabelled images;
-    indices: int32 [U], their positions in the unlabelled set.
-    synthetic: bool [U], ground truth. None but for `routing=oracle`: no other method
-    may see which unlabelled image is synthetic.
+    lab: weakly augmented. lab_indices: positions in the labelled set.
+    weak, strong: two views of the same unlabelled images. indices: their positions in
+    the unlabelled set. weak2: a second weak view, None unless the method asks for it
+    (`Method.weak_views`). synthetic: ground truth, None unless the method needs it
+    (`Method.needs_truth`): no other method may see which unlabelled image is synthetic.
     """
 
-    lab: jax.Array
-    labels: jax.Array
-    lab_indices: jax.Array
-    weak: jax.Array
-    strong: jax.Array
-    indices: jax.Array
-    synthetic: jax.Array | None = None
+    lab: UInt8[Array, "B S S 3"]
+    labels: Int[Array, " B"]
+    lab_indices: Int[Array, " B"]
+    weak: UInt8[Array, "U S S 3"]
+    strong: UInt8[Array, "U S S 3"]
+    indices: Int[Array, " U"]
+    synthetic: Bool[Array, " U"] | None = None
+    weak2: UInt8[Array, "U S S 3"] | None = None
 
 
 @flax.struct.dataclass
 class Outputs:
-    """What a network says of N images, always float32.
+    """A network's outputs for N images, always float32.
 
-    features: [N, D], after pooling; logits: head name -> [N, classes of that head];
-    projections: head name -> [N, size], of heads that project.
+    features: after pooling. logits: {head: [N, its classes]}. projections: {head:
+    [N, size]} of the heads that project.
     """
 
-    features: jax.Array
-    logits: Mapping[str, jax.Array]
-    projections: Mapping[str, jax.Array] = flax.struct.field(default_factory=dict)
+    features: Float[Array, "N D"]
+    logits: Mapping[str, Float[Array, "N classes"]]
+    projections: Mapping[str, Float[Array, "N size"]] = flax.struct.field(
+        default_factory=dict
+    )
+
+
+@flax.struct.dataclass
+class CSQueue:
+    """K queues of N_q images in one ring buffer (methods/csqueue.py has its functions).
+
+    indices: the images' positions in the unlabelled set, -1 in an empty slot. head: the
+    slot to be written next. count: filled slots.
+    """
+
+    images: UInt8[Array, "K N_q S S C"]
+    indices: Int[Array, "K N_q"]
+    head: Int[Array, " K"]
+    count: Int[Array, " K"]
+
+    @property
+    def capacity(self) -> int:
+        """Number of slots, K * N_q."""
+        return self.indices.size
 
 
 @flax.struct.dataclass
 class TrainState:
     """Everything that must survive a restart, in one pytree.
 
-    step: int32 scalar, completed steps. key: typed PRNG key, never changed: a step
-    folds its number in. params, stats (BN running statistics) and ema (shadow params):
-    {network name: tree}. opt_state: optax. extra: the method's own buffers.
+    step: completed steps. key: typed PRNG key, never changed: a step folds its number
+    in. params, stats (BN running statistics), ema (shadow params): {network: tree}.
+    opt_state: of optax. extra: the method's buffers.
     """
 
-    step: jax.Array
+    step: Int[Array, ""]
     key: jax.Array
     params: PyTree
     stats: PyTree

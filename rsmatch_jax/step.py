@@ -1,4 +1,4 @@
-"""The train step, one for all methods, and the state it starts from."""
+"""The train step of all methods, and the state before it."""
 
 import zlib
 from collections.abc import Callable, Mapping
@@ -7,12 +7,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
 from rsmatch_jax import optim
-from rsmatch_jax.methods.catalogue import Dims, Method
+from rsmatch_jax.methods.base import Dims, Method, StepInputs
 from rsmatch_jax.models.networks import Network
 from rsmatch_jax.runtime import parallel
 from rsmatch_jax.state import Batch, TrainState
+
+Metrics = dict[str, Float[Array, ""]]
 
 
 def init_state(
@@ -22,12 +25,12 @@ def init_state(
     dims: Dims,
     seed: jax.typing.ArrayLike,
 ) -> TrainState:
-    """The state before step 0.
+    """Returns the state before step 0.
 
-    Each network's key depends on the seed and its name alone, so FixMatch and RSMatch
-    of one seed start from the same classifier.
+    Each network's key depends on the seed and its name alone, so all methods of one
+    seed start from the same classifier.
     """
-    key = jax.random.key(seed, impl="threefry2x32")  # whatever JAX is set to
+    key = jax.random.key(seed, impl="threefry2x32")  # independent of JAX's default
     images = jnp.zeros((1, *dims.image_shape), jnp.uint8)
     params, stats = {}, {}
     for name, net in nets.items():
@@ -52,28 +55,43 @@ def make_train_step(
     ema_decay: float,
     ema_warmup: bool,
     sync_bn: bool,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
-    """One gradient and one update for all networks, then EMA.
+    axis: str | None = parallel.AXIS,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Returns train_step(state, batch) -> (state, metrics) of one device.
 
-    The result is one device's program, to be mapped by `parallel.map_step`.
+    A step is one gradient and one update for all networks, then EMA. Jit it if axis is
+    None, otherwise map it over an axis of that name (`parallel.map_step`, pmap or
+    shard_map).
+
+    Args:
+        method: see methods/base.py.
+        nets: by the names of `method.heads`; with sync_bn built with the same axis.
+        tx: the optimiser of all networks (optim.make).
+        ema_decay, ema_warmup: see optim.ema_decay.
+        sync_bn: whether the networks average batch statistics over the axis.
+        axis: name of the mapped axis, None = one device.
     """
 
     def train_step(state: TrainState, batch: Batch):
-        key = jax.random.fold_in(state.key, state.step)
-        loss = jax.value_and_grad(
-            lambda params: method.loss(
-                nets, params, state.stats, state.extra, batch, key, state.step
-            ),
-            has_aux=True,
+        inputs = StepInputs(
+            nets=nets,
+            stats=state.stats,
+            extra=state.extra,
+            batch=batch,
+            key=jax.random.fold_in(state.key, state.step),
+            step=state.step,
+            axis=axis,
+            ema=state.ema if method.reads_ema else None,
         )
+        loss = jax.value_and_grad(lambda p: method.loss(p, inputs), has_aux=True)
         # Scopes change no number: they name the kernels in a profile.
         with jax.named_scope("loss"):
             (_, (stats, extra, metrics)), grads = loss(state.params)
-        grads, metrics = parallel.mean((grads, metrics))
-        # A gradient that is not finite is told of in its own step, before it is saved.
+        grads, metrics = parallel.mean((grads, metrics), axis)
+        # Reports a non-finite gradient in the step where it occurs, before it is saved.
         metrics |= {f"{n}_grad_norm": optax.global_norm(g) for n, g in grads.items()}
-        if not sync_bn:  # or the replicas' running statistics would drift apart unseen
-            stats = parallel.mean(stats)
+        if not sync_bn:  # otherwise the replicas' statistics would drift apart unseen
+            stats = parallel.mean(stats, axis)
         with jax.named_scope("update"):
             updates, opt_state = tx.update(grads, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
@@ -95,25 +113,25 @@ def make_train_step(
 
 
 def repeat(
-    one_step: Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]],
+    one_step: Callable[[TrainState, Any], tuple[TrainState, Metrics]],
     most: int,
 ) -> Callable:
-    """(state, inputs, count) -> (state, metrics of [most]): `count` steps, 1 to `most`,
-    in one program, all from the same inputs.
+    """Returns (state, inputs, count) -> (state, metrics of [most]).
 
-    A loop of as many turns as asked for, not of a fixed number: one compilation for
-    all, and no bit depends on how the steps are dealt out. Metrics beyond count are 0.
+    The program runs `count` steps, 1 to `most`, all from the same inputs. Its loop has
+    a variable number of turns: one compilation serves all counts, and no bit depends on
+    how the steps are grouped. Metrics beyond count are 0.
     """
 
     def many_steps(state, inputs, count):
         _, shapes = jax.eval_shape(one_step, state, inputs)
-        kept = jax.tree.map(lambda m: jnp.zeros((most, *m.shape), m.dtype), shapes)
+        empty = jax.tree.map(lambda m: jnp.zeros((most, *m.shape), m.dtype), shapes)
 
         def turn(i, carry):
-            state, kept = carry
+            state, history = carry
             state, metrics = one_step(state, inputs)
-            return state, jax.tree.map(lambda k, m: k.at[i].set(m), kept, metrics)
+            return state, jax.tree.map(lambda h, m: h.at[i].set(m), history, metrics)
 
-        return jax.lax.fori_loop(0, count, turn, (state, kept))
+        return jax.lax.fori_loop(0, count, turn, (state, empty))
 
     return many_steps

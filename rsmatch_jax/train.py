@@ -13,6 +13,7 @@ from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.engine import checks, experiment, feed, plan
 from rsmatch_jax.engine.loop import Loop
 from rsmatch_jax.errors import RunFailed
+from rsmatch_jax.methods.catalogue import METHODS
 from rsmatch_jax.runs import workdir
 from rsmatch_jax.runs.checkpoint import Checkpoints
 from rsmatch_jax.runtime import hosts, parallel
@@ -64,10 +65,9 @@ def run(
     )
     _require_equal_data(task)
     dims = experiment.task_dims(config, task)
-    warnings = []
-    if config.method.name == "rsmatch":
-        num_synthetic = int(task.unl_synthetic.sum())
-        warnings += checks.check_queue(config, dims.num_classes, num_synthetic)
+    warnings = METHODS[config.method.name].check_data(
+        config, dims.num_classes, int(task.unl_synthetic.sum())
+    )
     exp = experiment.build(config, dims, task.name, devices)
     source, chosen = feed.make(exp, task)
     for line in [

@@ -1,15 +1,21 @@
-"""Four CPU devices, strict ranks, a compilation cache that outlives the run."""
+"""Four CPU devices, strict ranks, checked shapes, a lasting compilation cache."""
 
 import gc
 import os
 
-from support import xla_flags
+from support import shapes, xla_flags
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = xla_flags.flags()
 
 import jax
+import jaxtyping
 import pytest
+
+# Before the modules are imported: from here on their calls check shapes and types.
+jaxtyping.install_import_hook(
+    ["rsmatch_jax.methods", "rsmatch_jax.step"], f"{shapes.__name__}.check"
+)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update(

@@ -144,7 +144,7 @@ def resident_columns(exp: Experiment, num_unlabeled: int) -> dict[str, Any]:
     data = resident.gather(
         workload.random_task(exp, num_unlabeled),
         exp.views,
-        oracle=exp.needs_truth,
+        oracle=exp.method.needs_truth,
         unlabelled=True,
     )
     placed = parallel.replicate({"data": data, "orders": orders}, exp.devices)

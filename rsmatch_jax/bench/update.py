@@ -18,6 +18,7 @@ from rsmatch_jax.bench.harness import hlo as hlo_text
 from rsmatch_jax.bench.harness import request, results, workload
 from rsmatch_jax.bench.harness.results import Limit, interval, number
 from rsmatch_jax.engine.experiment import Experiment
+from rsmatch_jax.methods.base import StepInputs
 from rsmatch_jax.runtime import compilation, parallel
 from rsmatch_jax.state import PyTree, TrainState
 
@@ -228,11 +229,18 @@ def flat_step(exp: Experiment, start: TrainState) -> Program:
 
     def train_step(state, batch):
         rest, vectors = state
-        own, count = (rest["stats"], rest["extra"]), vectors["step"]
-        key = jax.random.fold_in(rest["key"], count)
+        inputs = StepInputs(
+            nets=exp.nets,
+            stats=rest["stats"],
+            extra=rest["extra"],
+            batch=batch,
+            key=jax.random.fold_in(rest["key"], vectors["step"]),
+            step=vectors["step"],
+            axis=parallel.AXIS,
+            ema=layout.split(vectors["ema"]) if exp.method.reads_ema else None,
+        )
         loss = jax.value_and_grad(
-            lambda params: exp.method.loss(exp.nets, params, *own, batch, key, count),
-            has_aux=True,
+            lambda params: exp.method.loss(params, inputs), has_aux=True
         )
         (_, (stats, extra, metrics)), grads = loss(layout.split(vectors["params"]))
         grads, metrics = parallel.mean((layout.join(grads), metrics))
@@ -253,13 +261,12 @@ def flat_step(exp: Experiment, start: TrainState) -> Program:
 def make_flat_rule(exp: Experiment, layout: Layout) -> Callable[..., PyTree]:
     """(state, gradients float32 [n]) -> state, the recursion of `optim.make` and
     `optim.ema_update` for {"params", "momentum", "ema": float32 [n], "step": int32}."""
-    o, own = exp.config.optim, exp.config.method.rsmatch
+    o, overrides = exp.config.optim, exp.method.optimiser()
     rates, decays = {}, {}
     for name in exp.nets:
-        detector = name == "detector"
-        rate, decay = own.detector_learning_rate, own.detector_weight_decay
-        rates[name] = rate if detector and rate is not None else o.learning_rate
-        decays[name] = decay if detector and decay is not None else o.weight_decay
+        options = overrides.get(name, {})
+        rates[name] = options.get("learning_rate", o.learning_rate)
+        decays[name] = options.get("weight_decay", o.weight_decay)
 
     def rule(state, grads):
         p, count = state["params"], state["step"]

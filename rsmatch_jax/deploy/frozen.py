@@ -72,7 +72,7 @@ class Part:
 def parts(run: saved.Saved) -> dict[str, Part]:
     """ "classifier" with its real head, and where there is one the "detector", on the
     first of the run's devices."""
-    heads = run.exp.method.heads(run.exp.dims.num_classes)
+    heads = run.exp.method.inference_heads(run.exp.dims.num_classes)
     found = {}
     for part, head in (("classifier", "real"), ("detector", "detector")):
         for network, own in heads.items():

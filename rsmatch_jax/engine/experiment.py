@@ -1,6 +1,6 @@
-"""From a config to the parts of a run: data, method, networks, first state.
+"""Builds the parts of a run from its config: data, method, networks, first state.
 
-Shared by training and by the commands that open a finished workdir.
+Training and the commands that open a finished workdir share it.
 """
 
 import dataclasses
@@ -37,32 +37,34 @@ class Experiment:
 
     @functools.cached_property
     def first_state(self) -> jax.stages.Lowered:
-        """The program seed -> state before step 0, not yet compiled. Its `out_info`
-        tells the state's shapes before there is one."""
+        """The program seed -> state before step 0, not yet compiled.
+
+        Its `out_info` has the state's shapes.
+        """
         return jax.jit(self._first_state).lower(self.config.seed)
 
     def _first_state(self, seed) -> TrainState:
         return step.init_state(self.method, self.nets, self.tx, self.dims, seed)
 
     def init_state(self) -> TrainState:
-        """The state before step 0, placed on the devices.
+        """Returns the state before step 0, placed on the devices.
 
-        Made in one compiled call: leaf by leaf it would take seconds.
+        One compiled call makes it: leaf by leaf it would take seconds.
         """
         platform = self.devices[0].platform
         program = compilation.compiled(self.first_state, platform)
         return parallel.replicate(program(self.config.seed), self.devices)
 
     def state_shapes(self) -> TrainState:
-        """Shapes, dtypes and placement of the state; nothing is computed."""
-        placed = parallel.replicated(self.devices)
+        """Returns shapes, dtypes and placement of the state; computes nothing."""
+        sharding = parallel.replicated(self.devices)
         return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed),
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
             jax.eval_shape(self._first_state, self.config.seed),
         )
 
     def one_step(self) -> Callable:
-        """One device's train step (state, batch) -> (state, metrics), not mapped."""
+        """Returns one device's train step (state, batch) -> (state, metrics)."""
         return step.make_train_step(
             self.method,
             self.nets,
@@ -73,30 +75,24 @@ class Experiment:
         )
 
     def train_step(self) -> Callable:
-        """The mapped, donating train step (state, batch) -> (state, metrics)."""
+        """Returns the mapped train step of `one_step`; the state is donated."""
         return parallel.map_step(self.one_step(), self.devices)
-
-    @property
-    def needs_truth(self) -> bool:
-        """Whether steps must be told which unlabelled image is synthetic."""
-        own = self.config.method
-        return own.name == "rsmatch" and own.rsmatch.routing == "oracle"
 
 
 def load_task(config: Any) -> rs_ssl.Task:
-    """The images of the run, real and synthetic, by the `data` group of the config.
+    """Loads the images of the run, real and synthetic, by the config's `data` group.
 
-    Raises RequestError where data is missing or does not fit.
+    Raises RequestError if data is missing or does not fit.
     """
     d = config.data
-    stored = {"cache_dir": d.cache_dir, "image_size": d.image_size}
+    options = {"cache_dir": d.cache_dir, "image_size": d.image_size}
     train, test = sources.load_real(
-        d.name, data_dir=d.data_dir, download=d.download, **stored
+        d.name, data_dir=d.data_dir, download=d.download, **options
     )
     train, test, pool = _rgb(train), _rgb(test), None
     if d.synthetic_ratio > 0 and not d.real_only:
         folder = d.synthetic_pool or sources.default_pool(d.name, d.data_dir)
-        pool = _rgb(sources.load_pool(folder, **stored))
+        pool = _rgb(sources.load_pool(folder, **options))
         rs_ssl.check_pool(pool, train)
     split = rs_ssl.make_split(
         train.labels,
@@ -115,7 +111,7 @@ def load_task(config: Any) -> rs_ssl.Task:
 
 
 def task_dims(config: Any, task: rs_ssl.Task) -> Dims:
-    """Static sizes of a run. crop_pad=None is an eighth of the image size."""
+    """Returns the static sizes of a run; crop_pad=None is 1/8 of the image size."""
     size = task.unl_images.shape[1]
     return Dims(
         num_classes=len(task.class_names),
@@ -129,8 +125,10 @@ def task_dims(config: Any, task: rs_ssl.Task) -> Dims:
 
 
 def describe_data(task: rs_ssl.Task, dims: Dims) -> dict[str, Any]:
-    """What a workdir keeps of its data, JSON-ready: with it and the config the run can
-    be opened where the data are not."""
+    """Returns what a workdir keeps of its data, ready for JSON.
+
+    With it and the config, the run can be opened without the data.
+    """
     return {
         "dataset": task.name,
         "class_names": list(task.class_names),
@@ -142,9 +140,11 @@ def describe_data(task: rs_ssl.Task, dims: Dims) -> dict[str, Any]:
 def build(
     config: Any, dims: Dims, dataset: str, devices: Sequence[jax.Device]
 ) -> Experiment:
-    """Everything but the images, from the config, the sizes and the dataset's name,
-    which decides how images are normalised."""
-    method = METHODS[config.method.name](config, dims)
+    """Builds everything but the images.
+
+    dataset: the name that decides how images are normalised.
+    """
+    method = METHODS[config.method.name].make(config, dims)
     mean, std = normalise.normalisation(dataset)
     names = {"classifier": config.model.classifier, "detector": config.model.detector}
     nets = {
@@ -169,7 +169,7 @@ def build(
         method=method,
         nets=nets,
         tx=optim.make(
-            {name: _sgd(config, name) for name in nets},
+            {name: _sgd(config, method.optimiser().get(name, {})) for name in nets},
             config.train.num_steps,
             config.optim.warmup_steps,
         ),
@@ -178,7 +178,7 @@ def build(
 
 
 def _rgb(data: arrays.ImageArrays) -> arrays.ImageArrays:
-    """Networks take three channels."""
+    """Returns the images with the three channels that networks take."""
     return dataclasses.replace(data, images=arrays.to_rgb(data.images))
 
 
@@ -194,13 +194,7 @@ def _view_spec(config: Any, dims: Dims) -> views.ViewSpec:
     return spec
 
 
-def _sgd(config: Any, network: str) -> optim.SGD:
+def _sgd(config: Any, overrides: Mapping[str, float]) -> optim.SGD:
     o = config.optim
-    learning_rate, weight_decay = o.learning_rate, o.weight_decay
-    if network == "detector":
-        own = config.method.rsmatch
-        if own.detector_learning_rate is not None:
-            learning_rate = own.detector_learning_rate
-        if own.detector_weight_decay is not None:
-            weight_decay = own.detector_weight_decay
-    return optim.SGD(learning_rate, o.momentum, o.nesterov, weight_decay)
+    sgd = optim.SGD(o.learning_rate, o.momentum, o.nesterov, o.weight_decay)
+    return dataclasses.replace(sgd, **overrides)

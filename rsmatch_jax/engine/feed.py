@@ -52,7 +52,8 @@ def make(exp: Experiment, task: rs_ssl.Task) -> tuple[Feed, str]:
     size = f"{needed / 2**20:.0f} MiB of images"
     limit = f"input.resident_budget_gb={config.input.resident_budget_gb}"
     on_device = resident_bytes(exp, task)
-    memory.check(memory.parts(exp, on_device), memory.limit(exp.devices))
+    parts, limit_bytes = memory.parts(exp, on_device), memory.limit(exp.devices)
+    memory.check(parts, limit_bytes, exp.method.memory_keys)
     if mode == "resident" and not on_device:
         raise RequestError(
             f"input.mode=resident: {size} are more than {limit}; raise it, or use "
@@ -93,7 +94,7 @@ class ResidentFeed:
             resident.gather(
                 task,
                 exp.views,
-                oracle=exp.needs_truth,
+                oracle=exp.method.needs_truth,
                 unlabelled=exp.method.uses_unlabeled,
             ),
             exp.devices,
@@ -185,7 +186,7 @@ class TfDataFeed:
             unlabeled_ratio=ratio,
             num_steps=config.train.num_steps,
             prefetch=config.input.prefetch,
-            synthetic=task.unl_synthetic if exp.needs_truth else None,
+            synthetic=task.unl_synthetic if exp.method.needs_truth else None,
             own_rows=functools.partial(parallel.own_rows, devices=exp.devices),
         )
 

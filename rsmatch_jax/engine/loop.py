@@ -27,7 +27,6 @@ from rsmatch_jax.terminal import say
 # Dispatches under way at most, and steps that they may have beside the first: enough
 # that the device never waits for the host, few enough that a stop need not wait long.
 AHEAD, STEPS_AHEAD = 4, 16
-_SHOWN = ("loss", "utilisation", "detector_utilisation", "routed_synthetic")
 
 
 class Loop:
@@ -72,7 +71,9 @@ class Loop:
         )
         if not first:
             self.logbook.write_start(self.config.to_dict(), self.state.params)
-        self.forward = measure.mapped_forward(exp.nets, exp.devices)
+        self.forward = measure.mapped_forward(
+            exp.nets, exp.devices, exp.method.training_heads
+        )
 
     def train(self, source: feed.Feed) -> dict[str, Any]:
         """Trains to the end, or to the step at which a stop was asked for; returns the
@@ -163,7 +164,7 @@ class Loop:
         steps = history.per_step(pending)  # waits for the device
         since, begin = self.idle_at
         health.require_finite(step, steps, self.checkpoints.latest)
-        alarms = health.alarms(
+        alarms = self.exp.method.alarms(
             steps,
             first=step == len(steps),
             images_a_step=self.exp.dims.unlabeled_batch,
@@ -176,7 +177,7 @@ class Loop:
         to_come = self.config.train.num_steps - step
         self.logbook.progress(
             step,
-            {k: means[k] for k in _SHOWN if k in means},
+            {k: means[k] for k in self.exp.method.progress if k in means},
             rate=(step - since) / max(self.clock.read() - begin, 1e-9),
             extra_seconds=self.evaluation_seconds
             * math.ceil(to_come / self.config.eval.every_steps),
@@ -187,11 +188,13 @@ class Loop:
         """Evaluates, writes metrics, pictures and result.json; whether it is a best.
         False and nothing written where a stop was asked for meanwhile."""
         begin, step = time.monotonic(), self.step
+        queue = self.exp.method.queue(self.state.extra)
         try:
             measured = measure.measure(
                 self.forward,
                 self.state,
                 self.task,
+                queue=queue,
                 threshold=self.config.method.threshold,
                 batch_size=self.config.eval.batch_size,
                 devices=self.exp.devices,
@@ -220,7 +223,7 @@ class Loop:
         if metrics["queue_fill"]:
             sheet = queue_picture.draw_queue(
                 os.path.join(self.folder, workdir.QUEUE_PICTURE),
-                jax.device_get(self.state.extra["queue"]),
+                jax.device_get(queue),
                 self.task,
                 f"CSQueue at step {step}",
             )
@@ -242,7 +245,9 @@ class Loop:
         self.record.seconds = time.monotonic() - self.started
         if self.step > self.first:
             t = self.config.train
-            views = 2 * t.unlabeled_ratio if self.exp.method.uses_unlabeled else 0
+            method = self.exp.method
+            views = (1 + method.weak_views) * t.unlabeled_ratio
+            views = views if method.uses_unlabeled else 0
             rate = (self.step - self.first) / max(self.clock.read(), 1e-9)
             self.record.images_per_second = t.batch_size * (1 + views) * rate
 

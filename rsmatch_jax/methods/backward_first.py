@@ -1,5 +1,7 @@
-"""One network after the other: the activations of the first are gone before the second
-one's exist."""
+"""Runs one network's forward and backward pass before the next network's.
+
+The activations of the first are freed before those of the second exist.
+"""
 
 from collections.abc import Callable
 
@@ -12,19 +14,19 @@ from rsmatch_jax.state import PyTree
 def differentiated_first(
     loss: Callable[[PyTree], tuple[jax.Array, PyTree]], params: PyTree, images: PyTree
 ) -> tuple[jax.Array, PyTree, PyTree]:
-    """(loss(params), aux, images): the value with its gradient already taken.
+    """Returns (loss(params), aux, images), the value with its gradient already taken.
 
-    loss(params) -> (scalar, aux); aux is a constant for whoever differentiates what
-    comes out. images (integers) come back unchanged, and are known only when the
-    gradient is: forward and backward pass of a network that reads them come afterwards,
-    and find the memory of the first free. Left to itself XLA does all forward passes,
-    then all backward ones (jax 0.10 on a CPU, wrn_10_1 at 64/448: 1053 MiB of temporary
-    memory instead of 559). It drops `optimization_barrier` before it orders the
-    operations, so the order is written as a dependency of numbers.
+    loss(params) returns (scalar, aux); aux is a constant for the outer gradient. images
+    (integers) are returned unchanged, but depend on the gradient: passes of a network
+    that reads them come afterwards, when the memory of the first network is free. By
+    default XLA runs all forward passes first, then all backward passes (jax 0.10 on a
+    CPU, wrn_10_1 at 64/448: 1053 MiB of temporary memory instead of 559). It drops
+    `optimization_barrier` before it orders the operations, so the order is written as a
+    dependency of numbers.
     """
     params_now = jax.lax.stop_gradient(params)
     (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(params_now)
-    # A sum of absolute values is never below 0, which the compiler does not know.
+    # A sum of absolute values is never below 0, but the compiler cannot tell.
     total = sum(jnp.sum(jnp.abs(g)) for g in jax.tree.leaves(grads))
     images = jax.tree.map(lambda x: x + (total < 0).astype(x.dtype), images)
     return _with_gradient(params, value, grads), aux, images
@@ -32,7 +34,7 @@ def differentiated_first(
 
 @jax.custom_vjp
 def _with_gradient(params, value, grads):
-    """`value`, whose gradient by params is `grads`."""
+    """Returns `value`; its gradient by params is `grads`."""
     del params, grads
     return value
 

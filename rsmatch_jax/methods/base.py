@@ -1,23 +1,30 @@
-"""The contract of a method, and the pieces that methods share.
+"""The contract of methods and rules, and the pieces that methods share.
 
-A method is a frozen dataclass: its fields are its hyper-parameters, its three methods
-are pure functions. It declares networks and heads, creates its own buffers, and turns
-one batch into one scalar. Everything else (gradient, update, EMA, devices, saving)
-happens once, in step.py, for all of them.
+A method is a frozen dataclass. Its fields are its hyper-parameters, each a config key
+with its bounds (keys.py). It declares networks and heads, creates its buffers, and
+turns one batch into one scalar. Gradient, update, EMA, devices and saving happen once,
+in step.py, for all methods. No file outside this folder names a method.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, UInt8
 
+from rsmatch_jax import losses
+from rsmatch_jax.methods import keys
 from rsmatch_jax.models.networks import Head, Network
-from rsmatch_jax.state import Batch, Outputs, PyTree
+from rsmatch_jax.state import Batch, CSQueue, Outputs, PyTree
 
 Metrics = dict[str, jax.Array]
-Config = Any  # a ConfigDict; this level does not import ml_collections
+Buffers = Mapping[str, jax.Array]
+# int32 class numbers, or float32 distributions over the classes.
+Labels = Int[Array, " unlabelled"] | Float[Array, "unlabelled classes"]
+Weights = Float[Array, " unlabelled"]
+Logits = Float[Array, "unlabelled classes"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,63 +40,216 @@ class Dims:
     num_unlabeled: int  # N
 
 
-class Method(Protocol):
-    """What train.py and step.py ask of a method.
+@dataclasses.dataclass(frozen=True)
+class StepInputs:
+    """What a loss reads beside the parameters.
 
-    uses_unlabeled: False for a method that looks at labelled images alone; its batches
-    then have no unlabelled rows.
+    stats, extra: of the state before the step. batch: this device's share. key: the
+    step's key, equal on all devices. step: int32 scalar, completed steps. axis: the
+    mapped axis for collectives, None = one device. ema: shadow parameters, None unless
+    the method sets `reads_ema`.
     """
 
-    uses_unlabeled: bool
+    nets: Mapping[str, Network]
+    stats: PyTree
+    extra: PyTree
+    batch: Batch
+    key: jax.Array
+    step: Int[Array, ""]
+    axis: str | None
+    ema: PyTree | None = None
+
+
+class Method:
+    """What training asks of a method.
+
+    uses_unlabeled: False = batches have no unlabelled rows.
+    weak_views: 2 = `batch.weak2` holds a second weak view of the unlabelled images.
+    reads_ema: True = `StepInputs.ema` holds the shadow parameters.
+    training_heads: heads that evaluation, inference and exports leave out. Of the
+        others "real" holds the class logits, and "detector", if there is one, the
+        logits of (real, synthetic) origin. A head's name is unique in a method.
+    rule_key: config key that names the rule, None = no rule.
+    memory_keys: {entry of the buffers: config key that makes it smaller}, for buffers
+        large enough to be listed apart.
+    progress: metrics on the progress line.
+    """
+
+    uses_unlabeled: ClassVar[bool] = True
+    weak_views: ClassVar[int] = 1
+    reads_ema: ClassVar[bool] = False
+    training_heads: ClassVar[frozenset[str]] = frozenset()
+    rule_key: ClassVar[str | None] = None
+    memory_keys: ClassVar[Mapping[str, str]] = {}
+    progress: ClassVar[tuple[str, ...]] = ("loss", "utilisation")
+
+    @classmethod
+    def make(cls, config: keys.Config, dims: Dims) -> "Method":
+        """Builds the method from the whole config."""
+        del dims
+        return keys.from_config(cls, config.method.name, config)
+
+    @classmethod
+    def check(cls, config: keys.Config):
+        """Raises RequestError for keys that do not fit each other."""
+
+    @classmethod
+    def check_data(
+        cls, config: keys.Config, num_classes: int, num_synthetic: int
+    ) -> list[str]:
+        """Returns warnings about keys and data; raises RequestError if they clash."""
+        del config, num_classes, num_synthetic
+        return []
+
+    @property
+    def needs_truth(self) -> bool:
+        """Whether `batch.synthetic` holds the ground truth."""
+        return False
+
+    def optimiser(self) -> Mapping[str, Mapping[str, float]]:
+        """Returns {network: {field of optim.SGD: value}} that replace the config's."""
+        return {}
 
     def heads(self, num_classes: int) -> Mapping[str, Mapping[str, Head]]:
-        """{network name: {head name: classes, or a Projector}}. The network
-        "classifier" with the head "real" is what evaluation and inference use."""
-        ...
+        """Returns {network: {head: number of classes, or a Projector}}."""
+        raise NotImplementedError
+
+    def inference_heads(self, num_classes: int) -> dict[str, dict[str, Head]]:
+        """Returns `heads` without training_heads; a network without heads drops out."""
+        networks = {
+            name: {h: size for h, size in heads.items() if h not in self.training_heads}
+            for name, heads in self.heads(num_classes).items()
+        }
+        return {name: heads for name, heads in networks.items() if heads}
 
     def init_extra(self, dims: Dims) -> PyTree:
-        """The method's buffers before step 0, every leaf with an explicit dtype."""
-        ...
+        """Returns the buffers before step 0, every leaf with an explicit dtype."""
+        del dims
+        return {}
+
+    def queue(self, extra: PyTree) -> CSQueue | None:
+        """Returns the queue among the buffers, None if the method has none."""
+        del extra
+        return None
 
     def loss(
-        self,
-        nets: Mapping[str, Network],
-        params: PyTree,
-        stats: PyTree,
-        extra: PyTree,
-        batch: Batch,
-        key: jax.Array,
-        step: jax.Array,
-    ) -> tuple[jax.Array, tuple[PyTree, PyTree, Metrics]]:
-        """This device's loss on its share of the batch, a float32 scalar whose mean
-        over devices is differentiated, and (new stats, new extra, metrics).
+        self, params: PyTree, inputs: StepInputs
+    ) -> tuple[Float[Array, ""], tuple[PyTree, PyTree, Metrics]]:
+        """Returns this device's loss and (new stats, new extra, metrics).
 
-        `key` is the same on all devices; new extra must be, too. Metrics are scalars;
-        the step reports their means over devices.
+        The float32 loss's mean over devices is differentiated. New extra must be equal
+        on all devices. Metrics are scalars; the step reports their means over devices.
         """
-        ...
+        raise NotImplementedError
+
+    def alarms(
+        self, steps: Sequence[Mapping[str, float]], *, first: bool, images_a_step: int
+    ) -> dict[str, str]:
+        """Returns {short name for the progress line: warning} of one log interval.
+
+        steps: metrics of each step. first: whether this is the run's first interval.
+        images_a_step: unlabelled images of a step.
+        """
+        del steps, first, images_a_step
+        return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class RuleInputs:
+    """What a rule sees of a step: this device's rows, constants for the gradient.
+
+    weak_logits: of the unlabelled images' weak views. indices: their positions in the
+    unlabelled set. lab_logits, labels: of the labelled images. axis: the mapped axis,
+    None = one device.
+    """
+
+    weak_logits: Logits
+    indices: Int[Array, " unlabelled"]
+    lab_logits: Float[Array, "labelled classes"]
+    labels: Int[Array, " labelled"]
+    axis: str | None
+
+
+class Rule:
+    """A pseudo-labelling rule: how much each unlabelled image is trusted in a step.
+
+    A frozen dataclass of hyper-parameters with pure functions. Buffers live in the
+    train state and must be equal on all devices.
+    """
+
+    @classmethod
+    def check(cls, config: keys.Config):
+        """Raises RequestError for keys that do not fit each other."""
+
+    def init(self, dims: Dims) -> Buffers:
+        """Returns the buffers before step 0, every leaf with an explicit dtype."""
+        del dims
+        return {}
+
+    def select(
+        self, inputs: RuleInputs, buffers: Buffers
+    ) -> tuple[Labels, Weights, Buffers]:
+        """Returns (labels, weights, new buffers), constants for the gradient.
+
+        labels: int32 [U/D], or float32 [U/D, K]. weights: float32 [U/D], the factor of
+        each row in the unlabelled loss, 0 = not used.
+        """
+        raise NotImplementedError
+
+    def regulariser(
+        self,
+        strong_logits: Logits,
+        weights: Weights,
+        buffers: Buffers,
+        axis: str | None,
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Returns a further, weighted term of the loss and its metrics.
+
+        weights: of the rows that `strong_logits` learns from. buffers: as `select`
+        returned them. The term must be equal on all devices.
+        """
+        del strong_logits, weights, buffers, axis
+        return jnp.float32(0.0), {}
+
+
+def rule_inputs(lab: jax.Array, weak: jax.Array, inputs: StepInputs) -> RuleInputs:
+    """Returns a rule's view of a step, from labelled and weak logits."""
+    batch = inputs.batch
+    lab, weak = jax.lax.stop_gradient((lab, weak))
+    return RuleInputs(weak, batch.indices, lab, batch.labels, inputs.axis)
+
+
+def pseudo_label_loss(
+    logits: Logits, labels: Labels, weights: Weights
+) -> Float[Array, ""]:
+    """Returns the weighted cross-entropy, divided by the number of ALL rows."""
+    hard = labels.ndim == 1
+    entropy = losses.cross_entropy if hard else losses.soft_cross_entropy
+    return losses.masked_mean(entropy(logits, labels), weights)
+
+
+def hard_labels(labels: Labels) -> Int[Array, " unlabelled"]:
+    """Returns the class numbers of hard or soft labels, int32."""
+    return labels if labels.ndim == 1 else jnp.argmax(labels, 1).astype(jnp.int32)
 
 
 def forward(
     name: str,
-    nets: Mapping[str, Network],
     params: PyTree,
-    stats: PyTree,
-    labelled: Sequence[jax.Array],
-    batch: Batch,
+    inputs: StepInputs,
+    labelled: Sequence[UInt8[Array, "_ height width 3"]],
     weak_forward: str,
 ) -> tuple[list[Outputs], Outputs, Outputs, PyTree]:
-    """Training-mode forward of the network `name` over labelled groups (uint8) and the
-    batch's weak and strong views.
+    """Runs the network `name` in training mode on labelled groups and on both views.
 
     weak_forward="cat": one pass over all rows, joint BN statistics. The weak images
-    influence the gradient through those statistics, so only their logits may be
-    treated as constants. "separate": labelled and strong rows together, then the weak
-    rows without gradient (31 % fewer FLOPs, another gradient).
+    reach the gradient through those statistics, so only their logits may be treated as
+    constants. "separate": labelled and strong rows together, then the weak rows without
+    gradient (31 % fewer FLOPs, another gradient).
     Returns (outputs per labelled group, weak outputs, strong outputs, new stats).
     """
-    net, params, stats = nets[name], params[name], stats[name]
-    weak, strong = batch.weak, batch.strong
+    net, params, stats = inputs.nets[name], params[name], inputs.stats[name]
+    weak, strong = inputs.batch.weak, inputs.batch.strong
     if weak_forward == "cat":
         groups = [*labelled, weak, strong]
         outputs, stats = net.apply(params, stats, jnp.concatenate(groups), True)
@@ -102,8 +262,8 @@ def forward(
     return supervised, weak_out, strong_out, stats
 
 
-def split(outputs: Outputs, groups: Sequence[jax.Array]) -> list[Outputs]:
-    """Cuts the outputs of concatenated groups back into one Outputs a group."""
+def split(outputs: Outputs, groups: Sequence[Any]) -> list[Outputs]:
+    """Cuts the outputs of concatenated groups into one Outputs per group."""
     parts, start = [], 0
     for group in groups:
         end = start + group.shape[0]

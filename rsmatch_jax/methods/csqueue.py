@@ -1,37 +1,30 @@
-"""CSQueue (section 4.3): class-wise first-in first-out queues of likely synthetic
-images, as one fixed-shape ring buffer on the device.
+"""CSQueue (section 4.3): class-wise queues of images that are probably synthetic.
 
-K queues of N_q slots hold weakly augmented images as uint8, before normalisation
-(lossless and a quarter of float32). Everything has a static shape: rows that do not
-count are ranked with -inf and written out of range, where `mode="drop"` discards them.
-With the state donated, a push writes P*Q slots in place, whatever K is.
+A ring buffer of fixed shape on the device: K first-in first-out queues of N_q slots
+hold weakly augmented images as uint8, before normalisation (lossless and a quarter of
+float32). All shapes are static: rows that do not count are ranked with -inf and written
+out of range, where `mode="drop"` discards them. With the state donated, a push writes
+P*Q slots in place, for any K.
+
+    queue = csqueue.create(10, 16, (32, 32, 3))
+    queue = csqueue.push(queue, key, images, indices, classes, scores,
+                         select=10, top=1, axis=None)
+    slots, ready = csqueue.sample_distinct(queue, key, 64)
+    images = csqueue.take(queue, slots)
 """
 
-import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from rsmatch_jax.runtime import parallel
+from rsmatch_jax.state import CSQueue
 
-
-@flax.struct.dataclass
-class CSQueue:
-    """images: uint8 [K, N_q, S, S, C]; indices: int32 [K, N_q], the images' positions
-    in the unlabelled set, -1 in an empty slot; head: int32 [K], the slot to be written
-    next; count: int32 [K], filled slots."""
-
-    images: jax.Array
-    indices: jax.Array
-    head: jax.Array
-    count: jax.Array
-
-    @property
-    def capacity(self) -> int:
-        return self.indices.size
+Slots = tuple[Int[Array, " batch"], Bool[Array, ""]]
 
 
 def create(num_queues: int, length: int, image_shape: tuple[int, int, int]) -> CSQueue:
-    """An empty queue: K = num_queues, N_q = length."""
+    """Returns an empty queue with K = num_queues and N_q = length."""
     return CSQueue(
         images=jnp.zeros((num_queues, length, *image_shape), jnp.uint8),
         indices=jnp.full((num_queues, length), -1, jnp.int32),
@@ -43,22 +36,28 @@ def create(num_queues: int, length: int, image_shape: tuple[int, int, int]) -> C
 def push(
     queue: CSQueue,
     key: jax.Array,
-    images: jax.Array,
-    indices: jax.Array,
-    classes: jax.Array,
-    scores: jax.Array,
+    images: UInt8[Array, "unlabelled height width channels"],
+    indices: Int[Array, " unlabelled"],
+    classes: Int[Array, " unlabelled"],
+    scores: Float[Array, " unlabelled"],
     *,
     select: int,
     top: int,
+    axis: str | None = parallel.AXIS,
 ) -> CSQueue:
-    """Updating strategy: into each of P random queues, the top-Q of its class.
+    """Updating strategy: pushes the top-Q rows of a class into each of P random queues.
 
-    images: uint8 [U/D, S, S, C], indices: int32 [U/D], classes: int32 [U/D] (which
-    queue a row belongs to), scores: float32 [U/D] (p'_s, Eq. 1; -inf = not eligible):
-    this device's rows. key: equal on all devices; it draws the P = select queues
-    without replacement. top = Q. The candidates are ranked over the global batch, so
-    the result depends neither on the number of devices nor on which one asks; on equal
-    scores the earlier row of the batch wins.
+    The candidates are ranked over the global batch, so the result does not depend on
+    the number of devices. On equal scores the earlier row of the batch wins.
+
+    Args:
+        queue: the queue before the push, equal on all devices.
+        key: equal on all devices; draws the queues without replacement.
+        images, indices, classes, scores: this device's rows. classes: the queue of a
+            row. scores: p'_s, Eq. 1; -inf = not eligible.
+        select: P.
+        top: Q.
+        axis: the mapped axis, None = one device.
     """
     num_queues, length = queue.indices.shape
     queues = draw_queues(key, num_queues, select)  # P
@@ -66,9 +65,10 @@ def push(
     ranked = jnp.where(classes[None, :] == queues[:, None], scores[None, :], -jnp.inf)
     score, row = jax.lax.top_k(ranked, local_top)  # [P, min(Q, U/D)]
     index, image = indices[row], images[row]
-    if parallel.num_devices() > 1:
-        position = parallel.global_positions(scores.shape[0])[row]
-        score, index, image = _best_of_all_devices(score, position, index, image, top)
+    if parallel.num_devices(axis) > 1:
+        position = parallel.global_positions(scores.shape[0], axis)[row]
+        candidates = (score, position, index, image)
+        score, index, image = _best_of_all_devices(candidates, top, axis)
 
     pushed = jnp.isfinite(score)  # a prefix of each row, as scores descend
     slot = (queue.head[queues][:, None] + jnp.arange(score.shape[1])[None, :]) % length
@@ -84,22 +84,20 @@ def push(
     )
 
 
-def draw_queues(key: jax.Array, num_queues: int, select: int) -> jax.Array:
-    """P different queues of K, uniformly: int32 [P]. All of them where P = K."""
+def draw_queues(key: jax.Array, num_queues: int, select: int) -> Int[Array, " select"]:
+    """Draws P different queues of K, uniformly; returns all of them if P = K."""
     if select == num_queues:
         return jax.lax.iota("int32", num_queues)
-    # The largest of K random numbers: a permutation would sort all of them, which at
-    # K = 1000 took twice as long as the rest of a push.
+    # The largest of K random numbers. A permutation would sort all of them, which took
+    # twice as long as the other operations of a push at K = 1000.
     return jax.lax.top_k(jax.random.uniform(key, (num_queues,)), select)[1]
 
 
-def sample_distinct(
-    queue: CSQueue, key: jax.Array, batch: int
-) -> tuple[jax.Array, jax.Array]:
-    """B different filled slots, uniformly.
+def sample_distinct(queue: CSQueue, key: jax.Array, batch: int) -> Slots:
+    """Draws B different filled slots, uniformly.
 
-    Returns (slots int32 [B], flat over [K * N_q]; ready bool scalar: the queue holds
-    at least B images). Where it is not ready the slots mean nothing.
+    Returns (slots, flat over [K * N_q]; ready: the queue holds at least B images). The
+    slots mean nothing if it is not ready.
     """
     rank = jnp.where(
         filled(queue).reshape(-1), jax.random.uniform(key, (queue.capacity,)), -1.0
@@ -108,12 +106,10 @@ def sample_distinct(
     return slots, jnp.sum(queue.count) >= batch
 
 
-def sample_uniform(
-    queue: CSQueue, key: jax.Array, batch: int
-) -> tuple[jax.Array, jax.Array]:
-    """B filled slots with replacement, each with the same probability.
+def sample_uniform(queue: CSQueue, key: jax.Array, batch: int) -> Slots:
+    """Draws B filled slots with replacement, each with the same probability.
 
-    As `sample_distinct`, but ready from the first image on.
+    Returns what `sample_distinct` returns, but is ready from the first image on.
     """
     ends = jnp.cumsum(queue.count)
     draw = jax.random.randint(key, (batch,), 0, jnp.maximum(ends[-1], 1))
@@ -122,12 +118,10 @@ def sample_uniform(
     return k * queue.indices.shape[1] + within, ends[-1] > 0
 
 
-def sample_class_balanced(
-    queue: CSQueue, key: jax.Array, batch: int
-) -> tuple[jax.Array, jax.Array]:
-    """B slots with replacement: first a non-empty queue, then one of its slots.
+def sample_class_balanced(queue: CSQueue, key: jax.Array, batch: int) -> Slots:
+    """Draws B times with replacement: first a non-empty queue, then one of its slots.
 
-    As `sample_distinct`, but ready from the first image on.
+    Returns what `sample_distinct` returns, but is ready from the first image on.
     """
     class_key, slot_key = jax.random.split(key)
     present = (queue.count > 0).astype(jnp.float32)
@@ -143,29 +137,31 @@ SAMPLERS = {
 }
 
 
-def take(queue: CSQueue, slots: jax.Array) -> jax.Array:
-    """Images of flat slots [n] -> uint8 [n, S, S, C]."""
+def take(
+    queue: CSQueue, slots: Int[Array, " batch"]
+) -> UInt8[Array, "batch height width channels"]:
+    """Returns the images of flat slots."""
     return queue.images.reshape(-1, *queue.images.shape[2:])[slots]
 
 
-def filled(queue: CSQueue) -> jax.Array:
-    """Which slots hold an image, bool [K, N_q]: a queue fills from slot 0."""
+def filled(queue: CSQueue) -> Bool[Array, "queues length"]:
+    """Returns which slots hold an image: a queue fills from slot 0."""
     return jnp.arange(queue.indices.shape[1])[None, :] < queue.count[:, None]
 
 
-def fill(queue: CSQueue) -> jax.Array:
-    """Share of slots that hold an image, float32 scalar."""
+def fill(queue: CSQueue) -> Float[Array, ""]:
+    """Returns the share of slots that hold an image."""
     return jnp.sum(queue.count).astype(jnp.float32) / queue.capacity
 
 
-def _best_of_all_devices(score, position, index, image, top):
-    """Each device's candidates [P, q, ...] -> the best of all, [P, min(top, D q), ...].
+def _best_of_all_devices(candidates, top, axis):
+    """Merges each device's candidates [P, q, ...] to the best, [P, min(top, D q), ...].
 
-    Only these rows travel, never the batch. Two sort keys: a plain top-k over gathered
-    rows would break ties by device.
+    Only these rows travel, never the batch. Two sort keys, because a plain top-k over
+    gathered rows would break ties by device.
     """
     score, position, index, image = (
-        _join_candidates(parallel.gather(x)) for x in (score, position, index, image)
+        _join_candidates(parallel.gather(x, axis)) for x in candidates
     )
     order = jax.lax.sort(
         (-score, position, jax.lax.broadcasted_iota(jnp.int32, score.shape, 1)),
@@ -180,6 +176,6 @@ def _best_of_all_devices(score, position, index, image, top):
 
 
 def _join_candidates(x: jax.Array) -> jax.Array:
-    """[D, P, q, ...] -> [P, D * q, ...]."""
+    """Reshapes [D, P, q, ...] to [P, D * q, ...]."""
     x = x.swapaxes(0, 1)
     return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])

@@ -1,4 +1,4 @@
-"""FixMatch (Sohn et al. 2020): one fixed confidence threshold for every pseudo-label.
+"""FixMatch (Sohn et al. 2020): one fixed confidence threshold for all pseudo-labels.
 
 As in USB (semilearn algorithms/fixmatch/fixmatch.py).
 """
@@ -8,30 +8,17 @@ import dataclasses
 import jax.numpy as jnp
 
 from rsmatch_jax import losses
-from rsmatch_jax.methods import base
+from rsmatch_jax.methods import base, keys
 
 
 @dataclasses.dataclass(frozen=True)
-class FixMatch:
+class FixMatch(base.Rule):
     """threshold: tau. No buffers."""
 
-    threshold: float
+    threshold: float = keys.key("method.threshold")
 
-    def init(self, dims):
-        del dims
-        return {}
-
-    def select(self, weak_logits, buffers, indices):
-        """mask = [max q >= tau]."""
-        del indices
-        labels, confidence = losses.pseudo_label(weak_logits)
-        return labels, confidence >= self.threshold, buffers
-
-    def regulariser(self, strong_logits, mask, buffers):
-        del strong_logits, mask, buffers
-        return jnp.float32(0.0), {}
-
-
-def make(config: base.Config) -> FixMatch:
-    """From the whole config: `method.threshold`."""
-    return FixMatch(threshold=config.method.threshold)
+    def select(self, inputs, buffers):
+        """weight = [max q >= tau]."""
+        labels, confidence = losses.pseudo_label(inputs.weak_logits)
+        weights = (confidence >= self.threshold).astype(jnp.float32)
+        return labels, weights, buffers

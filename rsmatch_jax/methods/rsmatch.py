@@ -1,22 +1,29 @@
-"""RSMatch (Wang et al. 2024, section 4): find the synthetic images, then use them.
+"""RSMatch (Wang et al. 2024, section 4): finds the synthetic images, then uses them.
 
 A deepfake detector learns from labelled real images and from the CSQueue, which mines
-likely synthetic ones out of the unlabelled batches. The classifier has a real and a
-fake head on one encoder; unlabelled images train the head that the detector sends them
-to. Equations 1 to 7 are marked below. Class 0 of the detector is real, 1 synthetic.
-Which pseudo-labels are trusted is FixMatch's rule in the paper; any other may stand in.
+images that are probably synthetic from the unlabelled batches. The classifier has a
+real and a fake head on one encoder; the detector decides which of them an unlabelled
+image trains. Equations 1 to 7 are marked below. Class 0 of the detector is real, 1
+synthetic. The paper trusts pseudo-labels by FixMatch's rule; any other can replace it.
 """
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from rsmatch_jax import losses
 from rsmatch_jax.augment import on_device
-from rsmatch_jax.methods import backward_first, base, csqueue
-from rsmatch_jax.methods.rules import RULES, Rule
+from rsmatch_jax.methods import (
+    backward_first,
+    base,
+    csqueue,
+    keys,
+    rsmatch_checks,
+    rules,
+)
 from rsmatch_jax.runtime import parallel
 from rsmatch_jax.state import PyTree
 
@@ -24,48 +31,85 @@ DETECTOR = "detector"
 
 
 class _Detector(NamedTuple):
-    """What the detector's part of a step gives: the loss of Eq. 2 + 3, and of each weak
-    view, constant for the gradient, its pseudo-label int32 [U/D] (1: synthetic), the
-    confidence in it and the score of Eq. 1, both float32 [U/D]."""
+    """The detector's part of a step; all but the loss are constants for the gradient.
 
-    loss: jax.Array
-    origin: jax.Array
-    confidence: jax.Array
-    score: jax.Array
+    loss: of Eq. 2 + 3. origin: pseudo-label of each weak view, 1 = synthetic.
+    confidence: in that label. score: of Eq. 1. stats: new BN statistics by network,
+    empty if the detector is a head on the classifier.
+    """
+
+    loss: Float[Array, ""]
+    origin: Int[Array, " unlabelled"]
+    confidence: Float[Array, " unlabelled"]
+    score: Float[Array, " unlabelled"]
     metrics: base.Metrics
-    stats: PyTree  # new BN statistics by network: none where it has no network
+    stats: PyTree
 
 
 @dataclasses.dataclass(frozen=True)
-class RSMatch:
-    """Fields are the keys of `method` and `method.rsmatch` (configs/common.py);
-    rule, the one that `pseudo_label` names; synthetic_share, the coin of
-    routing="random"; flip and crop_pad, the weak view of queue_reaugment."""
+class RSMatch(base.Method):
+    """configs/common.py describes the keys. rule: the one that `pseudo_label` names.
+    synthetic_share: probability of routing="random". flip, crop_pad: of the weak view
+    of queue_reaugment."""
 
-    uses_unlabeled: ClassVar[bool] = True
+    training_heads = frozenset({"fake"})
+    rule_key = "method.rsmatch.pseudo_label"
+    memory_keys = {"queue": "method.rsmatch.queue_length"}
+    progress = ("loss", "utilisation", "detector_utilisation", "routed_synthetic")
 
-    rule: Rule
-    unsup_weight: float
-    weak_forward: str
-    queue_length: int
-    queue_classes: int
-    queue_push: int
-    queue_sample: str
-    queue_min_confidence: float
-    queue_min_score: float
-    queue_reaugment: bool
-    detector_threshold: float
-    detector_unsup_weight: float
-    fake_weight: float
-    route_threshold: float
-    route_warmup_steps: int
-    individual_models: bool
-    classwise_queue: bool
-    fake_head: bool
-    routing: str
+    rule: base.Rule
     synthetic_share: float
-    flip: bool
     crop_pad: int
+    unsup_weight: float = keys.key("method.unsup_weight")
+    weak_forward: str = keys.key("train.weak_forward")
+    flip: bool = keys.key("input.flip")
+    pseudo_label: str = keys.key(choices=tuple(rules.RULES))
+    queue_length: int = keys.key(least=1)
+    queue_classes: int = keys.key(least=1)
+    queue_push: int = keys.key(least=1)
+    queue_sample: str = keys.key(choices=tuple(csqueue.SAMPLERS))
+    queue_min_confidence: float = keys.key(least=0, most=1)
+    queue_min_score: float = keys.key(least=0, most=1)
+    queue_reaugment: bool = keys.key()
+    detector_threshold: float = keys.key(least=0, most=1)
+    detector_unsup_weight: float = keys.key(least=0)
+    detector_learning_rate: float | None = keys.key(least=0)
+    detector_weight_decay: float | None = keys.key(least=0)
+    fake_weight: float = keys.key(least=0)
+    route_threshold: float = keys.key(least=0, most=1)
+    route_warmup_steps: int = keys.key(least=0)
+    individual_models: bool = keys.key()
+    classwise_queue: bool = keys.key()
+    fake_head: bool = keys.key()
+    routing: str = keys.key(choices=("detector", "oracle", "random"))
+
+    @classmethod
+    def make(cls, config, dims):
+        """P is at most K."""
+        d, options = config.data, config.method.rsmatch
+        return keys.from_config(
+            cls,
+            "rsmatch",
+            config,
+            rule=rules.make(options.pseudo_label, config),
+            synthetic_share=0.0 if d.real_only else d.synthetic_ratio,
+            crop_pad=dims.crop_pad,
+            queue_classes=min(options.queue_classes, dims.num_classes),
+        )
+
+    check = staticmethod(rsmatch_checks.check)
+    check_data = staticmethod(rsmatch_checks.check_data)
+
+    @property
+    def needs_truth(self):
+        return self.routing == "oracle"
+
+    def optimiser(self):
+        options = {
+            "learning_rate": self.detector_learning_rate,
+            "weight_decay": self.detector_weight_decay,
+        }
+        return {DETECTOR: {k: v for k, v in options.items() if v is not None}}
 
     def heads(self, num_classes):
         classifier = {"real": num_classes}
@@ -84,43 +128,45 @@ class RSMatch:
             "rule": self.rule.init(dims),
         }
 
-    def loss(self, nets, params, stats, extra, batch, key, step):
-        sample_key, view_key, route_key, push_key = jax.random.split(key, 4)
-        queue = extra["queue"]
-        queued, ready = self._sample(queue, batch, sample_key, view_key)
-        labelled = [batch.lab, queued]
+    def queue(self, extra):
+        return extra["queue"]
+
+    def alarms(self, steps, *, first, images_a_step):
+        return rsmatch_checks.alarms(steps, first, images_a_step)
+
+    def loss(self, params, inputs):
+        sample_key, view_key, route_key, push_key = jax.random.split(inputs.key, 4)
+        queued, ready = self._sample(inputs, sample_key, view_key)
+        labelled = [inputs.batch.lab, queued]
         if self.individual_models:
-            detector, batch = self._detector_pass(
-                nets, params, stats, batch, labelled, ready
-            )
-            labelled = [batch.lab]
+            detector, inputs = self._detector_pass(params, inputs, labelled, ready)
+            labelled = [inputs.batch.lab]
         groups, weak, strong, classifier_stats = base.forward(
-            "classifier", nets, params, stats, labelled, batch, self.weak_forward
+            "classifier", params, inputs, labelled, self.weak_forward
         )
         if not self.individual_models:
             detector = self._detector_losses(*groups, weak, strong, ready)
         new_stats = {"classifier": classifier_stats, **detector.stats}
         lab, weak, strong = groups[0].logits, weak.logits, strong.logits
 
-        # Everything predicted from weak views is a constant for the gradient.
-        labels, mask, rule_buffers = self.rule.select(  # q-hat, [max q > tau]
-            weak["real"], extra["rule"], batch.indices
+        # Predictions of weak views are constants for the gradient.
+        labels, weights, rule_buffers = self.rule.select(  # q-hat, [max q > tau]
+            base.rule_inputs(lab["real"], weak["real"], inputs), inputs.extra["rule"]
         )
         # Eq. 4
-        loss_sup = jnp.mean(losses.cross_entropy(lab["real"], batch.labels))
-        # Eq. 5 and 6: the pseudo-label always comes from the real head.
-        synthetic = self._route(detector, batch, route_key, step)
-        loss_real = losses.masked_mean(
-            losses.cross_entropy(strong["real"], labels), mask & ~synthetic
-        )
+        loss_sup = jnp.mean(losses.cross_entropy(lab["real"], inputs.batch.labels))
+        # Eq. 5 and 6: the pseudo-label always comes from the real head. The weight of a
+        # row goes to the head that the row is routed to.
+        synthetic = self._route(detector, inputs, route_key)
+        to_real = jnp.where(synthetic, 0.0, weights)
+        to_fake = jnp.where(synthetic, weights, 0.0)
+        loss_real = base.pseudo_label_loss(strong["real"], labels, to_real)
         loss_fake = jnp.float32(0.0)
         if self.fake_head:
-            loss_fake = losses.masked_mean(
-                losses.cross_entropy(strong["fake"], labels), mask & synthetic
-            )
+            loss_fake = base.pseudo_label_loss(strong["fake"], labels, to_fake)
         # FreeMatch's fairness: of the real head, on the rows that it learns from.
-        regulariser, reported = self.rule.regulariser(
-            strong["real"], mask & ~synthetic, rule_buffers
+        regulariser, rule_metrics = self.rule.regulariser(
+            strong["real"], to_real, rule_buffers, inputs.axis
         )
         # Eq. 7
         loss = (
@@ -130,63 +176,67 @@ class RSMatch:
             + regulariser
         )
         _, confidence = losses.pseudo_label(weak["real"])
-        queue = self._push(queue, push_key, batch, labels, confidence, detector.score)
+        queue = self._push(inputs, push_key, labels, confidence, detector.score)
         metrics = {
             "loss": loss,
             "loss_sup": loss_sup,
             "loss_unsup": loss_real,
             "loss_unsup_fake": loss_fake,
-            "utilisation": jnp.mean(mask.astype(jnp.float32)),
+            "utilisation": jnp.mean(weights),
             "routed_synthetic": jnp.mean(synthetic.astype(jnp.float32)),
             "queue_fill": csqueue.fill(queue),
             **detector.metrics,
-            **reported,
+            **rule_metrics,
         }
         return loss, (new_stats, {"queue": queue, "rule": rule_buffers}, metrics)
 
     @jax.named_scope("queue")
-    def _sample(self, queue, batch, sample_key, view_key):
-        """This device's B/D queue images, and 1.0 once the queue can give them.
+    def _sample(self, inputs, sample_key, view_key):
+        """Returns this device's B/D queue images, and 1.0 if the queue can give them.
 
-        Until then the first images of the weak view hold the place, at weight 0.
+        Before that, the first images of the weak view take their place, at weight 0.
         """
-        local = batch.lab.shape[0]
+        batch, axis = inputs.batch, inputs.axis
+        queue, local = inputs.extra["queue"], batch.lab.shape[0]
         slots, ready = csqueue.SAMPLERS[self.queue_sample](
-            queue, sample_key, local * parallel.num_devices()
+            queue, sample_key, local * parallel.num_devices(axis)
         )
         images = csqueue.take(queue, slots)
         if self.queue_reaugment:
             images = on_device.weak_view(
                 view_key, images, flip=self.flip, crop_pad=self.crop_pad
             )
-        images = jnp.where(ready, parallel.local_rows(images), batch.weak[:local])
+        images = parallel.local_rows(images, axis)
+        images = jnp.where(ready, images, batch.weak[:local])
         return images, ready.astype(jnp.float32)
 
-    def _detector_pass(self, nets, params, stats, batch, labelled, ready):
-        """The detector's part with its own network, forward and backward; the batch
-        that comes back is for the classifier, which waits for it."""
+    def _detector_pass(self, params, inputs, labelled, ready):
+        """Runs the detector's network, forward and backward.
+
+        Returns its part and the inputs for the classifier, which waits for it.
+        """
 
         def loss(detector_params):
             groups, weak, strong, new_stats = base.forward(
                 DETECTOR,
-                nets,
                 {DETECTOR: detector_params},
-                stats,
+                inputs,
                 labelled,
-                batch,
                 self.weak_forward,
             )
             part = self._detector_losses(*groups, weak, strong, ready)
             return part.loss, part._replace(stats={DETECTOR: new_stats})
 
+        batch = inputs.batch
         images = {"lab": batch.lab, "weak": batch.weak, "strong": batch.strong}
         value, part, images = backward_first.differentiated_first(
             loss, params[DETECTOR], images
         )
-        return part._replace(loss=value), batch.replace(**images)
+        inputs = dataclasses.replace(inputs, batch=batch.replace(**images))
+        return part._replace(loss=value), inputs
 
     def _detector_losses(self, lab, queued, weak, strong, ready):
-        """Eq. 1 to 3 from the outputs for labelled, queued, weak and strong images."""
+        """Computes Eq. 1 to 3 from the outputs for the four groups of images."""
         lab, queued, weak, strong = (
             outputs.logits[DETECTOR] for outputs in (lab, queued, weak, strong)
         )
@@ -211,58 +261,38 @@ class RSMatch:
         loss = sup + self.detector_unsup_weight * unsup
         return _Detector(loss, origin, confidence, score, metrics, stats={})
 
-    def _route(self, detector, batch, key, step):
-        """Which unlabelled images go to the fake head, bool [U/D]."""
+    def _route(self, detector, inputs, key) -> Bool[Array, " unlabelled"]:
+        """Returns which unlabelled images go to the fake head."""
         if self.routing == "oracle":
-            synthetic = batch.synthetic
+            synthetic = inputs.batch.synthetic
         elif self.routing == "random":
-            count = detector.origin.shape[0] * parallel.num_devices()
+            count = detector.origin.shape[0] * parallel.num_devices(inputs.axis)
             coin = jax.random.bernoulli(key, self.synthetic_share, (count,))
-            synthetic = parallel.local_rows(coin)
+            synthetic = parallel.local_rows(coin, inputs.axis)
         else:
             sure = detector.confidence >= self.route_threshold
             synthetic = (detector.origin == 1) & sure
-        return synthetic & (step >= self.route_warmup_steps)
+        return synthetic & (inputs.step >= self.route_warmup_steps)
 
     @jax.named_scope("queue")
-    def _push(self, queue, key, batch, labels, confidence, score):
-        """Updating strategy of section 4.3, after the losses: no second forward."""
+    def _push(self, inputs, key, labels, confidence, score):
+        """Applies the updating strategy of section 4.3, without a second forward."""
         eligible = (confidence >= self.queue_min_confidence) & (
             score >= self.queue_min_score
         )
-        if self.classwise_queue:
-            classes, select, top = labels, self.queue_classes, self.queue_push
-        else:  # Table 3's single queue, at the same number of images a step
-            classes = jnp.zeros_like(labels)
+        classes = base.hard_labels(labels)
+        select, top = self.queue_classes, self.queue_push
+        if not self.classwise_queue:  # Table 3's single queue, as many images a step
+            classes = jnp.zeros_like(classes)
             select, top = 1, self.queue_classes * self.queue_push
         return csqueue.push(
-            queue,
+            inputs.extra["queue"],
             key,
-            batch.weak,
-            batch.indices,
+            inputs.batch.weak,
+            inputs.batch.indices,
             classes,
             jnp.where(eligible, score, -jnp.inf),
             select=select,
             top=top,
+            axis=inputs.axis,
         )
-
-
-def make(config: base.Config, dims: base.Dims) -> RSMatch:
-    """From the whole config: `method`, `method.rsmatch` and the weak view's keys.
-
-    P is at most K.
-    """
-    own = config.method.rsmatch
-    elsewhere = {
-        "rule": RULES[own.pseudo_label](config),
-        "unsup_weight": config.method.unsup_weight,
-        "weak_forward": config.train.weak_forward,
-        "queue_classes": min(own.queue_classes, dims.num_classes),
-        "synthetic_share": 0.0
-        if config.data.real_only
-        else config.data.synthetic_ratio,
-        "flip": config.input.flip,
-        "crop_pad": dims.crop_pad,
-    }
-    names = {field.name for field in dataclasses.fields(RSMatch)} - set(elsewhere)
-    return RSMatch(**elsewhere, **{name: own[name] for name in names})

@@ -1,50 +1,26 @@
-"""Pseudo-labelling rules by name: which unlabelled images are trusted in a step.
+"""Pseudo-labelling rules by name.
 
-A rule is what tells FixMatch, FlexMatch and FreeMatch apart. `self_training.py` trains
-with a rule alone, `rsmatch.py` puts its detector and its two heads on top of one. A new
-rule is a file beside these and a line here, and works in both.
+A rule is the difference between FixMatch, FlexMatch and FreeMatch. self_training.py
+trains with a rule alone; rsmatch.py puts its detector and its two heads on top of one.
+A new rule is a file in this folder, a line here and a block in configs/common.py
+(docs/adding-a-rule.md); then method.name and method.rsmatch.pseudo_label take it.
 """
 
-from collections.abc import Mapping
-from typing import Protocol
+import pkgutil
 
-import jax
+from rsmatch_jax.methods import base, keys
 
-from rsmatch_jax.methods import fixmatch, flexmatch, freematch
-from rsmatch_jax.methods.base import Dims, Metrics
-
-Buffers = Mapping[str, jax.Array]
-
-
-class Rule(Protocol):
-    """A frozen dataclass of hyper-parameters with pure functions.
-
-    Buffers live in the train state and must come out equal on all devices.
-    """
-
-    def init(self, dims: Dims) -> Buffers:
-        """Buffers before step 0, every leaf with an explicit dtype."""
-        ...
-
-    def select(
-        self, weak_logits: jax.Array, buffers: Buffers, indices: jax.Array
-    ) -> tuple[jax.Array, jax.Array, Buffers]:
-        """This device's weak logits [U/D, K] and positions in the unlabelled set,
-        int32 [U/D] -> (labels int32 [U/D], mask bool [U/D], new buffers), all of them
-        constants for the gradient."""
-        ...
-
-    def regulariser(
-        self, strong_logits: jax.Array, mask: jax.Array, buffers: Buffers
-    ) -> tuple[jax.Array, Metrics]:
-        """A further term of the loss on the masked rows [U/D, K], with its weight, and
-        what to report of it. Takes the buffers that `select` returned. Equal on all
-        devices."""
-        ...
-
-
-RULES = {
-    "fixmatch": fixmatch.make,
-    "flexmatch": flexmatch.make,
-    "freematch": freematch.make,
+# Found by their place, so that one line adds a rule, without an import.
+RULES: dict[str, type[base.Rule]] = {
+    name: pkgutil.resolve_name(f"rsmatch_jax.methods.{place}")
+    for name, place in {
+        "fixmatch": "fixmatch:FixMatch",
+        "flexmatch": "flexmatch:FlexMatch",
+        "freematch": "freematch:FreeMatch",
+    }.items()
 }
+
+
+def make(name: str, config: keys.Config) -> base.Rule:
+    """Builds the rule from the whole config."""
+    return keys.from_config(RULES[name], name, config)

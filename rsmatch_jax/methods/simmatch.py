@@ -1,20 +1,21 @@
 """SimMatch (Zheng et al. 2022): two views agree on classes and on similar images.
 
 A bank keeps an embedding of every labelled image. An unlabelled image's similarities
-to them are a second prediction: they smooth the pseudo-label, and the weak view's
-teach the strong view's. As in USB (semilearn algorithms/simmatch/simmatch.py,
-hooks/dist_align.py) on its CIFAR path: the live model is the teacher.
+to them are a second prediction: they smooth the pseudo-label, and those of the weak
+view are the target of the strong view. As in USB (semilearn
+algorithms/simmatch/simmatch.py, hooks/dist_align.py) on its CIFAR path: the live model
+is the teacher.
 """
 
 import dataclasses
 import zlib
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from rsmatch_jax import losses
-from rsmatch_jax.methods import base
+from rsmatch_jax.methods import base, keys
 from rsmatch_jax.models.networks import Projector
 from rsmatch_jax.runtime import parallel
 
@@ -22,31 +23,31 @@ PROJECTOR = "projector"
 EPASS_PROJECTORS = 3
 ALIGNMENT_EPSILON = 1e-6
 # Axis of the rows [P, B] written into the bank that gets unit length. "usb" repeats
-# its slip: each of the P entries is normalised over the batch, so that embeddings are
-# about sqrt(P / B) long and the temperature is lower than it says.
+# USB's slip: each of the P entries is normalised over the batch, so that embeddings are
+# about sqrt(P / B) long and the effective temperature is lower than the key says.
 BANK_NORMS = {"fixed": 0, "usb": 1}
 
 
 @dataclasses.dataclass(frozen=True)
-class SimMatch:
-    """Fields are the keys of `method` and `method.simmatch` (configs/common.py), and
-    seed, which decides the bank before step 0."""
+class SimMatch(base.Method):
+    """Fields are described in configs/common.py. The seed decides the bank before
+    step 0."""
 
-    uses_unlabeled: ClassVar[bool] = True
+    training_heads = frozenset({PROJECTOR})
 
-    threshold: float
-    unsup_weight: float
-    weak_forward: str
-    temperature: float
-    smoothing: float
-    projection_size: int
-    instance_weight: float
-    da_length: int
-    warmup_steps: int
-    bank_decay: float
-    bank_norm: str
-    epass: bool
-    seed: int
+    threshold: float = keys.key("method.threshold")
+    unsup_weight: float = keys.key("method.unsup_weight")
+    weak_forward: str = keys.key("train.weak_forward")
+    seed: int = keys.key("seed")
+    temperature: float = keys.key(above=0)
+    smoothing: float = keys.key(least=0, most=1)
+    projection_size: int = keys.key(least=1)
+    instance_weight: float = keys.key(least=0)
+    da_length: int = keys.key(least=1)
+    warmup_steps: int = keys.key(least=0)
+    bank_decay: float = keys.key(least=0, most=1)
+    bank_norm: str = keys.key(choices=tuple(BANK_NORMS))
+    epass: bool = keys.key(own_method_only=True)
 
     def heads(self, num_classes):
         count = EPASS_PROJECTORS if self.epass else 1
@@ -54,9 +55,12 @@ class SimMatch:
         return {"classifier": {"real": num_classes, PROJECTOR: projector}}
 
     def init_extra(self, dims):
-        """bank: float32 [P, n_lb], a unit column per labelled image; bank_labels: int32
-        [n_lb]; da_queue: float32 [da_length, K], mean predictions of the last steps;
-        da_pointer: int32 [], its row to be written next."""
+        """Returns the bank and the queue of distribution alignment.
+
+        bank: float32 [P, n_lb], a unit column per labelled image. bank_labels: int32
+        [n_lb]. da_queue: float32 [da_length, K], mean predictions of the last steps.
+        da_pointer: int32 [], its row to be written next.
+        """
         key = jax.random.fold_in(jax.random.key(self.seed), zlib.crc32(b"bank"))
         shape = (self.projection_size, dims.num_labeled)
         return {
@@ -66,22 +70,22 @@ class SimMatch:
             "da_pointer": jnp.zeros((), jnp.int32),
         }
 
-    def loss(self, nets, params, stats, extra, batch, key, step):
-        del key
+    def loss(self, params, inputs):
+        extra, batch = inputs.extra, inputs.batch
         (lab,), weak, strong, new_stats = base.forward(
-            "classifier", nets, params, stats, [batch.lab], batch, self.weak_forward
+            "classifier", params, inputs, [batch.lab], self.weak_forward
         )
         lab_embedding, weak_embedding, strong_embedding = (
             _unit(out.projections[PROJECTOR], axis=1) for out in (lab, weak, strong)
         )
         bank, bank_labels = extra["bank"], extra["bank_labels"]  # of the last step
 
-        # What weak views predict is a constant: soft_cross_entropy stops the gradient.
-        log_p, alignment = self._align(extra, weak.logits["real"])
+        # Weak views give constants: soft_cross_entropy stops the gradient.
+        log_p, alignment = self._align(extra, weak.logits["real"], inputs.axis)
         p = jnp.exp(log_p)
         similarity = self._similarity(weak_embedding, bank)
-        # Similarities times p of the bank images' classes, to sum one; in logarithms,
-        # as no class of the bank need have a p that float32 can hold.
+        # Similarities times p of the bank images' classes, scaled to sum 1. In
+        # logarithms, because p of a class may be too small for float32.
         teacher = jax.nn.softmax(similarity + log_p[:, bank_labels])
         aggregated = jnp.dot(
             jax.nn.softmax(similarity),
@@ -89,7 +93,7 @@ class SimMatch:
             precision=jax.lax.Precision.HIGHEST,
         )
         smoothed = self.smoothing * p + (1 - self.smoothing) * aggregated
-        started = step >= self.warmup_steps
+        started = inputs.step >= self.warmup_steps
         targets = jnp.where(started, smoothed, p)
         mask = jnp.max(targets, axis=1) >= self.threshold
 
@@ -105,7 +109,8 @@ class SimMatch:
             + self.unsup_weight * loss_unsup
             + self.instance_weight * loss_instance
         )
-        new_extra = {**self._remember(extra, batch, lab_embedding), **alignment}
+        bank_update = self._remember(extra, batch, lab_embedding, inputs.axis)
+        new_extra = {**bank_update, **alignment}
         metrics = {
             "loss": loss,
             "loss_sup": loss_sup,
@@ -115,22 +120,24 @@ class SimMatch:
         }
         return loss, ({"classifier": new_stats}, new_extra, metrics)
 
-    def _similarity(self, embedding, bank):
-        """Logits over the bank's images: [N, P] and [P, n_lb] -> [N, n_lb].
+    def _similarity(
+        self, embedding: Float[Array, "rows size"], bank: Float[Array, "size labelled"]
+    ) -> Float[Array, "rows labelled"]:
+        """Returns logits over the bank's images.
 
-        At full precision: the temperature would multiply TF32's error by ten.
+        At full precision, because the temperature would multiply TF32's error by ten.
         """
         similarity = jnp.dot(embedding, bank, precision=jax.lax.Precision.HIGHEST)
         return similarity / self.temperature
 
-    def _align(self, extra, logits):
-        """Distribution alignment towards equal classes, after the queue's update.
+    def _align(self, extra, logits, axis):
+        """Aligns the predictions to equal classes, after the queue's update.
 
-        Returns (log of the aligned prediction [U/D, K], the new queue and pointer). The
-        mean is over all rows of the queue: those still zero scale it, which cancels.
+        Returns (log of the aligned predictions [U/D, K], the new queue and pointer).
+        The mean includes rows of the queue that are still zero: the scale cancels.
         """
         log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
-        mean = parallel.mean(jnp.mean(jnp.exp(log_p), axis=0))  # of the global batch
+        mean = parallel.mean(jnp.mean(jnp.exp(log_p), axis=0), axis)
         queue = extra["da_queue"].at[extra["da_pointer"]].set(mean)
         ratio = (1 / mean.shape[0] + ALIGNMENT_EPSILON) / (
             jnp.mean(queue, axis=0) + ALIGNMENT_EPSILON
@@ -139,13 +146,13 @@ class SimMatch:
         log_p = jax.nn.log_softmax(log_p + jnp.log(ratio)[None, :])
         return log_p, {"da_queue": queue, "da_pointer": pointer}
 
-    def _remember(self, extra, batch, embedding):
-        """The bank after the labelled images of the global batch, on every device.
+    def _remember(self, extra, batch, embedding, axis):
+        """Returns the bank after the labelled images of the global batch.
 
-        Where an image is in the batch twice, its last row counts.
+        If an image is in the batch twice, its last row counts.
         """
         embedding, labels, indices = (
-            parallel.gather_rows(x)
+            parallel.gather_rows(x, axis)
             for x in (embedding, batch.labels, batch.lab_indices)
         )
         bank, bank_labels = extra["bank"], extra["bank_labels"]
@@ -161,20 +168,8 @@ class SimMatch:
         }
 
 
-def _unit(x: jax.Array, axis: int) -> jax.Array:
-    """x divided by its Euclidean norm along `axis`; zeros stay zeros."""
+def _unit(x: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
+    """Divides x by its Euclidean norm along `axis`; zeros stay zeros."""
     square = jnp.sum(x * x, axis=axis, keepdims=True)
     safe = jnp.where(square > jnp.finfo(x.dtype).tiny, square, 1.0)
     return x * jax.lax.rsqrt(safe)
-
-
-def make(config: base.Config, dims: base.Dims) -> SimMatch:
-    """From the whole config: `method`, `method.simmatch` and the seed."""
-    del dims
-    elsewhere = {
-        "threshold": config.method.threshold,
-        "unsup_weight": config.method.unsup_weight,
-        "weak_forward": config.train.weak_forward,
-        "seed": config.seed,
-    }
-    return SimMatch(**elsewhere, **config.method.simmatch)

@@ -1,12 +1,11 @@
-"""What a state is worth: its networks on all images, and the figures made of that.
+"""Evaluates a state: runs its networks on all images and computes the figures.
 
-With `figures` and `mistakes` the only part that sees which unlabelled image is
-synthetic. EMA parameters with the live BN statistics, as in USB (semilearn
-hooks/evaluation.py).
+Only this folder sees which unlabelled image is synthetic. Uses EMA parameters with the
+live BN statistics, as in USB (semilearn hooks/evaluation.py).
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,16 +17,17 @@ from rsmatch_jax.metrics import mistakes, scores
 from rsmatch_jax.metrics.scores import Rows
 from rsmatch_jax.models.networks import Network
 from rsmatch_jax.runtime import compilation, parallel
-from rsmatch_jax.state import PyTree, TrainState
+from rsmatch_jax.state import CSQueue, PyTree, TrainState
 
-_AHEAD = 2  # batches under way at most, that an interruption need not wait for more
+_AHEAD = 2  # batches under way at most: an interruption waits for no more
 
 
 class Measured(NamedTuple):
     """One evaluation.
 
-    figures: {name: number, None where there is none}, flat. details: JSON-ready lists
-    and dicts, by class, by generator or by bin. confusion: int64 [K, K], row = truth.
+    figures: flat {name: number, or None if the run has no such figure}. details: lists
+    and dicts for JSON, by class, generator or bin. confusion: int64 [K, K], row =
+    truth.
     """
 
     figures: dict[str, float | None]
@@ -37,15 +37,17 @@ class Measured(NamedTuple):
 
 
 class Interrupted(Exception):
-    """An evaluation was asked to end before it was done."""
+    """An evaluation was interrupted before its end."""
 
 
-def make_forward(nets: Mapping[str, Network]) -> Callable[[PyTree, Any], Any]:
-    """forward((params, stats), (uint8 images [n, S, S, 3], labels int32 [n])) -> rows.
+def make_forward(
+    nets: Mapping[str, Network], training_heads: Collection[str] = ()
+) -> Callable[[PyTree, Any], Any]:
+    """Returns forward((params, stats), (images, labels)) -> rows of one device.
 
-    Rows: predicted int32 [n], confidence float32 [n], rank int32 [n] (classes with a
-    higher logit than the label's), and where there is a detector synthetic_score
-    float32 [n] (Eq. 1). One device's program; `mapped_forward` runs it on all.
+    images: uint8 [n, S, S, 3]. labels: int32 [n]. Rows: predicted int32 [n], confidence
+    float32 [n], rank int32 [n] (classes with a higher logit than the label's), and with
+    a detector synthetic_score float32 [n] (Eq. 1). training_heads: left out.
     """
 
     def forward(variables, batch):
@@ -54,13 +56,17 @@ def make_forward(nets: Mapping[str, Network]) -> Callable[[PyTree, Any], Any]:
         logits = {}
         for name, net in nets.items():
             outputs, _ = net.apply(params[name], stats[name], images, False)
-            logits.update(outputs.logits)
+            logits |= {
+                head: z
+                for head, z in outputs.logits.items()
+                if head not in training_heads
+            }
         real = logits["real"]
-        own = jnp.take_along_axis(real, labels[:, None], axis=1)
+        of_label = jnp.take_along_axis(real, labels[:, None], axis=1)
         rows = {
             "predicted": jnp.argmax(real, axis=1).astype(jnp.int32),
             "confidence": jnp.max(jax.nn.softmax(real), axis=1),
-            "rank": jnp.sum(real > own, axis=1, dtype=jnp.int32),
+            "rank": jnp.sum(real > of_label, axis=1, dtype=jnp.int32),
         }
         if "detector" in logits:
             rows["synthetic_score"] = jax.nn.softmax(logits["detector"])[:, 1]
@@ -70,13 +76,15 @@ def make_forward(nets: Mapping[str, Network]) -> Callable[[PyTree, Any], Any]:
 
 
 def mapped_forward(
-    nets: Mapping[str, Network], devices: Sequence[jax.Device]
+    nets: Mapping[str, Network],
+    devices: Sequence[jax.Device],
+    training_heads: Collection[str] = (),
 ) -> Callable[[PyTree, Any], Any]:
-    """`make_forward` on devices: rows dealt by `parallel.shard_rows` in and out.
+    """Returns `make_forward` on devices, for rows dealt by `parallel.shard_rows`.
 
-    Compiled once for each shape of a batch, with the options of a step.
+    It is compiled once for each shape of a batch, with the options of a step.
     """
-    mapped = parallel.map_eval(make_forward(nets), devices)
+    mapped = parallel.map_eval(make_forward(nets, training_heads), devices)
     programs: dict[tuple[int, ...], jax.stages.Compiled] = {}
 
     def run(variables, batch):
@@ -98,24 +106,26 @@ def predict(
     devices: Sequence[jax.Device],
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Rows:
-    """Rows of `make_forward` for all images, in their order.
+    """Returns the rows of `make_forward` for all images, in their order.
 
-    The last batch is padded to the size of the others: one compilation. Each process
-    reads the images of its own devices and gets the rows of all. interrupted: asked
-    once a batch. Raises: Interrupted where it says so.
+    The last batch is padded to the size of the others, which saves a compilation. Each
+    process reads the images of its devices and gets the rows of all.
+
+    Raises:
+        Interrupted: `interrupted`, called before each batch, returns True.
     """
     batch_size = math.ceil(batch_size / len(devices)) * len(devices)
-    own, parts = parallel.own_rows(batch_size, devices), []
+    local, parts = parallel.own_rows(batch_size, devices), []
     for start in range(0, len(images), batch_size):
-        at = own[own < len(images) - start] + start
+        at = local[local < len(images) - start] + start
         x = np.asarray(images[at])
         y = np.asarray(labels[at], np.int32)
-        missing = len(own) - len(x)
+        missing = len(local) - len(x)
         x = np.pad(x, [(0, missing), (0, 0), (0, 0), (0, 0)])
         batch = parallel.shard_rows((x, np.pad(y, (0, missing))), devices)
         if interrupted():
             raise Interrupted
-        # Not fetched here: the device goes on while the host prepares the next batch.
+        # Not fetched yet: the device works while the host prepares the next batch.
         parts.append(forward((state.ema, state.stats), batch))
         jax.block_until_ready(parts[-1 - _AHEAD : -_AHEAD])
     fetched = [jax.tree.map(parallel.collect, part) for part in parts]
@@ -130,14 +140,16 @@ def measure(
     state: TrainState,
     task: Task,
     *,
+    queue: CSQueue | None,
     threshold: float,
     batch_size: int,
     devices: Sequence[jax.Device],
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Measured:
-    """All that is known of a state.
+    """Returns all figures of a state.
 
-    threshold: tau of the pseudo-label figures. interrupted: as of `predict`.
+    queue: of the state's method. threshold: tau of the pseudo-label figures.
+    interrupted: see `predict`, as for what is raised.
     """
 
     def rows_of(images, labels):
@@ -148,22 +160,22 @@ def measure(
     scored = scores.test_metrics(test, task.test_labels, num_classes)
     confusion = scored.pop("confusion")
     bins, ece = scores.calibration(test, task.test_labels)
-    found = {f"test_{name}": value for name, value in {**scored, "ece": ece}.items()}
+    figures = {f"test_{name}": value for name, value in {**scored, "ece": ece}.items()}
     if len(task.val_images):
         rows = rows_of(task.val_images, task.val_labels)
-        found["validation_accuracy"] = float(
+        figures["validation_accuracy"] = float(
             np.mean(rows["predicted"] == task.val_labels)
         )
     rows = rows_of(task.unl_images, task.unl_labels)
     synthetic = task.unl_synthetic
-    found |= scores.detector_metrics(rows, synthetic, len(task.lab_images))
-    found |= scores.pseudo_label_metrics(rows, task.unl_labels, synthetic, threshold)
-    found |= scores.queue_metrics(state, synthetic)
+    figures |= scores.detector_metrics(rows, synthetic, len(task.lab_images))
+    figures |= scores.pseudo_label_metrics(rows, task.unl_labels, synthetic, threshold)
+    figures |= scores.queue_metrics(queue, synthetic)
     details = {
         "test_reliability": bins,
         **scores.detector_groups(rows, task),
         "queue_purity_per_class": scores.queue_purity_per_class(
-            state, synthetic, num_classes
+            queue, synthetic, num_classes
         ),
     }
-    return Measured(found, details, confusion, mistakes.collect(task, test, rows))
+    return Measured(figures, details, confusion, mistakes.collect(task, test, rows))

@@ -8,7 +8,7 @@ import numpy as np
 from rsmatch_jax.data.rs_ssl import Task
 from rsmatch_jax.data.stores.arrays import REAL_ORIGIN
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.metrics.scores import SAID_SYNTHETIC, Rows
+from rsmatch_jax.metrics.scores import SYNTHETIC_SCORE, Rows
 
 DETECTOR, CLASSIFIER = "detector", "classifier"
 MOST = 12  # real images taken for synthetic, and as many the other way round
@@ -98,7 +98,7 @@ def detector_mistakes(rows: Rows, synthetic: np.ndarray) -> np.ndarray:
     score = rows.get("synthetic_score")
     if score is None:
         return np.zeros(0, np.int64)
-    said = score >= SAID_SYNTHETIC
+    said = score >= SYNTHETIC_SCORE
     taken = np.flatnonzero(said & ~synthetic)
     missed = np.flatnonzero(~said & synthetic)
     return np.concatenate(

@@ -1,6 +1,6 @@
 """Figures of predictions against ground truth: accuracy, calibration, detector, queue.
 
-Rows are what `evaluation.make_forward` says of each image.
+Rows are the outputs of `measure.make_forward` for each image.
 """
 
 from typing import Any
@@ -9,17 +9,19 @@ import numpy as np
 
 from rsmatch_jax.data.rs_ssl import Task
 from rsmatch_jax.data.stores.arrays import REAL_ORIGIN
-from rsmatch_jax.state import TrainState
+from rsmatch_jax.state import CSQueue
 
 Rows = dict[str, np.ndarray]
 TOP = 5
 BINS = 15  # of confidence, as usual since Guo et al.
-SAID_SYNTHETIC = 0.5  # score from which on the detector says so
+SYNTHETIC_SCORE = 0.5  # the detector calls an image synthetic from this score on
 
 
 def test_metrics(rows: Rows, labels: np.ndarray, num_classes: int) -> dict[str, Any]:
-    """accuracy, top5, macro precision, recall, F1 in [0, 1], and the confusion matrix
-    int64 [K, K] (row = truth)."""
+    """Returns accuracy, top5, macro precision, recall, F1, and the confusion matrix.
+
+    Shares lie in [0, 1]; the matrix is int64 [K, K], row = truth.
+    """
     from sklearn import metrics as sklearn_metrics  # lazy: reports need none of it
 
     precision, recall, f1, _ = sklearn_metrics.precision_recall_fscore_support(
@@ -42,8 +44,11 @@ def test_metrics(rows: Rows, labels: np.ndarray, num_classes: int) -> dict[str, 
 
 
 def most_confused(confusion: np.ndarray, count: int) -> list[tuple[int, int, int, int]]:
-    """(class, taken for, how often, of how many) by falling frequency, at most `count`
-    pairs; confusion: int64 [K, K], row = truth."""
+    """Returns the most frequent mistakes, at most `count`, by falling frequency.
+
+    Each is (class, predicted class, images, images of the class). confusion: int64
+    [K, K], row = truth.
+    """
     wrong = confusion - np.diag(np.diag(confusion))
     order = np.argsort(-wrong, axis=None, kind="stable")[:count]
     pairs = [np.unravel_index(i, wrong.shape) for i in order if wrong.flat[i]]
@@ -52,12 +57,12 @@ def most_confused(confusion: np.ndarray, count: int) -> list[tuple[int, int, int
 
 
 def calibration(rows: Rows, labels: np.ndarray) -> tuple[dict[str, list], float]:
-    """Reliability bins, and the expected calibration error in [0, 1].
+    """Returns reliability bins and the expected calibration error in [0, 1].
 
     Guo et al., "On Calibration of Modern Neural Networks", arXiv 1706.04599, Eq. 3:
     images in BINS equal bins of confidence (lo, hi]; the mean over images of the
     distance between a bin's accuracy and its mean confidence. Bins: count, confidence
-    and accuracy, the last two None where a bin is empty.
+    and accuracy, the last two None for an empty bin.
     """
     confidence = rows["confidence"].astype(np.float64)
     right = rows["predicted"] == labels
@@ -77,11 +82,12 @@ def calibration(rows: Rows, labels: np.ndarray) -> tuple[dict[str, list], float]
 def detector_metrics(
     rows: Rows, synthetic: np.ndarray, num_labeled: int
 ) -> dict[str, float | None]:
-    """The detector on the unlabelled set, whose first num_labeled images are labelled.
+    """Returns the detector's figures on the unlabelled set.
 
     Accuracy and balanced accuracy at score 0.5, AUROC, and the accuracy on labelled
-    real, other real and synthetic images: a detector that knows the labelled ones by
-    heart shows in the first two. None where there is no detector or no such image.
+    real, other real and synthetic images: the first two differ if the detector has
+    memorised the labelled images, the first num_labeled of the set. A figure is None
+    without a detector or without such images.
     """
     groups = {
         "": np.ones(len(synthetic), bool),
@@ -89,36 +95,38 @@ def detector_metrics(
         "_real": ~synthetic & (np.arange(len(synthetic)) >= num_labeled),
         "_synthetic": synthetic,
     }
-    from sklearn import metrics as sklearn_metrics  # lazy: as above
+    from sklearn import metrics as sklearn_metrics  # lazy: see above
 
     names = [f"detector_accuracy{name}" for name in groups]
     ranked = ("detector_balanced_accuracy", "detector_auroc")
-    found: dict[str, float | None] = dict.fromkeys([*names, *ranked])
+    figures: dict[str, float | None] = dict.fromkeys([*names, *ranked])
     score = rows.get("synthetic_score")
     if score is None:
-        return found
-    said = score >= SAID_SYNTHETIC
+        return figures
+    called_synthetic = score >= SYNTHETIC_SCORE
     for name, group in zip(names, groups.values(), strict=True):
         if group.any():
-            found[name] = float(np.mean(said[group] == synthetic[group]))
+            figures[name] = float(np.mean(called_synthetic[group] == synthetic[group]))
     if 0 < synthetic.sum() < len(synthetic):
-        found[ranked[0]] = float(
-            sklearn_metrics.balanced_accuracy_score(synthetic, said)
+        figures[ranked[0]] = float(
+            sklearn_metrics.balanced_accuracy_score(synthetic, called_synthetic)
         )
-        found[ranked[1]] = float(sklearn_metrics.roc_auc_score(synthetic, score))
-    return found
+        figures[ranked[1]] = float(sklearn_metrics.roc_auc_score(synthetic, score))
+    return figures
 
 
 def detector_groups(rows: Rows, task: Task) -> dict[str, Any]:
-    """The detector's accuracy on the unlabelled images of each class [K], and by origin
-    {"real" or a generator's name: accuracy}; None where there is no detector, or in a
-    list no such image."""
+    """Returns the detector's accuracy by class [K] and by origin, on unlabelled images.
+
+    An origin is "real" or a generator's name. None without a detector, and in a list
+    without such images.
+    """
     score = rows.get("synthetic_score")
     if score is None:
         return dict.fromkeys(
             ("detector_accuracy_per_class", "detector_accuracy_per_generator")
         )
-    right = (score >= SAID_SYNTHETIC) == task.unl_synthetic
+    right = (score >= SYNTHETIC_SCORE) == task.unl_synthetic
     classes = len(task.class_names)
     count = np.bincount(task.unl_labels, minlength=classes)
     hits = np.bincount(task.unl_labels, weights=right, minlength=classes)
@@ -130,7 +138,7 @@ def detector_groups(rows: Rows, task: Task) -> dict[str, Any]:
             float(h / n) if n else None for h, n in zip(hits, count, strict=True)
         ],
         "detector_accuracy_per_generator": {
-            name: _share(right[own]) for name, own in names.items() if own.any()
+            name: _share(right[at]) for name, at in names.items() if at.any()
         },
     }
 
@@ -138,10 +146,13 @@ def detector_groups(rows: Rows, task: Task) -> dict[str, Any]:
 def pseudo_label_metrics(
     rows: Rows, labels: np.ndarray, synthetic: np.ndarray, threshold: float
 ) -> dict[str, float | None]:
-    """Of all, the real and the synthetic unlabelled images: utilisation, the share
-    whose confidence reaches `threshold` (of plain images, by the EMA weights, while
-    train/utilisation is of weak views by the live ones), and pseudo_label_accuracy, the
-    share of right classes among those. None where there is none to count."""
+    """Returns figures of all, of the real and of the synthetic unlabelled images.
+
+    utilisation: the share whose confidence reaches `threshold`, on plain images, by the
+    EMA weights (train/utilisation: on weak views, by the live weights).
+    pseudo_label_accuracy: the share of right classes among those. None without images
+    to count.
+    """
     confident = rows["confidence"] >= threshold
     right = rows["predicted"] == labels
     groups = {
@@ -149,19 +160,23 @@ def pseudo_label_metrics(
         "_real": ~synthetic,
         "_synthetic": synthetic,
     }
-    found = {}
+    figures = {}
     for name, group in groups.items():
-        found[f"pseudo_label_accuracy{name}"] = _share(right[group & confident])
-        found[f"utilisation{name}"] = _share(confident[group])
-    return found
+        figures[f"pseudo_label_accuracy{name}"] = _share(right[group & confident])
+        figures[f"utilisation{name}"] = _share(confident[group])
+    return figures
 
 
-def queue_metrics(state: TrainState, synthetic: np.ndarray) -> dict[str, float | None]:
-    """Purity (share of queue images that are synthetic) and fill, from the slots'
-    positions in the unlabelled set."""
-    if "queue" not in state.extra:
+def queue_metrics(
+    queue: CSQueue | None, synthetic: np.ndarray
+) -> dict[str, float | None]:
+    """Returns purity (share of queue images that are synthetic) and fill.
+
+    They follow from the slots' positions in the unlabelled set.
+    """
+    if queue is None:
         return {"queue_purity": None, "queue_fill": None}
-    indices = np.asarray(state.extra["queue"].indices)
+    indices = np.asarray(queue.indices)
     held = indices[indices >= 0]
     return {
         "queue_purity": float(np.mean(synthetic[held]))
@@ -172,13 +187,15 @@ def queue_metrics(state: TrainState, synthetic: np.ndarray) -> dict[str, float |
 
 
 def queue_purity_per_class(
-    state: TrainState, synthetic: np.ndarray, num_classes: int
+    queue: CSQueue | None, synthetic: np.ndarray, num_classes: int
 ) -> list[float | None] | None:
-    """Purity of each class's queue [K], None where it is empty; None without a queue,
-    with one for all classes, or without synthetic images."""
-    if "queue" not in state.extra or not synthetic.any():
+    """Returns the purity of each class's queue [K], None for an empty one.
+
+    None without a queue per class or without synthetic images.
+    """
+    if queue is None or not synthetic.any():
         return None
-    indices = np.asarray(state.extra["queue"].indices)
+    indices = np.asarray(queue.indices)
     if len(indices) != num_classes:
         return None
     return [_share(synthetic[row[row >= 0]]) for row in indices]

@@ -6,6 +6,7 @@ import pytest
 
 from rsmatch_jax.engine import health
 from rsmatch_jax.errors import RunFailed
+from rsmatch_jax.methods import rsmatch_checks
 from rsmatch_jax.runs.history import Record
 
 
@@ -23,31 +24,10 @@ def test_infinite_metric_is_named_with_its_step_and_what_is_left():
         health.require_finite(7, [sound, {"grad_norm": math.inf}], lambda: None)
 
 
-def interval(shares, fill=0.5):
-    return [{"detector_synthetic": s, "queue_fill": fill} for s in shares]
-
-
-@pytest.mark.parametrize(
-    ("steps", "first", "names"),
-    [
-        (interval([0.0] * 10), False, ["detector says all real"]),
-        (interval([1.0] * 10), False, ["detector says all synthetic"]),
-        (interval([0.0] * 10), True, []),  # it has seen no queue image yet
-        (interval([0.0] * 9), False, []),  # 900 images
-        (interval([0.0] * 9 + [0.01]), False, []),
-        (interval([0.0, 1.0] * 5), False, []),
-        (interval([0.5] * 2, fill=0.0), False, ["queue empty"]),
-        (interval([0.5] * 2, fill=0.0), True, []),
-        ([{"loss": 1.0}], False, []),  # a method without a detector
-    ],
-)
-def test_alarms(steps, first, names):
-    assert list(health.alarms(steps, first=first, images_a_step=100)) == names
-
-
 def test_a_warning_comes_once_also_after_a_restart():
     record = Record()
-    alarms = health.alarms(interval([0.0] * 10), first=False, images_a_step=100)
+    steps = [{"detector_synthetic": 0.0, "queue_fill": 0.5}] * 10
+    alarms = rsmatch_checks.alarms(steps, first=False, images_a_step=100)
     [text] = record.warn_once(alarms, 20)
     assert text.startswith("step 20: the detector called every unlabelled image real")
     again = Record.from_meta(record.to_meta())

@@ -1,4 +1,4 @@
-"""What a run keeps on a device: counted by hand, and refused where it does not fit."""
+"""What a run keeps on a device: counted by hand, and refused if it does not fit."""
 
 import dataclasses
 import types
@@ -31,7 +31,7 @@ def with_devices(exp, *devices):
 
 def test_parts_are_what_the_state_holds():
     _, task, exp = build()
-    found = memory.parts(exp, feed.resident_bytes(exp, task))
+    parts = memory.parts(exp, feed.resident_bytes(exp, task))
     state = {k: v.nbytes for k, v in leaves(exp.init_state()).items()}
 
     def held(*names):
@@ -40,14 +40,14 @@ def test_parts_are_what_the_state_holds():
     params = held(".params")
     assert 4 * 150_000 < params == held(".ema") < held(".opt_state")
     # A gradient is as large as the parameters.
-    assert found["weights, averages, momenta and gradients"] == params + held(
+    assert parts["weights, averages, momenta and gradients"] == params + held(
         ".params", ".ema", ".opt_state", ".stats"
     )
     queue = 10 * 16 * (8 * 8 * 3 + 4) + 2 * 10 * 4
-    assert found["queue"] == queue == held(".extra['queue']")
-    assert found["images"] == task.lab_images.nbytes + task.unl_images.nbytes
-    assert found["batches"] == (4 + 2 * 8) * 8 * 8 * 3
-    assert sum(found.values()) - params - found["images"] - found["batches"] == sum(
+    assert parts["queue"] == queue == held(".extra['queue']")
+    assert parts["images"] == task.lab_images.nbytes + task.unl_images.nbytes
+    assert parts["batches"] == (4 + 2 * 8) * 8 * 8 * 3
+    assert sum(parts.values()) - params - parts["images"] - parts["batches"] == sum(
         state.values()
     ) - sum(n for path, n in state.items() if path in (".step", ".key"))
 
@@ -55,14 +55,15 @@ def test_parts_are_what_the_state_holds():
 @pytest.mark.parametrize(
     ("overrides", "part"),
     [
-        ({"method.name": "fixmatch"}, "queue"),
         ({"method.name": "fixmatch", "input.mode": "tfdata"}, "images"),
-        ({"input.resident_budget_gb": 0.0}, "images"),
+        ({"method.name": "flexmatch", "input.resident_budget_gb": 0.0}, "images"),
     ],
 )
-def test_what_a_run_has_not_takes_nothing(overrides, part):
+def test_a_missing_part_takes_nothing(overrides, part):
     _, task, exp = build(**overrides)
-    assert memory.parts(exp, feed.resident_bytes(exp, task))[part] == 0
+    parts = memory.parts(exp, feed.resident_bytes(exp, task))
+    assert parts[part] == 0
+    assert "queue" not in parts
 
 
 def test_a_batch_is_split_over_devices():
@@ -74,15 +75,15 @@ def test_a_small_device_is_refused_with_the_keys_to_lower():
     _, task, exp = build(
         **{"method.rsmatch.queue_length": 10_000, "train.num_steps": 4}
     )
-    kept = memory.parts(exp, feed.resident_bytes(exp, task))
-    total = sum(kept.values())
+    parts = memory.parts(exp, feed.resident_bytes(exp, task))
+    total = sum(parts.values())
     with pytest.raises(RequestError) as e:
         feed.make(with_devices(exp, device(total - 1)), task)
     assert f"{total / MIB:.0f} MiB on each" in str(e.value)
-    queue = f"{kept['queue'] / MIB:.0f} MiB of queue"
+    queue = f"{parts['queue'] / MIB:.0f} MiB of queue"
     assert f"{queue} (lower method.rsmatch.queue_length)" in str(e.value)
-    assert "images" not in str(e.value)  # too small to be worth a word
-    memory.check(kept, total)
+    assert "images" not in str(e.value)  # too small to be listed
+    memory.check(parts, total, exp.method.memory_keys)
     lines = list(plan.describe(with_devices(exp, device(total)), task))
     assert any(queue.removesuffix(" of queue") in line for line in lines)
 
@@ -90,9 +91,9 @@ def test_a_small_device_is_refused_with_the_keys_to_lower():
 def test_limits():
     assert memory.limit([device(5 * MIB)]) == 5 * MIB
     assert memory.limit([device(None)]) is None
-    # Of another machine's devices nothing is known here.
+    # The other machine's device comes first, but cannot tell here.
     assert memory.limit([device(MIB, process=1), device(2 * MIB)]) == 2 * MIB
-    memory.check({"queue": 2**60}, None)
+    memory.check({"queue": 2**60}, None, {})
     with open("/proc/meminfo") as f:
         machine = 1024 * int(f.readline().split()[1])
     one, four = (memory.limit(jax.local_devices()[:n]) for n in (1, 4))

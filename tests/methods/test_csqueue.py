@@ -122,12 +122,12 @@ def test_work_of_a_push_does_not_grow_with_the_classes():
             *(jax.ShapeDtypeStruct((U,), t) for t in (np.int32, np.int32, np.float32)),
         )
         program = jax.make_jaxpr(step, axis_env=[(parallel.AXIS, 1)])(queue, *rows)
-        own = {x.shape for x in jax.tree.leaves(queue)}
+        of_queue = {x.shape for x in jax.tree.leaves(queue)}
         return max(
             v.aval.size
             for equation in program.eqns
             for v in equation.outvars
-            if v.aval.shape not in own
+            if v.aval.shape not in of_queue
         )
 
     assert largest(1000) == largest(4000) <= U * 10 * 12

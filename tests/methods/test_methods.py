@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.helpers import build
+from support.helpers import build, step_inputs
 
 from rsmatch_jax.methods import csqueue
 from rsmatch_jax.models.networks import Network
@@ -63,15 +63,9 @@ def evaluate(method, nets, params, extra, b, step=0):
 
     def run(state, batch):
         params, extra = state
-        stats = {name: {} for name in nets}
-        key = jax.random.key(7)
-
-        def loss_of(p):
-            return method.loss(nets, p, stats, extra, batch, key, jnp.int32(step))
-
-        (loss, (_, extra, metrics)), grads = jax.value_and_grad(loss_of, has_aux=True)(
-            params
-        )
+        inputs = step_inputs(nets, extra, batch, jax.random.key(7), jnp.int32(step))
+        loss_of = jax.value_and_grad(lambda p: method.loss(p, inputs), has_aux=True)
+        (loss, (_, extra, metrics)), grads = loss_of(params)
         return (params, extra), {"grads": grads, "value": loss, **metrics}
 
     mapped = parallel.map_step(run, devices)
@@ -138,16 +132,16 @@ class Oracle:
         for i in range(U):
             q = np.exp(log_softmax(real[at["weak"][i]]))
             q_detect = np.exp(log_softmax(detect[at["weak"][i]]))
-            said, c = int(q_detect.argmax()), int(q.argmax())
+            origin, c = int(q_detect.argmax()), int(q.argmax())
             if q_detect.max() > TAU_DETECTOR:
-                ce = -log_softmax(detect[at["strong"][i]])[said]
+                ce = -log_softmax(detect[at["strong"][i]])[origin]
                 self.detector_unsup += ce / U
-            if q.max() > TAU and said == 0:
+            if q.max() > TAU and origin == 0:
                 self.real -= log_softmax(real[at["strong"][i]])[c] / U
-            if q.max() > TAU and said == 1 and fake is not None:
+            if q.max() > TAU and origin == 1 and fake is not None:
                 self.fake -= log_softmax(fake[at["strong"][i]])[c] / U
             self.classes.append(c)
-            self.synthetic.append(said == 1)
+            self.synthetic.append(origin == 1)
         self.sup = -np.mean(
             [log_softmax(real[r])[y] for r, y in zip(at["lab"], b.labels, strict=True)]
         )
@@ -299,7 +293,7 @@ def test_single_queue_takes_the_best_of_the_whole_batch():
 
 
 @pytest.mark.parametrize("reaugment", [False, True])
-def test_queue_images_are_viewed_anew_if_asked(reaugment):
+def test_queue_images_are_viewed_anew_by_the_switch(reaugment):
     """Drawn pictures are the stored ones, or crops of them with an offset of 0..2."""
     exp, method, _, _ = method_of(**{"method.rsmatch.queue_reaugment": reaugment})
     rng = np.random.default_rng(0)
@@ -308,8 +302,9 @@ def test_queue_images_are_viewed_anew_if_asked(reaugment):
     queue = queue.replace(images=jnp.asarray(stored))
 
     def sample(queue, batch):
-        keys = jax.random.split(jax.random.key(1))
-        return method._sample(queue, batch, *keys)[0][None]
+        key = jax.random.key(1)
+        inputs = step_inputs({}, {"queue": queue}, batch, key, jnp.int32(0))
+        return method._sample(inputs, *jax.random.split(key))[0][None]
 
     devices = jax.local_devices()[:1]
     drawn = parallel.map_eval(sample, devices)(
@@ -320,10 +315,10 @@ def test_queue_images_are_viewed_anew_if_asked(reaugment):
     crops = [padded[:, y : y + 8, x : x + 8] for y in range(3) for x in range(3)]
     crops = np.concatenate(crops + [c[:, :, ::-1] for c in crops])
     plain = {p.tobytes() for p in pool}
-    found = [p.tobytes() for p in np.asarray(drawn).reshape(-1, 8, 8, 3)]
-    assert len(found) == B
-    assert set(found) <= {np.ascontiguousarray(c).tobytes() for c in crops}
-    assert (set(found) <= plain) != reaugment
+    drawn_images = [p.tobytes() for p in np.asarray(drawn).reshape(-1, 8, 8, 3)]
+    assert len(drawn_images) == B
+    assert set(drawn_images) <= {np.ascontiguousarray(c).tobytes() for c in crops}
+    assert (set(drawn_images) <= plain) != reaugment
 
 
 def test_fixmatch_equals_its_equation():

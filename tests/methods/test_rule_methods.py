@@ -1,5 +1,5 @@
-"""Whole methods with each rule against the same formulas, over consecutive steps, on
-networks whose logits are tables."""
+"""Methods with each rule against the same formulas, over consecutive steps, on networks
+whose logits are tables."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.helpers import config, leaves
+from support.helpers import config, leaves, step_inputs
 from support.rule_oracles import (
     CASES,
     MAIN,
@@ -38,13 +38,10 @@ def run_method(method, nets, params, extra, stream, num_devices=1):
 
     def run(state, batch):
         params, extra, t = state
-        stats = {name: {} for name in nets}
         key = jax.random.fold_in(jax.random.key(7), t)
-
-        def loss(p):
-            return method.loss(nets, p, stats, extra, batch, key, t)
-
-        grads, (_, extra, metrics) = jax.grad(loss, has_aux=True)(params)
+        inputs = step_inputs(nets, extra, batch, key, t)
+        loss = jax.grad(lambda p: method.loss(p, inputs), has_aux=True)
+        grads, (_, extra, metrics) = loss(params)
         grads, metrics = parallel.mean((grads, metrics))
         params = jax.tree.map(lambda p, g: p - 0.5 * g, params, grads)
         return (params, extra, t + 1), metrics
@@ -74,9 +71,9 @@ def expected_losses(oracle, params, b):
     at = {v: getattr(b, v)[:, 0, 0, 0].astype(int) for v in ("lab", "weak", "strong")}
     q, strong = (softmax(tables["real"][at[v]]) for v in ("weak", "strong"))
     labels, mask = oracle.select(q, b.indices)
-    found = {"loss_sup": 0.0, "loss_unsup": 0.0, "loss_unsup_fake": 0.0}
+    expected = {"loss_sup": 0.0, "loss_unsup": 0.0, "loss_unsup_fake": 0.0}
     for row, y in zip(at["lab"], b.labels, strict=True):
-        found["loss_sup"] -= log_softmax(tables["real"][row])[y] / B
+        expected["loss_sup"] -= log_softmax(tables["real"][row])[y] / B
     to_real = []
     for i in range(U):
         synthetic = "detector" in tables and np.argmax(
@@ -87,16 +84,16 @@ def expected_losses(oracle, params, b):
         )
         if mask[i]:
             ce = -log_softmax(tables[head][at["strong"][i]])[labels[i]]
-            found[name] += ce / U
+            expected[name] += ce / U
             to_real += [] if synthetic else [i]
-    found["loss_fairness"] = oracle.fairness(strong[to_real])
-    found["utilisation"] = np.mean(mask)
-    found["loss"] = (
-        found["loss_sup"]
-        + 0.7 * (found["loss_unsup"] + 0.6 * found["loss_unsup_fake"])
-        + WEIGHT * found["loss_fairness"]
+    expected["loss_fairness"] = oracle.fairness(strong[to_real])
+    expected["utilisation"] = np.mean(mask)
+    expected["loss"] = (
+        expected["loss_sup"]
+        + 0.7 * (expected["loss_unsup"] + 0.6 * expected["loss_unsup_fake"])
+        + WEIGHT * expected["loss_fairness"]
     )
-    return found
+    return expected
 
 
 @pytest.mark.parametrize("case", MAIN)
@@ -153,7 +150,7 @@ def test_one_device_equals_four(method_name, rule):
             np.testing.assert_allclose(extra_4[path], value, **tolerance, err_msg=path)
 
 
-def test_rsmatch_takes_fixmatch_unless_told():
+def test_rsmatch_takes_fixmatch_by_default():
     """The rule with a fixed threshold is RSMatch itself, to the bit; another rule
     changes which rows count and nothing of the detector."""
     default = small_method("rsmatch", config().method.rsmatch.pseudo_label, {})

@@ -17,30 +17,37 @@ from support.rule_oracles import (
 )
 from test_methods import TAU, K, U
 
-from rsmatch_jax.methods.catalogue import RULES
+from rsmatch_jax.methods import base, rules
 from rsmatch_jax.methods.flexmatch import class_thresholds
 from rsmatch_jax.methods.freematch import fairness_loss
 from rsmatch_jax.runtime import parallel
 
 
 def run_rule(name, logits, indices, keys, num_devices=1):
-    """`select` step by step: a list of (labels, mask, buffers), in global order."""
-    rule = RULES[name](config(**{"method.threshold": TAU, **SETTINGS, **keys}))
+    """`select` step by step: a list of (labels, weights, buffers), in global order."""
+    rule = rules.make(name, config(**{"method.threshold": TAU, **SETTINGS, **keys}))
     devices = jax.local_devices()[:num_devices]
 
     def select(state, rows):
-        return rule.select(rows["logits"], state["buffers"], rows["indices"])
+        logits = rows["logits"]
+        labels = jnp.zeros(1, jnp.int32)
+        inputs = base.RuleInputs(
+            logits, rows["indices"], logits[:1], labels, parallel.AXIS
+        )
+        return rule.select(inputs, state["buffers"])
 
     mapped = parallel.map_eval(select, devices)
     buffers, steps = rule.init(DIMS), []
     for z, i in zip(logits, indices, strict=True):
         rows = parallel.shard_rows({"logits": z, "indices": i}, devices)
         state = {"buffers": buffers, "step": 0}  # pmap wants a leaf in every argument
-        labels, mask, buffers = mapped(parallel.replicate(state, devices), rows)
+        labels, weights, buffers = mapped(parallel.replicate(state, devices), rows)
         for leaf in jax.tree.leaves(buffers):  # equal on all devices
             assert (np.asarray(leaf) == np.asarray(leaf)[:1]).all()
         buffers = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[0]), buffers)
-        steps.append((parallel.collect(labels), parallel.collect(mask), buffers))
+        labels, weights = parallel.collect(labels), parallel.collect(weights)
+        assert weights.dtype == np.float32
+        steps.append((labels, weights, buffers))
     return steps
 
 
@@ -59,16 +66,16 @@ def test_rule_equals_its_formulas(case, num_devices):
     oracle = oracle(**switches)
     logits, indices = random_steps(seed=1)
     passed = []
-    for t, (labels, mask, buffers) in enumerate(
+    for t, (labels, weights, buffers) in enumerate(
         run_rule(name, logits, indices, keys, num_devices)
     ):
         expected_labels, expected_mask = oracle.select(softmax(logits[t]), indices[t])
         np.testing.assert_array_equal(labels, expected_labels)
-        np.testing.assert_array_equal(mask, expected_mask, err_msg=f"step {t}")
+        np.testing.assert_array_equal(weights, expected_mask, err_msg=f"step {t}")
         assert set(buffers) == set(oracle.buffers())
         for key, value in oracle.buffers().items():
             np.testing.assert_allclose(buffers[key], value, rtol=1e-5, atol=1e-7)
-        passed.append(np.mean(mask))
+        passed.append(np.mean(weights))
     assert 0.1 < np.mean(passed[1:]) < 0.95
     if name == "flexmatch":
         assert passed[0] == 1  # beta = 0
@@ -91,8 +98,8 @@ def test_last_row_of_a_repeated_image_wins(num_devices):
 
 def test_flexmatch_threshold_table():
     effect = jnp.array([0.0, 0.25, 0.5, 0.75, 1.0])
-    found = class_thresholds(effect, 0.95)
-    np.testing.assert_allclose(found, [0, 0.1357, 0.3167, 0.57, 0.95], atol=5e-5)
+    thresholds = class_thresholds(effect, 0.95)
+    np.testing.assert_allclose(thresholds, [0, 0.1357, 0.3167, 0.57, 0.95], atol=5e-5)
 
 
 def test_flexmatch_keeps_beta_while_one_class_holds_everything():
@@ -112,25 +119,25 @@ def test_freematch_first_step_at_its_defaults():
     """tau = .999 / K + .001 mean(m): nearly everything passes."""
     logits, indices = random_steps(seed=2)
     keys = {"method.freematch.ema_decay": 0.999}
-    _, mask, buffers = run_rule("freematch", logits[:1], indices[:1], keys)[0]
+    _, weights, buffers = run_rule("freematch", logits[:1], indices[:1], keys)[0]
     q = softmax(logits[0])
     tau = 0.999 / K + 0.001 * q.max(axis=1).mean()
     np.testing.assert_allclose(buffers["tau"], tau, rtol=1e-5)
     np.testing.assert_allclose(
         buffers["probs"], 0.999 / K + 0.001 * q.mean(axis=0), rtol=1e-5
     )
-    said = np.bincount(q.argmax(axis=1), minlength=K) / U
+    shares = np.bincount(q.argmax(axis=1), minlength=K) / U
     np.testing.assert_allclose(
-        buffers["histogram"], 0.999 / K + 0.001 * said, rtol=1e-5
+        buffers["histogram"], 0.999 / K + 0.001 * shares, rtol=1e-5
     )
-    assert mask.mean() > 0.9
+    assert weights.mean() > 0.9
     c = config()
     assert c.method.freematch.ema_decay == 0.999
     assert c.method.freematch.entropy_weight == 0.001
 
 
 @pytest.mark.parametrize("clip", [True, False])
-def test_freematch_clips_tau_if_asked(clip):
+def test_freematch_clips_tau_by_its_switch(clip):
     logits, indices = random_steps(seed=3, scale=60.0)  # confidences of nearly 1
     keys = {
         "method.freematch.clip_threshold": clip,
@@ -155,7 +162,7 @@ def test_fairness_equals_the_gathered_version(num_devices):
     def run(buffers, rows):
         def loss(shift):  # [U, K], the same on every device, as parameters are
             z = rows["logits"] + parallel.local_rows(shift)
-            return fairness_loss(z, rows["mask"], *buffers)
+            return fairness_loss(z, rows["weights"], *buffers, parallel.AXIS)
 
         value, gradient = jax.value_and_grad(loss)(jnp.zeros((U, K)))
         return value, parallel.mean(gradient)
@@ -164,7 +171,8 @@ def test_fairness_equals_the_gathered_version(num_devices):
     buffers = (p.astype(np.float32), h.astype(np.float32))
 
     def evaluate(mask):
-        rows = parallel.shard_rows({"logits": logits, "mask": mask}, devices)
+        rows = {"logits": logits, "weights": mask.astype(np.float32)}
+        rows = parallel.shard_rows(rows, devices)
         value, gradient = mapped(buffers, rows)
         assert (np.asarray(value) == value[0]).all()
         return value[0], gradient[0]

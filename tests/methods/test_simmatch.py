@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.helpers import batches, build, config, leaves, train
+from support.helpers import batches, build, config, leaves, step_inputs, train
 
 from rsmatch_jax.engine import checks
 from rsmatch_jax.errors import RequestError
@@ -87,14 +87,9 @@ def runner(method, nets, devices):
 
     def run(state, batch):
         params, extra, step = state
-
-        def loss_of(p):
-            key = jax.random.key(0)
-            return method.loss(nets, p, {"classifier": {}}, extra, batch, key, step)
-
-        (loss, (_, extra, metrics)), grads = jax.value_and_grad(loss_of, has_aux=True)(
-            params
-        )
+        inputs = step_inputs(nets, extra, batch, jax.random.key(0), step)
+        loss_of = jax.value_and_grad(lambda p: method.loss(p, inputs), has_aux=True)
+        (loss, (_, extra, metrics)), grads = loss_of(params)
         out = parallel.mean({"value": loss, "grads": grads, **metrics})
         return (params, extra, step + 1), out
 
@@ -253,7 +248,7 @@ def test_first_alignment_flattens_the_mean():
     logits = 2 * np.random.default_rng(0).normal(size=(U, K)).astype(np.float32)
 
     def align(extra, logits):
-        log_p, new = method._align(extra, logits)
+        log_p, new = method._align(extra, logits, parallel.AXIS)
         return log_p[None], jax.tree.map(lambda x: x[None], new)
 
     devices = jax.local_devices()[:1]
@@ -324,7 +319,7 @@ def test_bank_norm_decides_the_length_of_embeddings(norm, length):
 
     def remember(extra, rows):
         batch = b.replace(labels=rows[0], lab_indices=rows[1])
-        return method._remember(extra, batch, rows[2])["bank"][None]
+        return method._remember(extra, batch, rows[2], parallel.AXIS)["bank"][None]
 
     devices = jax.local_devices()[:1]
     rows = parallel.shard_rows((b.labels, b.lab_indices, embedding), devices)
@@ -351,17 +346,17 @@ def test_first_bank_follows_the_seed_alone():
     assert abs(z.mean()) < 4 / z.size**0.5
 
 
-def test_epass_asks_for_three_projectors_and_simmatch():
-    wanted = {
+def test_epass_has_three_projectors():
+    heads = {
         epass: method_of(**{"method.simmatch.epass": epass})[0].heads(K)["classifier"]
         for epass in (False, True)
     }
-    assert wanted[False] == {"real": K, simmatch.PROJECTOR: Projector(16, 1)}
-    assert wanted[True] == {"real": K, simmatch.PROJECTOR: Projector(16, 3)}
+    assert heads[False] == {"real": K, simmatch.PROJECTOR: Projector(16, 1)}
+    assert heads[True] == {"real": K, simmatch.PROJECTOR: Projector(16, 3)}
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
         ({"method.simmatch.epass": True}, "epass=True.*method.name=simmatch"),
         ({"method.simmatch.bank_norm": "torch"}, "bank_norm=torch.*fixed or usb"),
@@ -371,6 +366,6 @@ def test_epass_asks_for_three_projectors_and_simmatch():
         ({"method.simmatch.warmup_steps": -1}, "warmup_steps=-1.*0 or more"),
     ],
 )
-def test_wrong_values_are_named(keys, said):
-    with pytest.raises(RequestError, match=said):
+def test_wrong_values_are_named(keys, message):
+    with pytest.raises(RequestError, match=message):
         checks.check(config(**keys), 1)

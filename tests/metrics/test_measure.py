@@ -54,23 +54,23 @@ def test_predict_pads_and_keeps_the_order(devices):
     np.testing.assert_allclose(
         rows["synthetic_score"], 1 / (1 + np.exp(d[:, 0] - d[:, 1])), rtol=1e-6
     )
-    found = scores.test_metrics(rows, labels, K)
-    assert found["accuracy"] == sk.accuracy_score(labels, z.argmax(1))
-    assert found["top5"] == sk.top_k_accuracy_score(labels, p, k=5, labels=range(K))
-    assert found["confusion"].sum() == 23
+    figures = scores.test_metrics(rows, labels, K)
+    assert figures["accuracy"] == sk.accuracy_score(labels, z.argmax(1))
+    assert figures["top5"] == sk.top_k_accuracy_score(labels, p, k=5, labels=range(K))
+    assert figures["confusion"].sum() == 23
 
 
 def test_detector_figures():
     score = np.array([0.9, 0.2, 0.6, 0.4, 0.8, 0.1])
     synthetic = np.array([1, 1, 0, 0, 1, 0], bool)
-    found = scores.detector_metrics({"synthetic_score": score}, synthetic, 0)
-    assert found["detector_accuracy"] == pytest.approx(4 / 6)
-    assert found["detector_accuracy_labelled"] is None
-    assert found["detector_accuracy_real"] == pytest.approx(2 / 3)
-    assert found["detector_accuracy_synthetic"] == pytest.approx(2 / 3)
-    assert found["detector_balanced_accuracy"] == pytest.approx((2 / 3 + 2 / 3) / 2)
+    figures = scores.detector_metrics({"synthetic_score": score}, synthetic, 0)
+    assert figures["detector_accuracy"] == pytest.approx(4 / 6)
+    assert figures["detector_accuracy_labelled"] is None
+    assert figures["detector_accuracy_real"] == pytest.approx(2 / 3)
+    assert figures["detector_accuracy_synthetic"] == pytest.approx(2 / 3)
+    assert figures["detector_balanced_accuracy"] == pytest.approx((2 / 3 + 2 / 3) / 2)
     # pairs (synthetic, real) in the right order: .9 beats 3, .2 beats 1, .8 beats 3
-    assert found["detector_auroc"] == pytest.approx(7 / 9)
+    assert figures["detector_auroc"] == pytest.approx(7 / 9)
     real = scores.detector_metrics({"synthetic_score": score}, np.zeros(6, bool), 2)
     assert real["detector_auroc"] is None
     assert real["detector_accuracy_labelled"] == 0.5
@@ -85,13 +85,13 @@ def test_pseudo_label_figures():
     }
     labels = np.array([0, 0, 2, 3])
     synthetic = np.array([False, False, True, True])
-    found = scores.pseudo_label_metrics(rows, labels, synthetic, 0.95)
-    assert found["pseudo_label_accuracy"] == pytest.approx(2 / 3)
-    assert found["pseudo_label_accuracy_real"] == 0.5
-    assert found["pseudo_label_accuracy_synthetic"] == 1.0
-    assert found["utilisation"] == 0.75
-    assert found["utilisation_real"] == 1.0
-    assert found["utilisation_synthetic"] == 0.5
+    figures = scores.pseudo_label_metrics(rows, labels, synthetic, 0.95)
+    assert figures["pseudo_label_accuracy"] == pytest.approx(2 / 3)
+    assert figures["pseudo_label_accuracy_real"] == 0.5
+    assert figures["pseudo_label_accuracy_synthetic"] == 1.0
+    assert figures["utilisation"] == 0.75
+    assert figures["utilisation_real"] == 1.0
+    assert figures["utilisation_synthetic"] == 0.5
     none = scores.pseudo_label_metrics(rows, labels, np.zeros(4, bool), 1.0)
     assert none["utilisation_real"] == 0.0
     assert none["utilisation_synthetic"] is None
@@ -109,15 +109,15 @@ def test_calibration_by_loops():
     )
     members = [[] for _ in range(15)]
     for i, p in enumerate(confidence):
-        (own,) = [m for m in range(15) if m / 15 < float(p) <= (m + 1) / 15]
-        members[own].append(i)
+        (of_image,) = [m for m in range(15) if m / 15 < float(p) <= (m + 1) / 15]
+        members[of_image].append(i)
     expected = 0
-    for m, own in enumerate(members):
-        assert bins["count"][m] == len(own)
-        if own:
-            accuracy = sum(predicted[i] == labels[i] for i in own) / len(own)
-            mean = sum(float(confidence[i]) for i in own) / len(own)
-            expected += len(own) / 302 * abs(accuracy - mean)
+    for m, images in enumerate(members):
+        assert bins["count"][m] == len(images)
+        if images:
+            accuracy = sum(predicted[i] == labels[i] for i in images) / len(images)
+            mean = sum(float(confidence[i]) for i in images) / len(images)
+            expected += len(images) / 302 * abs(accuracy - mean)
             assert bins["accuracy"][m] == pytest.approx(accuracy)
             assert bins["confidence"][m] == pytest.approx(mean)
         else:
@@ -154,13 +154,13 @@ SCORES = {"synthetic_score": np.array([0.9, 0.6, 0.2, 0.7, 0.8, 0.1])}
 
 
 def test_detector_by_class_and_by_origin():
-    found = scores.detector_groups(SCORES, task())
-    assert found["detector_accuracy_per_class"] == [
+    figures = scores.detector_groups(SCORES, task())
+    assert figures["detector_accuracy_per_class"] == [
         pytest.approx(1 / 3),
         pytest.approx(1 / 3),
         None,
     ]
-    assert found["detector_accuracy_per_generator"] == {"real": 0, "g": 0.5, "h": 0.5}
+    assert figures["detector_accuracy_per_generator"] == {"real": 0, "g": 0.5, "h": 0.5}
     assert set(scores.detector_groups({}, task()).values()) == {None}
 
 
@@ -170,18 +170,18 @@ def test_worst_mistakes_come_first():
         "predicted": np.array([1, 1, 1, 0, 0, 0], np.int32),
         "confidence": np.array([0.5, 0.9, 0.3, 0.8, 0.4, 0.7], np.float32),
     }
-    found = mistakes.collect(task(), test, unlabelled)
-    assert found.of.tolist() == ["detector"] * 4 + ["classifier"] * 4
+    figures = mistakes.collect(task(), test, unlabelled)
+    assert figures.of.tolist() == ["detector"] * 4 + ["classifier"] * 4
     # real 0 (.9), real 1 (.6); synthetic 5 (.1), 2 (.2); the pair 0 -> 1 came twice
-    assert found.index.tolist() == [0, 1, 5, 2, 1, 0, 3, 5]
-    assert found.labels.tolist() == [0, 0, 1, 1, 0, 0, 1, 2]
-    assert found.predicted.tolist() == [0, 1, 2, 2, 1, 1, 0, 0]
-    assert found.origin.tolist() == ["real", "real", "h", "g", *["real"] * 4]
+    assert figures.index.tolist() == [0, 1, 5, 2, 1, 0, 3, 5]
+    assert figures.labels.tolist() == [0, 0, 1, 1, 0, 0, 1, 2]
+    assert figures.predicted.tolist() == [0, 1, 2, 2, 1, 1, 0, 0]
+    assert figures.origin.tolist() == ["real", "real", "h", "g", *["real"] * 4]
     np.testing.assert_allclose(
-        found.score, [0.9, 0.6, 0.1, 0.2, 0.9, 0.5, 0.8, 0.7], rtol=1e-6
+        figures.score, [0.9, 0.6, 0.1, 0.2, 0.9, 0.5, 0.8, 0.7], rtol=1e-6
     )
     shown = [0, 1, 5, 2, 101, 100, 103, 105]
-    np.testing.assert_array_equal(found.images[:, 0, 0, 0], shown)
+    np.testing.assert_array_equal(figures.images[:, 0, 0, 0], shown)
     right = {"predicted": task().test_labels, "confidence": test["confidence"]}
     assert not len(
         mistakes.collect(task(), right, {"predicted": right["predicted"]}).index
@@ -204,34 +204,33 @@ def test_mistakes_survive_saving(tmp_path):
         unl_generator=np.full(2, -1),
         test_labels=np.zeros(2, int),
     )
-    found = mistakes.collect(large, rows, rows)
-    assert found.images.shape == (2, 66, 66, 3)
-    assert found.images[0, 1, 2, 0] == int(images[0, 3:6, 6:9, 0].mean())
-    (tmp_path / "m.npz").write_bytes(found.to_bytes())
+    figures = mistakes.collect(large, rows, rows)
+    assert figures.images.shape == (2, 66, 66, 3)
+    assert figures.images[0, 1, 2, 0] == int(images[0, 3:6, 6:9, 0].mean())
+    (tmp_path / "m.npz").write_bytes(figures.to_bytes())
     back = mistakes.read(str(tmp_path / "m.npz"))
-    for name, value in vars(found).items():
+    for name, value in vars(figures).items():
         np.testing.assert_array_equal(value, getattr(back, name))
     assert mistakes.read(str(tmp_path / "none.npz")) is None
-    (tmp_path / "bad.npz").write_bytes(found.to_bytes()[:100])
+    (tmp_path / "bad.npz").write_bytes(figures.to_bytes()[:100])
     with pytest.raises(RequestError, match=r"bad\.npz cannot be read"):
         mistakes.read(str(tmp_path / "bad.npz"))
 
 
-def queue_state():
+def test_queue_figures_look_up_the_truth():
+    synthetic = np.array([0, 0, 1, 0, 0, 1], bool)
     queue = csqueue.create(2, 3, (4, 4, 3)).replace(
         indices=jnp.array([[5, 1, -1], [2, -1, -1]], jnp.int32)
     )
-    return TrainState(*[None] * 6, extra={"queue": queue})
-
-
-def test_queue_figures_look_up_the_truth():
-    synthetic = np.array([0, 0, 1, 0, 0, 1], bool)
-    found = scores.queue_metrics(queue_state(), synthetic)
-    assert found == {"queue_purity": pytest.approx(2 / 3), "queue_fill": 0.5}
+    figures = scores.queue_metrics(queue, synthetic)
+    assert figures == {"queue_purity": pytest.approx(2 / 3), "queue_fill": 0.5}
     per_class = scores.queue_purity_per_class
-    assert per_class(queue_state(), synthetic, 2) == [0.5, 1.0]
-    assert per_class(queue_state(), synthetic, 6) is None  # one queue for all classes
-    assert per_class(queue_state(), np.zeros(6, bool), 2) is None
+    assert per_class(queue, synthetic, 2) == [0.5, 1.0]
+    assert per_class(queue, synthetic, 6) is None  # one queue for all classes
+    assert per_class(queue, np.zeros(6, bool), 2) is None
+    assert per_class(None, synthetic, 2) is None
+    none = scores.queue_metrics(None, synthetic)
+    assert none == {"queue_purity": None, "queue_fill": None}
 
 
 def test_queue_sheet_frames_and_places():

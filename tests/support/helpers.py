@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from rsmatch_jax.engine import experiment
+from rsmatch_jax.methods.base import StepInputs
 from rsmatch_jax.models import networks
 from rsmatch_jax.runtime import parallel
 from rsmatch_jax.state import Batch
@@ -68,6 +69,12 @@ def batches(exp, count, seed=0, labels=None):
                 np.int32
             ),
         )
+
+
+def step_inputs(nets, extra, batch, key, step, axis=parallel.AXIS):
+    """What a loss reads in a step, of networks without statistics."""
+    stats = {name: {} for name in nets}
+    return StepInputs(nets, stats, extra, batch, key, step, axis)
 
 
 def train(exp, stream, state=None):

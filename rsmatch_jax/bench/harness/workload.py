@@ -19,7 +19,7 @@ from rsmatch_jax.bench.harness import timing
 from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.engine import checks, experiment, feed
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.methods.catalogue import Dims
+from rsmatch_jax.methods.catalogue import METHODS, Dims
 from rsmatch_jax.runtime import compilation, parallel
 from rsmatch_jax.state import Batch
 
@@ -49,8 +49,8 @@ def build(
             f"data.labels_per_class={config.data.labels_per_class}: this bench has the "
             f"sizes of CIFAR-10, {PER_CLASS} images a class"
         )
-    if config.method.name == "rsmatch":
-        checks.check_queue(config, NUM_CLASSES, num_synthetic=1)
+    method = METHODS[config.method.name]
+    method.check_data(config, NUM_CLASSES, num_synthetic=1)
     pad = config.input.crop_pad
     dims = Dims(
         num_classes=NUM_CLASSES,
@@ -82,7 +82,9 @@ def random_batch(exp: experiment.Experiment) -> Batch:
         weak=images(unlabeled),
         strong=images(unlabeled),
         indices=numbers(unlabeled, d.num_unlabeled),
-        synthetic=numbers(unlabeled, 2).astype(bool) if exp.needs_truth else None,
+        synthetic=numbers(unlabeled, 2).astype(bool)
+        if exp.method.needs_truth
+        else None,
     )
 
 

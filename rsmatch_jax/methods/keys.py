@@ -1,0 +1,117 @@
+"""Config keys of methods and rules: declared as dataclass fields, bounds beside them.
+
+    temperature: float = keys.key(above=0)           # method.<block>.temperature
+    threshold: float = keys.key("method.threshold")  # a key from elsewhere
+
+The block is the name under which the class stands in its dictionary.
+"""
+
+import dataclasses
+from typing import Any, NoReturn, TypeVar
+
+from rsmatch_jax.errors import RequestError
+
+Config = Any  # a ConfigDict; this level does not import ml_collections
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """The values that a key may have; None, an unset placeholder, passes all but
+    `choices`."""
+
+    choices: tuple[str, ...] = ()
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+
+    def problem(self, value: Any) -> str | None:
+        """Returns what is wrong with the value, None if nothing is."""
+        if self.choices and value not in self.choices:
+            return f"choose {' or '.join(self.choices)}"
+        if value is None:
+            return None
+        least, most = self.least, self.most
+        if least is not None and most is not None and not least <= value <= most:
+            return f"it must lie between {least} and {most}"
+        if least is not None and value < least:
+            return f"it must be {least} or more"
+        if self.above is not None and not value > self.above:
+            return f"it must be above {self.above}"
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Key:
+    path: str  # "" = in the block of the class
+    bounds: Bounds
+    own_method_only: bool
+
+
+def key(
+    path: str = "",
+    *,
+    choices: tuple[str, ...] = (),
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    own_method_only: bool = False,
+) -> Any:
+    """Declares a dataclass field that is a config key.
+
+    Args:
+        path: dotted config key; "" = the field's name in the block of the class.
+        choices, least, most, above: see Bounds.
+        own_method_only: a config that sets the key for another method is refused.
+    """
+    bounds = Bounds(choices, least, most, above)
+    return dataclasses.field(metadata={"key": _Key(path, bounds, own_method_only)})
+
+
+def paths(cls: type, block: str) -> dict[str, str]:
+    """Returns {field name: dotted config key} of the fields declared with `key`."""
+    return {
+        field.name: field.metadata["key"].path or f"method.{block}.{field.name}"
+        for field in dataclasses.fields(cls)
+        if "key" in field.metadata
+    }
+
+
+def check(cls: type, block: str, config: Config):
+    """Raises RequestError for a value of the block that is out of its bounds."""
+    if not dataclasses.is_dataclass(cls):
+        return
+    for field in dataclasses.fields(cls):
+        declared = field.metadata.get("key")
+        if not declared or declared.path:
+            continue  # engine/checks.py has the bounds of the keys from elsewhere
+        path = f"method.{block}.{field.name}"
+        value = get(config, path)
+        problem = declared.bounds.problem(value)
+        if problem:
+            refuse(config, path, problem)
+        if declared.own_method_only and value and config.method.name != block:
+            way_out = (
+                f"method.name={config.method.name} does not know it; it belongs to "
+                f"method.name={block}"
+            )
+            refuse(config, path, way_out)
+
+
+def from_config(cls: type[T], block: str, config: Config, **derived: Any) -> T:
+    """Builds the dataclass `cls` from its keys; `derived` holds its other fields and
+    replaces keys."""
+    values = {name: get(config, path) for name, path in paths(cls, block).items()}
+    return cls(**{**values, **derived})
+
+
+def get(config: Config, path: str) -> Any:
+    """Returns the value of a dotted key."""
+    for part in path.split("."):
+        config = config[part]
+    return config
+
+
+def refuse(config: Config, path: str, way_out: str) -> NoReturn:
+    """Raises the RequestError about the value of a dotted key."""
+    raise RequestError(f"{path}={get(config, path)}: {way_out}")

@@ -1,0 +1,119 @@
+"""What RSMatch refuses in a config and warns of in a run."""
+
+from collections.abc import Mapping, Sequence
+
+from rsmatch_jax.errors import RequestError
+from rsmatch_jax.methods import keys
+
+# An interval with fewer unlabelled images may be of one origin by chance.
+FEWEST_IMAGES = 1000
+
+
+def check(config: keys.Config):
+    """Raises RequestError for keys of RSMatch that do not fit each other."""
+    options, data = config.method.rsmatch, config.data
+    unlabeled = config.train.batch_size * config.train.unlabeled_ratio
+    if options.queue_push > options.queue_length:
+        _refuse(
+            config,
+            "queue_push",
+            f"a queue holds method.rsmatch.queue_length={options.queue_length} images; "
+            "push at most as many",
+        )
+    if options.queue_push > unlabeled:
+        _refuse(
+            config,
+            "queue_push",
+            f"a step has {unlabeled} unlabelled images (train.batch_size * "
+            "train.unlabeled_ratio); push at most as many",
+        )
+    if options.routing == "oracle":
+        for name, nothing in (("synthetic_ratio", 0), ("real_only", True)):
+            if data[name] == nothing:
+                _refuse(
+                    config,
+                    "routing",
+                    f"with data.{name}={data[name]} no unlabelled image is synthetic "
+                    "and there is nothing to route by; set data.synthetic_ratio above "
+                    "0 and data.real_only=False, or use "
+                    "method.rsmatch.routing=detector",
+                )
+    if not options.individual_models:
+        for name in ("detector_learning_rate", "detector_weight_decay"):
+            if options[name] is not None:
+                _refuse(
+                    config,
+                    name,
+                    "with individual_models=False the detector shares the classifier's "
+                    "optimiser; leave it None",
+                )
+
+
+def check_data(config: keys.Config, num_classes: int, num_synthetic: int) -> list[str]:
+    """Returns warnings; raises RequestError for a queue that does not fit the data."""
+    options, batch = config.method.rsmatch, config.train.batch_size
+    warnings = []
+    if not num_synthetic:
+        warnings.append(
+            "no unlabelled image is synthetic (data.real_only or data.synthetic_ratio="
+            "0); the detector can only learn to be wrong"
+        )
+    unlabeled = batch * config.train.unlabeled_ratio
+    single = options.queue_push * min(options.queue_classes, num_classes)
+    if not options.classwise_queue and single > unlabeled:
+        raise RequestError(
+            f"method.rsmatch.queue_classes={options.queue_classes} times queue_push="
+            f"{options.queue_push}: the single queue takes {single} images a step, "
+            f"which has {unlabeled} unlabelled ones (train.batch_size * train."
+            "unlabeled_ratio); lower either of the two"
+        )
+    capacity = num_classes * options.queue_length
+    if options.queue_sample == "distinct" and capacity < batch:
+        raise RequestError(
+            f"the CSQueue holds {num_classes} classes * method.rsmatch.queue_length="
+            f"{options.queue_length} = {capacity} images and can never give train."
+            f"batch_size={batch} different ones; lengthen it or use "
+            "method.rsmatch.queue_sample=uniform"
+        )
+    if options.queue_classes > num_classes:
+        warnings.append(
+            f"method.rsmatch.queue_classes={options.queue_classes} is more than the "
+            f"{num_classes} classes; all of them are updated every step"
+        )
+    return warnings
+
+
+def alarms(
+    steps: Sequence[Mapping[str, float]], first: bool, images_a_step: int
+) -> dict[str, str]:
+    """Returns the alarms of one log interval, none of the first: the queue fills then.
+
+    Args:
+        steps: metrics of each step.
+        first: whether the interval is the run's first.
+        images_a_step: unlabelled images that the detector judges in a step.
+    """
+    alarms = {}
+    if first:
+        return alarms
+    enough = len(steps) * images_a_step >= FEWEST_IMAGES
+    for share, word, other in ((0.0, "real", "synthetic"), (1.0, "synthetic", "real")):
+        if enough and all(m["detector_synthetic"] == share for m in steps):
+            alarms[f"detector says all {word}"] = (
+                f"the detector called every unlabelled image {word} for a whole log "
+                f"interval ({len(steps)} steps): it has collapsed, or no image is "
+                f"{other}. See eval/detector_balanced_accuracy; "
+                "method.rsmatch.detector_threshold, detector_learning_rate and "
+                "queue_length decide how it learns"
+            )
+    if steps[-1]["queue_fill"] == 0:
+        alarms["queue empty"] = (
+            "the CSQueue is still empty after the first log interval, so the detector "
+            "learns from real images alone; method.rsmatch.queue_min_score and "
+            "queue_min_confidence decide what enters it"
+        )
+    return alarms
+
+
+def _refuse(config, name, way_out):
+    keys.refuse(config, f"method.rsmatch.{name}", way_out)
