@@ -23,6 +23,7 @@ class Batch:
     indices: int32 [U], their positions in the unlabelled set.
     synthetic: bool [U], ground truth. None but for `routing=oracle`: no other method
     may see which unlabelled image is synthetic.
+    weak2: uint8 [U, S, S, 3], a second weak view; None unless the method asks for it.
     """
 
     lab: jax.Array
@@ -32,6 +33,7 @@ class Batch:
     strong: jax.Array
     indices: jax.Array
     synthetic: jax.Array | None = None
+    weak2: jax.Array | None = None
 
 
 @flax.struct.dataclass

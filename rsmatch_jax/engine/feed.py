@@ -163,7 +163,7 @@ class TfDataFeed:
     def __init__(self, exp: Experiment, task: rs_ssl.Task):
         try:
             # lazy: TensorFlow
-            from rsmatch_jax.data import tf_encoded_pipeline, tf_pipeline
+            from rsmatch_jax.data import tf_pipeline
         except ImportError as e:
             raise RequestError(
                 f"input.mode=tfdata needs TensorFlow ({e}): pip install -r "
@@ -175,7 +175,7 @@ class TfDataFeed:
         self._batches: Iterator[Batch] | None = None
         self._first: Batch | None = None  # read to compile, and not yet trained on
         self._open = functools.partial(
-            tf_encoded_pipeline.batches if task.encoded else tf_pipeline.batches,
+            tf_pipeline.batches,
             task.lab_images,
             task.lab_labels,
             task.unl_images,
