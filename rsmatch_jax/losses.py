@@ -1,32 +1,44 @@
-"""Cross-entropies and the confidence mask, from logits, in float32."""
+"""Cross-entropies, pseudo-labels and the masked mean, from logits, in float32."""
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """H(label, softmax(logits)) per row: logits [N, K], labels int [N] -> [N]."""
+def cross_entropy(
+    logits: Float[Array, "n k"], labels: Int[Array, " n"]
+) -> Float32[Array, " n"]:
+    """Returns H(label, softmax(logits)) of each row."""
     return optax.softmax_cross_entropy_with_integer_labels(
         logits.astype(jnp.float32), labels
     )
 
 
-def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """H(targets, softmax(logits)) per row: both [N, K], targets constant -> [N]."""
+def soft_cross_entropy(
+    logits: Float[Array, "n k"], targets: Float[Array, "n k"]
+) -> Float32[Array, " n"]:
+    """Returns H(targets, softmax(logits)) of each row; targets get no gradient."""
     targets = jax.lax.stop_gradient(targets)
     return optax.softmax_cross_entropy(logits.astype(jnp.float32), targets)
 
 
-def pseudo_label(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Hard pseudo-label and its confidence, both constants for the gradient.
+def pseudo_label(
+    logits: Float[Array, "n k"],
+) -> tuple[Int32[Array, " n"], Float32[Array, " n"]]:
+    """Returns each row's most probable class and its probability, without gradient.
 
-    logits [N, K] -> argmax int32 [N] (first index on a tie), max softmax [N].
+    On a tie the first class counts.
     """
     probs = jax.nn.softmax(jax.lax.stop_gradient(logits.astype(jnp.float32)))
     return jnp.argmax(probs, axis=-1).astype(jnp.int32), jnp.max(probs, axis=-1)
 
 
-def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """Sum over the masked rows, divided by the number of ALL rows (1 / (mu B))."""
+def masked_mean(
+    values: Float[Array, " n"], mask: Bool[Array, " n"] | Float[Array, " n"]
+) -> Float[Array, ""]:
+    """Returns the masked rows' sum divided by the number of ALL rows (1 / (mu B)).
+
+    mask: booleans, or soft weights.
+    """
     return jnp.mean(values * mask.astype(values.dtype))

@@ -17,7 +17,7 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class SGD:
-    """One network's optimiser settings; weight_decay acts on kernels alone."""
+    """One network's optimiser options; weight_decay acts on kernels only."""
 
     learning_rate: float
     momentum: float
@@ -28,10 +28,10 @@ class SGD:
 def cosine_7_16(
     learning_rate: float, num_steps: int, warmup_steps: int = 0
 ) -> optax.Schedule:
-    """lr * max(0, cos(7/16 pi t / T)), t = completed steps; linear warm-up first.
+    """Returns the schedule lr * max(0, cos(7/16 pi t / T)), t = completed steps.
 
-    With a warm-up of w steps t and T count from w. Never reaches zero: the factor at
-    t = T is 0.195.
+    A warm-up of w steps is linear and comes first; t and T then count from w. The
+    factor at t = T is 0.195: it never reaches zero.
     """
 
     def schedule(count):
@@ -45,16 +45,16 @@ def cosine_7_16(
 
 
 def decayed(params: PyTree) -> PyTree:
-    """True for tensors under weight decay: kernels; not biases, not BN (ndim <= 1)."""
+    """Returns True for tensors under weight decay: kernels, not biases or norms."""
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
 def make(
     networks: Mapping[str, SGD], num_steps: int, warmup_steps: int
 ) -> optax.GradientTransformation:
-    """One update for all networks: {network name: its settings}.
+    """Returns one update for all networks: {network name: its options}.
 
-    Per tensor: g = grad + wd * p; b = momentum * b + g; step by g + momentum * b
+    Each tensor: g = grad + wd * p; b = momentum * b + g; step by g + momentum * b
     (Nesterov) or b.
     """
     transforms = {
@@ -71,18 +71,18 @@ def make(
 
 
 def ema_decay(decay: float, warmup: bool, step: jax.Array) -> jax.Array:
-    """The decay of this step; with `warmup` min(decay, (1 + t) / (10 + t))."""
+    """Returns the decay of step t; with `warmup` min(decay, (1 + t) / (10 + t))."""
     t = step.astype(jnp.float32)
     return jnp.minimum(decay, (1 + t) / (10 + t)) if warmup else jnp.float32(decay)
 
 
 def ema_update(ema: PyTree, params: PyTree, decay: jax.Array) -> PyTree:
-    """Shadow weights: s <- decay * s + (1 - decay) * p. Parameters only, not BN."""
+    """Returns decay * ema + (1 - decay) * params; BN statistics are not averaged."""
     return jax.tree.map(lambda s, p: decay * s + (1 - decay) * p, ema, params)
 
 
 def _labels(params: PyTree) -> PyTree:
-    """Names each tensor by the network it belongs to: the top-level key."""
+    """Labels each tensor with its network's name, the top-level key."""
     return {
         name: jax.tree.map(lambda _, name=name: name, tree)
         for name, tree in params.items()

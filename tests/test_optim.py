@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support import trees
 
 from rsmatch_jax import optim
-from rsmatch_jax.models import networks
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_five_steps_of_sgd(nesterov):
             )
 
 
-def test_networks_have_their_own_settings():
+def test_each_network_has_its_options():
     tx = optim.make(
         {"a": optim.SGD(0.1, 0.0, False, 0.0), "b": optim.SGD(0.4, 0.0, False, 0.5)},
         num_steps=10,
@@ -64,12 +64,9 @@ def test_networks_have_their_own_settings():
     assert updates["b"]["kernel"].item() == pytest.approx(-0.4 * 1.5)
 
 
-def test_decay_acts_on_kernels_alone():
+def test_decay_acts_on_kernels_only():
     """WRN-28-2 with 10 classes: 1,463,984 parameters under weight decay."""
-    net = networks.make("wrn_28_2", {"real": 10})
-    params, _ = jax.eval_shape(
-        lambda k: net.init(k, jnp.zeros((1, 32, 32, 3))), jax.random.key(0)
-    )
+    params, _ = trees.shapes("wrn_28_2", {"real": 10})
     mask = optim.decayed(params)
     sizes = jax.tree.map(lambda p, m: p.size if m else 0, params, mask)
     assert sum(jax.tree.leaves(sizes)) == 1_463_984

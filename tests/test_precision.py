@@ -1,5 +1,7 @@
-"""`model.dtype=bfloat16`: convolutions and activations alone; whatever adds up over a
-run, and whatever a threshold is compared with, stays float32."""
+"""`model.dtype=bfloat16` changes convolutions and activations only.
+
+Whatever adds up over a run or is compared with a threshold stays float32.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ HALF = {"model.dtype": "bfloat16"}
 
 
 def equations(jaxpr):
-    """Of a jaxpr and of all that it calls."""
+    """The equations of a jaxpr and of all that it calls."""
     for eqn in jaxpr.eqns:
         yield eqn
         for value in jax.tree.leaves(
@@ -26,7 +28,7 @@ def equations(jaxpr):
 
 @pytest.mark.parametrize("method", ["rsmatch", "freematch", "simmatch"])
 def test_a_run_adds_up_in_float32(method):
-    """Parameters, statistics, EMA, momentum, buffers: the dtypes of a float32 run."""
+    """Parameters, statistics, EMA, momentum and buffers have a float32 run's dtypes."""
     states = {}
     for values in ({}, HALF):
         _, _, exp = build(**{"method.name": method, **values})
@@ -64,8 +66,8 @@ def test_convolutions_are_in_bfloat16_and_logits_are_not():
         assert all(x.aval.dtype == jnp.float32 for x in jaxpr.jaxpr.outvars)
 
 
-def test_a_step_is_that_of_float32_but_for_rounding():
-    """bfloat16 has eight bits: the update points the same way, the loss is near."""
+def test_a_step_equals_that_of_float32_up_to_rounding():
+    """bfloat16 has eight bits: the update has the same direction, the loss is close."""
     updates, losses = [], []
     for values in ({}, HALF):
         _, _, exp = build(**{"method.name": "fixmatch", **values})

@@ -1,9 +1,9 @@
 """Weak and strong views of a batch on the device, bit-exact with Pillow.
 
-Random numbers are drawn apart from their use, for the global batch, from one key. The
-strong view is USB's (randaugment.py): crop, flip, RandAugment, Cutout on uint8. Values
-of operations lie on a grid of views.LEVELS levels, so that all of it is integers and
-tables; the law is otherwise that of the TensorFlow path.
+`draw` makes the random numbers, from one key for the global batch; `weak` and `strong`
+apply them. The strong view is USB's (randaugment.py): crop, flip, RandAugment, Cutout,
+on uint8. An operation's value is one of views.LEVELS levels, so integers and tables are
+enough; otherwise the law is that of the TensorFlow path.
 """
 
 import functools
@@ -12,24 +12,26 @@ import math
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Key, UInt8
 
 from rsmatch_jax.augment import ops as operations
 from rsmatch_jax.augment import views
 from rsmatch_jax.augment.tables import Tables, make_tables
+from rsmatch_jax.runtime import parallel
 
 __all__ = ["Numbers", "Tables", "draw", "make_tables", "strong", "weak", "weak_view"]
 
 
 @flax.struct.dataclass
 class Numbers:
-    """Random numbers of N views; the rows lead, so any part of a batch has its part.
+    """Random numbers of N views, the rows first.
 
     shift: int32 [N, 2], vertical and horizontal crop offset, 0..2 * crop_pad.
-    flip: bool [N]. Of strong views also
+    flip: bool [N]. Strong views add
     ops: int32 [N, randaugment_ops], positions in views.OPS, in the order of use.
-    levels: int32 [N, randaugment_ops], 0..views.LEVELS-1; for views.value.
-    cutout: int32 [N, 3], levels of the side (of 0 up to views.CUTOUT_MAX times the
-      image's) and of the centre's y and x (of the size down to 1).
+    levels: int32 [N, randaugment_ops], 0..views.LEVELS-1; see views.value.
+    cutout: int32 [N, 3], levels of the side (range 0 to views.CUTOUT_MAX times the
+      image's) and of the centre's y and x (range from the image's size down to 1).
     """
 
     shift: jax.Array
@@ -39,33 +41,48 @@ class Numbers:
     cutout: jax.Array | None = None
 
 
-def draw(key: jax.Array, rows: int, spec: views.ViewSpec, strong: bool) -> Numbers:
-    """Numbers of `rows` weak or strong views: those of the whole global batch, of which
-    parallel.local_rows takes a device's, so that views do not depend on their number.
+def draw(
+    key: Key[Array, ""],
+    rows: int,
+    spec: views.ViewSpec,
+    strong: bool,
+    axis: str | None = None,
+) -> Numbers:
+    """Returns the random numbers of this device's rows of weak or strong views.
 
-    key: typed key. Whole 32-bit words are reduced to a range: no value is more likely
-    than another by more than one in 10**7.
+    They are drawn for the global batch, so they do not depend on the number of devices.
+    32-bit words are reduced to a range: no value is more likely than another by more
+    than one in 10**7.
+
+    Args:
+        key: the same on all devices.
+        rows: number of rows on each device.
+        strong: adds the numbers of strong views.
+        axis: the mapped axis over which the batch is spread; None for one device.
     """
+    rows *= parallel.num_devices(axis)
     slots = spec.randaugment_ops if strong else 0
     words = jax.random.bits(key, (rows, 3 + 2 * slots + 3 * strong), jnp.uint32)
-    shift = _below(words[:, :2], 2 * spec.crop_pad + 1)
-    flip = _below(words[:, 2], 2 if spec.flip else 1) == 1
-    if not strong:
-        return Numbers(shift, flip)
-    return Numbers(
-        shift,
-        flip,
-        ops=_below(words[:, 3 : 3 + slots], len(views.OPS)),
-        levels=_below(words[:, 3 + slots : 3 + 2 * slots], views.LEVELS),
-        cutout=_below(words[:, 3 + 2 * slots :], views.LEVELS),
+    numbers = Numbers(
+        shift=_below(words[:, :2], 2 * spec.crop_pad + 1),
+        flip=_below(words[:, 2], 2 if spec.flip else 1) == 1,
     )
+    if strong:
+        numbers = numbers.replace(
+            ops=_below(words[:, 3 : 3 + slots], len(views.OPS)),
+            levels=_below(words[:, 3 + slots : 3 + 2 * slots], views.LEVELS),
+            cutout=_below(words[:, 3 + 2 * slots :], views.LEVELS),
+        )
+    return jax.tree.map(lambda x: parallel.local_rows(x, axis), numbers)
 
 
-def weak(images: jax.Array, numbers: Numbers, spec: views.ViewSpec) -> jax.Array:
-    """Random crop after reflect padding (edge not repeated), then left-right flip.
+def weak(
+    images: UInt8[Array, "n s s c"], numbers: Numbers, spec: views.ViewSpec
+) -> UInt8[Array, "n s s c"]:
+    """Returns the random crop after reflect padding (edge not repeated), then flip.
 
-    images: uint8 [N, S, S, C], S > spec.crop_pad. Returns the same shape and type.
-    Of `weak(dataset[indices], ...)` XLA makes a single lookup.
+    The size S is above spec.crop_pad. XLA turns `weak(dataset[indices], ...)` into a
+    single lookup.
     """
     if not (spec.flip or spec.crop_pad):
         return images
@@ -76,12 +93,14 @@ def weak(images: jax.Array, numbers: Numbers, spec: views.ViewSpec) -> jax.Array
 
 
 def strong(
-    images: jax.Array, numbers: Numbers, tables: Tables | None, spec: views.ViewSpec
-) -> jax.Array:
-    """The weak view's crop and flip, then spec.randaugment_ops operations and Cutout.
+    images: UInt8[Array, "n s s 3"],
+    numbers: Numbers,
+    tables: Tables | None,
+    spec: views.ViewSpec,
+) -> UInt8[Array, "n s s 3"]:
+    """Returns crop and flip, then spec.randaugment_ops operations, then Cutout.
 
-    images: uint8 [N, S, S, 3], S > spec.crop_pad; tables: make_tables(S, spec). Returns
-    the images' shape and type.
+    The size S is above spec.crop_pad; tables: make_tables(S, spec).
     """
     if not spec.randaugment_ops:
         images = weak(images, numbers, spec)
@@ -102,11 +121,16 @@ def strong(
 
 
 def weak_view(
-    key: jax.Array, images: jax.Array, *, flip: bool, crop_pad: int
-) -> jax.Array:
-    """A weak view of each image, drawn from the key: uint8 [N, S, S, C] -> the same."""
+    key: Key[Array, ""],
+    images: UInt8[Array, "n s s c"],
+    *,
+    flip: bool,
+    crop_pad: int,
+    axis: str | None = None,
+) -> UInt8[Array, "n s s c"]:
+    """Returns a weak view of each image, drawn from the key; key and axis as `draw`."""
     spec = views.ViewSpec(flip, crop_pad, randaugment_ops=0, cutout=False)
-    return weak(images, draw(key, images.shape[0], spec, strong=False), spec)
+    return weak(images, draw(key, images.shape[0], spec, False, axis), spec)
 
 
 def _below(words, stop):
@@ -114,7 +138,7 @@ def _below(words, stop):
 
 
 def _crop(y, x, numbers, spec, size):
-    """Where pixel (y, x) of the weak view lies in the image that it is made of."""
+    """Position in the image from which pixel (y, x) of the weak view is read."""
     last = size - 1
     x = jnp.where(numbers.flip[:, None, None], last - x, x)
     shift = numbers.shift[:, :, None, None] - spec.crop_pad
@@ -126,8 +150,10 @@ def _reflect(t, last):
 
 
 def _capacity(count):
-    """Rows of `count` that may draw an operation before it is computed on all of them:
-    4 standard deviations above the mean, passed in about one slot of 10**5."""
+    """Rows that may draw an operation before it is computed on all `count` rows.
+
+    4 standard deviations above the mean; about one slot in 10**5 exceeds it.
+    """
     share = 1 / len(views.OPS)
     return math.ceil(count * share + 4 * math.sqrt(count * share * (1 - share)) + 4)
 
@@ -142,9 +168,9 @@ def _strong(images, numbers, tables, spec, capacity):
         y_in, x_in = crop(jnp.clip(y_in, 0, last), jnp.clip(x_in, 0, last))
         return jnp.where(inside[..., None], operations.look_up(images, y_in, x_in), 0)
 
-    # A slot is a colour operation, then the next slot's warp: the pixels pass from one
-    # to the other as the loop's carry. Otherwise XLA would repeat the lookup in each of
-    # the colour operations' several uses of it, 1.5 times slower on a CPU.
+    # A turn of the loop is a slot's colour operation and the next slot's warp, so that
+    # the warp's pixels are the loop's carry. Otherwise XLA repeats the lookup for each
+    # use of it in the colour operations, 1.5 times slower on a CPU.
     ops, levels = numbers.ops.T, numbers.levels.T
     identity = jnp.full((1, count), views.OP_NAMES.index("identity"), jnp.int32)
     crop = functools.partial(_crop, numbers=numbers, spec=spec, size=size)
@@ -162,13 +188,14 @@ def _strong(images, numbers, tables, spec, capacity):
 
 
 def _cutout(images, levels):
-    """Paints one square per image; both its edges are inclusive, as Pillow draws.
+    """Paints one square per image; its edges are inclusive, as Pillow's.
 
-    A side of s pixels covers floor(s) + 1, fewer at the right and bottom; of 0 none.
+    A side of s pixels covers floor(s) + 1 pixels, fewer at the right and bottom; a side
+    of 0 covers none.
     """
     size = images.shape[1]
-    # In units of 2**-18 pixels all is whole. The centre is in (1, size]: USB calls
-    # uniform(size), whose one argument is the lower bound.
+    # All numbers are integers in units of 2**-18 pixels. The centre is in (1, size]:
+    # USB calls uniform(size), whose one argument is the lower bound.
     half = size * levels[:, :1]
     centre = (size << 18) - ((size - 1) << 2) * levels[:, 1:]
     start = jnp.maximum(centre - half, 0) >> 18

@@ -1,23 +1,25 @@
-"""RandAugment's operations on whole batches, every row its own, bit-exact with Pillow.
+"""RandAugment's operations on batches, one operation per row, bit-exact with Pillow.
 
-Static shapes, no convolution, no double precision. Cheap operations are computed on all
-rows; those that need a histogram or neighbours only on the rows that drew them.
+Shapes are static; there is no convolution and no double precision. Cheap operations are
+computed on all rows, those that need a histogram or neighbours only on rows that drew
+them.
 """
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int32, UInt8
 
 from rsmatch_jax.augment import views
 from rsmatch_jax.augment.tables import Tables
 
 
 def geometry(
-    ops: jax.Array, levels: jax.Array, tables: Tables, size: int
-) -> tuple[jax.Array, jax.Array]:
-    """Where each output pixel is read from: rows and columns, int32 [N, S, S] each.
+    ops: Int32[Array, " n"], levels: Int32[Array, " n"], tables: Tables, size: int
+) -> tuple[Int32[Array, "n s s"], Int32[Array, "n s s"]]:
+    """Returns the row and the column from which each output pixel is read.
 
-    ops: int32 [N], positions in views.OPS; levels: int32 [N]. Any number outside
-    0..S-1 stands for black. Operations that move nothing read every pixel in place.
+    ops: positions in views.OPS. A number outside 0..S-1 means black. Operations that
+    move nothing read every pixel in place.
     """
     which = sum(
         jnp.where(_drew(ops, name), 1 + i, 0) for i, name in enumerate(views.GEOMETRIC)
@@ -30,9 +32,10 @@ def geometry(
     return (f + d * x + e * y) >> 16, (c + a * x + b * y) >> 16
 
 
-def look_up(images: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
-    """Pixels (y, x) of each image, inside it: uint8 [N, S, S, C] and int32 [N, S, S]
-    -> uint8 [N, S, S, C]."""
+def look_up(
+    images: UInt8[Array, "n s s c"], y: Int32[Array, "n s s"], x: Int32[Array, "n s s"]
+) -> UInt8[Array, "n s s c"]:
+    """Returns the pixels (y, x) of each image; all lie inside it."""
     count, size, _, channels = images.shape
     row = jnp.arange(count, dtype=jnp.int32)[:, None, None]
     pixels = images.reshape(count * size * size, channels)
@@ -40,16 +43,15 @@ def look_up(images: jax.Array, y: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def colour(
-    images: jax.Array,
-    ops: jax.Array,
-    levels: jax.Array,
+    images: UInt8[Array, "n s s 3"],
+    ops: Int32[Array, " n"],
+    levels: Int32[Array, " n"],
     tables: Tables,
     capacity: int,
-) -> jax.Array:
+) -> UInt8[Array, "n s s 3"]:
     """Applies each row's operation, unless it is geometric.
 
-    images: uint8 [N, S, S, 3]; ops, levels: int32 [N]. At most `capacity` rows may have
-    drawn AutoContrast, Equalize and Sharpness each; with N any number may.
+    capacity: the most rows that may draw AutoContrast, Equalize or Sharpness, each.
     """
     factor = tables.factor[levels]
     changed = _enhance(images, ops, factor)
@@ -65,9 +67,8 @@ def colour(
     return changed
 
 
-def most_drawn(ops: jax.Array) -> jax.Array:
-    """Rows that drew the same operation of those with a capacity, the most of any slot:
-    int32 [N, slots] -> int32 scalar."""
+def most_drawn(ops: Int32[Array, "n slots"]) -> Int32[Array, ""]:
+    """Returns the most rows that drew one operation with a capacity in one slot."""
     counts = [
         jnp.sum(_drew(ops, name), axis=0, dtype=jnp.int32)
         for name in ("autocontrast", "equalize", "sharpness")
@@ -84,7 +85,7 @@ def _per_image(x):
 
 
 def _where_drawn(changed, images, factor, drew, apply, capacity):
-    """`changed` with apply(images, factor) in the rows that drew it."""
+    """Puts apply(images, factor) into the rows of `changed` that drew it."""
     count = images.shape[0]
     if capacity >= count:
         return jnp.where(_per_image(drew), apply(images, factor), changed)
@@ -94,12 +95,12 @@ def _where_drawn(changed, images, factor, drew, apply, capacity):
 
 
 def _blend(degenerate, x, factor):
-    """Pillow's blend, single precision truncated: int32 [M, S, S, 3] or what broadcasts
-    to it, int32 [M, S, S, 3], float32 [M] -> uint8.
+    """Pillow's blend, single precision truncated, uint8.
 
-    It rounds the product before the sum; compilers are free to fuse the two into one
-    rounding, which loses some pixels. So the factor is split into 16 and 8 bits, whose
-    products with 8-bit differences are exact: nothing is left to fuse wrongly.
+    degenerate: int32, broadcasts to x; x: int32 [M, S, S, 3]; factor: float32 [M].
+    Pillow rounds the product before the sum. Compilers may fuse both into one rounding,
+    which changes some pixels. So the factor is split into 16 and 8 bits, whose products
+    with 8-bit differences are exact: fusing them then changes nothing.
     """
     bits = jax.lax.bitcast_convert_type(factor, jnp.int32)
     head = jax.lax.bitcast_convert_type(bits & ~0xFF, jnp.float32)
@@ -111,13 +112,13 @@ def _blend(degenerate, x, factor):
 
 
 def _luma(p):
-    """Pillow's conversion to grey: int32 [M, S, S, 3] -> int32 [M, S, S, 1]."""
+    """Converts to grey as Pillow does: int32 [M, S, S, 3] -> int32 [M, S, S, 1]."""
     mixed = 19595 * p[..., :1] + 38470 * p[..., 1:2] + 7471 * p[..., 2:] + 32768
     return mixed >> 16
 
 
 def _enhance(x, ops, factor):
-    """Brightness, Color and Contrast; factor 1 leaves the other rows as they are."""
+    """Brightness, Color and Contrast; other rows have factor 1, which is exact."""
     p = x.astype(jnp.int32)
     pixels = x.shape[1] * x.shape[2]
     luma = _luma(p)
@@ -133,13 +134,13 @@ def _enhance(x, ops, factor):
 
 
 def _mask_bits(x, ops, levels):
-    """Posterize to 4..7 bits and Solarize: 255 - p is p with all bits turned over."""
-    kept = 4 + (levels >> 14)
-    mask = jnp.where(_drew(ops, "posterize"), (255 << (8 - kept)) & 255, 255)
-    # For whole p, p >= v means p >= ceil(v), and v is (levels + 0.5) / 256.
+    """Posterize to 4..7 bits, and Solarize: 255 - p is p with all bits inverted."""
+    bits = 4 + (levels >> 14)
+    mask = jnp.where(_drew(ops, "posterize"), (255 << (8 - bits)) & 255, 255)
+    # For integer p, p >= v means p >= ceil(v), and v is (levels + 0.5) / 256.
     threshold = jnp.where(_drew(ops, "solarize"), 1 + (levels >> 8), 256)
-    turned = jnp.where(x.astype(jnp.int32) >= _per_image(threshold), 255, 0)
-    return (x & _per_image(mask).astype(jnp.uint8)) ^ turned.astype(jnp.uint8)
+    inverted = jnp.where(x.astype(jnp.int32) >= _per_image(threshold), 255, 0)
+    return (x & _per_image(mask).astype(jnp.uint8)) ^ inverted.astype(jnp.uint8)
 
 
 def _autocontrast(x, table):
@@ -170,7 +171,7 @@ def _equalize(x):
     counts = counts.reshape(count, 3, 256)
     brightest = jnp.max(levels, axis=(1, 2))[:, :, None]
     last = jnp.take_along_axis(counts, brightest, axis=2)
-    # Zero also when the channel has a single level: both leave it as it is.
+    # Also zero if the channel has a single level. Both leave the channel as it is.
     step = (x.shape[1] * x.shape[2] - last) // 255
     below = jnp.cumsum(counts, axis=2) - counts
     spread = jnp.minimum((step // 2 + below) // jnp.maximum(step, 1), 255)

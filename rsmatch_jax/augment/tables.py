@@ -1,5 +1,7 @@
-"""What the strong view looks up, because a device without double precision cannot
-compute it to Pillow's last bit. Made once on the host, passed to programs as arguments.
+"""Lookup tables of the strong view, computed on the host in double precision.
+
+A device without double precision cannot compute them to Pillow's last bit. Programs
+take them as arguments.
 """
 
 import flax.struct
@@ -11,10 +13,11 @@ from rsmatch_jax.augment import views
 
 @flax.struct.dataclass
 class Tables:
-    """Arrays of numpy until placed on a device; L = views.LEVELS; 25 MB in all.
+    """numpy arrays until they are placed on a device; L = views.LEVELS; 25 MB in all.
 
-    affine: int32 [5, L, 6], of views.GEOMETRIC the map (a, b, c, d, e, f) in 16.16
-      fixed point: output pixel (x, y) reads pixel (a x + b y + c, d x + e y + f) >> 16.
+    affine: int32 [5, L, 6], for each of views.GEOMETRIC the map (a, b, c, d, e, f) in
+      16.16 fixed point: output pixel (x, y) reads pixel (a x + b y + c, d x + e y + f)
+      >> 16.
     factor: float32 [L], blend factor of views.BLENDS.
     autocontrast: uint8 [256, 256, 256], new value by (lowest, highest, old value).
     """
@@ -25,7 +28,7 @@ class Tables:
 
 
 def make_tables(size: int, spec: views.ViewSpec) -> Tables | None:
-    """Tables of images of `size` pixels, 25 MB; None where no operation is ever drawn.
+    """Returns the tables for images of `size` pixels; None without RandAugment.
 
     Place them on the devices once, not at each step.
     """
@@ -40,7 +43,7 @@ def make_tables(size: int, spec: views.ViewSpec) -> Tables | None:
 
 
 def _affine(name, levels, size):
-    """Pillow's coefficients (Image.rotate and transform, Geometry.c): int32 [L, 6]."""
+    """Pillow's coefficients (Image.rotate, transform, Geometry.c), int32 [L, 6]."""
     value = views.value(name, levels)
     zero, one = np.zeros_like(value), np.ones_like(value)
     a, b, c, d, e, f = one, zero, zero, zero, one, zero
@@ -53,8 +56,8 @@ def _affine(name, levels, size):
         b = value
     elif name == "shear_y":
         d = value
-    # Offsets of the first pixel's centre. Pillow rounds them to 1/65536, except in a
-    # pure translation, where it takes whole pixels from the exact number.
+    # Offsets of the first pixel's centre. Pillow rounds them to 1/65536, but in a pure
+    # translation it rounds the exact number to whole pixels.
     c, f = (_fixed(t) for t in (c + 0.5 * a + 0.5 * b, f + 0.5 * d + 0.5 * e))
     moved = np.floor(value * size + 0.5).astype(np.int32) * 65536
     if name == "translate_x":
@@ -69,11 +72,11 @@ def _fixed(v):
 
 
 def _autocontrast():
-    """ImageOps.autocontrast's table, in double precision as there."""
+    """ImageOps.autocontrast's table, computed in double precision as Pillow does."""
     low, high, level = np.ogrid[:256, :256, :256]
     scale = 255 / np.maximum(high - low, 1)
     table = np.empty((256, 256, 256), np.uint8)
-    for lowest in range(256):  # by slices: all at once would take 400 MB
+    for lowest in range(256):  # in slices, because all at once takes 400 MB
         stretched = np.clip(level[0] * scale[lowest] - lowest * scale[lowest], 0, 255)
         table[lowest] = np.where(high[0] > lowest, stretched, level[0])
     return table

@@ -1,8 +1,8 @@
-"""What a weak and a strong view are: the settings and the table of operations.
+"""The options of weak and strong views, and the table of RandAugment's operations.
 
-The law of USB's RandAugment (randaugment.py): every slot draws one of 14 operations
-uniformly with replacement, always applies it, and draws its value uniformly from the
-operation's range. Shared by the TensorFlow and the on-device augmentation.
+The law is that of USB's RandAugment (randaugment.py): every slot draws one of 14
+operations uniformly with replacement, always applies it, and draws its value uniformly
+from the operation's range. The TensorFlow and the on-device augmentation share it.
 """
 
 import dataclasses
@@ -11,10 +11,12 @@ import numpy as np
 
 from rsmatch_jax.errors import RequestError
 
-PURPOSES = ("labelled", "weak", "strong")  # of a view: each has its own numbers
-# name, lowest and highest value. Enhancement factors (1 = unchanged) only ever move
-# towards the degenerate image; rotation is in degrees, shear a slope, translation a
-# share of the image's size; the signs come from the range itself.
+# What a view is for; each purpose has its own random numbers. "weak2" is a second weak
+# view of the unlabelled images. The order is part of the random law.
+PURPOSES = ("labelled", "weak", "strong", "weak2")
+# Name, lowest and highest value. Enhancement factors (1 = unchanged) only move towards
+# the degenerate image; rotation is in degrees, shear is a slope, translation a share of
+# the image's size; signs come from the range.
 OPS = (
     ("autocontrast", 0.0, 1.0),
     ("brightness", 0.05, 0.95),
@@ -32,7 +34,7 @@ OPS = (
     ("translate_y", -0.3, 0.3),
 )
 OP_NAMES = tuple(name for name, _, _ in OPS)
-# Enhancements of one range; their factor goes into Pillow's blend.
+# Enhancements with the same range; their factor goes into Pillow's blend.
 BLENDS = ("brightness", "color", "contrast", "sharpness")
 GEOMETRIC = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
 
@@ -44,13 +46,14 @@ CUTOUT_FILL = (125, 123, 114)  # RGB
 
 @dataclasses.dataclass(frozen=True)
 class ViewSpec:
-    """How views are made. The weak one is crop and flip, the strong one adds the rest.
+    """Options of views. The weak view is crop and flip, the strong one adds the rest.
 
-    flip: mirror left-right with probability 1/2. crop_pad: pixels of reflect padding
-    before the random crop, 0 for none, below the image's size. randaugment_ops:
-    operations applied in a row. cutout: paint a random square at the end. crop_area: of
-    encoded images, whose crop is a random rectangle resized instead, the least share of
-    the image that it covers; above 0, at most 1.
+    flip: mirrors left-right with probability 1/2.
+    crop_pad: pixels of reflect padding before the random crop; below the image's size.
+    randaugment_ops: number of operations applied one after the other.
+    cutout: paints a random square at the end.
+    crop_area: encoded images only, whose crop is a random rectangle, resized. The least
+      share of the image that it covers; above 0, at most 1.
     """
 
     flip: bool
@@ -61,20 +64,20 @@ class ViewSpec:
 
 
 def value(name: str, level: np.typing.ArrayLike) -> np.ndarray:
-    """Values of levels 0..LEVELS-1 of an operation, float64, in its unit.
+    """Returns the values of levels 0..LEVELS-1 of an operation, float64, in its unit.
 
-    They are the middles of LEVELS equal parts of the range. Not the parts' ends: some
-    translations by these would be half a pixel exactly, where Pillow's rounding
-    differs within an image.
+    A value is the middle of one of LEVELS equal parts of the range. The parts' ends
+    would make some translations exactly half a pixel, which Pillow rounds differently
+    within an image.
     """
     low, high = OPS[OP_NAMES.index(name)][1:]
     return low + (high - low) * (np.asarray(level, np.float64) + 0.5) / LEVELS
 
 
 def check(spec: ViewSpec, size: int):
-    """Raises RequestError where images of `size` pixels cannot be padded as asked."""
+    """Raises RequestError if the crop padding does not fit images of `size` pixels."""
     if spec.crop_pad >= size:
         raise RequestError(
             f"input.crop_pad={spec.crop_pad} does not fit images of {size} pixels, "
-            f"whose reflection it is; use at most {size - 1}"
+            f"because padding reflects the image; use at most {size - 1}"
         )

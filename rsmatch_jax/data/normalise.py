@@ -1,11 +1,11 @@
-"""Mean and standard deviation by which the step normalises images. Pure numbers."""
+"""Means and standard deviations that the step normalises images with."""
 
 Triple = tuple[float, float, float]
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 STATISTICS: dict[str, tuple[Triple, Triple]] = {
-    # USB cv_datasets/cifar.py takes ImageNet's figures for CIFAR-10 as well.
+    # USB cv_datasets/cifar.py uses ImageNet's figures for CIFAR-10 too.
     "cifar10": IMAGENET,
     # USB cv_datasets/cifar.py.
     "cifar100": (
@@ -20,15 +20,15 @@ STATISTICS: dict[str, tuple[Triple, Triple]] = {
         (112.4 / 255, 109.1 / 255, 98.6 / 255),
         (68.4 / 255, 66.6 / 255, 68.5 / 255),
     ),
-    # Measured on scikit-learn's 1,797 scans; grey, so alike on every channel.
+    # Measured on scikit-learn's 1,797 scans; grey, so all channels are equal.
     "digits": ((0.305, 0.305, 0.305), (0.376, 0.376, 0.376)),
 }
 
 
 def normalisation(name: str) -> tuple[Triple, Triple]:
-    """Per-channel (mean, std) of pixels scaled to [0, 1], for a dataset's name.
+    """Returns the (mean, std) per channel of a dataset's pixels, scaled to [0, 1].
 
-    A TFDS config or version in the name is ignored; a set that is not listed gets
+    A TFDS config or version in the name is ignored. Datasets that are not listed get
     ImageNet's figures.
     """
     return STATISTICS.get(name.split(":")[0].split("/")[0], IMAGENET)

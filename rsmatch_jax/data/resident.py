@@ -1,8 +1,7 @@
-"""Input without a host: the whole dataset lies on the device as uint8, and every step
-draws its images and makes its views there.
+"""Input from the device: it holds the dataset as uint8 and makes every step's views.
 
-The batch of step t is a pure function of (seed, t), with the images that the tf.data
-input takes at that step; its views follow the same law from other random bits.
+The batch of step t is a pure function of (seed, t). It has the images that the tf.data
+input takes at that step; its views follow the same law with other random bits.
 """
 
 import functools
@@ -12,6 +11,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int32, Key
 
 from rsmatch_jax.augment import on_device, views
 from rsmatch_jax.data import sampler
@@ -19,16 +19,16 @@ from rsmatch_jax.data.rs_ssl import Task
 from rsmatch_jax.runtime import parallel
 from rsmatch_jax.state import Batch
 
-_VIEWS = zlib.crc32(b"views")  # sets their keys apart from a method's own draws
+_VIEWS = zlib.crc32(b"views")  # separates the views' keys from those of methods
 
 
 @flax.struct.dataclass
 class Resident:
-    """A dataset on the device; never donated, the same on all of them.
+    """A dataset, replicated on the devices and never donated.
 
     lab_images: uint8 [L, S, S, 3]; lab_labels: int32 [L]; unl_images: uint8
-    [N, S, S, 3]; synthetic: bool [N], ground truth, None but for an oracle; tables:
-    what the strong view looks up, None without RandAugment.
+    [N, S, S, 3]; synthetic: bool [N], ground truth, None unless the run is an oracle;
+    tables: what the strong view looks up, None without RandAugment.
     """
 
     lab_images: jax.Array
@@ -49,10 +49,10 @@ class Orders:
 def gather(
     task: Task, spec: views.ViewSpec, *, oracle: bool, unlabelled: bool
 ) -> Resident:
-    """The run's images in host memory, ready to be placed.
+    """Returns the run's images in host memory, ready to be placed.
 
-    oracle: with the flags of synthetic images; unlabelled: False leaves those images
-    out, for a method that never looks at them.
+    oracle: includes the flags of synthetic images. unlabelled: False leaves out the
+    unlabelled images, for a method that never looks at them.
     """
     size = task.lab_images.shape[1]
     return Resident(
@@ -65,7 +65,7 @@ def gather(
 
 
 def num_bytes(task: Task, *, unlabelled: bool) -> int:
-    """What the images of a run take on a device; unlabelled as in `gather`."""
+    """Returns the size of a run's images on a device; unlabelled as in `gather`."""
     return task.lab_images.nbytes + (task.unl_images.nbytes if unlabelled else 0)
 
 
@@ -82,7 +82,7 @@ def epoch_orders(
     batch: int,
     unlabelled_batch: int,
 ) -> Orders:
-    """The sampler's law, computed where the arguments are."""
+    """Returns the sampler's order of an epoch, computed where the arguments lie."""
 
     def order(stream, n, size):
         if not size:
@@ -100,49 +100,51 @@ def make_batch(
     data: Resident,
     orders: Orders,
     spec: views.ViewSpec,
-    key: jax.Array,
-    step: jax.Array,
+    key: Key[Array, ""],
+    step: Int32[Array, ""],
+    *,
+    weak_views: int = 1,
+    axis: str | None = parallel.AXIS,
 ) -> Batch:
-    """This device's share of a step's batch (in a step).
+    """Returns this device's share of a step's batch; everything random is global.
 
-    orders: of the step's epoch; key: the run's root key, equal on all devices; step:
-    int32 scalar. Everything random is drawn for the global batch.
+    Args:
+        data: see `gather`.
+        orders: of the step's epoch, see `epoch_orders`.
+        key: the run's root key, equal on all devices.
+        step: the number of completed steps.
+        weak_views: 2 adds `weak2`, an independent draw of the weak view.
+        axis: the mapped axis; None for one device.
     """
     row = step % orders.labelled.shape[0]
-    lab_at, unl_at = orders.labelled[row], orders.unlabelled[row]
     key = jax.random.fold_in(key, _VIEWS)
+    lab_at, at = (
+        parallel.local_rows(order[row], axis)
+        for order in (orders.labelled, orders.unlabelled)
+    )
+    unlabelled = _take(data.unl_images, at) if at.size else data.unl_images[:0]
 
-    def numbers(purpose, rows):
-        own = jax.random.fold_in(key, views.PURPOSES.index(purpose))
-        drawn = on_device.draw(
-            jax.random.fold_in(own, step), rows, spec, strong=purpose == "strong"
+    def view(purpose, images):
+        if not images.shape[0]:
+            return images
+        purpose_key = jax.random.fold_in(key, views.PURPOSES.index(purpose))
+        is_strong = purpose == "strong"
+        numbers = on_device.draw(
+            jax.random.fold_in(purpose_key, step), len(images), spec, is_strong, axis
         )
-        return jax.tree.map(parallel.local_rows, drawn)
+        if is_strong:
+            return on_device.strong(images, numbers, data.tables, spec)
+        return on_device.weak(images, numbers, spec)
 
-    def weak(images, at, purpose):
-        drawn = numbers(purpose, at.shape[0])
-        return on_device.weak(_take(images, parallel.local_rows(at)), drawn, spec)
-
-    local = parallel.local_rows(unl_at)
-    if unl_at.shape[0]:
-        unl_weak = weak(data.unl_images, unl_at, "weak")
-        unl_strong = on_device.strong(
-            _take(data.unl_images, local),
-            numbers("strong", unl_at.shape[0]),
-            data.tables,
-            spec,
-        )
-    else:
-        unl_weak = unl_strong = data.unl_images[:0]
-    lab_local = parallel.local_rows(lab_at)
     return Batch(
-        lab=weak(data.lab_images, lab_at, "labelled"),
-        labels=_take(data.lab_labels, lab_local),
-        lab_indices=lab_local,
-        weak=unl_weak,
-        strong=unl_strong,
-        indices=local,
-        synthetic=None if data.synthetic is None else _take(data.synthetic, local),
+        lab=view("labelled", _take(data.lab_images, lab_at)),
+        labels=_take(data.lab_labels, lab_at),
+        lab_indices=lab_at,
+        weak=view("weak", unlabelled),
+        strong=view("strong", unlabelled),
+        indices=at,
+        synthetic=None if data.synthetic is None else _take(data.synthetic, at),
+        weak2=view("weak2", unlabelled) if weak_views == 2 else None,
     )
 
 

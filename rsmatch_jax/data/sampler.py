@@ -1,15 +1,18 @@
-"""Which images a step sees: a pure function of (seed, stream, step).
+"""The images of each step: a pure function of (seed, stream, step).
 
-USB's law (samplers.py, RandomSampler): an epoch of 1024 steps is a row of full
-permutations, the last one cut short, and batches are its consecutive slices, so counts
-differ by at most one within an epoch. Unlike USB's, the order depends on the seed.
+USB's law (samplers.py, RandomSampler): an epoch of 1024 steps is a sequence of full
+permutations, the last one cut short, and batches are its consecutive slices. So an
+image's counts differ by at most one within an epoch. Unlike USB's, the order depends on
+the seed.
 """
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int32
 
 from rsmatch_jax.errors import RequestError
 
@@ -25,14 +28,14 @@ def epoch_indices(
     n: int,
     batch: int,
     steps_per_epoch: int = STEPS_PER_EPOCH,
-) -> jax.Array:
-    """Image positions of one epoch, int32 [steps_per_epoch, batch] in 0..n-1.
+) -> Int32[Array, "{steps_per_epoch} {batch}"]:
+    """Returns the image positions of one epoch, in 0..n-1.
 
-    seed, epoch: int32 scalars, which may be traced; stream: one of STREAMS. Callable
-    inside jit. Memory is a few times n + steps_per_epoch * batch integers.
+    seed, epoch: int32 scalars, which may be traced; stream: one of STREAMS. Needs a few
+    times n + steps_per_epoch * batch integers of memory.
     """
     total = steps_per_epoch * batch
-    # The generator is named, so that no jax configuration changes the order.
+    # Names the generator, so that jax's configuration does not change the order.
     key = jax.random.key(seed, impl="threefry2x32")
     key = jax.random.fold_in(key, STREAMS.index(stream))
     key = jax.random.fold_in(key, epoch)
@@ -51,25 +54,46 @@ def step_indices(
     batch: int,
     steps_per_epoch: int = STEPS_PER_EPOCH,
 ) -> np.ndarray:
-    """Image positions of one step on the host, read-only int32 [batch].
+    """Returns the image positions of one step on the host, read-only int32 [batch].
 
-    The row `step % steps_per_epoch` of that epoch's `epoch_indices`. Epochs are made
-    on the CPU and the last few are kept; threads may share them.
+    They are row `step % steps_per_epoch` of the epoch's `epoch_indices`. The CPU makes
+    the epochs; the last 8 stay in memory, and threads may share them.
 
-    Raises: RequestError if there are no images to draw from.
+    Raises:
+        RequestError: n is 0.
     """
     if n < 1:
         raise RequestError(
-            f"the {stream} set has {n} images; a step draws {batch} of them, so give "
-            "it at least one image"
+            f"the {stream} set has {n} images but a step draws {batch}; give it at "
+            "least one image"
         )
     epoch, row = divmod(int(step), steps_per_epoch)
     return _host_epoch(seed, stream, epoch, n, batch, steps_per_epoch)[row]
 
 
+class Stream(NamedTuple):
+    """A run's labelled or unlabelled images, and the rows of its batches to make.
+
+    name: one of STREAMS; images: anything with `shape`; batch: rows of a global batch;
+    rows: int [n], positions in it; purposes: of the views, see views.PURPOSES.
+    """
+
+    name: str
+    images: Any
+    seed: int
+    batch: int
+    rows: np.ndarray
+    purposes: tuple[str, ...]
+
+    def indices(self, step: int) -> np.ndarray:
+        """Returns the positions among the images of the rows of a step, int32 [n]."""
+        count = self.images.shape[0]
+        return step_indices(self.seed, self.name, step, count, self.batch)[self.rows]
+
+
 @functools.lru_cache(maxsize=8)
 def _host_epoch(seed, stream, epoch, n, batch, steps_per_epoch) -> np.ndarray:
-    # Not on the accelerator, where the input pipeline would wait for training steps.
+    # On the accelerator the input pipeline would wait for training steps.
     with jax.default_device(_cpu_device()):
         indices = epoch_indices(seed, stream, epoch, n, batch, steps_per_epoch)
         host = np.array(indices)
@@ -80,5 +104,5 @@ def _host_epoch(seed, stream, epoch, n, batch, steps_per_epoch) -> np.ndarray:
 def _cpu_device() -> jax.Device | None:
     try:
         return jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX_PLATFORMS may name accelerators alone
+    except RuntimeError:  # JAX_PLATFORMS may name accelerators only
         return None

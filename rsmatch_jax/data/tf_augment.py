@@ -1,8 +1,9 @@
 """Weak and strong views of a batch in TensorFlow, bit-exact with Pillow.
 
-Random numbers are drawn apart from their use, by stateless philox operations keyed by
-(seed, step, purpose): the same step gives the same views however the pipeline runs.
-The strong view is USB's (randaugment.py): crop, flip, RandAugment, Cutout on uint8.
+`draw` makes the random numbers, by stateless philox operations keyed by (seed, step,
+purpose), so a step's views do not depend on how the pipeline runs. `weak` and `strong`
+apply them. The strong view is USB's (randaugment.py): crop, flip, RandAugment, Cutout,
+on uint8.
 """
 
 import functools
@@ -20,17 +21,15 @@ _Numbers = dict[str, tf.Tensor]
 def draw(
     seed: int, step: tf.Tensor, purpose: str, rows: int, spec: views.ViewSpec
 ) -> _Numbers:
-    """Random numbers of one step's views.
+    """Returns the random numbers of one step's views.
 
-    purpose: one of views.PURPOSES, each of which has its own.
-
-    Returns:
-      shift: int32 [rows, 2], vertical and horizontal crop offset, 0..2 * crop_pad.
-      flip: bool [rows]. With purpose "strong" also
-      ops: int32 [randaugment_ops, rows], positions in views.OPS.
-      values: float64 [randaugment_ops, rows], in the unit of the drawn operation.
-      cutout: float64 [rows, 3], side as a share of the image, then centre y and x as
-        uniform numbers in [0, 1) that `strong` maps to (1, size].
+    purpose: one of views.PURPOSES; each has its own numbers. The result holds
+    shift: int32 [rows, 2], vertical and horizontal crop offset, 0..2 * crop_pad.
+    flip: bool [rows]. Strong views add
+    ops: int32 [randaugment_ops, rows], positions in views.OPS.
+    values: float64 [randaugment_ops, rows], in the unit of the drawn operation.
+    cutout: float64 [rows, 3], side as a share of the image, then centre y and x as
+      uniform numbers in [0, 1) that `strong` maps to (1, size].
     """
     key = _key(seed, step, purpose)
     shift = _integers(_fold_in(key, 0), [rows, 2], 2 * spec.crop_pad + 1)
@@ -51,12 +50,12 @@ def draw(
 def draw_uniform(
     seed: int, step: tf.Tensor, purpose: str, shape: Sequence[int]
 ) -> tf.Tensor:
-    """Further random numbers of one step's views: float64 of `shape`, in [0, 1)."""
+    """Returns more random numbers of one step's views, float64 in [0, 1)."""
     return _uniform(_fold_in(_key(seed, step, purpose), 5), shape)
 
 
 def take(numbers: _Numbers, rows: np.ndarray) -> _Numbers:
-    """Those that `draw` has drawn for some of the rows; rows: positions, int [n]."""
+    """Returns the numbers that `draw` made for some rows; rows: positions, int [n]."""
     by_slot = ("ops", "values")
     return {
         name: tf.gather(drawn, rows, axis=1 if name in by_slot else 0)
@@ -65,9 +64,9 @@ def take(numbers: _Numbers, rows: np.ndarray) -> _Numbers:
 
 
 def weak(images: tf.Tensor, numbers: _Numbers, spec: views.ViewSpec) -> tf.Tensor:
-    """Random crop after reflect padding (edge not repeated), then left-right flip.
+    """Returns the random crop after reflect padding (edge not repeated), then flip.
 
-    images: uint8 [N, S, S, 3], S > spec.crop_pad. Returns the same shape and type.
+    images: uint8 [N, S, S, 3], S > spec.crop_pad; the result has the same shape.
     """
     if not (spec.flip or spec.crop_pad):
         return images
@@ -83,9 +82,9 @@ def weak(images: tf.Tensor, numbers: _Numbers, spec: views.ViewSpec) -> tf.Tenso
 
 
 def strong(images: tf.Tensor, numbers: _Numbers, spec: views.ViewSpec) -> tf.Tensor:
-    """The weak view's crop and flip, then spec.randaugment_ops operations and Cutout.
+    """Returns crop and flip, then spec.randaugment_ops operations, then Cutout.
 
-    images: uint8 [N, S, S, 3], S > spec.crop_pad. Returns the same shape and type.
+    images: uint8 [N, S, S, 3], S > spec.crop_pad; the result has the same shape.
     """
     images = weak(images, numbers, spec)
     for slot in range(spec.randaugment_ops):
@@ -94,12 +93,11 @@ def strong(images: tf.Tensor, numbers: _Numbers, spec: views.ViewSpec) -> tf.Ten
 
 
 def apply_ops(images: tf.Tensor, ops: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-    """Applies to each image its own operation.
+    """Applies an operation per image: uint8 [N, S, S, 3] -> the same.
 
-    images: uint8 [N, S, S, 3]; ops: int32 [N], positions in views.OPS; values: float64
-    [N], in the operation's unit. Returns uint8 [N, S, S, 3]. Rows are sorted into one
-    group per operation, so each is computed only where it was drawn; the geometric
-    ones share a group.
+    ops: int32 [N], positions in views.OPS; values: float64 [N], in the operation's
+    unit. Rows are sorted into one group per operation, so each operation is computed
+    only where it was drawn; the geometric ones share a group.
     """
     warp_group = views.OP_NAMES.index(views.GEOMETRIC[0])
     to_group = [
@@ -123,10 +121,10 @@ def apply_ops(images: tf.Tensor, ops: tf.Tensor, values: tf.Tensor) -> tf.Tensor
 
 
 def cutout(images: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
-    """Paints one square per image; both its edges are inclusive, as Pillow draws.
+    """Paints one square per image; its edges are inclusive, as Pillow's.
 
-    images: uint8 [N, S, S, 3]; numbers: float64 [N, 3] as `draw` makes them. A side of
-    s pixels covers floor(s) + 1, fewer at the right and bottom; a share of 0 none.
+    images: uint8 [N, S, S, 3]; numbers: float64 [N, 3], from `draw`. A side of s pixels
+    covers floor(s) + 1 pixels, fewer at the right and bottom; a share of 0 covers none.
     """
     size = images.shape[1]
     side = size * numbers[:, :1]
@@ -179,7 +177,7 @@ def _warp(x, ops, value):
     in_x = tf.bitwise.right_shift(c + a * out_x + b * out_y, 16)
     in_y = tf.bitwise.right_shift(f + d * out_x + e * out_y, 16)
     inside = (in_x >= 0) & (in_x < size) & (in_y >= 0) & (in_y < size)
-    # One black pixel in front: a lookup there is cheaper than a broadcast selection.
+    # Looking up a black pixel in front is cheaper than a broadcast selection.
     source = tf.where(inside, 1 + (row * size + in_y) * size + in_x, 0)
     black = tf.zeros([1, 3], tf.uint8)
     return tf.gather(tf.concat([black, tf.reshape(x, [-1, 3])], axis=0), source)
@@ -200,8 +198,8 @@ def _affine(ops, value, size):
     # Rotation is about the centre, shear about the top left corner.
     c = centre - centre * cos - centre * sin
     f = centre + centre * sin - centre * cos
-    # Offsets of the first pixel's centre. Pillow rounds them to 1/65536, except in a
-    # pure translation, where it takes whole pixels from the exact number.
+    # Offsets of the first pixel's centre. Pillow rounds them to 1/65536, but in a pure
+    # translation it rounds the exact number to whole pixels.
     c = _fixed(c + 0.5 * a + 0.5 * b)
     f = _fixed(f + 0.5 * d + 0.5 * e)
     moved = tf.cast(tf.floor(value * size + 0.5), tf.int32) * 65536
@@ -227,14 +225,14 @@ def _blend(degenerate, x, value):
 
 
 def _luma(x):
-    """Pillow's conversion to grey: uint8 [M, S, S, 3] to int32 [M, S, S, 1]."""
+    """Converts to grey as Pillow does: uint8 [M, S, S, 3] -> int32 [M, S, S, 1]."""
     p = tf.cast(x, tf.int32)
     mixed = 19595 * p[..., :1] + 38470 * p[..., 1:2] + 7471 * p[..., 2:] + 32768
     return tf.bitwise.right_shift(mixed, 16)
 
 
 def _channel_levels(x):
-    """Pixels as positions in a row of one 256-entry table per image and channel."""
+    """Pixels as positions in 256-entry tables in a row, one per image and channel."""
     offsets = tf.reshape(tf.range(tf.shape(x)[0] * 3) * 256, [-1, 1, 1, 3])
     return tf.cast(x, tf.int32) + offsets
 
@@ -245,20 +243,12 @@ def _autocontrast(x, value):
         tf.cast(tf.reshape(reduce(x, axis=(1, 2)), [-1, 1]), tf.float64)
         for reduce in (tf.reduce_min, tf.reduce_max)
     )
-    # In double precision: single precision is off by one in 0.6 % of the pixels.
+    # Double precision: single precision is off by one in 0.6 % of the pixels.
     level = tf.range(256, dtype=tf.float64)
     scale = 255 / tf.maximum(high - low, 1)
     stretched = tf.clip_by_value(level * scale - low * scale, 0, 255)
     table = tf.cast(tf.where(high > low, stretched, level), tf.uint8)
     return tf.gather(tf.reshape(table, [-1]), _channel_levels(x))
-
-
-def _brightness(x, value):
-    return _blend(tf.zeros([], tf.uint8), x, value)
-
-
-def _color(x, value):
-    return _blend(_luma(x), x, value)
 
 
 def _contrast(x, value):
@@ -287,7 +277,7 @@ def _equalize(x, value):
     counts = tf.reshape(counts, [-1, 256])
     brightest = tf.cast(tf.reduce_max(x, axis=(1, 2)), tf.int32)
     last = tf.gather(counts, tf.reshape(brightest, [-1]), batch_dims=1)
-    # Zero also when the channel has a single level: both leave it as it is.
+    # Also zero if the channel has a single level. Both leave the channel as it is.
     step = (tf.reduce_sum(counts, axis=1) - last)[:, None] // 255
     divisor = tf.maximum(step, 1)
     below = tf.cumsum(counts, axis=1, exclusive=True)
@@ -303,16 +293,16 @@ def _posterize(x, value):
 
 
 def _solarize(x, value):
-    # For whole p, p >= v means p >= ceil(v); 255 - p is p with all bits turned over.
+    # For integer p, p >= v means p >= ceil(v); 255 - p is p with all bits inverted.
     threshold = tf.cast(tf.math.ceil(_per_image(value)), tf.int16)
-    turned = tf.cast(tf.cast(x, tf.int16) >= threshold, tf.uint8) * 255
-    return tf.bitwise.bitwise_xor(x, turned)
+    inverted = tf.cast(tf.cast(x, tf.int16) >= threshold, tf.uint8) * 255
+    return tf.bitwise.bitwise_xor(x, inverted)
 
 
 _PIXEL_OPS = {
     "autocontrast": _autocontrast,
-    "brightness": _brightness,
-    "color": _color,
+    "brightness": lambda x, value: _blend(tf.zeros([], tf.uint8), x, value),
+    "color": lambda x, value: _blend(_luma(x), x, value),
     "contrast": _contrast,
     "equalize": _equalize,
     "posterize": _posterize,

@@ -1,7 +1,7 @@
-"""The host input path: a tf.data stream of augmented uint8 batches.
+"""Input from the host: a tf.data stream of augmented uint8 batches.
 
-The batch of step t is a pure function of (seed, t): the sampler names its images, and
-the augmentation's random numbers are keyed by the step. Resuming needs only the step.
+The batch of step t is a pure function of (seed, t): the sampler chooses its images, and
+the step keys the augmentation's random numbers. Resuming needs only the step.
 """
 
 import weakref
@@ -10,16 +10,19 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from rsmatch_jax.augment import views
-from rsmatch_jax.data import sampler, tf_augment
+from rsmatch_jax.data import sampler, tf_augment, tf_encoded_pipeline
 from rsmatch_jax.data.stores import arrays
+from rsmatch_jax.data.stores.encoded import EncodedImages
 from rsmatch_jax.data.stores.tf_import import tf
 from rsmatch_jax.state import Batch
 
+Images = np.ndarray | EncodedImages
+
 
 def batches(
-    lab_images: np.ndarray,
+    lab_images: Images,
     lab_labels: np.ndarray,
-    unl_images: np.ndarray,
+    unl_images: Images,
     spec: views.ViewSpec,
     *,
     seed: int,
@@ -29,100 +32,122 @@ def batches(
     num_steps: int,
     prefetch: int,
     synthetic: np.ndarray | None = None,
+    weak_views: int = 1,
     parallel_steps: int = tf.data.AUTOTUNE,
     own_rows: Callable[[int], np.ndarray] = np.arange,
 ) -> Iterator[Batch]:
-    """Batches of the steps start_step..num_steps - 1, in order, as numpy arrays.
+    """Yields the batches of the steps start_step..num_steps - 1 as numpy arrays.
+
+    `tf_augment` makes views of arrays, `tf_encoded_pipeline` those of encoded images.
+    The reading threads stop when the iterator is closed or dropped, or when the program
+    ends. parallel_steps and prefetch change no batch.
 
     Args:
-      lab_images, unl_images: uint8 [N, S, S, 1 or 3], never copied whole: read-only
-        memory maps do, as does anything with `shape` that an index array can read.
-        Grey images are repeated to three channels.
-      lab_labels: integers [N of the labelled set].
-      batch_size: labelled images a step; unlabeled_ratio times as many unlabelled.
-      prefetch: finished batches to keep ready.
-      synthetic: bool [N of the unlabelled set], ground truth; only for an oracle.
-      parallel_steps: steps augmented at the same time. Neither it nor prefetch changes
-        any batch.
-      own_rows: positions in a batch of n rows, given n, of those that are wanted; no
-        other is read or augmented. What is drawn for a row depends on its position in
-        the whole batch alone.
+        lab_images, unl_images: both encoded, or both uint8 [N, S, S, 1 or 3]. Arrays
+            are never copied as a whole, so read-only memory maps work, and anything
+            else with `shape` that an index array can read. Grey images are repeated to
+            three channels.
+        batch_size: labelled images per step.
+        prefetch: finished batches to keep ready.
+        synthetic: bool, ground truth of the unlabelled images; only for an oracle.
+        weak_views: 2 adds `weak2`, an independent draw of the weak view.
+        parallel_steps: steps augmented, or images decoded, at the same time.
+        own_rows: takes a number of rows n and returns the positions in a batch of n
+            rows to make, in this order; no other row is read. A row's random numbers
+            depend only on its position in the global batch.
 
-    The reading threads stop when the iterator is closed, dropped or the program ends.
-
-    Raises: RequestError for crop padding as wide as the images.
+    Raises:
+        RequestError: the crop padding is as wide as the images.
+        RunFailed: an encoded image is damaged; raised by the iterator.
     """
-    for images in (lab_images, unl_images):
-        views.check(spec, images.shape[1])
     unl_batch = batch_size * unlabeled_ratio
-    lab_own, unl_own = own_rows(batch_size), own_rows(unl_batch)
-    size = lab_images.shape[1]
+    purposes = ("weak", "strong", "weak2")[: 1 + weak_views]
+    streams = [
+        sampler.Stream(name, images, seed, count, own_rows(count), views_of)
+        for name, images, count, views_of in (
+            ("labelled", lab_images, batch_size, ("labelled",)),
+            ("unlabelled", unl_images, unl_batch, purposes),
+        )
+    ]
+    steps = tf.data.Dataset.range(start_step, num_steps)
+    encoded = isinstance(lab_images, EncodedImages)
+    make = tf_encoded_pipeline.make_views if encoded else _make_views
+    parts = [make(steps, stream, spec, parallel_steps) for stream in streams]
+    dataset = _join(*parts, np.asarray(lab_labels, np.int32))
+    running = _start(dataset, prefetch, synthetic)
+    if encoded:
+        return tf_encoded_pipeline.named_failures(running, streams, start_step)
+    return running
+
+
+def _make_views(
+    steps: tf.data.Dataset,
+    stream: sampler.Stream,
+    spec: views.ViewSpec,
+    parallel_steps: int,
+) -> tf.data.Dataset:
+    """As tf_encoded_pipeline.make_views, for arrays."""
+    views.check(spec, stream.images.shape[1])
+    rows, size = len(stream.rows), stream.images.shape[1]
 
     def read(step):
-        lab_at = sampler.step_indices(
-            seed, "labelled", step, lab_images.shape[0], batch_size
-        )[lab_own]
-        unl_at = sampler.step_indices(
-            seed, "unlabelled", step, unl_images.shape[0], unl_batch
-        )[unl_own]
-        return (
-            arrays.to_rgb(lab_images[lab_at]),
-            np.asarray(lab_labels[lab_at], np.int32),
-            lab_at,
-            arrays.to_rgb(unl_images[unl_at]),
-            unl_at,
-        )
+        at = stream.indices(step)
+        return arrays.to_rgb(stream.images[at]), at
 
     def make(step):
-        lab, labels, lab_at, unl, unl_at = tf.numpy_function(
-            read, [step], [tf.uint8, tf.int32, tf.int32, tf.uint8, tf.int32]
-        )
-        lab = tf.ensure_shape(lab, [len(lab_own), size, size, 3])
-        unl = tf.ensure_shape(unl, [len(unl_own), size, size, 3])
+        images, at = tf.numpy_function(read, [step], [tf.uint8, tf.int32])
+        images = tf.ensure_shape(images, [rows, size, size, 3])
+        made = {"indices": tf.ensure_shape(at, [rows])}
+        for purpose in stream.purposes:
+            drawn = tf_augment.draw(stream.seed, step, purpose, stream.batch, spec)
+            if rows < stream.batch:
+                drawn = tf_augment.take(drawn, stream.rows)
+            view = tf_augment.strong if purpose == "strong" else tf_augment.weak
+            made[purpose] = view(images, drawn, spec)
+        return made
 
-        def numbers(purpose, rows, own):
-            drawn = tf_augment.draw(seed, step, purpose, rows, spec)
-            return tf_augment.take(drawn, own) if len(own) < rows else drawn
-
-        return (
-            tf_augment.weak(lab, numbers("labelled", batch_size, lab_own), spec),
-            tf.ensure_shape(labels, [len(lab_own)]),
-            tf.ensure_shape(lab_at, [len(lab_own)]),
-            tf_augment.weak(unl, numbers("weak", unl_batch, unl_own), spec),
-            tf_augment.strong(unl, numbers("strong", unl_batch, unl_own), spec),
-            tf.ensure_shape(unl_at, [len(unl_own)]),
-        )
-
-    dataset = tf.data.Dataset.range(start_step, num_steps)
-    # Plain Python decides what is traced; AutoGraph would cost a second at the start.
-    make = tf.autograph.experimental.do_not_convert(make)
-    dataset = dataset.map(make, num_parallel_calls=parallel_steps, deterministic=True)
-    return start(dataset, prefetch, synthetic)
+    return steps.map(
+        tf_encoded_pipeline.plain(make),
+        num_parallel_calls=parallel_steps,
+        deterministic=True,
+    )
 
 
-def start(
+def _join(labelled, unlabelled, lab_labels: np.ndarray) -> tf.data.Dataset:
+    """A dataset of {field of Batch: array} of the views of both streams."""
+    all_labels = tf.constant(lab_labels)
+
+    def join(lab, unl):
+        at = lab["indices"]
+        labels = tf.gather(all_labels, at)
+        return {**unl, "lab": lab["labelled"], "labels": labels, "lab_indices": at}
+
+    dataset = tf.data.Dataset.zip((labelled, unlabelled))
+    return dataset.map(tf_encoded_pipeline.plain(join))
+
+
+def _start(
     dataset: tf.data.Dataset, prefetch: int, synthetic: np.ndarray | None
 ) -> Iterator[Batch]:
-    """The batches of a dataset of (lab, labels, lab_indices, weak, strong, indices);
-    prefetch, synthetic and the threads as in `batches`."""
+    """The batches of the dataset, with its threads."""
     options = tf.data.Options()
-    # Whole steps run side by side; threads inside one operation would only add to them.
+    # Steps run side by side; threads within an operation would only add to them.
     options.threading.max_intra_op_parallelism = 1
     dataset = dataset.prefetch(prefetch).with_options(options)
     running = [dataset.as_numpy_iterator()]
     stream = _stream(running, synthetic)
-    # `read` runs in TensorFlow's threads. Were the iterator freed while the interpreter
-    # shuts down, when threads get no turn any more, the process would never end.
+    # `read` runs in TensorFlow's threads. If the iterator were freed during the
+    # interpreter's shutdown, when threads no longer run, the process would hang.
     weakref.finalize(stream, running.clear)
     return stream
 
 
 def _stream(running, synthetic) -> Iterator[Batch]:
     while running:
-        # No reference but the list's may outlive the call.
-        arrived = next(running[0], None)
-        if arrived is None:
+        # Only the list may hold a reference to the iterator beyond this call.
+        fields = next(running[0], None)
+        if fields is None:
             return
-        lab, labels, lab_at, weak, strong, unl_at = arrived
-        flags = None if synthetic is None else np.asarray(synthetic[unl_at], bool)
-        yield Batch(lab, labels, lab_at, weak, strong, unl_at, flags)
+        if synthetic is not None:
+            fields["synthetic"] = np.asarray(synthetic[fields["indices"]], bool)
+        yield Batch(**fields)

@@ -106,7 +106,14 @@ class ResidentFeed:
 
         def one(state, inputs):
             data, orders = inputs
-            batch = resident.make_batch(data, orders, exp.views, state.key, state.step)
+            batch = resident.make_batch(
+                data,
+                orders,
+                exp.views,
+                state.key,
+                state.step,
+                weak_views=exp.method.weak_views,
+            )
             return train_step(state, batch)
 
         program = step.repeat(one, self.most) if self._loop else one
@@ -164,7 +171,7 @@ class TfDataFeed:
     def __init__(self, exp: Experiment, task: rs_ssl.Task):
         try:
             # lazy: TensorFlow
-            from rsmatch_jax.data import tf_encoded_pipeline, tf_pipeline
+            from rsmatch_jax.data import tf_pipeline
         except ImportError as e:
             raise RequestError(
                 f"input.mode=tfdata needs TensorFlow ({e}): pip install -r "
@@ -176,7 +183,7 @@ class TfDataFeed:
         self._batches: Iterator[Batch] | None = None
         self._first: Batch | None = None  # read to compile, and not yet trained on
         self._open = functools.partial(
-            tf_encoded_pipeline.batches if task.encoded else tf_pipeline.batches,
+            tf_pipeline.batches,
             task.lab_images,
             task.lab_labels,
             task.unl_images,
@@ -186,6 +193,7 @@ class TfDataFeed:
             unlabeled_ratio=ratio,
             num_steps=config.train.num_steps,
             prefetch=config.input.prefetch,
+            weak_views=exp.method.weak_views,
             synthetic=task.unl_synthetic if exp.method.needs_truth else None,
             own_rows=functools.partial(parallel.own_rows, devices=exp.devices),
         )

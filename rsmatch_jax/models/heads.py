@@ -1,4 +1,4 @@
-"""What sits on top of an encoder."""
+"""The heads of an encoder: linear classifiers and projectors."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from rsmatch_jax.models.tap import Tap, untouched
 from rsmatch_jax.state import Outputs
@@ -16,19 +17,21 @@ xavier_normal = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
 
 @dataclasses.dataclass(frozen=True)
 class Projector:
-    """A head that embeds: the mean of `count` independent two-layer perceptrons,
-    D -> size -> size with a ReLU between. Several of them are the ensemble of EPASS
-    (Nguyen 2023)."""
+    """A head that embeds: the mean of `count` independent two-layer perceptrons.
+
+    Each is D -> size -> size with a ReLU between. With count > 1 it is the ensemble of
+    EPASS (Nguyen 2023).
+    """
 
     size: int
     count: int = 1
 
 
-Head = int | Projector  # int: a linear classifier of that many classes
+Head = int | Projector  # int: a linear classifier with that many classes
 
 
 class LinearHeads(nn.Module):
-    """A linear classifier per name of `sizes`: [N, D] -> {name: [N, size]}, float32."""
+    """A linear classifier per name in `sizes`: [N, D] -> {name: [N, size]}, float32."""
 
     sizes: Mapping[str, int]
 
@@ -43,9 +46,9 @@ class LinearHeads(nn.Module):
 
 
 class Projectors(nn.Module):
-    """A projector per name of `specs`: [N, D] -> {name: [N, size]}, float32.
+    """A projector per name in `specs`: [N, D] -> {name: [N, size]}, float32.
 
-    Parameters of its i-th perceptron lie under <name>_<i>.
+    The parameters of a projector's i-th perceptron lie under <name>_<i>.
     """
 
     specs: Mapping[str, Projector]
@@ -72,7 +75,7 @@ class Perceptron(nn.Module):
         return self._linear("out", nn.relu(self._linear("hidden", features)))
 
     def _linear(self, name: str, x: jax.Array) -> jax.Array:
-        """Weights and biases from U(-b, b), b = 1/sqrt(fan-in): torch's default."""
+        """Weights and biases start from U(-b, b), b = 1/sqrt(fan-in), as in torch."""
         bound = x.shape[-1] ** -0.5
 
         def symmetric(key, shape, dtype=jnp.float32):
@@ -88,17 +91,20 @@ class Perceptron(nn.Module):
 
 
 class EncoderWithHeads(nn.Module):
-    """Parameters lie under "encoder", "heads"/<name> and "projectors"/<name>_<i>.
+    """An encoder and its heads.
 
-    Linen derives every initial value from the key and this path, so a further head
-    leaves the encoder and the other heads as they are.
+    Parameters lie under "encoder", "heads"/<name> and "projectors"/<name>_<i>. Linen
+    derives every initial value from the key and this path, so another head leaves the
+    encoder and the other heads as they are.
     """
 
     encoder: nn.Module
     heads: nn.Module
     projectors: nn.Module
 
-    def __call__(self, images: jax.Array, train: bool, tap: Tap = untouched) -> Outputs:
+    def __call__(
+        self, images: Float[Array, "n s s 3"], train: bool, tap: Tap = untouched
+    ) -> Outputs:
         features = self.encoder(images, train, tap)
         return Outputs(
             features=features,

@@ -1,4 +1,4 @@
-"""Networks, each as two pure functions; nothing outside this folder sees flax.linen."""
+"""Networks as pure functions; nothing outside this folder sees flax.linen."""
 
 import functools
 import re
@@ -26,17 +26,16 @@ class Network(NamedTuple):
     """An encoder with its heads.
 
     init(key, images) -> (params, stats): float32 trees of parameters and of BatchNorm's
-    running statistics. Only the shape of `images` matters. Values follow from the key
-    and the parameter's path alone (jitting init moves last bits, so always or never).
-    apply(params, stats, images, train) -> (Outputs, new stats): images float32
-    [N, S, S, 3], normalised (or uint8, where `uint8.take_uint8` stands before it);
-    features [N, D], logits {head: [N, classes]} and projections {head: [N, size]}
-    float32. With train=True the batch normalises itself and moves the statistics; with
-    train=False the statistics are used and returned unchanged.
+      running statistics. Only the shape of `images` matters. Values depend only on the
+      key and the parameter's path. jit moves their last bits: use it always or never.
+    apply(params, stats, images, train) -> (Outputs, new stats): images are normalised
+      float32 [N, S, S, 3], or uint8 after `uint8.take_uint8`. train=True normalises by
+      the batch and updates the statistics; train=False uses the statistics and returns
+      them unchanged.
     probe(params, stats, images, stage, shift) -> (Outputs, activations): apply with
-    train=False and `shift` added to what leaves a stage of the encoder ("stage1", ...,
-    the last one after its activation), [N, h, w, channels]; the activations are those
-    without it. For gradients with respect to them. stages: their names, in order.
+      train=False, and with `shift` added to a stage's output [N, h, w, channels], which
+      comes back as it is without the shift. For gradients with respect to activations.
+    stages: the stages' names in order ("stage1", ...); the last ends in an activation.
     """
 
     init: Callable[[jax.Array, jax.Array], tuple[PyTree, PyTree]]
@@ -45,15 +44,9 @@ class Network(NamedTuple):
     stages: tuple[str, ...] = ()
 
 
+WIDE = ((10, 1), (10, 2), (16, 1), (16, 2), (28, 2), (28, 8), (28, 10), (40, 2))
 MODELS: dict[str, functools.partial[nn.Module]] = {
-    "wrn_10_1": functools.partial(WideResNet, 10, 1),
-    "wrn_10_2": functools.partial(WideResNet, 10, 2),
-    "wrn_16_1": functools.partial(WideResNet, 16, 1),
-    "wrn_16_2": functools.partial(WideResNet, 16, 2),
-    "wrn_28_2": functools.partial(WideResNet, 28, 2),
-    "wrn_28_8": functools.partial(WideResNet, 28, 8),
-    "wrn_28_10": functools.partial(WideResNet, 28, 10),
-    "wrn_40_2": functools.partial(WideResNet, 40, 2),
+    **{f"wrn_{d}_{k}": functools.partial(WideResNet, d, k) for d, k in WIDE},
     "resnet18": resnet18,
     "resnet50": resnet50,
 }
@@ -68,15 +61,20 @@ def make(
     sync_axis: str | None = None,
     preact: str = "usb",
 ) -> Network:
-    """The network `name` with `heads`: {name: classes of a linear classifier, or a
-    `Projector`}.
+    """Returns the network `name` with these heads.
 
-    dtype: of convolutions and activations, float32 or bfloat16; parameters, statistics
-    and outputs stay float32. bn_momentum: share of the old running statistics that an
-    update keeps. sync_axis: mapped axis over which the batch statistics of training are
-    averaged. preact: "usb" or "tf", see `wrn.Block`; of no meaning to a resnet.
+    Args:
+        name: a key of MODELS, or any wrn_D_K with D = 6n + 4.
+        heads: {name: number of classes of a linear classifier, or a `Projector`}.
+        dtype: float32 or bfloat16, of convolutions and activations; parameters,
+            statistics and outputs stay float32.
+        bn_momentum: share of the old running statistics that an update keeps.
+        sync_axis: mapped axis over which the batch statistics of training are averaged;
+            None for one device or for statistics of each device.
+        preact: "usb" or "tf", see `wrn.Block`; a resnet ignores it.
 
-    Raises RequestError for an unknown name or preact.
+    Raises:
+        RequestError: name or preact is unknown.
     """
     if preact not in PREACTS:
         raise RequestError(
@@ -95,7 +93,7 @@ def make(
     )
 
     def init(key, images):
-        # Lazy: the shape is enough, so the forward pass is traced but never run.
+        # Lazy: only shapes matter, so the forward pass is traced but never run.
         shape = jax.ShapeDtypeStruct(images.shape, images.dtype)
         variables = model.lazy_init(key, shape, train=False)
         return variables["params"], variables["batch_stats"]
@@ -110,15 +108,15 @@ def make(
         return outputs, updates["batch_stats"]
 
     def probe(params, stats, images, stage, shift):
-        seen = {}
+        activations = {}
 
         def tap(name, x):
-            seen[name] = x
+            activations[name] = x
             return x + shift if name == stage else x
 
         variables = {"params": params, "batch_stats": stats}
         outputs = model.apply(variables, images, train=False, tap=tap)
-        return outputs, seen[stage]
+        return outputs, activations[stage]
 
     return Network(init, apply, probe, encoder.stages)
 
@@ -126,7 +124,7 @@ def make(
 def _constructor(name: str) -> functools.partial[nn.Module]:
     if name in MODELS:
         return MODELS[name]
-    # Any other of the family: three stages of n blocks of two convolutions.
+    # Any member of the family: three stages of n blocks of two convolutions.
     match = re.fullmatch(r"wrn_(\d+)_(\d+)", name)
     if match:
         depth, widen = int(match[1]), int(match[2])

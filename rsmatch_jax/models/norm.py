@@ -1,31 +1,22 @@
-"""What the encoders share: batch normalisation and how convolutions begin."""
+"""Batch normalisation and the initial values of convolutions, for all encoders."""
 
 import functools
-from typing import Any, Protocol
 
 import flax.linen as nn
 
-# He's for ReLUs: of the fan-out, and not truncated as nn.initializers.he_normal is.
+# He's for ReLUs: fan-out, and not truncated as nn.initializers.he_normal is.
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-class Normalised(Protocol):
-    """The settings of an encoder, or of a block of it, that its norms follow.
+def make_norm(module: nn.Module, train: bool) -> functools.partial:
+    """Returns BatchNorm with an encoder's options and, by default, epsilon 1e-5.
 
-    dtype: of activations; parameters and running statistics are float32. bn_momentum:
-    share of the old running statistics that an update keeps. sync_axis: mapped axis
-    over which batch statistics are averaged, None for none.
-    """
-
-    dtype: Any
-    bn_momentum: float
-    sync_axis: str | None
-
-
-def make_norm(module: Normalised, train: bool) -> functools.partial:
-    """BatchNorm as `module` is set up; epsilon 1e-5 where the caller gives none.
-
-    Running variances are of the biased batch variance; torch's are n/(n-1) of it.
+    The running variance averages the biased batch variance; torch averages n/(n-1)
+    times that. `module`, an encoder or a block, has the fields
+    dtype: of activations; parameters and running statistics are float32.
+    bn_momentum: share of the old running statistics that an update keeps.
+    sync_axis: mapped axis over which batch statistics are averaged. None means one
+      device's statistics; a name that is not bound raises a NameError in training.
     """
     return functools.partial(
         nn.BatchNorm,

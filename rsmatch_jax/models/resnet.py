@@ -1,6 +1,7 @@
-"""Residual networks of ImageNet, version 1.5, as torchvision and USB build them (USB
-nets/resnet/resnet.py): in a bottleneck the 3x3 convolution has the stride, not the 1x1
-before it. Every convolution is followed by a norm and has no bias.
+"""ImageNet's residual networks, version 1.5, as torchvision and USB build them.
+
+Source: USB nets/resnet/resnet.py. A bottleneck's stride is on the 3x3 convolution, not
+on the 1x1 before it. A norm follows every convolution, which has no bias.
 """
 
 import functools
@@ -10,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32
 
 from rsmatch_jax.models.norm import conv_init, make_norm
 from rsmatch_jax.models.tap import Tap, untouched
@@ -18,8 +20,8 @@ from rsmatch_jax.models.tap import Tap, untouched
 class Block(nn.Module):
     """Residual block: convolutions with norms, plus the shortcut, then a ReLU.
 
-    bottleneck: 1x1, 3x3, 1x1 to four times `channels`; else 3x3, 3x3 to `channels`.
-    Where size or channels change, a 1x1 convolution with a norm makes the shortcut.
+    bottleneck: 1x1, 3x3, 1x1 to four times `channels`; otherwise 3x3, 3x3 to
+    `channels`. A 1x1 convolution with a norm is the shortcut where the shape changes.
     """
 
     channels: int
@@ -56,11 +58,10 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """[N, S, S, 3] images -> [N, D] features, D = 2048 with bottlenecks, else 512.
 
-    blocks: of the four stages. A 7x7 convolution and a pooling of stride 2 each come
-    first, so that images of S px are seen at S / 4, and the last stage at S / 32. Other
-    fields as in `norm.Normalised`; features are pooled to float32.
-
-    tap(name, x) -> x is called with what leaves "stage1" to "stage4".
+    blocks: number of blocks of each of the four stages. A 7x7 convolution and a pooling
+    come first, each of stride 2, so the first stage works at S / 4 and the last at
+    S / 32 pixels. The other fields are those of `norm.make_norm`. Features are pooled
+    in float32. tap(name, x) -> x is called on the outputs of "stage1" to "stage4".
     """
 
     blocks: Sequence[int]
@@ -75,11 +76,11 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: jax.Array, train: bool, tap: Tap = untouched
-    ) -> jax.Array:
+        self, images: Float[Array, "n s s 3"], train: bool, tap: Tap = untouched
+    ) -> Float32[Array, "n d"]:
         x = _conv(self, 64, 7, 2, "stem")(images)
         x = nn.relu(make_norm(self, train)(name="bn")(x))
-        # Explicit padding: "SAME" would pad (0, 1) at an even size.
+        # Explicit padding: "SAME" would pad (0, 1) if the size is even.
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for stage, count in enumerate(self.blocks):
             for block in range(count):
@@ -97,7 +98,7 @@ class ResNet(nn.Module):
 
 
 def _conv(module: Block | ResNet, channels: int, width: int, stride: int, name: str):
-    """A convolution without bias, padded by (width - 1) / 2 on every side."""
+    """Convolution without bias, padded by (width - 1) / 2 on every side."""
     side = (width - 1) // 2
     return nn.Conv(
         channels,

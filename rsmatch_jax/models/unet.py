@@ -1,9 +1,10 @@
 """A class-conditional U-Net that predicts the noise in a noisy image.
 
-The net of denoising diffusion (DDPM, Ho et al. 2020, arXiv 2006.11239), with one skip
-connection per residual block. Time and class enter every block as a scale and a shift,
-attention stands at two resolutions (improved DDPM, Nichol and Dhariwal 2021, arXiv
-2102.09672, section 3 and appendix A). Images of 8 px get two resolutions and none.
+The network of denoising diffusion (DDPM, Ho et al. 2020, arXiv 2006.11239), with one
+skip connection per residual block. Time and class enter every block as a scale and a
+shift, and two resolutions have attention (improved DDPM, Nichol and Dhariwal 2021,
+arXiv 2102.09672, section 3 and appendix A). Images of 8 px have two resolutions and no
+attention.
 """
 
 import zlib
@@ -12,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int, Key, Num
 
 MAX_PERIOD = 10_000.0  # of the sinusoids, Vaswani et al. 2017
 HEAD_WIDTH = 64  # channels of an attention head, Dhariwal and Nichol 2021, 2105.05233
@@ -19,9 +21,9 @@ ZEROS = nn.initializers.zeros
 
 
 def multipliers(size: int) -> tuple[int, ...]:
-    """Channels at each resolution, in widths, for images of `size` px.
+    """Returns the channels at each resolution, in widths, for images of `size` px.
 
-    32 px: DDPM's and improved DDPM's for CIFAR-10; 64 px: improved DDPM's.
+    32 px: as DDPM and improved DDPM on CIFAR-10; 64 px: as improved DDPM.
     """
     if size <= 8:
         return (1, 2)
@@ -31,41 +33,44 @@ def multipliers(size: int) -> tuple[int, ...]:
 
 
 def attention_sizes(size: int) -> tuple[int, ...]:
-    """Resolutions with self-attention, in px: of those that an image of `size` px is
-    seen at, 8 to 16 px; none where that is the image of 8 px itself."""
-    seen = [size >> i for i in range(len(multipliers(size)))]
-    return tuple(s for s in seen if 8 <= s <= 16) if size >= 16 else ()
+    """Returns the resolutions with self-attention, in px, for images of `size` px.
+
+    Those of 8 to 16 px; none for images of 8 px.
+    """
+    resolutions = [size >> i for i in range(len(multipliers(size)))]
+    return tuple(s for s in resolutions if 8 <= s <= 16) if size >= 16 else ()
 
 
-def time_features(times: jax.Array, width: int) -> jax.Array:
-    """Sinusoidal features, float32 [B, width] (width even), of times, [B]."""
+def time_features(times: Num[Array, " b"], width: int) -> Float32[Array, "b {width}"]:
+    """Returns sinusoidal features of the times; width is even."""
     half = width // 2
     rates = jnp.exp(-jnp.log(MAX_PERIOD) * jnp.arange(half, dtype=jnp.float32) / half)
     angles = times.astype(jnp.float32)[:, None] * rates[None, :]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=1)
 
 
-def drop(x: jax.Array, keys: jax.Array, rate: float, name: str) -> jax.Array:
-    """Dropout of x, [B, ...], by one key a row, [B], and the place's name.
+def drop(
+    x: Float[Array, "b ..."], keys: Key[Array, " b"], rate: float, name: str
+) -> Float[Array, "b ..."]:
+    """Returns x after dropout, with a key per row and the name of its place in the net.
 
-    A row's mask follows from its key alone, so that it is the same however the rows
-    are spread over devices.
+    A row's mask depends on its key alone, so the number of devices does not change it.
     """
     place = zlib.crc32(name.encode())
 
-    def kept(key):
+    def mask(key):
         return jax.random.bernoulli(
             jax.random.fold_in(key, place), 1 - rate, x.shape[1:]
         )
 
-    return jnp.where(jax.vmap(kept)(keys), x / (1 - rate), jnp.zeros_like(x))
+    return jnp.where(jax.vmap(mask)(keys), x / (1 - rate), jnp.zeros_like(x))
 
 
 class Block(nn.Module):
-    """Residual block: [B, S, S, *] and condition [B, E] to [B, S, S, width].
+    """Residual block: [B, S, S, *] and condition [B, E] -> [B, S, S, width].
 
-    The second convolution starts at zero, so a new block is its shortcut. keys: one a
-    row for dropout; None is no dropout.
+    The second convolution starts at zero, so a new block equals its shortcut. keys: one
+    per row for dropout; None means no dropout.
     """
 
     width: int
@@ -94,9 +99,9 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Residual self-attention over the places of [B, S, S, C]; zero at first.
+    """Residual self-attention over the pixels of [B, S, S, C]; it starts as zero.
 
-    Heads of about HEAD_WIDTH channels; the softmax is float32.
+    Heads have about HEAD_WIDTH channels; the softmax is float32.
     """
 
     dtype: Any = jnp.float32
@@ -118,16 +123,16 @@ class Attention(nn.Module):
 
 
 class UNet(nn.Module):
-    """Noise prediction, float32 [B, S, S, C], zero before training.
+    """Predicts the noise in images, float32 [B, S, S, C]; zero before training.
 
-    images: float32 [B, S, S, C], noisy, S divisible by 2 ** (len(multipliers) - 1).
-    times: int32 or float32 [B], noise levels. labels: int32 [B] of 0..num_classes,
-    where num_classes means "no label" (classifier-free guidance). keys: [B], one a row
-    for dropout; None is no dropout.
+    Inputs: noisy images, S divisible by 2 ** (len(multipliers) - 1); times, the noise
+    levels; labels in 0..num_classes, where num_classes means no label (classifier-free
+    guidance); keys, one per row for dropout, or None for no dropout.
+
     width: channels at full resolution, divisible by 4; resolution i has
     width * multipliers[i]. blocks: residual blocks per resolution and direction.
-    attention: resolutions (px) at which self-attention follows every block; the middle
-    has it too if any has. dtype: of activations; parameters are float32.
+    attention: resolutions (px) at which self-attention follows every block; if there
+    are any, the middle has it too. dtype: of activations; parameters are float32.
     """
 
     num_classes: int
@@ -141,11 +146,11 @@ class UNet(nn.Module):
     @nn.compact
     def __call__(
         self,
-        images: jax.Array,
-        times: jax.Array,
-        labels: jax.Array,
-        keys: jax.Array | None = None,
-    ) -> jax.Array:
+        images: Float32[Array, "b s s c"],
+        times: Num[Array, " b"],
+        labels: Int[Array, " b"],
+        keys: Key[Array, " b"] | None = None,
+    ) -> Float32[Array, "b s s c"]:
         embedding = 4 * self.width
         features = time_features(times, self.width)
         h = nn.swish(nn.Dense(embedding, name="time_0")(features))
@@ -186,12 +191,12 @@ class UNet(nn.Module):
                 h = jnp.repeat(jnp.repeat(h, 2, axis=1), 2, axis=2)
                 h = conv(widths[i - 1], f"up_{i}")(h)
         h = nn.swish(_norm(h, "norm", self.dtype))
-        # The last sum in float32: rounding there would be noise in the picture.
+        # The last sum is float32: its rounding would be noise in the picture.
         out = nn.Conv(images.shape[-1], (3, 3), kernel_init=ZEROS, name="head")
         return out(h.astype(jnp.float32))
 
 
 def _norm(x: jax.Array, name: str, dtype: Any) -> jax.Array:
-    """GroupNorm of at most 8 groups; mean and variance in float32."""
+    """GroupNorm with 8 or 4 groups; mean and variance are float32."""
     groups = 8 if x.shape[-1] % 8 == 0 else 4
     return nn.GroupNorm(groups, dtype=dtype, name=name)(x)

@@ -1,7 +1,7 @@
 """Wide residual networks as semi-supervised learning uses them (USB nets/wrn/wrn.py).
 
-They differ from the published WRN: leaky ReLUs, one bias in the stem, a wider epsilon
-in the last norm, and a quirk in the first block of stages 2 and 3 (see `Block`).
+They differ from the published WRN by leaky ReLUs, a bias in the stem, a larger epsilon
+in the last norm, and the input of the first block's conv1 in stages 2 and 3 (`Block`).
 """
 
 import functools
@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32
 
 from rsmatch_jax.models.norm import conv_init, make_norm
 from rsmatch_jax.models.tap import Tap, untouched
@@ -28,13 +29,13 @@ def stem_bias_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.floa
 class Block(nn.Module):
     """Pre-activation residual block: BN, LReLU, conv3x3, BN, LReLU, conv3x3, plus x.
 
-    Where the channel count changes, a 1x1 convolution makes the shortcut. What it and
-    conv1 then see is decided here:
-    - `activate_before_residual` (stage 1): both see a(x) = LReLU(BN1(x)).
-    - otherwise, preact "usb": both see the raw x, and a(x) is thrown away. BN1 keeps
-      its running statistics and its parameters, whose gradient is exactly zero.
-    - otherwise, preact "tf" (as google-research/fixmatch): conv1 sees a(x), the
-      shortcut the raw x.
+    If the number of channels changes, the shortcut is a 1x1 convolution. Its input and
+    that of conv1 are then, with a(x) = LReLU(BN1(x)):
+    - `activate_before_residual` (stage 1): a(x) for both.
+    - otherwise, preact "usb": x for both, and a(x) is unused. BN1 keeps its running
+      statistics and its parameters, whose gradient is exactly zero.
+    - otherwise, preact "tf" (as google-research/fixmatch): a(x) for conv1, x for the
+      shortcut.
     """
 
     channels: int
@@ -64,7 +65,7 @@ class Block(nn.Module):
             inner, shortcut = (x if self.preact == "usb" else activated), x
 
         strides = (self.stride, self.stride)
-        # Explicit padding: "SAME" would pad (0, 1) where the stride is 2.
+        # Explicit padding: "SAME" would pad (0, 1) if the stride is 2.
         pad = ((1, 1), (1, 1))
         y = conv(kernel_size=(3, 3), strides=strides, padding=pad, name="conv1")(inner)
         y = leaky_relu(norm(name="bn2")(y))
@@ -79,13 +80,9 @@ class Block(nn.Module):
 class WideResNet(nn.Module):
     """WRN-depth-widen, depth = 6n + 4: [N, S, S, 3] images -> [N, 64 widen] features.
 
-    Parameters and running statistics are float32, `dtype` is that of convolutions and
-    activations, features are pooled to float32. `bn_momentum` is the share of the old
-    running statistics that an update keeps. `sync_axis` names the mapped axis over
-    which batch statistics are averaged. `preact`: see `Block`.
-
-    tap(name, x) -> x is called with what leaves "stage1", "stage2" and, after the last
-    norm and its activation, "stage3".
+    preact: see `Block`. dtype, bn_momentum and sync_axis: see `norm.make_norm`.
+    Features are pooled in float32. tap(name, x) -> x is called on the outputs of
+    "stage1", "stage2" and, after the last norm and activation, "stage3".
     """
 
     depth: int
@@ -101,8 +98,8 @@ class WideResNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: jax.Array, train: bool, tap: Tap = untouched
-    ) -> jax.Array:
+        self, images: Float[Array, "n s s 3"], train: bool, tap: Tap = untouched
+    ) -> Float32[Array, "n d"]:
         x = nn.Conv(
             16,
             (3, 3),

@@ -1,4 +1,4 @@
-"""The device's RandAugment: every operation against Pillow, to the last bit."""
+"""The device's RandAugment operations equal Pillow's to the last bit."""
 
 import functools
 
@@ -43,7 +43,7 @@ def by_pillow(images, ops, levels):
 
 
 def special_levels(name, size):
-    """The range's ends, its middle, and levels on and beside a rounding boundary."""
+    """The range's ends, its middle, and levels at rounding boundaries."""
     _, low, high = views.OPS[views.OP_NAMES.index(name)]
     exact = (special_values(name, size) - low) / (high - low) * views.LEVELS
     around = np.floor(exact)[:, None] + [[-1, 0, 1, 2]]
@@ -72,8 +72,10 @@ def test_every_operation_equals_pillow_at_32_pixels(name):
 
 
 def fusing_matters():
-    """(level, start, difference) of blends that come out otherwise if the product is
-    not rounded before the sum, one for each level and difference: about 110."""
+    """(level, start, difference) of blends that need a rounding before the sum.
+
+    One for each level and difference, about 110.
+    """
     factor = views.value("contrast", np.arange(views.LEVELS)).astype(np.float32)
     for difference in range(-255, 256):
         product = factor * np.float32(difference)
@@ -103,7 +105,7 @@ def test_blending_rounds_twice_as_pillow_does():
 
 @pytest.mark.parametrize("size", [8, 9, 17, 32])
 def test_every_operation_equals_pillow_when_mixed(size):
-    """Few enough of each that only their rows compute the expensive ones."""
+    """Few rows draw each, so the expensive ones run on those rows only."""
     ops = np.repeat(np.arange(len(views.OPS)), 16)
     np.random.default_rng(1).shuffle(ops)
     levels = np.random.default_rng(2).integers(0, views.LEVELS, len(ops))
@@ -172,7 +174,7 @@ def test_tables_are_made_only_if_needed():
 
 
 def test_tables_are_no_part_of_the_program():
-    """As constants they would make every compiled program 25 MB larger."""
+    """As constants they would add 25 MB to every compiled program."""
     images = some_images(8, 8)
     n = numbers(np.zeros(8), np.zeros(8))
     lowered = strong.lower(images, n, on_device.make_tables(8, ONE))

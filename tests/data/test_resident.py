@@ -1,5 +1,4 @@
-"""Input from the device: the same images as by tf.data, whatever the devices, and
-several steps a dispatch."""
+"""Input from the device: tf.data's images on any devices, several steps a dispatch."""
 
 import jax
 import numpy as np
@@ -16,23 +15,28 @@ from rsmatch_jax.runtime import parallel
 SPEC = views.ViewSpec(flip=True, crop_pad=2, randaugment_ops=2, cutout=True)
 
 
-def batches(exp, task, steps, devices, oracle=False):
-    """Global batches of the steps, as numpy, made under pmap on so many devices."""
-    chosen = jax.local_devices()[:devices]
-    data = resident.gather(task, SPEC, oracle=oracle, unlabelled=True)
+def batches(exp, task, steps, devices, **options):
+    """Global batches of the steps, as numpy: made under pmap on that many devices, or
+    by plain jit without an axis for None."""
+    chosen = jax.local_devices()[: devices or 1]
+    data = resident.gather(task, SPEC, oracle=True, unlabelled=True)
     data = parallel.replicate(data, chosen)
+    axis = parallel.AXIS if devices else None
     d = exp.dims
     made = []
 
     def program(data, orders, key, step, rank):
-        return resident.make_batch(data, orders, SPEC, key, step)
+        return resident.make_batch(data, orders, SPEC, key, step, axis=axis, **options)
 
-    mapped = jax.pmap(
-        program,
-        axis_name=parallel.AXIS,
-        in_axes=(None, None, None, None, 0),
-        devices=chosen,
-    )
+    if devices:
+        program = jax.pmap(
+            program,
+            axis_name=axis,
+            in_axes=(None, None, None, None, 0),
+            devices=chosen,
+        )
+    else:
+        program = jax.jit(program)
     for step in steps:
         orders = resident.epoch_orders(
             exp.config.seed,
@@ -42,27 +46,33 @@ def batches(exp, task, steps, devices, oracle=False):
             batch=d.batch_size,
             unlabelled_batch=d.unlabeled_batch,
         )
-        dealt = mapped(
+        dealt = program(
             data,
             parallel.replicate(orders, chosen),
             parallel.replicate(jax.random.key(exp.config.seed), chosen),
             np.int32(step),
             parallel.ranks(chosen),
         )
-        made.append(jax.tree.map(parallel.collect, jax.device_get(dealt)))
+        batch = jax.device_get(dealt)
+        made.append(jax.tree.map(parallel.collect, batch) if devices else batch)
     return made
 
 
-@pytest.mark.parametrize("devices", [1, 4])
-def test_images_are_those_that_the_sampler_names(devices):
-    """Also beyond an epoch's end; views against the augmentation called on the host's
-    choice of images."""
+@pytest.mark.parametrize("weak_views", [1, 2])
+@pytest.mark.parametrize("devices", [None, 1, 4])
+def test_a_batch_has_the_samplers_images_and_the_augmentations_views(
+    devices, weak_views
+):
+    """The oracle calls the augmentation on the host's choice of images; the steps go
+    beyond an epoch's end."""
     _, task, exp = build(seed=3)
     d = exp.dims
     steps = [0, 5, 1023, 1024]
-    for step, batch in zip(
-        steps, batches(exp, task, steps, devices, True), strict=True
-    ):
+    made = batches(exp, task, steps, devices, weak_views=weak_views)
+    weak, strong = (
+        jax.jit(f, static_argnames="spec") for f in (on_device.weak, on_device.strong)
+    )
+    for step, batch in zip(steps, made, strict=True):
         at = sampler.step_indices(3, "unlabelled", step, d.num_unlabeled, 8)
         lab_at = sampler.step_indices(3, "labelled", step, d.num_labeled, 4)
         np.testing.assert_array_equal(batch.indices, at)
@@ -70,31 +80,24 @@ def test_images_are_those_that_the_sampler_names(devices):
         np.testing.assert_array_equal(batch.labels, task.lab_labels[lab_at])
         np.testing.assert_array_equal(batch.synthetic, task.unl_synthetic[at])
         root = jax.random.fold_in(jax.random.key(3), resident._VIEWS)
-        keys = [jax.random.fold_in(jax.random.fold_in(root, i), step) for i in range(3)]
-        plain = task.unl_images[at]
-        tables = on_device.make_tables(plain.shape[1], SPEC)
-        for got, want in [
-            (
-                batch.lab,
-                on_device.weak(
-                    task.lab_images[lab_at],
-                    on_device.draw(keys[0], 4, SPEC, False),
-                    SPEC,
-                ),
-            ),
-            (
-                batch.weak,
-                on_device.weak(plain, on_device.draw(keys[1], 8, SPEC, False), SPEC),
-            ),
-            (
-                batch.strong,
-                jax.jit(on_device.strong, static_argnums=3)(
-                    plain, on_device.draw(keys[2], 8, SPEC, True), tables, SPEC
-                ),
-            ),
-        ]:
-            assert got.dtype == np.uint8
-            np.testing.assert_array_equal(got, want)
+        keys = [jax.random.fold_in(jax.random.fold_in(root, i), step) for i in range(4)]
+        images, lab_images = task.unl_images[at], task.lab_images[lab_at]
+        tables = on_device.make_tables(images.shape[1], SPEC)
+        lab_numbers = on_device.draw(keys[0], 4, SPEC, False)
+        numbers = [on_device.draw(keys[i], 8, SPEC, i == 2) for i in (1, 2, 3)]
+        want = {
+            "lab": weak(lab_images, lab_numbers, spec=SPEC),
+            "weak": weak(images, numbers[0], spec=SPEC),
+            "strong": strong(images, numbers[1], tables, spec=SPEC),
+        }
+        if weak_views == 2:
+            want["weak2"] = weak(images, numbers[2], spec=SPEC)
+            assert (batch.weak2 != batch.weak).any(axis=(1, 2, 3)).mean() > 0.5
+        else:
+            assert batch.weak2 is None
+        for name, view in want.items():
+            assert getattr(batch, name).dtype == np.uint8
+            np.testing.assert_array_equal(getattr(batch, name), view, name)
 
 
 def test_a_method_of_labels_alone_gets_no_unlabelled_images():
@@ -109,7 +112,7 @@ def test_a_method_of_labels_alone_gets_no_unlabelled_images():
 
 
 def run(exp, task, loop, rooms):
-    """(state, metrics of every step) after dispatches with so much room each."""
+    """(state, metrics of every step) after dispatches of at most `rooms` steps."""
     source = feed.ResidentFeed(exp, task, loop)
     state, pending, done = exp.init_state(), [], 0
     for room in rooms:
@@ -121,8 +124,7 @@ def run(exp, task, loop, rooms):
 
 
 def test_how_steps_are_dealt_out_changes_no_bit():
-    """3 + 2 + 1 steps in one program against one at a time, in state and metrics."""
-    # Loops are slow on a CPU.
+    """3 + 2 + 1 steps in one program equal one at a time, in state and metrics."""
     keys = {**TINY, "train.batch_size": 2, "method.threshold": 0.2}
     _, task, exp = build(**{"method.name": "fixmatch", **keys})
     three, metrics_three = run(exp, task, 3, [5, 2, 1])
@@ -177,8 +179,7 @@ def test_a_cifar_sized_set_takes_at_most_200_mb():
 @pytest.mark.parametrize(
     ("method", "chosen"), [("supervised", "resident"), ("fixmatch", "tf.data")]
 )
-def test_images_that_no_step_takes_need_no_room(method, chosen):
-    """`supervised` never looks at unlabelled images: they do not count."""
+def test_images_that_no_step_uses_do_not_count(method, chosen):
     c = config(
         "digits", **{"method.name": method, "input.resident_budget_gb": 1e-4}
     )  # 107 kB; the labelled images are 19 kB, the unlabelled ones 250 kB
@@ -188,8 +189,8 @@ def test_images_that_no_step_takes_need_no_room(method, chosen):
     assert chosen in feed.make(exp, task)[1]
 
 
-def test_images_lie_once_in_the_memory_of_a_cpu():
-    """JAX takes aligned arrays over as they are: no second copy of the dataset."""
+def test_a_cpu_holds_the_images_once():
+    """JAX uses aligned arrays as they are, without a second copy of the dataset."""
     task = experiment.load_task(config("digits"))
     placed = parallel.replicate(task.unl_images, jax.local_devices()[:1])
     address = placed.addressable_shards[0].data.unsafe_buffer_pointer()

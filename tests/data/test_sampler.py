@@ -7,7 +7,7 @@ import pytest
 from rsmatch_jax.data import sampler
 from rsmatch_jax.errors import RequestError
 
-EPOCH = 32  # steps; 1024 in earnest
+EPOCH = 32  # steps; runs have 1024
 
 
 def epoch_of(seed=0, stream="labelled", epoch=0, n=40, batch=8, steps=EPOCH):
@@ -15,34 +15,34 @@ def epoch_of(seed=0, stream="labelled", epoch=0, n=40, batch=8, steps=EPOCH):
 
 
 @pytest.mark.parametrize(
-    "n, batch, full, rest",
+    "n, batch, full, left",
     [(5, 8, 51, 1), (40, 8, 6, 16), (256, 8, 1, 0), (1000, 8, 0, 256), (7, 1, 4, 4)],
 )
-def test_an_epoch_is_full_permutations_and_a_truncated_one(n, batch, full, rest):
+def test_an_epoch_is_full_permutations_and_a_truncated_one(n, batch, full, left):
     order = epoch_of(n=n, batch=batch)
     assert order.shape == (EPOCH, batch) and order.dtype == np.int32
     row = order.reshape(-1)
-    whole, tail = row[: full * n].reshape(full, n), row[full * n :]
+    orders, tail = row[: full * n].reshape(full, n), row[full * n :]
     np.testing.assert_array_equal(
-        np.sort(whole, axis=1), np.broadcast_to(np.arange(n), (full, n))
+        np.sort(orders, axis=1), np.broadcast_to(np.arange(n), (full, n))
     )
-    assert len(tail) == rest == len(set(tail.tolist()))
+    assert len(tail) == left == len(set(tail.tolist()))
     counts = np.bincount(row, minlength=n)
     assert len(counts) == n  # no position beyond the set
-    np.testing.assert_array_equal(np.bincount(counts - full, minlength=2)[1], rest)
+    np.testing.assert_array_equal(np.bincount(counts - full, minlength=2)[1], left)
 
 
 @pytest.mark.parametrize(
-    "stream, n, batch, full, rest",
+    "stream, n, batch, full, left",
     [("labelled", 250, 64, 262, 36), ("unlabelled", 50_000, 448, 9, 8752)],
 )
-def test_counts_of_a_real_epoch(stream, n, batch, full, rest):
+def test_counts_of_a_real_epoch(stream, n, batch, full, left):
     order = epoch_of(stream=stream, n=n, batch=batch, steps=sampler.STEPS_PER_EPOCH)
     assert order.shape == (1024, batch)
     counts = np.bincount(order.reshape(-1), minlength=n)
     assert dict(zip(*np.unique(counts, return_counts=True), strict=True)) == {
-        full: n - rest,
-        full + 1: rest,
+        full: n - left,
+        full + 1: left,
     }
 
 

@@ -1,5 +1,6 @@
-"""The host input path: what a step holds, and that only (seed, step) decides it."""
+"""Input from the host, of arrays and encoded images: (seed, step) decides a batch."""
 
+import io
 import itertools
 import subprocess
 import sys
@@ -9,13 +10,16 @@ import jax
 import numpy as np
 import pytest
 import tensorflow as tf
+from support import encoded_sets
 
 from rsmatch_jax.augment import views
-from rsmatch_jax.data import sampler, tf_pipeline
+from rsmatch_jax.data import sampler, tf_augment, tf_pipeline
+from rsmatch_jax.data.stores.encoded import EncodedImages
 from rsmatch_jax.errors import RequestError
 
 SPEC = views.ViewSpec(flip=True, crop_pad=1, randaugment_ops=2, cutout=True)
 PLAIN = views.ViewSpec(flip=False, crop_pad=0, randaugment_ops=0, cutout=False)
+CROPS = views.ViewSpec(flip=True, crop_pad=3, randaugment_ops=0, cutout=False)
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +30,25 @@ def data(tmp_path_factory):
     np.save(path, rng.integers(0, 256, (50, 8, 8, 3)).astype(np.uint8))
     lab_images = rng.integers(0, 256, (12, 8, 8, 3)).astype(np.uint8)
     return lab_images, np.arange(12) % 3, np.load(path, mmap_mode="r")
+
+
+class Files(EncodedImages):
+    """PNG files of 8 x 8 pixels, in memory."""
+
+    def read(self, index):
+        buffer = io.BytesIO()
+        encoded_sets.picture(int(index), 8, 8).save(buffer, "PNG")
+        return buffer.getvalue()
+
+
+def files(count):
+    return Files((), np.zeros((count, 3), np.int64), 8)
+
+
+@pytest.fixture(params=["arrays", "encoded"])
+def both(request, data):
+    """The arrays, or files of as many images."""
+    return data if request.param == "arrays" else (files(12), data[1], files(50))
 
 
 def batches(data, spec=SPEC, **changes):
@@ -49,11 +72,8 @@ def test_shapes_types_and_contents_of_a_batch(data):
     taken = list(batches(data, PLAIN))
     assert len(taken) == 6
     for step, batch in enumerate(taken):
-        assert {
-            n: (x.dtype.name, x.shape)
-            for n, x in vars(batch).items()
-            if n != "synthetic"
-        } == {
+        fields = {n: x for n, x in vars(batch).items() if x is not None}
+        assert {n: (x.dtype.name, x.shape) for n, x in fields.items()} == {
             "lab": ("uint8", (4, 8, 8, 3)),
             "labels": ("int32", (4,)),
             "lab_indices": ("int32", (4,)),
@@ -69,21 +89,70 @@ def test_shapes_types_and_contents_of_a_batch(data):
         np.testing.assert_array_equal(batch.lab, lab_images[lab_at])
         np.testing.assert_array_equal(batch.weak, unl_images[unl_at])
         np.testing.assert_array_equal(batch.strong, unl_images[unl_at])
-        assert batch.synthetic is None
 
 
-def test_a_batch_depends_on_seed_and_step_alone(data):
-    whole = list(batches(data, num_steps=9))
-    for start, prefetch, parallel_steps in ((0, 0, 1), (4, 5, 3)):
+def test_a_batch_depends_on_seed_and_step_alone(both):
+    all_steps = list(batches(both))
+    for start, prefetch, parallel_steps in ((0, 0, 1), (3, 5, 3)):
         part = batches(
-            data,
-            start_step=start,
-            num_steps=9,
-            prefetch=prefetch,
-            parallel_steps=parallel_steps,
+            both, start_step=start, prefetch=prefetch, parallel_steps=parallel_steps
         )
-        for got, want in zip(part, whole[start:], strict=True):
+        for got, want in zip(part, all_steps[start:], strict=True):
             assert_equal(got, want)
+    assert (next(batches(both, seed=4)).weak != all_steps[0].weak).any()
+    assert (all_steps[0].weak != all_steps[1].weak).any()
+
+
+def test_arrays_and_encoded_images_of_a_step_are_the_same_ones(data):
+    """How images are stored does not change what a step looks at."""
+    encoded = files(12), data[1], files(50)
+    for got, want in zip(batches(encoded), batches(data), strict=True):
+        for name in ("labels", "lab_indices", "indices"):
+            assert_equal(getattr(got, name), getattr(want, name))
+
+
+def test_a_second_weak_view_changes_nothing_else(both):
+    one, two = (list(batches(both, weak_views=n)) for n in (1, 2))
+    for a, b in zip(one, two, strict=True):
+        assert a.weak2 is None
+        assert_equal(b.replace(weak2=None), a)
+        assert b.weak2.dtype == np.uint8 and b.weak2.shape == b.weak.shape
+    again = next(batches(both, weak_views=2, start_step=5))
+    assert_equal(again.weak2, two[5].weak2)
+
+
+def test_the_second_weak_view_is_an_independent_draw_of_the_weak_law(data):
+    batch = next(batches(data, CROPS, weak_views=2))
+    numbers = tf_augment.draw(0, 0, "weak2", 12, CROPS)
+    want = tf_augment.weak(tf.constant(data[2][batch.indices]), numbers, CROPS)
+    np.testing.assert_array_equal(batch.weak2, want)
+    assert (batch.weak2 != batch.weak).any(axis=(1, 2, 3)).mean() > 0.8
+
+
+def test_rows_of_the_global_batch(both):
+    lab_rows, unl_rows = np.array([1, 3]), np.array([7, 0, 5])
+    rows = {4: lab_rows, 12: unl_rows}
+    all_rows = next(batches(both, weak_views=2))
+    part = next(batches(both, weak_views=2, own_rows=rows.__getitem__))
+    for name in ("lab", "labels", "lab_indices"):
+        assert_equal(getattr(part, name), getattr(all_rows, name)[lab_rows])
+    for name in ("weak", "strong", "indices", "weak2"):
+        assert_equal(getattr(part, name), getattr(all_rows, name)[unl_rows])
+
+
+def test_flags_come_only_when_passed_in(both):
+    flags = np.arange(50) % 2 == 1
+    batch = next(batches(both, synthetic=flags))
+    assert batch.synthetic.dtype == bool
+    np.testing.assert_array_equal(batch.synthetic, batch.indices % 2 == 1)
+    assert_equal(batch.replace(synthetic=None), next(batches(both)))
+
+
+def test_a_run_without_unlabelled_images(both):
+    batch = next(batches(both, unlabeled_ratio=0))
+    assert batch.strong.shape == batch.weak.shape == (0, 8, 8, 3)
+    assert batch.indices.shape == (0,)
+    assert_equal(batch.lab, next(batches(both)).lab)
 
 
 def test_a_slow_read_does_not_change_the_order_of_steps(data):
@@ -99,23 +168,23 @@ def test_a_slow_read_does_not_change_the_order_of_steps(data):
     for step, batch in enumerate(batches(slow, PLAIN, parallel_steps=3)):
         want = sampler.step_indices(0, "unlabelled", step, 50, 12)
         np.testing.assert_array_equal(batch.indices, want)
+        np.testing.assert_array_equal(batch.lab, data[0][batch.lab_indices])
 
 
 def test_a_step_in_a_later_epoch_can_be_the_first(data):
-    both = list(batches(data, PLAIN, start_step=1023, num_steps=1025))
+    pair = list(batches(data, PLAIN, start_step=1023, num_steps=1025))
     (second,) = batches(data, PLAIN, start_step=1024, num_steps=1025)
-    assert len(both) == 2
-    assert_equal(both[1], second)
+    assert len(pair) == 2
+    assert_equal(pair[1], second)
 
 
 def test_views_differ_from_each_other_by_step_and_by_seed(data):
-    crops = views.ViewSpec(flip=True, crop_pad=3, randaugment_ops=0, cutout=False)
     one_image = data[0][:1], data[1][:1], np.array(data[2][:1])
-    base, later = itertools.islice(batches(one_image, crops), 2)
-    other = next(batches(one_image, crops, seed=1))
-    rows = [base.weak, base.strong, later.weak, later.strong, other.weak, other.strong]
+    base, later = itertools.islice(batches(one_image, CROPS, weak_views=2), 2)
+    other = next(batches(one_image, CROPS, seed=1))
+    rows = [base.weak, base.strong, base.weak2, later.weak, later.strong, other.weak]
     for a, b in itertools.combinations(rows, 2):
-        # The same single image throughout: equal rows are equal crops, 1 in 98.
+        # All rows show one image: equal rows are equal crops, 1 in 98.
         assert (a == b).all(axis=(1, 2, 3)).mean() < 0.3
 
 
@@ -139,22 +208,6 @@ def test_grey_images_are_repeated_to_three_channels(data):
         np.testing.assert_array_equal(images, want)
 
 
-def test_flags_come_only_when_passed_in(data):
-    flags = np.arange(50) % 2 == 1
-    batch = next(batches(data, PLAIN, synthetic=flags))
-    assert batch.synthetic.dtype == bool
-    np.testing.assert_array_equal(batch.synthetic, batch.indices % 2 == 1)
-    without = next(batches(data, PLAIN))
-    assert_equal(batch.replace(synthetic=None), without)
-
-
-def test_a_run_without_unlabelled_images(data):
-    spec = views.ViewSpec(flip=True, crop_pad=1, randaugment_ops=1, cutout=True)
-    batch = next(batches(data, spec, unlabeled_ratio=0))
-    assert batch.strong.shape == batch.weak.shape == (0, 8, 8, 3)
-    assert_equal(batch.lab, next(batches(data, spec)).lab)
-
-
 def test_crop_padding_as_wide_as_the_image_is_refused(data):
     wide = views.ViewSpec(flip=True, crop_pad=8, randaugment_ops=0, cutout=False)
     with pytest.raises(RequestError, match="input.crop_pad=8.*at most 7"):
@@ -162,20 +215,34 @@ def test_crop_padding_as_wide_as_the_image_is_refused(data):
 
 
 ABANDONED = """
+import io
+import sys
 import time
 import numpy as np
+from PIL import Image
 from rsmatch_jax.augment import views
 from rsmatch_jax.data import tf_pipeline
+from rsmatch_jax.data.stores import encoded
 
-class Slow:
+buffer = io.BytesIO()
+Image.new("RGB", (8, 8)).save(buffer, "PNG")
+
+class SlowArrays:
     shape = (50, 8, 8, 3)
 
     def __getitem__(self, at):
         time.sleep(0.2)
         return np.zeros((len(at), 8, 8, 3), np.uint8)
 
+class SlowFiles(encoded.EncodedImages):
+    def read(self, index):
+        time.sleep(0.2)
+        return buffer.getvalue()
+
+files = SlowFiles((), np.zeros((50, 3), np.int64), 8)
+images = SlowArrays() if sys.argv[1] == "arrays" else files
 stream = tf_pipeline.batches(
-    Slow(), np.zeros(50, np.int32), Slow(), views.ViewSpec(False, 0, 0, False), seed=0,
+    images, np.zeros(50, np.int32), images, views.ViewSpec(False, 0, 0, False), seed=0,
     batch_size=4, unlabeled_ratio=1, start_step=0, num_steps=10**6, prefetch=3,
     parallel_steps=4,
 )
@@ -184,9 +251,13 @@ raise KeyError("the run fails while images are being read")
 """
 
 
-def test_a_program_can_end_in_the_middle_of_the_stream():
+@pytest.mark.parametrize("kind", ["arrays", "encoded"])
+def test_a_program_can_end_in_the_middle_of_the_stream(kind):
     ended = subprocess.run(
-        [sys.executable, "-c", ABANDONED], capture_output=True, text=True, timeout=90
+        [sys.executable, "-c", ABANDONED, kind],
+        capture_output=True,
+        text=True,
+        timeout=90,
     )
     assert ended.returncode == 1 and "while images are being read" in ended.stderr
 

@@ -1,4 +1,4 @@
-"""USB's views by Pillow's public interface, and pictures to try them on."""
+"""USB's views by Pillow's public interface, and images to apply them to."""
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps

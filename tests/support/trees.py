@@ -1,0 +1,35 @@
+"""Trees of parameters and statistics by name, and networks by their shapes."""
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from rsmatch_jax.models import networks
+
+
+def flat(tree):
+    """{"encoder/stem/kernel": leaf, ...}"""
+    return flatten_dict(tree, sep="/")
+
+
+def unflat(named):
+    return unflatten_dict(named, sep="/")
+
+
+def shapes(name, heads, size=32):
+    """(params, stats) of a network, as shapes."""
+    net = networks.make(name, heads)
+    images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    return jax.eval_shape(net.init, jax.random.key(0), images)
+
+
+def count(tree):
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def check_kernel(name, value, scale):
+    """The values look normal with this deviation, and not truncated."""
+    z = value.reshape(-1) / scale
+    assert abs(z.mean()) < 4 / z.size**0.5, name
+    assert abs(z.std() - 1) < 4 / (2 * z.size) ** 0.5, name
+    assert z.size <= 5000 or abs(z).max() > 3, f"{name} looks truncated"
