@@ -1,28 +1,59 @@
 """RSMatch: semi-supervised learning with synthetic images in the unlabelled set.
 
-From Python, a trained run:
+A trained run, from Python:
 
     import rsmatch_jax
     model = rsmatch_jax.load("runs/demo")
     images = model.read(["scan.png"])           # files -> uint8 [N, S, S, 3]
-    found = model.predict(images)               # .probabilities float32 [N, K], .labels
+    result = model.predict(images)              # .probabilities float32 [N, K], .labels
     model.features(images)                      # float32 [N, D]
 
-Everything else is a command, or internal and may change.
+The parts, for other training code. `axis` names the axis that pmap or shard_map maps,
+None means one device; a name that is not bound is an error:
+
+    from rsmatch_jax import csqueue
+    queue = csqueue.create(10, 16, (32, 32, 3))
+    queue = csqueue.push(queue, key, images, indices, classes, scores,
+                         select=10, top=1, axis=None)
+    rule = rsmatch_jax.RULES["freematch"](0.999, 0.001, False, False)
+    step = rsmatch_jax.make_train_step(method, nets, tx, ..., axis=None)
+
+`_PUBLIC` lists every public name. Everything else is a command, or internal and may
+change.
 """
 
+# Name: where it is. Loaded at its first use, so that importing the package stays light.
+_PUBLIC = {
+    "load": "deploy.frozen:load",
+    "csqueue": "methods.csqueue",
+    "CSQueue": "state:CSQueue",
+    "RULES": "methods.rules:RULES",
+    "Rule": "methods.base:Rule",
+    "RuleInputs": "methods.base:RuleInputs",
+    "METHODS": "methods.catalogue:METHODS",
+    "Method": "methods.base:Method",
+    "StepInputs": "methods.base:StepInputs",
+    "Dims": "methods.base:Dims",
+    "Batch": "state:Batch",
+    "TrainState": "state:TrainState",
+    "init_state": "step:init_state",
+    "make_train_step": "step:make_train_step",
+    "networks": "models.networks",
+    "take_uint8": "models.uint8:take_uint8",
+    "optim": "optim",
+    "on_device": "augment.on_device",
+    "ViewSpec": "augment.views:ViewSpec",
+}
+__all__ = list(_PUBLIC)
 
-def load(workdir: str, step: str = "last", *, batch_size: int = 256):
-    """The trained model of a run of launch.py, an `rsmatch_jax.inference.Model`: EMA
-    weights of encoder and real head, and of the detector where there is one, on the
-    first local device. The run's data need not be there.
 
-    step: last, best or a saved step's number. batch_size: most images at a time.
-    Raises: errors.RequestError, a ValueError, where there is no such run or step, or
-    where another method or version has made it; errors.RunFailed, a RuntimeError, where
-    the checkpoint is damaged.
-    """
-    # Not at the top: importing the package stays light.
-    from rsmatch_jax.deploy import frozen
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import pkgutil
 
-    return frozen.load(workdir, step, batch_size=batch_size)
+    return pkgutil.resolve_name(f"{__name__}.{_PUBLIC[name]}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

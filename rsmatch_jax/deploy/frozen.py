@@ -265,6 +265,20 @@ def _chunks(images: np.ndarray, rows: int) -> Iterator[np.ndarray]:
         yield images[start : start + rows]
 
 
-def load(folder: str, step: str = "last", *, batch_size: int = BATCH) -> Model:
-    """The model of a run's workdir; raises as `saved.load` and Model do."""
-    return Model(saved.load(folder, step), batch_size)
+def load(workdir: str, step: str = "last", *, batch_size: int = BATCH) -> Model:
+    """Returns the trained model of a run, on the first local device.
+
+    It holds the EMA weights of the encoder and the real head, and those of the
+    detector if the run has one. The run's data may be gone.
+
+    Args:
+        workdir: of the run.
+        step: last, best or a saved step's number.
+        batch_size: most images at a time.
+
+    Raises:
+        RequestError (a ValueError): there is no such run or step, or another method or
+            version made it.
+        RunFailed (a RuntimeError): the checkpoint is damaged.
+    """
+    return Model(saved.load(workdir, step), batch_size)
