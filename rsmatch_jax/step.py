@@ -59,17 +59,10 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Returns train_step(state, batch) -> (state, metrics) of one device.
 
-    A step is one gradient and one update for all networks, then EMA. Jit it if axis is
-    None, otherwise map it over an axis of that name (`parallel.map_step`, pmap or
-    shard_map).
-
-    Args:
-        method: see methods/base.py.
-        nets: by the names of `method.heads`; with sync_bn built with the same axis.
-        tx: the optimiser of all networks (optim.make).
-        ema_decay, ema_warmup: see optim.ema_decay.
-        sync_bn: whether the networks average batch statistics over the axis.
-        axis: name of the mapped axis, None = one device.
+    A step is one gradient and one update for all networks, then EMA. Jit it if `axis`
+    is None; otherwise map it over an axis of that name: `parallel.map_step`, pmap, or
+    shard_map with check_vma=False. With sync_bn the networks average batch statistics
+    over the same axis. ema_decay, ema_warmup: see optim.ema_decay.
     """
 
     def train_step(state: TrainState, batch: Batch):

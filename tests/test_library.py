@@ -34,13 +34,13 @@ def by_pmap(function):
 
 def by_shard_map(function):
     mesh = Mesh(np.array(jax.devices()[:D]), (AXIS,))
-    whole, rows = PartitionSpec(), PartitionSpec(AXIS)
+    same, rows = PartitionSpec(), PartitionSpec(AXIS)
     return jax.jit(
         jax.shard_map(
-            lambda same, x: function(same, jax.tree.map(lambda r: r[0], x)),
+            lambda s, x: function(s, jax.tree.map(lambda r: r[0], x)),
             mesh=mesh,
-            in_specs=(whole, rows),
-            out_specs=whole,
+            in_specs=(same, rows),
+            out_specs=same,
             check_vma=False,
         )
     )

@@ -76,7 +76,7 @@ def check(config: Any, num_devices: int):
     _check_batch(config, num_devices)
     for key in ("classifier", "detector"):
         try:
-            networks.make(config.model[key], {"head": 2})
+            networks.make(config.model[key], {"real": 2})
         except RequestError as e:
             raise RequestError(f"model.{key}: {e}") from None
     catalogue.check(config)

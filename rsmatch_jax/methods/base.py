@@ -44,10 +44,9 @@ class Dims:
 class StepInputs:
     """What a loss reads beside the parameters.
 
-    stats, extra: of the state before the step. batch: this device's share. key: the
-    step's key, equal on all devices. step: int32 scalar, completed steps. axis: the
-    mapped axis for collectives, None = one device. ema: shadow parameters, None unless
-    the method sets `reads_ema`.
+    stats, extra: before the step. batch: this device's share. key: of the step, equal
+    on all devices. step: completed steps. axis: the mapped axis for collectives, None =
+    one device. ema: shadow parameters, None unless the method sets `reads_ema`.
     """
 
     nets: Mapping[str, Network]
@@ -86,7 +85,6 @@ class Method:
     @classmethod
     def make(cls, config: keys.Config, dims: Dims) -> "Method":
         """Builds the method from the whole config."""
-        del dims
         return keys.from_config(cls, config.method.name, config)
 
     @classmethod
@@ -98,7 +96,6 @@ class Method:
         cls, config: keys.Config, num_classes: int, num_synthetic: int
     ) -> list[str]:
         """Returns warnings about keys and data; raises RequestError if they clash."""
-        del config, num_classes, num_synthetic
         return []
 
     @property
@@ -116,20 +113,19 @@ class Method:
 
     def inference_heads(self, num_classes: int) -> dict[str, dict[str, Head]]:
         """Returns `heads` without training_heads; a network without heads drops out."""
-        networks = {
-            name: {h: size for h, size in heads.items() if h not in self.training_heads}
-            for name, heads in self.heads(num_classes).items()
-        }
-        return {name: heads for name, heads in networks.items() if heads}
+        networks = {}
+        for network, heads in self.heads(num_classes).items():
+            for head, size in heads.items():
+                if head not in self.training_heads:
+                    networks.setdefault(network, {})[head] = size
+        return networks
 
     def init_extra(self, dims: Dims) -> PyTree:
         """Returns the buffers before step 0, every leaf with an explicit dtype."""
-        del dims
         return {}
 
     def queue(self, extra: PyTree) -> CSQueue | None:
         """Returns the queue among the buffers, None if the method has none."""
-        del extra
         return None
 
     def loss(
@@ -147,10 +143,8 @@ class Method:
     ) -> dict[str, str]:
         """Returns {short name for the progress line: warning} of one log interval.
 
-        steps: metrics of each step. first: whether this is the run's first interval.
-        images_a_step: unlabelled images of a step.
+        steps: metrics of each step. first: of the run. images_a_step: unlabelled ones.
         """
-        del steps, first, images_a_step
         return {}
 
 
@@ -183,7 +177,6 @@ class Rule:
 
     def init(self, dims: Dims) -> Buffers:
         """Returns the buffers before step 0, every leaf with an explicit dtype."""
-        del dims
         return {}
 
     def select(
@@ -191,8 +184,7 @@ class Rule:
     ) -> tuple[Labels, Weights, Buffers]:
         """Returns (labels, weights, new buffers), constants for the gradient.
 
-        labels: int32 [U/D], or float32 [U/D, K]. weights: float32 [U/D], the factor of
-        each row in the unlabelled loss, 0 = not used.
+        A weight is the factor of a row in the unlabelled loss, 0 = not used.
         """
         raise NotImplementedError
 
@@ -205,10 +197,8 @@ class Rule:
     ) -> tuple[Float[Array, ""], Metrics]:
         """Returns a further, weighted term of the loss and its metrics.
 
-        weights: of the rows that `strong_logits` learns from. buffers: as `select`
-        returned them. The term must be equal on all devices.
+        It takes the buffers that `select` returned and must be equal on all devices.
         """
-        del strong_logits, weights, buffers, axis
         return jnp.float32(0.0), {}
 
 

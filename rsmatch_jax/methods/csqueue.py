@@ -47,17 +47,11 @@ def push(
 ) -> CSQueue:
     """Updating strategy: pushes the top-Q rows of a class into each of P random queues.
 
-    The candidates are ranked over the global batch, so the result does not depend on
-    the number of devices. On equal scores the earlier row of the batch wins.
-
-    Args:
-        queue: the queue before the push, equal on all devices.
-        key: equal on all devices; draws the queues without replacement.
-        images, indices, classes, scores: this device's rows. classes: the queue of a
-            row. scores: p'_s, Eq. 1; -inf = not eligible.
-        select: P.
-        top: Q.
-        axis: the mapped axis, None = one device.
+    images, indices, classes (the queue of a row) and scores (p'_s, Eq. 1; -inf = not
+    eligible) are this device's rows; queue and key are equal on all devices. P = select
+    queues are drawn without replacement, Q = top. The candidates are ranked over the
+    global batch, so the result does not depend on the number of devices; on equal
+    scores the earlier row of the batch wins. axis: the mapped axis, None = one device.
     """
     num_queues, length = queue.indices.shape
     queues = draw_queues(key, num_queues, select)  # P

@@ -59,10 +59,8 @@ def key(
 ) -> Any:
     """Declares a dataclass field that is a config key.
 
-    Args:
-        path: dotted config key; "" = the field's name in the block of the class.
-        choices, least, most, above: see Bounds.
-        own_method_only: a config that sets the key for another method is refused.
+    path: dotted config key; "" = the field's name in the block of the class. The bounds
+    are those of Bounds. own_method_only: the key is refused if set for another method.
     """
     bounds = Bounds(choices, least, most, above)
     return dataclasses.field(metadata={"key": _Key(path, bounds, own_method_only)})
@@ -79,8 +77,6 @@ def paths(cls: type, block: str) -> dict[str, str]:
 
 def check(cls: type, block: str, config: Config):
     """Raises RequestError for a value of the block that is out of its bounds."""
-    if not dataclasses.is_dataclass(cls):
-        return
     for field in dataclasses.fields(cls):
         declared = field.metadata.get("key")
         if not declared or declared.path:

@@ -86,12 +86,9 @@ def check_data(config: keys.Config, num_classes: int, num_synthetic: int) -> lis
 def alarms(
     steps: Sequence[Mapping[str, float]], first: bool, images_a_step: int
 ) -> dict[str, str]:
-    """Returns the alarms of one log interval, none of the first: the queue fills then.
+    """Returns the alarms of one log interval; see `Method.alarms`.
 
-    Args:
-        steps: metrics of each step.
-        first: whether the interval is the run's first.
-        images_a_step: unlabelled images that the detector judges in a step.
+    The first interval has none, because the queue fills then.
     """
     alarms = {}
     if first:

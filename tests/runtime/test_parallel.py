@@ -28,8 +28,8 @@ def test_a_device_takes_the_rows_it_would_be_dealt(count):
 
     def forward(key_data, x):
         del x
-        whole = jax.random.normal(jax.random.wrap_key_data(key_data), (8,))
-        return parallel.local_rows(whole), parallel.global_positions(8 // count)
+        everything = jax.random.normal(jax.random.wrap_key_data(key_data), (8,))
+        return parallel.local_rows(everything), parallel.global_positions(8 // count)
 
     data = jax.random.key_data(jax.random.key(0))
     mapped = parallel.map_eval(forward, devices)
@@ -40,12 +40,12 @@ def test_a_device_takes_the_rows_it_would_be_dealt(count):
 
 def _collectives(x, axis):
     """Every function that takes an axis, on this device's rows x."""
-    whole = parallel.gather_rows(x, axis)
+    everything = parallel.gather_rows(x, axis)
     return {
         "mean": parallel.mean(jnp.mean(x), axis),
-        "rows": whole,
+        "rows": everything,
         "stack": jnp.sum(parallel.gather(x, axis), axis=0),
-        "back": parallel.gather_rows(parallel.local_rows(whole, axis), axis),
+        "back": parallel.gather_rows(parallel.local_rows(everything, axis), axis),
         "at": parallel.gather_rows(parallel.global_positions(len(x), axis), axis),
         "num_devices": jnp.int32(parallel.num_devices(axis)),
     }
