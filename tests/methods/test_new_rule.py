@@ -42,7 +42,7 @@ for method in ({"name": "topshare"}, {"rsmatch": {"pseudo_label": "topshare"}}):
     with contextlib.redirect_stdout(io.StringIO()):
         devices = jax.local_devices()[:2]
         result = train.run(config(**method), tempfile.mkdtemp(), devices=devices)
-    print(result["status"], result["step"], 0 < result["utilisation"] < 1)
+    print(result["status"], result["steps"], 0 < result["utilisation"] < 1)
 for call in (
     lambda: checks.check(config(name="topshare", topshare={"share": 1.5}), 1),
     lambda: checks.check_overrides(config(name="fixmatch"), ["method.topshare.share"]),
