@@ -39,9 +39,10 @@ LOOSE = {"method.threshold": 0.1, "method.rsmatch.detector_threshold": 0.5}
     ids=["few_rows", "every_draw"],
 )
 def test_one_device_equals_four(keys):
-    """After a step parameters to 1e-6, over ten losses to 1e-5, the queue to the bit;
-    where a device holds fewer unlabelled images than are pushed (2 < Q = 3), and with
-    everything that is drawn for the global batch."""
+    """Parameters after a step to 1e-6, ten losses to 1e-5, the queue to the bit.
+
+    Once a device holds fewer unlabelled images than are pushed (2 < Q = 3); once
+    everything is drawn for the global batch."""
     keys = {**LOOSE, **keys}
     results = []
     for devices in (1, 4):
@@ -67,8 +68,8 @@ def test_one_device_equals_four(keys):
 
 @pytest.mark.parametrize("method", ["supervised", "fixmatch"])
 def test_methods_without_buffers_on_four_devices_equal_one(method):
-    """Parameters after three steps to 1e-5; the other methods have tests of their own
-    memory, here and beside their formulas."""
+    """Parameters after three steps to 1e-5; the tests of the other methods compare their
+    buffers, too."""
     results = []
     for devices in (1, 4):
         _, _, exp = build(devices, **LOOSE, **{"method.name": method})
@@ -86,8 +87,8 @@ def test_methods_without_buffers_on_four_devices_equal_one(method):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("sync_bn", [True, False])
 def test_replicas_are_donated_and_stay_bit_equal(method, sync_bn):
-    """A forgotten mean over devices would show only here. Donation must hold for every
-    leaf: a copied queue costs 70 times a push."""
+    """Only this test shows a forgotten mean over devices. Every leaf must be donated: a
+    copied queue costs 70 times a push."""
     keys = {"method.name": method, "model.sync_bn": sync_bn}
     _, _, exp = build(2, **LOOSE, **({} if sync_bn else TINY), **keys)
     state = exp.init_state()
@@ -177,11 +178,10 @@ def test_fifty_steps_trace_once(monkeypatch):
     ],
 )
 def test_communication_is_what_the_method_declares(method, networks, metrics, gathers):
-    """A reduction for every gradient tensor and metric, one forward and one backward a
-    BN layer, FreeMatch's batch statistics, SimMatch's mean prediction; gathers of the
-    queue's candidates (score, position, index, image), of FlexMatch's positions and
-    labels, of the bank's rows (embedding, label, position), never of the batch; nothing
-    else."""
+    """Reductions: every gradient tensor and metric, one forward and one backward per BN
+    layer, FreeMatch's batch statistics, SimMatch's mean prediction. Gathers: the queue's
+    candidates (score, position, index, image), FlexMatch's positions and labels, the
+    bank's rows (embedding, label, position), never the batch. Nothing else."""
     _, _, exp = build(2, **{"method.name": method})
     state = exp.init_state()
     batch = parallel.shard_rows(next(batches(exp, 1)), exp.devices)
@@ -196,8 +196,8 @@ def test_communication_is_what_the_method_declares(method, networks, metrics, ga
 
 
 def test_weak_images_reach_the_gradient_through_batch_statistics():
-    """Their logits are constants, their activations are not: with no unlabelled loss
-    at all, other weak images still give another gradient."""
+    """Their logits are constants, their activations are not: without an unlabelled loss,
+    other weak images still give another gradient."""
     _, _, exp = build(**{"method.name": "fixmatch", "method.unsup_weight": 0.0})
     (batch,) = batches(exp, 1)
     a, _ = train(exp, [batch])
@@ -205,7 +205,7 @@ def test_weak_images_reach_the_gradient_through_batch_statistics():
     assert np.abs(stem(a) - stem(b)).max() > 1e-6
 
 
-def test_weak_images_apart_give_no_gradient():
+def test_separate_weak_images_give_no_gradient():
     """weak_forward=separate cuts that path: the same two batches, the same bits."""
     _, _, exp = build(
         **{

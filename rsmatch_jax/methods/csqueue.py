@@ -5,12 +5,6 @@ hold weakly augmented images as uint8, before normalisation (lossless and a quar
 float32). All shapes are static: rows that do not count are ranked with -inf and written
 out of range, where `mode="drop"` discards them. With the state donated, a push writes
 P*Q slots in place, for any K.
-
-    queue = csqueue.create(10, 16, (32, 32, 3))
-    queue = csqueue.push(queue, key, images, indices, classes, scores,
-                         select=10, top=1, axis=None)
-    slots, ready = csqueue.sample_distinct(queue, key, 64)
-    images = csqueue.take(queue, slots)
 """
 
 import jax

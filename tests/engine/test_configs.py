@@ -1,4 +1,4 @@
-"""Every config builds and takes two steps at reduced size; none goes untested."""
+"""Every config builds and takes two steps at reduced size."""
 
 import pathlib
 
@@ -14,7 +14,7 @@ NAMES = sorted(
     for path in (pathlib.Path(__file__).parents[2] / "configs").glob("*.py")
     if path.stem != "ablations"  # sweeps as data: test_sweeps.py
 )
-ABLATIONS = [  # a program each takes seconds to compile: what is apart goes together
+ABLATIONS = [  # independent keys share a program: each takes seconds to compile
     {"method.rsmatch.individual_models": False, "method.rsmatch.routing": "random"},
     {
         "method.rsmatch.classwise_queue": False,
@@ -47,7 +47,7 @@ def test_config_is_valid_as_it_stands(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_config_takes_two_steps(name):
-    """Its own keys, but small networks and batches, and `fake` for downloaded sets."""
+    """With small networks and batches, and `fake` in place of downloaded sets."""
     data = {"data.name": "fake", "data.image_size": None}  # it is made at 8 px
     data = {} if name == "digits" else data
     _, _, exp = build(name=name, **{**TINY, **data})
