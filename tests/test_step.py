@@ -68,7 +68,7 @@ def test_one_device_equals_four(keys):
 
 @pytest.mark.parametrize("method", ["supervised", "fixmatch"])
 def test_methods_without_buffers_on_four_devices_equal_one(method):
-    """Parameters after three steps to 1e-5; the tests of the other methods compare their
+    """Parameters after three steps to 1e-5; tests of the other methods compare their
     buffers, too."""
     results = []
     for devices in (1, 4):
@@ -179,9 +179,9 @@ def test_fifty_steps_trace_once(monkeypatch):
 )
 def test_communication_is_what_the_method_declares(method, networks, metrics, gathers):
     """Reductions: every gradient tensor and metric, one forward and one backward per BN
-    layer, FreeMatch's batch statistics, SimMatch's mean prediction. Gathers: the queue's
-    candidates (score, position, index, image), FlexMatch's positions and labels, the
-    bank's rows (embedding, label, position), never the batch. Nothing else."""
+    layer, FreeMatch's batch statistics, SimMatch's mean prediction. Gathers: the
+    queue's candidates (score, position, index, image), FlexMatch's positions and
+    labels, the bank's rows (embedding, label, position), never the batch."""
     _, _, exp = build(2, **{"method.name": method})
     state = exp.init_state()
     batch = parallel.shard_rows(next(batches(exp, 1)), exp.devices)
@@ -196,8 +196,8 @@ def test_communication_is_what_the_method_declares(method, networks, metrics, ga
 
 
 def test_weak_images_reach_the_gradient_through_batch_statistics():
-    """Their logits are constants, their activations are not: without an unlabelled loss,
-    other weak images still give another gradient."""
+    """Their logits are constants, their activations are not: even without an unlabelled
+    loss, other weak images give another gradient."""
     _, _, exp = build(**{"method.name": "fixmatch", "method.unsup_weight": 0.0})
     (batch,) = batches(exp, 1)
     a, _ = train(exp, [batch])
