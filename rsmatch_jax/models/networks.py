@@ -97,7 +97,7 @@ def make(
 def _pure(model: nn.Module, stages: tuple[str, ...]) -> Network:
     def init(key, images):
         # Lazy: only shapes matter, so the forward pass is traced but never run.
-        shape = jax.ShapeDtypeStruct(images.shape, images.dtype)
+        shape = jax.ShapeDtypeStruct(images.shape, jnp.float32)
         variables = model.lazy_init(key, shape, train=False)
         return variables["params"], variables["batch_stats"]
 
