@@ -9,36 +9,16 @@ enough; otherwise the law is that of the TensorFlow path.
 import functools
 import math
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, UInt8
 
 from rsmatch_jax.augment import ops as operations
 from rsmatch_jax.augment import views
-from rsmatch_jax.augment.tables import Tables, make_tables
+from rsmatch_jax.augment.tables import Numbers, Tables, make_tables
 from rsmatch_jax.runtime import parallel
 
 __all__ = ["Numbers", "Tables", "draw", "make_tables", "strong", "weak", "weak_view"]
-
-
-@flax.struct.dataclass
-class Numbers:
-    """Random numbers of N views, the rows first.
-
-    shift: int32 [N, 2], vertical and horizontal crop offset, 0..2 * crop_pad.
-    flip: bool [N]. Strong views add
-    ops: int32 [N, randaugment_ops], positions in views.OPS, in the order of use.
-    levels: int32 [N, randaugment_ops], 0..views.LEVELS-1; see views.value.
-    cutout: int32 [N, 3], levels of the side (range 0 to views.CUTOUT_MAX times the
-      image's) and of the centre's y and x (range from the image's size down to 1).
-    """
-
-    shift: jax.Array
-    flip: jax.Array
-    ops: jax.Array | None = None
-    levels: jax.Array | None = None
-    cutout: jax.Array | None = None
 
 
 def draw(

@@ -1,7 +1,7 @@
-"""Lookup tables of the strong view, computed on the host in double precision.
+"""The arrays that views on the device read: random numbers and lookup tables.
 
-A device without double precision cannot compute them to Pillow's last bit. Programs
-take them as arguments.
+The host computes the tables in double precision, because a device without it cannot
+compute them to Pillow's last bit. Programs take them as arguments.
 """
 
 import flax.struct
@@ -9,6 +9,25 @@ import jax
 import numpy as np
 
 from rsmatch_jax.augment import views
+
+
+@flax.struct.dataclass
+class Numbers:
+    """Random numbers of N views, the rows first.
+
+    shift: int32 [N, 2], vertical and horizontal crop offset, 0..2 * crop_pad.
+    flip: bool [N]. Strong views add
+    ops: int32 [N, randaugment_ops], positions in views.OPS, in the order of use.
+    levels: int32 [N, randaugment_ops], 0..views.LEVELS-1; see views.value.
+    cutout: int32 [N, 3], levels of the side (range 0 to views.CUTOUT_MAX times the
+      image's) and of the centre's y and x (range from the image's size down to 1).
+    """
+
+    shift: jax.Array
+    flip: jax.Array
+    ops: jax.Array | None = None
+    levels: jax.Array | None = None
+    cutout: jax.Array | None = None
 
 
 @flax.struct.dataclass

@@ -63,7 +63,7 @@ class ViewSpec:
     crop_area: float = 0.08
 
 
-def value(name: str, level: np.typing.ArrayLike) -> np.ndarray:
+def value(name: str, level: int | np.ndarray) -> np.float64 | np.ndarray:
     """Returns the values of levels 0..LEVELS-1 of an operation, float64, in its unit.
 
     A value is the middle of one of LEVELS equal parts of the range. The parts' ends

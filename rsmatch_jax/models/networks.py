@@ -91,10 +91,13 @@ def make(
         heads=LinearHeads(sizes=linear),
         projectors=Projectors(specs=projectors),
     )
+    return _pure(model, encoder.stages)
 
+
+def _pure(model: nn.Module, stages: tuple[str, ...]) -> Network:
     def init(key, images):
         # Lazy: only shapes matter, so the forward pass is traced but never run.
-        shape = jax.ShapeDtypeStruct(images.shape, images.dtype)
+        shape = jax.ShapeDtypeStruct(images.shape, jnp.float32)
         variables = model.lazy_init(key, shape, train=False)
         return variables["params"], variables["batch_stats"]
 
@@ -118,7 +121,7 @@ def make(
         outputs = model.apply(variables, images, train=False, tap=tap)
         return outputs, activations[stage]
 
-    return Network(init, apply, probe, encoder.stages)
+    return Network(init, apply, probe, stages)
 
 
 def _constructor(name: str) -> functools.partial[nn.Module]:

@@ -26,6 +26,9 @@ PLAIN = views.ViewSpec(flip=False, crop_pad=0, randaugment_ops=0, cutout=False)
 RANGES = np.array([views.CUTOUT_MAX, 1, 1])  # of what cutout draws
 
 draw = jax.jit(on_device.draw, static_argnums=(1, 2, 3))
+tf_draw, tf_weak, tf_strong = map(
+    tf.function, (tf_augment.draw, tf_augment.weak, tf_augment.strong)
+)
 
 
 class Device:
@@ -61,18 +64,14 @@ class Device:
 class TensorFlow:
     """The same in TensorFlow, in graphs as in the pipeline."""
 
-    _draw, weak_view, strong_view = map(
-        tf.function, (tf_augment.draw, tf_augment.weak, tf_augment.strong)
-    )
-
     def draw(self, seed, rows, spec=SPEC):
-        return self._draw(seed, 7, "strong", rows, spec)
+        return tf_draw(seed, 7, "strong", rows, spec)
 
     def weak(self, images, numbers, spec):
-        return self.weak_view(tf.constant(images), numbers, spec).numpy()
+        return tf_weak(tf.constant(images), numbers, spec).numpy()
 
     def strong(self, images, numbers, spec):
-        return self.strong_view(tf.constant(images), numbers, spec).numpy()
+        return tf_strong(tf.constant(images), numbers, spec).numpy()
 
     def plain(self, numbers):
         n = {name: value.numpy() for name, value in numbers.items()}
