@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import launch
-from rsmatch_jax import evaluate, sweep
+from rsmatch_jax import evaluate, sweep, train
 from rsmatch_jax.bench import __main__ as bench
 from rsmatch_jax.data import import_images
 from rsmatch_jax.data.stores import arrays
@@ -30,7 +29,7 @@ from rsmatch_jax.synthesis.prompts import jsonl
 ROOT = pathlib.Path(__file__).parents[2]
 DIGITS = f"--config={ROOT}/configs/digits.py"
 MAINS = {
-    "launch": lambda argv: launch.main(["launch.py", *argv]),
+    "train": train.main,
     "bench": lambda argv: bench.main(["bench", *argv]),
     "data.import_images": import_images.main,
     "evaluate": evaluate.main,
@@ -50,7 +49,7 @@ LOOK = ["pool", "--real=digits", "--out=new"]
 POOL = "--config.data.synthetic_pool="
 
 CASES = {
-    "launch": [
+    "train": [
         ([DIGITS, "--workdir=file.txt"], ["--workdir=file.txt", "is a file"]),
         ([DIGITS, "--workdir=file.txt/run"], ["--workdir=file.txt/run"]),
         ([DIGITS, "--workdir="], ["--workdir=", "empty"]),
@@ -230,7 +229,7 @@ CASES = {
     ],
 }
 REAL = [  # as processes of their own
-    ("launch", CASES["launch"][0]),
+    ("train", CASES["train"][0]),
     ("evaluate", CASES["evaluate"][3]),
     ("data.import_images", CASES["data.import_images"][6]),
     ("sweep", CASES["sweep"][1]),
@@ -295,7 +294,7 @@ def make_pools(root):
 
 
 def make_runs(root):
-    config, _, _ = config_file.parse(["", DIGITS], launch.define_flags)
+    config, _, _ = config_file.parse(["", DIGITS], train.define_flags)
     config = config.to_dict()
     workdir.claim(str(root / "run"), config, {"labeled": np.arange(3)}, {})
     (root / "run" / "checkpoints").mkdir()
@@ -375,9 +374,7 @@ def test_wrong_request_is_answered(place, capsys, command, argv, words):
 @pytest.mark.parametrize(("command", "case"), REAL, ids=[name for name, _ in REAL])
 def test_as_a_process(place, command, case):
     argv, words = case
-    program = [str(ROOT / "launch.py")]
-    if command != "launch":
-        program = ["-m", f"rsmatch_jax.{command}"]
+    program = ["-m", f"rsmatch_jax.{command}"]
     done = subprocess.run(
         [sys.executable, *program, *argv],
         capture_output=True,

@@ -12,8 +12,9 @@ import pytest
 from support.helpers import assert_bit_equal
 
 from rsmatch_jax.errors import RunFailed
-from rsmatch_jax.runs import checkpoint, fingerprint
-from rsmatch_jax.runs.checkpoint import ASIDE, Checkpoints
+from rsmatch_jax.runs import checkpoint_folder, fingerprint
+from rsmatch_jax.runs.checkpoint import Checkpoints
+from rsmatch_jax.runs.checkpoint_folder import ASIDE
 
 
 def state(seed=0, width=300):
@@ -186,9 +187,9 @@ def test_saving_a_step_again_replaces_it(saved):
 @pytest.mark.parametrize("new_is_whole", [False, True])
 def test_killed_while_it_replaces_a_step(saved, new_is_whole):
     folder = saved / "checkpoints"
-    os.rename(folder / "3", folder / ("3" + checkpoint._BEFORE))
+    os.rename(folder / "3", folder / ("3" + checkpoint_folder._BEFORE))
     if new_is_whole:
-        shutil.copytree(folder / ("3" + checkpoint._BEFORE), folder / "3")
+        shutil.copytree(folder / ("3" + checkpoint_folder._BEFORE), folder / "3")
     restored, said = newest(saved)
     assert (restored.step, said) == (3, "")
     assert sorted(os.listdir(folder)) == ["1", "2", "3"]

@@ -12,8 +12,10 @@ from rsmatch_jax.runs import history, logbook
 from rsmatch_jax.runs.history import Record, Stopwatch, interval_means
 
 
-def book(folder, kept=0):
-    return logbook.Logbook(str(folder), kept=kept, num_steps=9, tensorboard=False)
+def book(folder, num_bytes=0):
+    return logbook.Logbook(
+        str(folder), num_bytes=num_bytes, num_steps=9, tensorboard=False
+    )
 
 
 @pytest.mark.parametrize("beyond", ['{"step": 8, "a"', '{"step": 8}\n', "\0" * 4096])

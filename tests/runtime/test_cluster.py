@@ -4,10 +4,9 @@ import http.server
 import threading
 
 import pytest
-from jax._src import clusters
 
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.runtime import cluster
+from rsmatch_jax.runtime import cluster, hosts
 from rsmatch_jax.runtime.cluster import Group
 
 STEP = {
@@ -74,12 +73,12 @@ def test_flags():
 
 
 def test_command_line_with_flags_of_others():
-    argv = ["launch.py", "--config=x.py", "--process_id", "1", "--config.seed=2"]
+    argv = ["--config=x.py", "--process_id", "1", "--config.seed=2"]
     more = ["--num_processes=2", "--coordinator=h:1"]
     assert cluster.from_command_line([*argv, *more], {}).rank == 1
-    assert cluster.from_command_line(["launch.py", "--config=x.py"], {}) is None
+    assert cluster.from_command_line(["--config=x.py"], {}) is None
     with pytest.raises(RequestError, match="num_processes.*two"):
-        cluster.from_command_line(["launch.py", "--num_processes=two"], {})
+        cluster.from_command_line(["--num_processes=two"], {})
 
 
 @pytest.mark.parametrize(
@@ -103,7 +102,7 @@ def test_slurm_step(monkeypatch):
     # What JAX makes of the same environment.
     for name, value in STEP.items():
         monkeypatch.setenv(name, value)
-    theirs = clusters.SlurmCluster
+    theirs = hosts.distributed.clusters.SlurmCluster
     assert theirs.is_env_present() and theirs.name == group.method
     assert theirs.get_process_count() == group.size
     assert theirs.get_process_id() == group.rank
@@ -135,7 +134,7 @@ def test_open_mpi(monkeypatch):
     assert (group.size, group.rank, group.method) == (4, 3, "ompi")
     for name, value in MPI.items():
         monkeypatch.setenv(name, value)
-    theirs = clusters.OmpiCluster
+    theirs = hosts.distributed.clusters.OmpiCluster
     assert theirs.is_env_present() and theirs.name == group.method
     assert (theirs.get_process_count(), theirs.get_process_id()) == (4, 3)
     new = {k: v for k, v in MPI.items() if "orte" not in k}

@@ -48,7 +48,7 @@ def test_all_stop_at_the_first_time_to_come(signalled, monkeypatch):
         thread.start()
     assert not stops[0].due()  # the fifth time; nobody has had a signal
     for i in signalled:
-        stops[i].ask()
+        stops[i].request()
     for thread in threads:
         thread.join(20)
         assert not thread.is_alive()
@@ -76,7 +76,7 @@ def test_nobody_waits_for_one_that_has_ended(monkeypatch):
         assert not ended.due()
     monkeypatch.setattr(hosts, "index", lambda: 0)
     stop = consensus.Stop()
-    stop.ask()
+    stop.request()
     thread = threading.Thread(target=stop.agree)
     thread.start()
     thread.join(20)

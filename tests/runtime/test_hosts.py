@@ -123,7 +123,7 @@ def test_nobody_at_the_coordinator():
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     begin = time.monotonic()
-    with pytest.raises(RunFailed, match=f"{address}.*process 1 of 2 has found nobody"):
+    with pytest.raises(RunFailed, match=f"{address}.*process 1 of 2 could not connect"):
         hosts.start(Group("by flags", address, 2, 1), seconds=1)
     assert time.monotonic() - begin < 30
     assert not hosts.num_processes() > 1

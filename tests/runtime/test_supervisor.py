@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 PARENT = """
 import os, sys
 from rsmatch_jax.runtime import supervisor
-code = supervisor.supervise(sys.argv[1], sys.argv[2:], "process 1 of 2")
+code = supervisor.supervise([sys.executable, *sys.argv[1:]], "process 1 of 2")
 assert "jax" not in sys.modules and "numpy" not in sys.modules
 sys.exit(code)
 """
