@@ -1,4 +1,4 @@
-"""The command line: what a wrong request gets, and that nothing is left behind."""
+"""The command line: a wrong request gets an answer and writes nothing."""
 
 import pathlib
 import subprocess
@@ -184,15 +184,15 @@ WRONG = [
 @pytest.mark.parametrize(("argv", "words"), WRONG, ids=lambda x: " ".join(x)[-60:])
 def test_wrong_request_is_answered(argv, words, tmp_path, capsys, monkeypatch):
     """Exit code 2, key and value named, no traceback, nothing written."""
-    # Whatever was decoded on this machine before is not there.
+    # Without data that this machine has decoded before.
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tmp_path / "run"
     assert train.main([*argv, f"--workdir={folder}"]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert "Traceback" not in said
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert "Traceback" not in message
     for word in words:
-        assert word in said
+        assert word in message
     assert not folder.exists()
 
 
@@ -222,7 +222,7 @@ def test_file_loaded_before_leaves_nothing_behind():
 
 
 def test_file_may_hold_values_of_every_method():
-    """Only what is typed is judged, whatever the method; and each block has one."""
+    """Only keys on the command line are checked; each block has a method."""
     c = config(**{"method.simmatch.temperature": 0.2, "method.freematch.ema_decay": 0})
     checks.check_overrides(c, ["seed", "method.name", "method.threshold"])
     blocks = {key for key, value in c.method.items() if hasattr(value, "items")}
@@ -238,14 +238,14 @@ def test_workdir_that_cannot_be_written(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     for folder, word in [
         (tmp_path / "file", "is a file"),
-        ("/proc/nobody", "cannot be written"),  # not even by root
+        ("/proc/nobody", "cannot be written"),  # not even root can
         ("", "is empty"),
     ]:
         for more in ([], ["--overwrite"]):
             assert train.main([DIGITS, f"--workdir={folder}", *more]) == 2
-            said = capsys.readouterr().err
-            assert word in said
-            assert "Traceback" not in said
+            message = capsys.readouterr().err
+            assert word in message
+            assert "Traceback" not in message
 
 
 def test_too_many_queue_classes_are_said_once(tmp_path, capsys):

@@ -27,7 +27,7 @@ def parse(
 ) -> tuple[Any, str, flags.FlagValues]:
     """(locked config, name of its file without .py, all flag values).
 
-    argv: as sys.argv, program name first. define: adds the command's own flags.
+    argv: as sys.argv, program name first. define: adds the command's flags.
     Raises RequestError for anything that does not fit.
     """
     path = _config_path(argv)
@@ -70,7 +70,7 @@ def _load(program: Sequence[str], path: str) -> ConfigDict:
             values(argv)
             config = values.config
             config.is_locked  # noqa: B018 (a file that failed to load fails here)
-    # Whatever the file's own Python raises is an answer to the user.
+    # The file's Python code may raise anything, which the user has to see.
     except Exception as e:
         reason = one_line(e, limit=1000)
         raise RequestError(f"--config={path} cannot be loaded: {reason}") from e

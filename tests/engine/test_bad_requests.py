@@ -228,7 +228,7 @@ CASES = {
         ([*WRITE, "--perclass=3"], ["--perclass=3"]),
     ],
 }
-REAL = [  # as processes of their own
+REAL = [  # also as processes
     ("train", CASES["train"][0]),
     ("evaluate", CASES["evaluate"][3]),
     ("data.import_images", CASES["data.import_images"][6]),
@@ -256,7 +256,7 @@ def write_json(path, content):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A folder with all that is wrong in it. Nothing may change there."""
+    """A folder with every kind of wrong file. Nothing may change there."""
     root = tmp_path_factory.mktemp("world")
     for name in ("empty", "notes"):
         (root / name).mkdir()
@@ -329,8 +329,7 @@ def make_prompts(root):
 
 
 def snapshot(folder):
-    """{path: content} of all below a folder, of folders their names alone. A lock is no
-    content."""
+    """{path: content} of all files below a folder but the lock; None for folders."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in folder.rglob("*")
@@ -340,7 +339,7 @@ def snapshot(folder):
 
 @pytest.fixture
 def place(world, tmp_path, monkeypatch):
-    """The world as working directory; and no data elsewhere."""
+    """The world as the working directory, without data elsewhere."""
     monkeypatch.chdir(world)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "nothing"))
@@ -351,12 +350,12 @@ def place(world, tmp_path, monkeypatch):
     assert not [path for path in decoded.rglob("*") if "compiled" not in path.parts]
 
 
-def check(said, words):
-    """The last that is said is the answer."""
-    assert "Traceback" not in said, said
-    answer = said[said.rfind("error: ") :]
+def check(message, words):
+    """The last message is the answer."""
+    assert "Traceback" not in message, message
+    answer = message[message.rfind("error: ") :]
     for word in ("error: ", *words):
-        assert word in answer, said
+        assert word in answer, message
 
 
 @pytest.mark.parametrize(

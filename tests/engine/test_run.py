@@ -1,4 +1,4 @@
-"""Whole runs on the `fake` set: files, and what may not matter."""
+"""Whole runs on the `fake` set: their files, and what must not change them."""
 
 import dataclasses
 import json
@@ -45,7 +45,7 @@ def test_files_of_a_run(tmp_path):
 
 
 def test_ground_truth_never_enters_training(tmp_path, monkeypatch):
-    """Permuted flags, classes and generators of the unlabelled set: the same bits."""
+    """Permuted flags, classes and generators of unlabelled images change no bit."""
     run(tmp_path / "true")
     load = experiment.load_task
 
@@ -79,7 +79,7 @@ def test_finished_run_is_left_alone(tmp_path, capsys):
 
 
 def test_run_that_diverges_stops_before_it_is_saved(tmp_path):
-    """The step and the metric are named, no checkpoint holds the damage."""
+    """The message names the step and the metric; no checkpoint has the damage."""
     with pytest.raises(RunFailed, match=r" at step [1-4]:.*learning_rate"):
         run(tmp_path / "r", **{"method.name": "fixmatch", "optim.learning_rate": 1e30})
     assert workdir.read_result(str(tmp_path / "r"))["status"] == "failed"
@@ -88,8 +88,8 @@ def test_run_that_diverges_stops_before_it_is_saved(tmp_path):
     checkpoints.close()
 
 
-def test_gradient_that_is_not_finite_stops_in_its_own_step(tmp_path, monkeypatch):
-    """The loss, and all that a step reports of it, is finite then."""
+def test_gradient_that_is_not_finite_stops_in_its_step(tmp_path, monkeypatch):
+    """The loss, and all other metrics of that step, are finite."""
     honest = optax.global_norm
 
     def poisoned(grads):
@@ -145,7 +145,7 @@ def test_digest_tells_images_apart():
 
 
 def test_two_runs_in_one_workdir(tmp_path):
-    """The second is refused and writes nothing, the first is left as it is."""
+    """The second is refused and writes nothing."""
     with workdir.locked(str(tmp_path / "r")):
         with pytest.raises(RequestError, match="another process is training there"):
             run(tmp_path / "r", **{"method.name": "supervised"})

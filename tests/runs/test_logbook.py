@@ -1,4 +1,4 @@
-"""Lines, files and tables for people."""
+"""Lines, metrics and tables."""
 
 import json
 import math
@@ -40,7 +40,7 @@ def test_going_on_drops_what_came_after_the_save(tmp_path, capsys, beyond):
     assert capsys.readouterr().out == ""
 
 
-def test_lost_lines_are_told(tmp_path, capsys):
+def test_lost_lines_are_reported(tmp_path, capsys):
     book(tmp_path, 5).close()
     assert "metrics.jsonl has lost lines" in capsys.readouterr().out
 
@@ -63,14 +63,14 @@ def test_event_files_that_cannot_be_written_end_no_run(tmp_path, capsys):
 
 
 def test_plain_makes_json_of_numpy():
-    given = {"a": np.float32(0.5), "b": [np.int64(3), math.inf], "c": (None, "x")}
-    assert files.plain(given) == {"a": 0.5, "b": [3, None], "c": [None, "x"]}
+    values = {"a": np.float32(0.5), "b": [np.int64(3), math.inf], "c": (None, "x")}
+    assert files.plain(values) == {"a": 0.5, "b": [3, None], "c": [None, "x"]}
 
 
 def test_progress_names_rate_and_time_to_go(tmp_path, capsys):
     book(tmp_path).progress(5, {"loss": 1.25}, rate=2.0, extra_seconds=60.0)
-    said = capsys.readouterr().out
-    assert said == "step 5/9  loss 1.250  2.00 steps/s  ETA 1m02s\n"
+    output = capsys.readouterr().out
+    assert output == "step 5/9  loss 1.250  2.00 steps/s  ETA 1m02s\n"
 
 
 def test_stopwatch_leaves_pauses_out(monkeypatch):

@@ -1,4 +1,4 @@
-"""Which processes belong to a run of several."""
+"""Which processes belong together."""
 
 import http.server
 import threading
@@ -99,7 +99,7 @@ def test_alone(environ):
 def test_slurm_step(monkeypatch):
     group = find(STEP)
     assert (group.size, group.rank, group.method) == (6, 2, "slurm")
-    # What JAX makes of the same environment.
+    # JAX reads the same environment alike.
     for name, value in STEP.items():
         monkeypatch.setenv(name, value)
     theirs = hosts.distributed.clusters.SlurmCluster
@@ -112,7 +112,7 @@ def test_slurm_step(monkeypatch):
     ("node", "gpus", "mine"),
     [
         ("1", "0,1,2,3", None),  # four tasks, four GPUs: JAX gives one to each
-        ("1", "2", (0,)),  # each task sees its own alone
+        ("1", "2", (0,)),  # each task sees one GPU
         ("0", "0,1,2,3", (0, 1, 2, 3)),  # one task: all, where JAX would take one
         ("0", "", None),
     ],
@@ -125,8 +125,8 @@ def test_gpus_of_a_slurm_task(node, gpus, mine):
 def test_tasks_of_a_node():
     environ = {"SLURM_STEP_TASKS_PER_NODE": "4(x2),1"}
     for node, tasks in enumerate([4, 4, 1, 0]):
-        found = cluster._slurm_tasks_here({**environ, "SLURM_NODEID": str(node)})
-        assert found == tasks
+        count = cluster._slurm_tasks_here({**environ, "SLURM_NODEID": str(node)})
+        assert count == tasks
 
 
 def test_open_mpi(monkeypatch):
@@ -159,11 +159,11 @@ def test_tpu_pods_of_kubernetes():
 
 @pytest.mark.parametrize(("workers", "method"), [("a,b", "gcetpu"), ("a", None)])
 def test_tpu_vm_asks_its_metadata_server(workers, method, monkeypatch):
-    asked = []
+    requests = []
 
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            asked.append((self.path, self.headers["Metadata-Flavor"]))
+            requests.append((self.path, self.headers["Metadata-Flavor"]))
             self.send_response(200)
             self.end_headers()
             self.wfile.write(workers.encode())
@@ -178,5 +178,5 @@ def test_tpu_vm_asks_its_metadata_server(workers, method, monkeypatch):
         group = find({"GCE_METADATA_IP": address})
         server.shutdown()
     assert (group and group.method) == method
-    assert asked == [(cluster.METADATA, "Google")]
+    assert requests == [(cluster.METADATA, "Google")]
     assert find({"GCE_METADATA_IP": address}) is None  # nobody there any more

@@ -1,4 +1,4 @@
-"""When several processes stop: together, and at no time that one has passed."""
+"""Several processes stop at the same call, which none of them has made yet."""
 
 import threading
 
@@ -9,7 +9,7 @@ from rsmatch_jax.runtime import consensus, hosts
 
 
 class Store:
-    """The runtime's key-value store, of threads instead of processes."""
+    """The key-value store of the runtime, for threads instead of processes."""
 
     def __init__(self):
         self.values, self.changed = {}, threading.Condition()
@@ -46,7 +46,7 @@ def test_all_stop_at_the_first_time_to_come(signalled, monkeypatch):
     ]
     for thread in threads:
         thread.start()
-    assert not stops[0].due()  # the fifth time; nobody has had a signal
+    assert not stops[0].due()  # the fifth call; there was no signal
     for i in signalled:
         stops[i].request()
     for thread in threads:
