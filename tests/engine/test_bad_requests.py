@@ -51,7 +51,9 @@ POOL = "--config.data.synthetic_pool="
 CASES = {
     "train": [
         ([DIGITS, "--workdir=file.txt"], ["--workdir=file.txt", "is a file"]),
+        ([DIGITS, "--workdir=file.txt", "--overwrite"], ["file.txt", "is a file"]),
         ([DIGITS, "--workdir=file.txt/run"], ["--workdir=file.txt/run"]),
+        ([DIGITS, "--workdir=/proc/nobody"], ["/proc/nobody", "cannot be written"]),
         ([DIGITS, "--workdir="], ["--workdir=", "empty"]),
         ([DIGITS, "--workdir=notes"], ["--workdir=notes", "holds no run"]),
         ([DIGITS, "--workdir=notes", "--overwrite"], ["notes", "left alone"]),
