@@ -200,9 +200,8 @@ class Loop:
         }
         text = "  ".join(f"{k} {v:.4f}" for k, v in shown.items() if v is not None)
         say(f"evaluation at step {step}: {text}{'  (best)' if best else ''}")
-        picture = evaluation_files.write(
-            self.folder, step, measured, self.state, self.task
-        )
+        queue = self.state.extra["queue"] if metrics["queue_fill"] else None
+        picture = evaluation_files.write(self.folder, step, measured, queue, self.task)
         if picture is not None:
             self.logbook.write_image(step, "queue", picture)
         self._write_result("running")

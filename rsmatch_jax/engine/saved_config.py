@@ -4,6 +4,7 @@ A run that began before a key existed keeps the key's neutral value, which stand
 the key in configs/common.py (`Later`).
 """
 
+import copy
 import os
 import runpy
 import sys
@@ -92,15 +93,10 @@ def missing_values(saved: Mapping[str, Any], path: str) -> dict[str, Any]:
 
 def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a saved config with neutral values for the later keys that it lacks."""
-    config, flat = dict(saved), workdir.flat(saved)
+    config, flat = copy.deepcopy(dict(saved)), workdir.flat(saved)
     for key, value in reference()[1].items():
         if key not in flat:
-            *groups, name = key.split(".")
-            group = config
-            for part in groups:
-                group[part] = dict(group.get(part, {}))
-                group = group[part]
-            group[name] = value
+            _put(config, key, value)
     return config
 
 
@@ -175,9 +171,13 @@ def with_values(config: Any, values: Mapping[str, Any]) -> Any:
     config = config.copy_and_resolve_references()
     with config.unlocked(), config.ignore_type():
         for key, value in values.items():
-            *groups, name = key.split(".")
-            group = config
-            for part in groups:
-                group = group[part]
-            group[name] = value
+            _put(config, key, value)
     return config.lock()
+
+
+def _put(group: Any, key: str, value: Any):
+    """Sets the value of a dotted key in nested dicts or ConfigDicts."""
+    *groups, name = key.split(".")
+    for part in groups:
+        group = group[part] if part in group else group.setdefault(part, {})
+    group[name] = value
