@@ -70,7 +70,8 @@ def make(exp: Experiment, task: rs_ssl.Task) -> tuple[Feed, str]:
         return ResidentFeed(exp, task, None), lines
     lines += "tf.data on the host"
     if task.encoded:
-        lines += f"; each step decodes images (data.image_size), {size} if they stayed"
+        lines += "; images are decoded at every step (data.image_size), "
+        lines += f"{size} in all"
     elif mode != "tfdata":
         lines += f"; {size} are more than {limit}"
     return TfDataFeed(exp, task), lines
