@@ -1,20 +1,22 @@
 """The paper's tables and further sweeps, as data: `python -m rsmatch_jax.sweep NAME`.
 
-A sweep is {"title", "cells", and where it applies "baseline", "overrides", "reduced",
-"note"}; a cell is {"row", "column", "config" (a file beside this one), "overrides"
-(dotted key: value), and where the paper has it "accuracy" (mean, std over three seeds)
-and "detector" (Deepfake Acc.), both in percent, and a "note"}. `baseline` names the row
-that differences are taken to; `overrides` of the sweep are for all its cells (a
-method's keys for that method's cells); `reduced` says in what way its runs are smaller
-than the paper's. A new sweep is a new entry in `get_sweeps`.
+A sweep has a title and cells, and may have:
+    baseline: the row to which differences are taken
+    overrides: {dotted key: value} of all cells; a method's keys apply to its cells only
+    reduced: in what way its runs are smaller than the paper's
+    note
+A cell has row, column, config (a file beside this one) and overrides, and may have:
+    accuracy: the paper's, in percent: (mean, std over three seeds)
+    detector: the paper's Deepfake Acc., in percent
+    note
+A new sweep is a new entry in `get_sweeps`.
 
-Misprints of the paper (arXiv 2405.16930 v1), dealt with below: the tables print SRMatch
-for RSMatch. Table 2 repeats CIFAR-10's figures (92.95, 93.81) in the CIFAR-100 column
-of 25 labels, for "FixMatch (real only)" and RSMatch; Table 1 has 61.21 and 63.51 for
-the same runs. Table 2 gives RSMatch on CIFAR-10 with 25 labels +- 0.1, Table 1 +- 0.7.
-Table 3 has 92.27 and 93.29 where Table 1 has 92.28 and 93.81. Section 5.2 calls -1.42
-the effect of 50 % and +4.27 that of a ratio of 0.3; in Table 1 they stand at 0.3 and
-0.7.
+Misprints of the paper (arXiv 2405.16930 v1): The tables print SRMatch for RSMatch.
+Table 2 repeats CIFAR-10's figures (92.95, 93.81) in the CIFAR-100 column of 25 labels,
+for "FixMatch (real only)" and RSMatch; Table 1 has 61.21 and 63.51 for the same runs.
+Table 2 gives RSMatch on CIFAR-10 with 25 labels +- 0.1, Table 1 +- 0.7. Table 3 has
+92.27 and 93.29, Table 1 has 92.28 and 93.81. Section 5.2 attributes -1.42 to a ratio of
+0.5 and +4.27 to a ratio of 0.3; in Table 1 they belong to 0.3 and 0.7.
 """
 
 REAL_ONLY = "FixMatch (real only)"
@@ -67,17 +69,17 @@ TABLE_2 = {
 }
 MISPRINT = "Table 2 prints {}, CIFAR-10's figure; this is Table 1's"
 ONE_DETECTOR_FIGURE = (
-    "Table 3 as we have it shows one Deepfake Acc. for this row and the other of the "
+    "our copy of Table 3 shows one Deepfake Acc. for this row and the other of the "
     "last two"
 )
-OWN_POOL = (
+POOL_NOTE = (
     "The paper's pool holds equal parts of GLIDE, Stable Diffusion 1.4 and "
     "SDXL-Lightning; figures from another pool are no reproduction."
 )
 
 
 def get_sweeps():
-    """{name: sweep}, as described above."""
+    """Returns {name: sweep}, see above."""
     return {
         "table1": _table_1(),
         "table2": _table_2(),
@@ -113,7 +115,7 @@ def _table_1():
     return {
         "title": "Table 1: 25 labels per class, by ratio of synthetic images",
         "baseline": REAL_ONLY,
-        "note": OWN_POOL,
+        "note": POOL_NOTE,
         "cells": [
             {
                 "row": row,
@@ -149,7 +151,7 @@ def _table_2():
     return {
         "title": "Table 2: ratio 0.5, by number of labels per class",
         "baseline": REAL_ONLY,
-        "note": OWN_POOL + " The figures at 25 labels are those of Table 1.",
+        "note": POOL_NOTE + " The figures at 25 labels are those of Table 1.",
         "cells": cells,
     }
 
@@ -187,19 +189,19 @@ def _table_3():
             {**rsmatch, "method.rsmatch.routing": "oracle"},
             None,
             None,
-            "not in the paper: what a perfect detector would give",
+            "not in the paper: the accuracy with a perfect detector",
         ),
         "RSMatch, routes by coin": (
             {**rsmatch, "method.rsmatch.routing": "random"},
             None,
             None,
-            "not in the paper: what two heads give without a detector",
+            "not in the paper: the accuracy of two heads without a detector",
         ),
     }
     return {
         "title": "Table 3: the components, CIFAR-10, 25 labels per class, ratio 0.5",
         "baseline": REAL_ONLY,
-        "note": OWN_POOL,
+        "note": POOL_NOTE,
         "cells": [
             {
                 "row": row,
@@ -246,7 +248,7 @@ def _digits():
 
 
 def _cifake():
-    """At 64 steps/s a run takes nine minutes; on a GPU not yet measured."""
+    """A run takes nine minutes at 64 steps/s; not yet measured on a GPU."""
     return {
         "title": "The methods on CIFAR-10 + CIFAKE, 25 labels per class, by ratio",
         "baseline": REAL_ONLY,
@@ -261,7 +263,7 @@ def _cifake():
 
 
 def _input_mode():
-    """Do views made on the device train as those made by tf.data? --seeds=0,1,2,3,4"""
+    """Compares views made on the device and by tf.data: --seeds=0,1,2,3,4."""
     return {
         "title": "RSMatch on digits, views made on the device and by tf.data",
         "baseline": "tfdata",
@@ -284,8 +286,8 @@ def _input_mode():
 
 
 def _one_key(name, key, values):
-    """RSMatch on CIFAR-10 with one key at several values; the first is the default, to
-    which the others are compared."""
+    """RSMatch on CIFAR-10 with several values of one key; the first is the default, and
+    the baseline."""
     rows = [f"{name} = {value}" for value in values]
     return {
         "title": f"RSMatch on CIFAR-10, 25 labels per class, ratio 0.5: {key}",

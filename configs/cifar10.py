@@ -1,7 +1,7 @@
 """RSMatch on CIFAR-10, 25 labels per class, half of the unlabelled set synthetic.
 
 Paper: 93.81 % (Table 1; best over evaluations, three seeds). Not yet run at this
-length; on one GPU not yet measured.
+length, nor measured on a GPU.
     python launch.py --config=configs/cifar10.py
 """
 

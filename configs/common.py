@@ -1,14 +1,55 @@
 """Every key of every run, with unit and meaning. The other files state differences.
 
-Values are the paper's (Table 4) and USB's where the paper is silent. Nothing here is
-derived from another key: an override never leaves a stale value behind.
+Values are the paper's (Table 4), or USB's if the paper has none. No value is derived
+from another key, so an override never leaves a stale value behind.
+
+A new key is added as `Later(default, neutral=value)`. A run that began before the key
+existed keeps the neutral value, which computes what its version computed. Example:
+
+    m.bn_variance = Later("unbiased", neutral="biased")
 """
+
+import dataclasses
+from typing import Any
 
 import ml_collections
 from ml_collections.config_dict import placeholder
 
 
+@dataclasses.dataclass(frozen=True)
+class Later:
+    """The default of a key that workdirs of earlier versions lack."""
+
+    default: Any
+    neutral: Any
+
+
 def get_config() -> ml_collections.ConfigDict:
+    """Returns the config with all defaults."""
+    config = _keys()
+    _take_neutral(config)
+    return config
+
+
+def neutral_values() -> dict[str, Any]:
+    """Returns {dotted key: neutral value} of all keys that are `Later`."""
+    return _take_neutral(_keys())
+
+
+def _take_neutral(group: ml_collections.ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """Puts the default in the place of every Later; returns the neutral values."""
+    neutral = {}
+    for key, value in list(group.items()):
+        if isinstance(value, ml_collections.ConfigDict):
+            neutral |= _take_neutral(value, f"{prefix}{key}.")
+        elif isinstance(value, Later):
+            neutral[prefix + key] = value.neutral
+            del group[key]  # or the type of the first value would bind the second
+            group[key] = value.default
+    return neutral
+
+
+def _keys() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.seed = 0  # initial weights, order of images, views, queue draws
 
@@ -17,52 +58,57 @@ def get_config() -> ml_collections.ConfigDict:
     d.data_dir = placeholder(str)  # where TFDS keeps its datasets; None = its default
     d.download = True  # let TFDS fetch a missing dataset
     d.cache_dir = placeholder(str)  # decoded arrays; None = ~/.cache/rsmatch_jax
-    # None: images are decoded once, at the one size they have. N: images of any sizes
-    # stay encoded and are seen at N px, in training by random-resized crops.
+    # None: images are decoded once, at the one size that they all have. N: images of
+    # any sizes stay encoded; the networks see them at N px, by random-resized crops in
+    # training.
     d.image_size = placeholder(int)
     d.labels_per_class = 25  # labelled real images of each class
     d.validation_per_class = 0  # real images held out; the best step is chosen on them
-    d.synthetic_pool = placeholder(
-        str
-    )  # folder; None = <data_dir>/rsmatch_pools/<name>
+    # folder; None = <data_dir>/rsmatch_pools/<name>
+    d.synthetic_pool = placeholder(str)
     d.synthetic_ratio = 0.5  # r: share of the unlabelled images, 0 = none
-    d.synthetic_mode = "replace"  # replace: real ones give way (v1); add: on top (v2)
-    d.synthetic_mix = (
-        True  # equal parts of every generator; False: as the pool has them
-    )
+    d.synthetic_mode = "replace"  # the real ones (paper v1); add: on top of them (v2)
+    # equal parts of every generator; False: the parts that the pool has
+    d.synthetic_mix = True
     d.real_only = False  # drop the synthetic part by ground truth
     d.split_seed = placeholder(int)  # choice of images; None = seed
 
     c.input = i = ml_collections.ConfigDict()
-    # resident: images on the device, views made in the step; tfdata: by the host
-    i.mode = "auto"  # resident where the images fit resident_budget_gb, else tfdata
+    # resident: images on the device, views made in the step; tfdata: made by the host
+    i.mode = "auto"  # resident if the images fit resident_budget_gb, else tfdata
     i.resident_budget_gb = 4.0  # GiB of each device that images may take
     i.flip = True  # random mirroring
     i.crop_pad = placeholder(int)  # pixels of reflect padding; None = image size / 8
-    i.crop_area = 0.08  # instead, with data.image_size: least share of it in a crop
-    i.randaugment_ops = 3  # operations in a row on the strong view
+    i.crop_area = (
+        0.08  # with data.image_size, instead of crop_pad: smallest share in a crop
+    )
+    i.randaugment_ops = 3  # operations, one after the other, on the strong view
     i.cutout = True  # on the strong view
     i.prefetch = 4  # batches made ahead (tfdata)
 
     c.model = m = ml_collections.ConfigDict()
     m.classifier = "wrn_28_2"  # wrn_<depth>_<width>, resnet18, resnet50
     m.detector = "wrn_10_1"  # the paper says "lightweight"; this size is our choice
-    m.dtype = "float32"  # compute type, or bfloat16; parameters are float32 always
-    m.bn_momentum = 0.999  # share of the old running statistics kept a step
+    m.dtype = "float32"  # or bfloat16: type of computations; parameters are float32
+    m.bn_momentum = 0.999  # share of the old running statistics that stays each step
     m.sync_bn = True  # batch statistics over all devices
     m.wrn_preact = "usb"  # usb: stages 2 and 3 start from the raw input; tf: activated
 
     c.method = a = ml_collections.ConfigDict()
     # rsmatch, fixmatch, flexmatch, freematch, simmatch, supervised
     a.name = "rsmatch"
-    a.threshold = 0.95  # tau: confidence that a pseudo-label needs (not in FreeMatch)
+    a.threshold = (
+        0.95  # tau: confidence that a pseudo-label needs (unused by FreeMatch)
+    )
     a.unsup_weight = 1.0  # lambda
     a.flexmatch = x = ml_collections.ConfigDict()
-    x.threshold_warmup = True  # images never yet selected keep all thresholds lower
+    x.threshold_warmup = True  # images that were never selected lower all thresholds
     a.freematch = f = ml_collections.ConfigDict()
-    f.ema_decay = 0.999  # of the threshold and the class statistics it adapts to
+    f.ema_decay = 0.999  # of the threshold and of the class statistics
     f.entropy_weight = 0.001  # of the fairness loss
-    f.use_quantile = False  # threshold follows the 0.8-quantile of confidence, not mean
+    f.use_quantile = (
+        False  # threshold follows the 0.8-quantile of confidence, not the mean
+    )
     f.clip_threshold = False  # at most 0.95 (USB on SVHN)
     a.rsmatch = r = ml_collections.ConfigDict()
     r.pseudo_label = "fixmatch"  # or flexmatch, freematch, with their keys above
@@ -72,45 +118,49 @@ def get_config() -> ml_collections.ConfigDict:
     r.queue_sample = "distinct"  # or uniform, class_balanced: both with replacement
     r.queue_min_confidence = 0.0  # classifier confidence that a pushed image needs
     r.queue_min_score = 0.0  # synthetic score (p'_s) that a pushed image needs
-    r.queue_reaugment = False  # another weak view of queue images when they are drawn
+    r.queue_reaugment = False  # draw another weak view of queue images
     r.detector_threshold = 0.95  # tau of Eq. 3
     r.detector_unsup_weight = 1.0  # weight of Eq. 3 in Eq. 7
     r.detector_learning_rate = placeholder(float)  # None = optim.learning_rate
     r.detector_weight_decay = placeholder(float)  # None = optim.weight_decay
     r.fake_weight = 1.0  # weight of Eq. 6 beside Eq. 5
-    r.route_threshold = 0.0  # below this detector confidence an image counts as real
-    r.route_warmup_steps = 0  # steps in which every image counts as real (= FixMatch)
+    r.route_threshold = 0.0  # an image below this detector confidence counts as real
+    r.route_warmup_steps = (
+        0  # first steps, in which every image counts as real (= FixMatch)
+    )
     r.individual_models = True  # False: the detector is a head on the classifier
     r.classwise_queue = True  # False: one queue of K * N_q
-    r.fake_head = True  # False: images found synthetic are dropped
-    r.routing = "detector"  # or oracle (ground truth), random (coin): bounds
+    r.fake_head = True  # False: images that the detector calls synthetic are dropped
+    r.routing = "detector"  # or, as bounds, oracle (ground truth) and random (a coin)
 
     a.simmatch = s = ml_collections.ConfigDict()
     s.temperature = 0.1  # T of the similarities to the labelled images
-    s.smoothing = 0.9  # share of the classifier in a label; the rest: similar images
+    s.smoothing = (
+        0.9  # share of the classifier in a label; similar images make up 1 - share
+    )
     s.projection_size = 128  # width of the embedding
     s.instance_weight = 1.0  # of the similarity loss
     s.da_length = 32  # batches over which distribution alignment averages
     s.warmup_steps = 1024  # steps without similarity loss and smoothing
-    s.bank_decay = 0.7  # share of an image's old embedding kept when it is seen
-    s.bank_norm = "fixed"  # unit length per image; usb: per embedding entry, as USB
-    s.epass = False  # mean of three projectors, as USB's files since March 2024
+    s.bank_decay = 0.7  # share of an image's old embedding that stays when it is seen
+    s.bank_norm = "fixed"  # unit length per image; usb: per embedding entry, as in USB
+    s.epass = False  # mean of three projectors, as in USB's files since March 2024
 
     c.optim = o = ml_collections.ConfigDict()
     o.learning_rate = 0.03
     o.momentum = 0.9
     o.nesterov = True
-    o.weight_decay = 5e-4  # on kernels alone
+    o.weight_decay = 5e-4  # on kernels only
     o.schedule = "cosine_7_16"  # lr * cos(7/16 pi t / T)
     o.warmup_steps = 0  # linear, before the schedule
-    o.ema_decay = 0.999  # of the weights that are evaluated
+    o.ema_decay = 0.999  # of the weights that are evaluated and exported
     o.ema_warmup = False  # decay = min(ema_decay, (1 + t) / (10 + t)), for short runs
 
     c.train = t = ml_collections.ConfigDict()
     t.num_steps = 2**20  # T
     t.batch_size = 64  # B: labelled images a step, over all devices
     t.unlabeled_ratio = 7  # mu: unlabelled images per labelled one
-    t.steps_per_dispatch = 16  # at most, with resident input; on a CPU always 1
+    t.steps_per_dispatch = 16  # maximum, with resident input; always 1 on a CPU
     t.weak_forward = "cat"  # one pass over all rows; separate: weak rows apart
 
     c.eval = e = ml_collections.ConfigDict()
@@ -119,7 +169,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.checkpoint = k = ml_collections.ConfigDict()
     k.every_steps = 5120  # also after the last step
-    k.keep = 2  # newest ones kept, beside the best
+    k.keep = 2  # newest checkpoints that stay, beside the best
 
     c.log = g = ml_collections.ConfigDict()
     g.every_steps = 256

@@ -1,15 +1,15 @@
 """RSMatch on ImageNet (ILSVRC 2012), 10 % of the labels, half of the unlabelled set
 synthetic.
 
-Accuracy and time not yet run. 0.6 GB of weights, averages, momenta and gradients and
-2.4 GB of queue on each device before activations; images stay encoded on disk (144 GB,
-of the pool as much again), views are made by the host, 250 a second and core.
+Accuracy and time: not yet run. Each device holds 0.6 GB of weights, averages, momenta
+and gradients and 2.4 GB of queue, before activations. Images stay encoded on disk
+(144 GB, the pool as much again). The host makes the views, 250 per second and core.
     python launch.py --config=configs/imagenet.py
 1 % of the labels: --config.data.labels_per_class=13
 
-TFDS prepares imagenet2012 from archives that one fetches oneself, and keeps it as
-tfrecord. The paper's second version names this dataset and no settings for it. What is
-marked USB is from its SimMatch on ImageNet (config/classic_cv/simmatch).
+TFDS prepares imagenet2012, as tfrecord, from archives that the user has to download.
+The paper's second version names this dataset without settings. Values marked USB are
+from its SimMatch on ImageNet (config/classic_cv/simmatch).
 """
 
 from configs import common

@@ -11,13 +11,13 @@ from collections.abc import Callable
 class RequestError(ValueError):
     """A user's mistake: a key, path or value that cannot work.
 
-    The message names the key, the value and the way out. Entry points print it
-    without a traceback and exit with code 2.
+    The message names the key, the value and the way out. Commands print it without a
+    traceback and exit with code 2.
     """
 
 
 class RunFailed(RuntimeError):
-    """A run cannot go on, for a reason that is no programming error. Exit code 1."""
+    """A run cannot go on, and no programming error is the reason. Exit code 1."""
 
 
 STOPPED = 75  # exit code of a run that a signal stopped after it was saved
@@ -29,7 +29,9 @@ def one_line(error: BaseException, limit: int = 200) -> str:
     A longer message loses its middle: XLA's and Orbax's run over pages, and the end
     may hold the reason.
     """
-    text = " ".join(str(error).split()) or type(error).__name__
+    # The text of a KeyError is the representation of its message, with quotes.
+    message = error.args[0] if isinstance(error, KeyError) and error.args else error
+    text = " ".join(str(message).split()) or type(error).__name__
     half = (limit - 5) // 2
     return text if len(text) <= limit else f"{text[:half]} ... {text[-half:]}"
 

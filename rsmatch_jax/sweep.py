@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from absl import flags
 
 from rsmatch_jax import terminal
-from rsmatch_jax.engine import checks, config_file
+from rsmatch_jax.engine import checks, config_file, saved_config
 from rsmatch_jax.errors import RequestError, RunFailed, exit_code
 from rsmatch_jax.report import grid
 from rsmatch_jax.report.grid import Cell, Sweep, Value
@@ -157,10 +157,12 @@ def _runs(
 
 def _check(r: Run):
     """Everything about a run that can be known before data are loaded."""
-    config, _, _ = config_file.parse(["launch.py", *r.argv], _launch_flags)
+    argv = ["launch.py", *r.argv]
+    config, _, _ = config_file.parse(argv, _launch_flags)
     checks.check(config, num_devices=1)
     workdir.check_writable(r.workdir)
-    workdir.check_free(r.workdir, config.to_dict(), WAY_OUT)
+    explicit = config_file.override_keys(argv)
+    saved_config.continue_run(r.workdir, config, explicit, WAY_OUT)
     workdir.read_result(r.workdir)
 
 

@@ -1,6 +1,6 @@
-"""What the commands say on the terminal while they work, and of flags that are wrong.
+"""Lines, progress and tables on the terminal, and the flags of commands.
 
-Without JAX: the commands that need PyTorch import this.
+It does not import JAX, because the commands that need PyTorch use it.
 """
 
 import argparse
@@ -15,8 +15,11 @@ REPORT_SECONDS = 5.0
 
 
 def say(text: str = ""):
-    """One line for the user, at once. Where nobody reads any more, as after a closed
-    terminal or `| tee` that Ctrl-C ended, work goes on in silence."""
+    """Prints a line for the user at once.
+
+    If nobody reads any more (a closed terminal, a pipe into an ended command), the work
+    goes on in silence.
+    """
     try:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
@@ -25,7 +28,7 @@ def say(text: str = ""):
 
 
 class Parser(argparse.ArgumentParser):
-    """The flags of a command. A wrong flag raises RequestError; none is abbreviated."""
+    """The flags of a command; a wrong or abbreviated flag raises RequestError."""
 
     def __init__(self, module: str, description: str | None):
         """module: dotted, below rsmatch_jax. description: the module's docstring."""
@@ -58,7 +61,7 @@ def run_command(
 
 
 class Progress:
-    """Says every few seconds how far a loop is, how fast, and when it ends."""
+    """Prints every few seconds how far a loop is, its speed, and when it ends."""
 
     def __init__(
         self,
@@ -68,20 +71,20 @@ class Progress:
         say: Callable[[str], None],
         first: int = 0,
     ):
-        """first: how much an earlier process has done."""
+        """first: the number that an earlier process has done."""
         self._name, self._unit, self._total, self._say = name, unit, total, say
         self._first = self._done = first
-        self._start = self._said = time.monotonic()
+        self._start = self._printed = time.monotonic()
 
     def advance(self, n: int, detail: Callable[[], str] = lambda: ""):
-        """Counts n; `detail` is asked only when a line is due."""
+        """Counts n; calls `detail` for the end of the line, only when one is due."""
         self._done += n
         now = time.monotonic()
-        if self._done < self._total and now - self._said < REPORT_SECONDS:
+        if self._done < self._total and now - self._printed < REPORT_SECONDS:
             return
-        text = detail()  # may wait for the device, so it comes before the clock
-        self._said = time.monotonic()
-        passed = max(self._said - self._start, 1e-9)
+        text = detail()  # may wait for the device, so it comes before the time
+        self._printed = time.monotonic()
+        passed = max(self._printed - self._start, 1e-9)
         rate = (self._done - self._first) / passed
         self._say(
             f"{self._name} {self._done}/{self._total} {self._unit}, {rate:.1f}/s, "
@@ -90,7 +93,7 @@ class Progress:
         )
 
     def skip_to(self, done: int):
-        """Counts as done what took no time because an earlier process did it."""
+        """Counts up to `done`, at no time, because an earlier process did it."""
         self._first += max(0, done - self._done)
         self._done = max(done, self._done)
 
@@ -98,7 +101,7 @@ class Progress:
 def table(
     head: Sequence[str], lines: Sequence[Sequence[str]], *, numbers: bool = False
 ) -> str:
-    """A table with aligned columns; numbers: all but the first are set right."""
+    """Returns a table; numbers: aligns all columns but the first to the right."""
     rows = [head, *lines]
     widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
 
@@ -116,7 +119,7 @@ def table(
 
 
 def duration(seconds: float) -> str:
-    """As people write it: 2h05m, 3m07s."""
+    """Returns a duration such as 2h05m or 3m07s."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"

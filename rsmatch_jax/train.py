@@ -1,25 +1,41 @@
-"""One run: check, build, claim the folder, and hand over to the loop."""
+"""Trains a run by a config file.
+
+    python launch.py --config=configs/cifar10.py [--config.group.key=value ...]
+        [--workdir=DIR] [--overwrite] [--plan]
+        [--coordinator=HOST:PORT --num_processes=N --process_id=I]
+
+The same command on an unfinished workdir resumes the run. The default of --workdir is
+runs/<config>-<method>-<seed>. --overwrite starts anew. --plan prints splits, steps,
+memory and time, and trains nothing. configs/common.py lists all keys.
+On several machines, start the same command on each, with a workdir that all share.
+Under SLURM, Open MPI, Kubernetes and on TPU pods the processes find each other;
+elsewhere the last three flags connect them. --num_processes=1 trains in each process
+alone.
+SIGTERM and Ctrl-C finish the step, save and stop; a second one stops at once.
+Exit codes: 0 done, 1 the run failed, 2 the request was wrong, 75 stopped by a signal
+after saving.
+"""
+
+from __future__ import annotations
 
 import contextlib
-import hashlib
-import tempfile
-from collections.abc import Sequence
-from typing import Any
+import os
+import sys
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
 
-import jax
-import numpy as np
+from absl import flags
 
-from rsmatch_jax.data import rs_ssl
-from rsmatch_jax.engine import checks, experiment, feed, plan
-from rsmatch_jax.engine.loop import Loop
-from rsmatch_jax.errors import RunFailed
-from rsmatch_jax.methods.catalogue import METHODS
-from rsmatch_jax.runs import workdir
-from rsmatch_jax.runs.checkpoint import Checkpoints
-from rsmatch_jax.runtime import hosts, parallel
-from rsmatch_jax.runtime.stopping import Stop
+from rsmatch_jax.errors import STOPPED, exit_code
+from rsmatch_jax.runtime import cluster, stopping, supervisor
 from rsmatch_jax.terminal import say
-from rsmatch_jax.version import __version__
+
+# Imports of JAX are inside functions: the parent of one of several processes stays
+# small, and a signal during the seconds that the imports take has a handler.
+if TYPE_CHECKING:
+    import jax
+
+GO_ON = "the same command goes on from the last checkpoint, if there is one"
 
 
 def run(
@@ -29,114 +45,114 @@ def run(
     overwrite: bool = False,
     plan_only: bool = False,
     devices: Sequence[jax.Device] | None = None,
-    stop: Stop | None = None,
+    stop: stopping.Stop | None = None,
+    explicit: Collection[str] = (),
 ) -> dict[str, Any]:
     """Trains by a locked config in `folder` and returns the content of result.json.
 
-    An unfinished run there is resumed, a finished one is left as it is. overwrite
-    starts anew; plan_only prints what would happen and trains nothing. devices: None =
-    all, of all processes. stop: asked after every dispatch; then the state is saved and
-    the result's status is `stopped`. Raises RequestError for whatever cannot work,
-    before anything is written, and RunFailed where the run cannot go on.
+    An unfinished run in the folder is resumed, a finished one is left as it is.
+
+    Args:
+        overwrite: start anew.
+        plan_only: print what would happen, train nothing and return {}.
+        devices: None = all devices of all processes.
+        stop: checked after every dispatch; if due, the run is saved and the status of
+            the result is `stopped`.
+        explicit: dotted keys that the user has set, rather than a default.
+    Raises:
+        RequestError: the run cannot work; nothing is written.
+        RunFailed: the run cannot go on.
     """
-    devices = list(devices or parallel.all_devices())
-    checks.check(config, len(devices))
-    _require_equal_hosts(config)
+    from rsmatch_jax.engine import stages
 
-    def earlier():
-        workdir.check_writable(folder)
-        if overwrite:
-            workdir.check_clearable(folder)
-            return None
-        workdir.check_free(folder, config.to_dict())
-        return workdir.read_result(folder)
-
-    result = hosts.on_primary("earlier run", earlier)
-    if result and result.get("status") == "finished" and not plan_only:
+    start = stages.check(
+        config, folder, devices, overwrite=overwrite, explicit=explicit
+    )
+    if start.finished and not plan_only:
         say(
             f"{folder} holds this run, finished: test accuracy "
-            f"{result['test_accuracy']:.4f}. Nothing to do; --overwrite trains anew"
+            f"{start.finished['test_accuracy']:.4f}. Nothing to do; --overwrite trains "
+            "anew"
         )
-        return result
-    say(f"{config.method.name} on {config.data.name}, seed {config.seed}: {folder}")
-    # One after the other, for what they load is decoded into a cache.
-    task = hosts.agreed(
-        "data", lambda: experiment.load_task(config), primary_first=True
-    )
-    _require_equal_data(task)
-    dims = experiment.task_dims(config, task)
-    warnings = METHODS[config.method.name].check_data(
-        config, dims.num_classes, int(task.unl_synthetic.sum())
-    )
-    exp = experiment.build(config, dims, task.name, devices)
-    source, chosen = feed.make(exp, task)
-    for line in [
-        *plan.describe(exp, task),
-        chosen,
-        *(f"warning: {w}" for w in warnings),
-    ]:
-        say(line)
-    if hosts.num_processes() > 1:
-        say(f"hosts: {hosts.num_processes()} processes, of which this one writes")
+        return start.finished
+    parts = stages.load(start)
     if plan_only:
-        for line in plan.measure(exp, source):
-            say(line)
+        stages.measure(parts)
         return {}
-    with contextlib.ExitStack() as held:
+    with stages.claim(start, parts) as output_folder:
+        return stages.train(start, parts, output_folder, stop or stopping.Stop())
 
-        def claim():
-            held.enter_context(workdir.locked(folder))
-            if overwrite:
-                workdir.clear(folder)
-            else:  # once more: another process may have begun since
-                workdir.check_free(folder, config.to_dict())
-            workdir.claim(
+
+def define_flags(values: flags.FlagValues):
+    """Adds the flags of the command, except --config."""
+    flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
+    flags.DEFINE_bool("overwrite", False, "Start anew.", flag_values=values)
+    flags.DEFINE_bool("plan", False, "Say what would be done.", flag_values=values)
+    cluster.define_flags(values)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code.
+
+    One of several processes becomes the parent of the process that trains.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if any(arg in ("--help", "-help", "-h") for arg in argv):
+        sys.stdout.write(__doc__)
+        return 0
+    if supervisor.is_child():
+        supervisor.obey()
+    groups = []
+    code = exit_code(
+        lambda: groups.append(cluster.from_command_line(argv, os.environ)), GO_ON
+    )
+    if code:
+        return code
+    [group] = groups
+    if group and not supervisor.is_child():
+        command = [sys.executable, "-m", "rsmatch_jax.train", *argv]
+        return supervisor.supervise(command, group.name)
+    return _train(argv, group)
+
+
+def _train(argv: Sequence[str], group: cluster.Group | None) -> int:
+    """Trains in this process, one of `group` or alone; returns the exit code."""
+
+    def command():
+        config, stem, values = config_file.parse(["launch.py", *argv], define_flags)
+        explicit = config_file.override_keys(["launch.py", *argv])
+        checks.check_overrides(config, explicit)
+        compilation.use_cache(config.data.cache_dir)
+        folder = values.workdir
+        if folder is None:
+            folder = f"runs/{stem}-{config.method.name}-{config.seed}"
+        hosts.start(group)
+        stop = alone or stack.enter_context(consensus.on_signals())
+        if not hosts.is_primary():  # it would print the lines of process 0 again
+            nowhere = open(os.devnull, "w")  # noqa: SIM115 (as long as the process)
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+        with hosts.losses_named():
+            result = run(
+                config,
                 folder,
-                config.to_dict(),
-                task.split.arrays(),
-                experiment.describe_data(task, dims),
+                overwrite=values.overwrite,
+                plan_only=values.plan,
+                stop=stop,
+                explicit=explicit,
             )
+        if result:
+            status.append(result["status"])
+            say(f"{result['status']}: {os.path.join(folder, 'result.json')}")
 
-        hosts.on_primary("claim", claim)
-        hosts.require_shared(folder)
-        own = folder
-        if not hosts.is_primary():  # all do the same, one where people look
-            own = held.enter_context(tempfile.TemporaryDirectory(prefix="rsmatch_jax"))
-        loop = None
-        try:
-            checkpoints = Checkpoints(folder, config.checkpoint.keep)
-            loop = Loop(exp, task, own, checkpoints, warnings, stop or Stop())
-            return loop.train(source)
-        except BaseException as e:
-            if loop:
-                loop.abandon()
-            if not isinstance(e, OSError):
-                raise
-            raise RunFailed(
-                f"{e}; what is saved is sound. Make room, or mend what is wrong with "
-                f"{folder}, and start again to go on"
-            ) from e
+    status = []
+    with contextlib.ExitStack() as stack:
+        alone = None if group else stack.enter_context(stopping.on_signals())
+        from rsmatch_jax.engine import checks, config_file
+        from rsmatch_jax.runtime import compilation, consensus, hosts
+
+        code = exit_code(command, GO_ON)
+    return hosts.leave(STOPPED if status == ["stopped"] else code)
 
 
-def _require_equal_hosts(config: Any):
-    hosts.require_equal(
-        "package version",
-        f"{__version__}, jax {jax.__version__}",
-        "install the same on all machines",
-    )
-    hosts.require_equal(
-        "config", config.to_json(sort_keys=True), "start all with the same command"
-    )
-
-
-def _require_equal_data(task: rs_ssl.Task):
-    """The same images, in the same order, for the same parts."""
-    digest = hashlib.sha256()
-    labels = {"test": task.test_labels, "unlabelled": task.unl_labels}
-    for name, array in sorted({**task.split.arrays(), **labels}.items()):
-        digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
-    hosts.require_equal(
-        "choice of images",
-        digest.hexdigest(),
-        "the dataset or the pool differs; copy process 0's to the others",
-    )
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""What a command ends with."""
+"""Exit codes and messages of a command that ends early."""
 
 import os
 import signal
@@ -18,8 +18,8 @@ def raises(error):
 )
 def test_codes(error, code, capsys):
     assert exit_code(lambda: raises(error), "start again") == code
-    said = capsys.readouterr().err
-    assert ("Traceback" in said) == isinstance(error, KeyError)
+    message = capsys.readouterr().err
+    assert ("Traceback" in message) == isinstance(error, KeyError)
 
 
 @pytest.mark.parametrize(

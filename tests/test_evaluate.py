@@ -167,7 +167,7 @@ def test_choice_of_a_step(tmp_path):
         checkpoints.save(step, {"x": jax.numpy.zeros(1)}, {}, best)
         checkpoints.require_written()
         if step == 3:
-            while not checkpoints.saved():  # in the background
+            while checkpoints.latest() is None:  # in the background
                 time.sleep(0.01)
             with pytest.raises(RequestError, match="not evaluated.*one of 3"):
                 checkpoints.choose("best")

@@ -36,7 +36,7 @@ LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 # Third parties that only some levels may import at the top of a file.
 OUTSIDE = {
     "flax.linen": ("models",),
-    "orbax": ("runs.checkpoint",),
+    "orbax": ("runs.checkpoint", "runs.orbax_parts"),
     "ml_collections": ("engine.config_file",),
     "tensorflow": (".tf_",),
     "tensorflow_datasets": (".tf_",),

@@ -11,7 +11,7 @@ import shutil
 import numpy as np
 import pytest
 
-import launch
+from rsmatch_jax import train
 from rsmatch_jax.data import sources
 from rsmatch_jax.data.stores import arrays, dataset_folder
 from rsmatch_jax.engine import config_file
@@ -132,7 +132,7 @@ def sign(folder):
 
 
 def refused(argv, capsys, *words):
-    assert launch.main([*DIGITS, *argv]) == 2
+    assert train.main([*DIGITS[1:], *argv]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ")
     assert "Traceback" not in said
@@ -178,7 +178,7 @@ def test_objects_in_a_real_set_are_refused(tmp_path, capsys, name):
 @pytest.mark.parametrize("lay", [as_array, as_pickle, as_zip])
 def test_objects_in_split_npz_are_refused(tmp_path, capsys, lay):
     folder, mark = tmp_path / "run", tmp_path / "mark"
-    config, _, _ = config_file.parse(DIGITS, launch.define_flags)
+    config, _, _ = config_file.parse(DIGITS, train.define_flags)
     workdir.claim(str(folder), config.to_dict(), {"labeled": np.arange(3)}, {})
     lay(folder / "split.npz", mark)
     refused([f"--workdir={folder}"], capsys, "split.npz", "--overwrite")

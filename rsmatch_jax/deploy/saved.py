@@ -9,10 +9,10 @@ from typing import Any
 import jax
 
 from rsmatch_jax.data import rs_ssl
-from rsmatch_jax.engine import config_file, experiment
+from rsmatch_jax.engine import content, experiment, saved_config
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.methods.catalogue import Dims
-from rsmatch_jax.runs import workdir
+from rsmatch_jax.runs import same_data, workdir
 from rsmatch_jax.runs.checkpoint import Checkpoints
 from rsmatch_jax.state import TrainState
 
@@ -45,7 +45,7 @@ def load(
     or step, or where another version has made it; RunFailed where the checkpoint is
     damaged.
     """
-    config = config_file.saved_config(folder)
+    config = saved_config.load(folder)
     with contextlib.closing(Checkpoints(folder, keep=None)) as checkpoints:
         number = checkpoints.choose(step)
         data = workdir.read_data(folder)
@@ -111,5 +111,5 @@ def load_task(
         raise RequestError(
             f"{e} (data that have moved: --data_dir=DIR, --synthetic_pool=DIR)"
         ) from None
-    workdir.check_split(run.folder, task.split.arrays())
+    same_data.check(run.folder, task.split.arrays(), content.digest(task))
     return task

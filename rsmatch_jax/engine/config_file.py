@@ -1,7 +1,6 @@
-"""Reading `--config=FILE --config.group.key=value`, or the config that a run has saved,
-with answers a user can act on.
+"""Reads `--config=FILE --config.group.key=value`, with answers a user can act on.
 
-absl and ml_collections meet a wrong flag, key, type or file with a traceback and exit
+absl and ml_collections answer a wrong flag, key, type or file with a traceback and exit
 code 1. Here each becomes a RequestError that names it.
 """
 
@@ -10,15 +9,13 @@ import difflib
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from rsmatch_jax.engine import checks
-from rsmatch_jax.errors import RequestError
-from rsmatch_jax.runs import workdir
+from rsmatch_jax.errors import RequestError, one_line
 
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(_FOLDER))  # of launch.py
@@ -30,7 +27,7 @@ def parse(
 ) -> tuple[Any, str, flags.FlagValues]:
     """(locked config, name of its file without .py, all flag values).
 
-    argv: as sys.argv, program name first. define: adds the command's own flags.
+    argv: as sys.argv, program name first. define: adds the command's flags.
     Raises RequestError for anything that does not fit.
     """
     path = _config_path(argv)
@@ -47,55 +44,10 @@ def parse(
         with contextlib.redirect_stderr(io.StringIO()):  # repeats what we raise
             rest = values(list(argv))[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
-        raise RequestError(" ".join(str(e.args[0] if e.args else e).split())) from e
+        raise RequestError(one_line(e, limit=1000)) from e
     if rest:
         raise RequestError(f"{rest[0]!r} is no flag; flags look like --workdir=DIR")
     return values.config, os.path.splitext(os.path.basename(path))[0], values
-
-
-def saved_config(folder: str) -> ConfigDict:
-    """The locked config of the run in a workdir.
-
-    Raises RequestError where there is no run, or where its config.json lacks a key of
-    configs/common.py or has a value that cannot be. Keys of the run's own may stay.
-    """
-    if not os.path.isdir(folder):
-        raise RequestError(f"--workdir={folder}: there is no such folder")
-    saved = workdir.read_config(folder)
-    path = os.path.join(folder, workdir.CONFIG_FILE)
-    if saved is None:
-        raise RequestError(
-            f"--workdir={folder} holds no run (no {workdir.CONFIG_FILE}); name the "
-            "--workdir of a launch.py"
-        )
-    config = _load([""], os.path.join(CONFIGS, "common.py"))
-    missing = list(_missing(config, saved))
-    if missing:
-        listed = ", ".join([*missing[:4], *(["..."] if missing[4:] else [])])
-        raise RequestError(
-            f"{path} lacks {listed}: it is no config of this version; use the version "
-            "that trained the run"
-        )
-    try:
-        with config.unlocked():
-            config.update(saved)
-        # One device: whoever looks at a run need not split its batch.
-        checks.check(config, num_devices=1)
-    except (TypeError, ValueError) as e:
-        raise RequestError(f"{path}: {' '.join(str(e).split())}") from None
-    return config
-
-
-def _missing(reference: ConfigDict, saved: Any, prefix: str = "") -> Iterator[str]:
-    """Dotted keys of `reference` that a nested dict lacks; null counts only where the
-    reference may be None, too."""
-    for key, value in reference.items():
-        known = isinstance(saved, dict) and key in saved
-        inner = saved[key] if known else None
-        if isinstance(value, ConfigDict):
-            yield from _missing(value, inner, f"{prefix}{key}.")
-        elif not known or (inner is None and value is not None):
-            yield f"{prefix}{key}"
 
 
 def _define(argv: Sequence[str]) -> flags.FlagValues:
@@ -118,9 +70,9 @@ def _load(program: Sequence[str], path: str) -> ConfigDict:
             values(argv)
             config = values.config
             config.is_locked  # noqa: B018 (a file that failed to load fails here)
-    # Whatever the file's own Python raises is an answer to the user.
+    # The file's Python code may raise anything, which the user has to see.
     except Exception as e:
-        reason = " ".join(str(e.args[0] if e.args else e).split())
+        reason = one_line(e, limit=1000)
         raise RequestError(f"--config={path} cannot be loaded: {reason}") from e
     if not isinstance(config, ConfigDict) or "method" not in config:
         raise RequestError(

@@ -1,7 +1,7 @@
-"""How steps get their images: two ways with one face.
+"""The two ways in which steps get their images, behind one interface.
 
-A feed holds the mapped train step and what it reads. The loop says how far it may go,
-the feed says how far it went.
+A feed holds the mapped train step and the images. The loop says how many steps a
+dispatch may take, the feed says how many it took.
 """
 
 import functools
@@ -23,71 +23,78 @@ GIB = 2**30
 
 
 class Feed(Protocol):
-    """most: the most steps of one dispatch; 1 on a CPU, see `make`."""
+    """most: the maximum number of steps in one dispatch."""
 
     most: int
 
     def run(
         self, state: TrainState, done: int, room: int
     ) -> tuple[TrainState, Dispatched]:
-        """Dispatches one or more of the steps after `done`, at most `room`. The state
-        is donated; nothing waits for the device."""
+        """Dispatches one or more of the steps after `done`, at most `room`.
+
+        The state is donated. Nothing waits for the device.
+        """
         ...
 
     def compile(self, state: TrainState, done: int = 0) -> Any:
-        """Compiles the step after `done`, which its `run` does otherwise: the
-        program."""
+        """Compiles the step after `done` before its `run`; returns the program."""
         ...
 
 
 def make(exp: Experiment, task: rs_ssl.Task) -> tuple[Feed, str]:
-    """The feed of a run, and a line that says which it is.
+    """Returns the feed of a run, and lines about its memory and its input.
 
-    Raises RequestError where the images cannot be had in the way asked for, or where a
-    device cannot hold the run.
+    Raises:
+        RequestError: a device cannot hold the run, or the images do not fit
+            input.mode=resident.
     """
     config = exp.config
-    needed = resident.num_bytes(task, unlabelled=exp.method.uses_unlabeled)
     mode = config.input.mode
-    size = f"{needed / 2**20:.0f} MiB of images"
+    num_bytes = resident.num_bytes(task, unlabelled=exp.method.uses_unlabeled)
+    size = f"{num_bytes / 2**20:.0f} MiB of images"
     limit = f"input.resident_budget_gb={config.input.resident_budget_gb}"
     on_device = resident_bytes(exp, task)
-    parts, limit_bytes = memory.parts(exp, on_device), memory.limit(exp.devices)
-    memory.check(parts, limit_bytes, exp.method.memory_keys)
+    parts, device_bytes = memory.parts(exp, on_device), memory.limit(exp.devices)
+    memory.check(parts, device_bytes, exp.method.memory_keys)
+    lines = "\n".join([*memory.describe(parts, device_bytes), "input: "])
     if mode == "resident" and not on_device:
         raise RequestError(
             f"input.mode=resident: {size} are more than {limit}; raise it, or use "
             "input.mode=tfdata"
         )
     if on_device:
-        line = f"input: resident, {size} on each device"
+        lines += f"resident, {size} on each device"
         if exp.devices[0].platform != "cpu":
-            return ResidentFeed(exp, task, config.train.steps_per_dispatch), line
-        line += "; one step a dispatch, for loops over convolutions are slow on a CPU"
-        return ResidentFeed(exp, task, None), line
-    why = "" if mode == "tfdata" else f"; {size} are more than {limit}"
+            return ResidentFeed(exp, task, config.train.steps_per_dispatch), lines
+        lines += "; one step a dispatch, because a CPU is slow at convolutions in loops"
+        return ResidentFeed(exp, task, None), lines
+    lines += "tf.data on the host"
     if task.encoded:
-        why = f"; images are decoded at every step (data.image_size), {size} if kept"
-    return TfDataFeed(exp, task), f"input: tf.data on the host{why}"
+        lines += "; images are decoded at every step (data.image_size), "
+        lines += f"{size} in all"
+    elif mode != "tfdata":
+        lines += f"; {size} are more than {limit}"
+    return TfDataFeed(exp, task), lines
 
 
 def resident_bytes(exp: Experiment, task: rs_ssl.Task) -> int:
-    """Of the images that lie on each device; 0 where the host makes the views."""
-    own = exp.config.input
-    needed = resident.num_bytes(task, unlabelled=exp.method.uses_unlabeled)
-    fits = needed <= own.resident_budget_gb * GIB and not task.encoded
-    return needed if fits and own.mode != "tfdata" else 0
+    """Returns the bytes of images on each device; 0 if the host makes the views."""
+    options = exp.config.input
+    if options.mode == "tfdata" or task.encoded:
+        return 0
+    num_bytes = resident.num_bytes(task, unlabelled=exp.method.uses_unlabeled)
+    return num_bytes if num_bytes <= options.resident_budget_gb * GIB else 0
 
 
 class ResidentFeed:
-    """Images and views made on the device, several steps a dispatch.
+    """Images and views on the device, several steps a dispatch.
 
-    The same program whatever the number of steps, so that where a dispatch ends
-    changes no bit. loop: the most steps of one; None = a program of one step, without
-    a loop.
+    The program is the same for any number of steps, so that the length of a dispatch
+    changes no bit.
     """
 
     def __init__(self, exp: Experiment, task: rs_ssl.Task, loop: int | None):
+        """loop: maximum of steps a dispatch; None = a program of one step, no loop."""
         self.most = loop or 1
         self._exp, self._loop, self._program = exp, loop is not None, None
         self._data = parallel.replicate(
@@ -129,17 +136,17 @@ class ResidentFeed:
         return state, Dispatched(metrics, count)
 
     def lower(self, state: TrainState) -> Any:
-        """The step's program before it is compiled (jax.stages.Lowered)."""
+        """Returns the step's program before it is compiled, a jax.stages.Lowered."""
         return self._step.lower(state, *self._arguments(0, self.most))
 
     def compile(self, state, done=0):
-        del done  # any step's program is every step's
+        del done  # all steps have one program
         platform = self._exp.devices[0].platform
         self._program = compilation.compiled(self.lower(state), platform)
         return self._program
 
     def prepare(self, done: int):
-        """Has the orders of the epoch of the step after `done` ready."""
+        """Makes the orders of images for the epoch of the step after `done`."""
         epoch = done // sampler.STEPS_PER_EPOCH
         if epoch != self._epoch:
             dims = self._exp.dims
@@ -164,7 +171,7 @@ class ResidentFeed:
 
 
 class TfDataFeed:
-    """Views made on the host by tf.data, one step a dispatch."""
+    """Views that tf.data makes on the host, one step a dispatch."""
 
     most = 1
 
@@ -181,7 +188,7 @@ class TfDataFeed:
         ratio = config.train.unlabeled_ratio if exp.method.uses_unlabeled else 0
         self._exp, self._step, self._program = exp, exp.train_step(), None
         self._batches: Iterator[Batch] | None = None
-        self._first: Batch | None = None  # read to compile, and not yet trained on
+        self._first: Batch | None = None  # read to compile, not yet trained on
         self._open = functools.partial(
             tf_pipeline.batches,
             task.lab_images,
@@ -219,6 +226,6 @@ class TfDataFeed:
         if self._first is not None:
             first, self._first = self._first, None
             return first
-        if self._batches is None:  # from here on the stream knows its step
+        if self._batches is None:  # from here on the stream counts steps
             self._batches = self._open(start_step=done)
         return parallel.shard_rows(next(self._batches), self._exp.devices)

@@ -1,6 +1,6 @@
-"""Ends a run whose numbers are no longer finite; a method has alarms of its kind.
+"""Ends a run whose metrics are no longer finite.
 
-Looked at after every log interval, when its metrics have come from the device anyway.
+They are checked after each log interval, when its metrics are on the host.
 """
 
 import math
@@ -12,24 +12,23 @@ Steps = Sequence[Mapping[str, float]]
 
 
 def require_finite(step: int, steps: Steps, last_saved: Callable[[], int | None]):
-    """Raises RunFailed, naming the first, if a metric of the last steps is NaN or
-    infinite.
+    """Raises RunFailed with the first metric of `steps` that is NaN or infinite.
 
-    steps: metrics of the steps up to `step`, fetched. last_saved() gives the newest
-    checkpoint's step, None for none.
+    steps: the metrics of the steps up to `step`, on the host. last_saved: returns the
+    step of the newest checkpoint, None if there is none.
     """
     for number, values in enumerate(steps, start=step - len(steps) + 1):
         for name, value in values.items():
             if not math.isfinite(value):
                 saved = last_saved()
-                kept = (
+                checkpoint = (
                     "nothing was saved before it"
                     if saved is None
                     else f"the last good checkpoint is of step {saved}"
                 )
                 raise RunFailed(
-                    f"{name} is {value} at step {number}: the run has diverged, "
-                    f"and would again from the same start; {kept}. Start anew with a "
-                    "lower optim.learning_rate or model.dtype=float32, or look at the "
-                    "data"
+                    f"{name} is {value} at step {number}: the run has diverged, and "
+                    f"the same start would diverge again; {checkpoint}. Start anew "
+                    "with a lower optim.learning_rate or model.dtype=float32, or check "
+                    "the data"
                 )

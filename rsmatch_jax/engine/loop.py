@@ -1,37 +1,30 @@
-"""The loop of a run: step, log, evaluate, save, stop. The only loop there is."""
+"""The loop of a run: step, log, evaluate, save, stop."""
 
 import contextlib
-import io
 import math
 import os
 import time
-from collections import deque
 from typing import Any
-
-import jax
-import numpy as np
 
 from rsmatch_jax import files
 from rsmatch_jax.data import rs_ssl
-from rsmatch_jax.engine import feed, health, plan
+from rsmatch_jax.engine import evaluation_files, feed, health, in_flight, plan
 from rsmatch_jax.engine.experiment import Experiment
-from rsmatch_jax.metrics import measure, queue_picture
+from rsmatch_jax.metrics import measure
 from rsmatch_jax.runs import history, workdir
 from rsmatch_jax.runs.checkpoint import Checkpoints
-from rsmatch_jax.runs.history import Dispatched, Record, Stopwatch
+from rsmatch_jax.runs.history import Record, Stopwatch
 from rsmatch_jax.runs.logbook import Logbook
 from rsmatch_jax.runtime import hosts
 from rsmatch_jax.runtime.stopping import Stop
 from rsmatch_jax.terminal import say
 
-# Dispatches under way at most, and steps that they may have beside the first: enough
-# that the device never waits for the host, few enough that a stop need not wait long.
-AHEAD, STEPS_AHEAD = 4, 16
-
 
 class Loop:
-    """State, files, and what is kept between log steps. Goes on from the newest good
-    one of `checkpoints`, if there is one."""
+    """The state and the files of a run.
+
+    It goes on from the newest good checkpoint, if there is one.
+    """
 
     def __init__(
         self,
@@ -56,16 +49,17 @@ class Loop:
             for line in plan.parameters(self.state.params):
                 say(line)
         self.first = self.step = first
-        self.fingerprint = (first, restored and restored.fingerprint)  # as last saved
+        self.fingerprint = (first, restored and restored.fingerprint)  # last saved
         self.started = time.monotonic() - self.record.seconds
         self.clock = Stopwatch()
-        self.idle_at = (first, 0.0)  # step and time at which no step was under way
-        self.under_way: deque[Dispatched] = deque()
-        self.ahead = hosts.steps_ahead(AHEAD, exp.devices[0].platform)
+        self.idle_at = (first, 0.0)  # last step and time with no step under way
+        self.under_way = in_flight.InFlight(
+            hosts.steps_ahead(in_flight.DISPATCHES, exp.devices[0].platform)
+        )
         self.evaluation_seconds = 0.0
         self.logbook = Logbook(
             folder,
-            kept=self.record.metrics_bytes,
+            num_bytes=self.record.metrics_bytes,
             num_steps=self.config.train.num_steps,
             tensorboard=self.config.log.tensorboard,
         )
@@ -76,11 +70,10 @@ class Loop:
         )
 
     def train(self, source: feed.Feed) -> dict[str, Any]:
-        """Trains to the end, or to the step at which a stop was asked for; returns the
-        content of result.json."""
+        """Trains until the end or a stop; returns the content of result.json."""
         with self.stop.nothing_to_save(lambda: self._write_result("stopped")):
             if self._due(self.config.eval.every_steps) and not self._evaluated():
-                self._evaluate()  # the earlier start was stopped in the midst of it
+                self._evaluate()  # the earlier start was stopped during it
                 self._save()
             if self.step < self.config.train.num_steps:
                 self.checkpoints.prepare(self.state)
@@ -97,7 +90,7 @@ class Loop:
         return self.step == self.config.train.num_steps and self._evaluated()
 
     def _steps(self, source: feed.Feed):
-        due = None  # the interval before, dispatched long ago: fetched without waiting
+        due = None  # the interval before, which is done: fetching it does not wait
         stopping = False
         while self.step < self.config.train.num_steps and not stopping:
             self._advance(source)
@@ -116,24 +109,24 @@ class Loop:
                 self._settle()
                 with self.clock.paused():
                     best = evaluate and not stopping and self._evaluate()
-                    stopping = self.stop.due()  # perhaps since the evaluation began
+                    stopping = self.stop.due()  # a signal may have come meanwhile
                     if save or best or stopping:
                         self._save()
         if stopping and not self._done():
             say(f"stopped at step {self.step}, which is saved")
 
     def _evaluated(self) -> bool:
-        """Whether the present step is."""
+        """Whether the evaluation of the present step is done."""
         past = self.record.evaluations
         return bool(past) and past[-1]["step"] == self.step
 
     def _due(self, every: int) -> bool:
-        """Whether what comes `every` so many steps, and after the last, comes now."""
+        """Whether an action of every `every` steps, and of the last one, is due."""
         at_end = self.step == self.config.train.num_steps
         return self.step > 0 and (self.step % every == 0 or at_end)
 
     def _advance(self, source: feed.Feed):
-        """One dispatch, of steps up to the next one at which something is due."""
+        """Dispatches steps, up to the next one at which something is due."""
         c, step = self.config, self.step
         periods = (c.log.every_steps, c.eval.every_steps, c.checkpoint.every_steps)
         room = min(
@@ -144,23 +137,17 @@ class Loop:
             self.logbook.count_step(done)
         self.step += dispatched.count
         self.record.pending.append(dispatched)
-        self.under_way.append(dispatched)
-        while self.under_way and (
-            len(self.under_way) > self.ahead
-            or sum(d.count for d in self.under_way)
-            > self.under_way[0].count + STEPS_AHEAD
-        ):
-            jax.block_until_ready(self.under_way.popleft().metrics)
+        self.under_way.add(dispatched)
 
     def _settle(self):
-        """Waits for all steps dispatched; raises RunFailed if one went bad."""
+        """Waits for all steps; raises RunFailed if a metric is not finite."""
         self.record.pending = history.per_step(self.record.pending)
         self.under_way.clear()
         health.require_finite(self.step, self.record.pending, self.checkpoints.latest)
         self.idle_at = (self.step, self.clock.read())
 
     def _log(self, step: int, pending: history.Pending):
-        """Averages the metrics of the interval that ended with `step`, writes them."""
+        """Writes the means of the metrics of the interval that ended with `step`."""
         steps = history.per_step(pending)  # waits for the device
         since, begin = self.idle_at
         health.require_finite(step, steps, self.checkpoints.latest)
@@ -185,8 +172,10 @@ class Loop:
         )
 
     def _evaluate(self) -> bool:
-        """Evaluates, writes metrics, pictures and result.json; whether it is a best.
-        False and nothing written where a stop was asked for meanwhile."""
+        """Evaluates, writes metrics, pictures and result.json; True for a new best.
+
+        If a stop becomes due, it returns False and writes nothing.
+        """
         begin, step = time.monotonic(), self.step
         queue = self.exp.method.queue(self.state.extra)
         try:
@@ -200,7 +189,7 @@ class Loop:
                 devices=self.exp.devices,
                 interrupted=self.stop.due,
             )
-        except measure.Interrupted:  # made up for when the run goes on
+        except measure.Interrupted:  # the resumed run evaluates
             return False
         metrics = measured.figures
         best = self.record.add_evaluation(step, metrics)
@@ -211,23 +200,11 @@ class Loop:
             "detector balanced accuracy": metrics["detector_balanced_accuracy"],
             "queue purity": metrics["queue_purity"],
         }
-        said = "  ".join(f"{k} {v:.4f}" for k, v in shown.items() if v is not None)
-        say(f"evaluation at step {step}: {said}{'  (best)' if best else ''}")
-        confusion = io.BytesIO()
-        np.save(confusion, measured.confusion)
-        for name, content in (
-            (workdir.CONFUSION_FILE, confusion.getvalue()),
-            (workdir.MISTAKES_FILE, measured.mistakes.to_bytes()),
-        ):
-            files.write_bytes(os.path.join(self.folder, name), content)
-        if metrics["queue_fill"]:
-            sheet = queue_picture.draw_queue(
-                os.path.join(self.folder, workdir.QUEUE_PICTURE),
-                jax.device_get(queue),
-                self.task,
-                f"CSQueue at step {step}",
-            )
-            self.logbook.write_image(step, "queue", sheet)
+        text = "  ".join(f"{k} {v:.4f}" for k, v in shown.items() if v is not None)
+        say(f"evaluation at step {step}: {text}{'  (best)' if best else ''}")
+        picture = evaluation_files.write(self.folder, step, measured, queue, self.task)
+        if picture is not None:
+            self.logbook.write_image(step, "queue", picture)
         self._write_result("running")
         self.evaluation_seconds = time.monotonic() - begin
         return best
@@ -241,7 +218,7 @@ class Loop:
         self.fingerprint = (self.step, text)
 
     def _clock_in(self):
-        """Notes the time spent, and the speed since the start."""
+        """Records the time spent, and the speed since the start."""
         self.record.seconds = time.monotonic() - self.started
         if self.step > self.first:
             t = self.config.train
@@ -252,17 +229,16 @@ class Loop:
             self.record.images_per_second = t.batch_size * (1 + views) * rate
 
     def abandon(self):
-        """After a failure: result.json says so, if it still can; saves under way are
-        waited for."""
-        # Of several processes one that has failed alone would wait for the others.
+        """Cleans up after a failure: waits for saves, and notes it in result.json."""
+        # One of several processes that fails alone would wait for the others.
         wait = self.checkpoints.close if hosts.num_processes() == 1 else lambda: None
-        for last_words in (
+        for action in (
             wait,
             lambda: self._write_result("failed"),
             self.logbook.close,
         ):
-            with contextlib.suppress(Exception):  # as on a full disk
-                last_words()
+            with contextlib.suppress(Exception):  # such as a full disk
+                action()
 
     def _write_result(self, status: str) -> dict[str, Any]:
         self._clock_in()

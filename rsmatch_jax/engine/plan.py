@@ -1,4 +1,4 @@
-"""What a run is going to do, in words: splits, sizes, memory, time."""
+"""What a run will do, in words: splits, sizes and time."""
 
 import math
 import time
@@ -10,14 +10,14 @@ import numpy as np
 from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.engine import memory
 from rsmatch_jax.engine.experiment import Experiment
-from rsmatch_jax.engine.feed import Feed, resident_bytes
+from rsmatch_jax.engine.feed import Feed
 from rsmatch_jax.state import PyTree
 
 TIMED = 3  # dispatches
 
 
 def describe(exp: Experiment, task: rs_ssl.Task) -> Iterator[str]:
-    """Lines about the data, the schedule and the memory."""
+    """Yields lines about the data and the schedule."""
     dims, t = exp.dims, exp.config.train
     synthetic = int(task.unl_synthetic.sum())
     size = "x".join(map(str, dims.image_shape[:2]))
@@ -39,27 +39,25 @@ def describe(exp: Experiment, task: rs_ssl.Task) -> Iterator[str]:
         f"{devices[0].device_kind} device{'s'[: len(devices) > 1]}; "
         f"{math.ceil(t.num_steps / exp.config.eval.every_steps)} evaluations"
     )
-    kept = memory.parts(exp, resident_bytes(exp, task))
-    yield from memory.describe(kept, memory.limit(devices))
 
 
 def parameters(params: PyTree) -> Iterator[str]:
-    """One line a network: tensors and parameters, and its largest parts."""
+    """Yields a line per network: its number of parameters, and that of each part."""
     for name, tree in params.items():
         parts = [f"{part} {_count(sub):,}" for part, sub in sorted(tree.items())]
         yield f"network {name}: {_count(tree):,} parameters ({', '.join(parts)})"
 
 
 def measure(exp: Experiment, source: Feed) -> Iterator[str]:
-    """Compiles the step and times a few on a state that is thrown away."""
+    """Compiles the step, times a few on a temporary state and yields the figures."""
     state = exp.init_state()
     yield from parameters(state.params)
-    held = memory.size(state)
+    state_bytes = memory.size(state)
     begin = time.monotonic()
     analysis = source.compile(state).memory_analysis()
     compile_seconds = time.monotonic() - begin
     yield (
-        f"memory of a step: state {memory.in_words(held)}, temporary "
+        f"memory of a step: state {memory.in_words(state_bytes)}, temporary "
         f"{memory.in_words(analysis.temp_size_in_bytes)} per device; compiled in "
         f"{compile_seconds:.1f} s"
     )
@@ -71,12 +69,12 @@ def measure(exp: Experiment, source: Feed) -> Iterator[str]:
         jax.block_until_ready(dispatched.metrics)
         seconds.append((time.monotonic() - begin) / dispatched.count)
         done += dispatched.count
-    timed = seconds[1:] or seconds  # of a run of one step the only one there is
+    timed = seconds[1:] or seconds  # a run of one step has one dispatch
     per_step = float(np.median(timed))
     total = per_step * last
     yield (
         f"time: {per_step:.3f} s a step (median of {len(timed)} dispatches), "
-        f"{total / 3600:.1f} h for all of them, evaluations not counted"
+        f"{total / 3600:.1f} h for all of them, without evaluations"
     )
     yield "nothing was trained or written"
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rsmatch_jax.engine import saved_config
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.report import grid
 from rsmatch_jax.runs import workdir
@@ -102,7 +103,7 @@ def read(folder: str) -> Run | Broken:
             folder=folder,
             **{k: result[k] for k in ("status", "method", "dataset", "seed", "steps")},
             seconds=float(result["seconds"]),
-            config=result["config"],
+            config=saved_config.completed(result["config"]),
             figures={
                 **{name: _number(result[key]) for name, key in FIGURES.items()},
                 **{name: _number(test.get(name)) for name in TEST_FIGURES},

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rsmatch_jax.engine import saved_config
 from rsmatch_jax.report import grid
 from rsmatch_jax.report.collect import Broken, Run
 
@@ -188,8 +189,10 @@ def _distinctive(
 def _of_cell(run: Run, cell: Mapping[str, Any], seed: int) -> Run | Broken:
     """The run, or what is wrong with it in this cell."""
     mine = {**run.setting(), "seed": run.seed}
+    _, neutral = saved_config.reference()  # a run from before a key keeps these
     for key, value in {**cell["setting"], "seed": seed}.items():
-        if mine.get(key) != value:
+        is_neutral = key in neutral and mine.get(key) == neutral[key]
+        if mine.get(key) != value and not is_neutral:
             return Broken(
                 run.folder,
                 f"{os.path.join(run.folder, 'config.json')}: {key}={mine.get(key)}, "

@@ -1,7 +1,7 @@
-"""A few bytes that tell two states apart: whether a checkpoint gives back what was
-saved, and whether two runs ended alike.
+"""A fingerprint of a state: 8 hex digits that are equal if all bits are equal.
 
-Sums of 32-bit hashes, which come out the same in any order and on any device.
+It shows whether a checkpoint returns what was saved, and whether two runs ended alike.
+Sums of 32-bit hashes are the same in any order and on any device.
 """
 
 import zlib
@@ -12,27 +12,27 @@ import jax.numpy as jnp
 import numpy as np
 
 PyTree = Any
-_STRIDE = 0x9E3779B9  # 2**32 over the golden ratio: neighbours come out far apart
+_STRIDE = 0x9E3779B9  # 2**32 / golden ratio: neighbouring positions differ in many bits
 _MIX = (0x85EBCA6B, 0xC2B2AE35)  # of MurmurHash3's finaliser
 
 
 def of_leaves(tree: PyTree) -> jax.Array:
-    """uint32 [number of leaves], in the order of jax.tree.leaves (jit it).
+    """Returns uint32 [number of leaves], in the order of jax.tree.leaves (jit it).
 
-    For every leaf the sum of its words, each hashed with its position. The hash is
-    one-to-one, so that a single changed word always shows; more of them stay unseen
-    once in 2**32 times.
+    The sum over the words of a leaf, each hashed with its position. The hash is
+    one-to-one, so a single changed word always changes the sum. Several changed words
+    leave it unchanged with a probability of 2**-32.
     """
     return jnp.stack([_of_leaf(leaf) for leaf in jax.tree.leaves(tree)])
 
 
 def text(sums: Any) -> str:
-    """8 hex digits of what `of_leaves` gives."""
+    """Returns 8 hex digits of the sums of `of_leaves`."""
     return f"{zlib.crc32(np.asarray(sums, '<u4').tobytes()):08x}"
 
 
 def names(tree: PyTree) -> list[str]:
-    """Where the leaves are, such as .params['classifier']['stem']['kernel']."""
+    """Returns the paths of the leaves: .params['classifier']['stem']['kernel']."""
     return [
         jax.tree_util.keystr(path)
         for path, _ in jax.tree_util.tree_leaves_with_path(tree)

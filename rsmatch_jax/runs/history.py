@@ -1,4 +1,4 @@
-"""What a run knows of its past beside the state: evaluations, best step, time."""
+"""What a run keeps of its past beside the state: evaluations, best step, time."""
 
 import contextlib
 import dataclasses
@@ -27,8 +27,10 @@ _TEST_KEYS = ("top5", "macro_precision", "macro_recall", "macro_f1", "ece")
 
 @dataclasses.dataclass(frozen=True)
 class Dispatched:
-    """Metrics of `count` steps, still on the device: scalars of a single step, or
-    [n] with n >= count of several."""
+    """Metrics of `count` steps, still on the device.
+
+    Scalars of a single step, or [n] with n >= count of several steps.
+    """
 
     metrics: dict[str, Any]
     count: int
@@ -38,7 +40,7 @@ Pending = list[Dispatched | dict[str, float]]
 
 
 class Stopwatch:
-    """Seconds since its making, without the pauses."""
+    """Seconds since it was made, without the pauses."""
 
     def __init__(self):
         self._start = time.monotonic()
@@ -48,7 +50,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[Callable[[], float]]:
-        """Stops for the block; gives a function for the length of the pause so far."""
+        """Stops for the block; yields a function that returns the pause so far."""
         begin = time.monotonic()
         try:
             yield lambda: time.monotonic() - begin
@@ -61,10 +63,10 @@ class Record:
     """Saved with every checkpoint, so that a resumed run reports what an undisturbed
     one would.
 
-    evaluations: one dict of metrics an evaluation, with its step. pending: metrics of
-    the steps since the last log step, on the device or fetched. seconds: time spent.
-    images_per_second: of the last start that took a step. metrics_bytes: length of
-    metrics.jsonl. alarmed: names of what was warned of already.
+    evaluations: a dict of metrics with its step for each evaluation. pending: metrics
+    of the steps since the last log step, on the device or the host. seconds: training
+    time. images_per_second: since the last start that took a step. metrics_bytes:
+    length of metrics.jsonl. alarmed: names of the alarms that were raised before.
     """
 
     evaluations: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -78,7 +80,7 @@ class Record:
     pending: Pending = dataclasses.field(default_factory=list)
 
     def add_evaluation(self, step: int, metrics: dict[str, Any]) -> bool:
-        """Keeps an evaluation; True if it is better than all before."""
+        """Adds an evaluation; returns True if it is better than all before."""
         self.evaluations.append({"step": step, **metrics})
         earlier = [self._choice(e) for e in self.evaluations[:-1]]
         best = not earlier or self.choice_accuracy() > max(earlier)
@@ -87,13 +89,14 @@ class Record:
         return best
 
     def choice_accuracy(self) -> float:
-        """What the best step is chosen by, of the last evaluation: the accuracy on
-        validation images where there are any, else (USB's rule) on the test set."""
+        """Returns the accuracy of the last evaluation that chooses the best step.
+
+        On the validation images if there are any, else (USB's rule) on the test set.
+        """
         return self._choice(self.evaluations[-1])
 
     def warn_once(self, alarms: Mapping[str, str], step: int) -> list[str]:
-        """Keeps, and returns, a warning for every alarm that is raised for the first
-        time: {name: text}."""
+        """Adds and returns a warning for each new alarm of {name: text}."""
         new = [
             f"step {step}: {text}"
             for name, text in alarms.items()
@@ -104,23 +107,24 @@ class Record:
         return new
 
     def take_pending(self) -> Pending:
-        taken, self.pending = self.pending, []
-        return taken
+        """Returns the pending metrics and removes them."""
+        pending, self.pending = self.pending, []
+        return pending
 
     def to_meta(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Returns the record as a JSON-ready dict."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {**fields, "pending": per_step(self.pending)}
 
     @classmethod
     def from_meta(cls, meta: dict[str, Any]) -> "Record":
-        """Raises: RunFailed where another version has made `meta`."""
+        """Raises RunFailed if another version has made `meta`."""
         try:
             return cls(**meta)
         except TypeError as e:
             raise RunFailed(
-                f"the checkpoint's record is of another version ({e}): go on with "
-                "that one, or train anew with --overwrite"
+                f"the checkpoint's record is of another version ({e}): use that "
+                "version, or train anew with --overwrite"
             ) from None
 
     def result(
@@ -131,9 +135,9 @@ class Record:
         step: int,
         fingerprint: str | None,
     ) -> dict[str, Any]:
-        """The content of result.json; a value that a method does not have is None.
+        """Returns the content of result.json; None for what a method does not have.
 
-        fingerprint: of the state at `step`, where that is saved.
+        fingerprint: of the state at `step`, None if that is not saved.
         """
         last = self.evaluations[-1] if self.evaluations else {}
         accuracies = [e["test_accuracy"] for e in self.evaluations[-MEDIAN_OF:]]
@@ -166,7 +170,7 @@ class Record:
 
 
 def per_step(pending: Pending) -> list[dict[str, float]]:
-    """One dict a step, in order; waits for the device for what is not fetched yet."""
+    """Returns one dict per step, in order; waits for the device if need be."""
     steps = []
     counts = [p.count if isinstance(p, Dispatched) else 1 for p in pending]
     metrics = [p.metrics if isinstance(p, Dispatched) else p for p in pending]
@@ -179,5 +183,5 @@ def per_step(pending: Pending) -> list[dict[str, float]]:
 
 
 def interval_means(steps: list[dict[str, float]]) -> dict[str, float]:
-    """Mean of each metric over an interval's steps, in float64; fetched before."""
+    """Returns the mean of each metric over steps, in float64."""
     return {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}

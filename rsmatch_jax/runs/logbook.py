@@ -1,7 +1,7 @@
-"""What a run writes for people: terminal, metrics.jsonl, TensorBoard, result.json.
+"""What a run writes for people: progress lines, metrics.jsonl, TensorBoard's files.
 
-clu is imported here alone, and late, for it imports TensorFlow; without TensorFlow the
-event files are left out.
+clu is imported here alone, and inside functions, because it imports TensorFlow. Without
+TensorFlow there are no event files.
 """
 
 import json
@@ -13,30 +13,33 @@ import numpy as np
 from absl import logging
 
 from rsmatch_jax import files
+from rsmatch_jax.errors import one_line
 from rsmatch_jax.runs import workdir
 from rsmatch_jax.terminal import duration, say
 
 
 class Logbook:
-    """Metrics of one run. kept: bytes of metrics.jsonl that belong to the state it goes
-    on from, as `sync` said; what an interrupted start wrote beyond is dropped, so
-    nothing stands there twice."""
+    """The metrics of one run."""
 
-    def __init__(self, folder: str, *, kept: int, num_steps: int, tensorboard: bool):
+    def __init__(
+        self, folder: str, *, num_bytes: int, num_steps: int, tensorboard: bool
+    ):
+        """num_bytes: length of metrics.jsonl at the checkpoint that the run goes on
+        from, as returned by `sync`. Later lines of an interrupted start are removed, so
+        that none is there twice."""
         self._folder = folder
         path = os.path.join(folder, workdir.METRICS_FILE)
         self._file = open(path, "ab")  # noqa: SIM115 (lives as long as the run)
-        if self._file.tell() < kept:
-            say(f"warning: {path} has lost lines of steps that are done")
-        self._file.truncate(min(kept, self._file.tell()))
+        if self._file.tell() < num_bytes:
+            say(f"warning: {path} has lost lines of earlier steps")
+        self._file.truncate(min(num_bytes, self._file.tell()))
         self._num_steps = num_steps
         self._writer = self._progress = None
         if tensorboard:
             self._open_clu(folder, num_steps)
 
     def write(self, step: int, metrics: dict[str, Any]):
-        """One object to metrics.jsonl; its numbers, but for lists of them, to
-        TensorBoard as well."""
+        """Writes an object to metrics.jsonl, and its scalars to TensorBoard."""
         line = {"step": step, **files.plain(metrics)}
         self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
         self._file.flush()
@@ -44,11 +47,11 @@ class Logbook:
         self._to_clu(lambda writer: writer.write_scalars(step, scalars))
 
     def write_start(self, config: dict[str, Any], params: Any):
-        """The parameter overview to parameters.txt, the config to TensorBoard."""
+        """Writes parameters.txt, and the config to TensorBoard."""
         try:
             from clu import parameter_overview
         except ImportError:
-            return  # the terminal has the sums
+            return  # the sums are on the terminal
         table = parameter_overview.get_parameter_overview(params)
         with open(os.path.join(self._folder, workdir.PARAMETERS_FILE), "w") as f:
             f.write(table + "\n")
@@ -57,11 +60,11 @@ class Logbook:
         self._to_clu(lambda writer: writer.write_hparams(named))
 
     def write_image(self, step: int, name: str, image: np.ndarray):
-        """A picture to TensorBoard: uint8 [H, W, 3]."""
+        """Writes a picture, uint8 [H, W, 3], to TensorBoard."""
         self._to_clu(lambda writer: writer.write_images(step, {name: image[None]}))
 
     def count_step(self, step: int):
-        """To be called after every step: clu's ReportProgress wants to see each."""
+        """Counts a step; clu's ReportProgress needs a call for each."""
         if self._progress is not None:
             self._to_clu(lambda writer: self._progress(step))
 
@@ -73,8 +76,13 @@ class Logbook:
         extra_seconds: float,
         alarms: Sequence[str] = (),
     ):
-        """The progress line. rate: training steps per second; extra_seconds: what
-        else the run will do, evaluations above all; alarms: what is wrong now."""
+        """Prints the progress line.
+
+        Args:
+            rate: training steps per second.
+            extra_seconds: time of the evaluations to come.
+            alarms: what is wrong now.
+        """
         parts = [f"step {step}/{self._num_steps}"]
         parts += [f"{k} {v:.3f}" for k, v in metrics.items()]
         to_go = duration((self._num_steps - step) / rate + extra_seconds)
@@ -82,25 +90,24 @@ class Logbook:
         say("  ".join([*parts, *(f"WARNING: {alarm}" for alarm in alarms)]))
 
     def sync(self) -> int:
-        """Brings metrics.jsonl to disk; its length in bytes."""
+        """Brings metrics.jsonl to disk; returns its length in bytes."""
         os.fsync(self._file.fileno())
         return self._file.tell()
 
     def close(self):
+        """Closes all files."""
         self._file.close()
         self._to_clu(lambda writer: writer.close())
 
     def _to_clu(self, write: Callable[[Any], None]):
-        """Event files are for looking at: one that cannot be written ends no run."""
+        """Writes to the event files; one that cannot be written ends no run."""
         if self._writer is None:
             return
         try:
             write(self._writer)
-        # TensorFlow and clu's threads raise anything.
-        except Exception as e:
+        except Exception as e:  # TensorFlow and clu's threads raise many kinds
             self._writer = self._progress = None
-            reason = " ".join(str(e).split())[:200]
-            say(f"warning: no TensorBoard event files from here on: {reason}")
+            say(f"warning: no TensorBoard event files from here on: {one_line(e)}")
 
     def _open_clu(self, folder: str, num_steps: int):
         try:
@@ -108,7 +115,7 @@ class Logbook:
         except ImportError as e:
             say(f"no TensorBoard event files: {e} (metrics.jsonl has all numbers)")
             return
-        # Its LoggingWriter and work-unit notes repeat our lines: warnings only.
+        # clu would log our lines a second time.
         logging.set_verbosity(logging.WARNING)
         self._writer = metric_writers.create_default_writer(folder)
         self._progress = periodic_actions.ReportProgress(

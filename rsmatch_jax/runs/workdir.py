@@ -1,13 +1,13 @@
-"""A run's folder: whose it is, and what lies in it.
+"""A run's folder: to which run it belongs, and which files it holds.
 
 config.json, split.npz, data.json, parameters.txt, checkpoints/, metrics.jsonl, event
 files, queue.png, confusion.npy, mistakes.npz and result.json.
 """
 
 import contextlib
+import io
 import os
 import shutil
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,14 +21,13 @@ METRICS_FILE = "metrics.jsonl"
 RESULT_FILE = "result.json"
 PARAMETERS_FILE = "parameters.txt"
 SPLIT_FILE = "split.npz"
-DATA_FILE = "data.json"  # what a trained network must know of its data
+DATA_FILE = "data.json"  # what a trained network needs to know of its data
 QUEUE_PICTURE = "queue.png"
 CONFUSION_FILE = "confusion.npy"
 MISTAKES_FILE = "mistakes.npz"
 LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
 _REMOVED = ".removed"
-_TEMPORARY = ".tmp"
 _EVENTS = "events.out."  # TensorBoard's
 FILES = (
     CONFIG_FILE,
@@ -42,22 +41,22 @@ FILES = (
     RESULT_FILE,
 )
 
-# Keys that change how a run is carried out, never what it computes.
+# Keys that change how a run computes, never what.
 FREE = ("input.prefetch", "train.steps_per_dispatch", "checkpoint.", "log.")
 
 
 def read_config(workdir: str) -> dict[str, Any] | None:
-    """The config of the run in `workdir`, None where there is no run."""
+    """Returns the config of the run in `workdir`, None if there is no run."""
     return files.read_json(os.path.join(workdir, CONFIG_FILE))
 
 
 def read_result(workdir: str) -> dict[str, Any] | None:
-    """The run's result.json, None where there is none."""
+    """Returns the content of the run's result.json, None if there is no such file."""
     return files.read_json(os.path.join(workdir, RESULT_FILE))
 
 
 def check_writable(workdir: str, flag: str = "--workdir"):
-    """Raises RequestError where no folder `workdir` can be."""
+    """Raises RequestError if the folder `workdir` cannot be written or made."""
     if not workdir:
         raise RequestError(f"{flag}= is empty; name a folder, or leave it out")
     if os.path.exists(workdir) and not os.path.isdir(workdir):
@@ -72,45 +71,29 @@ def check_writable(workdir: str, flag: str = "--workdir"):
         )
 
 
-def check_free(
-    workdir: str,
-    config: dict[str, Any],
-    way_out: str = "choose another workdir, use the same config, or start anew with "
-    "--overwrite",
-):
-    """Raises RequestError if `workdir` belongs to a run of another config, or to
-    something else."""
-    earlier = read_config(workdir)
-    if earlier is None:
-        if _content(workdir):
-            raise RequestError(
-                f"--workdir={workdir} is not empty and holds no run (no "
-                f"{CONFIG_FILE}); {way_out}"
-            )
-        return
-    differing = [
-        f"  {key}: {old} there, {new} here"
-        for key, old, new in differences(earlier, config)
-        if not key.startswith(FREE)
-    ]
-    if differing:
+def check_run_or_empty(workdir: str, way_out: str):
+    """Raises RequestError, ending with `way_out`, if a folder holds something else."""
+    if _content(workdir) and read_config(workdir) is None:
         raise RequestError(
-            f"--workdir={workdir} holds a run of another config:\n"
-            + "\n".join(differing)
-            + f"\n{way_out}"
+            f"--workdir={workdir} is not empty and holds no run (no {CONFIG_FILE}); "
+            f"{way_out}"
         )
 
 
 def read_data(workdir: str) -> dict[str, Any]:
-    """What `claim` was told of the run's data. Raises RequestError where it is gone."""
-    found = files.read_json(os.path.join(workdir, DATA_FILE))
-    if found is None:
+    """Returns the `data` of the `claim` of a run.
+
+    Raises:
+        RequestError: the file is missing.
+    """
+    data = files.read_json(os.path.join(workdir, DATA_FILE))
+    if data is None:
         raise RequestError(
-            f"--workdir={workdir} holds no {DATA_FILE}, so nothing tells the classes "
-            "and the size of its images: another version has made this run; use the "
-            "version that trained it, or restore the file"
+            f"--workdir={workdir} has no {DATA_FILE}, which names the classes and the "
+            "size of the images: use the version that trained the run, or restore the "
+            "file"
         )
-    return found
+    return data
 
 
 def claim(
@@ -121,49 +104,26 @@ def claim(
 ):
     """Makes the folder, with config.json, split.npz and data.json in it.
 
-    Raises RequestError where it cannot, or where an earlier start of this run chose
-    other images: the data behind it has changed.
+    Args:
+        split: index arrays by name.
+        data: describes the data, JSON-ready.
+    Raises:
+        RequestError: the folder cannot be written.
     """
-    path = os.path.join(workdir, SPLIT_FILE)
-    if os.path.exists(path):
-        check_split(workdir, split)
+    arrays = io.BytesIO()
+    np.savez(arrays, **split)
     try:
         os.makedirs(workdir, exist_ok=True)
         for name in os.listdir(workdir):
-            if name.endswith(_TEMPORARY):  # of a killed process, for we have the lock
+            if name.endswith(files.TEMPORARY):  # a killed process left it
                 os.remove(os.path.join(workdir, name))
         files.write_json(os.path.join(workdir, CONFIG_FILE), config)
         files.write_json(os.path.join(workdir, DATA_FILE), data)
-        with open(path + _TEMPORARY, "wb") as f:
-            np.savez(f, **split)
-        os.replace(path + _TEMPORARY, path)
+        files.write_bytes(os.path.join(workdir, SPLIT_FILE), arrays.getvalue())
     except OSError as e:
         raise RequestError(
             f"--workdir={workdir} cannot be written ({e}); choose another"
         ) from e
-
-
-def check_split(workdir: str, split: dict[str, np.ndarray]):
-    """Raises RequestError unless the run in `workdir` began with these images.
-
-    split: index arrays by name, chosen anew from the data that are there now.
-    """
-    path = os.path.join(workdir, SPLIT_FILE)
-    try:
-        with np.load(path, allow_pickle=False) as saved:
-            earlier = {name: saved[name] for name in split}
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as e:
-        raise RequestError(
-            f"{path} cannot be read ({e}), so nothing tells which images this run "
-            "began with; restore it, or train anew with --overwrite"
-        ) from None
-    for name, chosen in split.items():
-        if not np.array_equal(earlier[name], chosen):
-            raise RequestError(
-                f"{path}: this run began with another choice of {name} images, so the "
-                "dataset or the pool has changed since; restore them, or train anew "
-                "with --overwrite"
-            )
 
 
 def check_out(
@@ -172,9 +132,10 @@ def check_out(
     extension: str = ".json",
     beside: Sequence[str] = (),
 ):
-    """Raises RequestError where no file --out=`out` can be made, or where the run in
-    `workdir` has its own; None is fine. beside: endings of files that are written next
-    to it, of which the same holds."""
+    """Raises RequestError if a file --out=`out` cannot be written or is the run's.
+
+    None passes. beside: endings of further files, which are checked as well.
+    """
     if out == "":
         raise RequestError(f"--out= is no file name; use --out=FILE{extension}")
     folder = os.path.realpath(workdir)
@@ -188,7 +149,7 @@ def check_out(
 
 
 def check_clearable(workdir: str):
-    """Raises RequestError for a folder that holds something other than a run."""
+    """Raises RequestError if a folder holds something other than a run."""
     if _content(workdir) and read_config(workdir) is None:
         raise RequestError(
             f"--overwrite: {workdir} holds no run (no {CONFIG_FILE}) and is left "
@@ -197,9 +158,9 @@ def check_clearable(workdir: str):
 
 
 def clear(workdir: str):
-    """Removes an earlier run; refuses a folder that holds something else."""
+    """Removes an earlier run; raises RequestError if there is something else."""
     check_clearable(workdir)
-    # Killed on the way it must still be a run, and none with half of its checkpoints.
+    # After a kill the folder must still be a run, without half-removed checkpoints.
     checkpoints = os.path.join(workdir, CHECKPOINTS)
     shutil.rmtree(checkpoints + _REMOVED, ignore_errors=True)
     if os.path.isdir(checkpoints):
@@ -216,19 +177,19 @@ def clear(workdir: str):
 
 @contextlib.contextmanager
 def locked(workdir: str) -> Iterator[None]:
-    """Keeps other processes from training in `workdir` meanwhile; makes the folder.
+    """Keeps other processes from training in `workdir`, which is made, for the block.
 
-    Raises RequestError where one is at it already, or where no folder can be made. The
-    system gives the lock back however the process ends.
+    Raises:
+        RequestError: another process trains there, or the folder cannot be made.
     """
-    taken = (
+    message = (
         f"--workdir={workdir}: another process is training there; wait for it, or "
         "choose another"
     )
     with contextlib.ExitStack() as stack:
         try:
             os.makedirs(workdir, exist_ok=True)
-            stack.enter_context(files.locked(os.path.join(workdir, LOCK_FILE), taken))
+            stack.enter_context(files.locked(os.path.join(workdir, LOCK_FILE), message))
         except OSError as e:
             raise RequestError(
                 f"--workdir={workdir} cannot be written ({e}); choose another"
@@ -237,7 +198,7 @@ def locked(workdir: str) -> Iterator[None]:
 
 
 def is_locked(workdir: str) -> bool:
-    """Whether a process is training there now."""
+    """Whether a process trains in `workdir` now."""
     try:
         with open(os.path.join(workdir, LOCK_FILE)) as file:
             return not files.try_lock(file)
@@ -248,32 +209,31 @@ def is_locked(workdir: str) -> bool:
 def differences(
     old: dict[str, Any], new: dict[str, Any], prefix: str = ""
 ) -> list[tuple[str, Any, Any]]:
-    """(dotted key, old value, new value) wherever two nested dicts differ."""
-    found = []
+    """Returns (dotted key, old value, new value) for each difference of two dicts."""
+    differing = []
     for key in sorted(set(old) | set(new)):
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            found += differences(a, b, f"{prefix}{key}.")
+            differing += differences(a, b, f"{prefix}{key}.")
         elif a != b:
-            found.append((f"{prefix}{key}", a, b))
-    return found
+            differing.append((f"{prefix}{key}", a, b))
+    return differing
 
 
 def _content(workdir: str) -> list[str]:
-    """What lies in a folder, if it is one, beside the lock and what a kill leaves of a
-    file that was being written."""
+    """Names of the files in a folder, except the lock and unfinished files."""
     if not os.path.isdir(workdir):
         return []
     names = os.listdir(workdir)
-    return [n for n in names if n != LOCK_FILE and not n.endswith(_TEMPORARY)]
+    return [n for n in names if n != LOCK_FILE and not n.endswith(files.TEMPORARY)]
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"group.key": value} of a nested dict."""
-    found = {}
+    """Returns {"group.key": value} of a nested dict."""
+    values = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}.")
+            values |= flat(value, f"{prefix}{key}.")
         else:
-            found[prefix + key] = value
-    return found
+            values[prefix + key] = value
+    return values

@@ -1,6 +1,6 @@
-"""Runs a command of this package in a process of its own. Does not import JAX.
+"""Runs a command of this package in another process. Does not import JAX.
 
-A child that fails, or that is killed for its time, takes nothing with it.
+A child that fails, or is killed at its time limit, leaves this process unharmed.
 """
 
 import contextlib
@@ -17,6 +17,14 @@ from rsmatch_jax.runtime.stopping import ECHO
 ROOT = os.path.dirname(  # the folder that holds this package
     os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 )
+
+
+def environ_with_package(added: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Returns this process's environment, and `added`, for a child that imports the
+    same rsmatch_jax."""
+    paths = [ROOT, os.environ.get("PYTHONPATH", "")]
+    python_path = os.pathsep.join(filter(None, paths))
+    return {**os.environ, "PYTHONPATH": python_path, **(added or {})}
 
 
 def run(
@@ -42,14 +50,12 @@ def run(
             second Ctrl-C kills it. None: Ctrl-C here kills it at once.
         stdout, stderr: files for its output; None = those of this process.
     """
-    paths = [ROOT, os.environ.get("PYTHONPATH", "")]
-    added = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), **(environment or {})}
-    # In a session of its own a terminal's Ctrl-C reaches the child through here alone.
+    # In another session, a terminal's Ctrl-C reaches the child only through this one.
     new_session = seconds is not None or patience is not None
     with _pinned(core):  # a new process inherits it, before it has any thread
         process = subprocess.Popen(
             command,
-            env={**os.environ, **added},
+            env=environ_with_package(environment),
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,

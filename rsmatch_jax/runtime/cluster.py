@@ -1,8 +1,8 @@
-"""Whether this process is one of several of a run: by flags, or by what started it.
+"""Whether this process is one of several of a run: by flags, or by the environment.
 
-Without JAX, for the parent of such a process (`supervisor`) asks as well. What JAX can
-find out by itself (SLURM, Open MPI, Kubernetes, TPU pods) is left to it; here is only
-decided whether there is anything to find.
+It does not import JAX, because the parent of such a process (`supervisor`) uses it. JAX
+itself connects processes under SLURM, Open MPI, Kubernetes and on TPU pods; this module
+only decides whether there are several.
 """
 
 import dataclasses
@@ -23,11 +23,11 @@ METADATA = "/computeMetadata/v1/instance/attributes/worker-network-endpoints"
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """The processes of a run, as far as is known before JAX has started.
+    """The processes of a run, before JAX has started.
 
-    source: where it is known from. coordinator (HOST:PORT), size and rank: None where
-    JAX finds them. method: JAX's name of its way to find them, None for its choice.
-    local_devices: the GPUs that are this process's, None for JAX's choice.
+    source: what tells of them. coordinator (HOST:PORT), size and rank: None if JAX
+    finds them. method: JAX's name for its way of finding them, None = JAX chooses.
+    local_devices: this process's GPUs, None = JAX chooses.
     """
 
     source: str
@@ -39,24 +39,29 @@ class Group:
 
     @property
     def name(self) -> str:
-        """This process in a message."""
+        """Returns this process's name in messages."""
         if self.rank is None:
             return f"this process (one of several, {self.source})"
         return f"process {self.rank} of {self.size}"
 
 
 def define_flags(values: flags.FlagValues):
+    """Adds --coordinator, --num_processes and --process_id."""
     flags.DEFINE_string("coordinator", None, "Process 0.", flag_values=values)
     flags.DEFINE_integer("num_processes", None, "Of the run.", flag_values=values)
     flags.DEFINE_integer("process_id", None, "This one's.", flag_values=values)
 
 
 def from_command_line(argv: Sequence[str], environ: Mapping[str, str]) -> Group | None:
-    """`find` by a command line whose other flags are left to others."""
+    """Returns the group by the flags of a command line; ignores its other flags.
+
+    Raises:
+        RequestError: see `find`.
+    """
     values = flags.FlagValues()
     define_flags(values)
     try:
-        values(list(argv), known_only=True)
+        values(["rsmatch", *argv], known_only=True)
     except flags.Error as e:
         raise RequestError(str(e)) from e
     return find(values.coordinator, values.num_processes, values.process_id, environ)
@@ -68,24 +73,27 @@ def find(
     process_id: int | None,
     environ: Mapping[str, str],
 ) -> Group | None:
-    """The group that the three flags or the environment tell of, None for a process
-    alone. Raises RequestError for flags that do not fit."""
-    given = (coordinator, num_processes, process_id)
-    if given == (None, 1, None):
+    """Returns the group by the three flags or the environment; None = a process alone.
+
+    Raises:
+        RequestError: the flags do not fit each other.
+    """
+    values = (coordinator, num_processes, process_id)
+    if values == (None, 1, None):
         return None
-    if given == (None, None, None):
+    if values == (None, None, None):
         return _detect(environ)
-    if None in given:
+    if None in values:
         raise RequestError(
-            f"of {THREE} some are missing; give all three, or none under SLURM, Open "
-            f"MPI, Kubernetes and on TPU pods, where they are found. {ALONE}"
+            f"of {THREE} some are missing; use all three, or none under SLURM, Open "
+            f"MPI, Kubernetes and on TPU pods, where JAX finds them. {ALONE}"
         )
     if num_processes < 1:
         raise RequestError(f"--num_processes={num_processes}: it must be 1 or more")
     if not 0 <= process_id < num_processes:
         raise RequestError(
             f"--process_id={process_id}: with --num_processes={num_processes} it must "
-            f"lie between 0 and {num_processes - 1}, another one for every process"
+            f"lie between 0 and {num_processes - 1}, and differ from process to process"
         )
     split_address(coordinator)
     if num_processes == 1:
@@ -94,7 +102,7 @@ def find(
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """(host, port) of HOST:PORT. Raises RequestError where it is none."""
+    """Returns (host, port) of HOST:PORT; raises RequestError for anything else."""
     match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+):(\d{1,5})", address)
     if not match or not 0 < int(match[2]) < 2**16:
         raise RequestError(
@@ -111,18 +119,18 @@ def _detect(environ: Mapping[str, str]) -> Group | None:
         if "OMPI_MCA_orte_hnp_uri" not in environ:  # Open MPI 5: JAX finds no address
             raise RequestError(
                 f"mpirun has started {size} processes, and this Open MPI does not tell "
-                "JAX where they meet: --coordinator=HOST:PORT "
+                "JAX where they meet; add --coordinator=HOST:PORT "
                 f"--num_processes={size} --process_id=$OMPI_COMM_WORLD_RANK. {ALONE}"
             )
         local = _number(environ, "OMPI_COMM_WORLD_LOCAL_SIZE")
-        mine = _own_gpus(environ, local)
-        return Group("by Open MPI", None, size, rank, "ompi", mine)
+        gpus = _gpus_of_process(environ, local)
+        return Group("by Open MPI", None, size, rank, "ompi", gpus)
     size = _number(environ, "SLURM_STEP_NUM_TASKS")  # a batch script has no step
     if size > 1:
         local = _slurm_tasks_here(environ)
-        mine = _own_gpus(environ, local)
+        gpus = _gpus_of_process(environ, local)
         rank = _number(environ, "SLURM_PROCID")
-        return Group("by SLURM", None, size, rank, "slurm", mine)
+        return Group("by SLURM", None, size, rank, "slurm", gpus)
     hosts = environ.get("TPU_PROCESS_ADDRESSES", environ.get("TPU_WORKER_HOSTNAMES"))
     if hosts is not None:
         several = "," in hosts or _number(environ, "MEGASCALE_NUM_SLICES") > 1
@@ -131,7 +139,7 @@ def _detect(environ: Mapping[str, str]) -> Group | None:
         if importlib.util.find_spec("kubernetes") is None:
             raise RequestError(
                 "this pod belongs to an indexed Job, and JAX needs the package "
-                "kubernetes to find its other pods: pip install 'jax[k8s]', or give "
+                "kubernetes to find its other pods: pip install 'jax[k8s]', or use "
                 f"{THREE}. {ALONE}"
             )
         return Group("by Kubernetes")
@@ -141,13 +149,13 @@ def _detect(environ: Mapping[str, str]) -> Group | None:
 
 
 def _number(environ: Mapping[str, str], name: str) -> int:
-    """0 where there is none."""
+    """The number in a variable, 0 if there is none."""
     value = environ.get(name, "")
     return int(value) if value.isdecimal() else 0
 
 
 def _slurm_tasks_here(environ: Mapping[str, str]) -> int:
-    """Tasks of the step on this node, of a list such as 4(x2),1; 0 if unknown."""
+    """The number of tasks on this node, from a list such as 4(x2),1; 0 if unknown."""
     counts = []
     for part in environ.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):
         match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)
@@ -156,12 +164,14 @@ def _slurm_tasks_here(environ: Mapping[str, str]) -> int:
     return counts[node] if node < len(counts) else 0
 
 
-def _own_gpus(
+def _gpus_of_process(
     environ: Mapping[str, str], local_processes: int
 ) -> tuple[int, ...] | None:
-    """What a process takes of the GPUs that it sees; None where JAX is right: it gives
-    a process the one of its local rank, also where it is alone on its machine or sees
-    no other."""
+    """The GPUs that a process takes of those that it sees; None = JAX chooses.
+
+    JAX chooses the GPU of the local rank, which is wrong for a process that is alone on
+    its machine or sees a single GPU.
+    """
     seen = environ.get("CUDA_VISIBLE_DEVICES", "")
     count = len(seen.split(",")) if seen else len(_gpu_files())
     if count == 1:
@@ -181,12 +191,12 @@ def _has_tpu() -> bool:
 
 
 def _tpu_workers(environ: Mapping[str, str]) -> list[str]:
-    """The hosts of a TPU VM's slice, by its metadata server; none where it has none."""
+    """The hosts of a TPU VM's slice, by its metadata server; [] if that is silent."""
     server = environ.get("GCE_METADATA_IP", "metadata.google.internal")
     request = urllib.request.Request(
         f"http://{server}{METADATA}", headers={"Metadata-Flavor": "Google"}
     )
-    # The server is on the machine's own network: no proxy.
+    # The server is on the machine's local network, so no proxy.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=5) as answer:

@@ -1,5 +1,4 @@
-"""Compiling: ahead of the first step, with options that were measured, and kept for the
-next start."""
+"""Compiles programs before the first step, with measured options, and caches them."""
 
 import contextlib
 import ctypes
@@ -10,16 +9,17 @@ import jax
 
 from rsmatch_jax import files
 
-# By `python -m rsmatch_jax.bench flags`. On a CPU XLA's convolutions by YNNPACK take
-# half as long again as those by Eigen, and a third more memory (jax 0.10).
+# Measured by `python -m rsmatch_jax.bench flags` with jax 0.10: on a CPU, convolutions
+# by YNNPACK take 1.5 times as long as those by Eigen, and a third more memory.
 OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": ""}}
 
 
 def use_cache(cache_dir: str | None):
-    """Keeps compiled programs in <cache_dir>/compiled (None: the user's cache folder),
-    unless JAX has been told of another place or of none (JAX_COMPILATION_CACHE_DIR,
-    JAX_ENABLE_COMPILATION_CACHE). JAX itself tells programs apart by content, version
-    and device."""
+    """Caches compiled programs in <cache_dir>/compiled; None = the user's cache folder.
+
+    JAX's variables JAX_COMPILATION_CACHE_DIR and JAX_ENABLE_COMPILATION_CACHE win. The
+    keys of the cache are a program's content, JAX's version and the device.
+    """
     if jax.config.jax_compilation_cache_dir is None:
         folder = os.path.join(files.default_cache_dir(cache_dir), "compiled")
         jax.config.update("jax_compilation_cache_dir", folder)
@@ -28,10 +28,10 @@ def use_cache(cache_dir: str | None):
 
 
 def compiled(lowered: jax.stages.Lowered, platform: str) -> jax.stages.Compiled:
-    """The program for devices of a platform, with this package's options for it.
+    """Returns the program for devices of a platform, with this package's options.
 
-    It takes arguments of the shapes that it was lowered for and no others: nothing is
-    compiled again behind one's back.
+    It accepts only arguments of the shapes that it was lowered for, so that nothing is
+    compiled a second time unnoticed.
     """
     options: dict[str, Any] = OPTIONS.get(platform, {})
     try:
@@ -39,15 +39,15 @@ def compiled(lowered: jax.stages.Lowered, platform: str) -> jax.stages.Compiled:
     except jax.errors.JaxRuntimeError:
         if not options:
             raise
-        # Speed and rounding are all that they are about: a jaxlib that knows one no
-        # more, or takes other values, does without. What else is wrong it says again.
+        # The options only change speed and rounding, so a jaxlib that does not know one
+        # goes without. Any other error occurs again.
         program = lowered.compile()
     _give_back_memory()
     return program
 
 
 def _give_back_memory():
-    """The compiler leaves some hundred MB of heap that it has freed and C's library has
-    not."""
-    with contextlib.suppress(AttributeError, OSError):  # glibc alone has it
+    """Returns some hundred MB, which the compiler has freed, from C's heap to the
+    system."""
+    with contextlib.suppress(AttributeError, OSError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)

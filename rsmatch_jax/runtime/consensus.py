@@ -1,7 +1,7 @@
 """SIGTERM to one of several processes stops all of them after the same step.
 
-JAX has an agreement of this kind (reached_preemption_sync_point), but Orbax asks it as
-well, with numbers of its own, and then neither finds out.
+JAX has such a function (reached_preemption_sync_point), but Orbax calls it with other
+step numbers, and two callers break its count.
 """
 
 import contextlib
@@ -14,82 +14,84 @@ import jax
 
 from rsmatch_jax.runtime import hosts
 
-POLL = 0.5  # seconds between two looks whether another process has had a signal
+POLL = 0.5  # seconds between two checks whether another process got a signal
 _KEY = "rsmatch_jax/stop"
 
 
 class Stop:
-    """`stopping.Stop` of several processes, each of which asks equally often.
+    """`stopping.Stop` for several processes, which call `due` equally often.
 
-    When one has had a signal, each says how often it has asked, and does not go on
-    before it knows from the others which time to come is the first that none of them
-    has passed: then all stop.
+    After a signal each process publishes its number of calls and waits for the numbers
+    of the others. All stop at the first call that none of them has made yet.
     """
 
     def __init__(self):
         self._lock = threading.Lock()
-        self._asked, self._last = 0, math.inf
+        self._calls, self._last = 0, math.inf
         self._signalled, self._ended = False, threading.Event()
 
     def due(self) -> bool:
-        """From some time on always True, the same time on every process."""
+        """Returns True from one call on, the same call on every process."""
         with self._lock:
-            self._asked += 1
-            return self._asked >= self._last
+            self._calls += 1
+            return self._calls >= self._last
 
     def to_save(self) -> contextlib.AbstractContextManager[None]:
+        """Does nothing; as in `stopping.Stop`."""
         return contextlib.nullcontext()
 
     def nothing_to_save(
         self, leave: Callable[[], None]
     ) -> contextlib.AbstractContextManager[None]:
-        """No process can leave alone: all stop after the next dispatch."""
+        """Does nothing: all processes stop together, after the next dispatch."""
         del leave
         return contextlib.nullcontext()
 
-    def ask(self):
-        """What a signal does; may be called by a signal handler."""
+    def request(self):
+        """Requests a stop; a signal handler may call it."""
         self._signalled = True
 
     def agree(self):
-        """Waits for a signal to some process, and settles when to stop; until `end`."""
+        """Waits until `end` for a signal to any process, then fixes when to stop."""
         while not self._ended.wait(POLL):
             try:
                 if self._signalled:
                     hosts.client().key_value_set(_KEY, "", allow_overwrite=True)
                 hosts.client().key_value_try_get(_KEY)
-            except jax.errors.JaxRuntimeError:  # nobody has asked for it
+            except jax.errors.JaxRuntimeError:  # no process got a signal
                 continue
             with self._lock:
-                self._tell()
+                self._publish()
                 numbers = range(hosts.num_processes())
-                passed = [int(hosts.get(f"{_KEY}/{p}")) for p in numbers]
-                self._last = max(passed) + 1
+                calls = [int(hosts.get(f"{_KEY}/{p}")) for p in numbers]
+                self._last = max(calls) + 1
             return
 
     def end(self):
-        """Ends `agree`, for who asks no more."""
+        """Ends `agree`; `due` is not called any more."""
         self._ended.set()
-        # For others that have a signal now, and would wait for this one's number.
+        # A process that gets a signal now would wait for this one's number.
         with contextlib.suppress(jax.errors.JaxRuntimeError):
-            self._tell()
+            self._publish()
 
-    def _tell(self):
+    def _publish(self):
         key = f"{_KEY}/{hosts.index()}"
-        hosts.client().key_value_set(key, str(self._asked), allow_overwrite=True)
+        hosts.client().key_value_set(key, str(self._calls), allow_overwrite=True)
 
 
 @contextlib.contextmanager
 def on_signals() -> Iterator[Stop]:
-    """Lets SIGTERM ask for a stop within the block. For the main thread, after
-    `hosts.start`."""
+    """Yields a Stop that SIGTERM requests within the block.
+
+    For the main thread, after `hosts.start`.
+    """
     stop = Stop()
-    before = signal.signal(signal.SIGTERM, lambda *_: stop.ask())
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.request())
     thread = threading.Thread(target=stop.agree, daemon=True)
     thread.start()
     try:
         yield stop
     finally:
         stop.end()
-        thread.join(10 * POLL)  # one that waits for a process that has gone ends never
+        thread.join(10 * POLL)  # it never ends if it waits for a dead process
         signal.signal(signal.SIGTERM, before)

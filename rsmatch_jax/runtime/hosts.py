@@ -1,7 +1,7 @@
 """Several processes of one run: how they start and agree.
 
-They find each other by JAX's own distributed runtime; what they agree on besides goes
-through its key-value store. With one process everything here answers at once.
+JAX's distributed runtime connects them; they exchange everything else through its
+key-value store. With one process all functions return at once.
 """
 
 import contextlib
@@ -18,21 +18,25 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax._src import distributed  # what Orbax takes the runtime's client from, too
+
+# The only import from jax._src. The store and its barriers have time limits, so that a
+# process whose partner has died ends within seconds (tests/faults). JAX's public
+# functions (multihost_utils) wait without a limit. Orbax imports this client as well.
+from jax._src import distributed
 from jax.experimental import multihost_utils
 
-from rsmatch_jax.errors import STOPPED, RequestError, RunFailed
+from rsmatch_jax.errors import STOPPED, RequestError, RunFailed, one_line
 from rsmatch_jax.runtime import supervisor
 from rsmatch_jax.runtime.cluster import Group, split_address
 
 T = TypeVar("T")
-MEET = 300  # seconds in which all processes of a run have to meet
+MEET = 300  # seconds until all processes of a run must have started
 HEARTBEAT = 30  # seconds of silence after which a process counts as dead
-PART = 600  # seconds that processes that are done wait for the others
-TOGETHER = 5  # seconds in which processes that fail for one reason all do so
-LOOK = 30  # seconds that a network file system may take to show a new file
-PATIENCE = 7 * 24 * 3600  # seconds for one of them to load data while others wait
-# What XLA raises in Python where a process that it works with has gone.
+PART = 600  # seconds that a finished process waits for the others
+TOGETHER = 5  # seconds in which all processes fail for one reason
+LOOK = 30  # seconds until a network file system shows a new file
+PATIENCE = 7 * 24 * 3600  # seconds that processes wait while one loads data
+# In the messages of the exceptions that XLA raises if another process has died.
 LOST = re.compile(
     "gloo|nccl|rccl|coordination service|heartbeat|connection (closed|reset)|preempted",
     re.IGNORECASE,
@@ -40,23 +44,25 @@ LOST = re.compile(
 
 
 def start(group: Group | None, *, seconds: float = MEET):
-    """Joins the processes of a run, before anything else has used JAX's devices. None,
-    a process alone: does nothing.
+    """Connects the processes of a run, before anything else uses JAX's devices.
 
-    Raises RequestError where the address is taken or the processes have not the same
-    devices, RunFailed where they do not meet within `seconds`. Where some but not all
-    have come, JAX aborts them from C++ (see `supervisor`).
+    None, a process alone, does nothing. If only some processes start within `seconds`,
+    JAX aborts them from C++ (see `supervisor`).
+
+    Raises:
+        RequestError: the port is in use, or the processes have different devices.
+        RunFailed: the processes do not meet within `seconds`.
     """
     if group is None:
         return
-    where = group.coordinator or f"the address that JAX is given {group.source}"
+    where = group.coordinator or f"the address that JAX has {group.source}"
     supervisor.tell(
-        f"waiting for the other processes at {where}: all of them have to start within "
+        f"waiting for the other processes at {where}: all of them must start within "
         f"{seconds:.0f} s, each with another number, and reach that address"
     )
     if group.coordinator is not None:
         _knock(group, seconds)
-    # It would take the SIGTERM, see `stopping_together`.
+    # It would catch SIGTERM, which `consensus` handles.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
@@ -72,7 +78,7 @@ def start(group: Group | None, *, seconds: float = MEET):
             shutdown_timeout_seconds=PART,
         )
     except (ValueError, RuntimeError) as e:
-        raise RunFailed(f"the processes did not meet at {where}: {_short(e)}") from e
+        raise RunFailed(f"the processes did not meet at {where}: {one_line(e)}") from e
     local = jax.local_devices()
     require_equal(
         "devices",
@@ -84,25 +90,29 @@ def start(group: Group | None, *, seconds: float = MEET):
 
 
 def is_primary() -> bool:
-    """Whether this process is the one that writes files and says lines."""
+    """Returns whether this process writes the files and prints the lines."""
     return index() == 0
 
 
 def index() -> int:
-    """This process's number, from 0."""
+    """Returns this process's number, from 0."""
     return jax.process_index() if num_processes() > 1 else 0
 
 
 def num_processes() -> int:
+    """Returns the number of processes of the run."""
     return distributed.global_state.num_processes
 
 
 def agreed(name: str, function: Callable[[], T], *, primary_first: bool = False) -> T:
-    """What `function` returns here, once it has returned on every process.
+    """Returns the function's result here, once it has returned on every process.
 
-    Where it raises a RequestError or RunFailed on one, it is raised on all, so that
-    none waits for another. name: no other call has it. primary_first: the others begin
-    when process 0 is done, to find what it has made.
+    A RequestError or RunFailed of one process is raised on all, so that none waits for
+    another.
+
+    Args:
+        name: used by no other call.
+        primary_first: the others begin when process 0 is done, and find its files.
     """
     if num_processes() == 1:
         return function()
@@ -111,26 +121,30 @@ def agreed(name: str, function: Callable[[], T], *, primary_first: bool = False)
     try:
         result = function()
     except (RequestError, RunFailed) as e:
-        _tell_outcome(name, {"refused": isinstance(e, RequestError), "why": str(e)})
+        _publish_outcome(name, {"refused": isinstance(e, RequestError), "why": str(e)})
         raise
-    _tell_outcome(name, {})
+    _publish_outcome(name, {})
     for process in range(num_processes()):
         _raise_outcome(name, process)
     return result
 
 
 def on_primary(name: str, function: Callable[[], T]) -> T:
-    """What `function` returns on process 0, the only one to run it, on every process:
-    something that JSON can carry. It raises what `function` raises, as `agreed`."""
+    """Runs a function on process 0 and returns its JSON-ready result on every process.
+
+    Its RequestError or RunFailed is raised on all.
+    """
     if num_processes() == 1:
         return function()
     if is_primary():
         try:
             result = function()
         except (RequestError, RunFailed) as e:
-            _tell_outcome(name, {"refused": isinstance(e, RequestError), "why": str(e)})
+            _publish_outcome(
+                name, {"refused": isinstance(e, RequestError), "why": str(e)}
+            )
             raise
-        _tell_outcome(name, {"result": result})
+        _publish_outcome(name, {"result": result})
         return result
     return _raise_outcome(name, 0).get("result")
 
@@ -138,15 +152,15 @@ def on_primary(name: str, function: Callable[[], T]) -> T:
 def require_equal(name: str, value: str, way_out: str):
     """Raises RequestError, on every process, unless all have the same `value`.
 
-    name: what it is, in the message, and no other call has it.
+    name: of the value, in the message; used by no other call.
     """
     if num_processes() == 1:
         return
     key = f"rsmatch_jax/equal/{name}"
     digest = hashlib.sha256(value.encode()).hexdigest()
     client().key_value_set(f"{key}/{index()}", digest)
-    found = [get(f"{key}/{p}") for p in range(num_processes())]
-    others = [p for p, d in enumerate(found) if d != found[0]]
+    digests = [get(f"{key}/{p}") for p in range(num_processes())]
+    others = [p for p, d in enumerate(digests) if d != digests[0]]
     if others:
         numbers = ", ".join(map(str, others))
         raise RequestError(
@@ -155,7 +169,7 @@ def require_equal(name: str, value: str, way_out: str):
 
 
 def barrier(name: str, seconds: float = PATIENCE):
-    """Waits until every process is here; name: no other call has it."""
+    """Waits until every process has called it; name: used by no other call."""
     if num_processes() > 1:
         client().wait_at_barrier(f"rsmatch_jax/{name}", round(seconds * 1000))
 
@@ -169,12 +183,12 @@ def require_shared(folder: str):
 
     def look():
         deadline = time.monotonic() + LOOK
-        # To list it makes NFS ask its server.
+        # NFS asks its server for a list of files, but not for a single file.
         while not (os.path.isdir(folder) and name in os.listdir(folder)):
             if time.monotonic() > deadline:
                 raise RequestError(
-                    f"--workdir={folder} is not the folder that process 0 sees under "
-                    "its name; it must lie on a file system that all machines share"
+                    f"--workdir={folder} is another folder on process 0; it must lie "
+                    "on a file system that all machines share"
                 )
             time.sleep(0.1)
 
@@ -186,35 +200,35 @@ def require_shared(folder: str):
 
 
 def steps_ahead(most: int, platform: str) -> int:
-    """How many dispatches may be under way while the next one is made, at most `most`.
+    """Returns how many dispatches may be under way while the next one is made.
 
-    None with several processes on CPUs: collectives of two programs would meet in
-    another order on another host, and gloo would wait for half an hour.
+    `most`, but 0 for several processes on CPUs: the collectives of two programs may run
+    in different orders on two hosts, and gloo would wait for half an hour.
     """
     return 0 if platform == "cpu" and num_processes() > 1 else most
 
 
 @contextlib.contextmanager
 def losses_named() -> Iterator[None]:
-    """Turns what XLA raises when another process has gone into RunFailed."""
+    """Turns the exceptions of XLA for a lost process into RunFailed."""
     try:
         yield
     except (RequestError, RunFailed):
         raise
-    except Exception as e:  # Orbax wraps XLA's in others
+    except Exception as e:  # Orbax wraps XLA's exceptions in others
         if num_processes() == 1 or not LOST.search(str(e)):
             raise
         raise RunFailed(
-            f"process {index()} of {num_processes()} has lost another one ({_short(e)})"
-            f"; that one's own message says why. {supervisor.GO_ON}"
+            f"process {index()} of {num_processes()} has lost another one "
+            f"({one_line(e)}); the message of that process says why. {supervisor.GO_ON}"
         ) from e
 
 
 def leave(code: int) -> int:
-    """The exit code, as the last thing that a process does.
+    """Ends the work of this process with the others and returns the exit code.
 
-    Where one of several has failed alone it goes at once: JAX's orderly end would wait
-    for the others, and they for it.
+    One of several processes that has failed alone exits at once: JAX's orderly end
+    would wait for the others, and they for it.
     """
     if jax.distributed.is_initialized() and code not in (0, STOPPED):
         try:
@@ -227,7 +241,7 @@ def leave(code: int) -> int:
 
 
 def _knock(group: Group, seconds: float):
-    """Sees to it that process 0 has its port and the others reach it."""
+    """Checks that process 0 can use its port and that the others reach it."""
     host, port = split_address(group.coordinator)
     if group.rank == 0:
         try:
@@ -246,9 +260,9 @@ def _knock(group: Group, seconds: float):
         except OSError as e:
             if time.monotonic() > deadline:
                 raise RunFailed(
-                    f"--coordinator={group.coordinator}: {group.name} has found nobody "
-                    f"there for {seconds:.0f} s ({e.strerror or e}). Process 0 has to "
-                    "be started on that machine, and the port to be open"
+                    f"--coordinator={group.coordinator}: {group.name} could not "
+                    f"connect for {seconds:.0f} s ({e.strerror or e}). Start process 0 "
+                    "on that machine and open the port"
                 ) from e
         time.sleep(0.2)
 
@@ -259,8 +273,10 @@ def _touch(folder: str, name: str) -> str:
 
 
 def _connect():
-    """Opens the connections between all devices, now that no process is far from here:
-    later, one that comes half a minute after another would be given up by gloo."""
+    """Opens the connections between all devices while all processes are here.
+
+    Later, gloo would give up on a process that comes half a minute after another.
+    """
     multihost_utils.sync_global_devices("rsmatch_jax")
     devices = [d for p in range(num_processes()) for d in jax.local_devices(p)]
     mesh = jax.sharding.Mesh(devices, "all")
@@ -271,21 +287,17 @@ def _connect():
     jax.block_until_ready(jax.jit(jnp.sum)(ones))
 
 
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]  # XLA's may be pages long
-
-
 def client() -> Any:
-    """JAX's way to the processes' common store."""
+    """Returns JAX's client of the key-value store that the processes share."""
     return distributed.global_state.client
 
 
 def get(key: str) -> str:
-    """What a process has put, or will put, into the common store."""
+    """Returns a value of the shared store; waits until a process has set it."""
     return client().blocking_key_value_get(key, PATIENCE * 1000)
 
 
-def _tell_outcome(name: str, outcome: dict[str, Any]):
+def _publish_outcome(name: str, outcome: dict[str, Any]):
     key = f"rsmatch_jax/outcome/{name}/{index()}"
     client().key_value_set(key, json.dumps(outcome))
 

@@ -1,9 +1,9 @@
-"""SIGTERM, SIGINT (Ctrl-C) and SIGHUP: the first asks for a stop after the step under
-way, the second ends the process at once.
+"""SIGTERM, SIGINT (Ctrl-C) and SIGHUP: the first stops a run after the present step,
+the second ends the process at once.
 
-Python's own handlers run between two of its instructions, which may be a minute away
-while XLA compiles, and JAX drops an exception that one raises in a callback. So the
-signals are read by a thread (signal.set_wakeup_fd), and handlers do nothing.
+Python runs a signal handler between two of its instructions. While XLA compiles that
+may take a minute, and JAX drops exceptions that a handler raises in a callback.
+Therefore a thread reads the signals (signal.set_wakeup_fd); the handlers do nothing.
 """
 
 import contextlib
@@ -17,57 +17,59 @@ from collections.abc import Callable, Iterator
 from rsmatch_jax.errors import STOPPED
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-AT_ONCE = 1  # exit code where something was not saved
-# One signal may come twice: to all of a group, and passed on by who started us.
+AT_ONCE = 1  # exit code if something was not saved
+# One signal may come twice: from the terminal, and passed on by a parent.
 ECHO = 1.0  # seconds
 
 
 class Stop:
-    """Whether the run was asked to stop. As long as nothing is to be saved, the first
-    signal ends the process, whatever is under way."""
+    """Whether a run has to stop.
+
+    The first signal ends the process unless the run has something to save.
+    """
 
     def __init__(self):
-        self._asked = threading.Event()
+        self._requested = threading.Event()
         self._since = 0.0
         self._lock = threading.Lock()
         self._leave: Callable[[], None] | None = lambda: None
 
     def due(self) -> bool:
-        """True from the first signal on."""
-        return self._asked.is_set()
+        """Returns True from the first signal on."""
+        return self._requested.is_set()
 
     def to_save(self) -> contextlib.AbstractContextManager[None]:
-        """Within the block whoever asks `due` ends the run, not the signal."""
+        """Within the block a signal makes `due` true and does not end the process."""
         return self._leaving(None)
 
     def nothing_to_save(
         self, leave: Callable[[], None]
     ) -> contextlib.AbstractContextManager[None]:
-        """Within the block a signal ends the process after a call of `leave`."""
+        """Within the block a signal calls `leave` and ends the process."""
         return self._leaving(leave)
 
-    def ask(self, name: str):
-        """What the thread does with a signal. name: such as SIGTERM."""
+    def request(self, name: str):
+        """Handles a signal, in the thread that reads them. name: such as SIGTERM."""
         with self._lock:
             now = time.monotonic()
-            if self._asked.is_set() and now - self._since < ECHO:
+            if self._requested.is_set() and now - self._since < ECHO:
                 return
-            if self._asked.is_set():
-                _tell(f"{name} again: ended at once; what was saved before is sound")
+            if self._requested.is_set():
+                _write(f"{name} again: ended at once; what was saved before is sound")
                 os._exit(AT_ONCE)
-            self._asked.set()
+            self._requested.set()
             self._since = now
             if self._leave is not None:
-                with contextlib.suppress(Exception):  # last words, as on a full disk
+                with contextlib.suppress(Exception):  # such as a full disk
                     self._leave()
                     sys.stdout.flush()
-                _tell(f"{name}: stopped; nothing new was to be saved")
+                _write(f"{name}: stopped; there was nothing new to save")
                 os._exit(STOPPED)
-            _tell(f"{name}: stopping after this step; once more ends it at once")
+            _write(f"{name}: stopping after this step; a second signal ends it at once")
 
     @contextlib.contextmanager
     def _leaving(self, leave: Callable[[], None] | None) -> Iterator[None]:
-        with self._lock:  # while `ask` leaves, nobody comes past here any more
+        with self._lock:  # waits for ever while `request` ends the process
             before, self._leave = self._leave, leave
         try:
             yield
@@ -78,10 +80,10 @@ class Stop:
 
 @contextlib.contextmanager
 def on_signals() -> Iterator[Stop]:
-    """Lets signals ask for a stop within the block. For the main thread.
+    """Yields a Stop that signals request within the block. For the main thread.
 
-    One that is ignored stays so, as SIGINT in a job that a shell runs in the background
-    and SIGHUP under nohup.
+    An ignored signal stays ignored: SIGINT in a background job of a shell, SIGHUP under
+    nohup.
     """
     stop = Stop()
     numbers = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
@@ -105,10 +107,10 @@ def _read(descriptor: int, stop: Stop):
     with open(descriptor, "rb", buffering=0) as file:
         while number := file.read(1):
             if number[0] in SIGNALS:
-                stop.ask(signal.Signals(number[0]).name)
+                stop.request(signal.Signals(number[0]).name)
 
 
-def _tell(text: str):
+def _write(text: str):
     # Unbuffered: the main thread may hold the lock of sys.stderr.
     with contextlib.suppress(OSError):
         os.write(2, f"\n{text}\n".encode())

@@ -1,9 +1,9 @@
 """The parent of one of several processes of a run.
 
-When a process of a run dies, JAX aborts the others from C++, where no Python can say
-what happened or choose the exit code. So each process of several is the child of a
-small one that can: it passes signals on and exit codes back, and puts an abort into
-words. It never imports JAX.
+When a process of a run dies, JAX aborts the others from C++, so that no Python code can
+explain it or choose the exit code. Therefore each of several processes is the child of
+a small one, which passes signals on and exit codes back, and explains an abort. It
+never imports JAX.
 """
 
 import contextlib
@@ -16,17 +16,18 @@ import time
 from collections.abc import Callable, Sequence
 
 from rsmatch_jax.errors import STOPPED
+from rsmatch_jax.runtime import child
 from rsmatch_jax.runtime.stopping import ECHO
 
 MARK = "RSMATCH_JAX_PARENT"  # in the child's environment: PID:FILE_DESCRIPTOR
-ENDINGS = (0, 1, 2, STOPPED)  # exit codes behind which stands a message of the child's
+EXPLAINED = (0, 1, 2, STOPPED)  # exit codes for which the child prints a message
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-WATCH = 1.0  # seconds between two looks at the parent
+WATCH = 1.0  # seconds between two checks whether the parent lives
 GO_ON = "The same command on all hosts goes on from the last checkpoint"
 REASONS = {
-    signal.SIGABRT: "JAX does that where another process of the run does not answer "
-    "any more: that one's own message says why",
-    signal.SIGKILL: "the system does that where memory is short",
+    signal.SIGABRT: "JAX does that if another process of the run does not answer any "
+    "more; the message of that process says why",
+    signal.SIGKILL: "the system does that if memory is short",
 }
 
 
@@ -36,35 +37,40 @@ def is_child() -> bool:
 
 
 def tell(word: str):
-    """In the child: what it is at, for the parent's message should it end there."""
+    """Tells the parent what this child is doing, for its message after an abort."""
     if is_child():
         os.write(int(os.environ[MARK].split(":")[1]), f"{word}\n".encode())
 
 
-def supervise(program: str, arguments: Sequence[str], name: str) -> int:
-    """Runs `program` (a Python file) with the arguments as a child; its exit code.
+def supervise(command: Sequence[str], name: str) -> int:
+    """Runs a command as the child of this process and returns the exit code.
 
-    name: this process in messages. SIGTERM, SIGINT and SIGHUP reach the child as
-    SIGTERM; a second one kills it. Codes of the contract pass through, anything else
-    is 1 with a message. Call it from the main thread.
+    SIGTERM, SIGINT and SIGHUP reach the child as SIGTERM; a second one kills it. The
+    codes 0, 1, 2 and 75 pass through; any other becomes 1 with a message. Call it from
+    the main thread.
+
+    Args:
+        command: the program and its arguments; the child imports the same rsmatch_jax.
+        name: this process in messages.
     """
-    stop, (words, told) = _Stop(), os.pipe()
-    with stop.caught(), os.fdopen(words, "rb", buffering=0) as said:
-        stop.child = child = subprocess.Popen(
-            [sys.executable, program, *arguments],
-            env={**os.environ, MARK: f"{os.getpid()}:{told}"},
+    stop, (read_end, write_end) = _Stop(), os.pipe()
+    with stop.caught(), os.fdopen(read_end, "rb", buffering=0) as lines:
+        mark = {MARK: f"{os.getpid()}:{write_end}"}
+        stop.process = process = subprocess.Popen(
+            command,
+            env=child.environ_with_package(mark),
             stdin=subprocess.DEVNULL,
-            pass_fds=(told,),
-            # A terminal's Ctrl-C reaches the child once, through here.
+            pass_fds=(write_end,),
+            # A terminal's Ctrl-C reaches the child once, through this process.
             start_new_session=True,
         )
-        os.close(told)
-        if stop.signals:  # before there was a child
-            child.terminate()
-        code = child.wait()
-        os.set_blocking(words, False)  # a process of the child's may hold the other end
-        last = (said.read(2**16) or b"").decode().splitlines()[-1:]
-    if code in ENDINGS:
+        os.close(write_end)
+        if stop.signals:  # a signal came before there was a child
+            process.terminate()
+        code = process.wait()
+        os.set_blocking(read_end, False)  # the child's children may hold the other end
+        last = (lines.read(2**16) or b"").decode().splitlines()[-1:]
+    if code in EXPLAINED:
         return code
     sys.stdout.flush()
     if stop.signals > 1:
@@ -79,8 +85,7 @@ def supervise(program: str, arguments: Sequence[str], name: str) -> int:
 
 
 def obey():
-    """To be called first in the child: it ends when its parent does, and leaves Ctrl-C
-    to it."""
+    """Lets this child end when its parent does, and ignore Ctrl-C. Call it first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = int(os.environ[MARK].split(":")[0])
     watch = threading.Thread(target=_end_with, args=(parent,), daemon=True)
@@ -88,11 +93,11 @@ def obey():
 
 
 class _Stop:
-    """Signals of the parent, passed on."""
+    """Passes the signals of the parent on to the child."""
 
     def __init__(self):
         self.signals, self._since = 0, 0.0
-        self.child: subprocess.Popen | None = None
+        self.process: subprocess.Popen | None = None
 
     def __call__(self, number: int, frame: object):
         del number, frame
@@ -100,14 +105,14 @@ class _Stop:
         if self.signals and now - self._since < ECHO:
             return
         self.signals, self._since = self.signals + 1, now
-        if self.child is not None:
-            self.child.send_signal(
+        if self.process is not None:
+            self.process.send_signal(
                 signal.SIGTERM if self.signals == 1 else signal.SIGKILL
             )
 
     @contextlib.contextmanager
     def caught(self):
-        # What is ignored stays so, such as SIGHUP under nohup.
+        # An ignored signal stays ignored, such as SIGHUP under nohup.
         numbers = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
         before = {n: signal.signal(n, self) for n in numbers}
         try:
@@ -128,7 +133,7 @@ def _ending(code: int) -> str:
 def _end_with(
     parent: int, leave: Callable[[int], None] = os._exit, pause: float = WATCH
 ):
-    # The kernel hands an orphan to another process: then the number differs.
+    # The kernel gives an orphan another parent, with another number.
     while os.getppid() == parent:
         time.sleep(pause)
     leave(1)

@@ -9,8 +9,7 @@ import pytest
 from support import encoded_sets
 from support.helpers import TINY
 
-import launch
-from rsmatch_jax import evaluate
+from rsmatch_jax import evaluate, train
 
 SIZE = 16
 CONFIG = os.path.join(os.path.dirname(__file__), "..", "..", "configs", "imagenet.py")
@@ -38,9 +37,7 @@ def command(root, workdir, *flags):
         "log.tensorboard": False,
     }
     argv = [f"--config.{key}={value}" for key, value in keys.items()]
-    return launch.main(
-        ["launch.py", f"--config={CONFIG}", f"--workdir={workdir}", *argv, *flags]
-    )
+    return train.main([f"--config={CONFIG}", f"--workdir={workdir}", *argv, *flags])
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import launch
-from rsmatch_jax import evaluate, sweep
+from rsmatch_jax import evaluate, sweep, train
 from rsmatch_jax.bench import __main__ as bench
 from rsmatch_jax.data import import_images
 from rsmatch_jax.data.stores import arrays
@@ -30,7 +29,7 @@ from rsmatch_jax.synthesis.prompts import jsonl
 ROOT = pathlib.Path(__file__).parents[2]
 DIGITS = f"--config={ROOT}/configs/digits.py"
 MAINS = {
-    "launch": lambda argv: launch.main(["launch.py", *argv]),
+    "train": train.main,
     "bench": lambda argv: bench.main(["bench", *argv]),
     "data.import_images": import_images.main,
     "evaluate": evaluate.main,
@@ -50,9 +49,11 @@ LOOK = ["pool", "--real=digits", "--out=new"]
 POOL = "--config.data.synthetic_pool="
 
 CASES = {
-    "launch": [
+    "train": [
         ([DIGITS, "--workdir=file.txt"], ["--workdir=file.txt", "is a file"]),
+        ([DIGITS, "--workdir=file.txt", "--overwrite"], ["file.txt", "is a file"]),
         ([DIGITS, "--workdir=file.txt/run"], ["--workdir=file.txt/run"]),
+        ([DIGITS, "--workdir=/proc/nobody"], ["/proc/nobody", "cannot be written"]),
         ([DIGITS, "--workdir="], ["--workdir=", "empty"]),
         ([DIGITS, "--workdir=notes"], ["--workdir=notes", "holds no run"]),
         ([DIGITS, "--workdir=notes", "--overwrite"], ["notes", "left alone"]),
@@ -229,8 +230,8 @@ CASES = {
         ([*WRITE, "--perclass=3"], ["--perclass=3"]),
     ],
 }
-REAL = [  # as processes of their own
-    ("launch", CASES["launch"][0]),
+REAL = [  # also as processes
+    ("train", CASES["train"][0]),
     ("evaluate", CASES["evaluate"][3]),
     ("data.import_images", CASES["data.import_images"][6]),
     ("sweep", CASES["sweep"][1]),
@@ -257,7 +258,7 @@ def write_json(path, content):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A folder with all that is wrong in it. Nothing may change there."""
+    """A folder with every kind of wrong file. Nothing may change there."""
     root = tmp_path_factory.mktemp("world")
     for name in ("empty", "notes"):
         (root / name).mkdir()
@@ -295,7 +296,7 @@ def make_pools(root):
 
 
 def make_runs(root):
-    config, _, _ = config_file.parse(["", DIGITS], launch.define_flags)
+    config, _, _ = config_file.parse(["", DIGITS], train.define_flags)
     config = config.to_dict()
     workdir.claim(str(root / "run"), config, {"labeled": np.arange(3)}, {})
     (root / "run" / "checkpoints").mkdir()
@@ -330,8 +331,7 @@ def make_prompts(root):
 
 
 def snapshot(folder):
-    """{path: content} of all below a folder, of folders their names alone. A lock is no
-    content."""
+    """{path: content} of all files below a folder but the lock; None for folders."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in folder.rglob("*")
@@ -341,7 +341,7 @@ def snapshot(folder):
 
 @pytest.fixture
 def place(world, tmp_path, monkeypatch):
-    """The world as working directory; and no data elsewhere."""
+    """The world as the working directory, without data elsewhere."""
     monkeypatch.chdir(world)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "nothing"))
@@ -352,12 +352,12 @@ def place(world, tmp_path, monkeypatch):
     assert not [path for path in decoded.rglob("*") if "compiled" not in path.parts]
 
 
-def check(said, words):
-    """The last that is said is the answer."""
-    assert "Traceback" not in said, said
-    answer = said[said.rfind("error: ") :]
+def check(message, words):
+    """The last message is the answer."""
+    assert "Traceback" not in message, message
+    answer = message[message.rfind("error: ") :]
     for word in ("error: ", *words):
-        assert word in answer, said
+        assert word in answer, message
 
 
 @pytest.mark.parametrize(
@@ -375,9 +375,7 @@ def test_wrong_request_is_answered(place, capsys, command, argv, words):
 @pytest.mark.parametrize(("command", "case"), REAL, ids=[name for name, _ in REAL])
 def test_as_a_process(place, command, case):
     argv, words = case
-    program = [str(ROOT / "launch.py")]
-    if command != "launch":
-        program = ["-m", f"rsmatch_jax.{command}"]
+    program = ["-m", f"rsmatch_jax.{command}"]
     done = subprocess.run(
         [sys.executable, *program, *argv],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""What ends a run and what it is warned of."""
+"""Metrics that end a run, and those that it is warned of."""
 
 import math
 
@@ -10,7 +10,7 @@ from rsmatch_jax.methods import rsmatch_checks
 from rsmatch_jax.runs.history import Record
 
 
-def test_infinite_metric_is_named_with_its_step_and_what_is_left():
+def test_infinite_metric_is_named_with_its_step_and_the_last_checkpoint():
     sound = {"loss": 1.0}
     health.require_finite(7, [sound, sound], lambda: None)
     with pytest.raises(RunFailed, match=r"loss is nan at step 6.*is of step 4\. "):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support.helpers import build, leaves
 
-from rsmatch_jax.engine import feed, memory, plan
+from rsmatch_jax.engine import feed, memory
 from rsmatch_jax.errors import RequestError
 
 MIB = 2**20
@@ -84,7 +84,7 @@ def test_a_small_device_is_refused_with_the_keys_to_lower():
     assert f"{queue} (lower method.rsmatch.queue_length)" in str(e.value)
     assert "images" not in str(e.value)  # too small to be listed
     memory.check(parts, total, exp.method.memory_keys)
-    lines = list(plan.describe(with_devices(exp, device(total)), task))
+    lines = list(memory.describe(parts, total))
     assert any(queue.removesuffix(" of queue") in line for line in lines)
 
 

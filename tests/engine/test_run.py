@@ -1,4 +1,4 @@
-"""Whole runs on the `fake` set: files, and what may not matter."""
+"""Whole runs on the `fake` set: their files, and what must not change them."""
 
 import dataclasses
 import json
@@ -12,9 +12,9 @@ from support.helpers import assert_bit_equal, config
 from support.runs import KEYS, ONE_NETWORK, first_state, lines, run, saved_state
 
 from rsmatch_jax import files, train
-from rsmatch_jax.engine import experiment
+from rsmatch_jax.engine import content, experiment
 from rsmatch_jax.errors import RequestError, RunFailed
-from rsmatch_jax.runs import workdir
+from rsmatch_jax.runs import same_data, workdir
 from rsmatch_jax.runs.checkpoint import Checkpoints
 
 
@@ -45,7 +45,7 @@ def test_files_of_a_run(tmp_path):
 
 
 def test_ground_truth_never_enters_training(tmp_path, monkeypatch):
-    """Permuted flags, classes and generators of the unlabelled set: the same bits."""
+    """Permuted flags, classes and generators of unlabelled images change no bit."""
     run(tmp_path / "true")
     load = experiment.load_task
 
@@ -79,7 +79,7 @@ def test_finished_run_is_left_alone(tmp_path, capsys):
 
 
 def test_run_that_diverges_stops_before_it_is_saved(tmp_path):
-    """The step and the metric are named, no checkpoint holds the damage."""
+    """The message names the step and the metric; no checkpoint has the damage."""
     with pytest.raises(RunFailed, match=r" at step [1-4]:.*learning_rate"):
         run(tmp_path / "r", **{"method.name": "fixmatch", "optim.learning_rate": 1e30})
     assert workdir.read_result(str(tmp_path / "r"))["status"] == "failed"
@@ -88,8 +88,8 @@ def test_run_that_diverges_stops_before_it_is_saved(tmp_path):
     checkpoints.close()
 
 
-def test_gradient_that_is_not_finite_stops_in_its_own_step(tmp_path, monkeypatch):
-    """The loss, and all that a step reports of it, is finite then."""
+def test_gradient_that_is_not_finite_stops_in_its_step(tmp_path, monkeypatch):
+    """The loss, and all other metrics of that step, are finite."""
     honest = optax.global_norm
 
     def poisoned(grads):
@@ -116,28 +116,36 @@ def test_warnings_are_seen_everywhere_and_once(tmp_path, capsys):
 
 def test_changed_data_are_not_resumed(tmp_path):
     """The queue's indices would mean other images."""
+    folder = str(tmp_path / "r")
     split = {"labeled": np.arange(3), "unlabeled_synthetic": np.arange(5)}
-    workdir.claim(str(tmp_path / "r"), {}, split, {})
-    workdir.claim(str(tmp_path / "r"), {}, split, {})
+    workdir.claim(folder, {}, split, {same_data.CONTENT: "a"})
+    same_data.check(folder, split, "a")
+    same_data.check(folder, split, None)
     other = {**split, "unlabeled_synthetic": np.arange(1, 6)}
     with pytest.raises(RequestError, match="unlabeled_synthetic.*has changed"):
-        workdir.claim(str(tmp_path / "r"), {}, other, {})
+        same_data.check(folder, other, "a")
+    with pytest.raises(RequestError, match="other images.*has changed"):
+        same_data.check(folder, split, "b")
 
 
-def test_workdir_of_another_config_is_refused_with_the_keys(tmp_path):
-    mine = config(**KEYS).to_dict()
-    workdir.claim(str(tmp_path / "r"), mine, {}, {})
-    other = config(**{**KEYS, "optim.learning_rate": 0.1, "seed": 5}).to_dict()
-    with pytest.raises(RequestError) as e:
-        workdir.check_free(str(tmp_path / "r"), other)
-    assert "optim.learning_rate: 0.03 there, 0.1 here" in str(e.value)
-    assert "seed: 0 there, 5 here" in str(e.value)
-    free = config(**{**KEYS, "input.prefetch": 9, "log.every_steps": 1}).to_dict()
-    workdir.check_free(str(tmp_path / "r"), free)
+def test_digest_tells_images_apart():
+    task = experiment.load_task(config(**KEYS))
+    images = task.test_images.copy()
+    images[-1, 3, 3, 0] ^= 1
+    digests = {
+        content.digest(t)
+        for t in (
+            task,
+            dataclasses.replace(task),
+            dataclasses.replace(task, test_images=images),
+            dataclasses.replace(task, unl_images=task.unl_images[::-1]),
+        )
+    }
+    assert len(digests) == 3
 
 
 def test_two_runs_in_one_workdir(tmp_path):
-    """The second is refused and writes nothing, the first is left as it is."""
+    """The second is refused and writes nothing."""
     with workdir.locked(str(tmp_path / "r")):
         with pytest.raises(RequestError, match="another process is training there"):
             run(tmp_path / "r", **{"method.name": "supervised"})
@@ -148,7 +156,7 @@ def test_two_runs_in_one_workdir(tmp_path):
 def test_foreign_folder_is_neither_used_nor_cleared(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     for check in (
-        lambda: workdir.check_free(str(tmp_path), {}),
+        lambda: workdir.check_run_or_empty(str(tmp_path), ""),
         lambda: workdir.clear(str(tmp_path)),
     ):
         with pytest.raises(RequestError, match="holds no run"):

@@ -77,7 +77,7 @@ def finish(folder, keys=None):
 
 
 def log(folder):
-    """Not beside the workdir, whose disk may be full."""
+    """Not on the disk of the workdir, which may be full."""
     return folder.parent.parent / f"{folder.parent.name}.log"
 
 
@@ -86,7 +86,7 @@ def text(folder):
 
 
 def outcome(folder):
-    """What must be equal. Not the config: some of its keys were changed on the way."""
+    """What must be equal; not the config, of which some keys changed on the way."""
     result = json.loads((folder / "result.json").read_text())
     assert result["status"] == "finished" and result["fingerprint"]
     for key in ("seconds", "images_per_second", "config"):
@@ -121,7 +121,7 @@ def undisturbed(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_killed_at_any_moment(tmp_path, undisturbed, survived, kind):
-    """SIGKILL, the moments drawn from a whole run's length; other free keys after."""
+    """SIGKILL at random moments of a run; the next start has other free keys."""
     keys, kills = KINDS[kind]
     survived(f"SIGKILL, {kind}", kills)
     expected, seconds, _ = undisturbed(kind)
@@ -139,7 +139,7 @@ def test_killed_at_any_moment(tmp_path, undisturbed, survived, kind):
             process.kill()
             process.wait()
             moments.append(saved(folder))
-        else:  # it was through before it could be killed: another one
+        else:  # it finished before the kill: again
             assert process.returncode == 0, text(folder)[-3000:]
             assert outcome(folder) == expected, moments
             shutil.rmtree(folder)
@@ -150,7 +150,7 @@ def test_killed_at_any_moment(tmp_path, undisturbed, survived, kind):
 
 
 def wait_for(process, folder, condition):
-    """Until it holds, or the process is through."""
+    """Waits until the condition holds or the process ends."""
     while not condition() and process.poll() is None:
         time.sleep(0.01)
     assert process.poll() in (None, 0), text(folder)[-3000:]
@@ -203,7 +203,7 @@ def take_of_another_model(checkpoint, other):
 
 @pytest.mark.parametrize("damage", [truncate, lose_files, take_of_another_model])
 def test_damaged_checkpoint(tmp_path, undisturbed, survived, damage):
-    """The newest one: the run goes back to the one before and keeps what it found."""
+    """The run goes back to the checkpoint before and moves the damaged one aside."""
     survived(f"damaged checkpoint: {damage.__name__.replace('_', ' ')}")
     expected, seconds, _ = undisturbed("rsmatch")
     folder = tmp_path / "run"
@@ -238,12 +238,12 @@ def test_full_disk(tmp_path, undisturbed, survived):
             except OSError:
                 pass
         assert process.wait(timeout=60) == 1
-        said = text(folder)
+        message = text(folder)
         last = saved(folder)
         filler.unlink()
-        assert "error: " in said
+        assert "error: " in message
         finish(folder, events)
-        assert "No space left on device" in said
+        assert "No space left on device" in message
         assert f"resumed at step {last}" in text(folder)
         assert outcome(folder) == expected
 

@@ -1,5 +1,5 @@
-"""Runs of two processes: one is killed, or does not belong to the other; and what one
-process has begun they finish."""
+"""Runs of two processes: one is killed, or does not belong to the other; and they
+finish a run that one process began."""
 
 import os
 import shutil
@@ -41,14 +41,14 @@ FIXMATCH = {
     "checkpoint.every_steps": 3,
 }
 GO_ON = "The same command on all hosts goes on from the last checkpoint"
-SECONDS = 90  # in which the others have to end
+SECONDS = 90  # until the others must have ended
 
 
 def child_of(parent):
-    found = subprocess.run(
+    done = subprocess.run(
         ["pgrep", "-P", str(parent.pid)], capture_output=True, text=True, check=True
     )
-    return int(found.stdout)
+    return int(done.stdout)
 
 
 def alive(pid):
@@ -71,7 +71,7 @@ def undisturbed(tmp_path_factory):
     [(1, "child"), (1, "parent"), (0, "child"), (0, "parent")],
 )
 def test_killed_process_ends_the_others(victim, whose, undisturbed, tmp_path, survived):
-    """With a message and exit code 1, soon; and the same command makes up for it."""
+    """Soon, with a message and exit code 1; the same command then finishes the run."""
     folder = tmp_path / "run"
     processes = start_pair(folder, KEYS, tmp_path)
     wait_for("step 20/60", tmp_path / "0", processes)
@@ -85,12 +85,12 @@ def test_killed_process_ends_the_others(victim, whose, undisturbed, tmp_path, su
     assert seconds < SECONDS
     other = 1 - victim
     assert ended[other] == 1
-    said = (tmp_path / str(other)).read_text()
-    assert f"error: process {other} of 2 " in said and GO_ON in said
+    message = (tmp_path / str(other)).read_text()
+    assert f"error: process {other} of 2 " in message and GO_ON in message
     if whose == "child":
         assert ended[victim] == 1
         assert "SIGKILL" in (tmp_path / str(victim)).read_text()
-    time.sleep(2)  # in which an orphan finds that it is one
+    time.sleep(2)  # until an orphan has noticed that it is one
     assert not any(alive(pid) for pid in children)
     saved = Checkpoints(str(folder), keep=None).latest()
     assert 15 <= saved < 60
@@ -125,9 +125,9 @@ def test_processes_that_do_not_belong_together(keys, same_folder, words, tmp_pat
     processes = start_pair(folder, KEYS, tmp_path, second=second)
     assert codes(processes) == [2, 2]
     for i in range(2):
-        said = (tmp_path / str(i)).read_text()
-        assert "error: " in said and words in said
-        assert "Traceback" not in said and "stack trace" not in said
+        message = (tmp_path / str(i)).read_text()
+        assert "error: " in message and words in message
+        assert "Traceback" not in message and "stack trace" not in message
 
 
 def test_mistake_that_process_0_alone_can_see(tmp_path):
@@ -136,9 +136,9 @@ def test_mistake_that_process_0_alone_can_see(tmp_path):
     (folder / "letter").write_text("dear")
     assert codes(start_pair(folder, KEYS, tmp_path)) == [2, 2]
     for i in range(2):
-        said = (tmp_path / str(i)).read_text()
-        assert "is not empty and holds no run" in said
-        assert "Traceback" not in said and "stack trace" not in said
+        message = (tmp_path / str(i)).read_text()
+        assert "is not empty and holds no run" in message
+        assert "Traceback" not in message and "stack trace" not in message
     assert os.listdir(folder) == ["letter"]
 
 

@@ -1,4 +1,4 @@
-"""What is saved comes back to the bit, or is not taken for it."""
+"""A checkpoint comes back to the bit, or is refused."""
 
 import os
 import shutil
@@ -12,12 +12,13 @@ import pytest
 from support.helpers import assert_bit_equal
 
 from rsmatch_jax.errors import RunFailed
-from rsmatch_jax.runs import checkpoint, fingerprint
-from rsmatch_jax.runs.checkpoint import ASIDE, Checkpoints
+from rsmatch_jax.runs import checkpoint_folder, fingerprint
+from rsmatch_jax.runs.checkpoint import Checkpoints
+from rsmatch_jax.runs.checkpoint_folder import ASIDE
 
 
 def state(seed=0, width=300):
-    """Of the kinds of leaves that a TrainState has; large enough for chunks."""
+    """A tree with the kinds of leaves of a TrainState; large enough for chunks."""
     rng = np.random.default_rng(seed)
     return {
         "key": jax.random.key(seed),
@@ -39,11 +40,11 @@ def saved(tmp_path):
 
 
 def newest(folder, like=None):
-    said = []
+    lines = []
     checkpoints = Checkpoints(str(folder), keep=3)
-    restored = checkpoints.restore_newest(like or state(), said.append)
+    restored = checkpoints.restore_newest(like or state(), lines.append)
     checkpoints.close()
-    return restored, " ".join(said)
+    return restored, " ".join(lines)
 
 
 def files(folder):
@@ -90,8 +91,8 @@ DAMAGES = [truncate, remove_largest, remove_meta, empty, another_model, garbage_
 
 
 def test_newest_comes_back_to_the_bit(saved):
-    restored, said = newest(saved)
-    assert (restored.step, restored.meta, said) == (3, {"of": 3}, "")
+    restored, lines = newest(saved)
+    assert (restored.step, restored.meta, lines) == (3, {"of": 3}, "")
     assert_bit_equal(restored.state, state(3))
     assert restored.fingerprint == fingerprint.text(fingerprint.of_leaves(state(3)))
 
@@ -100,10 +101,10 @@ def test_newest_comes_back_to_the_bit(saved):
 def test_damaged_newest_is_moved_aside(saved, damage):
     damage(saved / "checkpoints" / "3")
     before = {p.name: p.read_bytes() for p in files(saved / "checkpoints" / "3")}
-    restored, said = newest(saved)
+    restored, lines = newest(saved)
     assert restored.step == 2
     assert_bit_equal(restored.state, state(2))
-    assert "checkpoints/3 is damaged" in said and "going back to step 2" in said
+    assert "checkpoints/3 is damaged" in lines and "going back to step 2" in lines
     aside = saved / ASIDE / "3"
     assert {p.name: p.read_bytes() for p in files(aside)} == before
     checkpoints = Checkpoints(str(saved), keep=3)  # and the run goes on
@@ -125,20 +126,20 @@ def test_where_none_is_good_none_is_touched(saved):
 
 
 def test_every_changed_bit_is_seen(saved, monkeypatch):
-    """What no file format would notice: a value that is another one."""
+    """No file format would notice a value that changed."""
     read = Checkpoints._read
 
     def flipped(self, step, **items):
-        found = read(self, step, **items)
+        content = read(self, step, **items)
         if step == 3:
-            queue = found["state"]["queue"]
-            found["state"]["queue"] = queue.at[2, 4, 1].set(queue[2, 4, 1] ^ 1)
-        return found
+            queue = content["state"]["queue"]
+            content["state"]["queue"] = queue.at[2, 4, 1].set(queue[2, 4, 1] ^ 1)
+        return content
 
     monkeypatch.setattr(Checkpoints, "_read", flipped)
-    restored, said = newest(saved)
+    restored, lines = newest(saved)
     assert restored.step == 2
-    assert "['queue'] is not what was saved" in said
+    assert "['queue'] is not what was saved" in lines
 
 
 def test_fingerprint_tells_bits_and_places_apart():
@@ -153,7 +154,7 @@ def test_fingerprint_tells_bits_and_places_apart():
             changed = values.view(np.uint32).copy()
             changed[word] ^= np.uint32(1) << np.uint32(bit)
             assert text(jnp.asarray(changed.view(np.float32))) != original
-    # What a sum of words would not see: signs that flip in pairs, values that swap.
+    # A sum of words would miss signs that flip in pairs and values that swap.
     assert text(jnp.zeros(4)) != text(-jnp.zeros(4))
     assert text(jnp.asarray(-values)) != original
     assert text(jnp.asarray([1.0, -1.0])) != text(jnp.asarray([-1.0, 1.0]))
@@ -186,26 +187,26 @@ def test_saving_a_step_again_replaces_it(saved):
 @pytest.mark.parametrize("new_is_whole", [False, True])
 def test_killed_while_it_replaces_a_step(saved, new_is_whole):
     folder = saved / "checkpoints"
-    os.rename(folder / "3", folder / ("3" + checkpoint._BEFORE))
+    os.rename(folder / "3", folder / ("3" + checkpoint_folder._BEFORE))
     if new_is_whole:
-        shutil.copytree(folder / ("3" + checkpoint._BEFORE), folder / "3")
-    restored, said = newest(saved)
-    assert (restored.step, said) == (3, "")
+        shutil.copytree(folder / ("3" + checkpoint_folder._BEFORE), folder / "3")
+    restored, lines = newest(saved)
+    assert (restored.step, lines) == (3, "")
     assert sorted(os.listdir(folder)) == ["1", "2", "3"]
 
 
 def test_changed_record_is_seen(saved):
     for path in files(saved / "checkpoints" / "3" / "meta"):
         path.write_text(path.read_text().replace('"of": 3', '"of": 4'))
-    restored, said = newest(saved)
+    restored, lines = newest(saved)
     assert restored.meta == {"of": 2}
-    assert "meta is not what was saved" in said
+    assert "meta is not what was saved" in lines
 
 
-def test_save_that_fails_in_the_background_is_told_and_deletes_nothing(
+def test_save_that_fails_in_the_background_is_reported_and_deletes_nothing(
     saved, monkeypatch
 ):
-    """The oldest good one would go, were the new one there."""
+    """With the new one, the oldest good one would be deleted."""
 
     def full(self, *args, **kwargs):
         raise OSError(28, "No space left on device")
@@ -224,7 +225,7 @@ def test_save_that_fails_in_the_background_is_told_and_deletes_nothing(
     assert newest(saved)[0].step == 3
 
 
-def test_failed_save_is_told_and_the_last_good_one_named(saved, monkeypatch):
+def test_failed_save_is_reported_and_the_last_good_one_named(saved, monkeypatch):
     checkpoints = Checkpoints(str(saved), keep=3)
 
     def full(*args, **kwargs):

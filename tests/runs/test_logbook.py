@@ -1,4 +1,4 @@
-"""Lines, files and tables for people."""
+"""Lines, metrics and tables."""
 
 import json
 import math
@@ -12,8 +12,10 @@ from rsmatch_jax.runs import history, logbook
 from rsmatch_jax.runs.history import Record, Stopwatch, interval_means
 
 
-def book(folder, kept=0):
-    return logbook.Logbook(str(folder), kept=kept, num_steps=9, tensorboard=False)
+def book(folder, num_bytes=0):
+    return logbook.Logbook(
+        str(folder), num_bytes=num_bytes, num_steps=9, tensorboard=False
+    )
 
 
 @pytest.mark.parametrize("beyond", ['{"step": 8, "a"', '{"step": 8}\n', "\0" * 4096])
@@ -38,7 +40,7 @@ def test_going_on_drops_what_came_after_the_save(tmp_path, capsys, beyond):
     assert capsys.readouterr().out == ""
 
 
-def test_lost_lines_are_told(tmp_path, capsys):
+def test_lost_lines_are_reported(tmp_path, capsys):
     book(tmp_path, 5).close()
     assert "metrics.jsonl has lost lines" in capsys.readouterr().out
 
@@ -61,14 +63,14 @@ def test_event_files_that_cannot_be_written_end_no_run(tmp_path, capsys):
 
 
 def test_plain_makes_json_of_numpy():
-    given = {"a": np.float32(0.5), "b": [np.int64(3), math.inf], "c": (None, "x")}
-    assert files.plain(given) == {"a": 0.5, "b": [3, None], "c": [None, "x"]}
+    values = {"a": np.float32(0.5), "b": [np.int64(3), math.inf], "c": (None, "x")}
+    assert files.plain(values) == {"a": 0.5, "b": [3, None], "c": [None, "x"]}
 
 
 def test_progress_names_rate_and_time_to_go(tmp_path, capsys):
     book(tmp_path).progress(5, {"loss": 1.25}, rate=2.0, extra_seconds=60.0)
-    said = capsys.readouterr().out
-    assert said == "step 5/9  loss 1.250  2.00 steps/s  ETA 1m02s\n"
+    output = capsys.readouterr().out
+    assert output == "step 5/9  loss 1.250  2.00 steps/s  ETA 1m02s\n"
 
 
 def test_stopwatch_leaves_pauses_out(monkeypatch):

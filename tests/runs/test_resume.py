@@ -1,4 +1,4 @@
-"""Runs that break off and go on, against undisturbed ones."""
+"""Interrupted and resumed runs against undisturbed ones."""
 
 import itertools
 import json
@@ -29,7 +29,7 @@ class Killed(Exception):
 
 @pytest.fixture
 def kill_after(monkeypatch):
-    """kill_after(n): the run breaks off after n dispatches."""
+    """kill_after(n): the run ends with an exception after n dispatches."""
 
     def arm(count):
         make = feed.make
@@ -54,7 +54,7 @@ def kill_after(monkeypatch):
 
 @pytest.fixture
 def dispatch(monkeypatch):
-    """dispatch(n): runs from now on take up to n steps a dispatch, as on a GPU."""
+    """dispatch(n): later runs take up to n steps a dispatch, as on a GPU."""
 
     def set_length(most):
         monkeypatch.setattr(
@@ -65,7 +65,7 @@ def dispatch(monkeypatch):
 
 
 def killed_copy(folder, to, last):
-    """The workdir as a kill leaves it that came before its checkpoint `last`."""
+    """Copies a workdir to the state before its checkpoint `last`, as after a kill."""
     shutil.copytree(folder, to)
     shutil.rmtree(to / "checkpoints" / str(last))
     result = json.loads((to / workdir.RESULT_FILE).read_text())
@@ -74,8 +74,8 @@ def killed_copy(folder, to, last):
 
 @pytest.mark.parametrize("case", RESUMED)
 def test_four_steps_equal_two_restore_two(tmp_path, capsys, case):
-    """State, metrics and result to the bit; the second start is a plain one. At the
-    break no buffer of the method is what a fresh start would give."""
+    """State, metrics and result are equal to the bit. At the break, each buffer of the
+    method differs from that of a fresh start."""
     keys = RESUMED[case]
     whole = run(tmp_path / "whole", **keys)
     killed_copy(tmp_path / "whole", tmp_path / "halves", last=4)

@@ -1,13 +1,12 @@
-"""Which processes belong to a run of several."""
+"""Which processes belong together."""
 
 import http.server
 import threading
 
 import pytest
-from jax._src import clusters
 
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.runtime import cluster
+from rsmatch_jax.runtime import cluster, hosts
 from rsmatch_jax.runtime.cluster import Group
 
 STEP = {
@@ -74,12 +73,12 @@ def test_flags():
 
 
 def test_command_line_with_flags_of_others():
-    argv = ["launch.py", "--config=x.py", "--process_id", "1", "--config.seed=2"]
+    argv = ["--config=x.py", "--process_id", "1", "--config.seed=2"]
     more = ["--num_processes=2", "--coordinator=h:1"]
     assert cluster.from_command_line([*argv, *more], {}).rank == 1
-    assert cluster.from_command_line(["launch.py", "--config=x.py"], {}) is None
+    assert cluster.from_command_line(["--config=x.py"], {}) is None
     with pytest.raises(RequestError, match="num_processes.*two"):
-        cluster.from_command_line(["launch.py", "--num_processes=two"], {})
+        cluster.from_command_line(["--num_processes=two"], {})
 
 
 @pytest.mark.parametrize(
@@ -100,10 +99,10 @@ def test_alone(environ):
 def test_slurm_step(monkeypatch):
     group = find(STEP)
     assert (group.size, group.rank, group.method) == (6, 2, "slurm")
-    # What JAX makes of the same environment.
+    # JAX reads the same environment alike.
     for name, value in STEP.items():
         monkeypatch.setenv(name, value)
-    theirs = clusters.SlurmCluster
+    theirs = hosts.distributed.clusters.SlurmCluster
     assert theirs.is_env_present() and theirs.name == group.method
     assert theirs.get_process_count() == group.size
     assert theirs.get_process_id() == group.rank
@@ -113,7 +112,7 @@ def test_slurm_step(monkeypatch):
     ("node", "gpus", "mine"),
     [
         ("1", "0,1,2,3", None),  # four tasks, four GPUs: JAX gives one to each
-        ("1", "2", (0,)),  # each task sees its own alone
+        ("1", "2", (0,)),  # each task sees one GPU
         ("0", "0,1,2,3", (0, 1, 2, 3)),  # one task: all, where JAX would take one
         ("0", "", None),
     ],
@@ -126,8 +125,8 @@ def test_gpus_of_a_slurm_task(node, gpus, mine):
 def test_tasks_of_a_node():
     environ = {"SLURM_STEP_TASKS_PER_NODE": "4(x2),1"}
     for node, tasks in enumerate([4, 4, 1, 0]):
-        found = cluster._slurm_tasks_here({**environ, "SLURM_NODEID": str(node)})
-        assert found == tasks
+        count = cluster._slurm_tasks_here({**environ, "SLURM_NODEID": str(node)})
+        assert count == tasks
 
 
 def test_open_mpi(monkeypatch):
@@ -135,7 +134,7 @@ def test_open_mpi(monkeypatch):
     assert (group.size, group.rank, group.method) == (4, 3, "ompi")
     for name, value in MPI.items():
         monkeypatch.setenv(name, value)
-    theirs = clusters.OmpiCluster
+    theirs = hosts.distributed.clusters.OmpiCluster
     assert theirs.is_env_present() and theirs.name == group.method
     assert (theirs.get_process_count(), theirs.get_process_id()) == (4, 3)
     new = {k: v for k, v in MPI.items() if "orte" not in k}
@@ -160,11 +159,11 @@ def test_tpu_pods_of_kubernetes():
 
 @pytest.mark.parametrize(("workers", "method"), [("a,b", "gcetpu"), ("a", None)])
 def test_tpu_vm_asks_its_metadata_server(workers, method, monkeypatch):
-    asked = []
+    requests = []
 
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            asked.append((self.path, self.headers["Metadata-Flavor"]))
+            requests.append((self.path, self.headers["Metadata-Flavor"]))
             self.send_response(200)
             self.end_headers()
             self.wfile.write(workers.encode())
@@ -179,5 +178,5 @@ def test_tpu_vm_asks_its_metadata_server(workers, method, monkeypatch):
         group = find({"GCE_METADATA_IP": address})
         server.shutdown()
     assert (group and group.method) == method
-    assert asked == [(cluster.METADATA, "Google")]
+    assert requests == [(cluster.METADATA, "Google")]
     assert find({"GCE_METADATA_IP": address}) is None  # nobody there any more

@@ -1,4 +1,4 @@
-"""Where compiled programs are kept."""
+"""Where compiled programs are cached, and with which options."""
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ def test_a_place_that_the_user_chose_stays(tmp_path, restored):
 
 
 def test_options_are_used_and_named_ones_only(monkeypatch):
-    """The program is the same but for them; one that this jaxlib lacks is left out."""
+    """They change nothing else; an option that this jaxlib lacks is left out."""
     conv = jax.jit(
         lambda x, w: jax.lax.conv_general_dilated(
             x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -60,7 +60,7 @@ def test_options_are_used_and_named_ones_only(monkeypatch):
     )
 
 
-def test_what_is_wrong_without_options_too_is_said():
+def test_error_that_options_do_not_cause_is_raised():
     class Lowered:
         def compile(self, compiler_options=None):
             raise jax.errors.JaxRuntimeError("out of memory")

@@ -1,4 +1,4 @@
-"""When several processes stop: together, and at no time that one has passed."""
+"""Several processes stop at the same call, which none of them has made yet."""
 
 import threading
 
@@ -9,7 +9,7 @@ from rsmatch_jax.runtime import consensus, hosts
 
 
 class Store:
-    """The runtime's key-value store, of threads instead of processes."""
+    """The key-value store of the runtime, for threads instead of processes."""
 
     def __init__(self):
         self.values, self.changed = {}, threading.Condition()
@@ -46,9 +46,9 @@ def test_all_stop_at_the_first_time_to_come(signalled, monkeypatch):
     ]
     for thread in threads:
         thread.start()
-    assert not stops[0].due()  # the fifth time; nobody has had a signal
+    assert not stops[0].due()  # the fifth call; there was no signal
     for i in signalled:
-        stops[i].ask()
+        stops[i].request()
     for thread in threads:
         thread.join(20)
         assert not thread.is_alive()
@@ -76,7 +76,7 @@ def test_nobody_waits_for_one_that_has_ended(monkeypatch):
         assert not ended.due()
     monkeypatch.setattr(hosts, "index", lambda: 0)
     stop = consensus.Stop()
-    stop.ask()
+    stop.request()
     thread = threading.Thread(target=stop.agree)
     thread.start()
     thread.join(20)

@@ -1,5 +1,4 @@
-"""Two processes with two devices each against one with one: what they compute, save
-and say."""
+"""Two processes with two devices each compute and save what one with one does."""
 
 import json
 import os
@@ -42,15 +41,14 @@ class Device:
 
 
 def test_signal_to_one_stops_both_at_the_same_step(tmp_path):
-    """Resident input, RSMatch: what two have saved, and one reads, is what one would
-    have computed."""
+    """Resident input, RSMatch: two processes save the state that one would compute."""
     folder = tmp_path / "pair"
     processes = start_pair(folder, RSMATCH, tmp_path)
     wait_for("step 6/1000", tmp_path / "0", processes)
     processes[1].send_signal(signal.SIGTERM)
     assert codes(processes) == [75, 75], (tmp_path / "1").read_text()
     first, second = ((tmp_path / str(i)).read_text() for i in range(2))
-    assert "step 2/1000" not in second  # process 0 alone says lines
+    assert "step 2/1000" not in second  # only process 0 prints lines
     result = json.loads((folder / "result.json").read_text())
     step = result["steps"]
     assert result["status"] == "stopped"
@@ -88,8 +86,8 @@ def test_all_rows_are_those_of_a_process_alone(count):
     np.testing.assert_array_equal(parallel.own_rows(8, devices), np.arange(8))
 
 
-def test_host_augments_its_rows_as_all_would_be():
-    """Bit for bit, so that no result depends on the number of hosts."""
+def test_host_makes_its_views_as_a_single_host_would():
+    """To the bit, so that no result depends on the number of hosts."""
     rng = np.random.default_rng(0)
     lab = rng.integers(0, 256, (8, 8, 8, 3)).astype(np.uint8)
     unl = rng.integers(0, 256, (24, 8, 8, 3)).astype(np.uint8)
@@ -107,16 +105,16 @@ def test_host_augments_its_rows_as_all_would_be():
     whole = first()
     for rank in range(2):
 
-        def own(n, rank=rank):
+        def rows_of(n, rank=rank):
             return np.arange(n).reshape(-1, 4)[:, 2 * rank : 2 * rank + 2].ravel()
 
-        part = first(own_rows=own)
+        part = first(own_rows=rows_of)
         for name in part.__dataclass_fields__:
             everything = getattr(whole, name)
             if name == "weak2":
                 assert everything is getattr(part, name) is None
                 continue
-            rows = own(len(everything))
+            rows = rows_of(len(everything))
             np.testing.assert_array_equal(
                 getattr(part, name), everything[rows], err_msg=name
             )
@@ -126,7 +124,7 @@ def test_nobody_at_the_coordinator():
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     begin = time.monotonic()
-    with pytest.raises(RunFailed, match=f"{address}.*process 1 of 2 has found nobody"):
+    with pytest.raises(RunFailed, match=f"{address}.*process 1 of 2 could not connect"):
         hosts.start(Group("by flags", address, 2, 1), seconds=1)
     assert time.monotonic() - begin < 30
     assert not hosts.num_processes() > 1
@@ -139,7 +137,7 @@ def test_port_of_the_coordinator_is_taken():
             hosts.start(Group("by flags", f"127.0.0.1:{port}", 2, 0), seconds=1)
 
 
-def test_process_alone_asks_nobody(tmp_path):
+def test_process_alone_waits_for_nobody(tmp_path):
     hosts.start(None)
     assert hosts.is_primary() and hosts.num_processes() == 1
     assert hosts.agreed("a", lambda: 3) == hosts.on_primary("b", lambda: 3) == 3

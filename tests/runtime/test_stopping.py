@@ -1,4 +1,4 @@
-"""Signals, in processes of their own; and runs that are asked to stop."""
+"""Signals to processes, and runs that have to stop."""
 
 import json
 import signal
@@ -52,7 +52,7 @@ def start(how, after="pass", before=""):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_first_signal_is_asked_for_and_no_more(number):
+def test_first_signal_requests_a_stop_only(number):
     process = start("with stop.to_save():")
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
@@ -72,7 +72,7 @@ def test_second_signal_ends_the_process_at_once():
 
 
 def test_one_signal_that_comes_twice_is_one():
-    """As where a scheduler tells a whole group, and a parent of it passes it on."""
+    """A scheduler signals a group of processes, and a parent passes it on."""
     process = start("with stop.to_save():", "time.sleep(0.5)")
     process.terminate()
     assert process.stdout.readline() == "due\n"
@@ -82,7 +82,7 @@ def test_one_signal_that_comes_twice_is_one():
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "output"),
     [
         ("if True:", ""),  # before anything was begun
         ("with stop.nothing_to_save(lambda: say('leaving')):", "leaving\n"),
@@ -92,13 +92,13 @@ def test_one_signal_that_comes_twice_is_one():
         ),
     ],
 )
-def test_signal_ends_the_process_where_nothing_is_to_be_saved(how, said):
-    """Also while the main thread is deep in one call: here in a sleep of C's."""
+def test_signal_ends_the_process_if_nothing_is_to_be_saved(how, output):
+    """Also during a long call of C code in the main thread, here a sleep."""
     busy = "import ctypes; ctypes.PyDLL(None).usleep"
     process = start(how, before=busy)
     process.terminate()
     out, _ = process.communicate(timeout=30)
-    assert (process.returncode, out) == (75, said)
+    assert (process.returncode, out) == (75, output)
 
 
 def test_ignored_signals_stay_so():
@@ -128,8 +128,8 @@ KEYS = {
 
 
 class After(Stop):
-    """Due from the nth time on that it is asked: after every step, after every batch
-    of an evaluation and at its end."""
+    """Due from the nth call on; a run calls it after each step, after each batch of an
+    evaluation and at its end."""
 
     def __init__(self, times):
         super().__init__()
@@ -152,10 +152,10 @@ def undisturbed(tmp_path_factory):
     return run(folder), (folder / workdir.METRICS_FILE).read_bytes()
 
 
-# Asked after step 1 (0), after step 2 (1), in its evaluation (2 to 7), after that (8),
+# Called after step 1 (0), after step 2 (1), in its evaluation (2 to 7), after that (8),
 # after step 3 (9), in the evaluation of the last step (20 to 25), after that (26).
 @pytest.mark.parametrize("times", [0, 3, 8, 22])
-def test_stopped_run_goes_on_as_if_nothing_had_been(tmp_path, undisturbed, times):
+def test_stopped_run_ends_like_an_undisturbed_one(tmp_path, undisturbed, times):
     whole, metrics = undisturbed
     stopped = run(tmp_path, After(times))
     if times < 26:

@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 PARENT = """
 import os, sys
 from rsmatch_jax.runtime import supervisor
-code = supervisor.supervise(sys.argv[1], sys.argv[2:], "process 1 of 2")
+code = supervisor.supervise([sys.executable, *sys.argv[1:]], "process 1 of 2")
 assert "jax" not in sys.modules and "numpy" not in sys.modules
 sys.exit(code)
 """
@@ -36,7 +36,7 @@ DEAF = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + WAIT
 
 @pytest.fixture
 def start(tmp_path):
-    """start(body): the parent of a child with this body; `before` is done first."""
+    """start(body): starts the parent of a child with this body, after `before`."""
     parents = []
 
     def begin(body, before=with_default_signals):
@@ -62,7 +62,7 @@ def start(tmp_path):
 
 
 def gone(pid):
-    """Neither running nor a zombie, at most a few seconds from now."""
+    """Whether a process has ended, within ten seconds."""
     for _ in range(100):
         try:
             os.kill(pid, 0)
@@ -70,7 +70,7 @@ def gone(pid):
             return True
         state = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1]
         if state.split()[0] == "Z" and os.getpid() != 1:
-            return True  # its reaper's business, not ours
+            return True  # a zombie, which its reaper removes
         time.sleep(0.1)
     return False
 
@@ -89,7 +89,7 @@ def test_exit_codes_pass_through(start, code):
         ("os.abort()", ["SIGABRT", "another process of the run does not answer"]),
         ("os.kill(os.getpid(), 9)", ["SIGKILL", "memory is short"]),
         ("os.kill(os.getpid(), 11)", ["SIGSEGV"]),
-        ("os.kill(os.getpid(), 15)", ["SIGTERM"]),  # not through the parent
+        ("os.kill(os.getpid(), 15)", ["SIGTERM"]),  # not from the parent
         ("sys.exit(9)", ["exit code 9"]),
         (
             "supervisor.tell('waiting for others')\nos.abort()",
@@ -97,7 +97,7 @@ def test_exit_codes_pass_through(start, code):
         ),
     ],
 )
-def test_abort_is_put_into_words(start, body, words):
+def test_abort_is_explained(start, body, words):
     parent = start(body)
     _, err = parent.communicate(timeout=30)
     assert parent.returncode == 1
@@ -139,7 +139,7 @@ def test_second_signal_kills(start):
     child = int(parent.stdout.readline())
     parent.send_signal(signal.SIGINT)
     time.sleep(0.2)
-    parent.send_signal(signal.SIGINT)  # the same one, from somebody else
+    parent.send_signal(signal.SIGINT)  # the same signal, from another sender
     time.sleep(stopping.ECHO + 0.2)
     assert parent.poll() is None
     parent.send_signal(signal.SIGINT)

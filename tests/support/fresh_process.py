@@ -1,4 +1,4 @@
-"""Programs in a process of their own, where what some hosts lack cannot be imported."""
+"""Programs in another process, which cannot import what some hosts lack."""
 
 import os
 import pathlib

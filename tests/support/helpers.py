@@ -21,8 +21,8 @@ SMALL = {  # 4 labelled and 8 unlabelled images a step
     "eval.batch_size": 160,  # of 320 test and 640 unlabelled images: nothing padded
     "log.tensorboard": False,  # it imports TensorFlow
 }
-# The family's smallest, without blocks: a third of the time to compile. Of this process
-# alone: a process of its own knows nothing of it.
+# The family's smallest, without blocks: compiles in a third of the time. Only this
+# process knows it, no child does.
 TINY = {"model.classifier": "tiny", "model.detector": "tiny"}
 networks.MODELS["tiny"] = functools.partial(networks.WideResNet, 4, 1)
 

@@ -30,8 +30,10 @@ COMMON = {
 
 
 def start_pair(folder, keys, logs, *, second=None):
-    """The two processes' parents; each writes into logs/<number>. second: a workdir and
-    keys of process 1 alone."""
+    """Starts the parents of two processes; each writes into logs/<number>.
+
+    second: the workdir and the keys of process 1, if they differ.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     environ = {
@@ -85,7 +87,7 @@ class StopAfter(Stop):
 
 
 def alone(folder, keys, stop=None):
-    """The same run in this process, on one device."""
+    """Trains the same run in this process, on one device."""
     devices = jax.local_devices()[:1]
     return train.run(config(**keys), str(folder), devices=devices, stop=stop)
 
@@ -103,7 +105,7 @@ def logged(folder, last):
 
 
 def assert_alike(folder, other, step, like):
-    """States and metrics but for rounding; the queue to the bit."""
+    """States and metrics are equal except for rounding; the queue to the bit."""
     a, b = (leaves(saved(f, step, like).state) for f in (folder, other))
     assert a.keys() == b.keys()
     for path in a:

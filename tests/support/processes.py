@@ -4,7 +4,10 @@ import signal
 
 
 def with_default_signals():
-    """For Popen's preexec_fn: a job in the background of a shell starts with Ctrl-C
-    ignored, one under nohup with the hangup ignored, and a run respects both."""
+    """For Popen's preexec_fn: restores the handlers of SIGINT and SIGHUP.
+
+    A background job of a shell starts with SIGINT ignored, one under nohup with SIGHUP
+    ignored, and a run respects both.
+    """
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)

@@ -79,8 +79,8 @@ class FreeOracle(FixOracle):
         if self.clip:
             self.tau = min(self.tau, 0.95)
         self.p = EMA * self.p + (1 - EMA) * q.mean(axis=0)
-        said = np.array([labels.count(c) / len(labels) for c in range(K)])
-        self.h = EMA * self.h + (1 - EMA) * said
+        shares = np.array([labels.count(c) / len(labels) for c in range(K)])
+        self.h = EMA * self.h + (1 - EMA) * shares
         return [self.tau * self.p[c] / max(self.p) for c in range(K)]
 
     def buffers(self):
@@ -94,8 +94,8 @@ def gathered_fairness(strong, p, h):
     """As USB computes it: strong [n, K] are the probabilities of the chosen rows."""
     if not len(strong):
         return 0.0
-    said = [int(row.argmax()) for row in strong]
-    h_bar = np.array([said.count(c) / len(said) for c in range(K)])
+    predicted = [int(row.argmax()) for row in strong]
+    h_bar = np.array([predicted.count(c) / len(predicted) for c in range(K)])
     p_bar = np.mean(strong, axis=0)
     a = np.array([x / y if y else 0 for x, y in zip(p, h, strict=True)])
     b = np.array([x / y if y else 0 for x, y in zip(p_bar, h_bar, strict=True)])

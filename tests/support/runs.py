@@ -1,4 +1,4 @@
-"""Whole runs on the `fake` set: four steps, and what is left of them."""
+"""Whole runs of four steps on the `fake` set, and readers of their files."""
 
 import json
 
@@ -14,9 +14,9 @@ KEYS = {
     "train.num_steps": 4,
     "eval.every_steps": 2,
     "checkpoint.every_steps": 2,
-    "log.every_steps": 3,  # on purpose out of step with the checkpoints
+    "log.every_steps": 3,  # on purpose no divisor of the others
     "input.randaugment_ops": 0,  # compiles faster
-    "method.threshold": 0.15,  # that some image passes at once
+    "method.threshold": 0.15,  # so that an image passes at once
 }
 ONE_NETWORK = {"method.rsmatch.individual_models": False}  # compiles faster
 

@@ -1,4 +1,4 @@
-"""Workdirs as runs leave them, of networks that nobody has trained."""
+"""Workdirs as runs leave them, with untrained networks."""
 
 import dataclasses
 import json
@@ -16,15 +16,17 @@ from rsmatch_jax.runs.checkpoint import Checkpoints
 
 
 def in_memory(**overrides):
-    """(saved.Saved of step 0, task of the `fake` set); nothing is on disk."""
+    """Returns (saved.Saved of step 0, task of the `fake` set); writes nothing."""
     _, task, exp = build(**overrides)
     names = task.class_names, task.generator_names
     return saved.Saved("a run", 0, exp, exp.init_state(), task.name, *names), task
 
 
 def make(folder, steps=(7,), **overrides):
-    """(experiment, {step: state}) of a new workdir on the `fake` set; best = the first
-    of the steps."""
+    """Returns (experiment, {step: state}) of a new workdir on the `fake` set.
+
+    The first of the steps is the best one.
+    """
     c, task, exp = build(**overrides)
     about = experiment.describe_data(task, exp.dims)
     workdir.claim(str(folder), c.to_dict(), task.split.arrays(), about)
@@ -32,7 +34,7 @@ def make(folder, steps=(7,), **overrides):
 
 
 def make_encoded(folder, size):
-    """As `make`, of a run with data.image_size whose data are nowhere."""
+    """As `make`, for a run with data.image_size whose data do not exist."""
     c = config(**{"data.image_size": size, "data.name": "/gone/set"})
     exp = experiment.build(
         c, Dims(4, (size, size, 3), 1, 4, 8, 16, 40), "set", jax.local_devices()[:1]
@@ -57,8 +59,7 @@ def save(folder, exp, steps):
 
 
 def unlike(state, seed):
-    """Shadow and running statistics that differ from a fresh state's, and from the
-    parameters."""
+    """Returns a state with other EMA weights and running statistics."""
     rng = np.random.default_rng(seed)
 
     def moved(leaf):
@@ -79,11 +80,11 @@ def edit(folder, name, change):
     (folder / name).write_text(json.dumps(content))
 
 
-def check_refused(ask, folder, argv, said, capsys):
-    """ask(folder, *argv) exits with 2 and says so; nothing new lies in the folder."""
+def check_refused(ask, folder, argv, pattern, capsys):
+    """Asserts that ask(folder, *argv) exits with 2 and a message; writes nothing."""
     before = sorted(folder.iterdir())
     assert ask(folder, *(arg.format(run=folder) for arg in argv)) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
-    assert re.search(said, error, re.DOTALL), error
+    assert re.search(pattern, error, re.DOTALL), error
     assert sorted(folder.iterdir()) == before

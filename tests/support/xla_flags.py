@@ -25,5 +25,5 @@ def flags() -> str:
 
 
 def with_devices(count: int) -> str:
-    """The tests' own XLA_FLAGS for a process with so many devices."""
+    """The XLA_FLAGS of the tests for a process with this number of devices."""
     return os.environ["XLA_FLAGS"].replace("device_count=4", f"device_count={count}")

@@ -1,0 +1,63 @@
+"""What Orbax needs to be told, and what it says about a checkpoint."""
+
+import logging
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from rsmatch_jax.state import PyTree
+
+
+class NewestAndBest:
+    """Orbax's PreservationPolicy: which checkpoints stay when one is added."""
+
+    def __init__(self, newest: int):
+        self.newest, self.best = newest, None
+
+    def should_preserve(
+        self, checkpoints: Sequence[Any], *, context: Any
+    ) -> Sequence[bool]:
+        del context
+        first = len(checkpoints) - self.newest
+        return [i >= first or c.step == self.best for i, c in enumerate(checkpoints)]
+
+
+def misfit(folder: str, like: PyTree) -> str | None:
+    """Returns which leaf of a saved state differs from `like`, None if all fit.
+
+    folder: of the state. None for a damaged one as well, which shows when it is read.
+    """
+    try:
+        tree = ocp.StandardCheckpointHandler().metadata(pathlib.Path(folder)).tree
+        saved = {path: tuple(x.shape) for path, x in _leaves(tree)}
+    except Exception:  # Orbax raises exceptions of many kinds for bad files
+        return None
+    for path, leaf in _leaves(like):
+        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        shape = saved.pop(path, None)
+        if shape is None:
+            return f"{path} is not there"
+        if not is_key and shape != tuple(leaf.shape):
+            return f"{path} has shape {shape}"
+    return next((f"{path} is there" for path in saved), None)
+
+
+def log_no_tracebacks():
+    """Keeps Orbax from logging the exceptions that it raises as well."""
+    logging.getLogger("absl").addFilter(_not_of_orbax)
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and f"{os.sep}orbax{os.sep}" in record.pathname)
+
+
+def _leaves(tree: PyTree) -> list[tuple[str, Any]]:
+    """(path, leaf), with equal paths for a state and for Orbax's metadata of it."""
+    return [
+        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]

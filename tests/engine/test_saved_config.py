@@ -1,0 +1,222 @@
+"""Runs of an earlier version, and of this one, under a config with other keys."""
+
+import json
+import os
+import pathlib
+import shutil
+
+import jax
+import pytest
+from PIL import Image
+from support.helpers import TINY, config
+from support.runs import KEYS
+
+from configs import common
+from rsmatch_jax import evaluate, predict, train
+from rsmatch_jax.data.stores import arrays
+from rsmatch_jax.engine import saved_config
+from rsmatch_jax.errors import RequestError
+from rsmatch_jax.report import collect
+from rsmatch_jax.runs import workdir
+
+OLD = pathlib.Path(__file__).parent / "old_workdir"
+LATER = {  # keys that a later version may add: dotted key: (default, neutral)
+    "model.made_up": ("new", "old"),
+    "method.rsmatch.made_up": (3, 0),
+    "method.simmatch.made_up": (None, 1.5),  # no run in OLD uses it
+}
+LINE = "began before these keys existed and keeps method.rsmatch.made_up=0, model.made"
+
+
+def old_config(name="unfinished", **changes):
+    """The config of an old run as this version's files and flags would give it."""
+    saved = json.loads((OLD / name / workdir.CONFIG_FILE).read_text())
+    keys = {k: v for k, v in workdir.flat(saved).items() if v is not None}
+    return config(**{**keys, **changes})
+
+
+def add(c, keys):
+    """A locked copy of a config with new keys."""
+    c = c.copy_and_resolve_references()
+    with c.unlocked():
+        for key, value in keys.items():
+            *groups, last = key.split(".")
+            group = c
+            for part in groups:
+                group = group[part]
+            group[last] = value
+    return c.lock()
+
+
+@pytest.fixture
+def later(monkeypatch):
+    """This version has the keys LATER. later(changes): a config of it."""
+    plain = saved_config.reference
+
+    def reference():
+        c, neutral = plain()
+        neutral |= {key: value for key, (_, value) in LATER.items()}
+        return add(c, {key: value for key, (value, _) in LATER.items()}), neutral
+
+    monkeypatch.setattr(saved_config, "reference", reference)
+
+    def at(name="unfinished", **changes):
+        new = {key: changes.pop(key, value) for key, (value, _) in LATER.items()}
+        return add(old_config(name, **changes), new)
+
+    return at
+
+
+@pytest.fixture
+def old(tmp_path):
+    """A copy of the old workdirs."""
+    return shutil.copytree(OLD, tmp_path / "old")
+
+
+def run(folder, c, **options):
+    return train.run(c, str(folder), devices=jax.local_devices()[:1], **options)
+
+
+def test_keys_that_old_workdirs_lack_have_a_neutral_value():
+    saved = json.loads((OLD / "unfinished" / workdir.CONFIG_FILE).read_text())
+    keys = set(workdir.flat(common.get_config().to_dict()))
+    came_later = keys - set(workdir.flat(saved))
+    assert came_later == set(common.neutral_values()), (
+        "a new key is `Later(default, neutral=...)` in configs/common.py"
+    )
+    assert sum(p.stat().st_size for p in OLD.rglob("*") if p.is_file()) <= 300_000
+
+
+def test_old_run_goes_on(old, later, capsys):
+    """With the neutral values, which its config.json has from then on."""
+    result = run(old / "unfinished", later())
+    assert (result["status"], result["steps"]) == ("finished", 8)
+    out = capsys.readouterr().out
+    assert "resumed at step 4" in out
+    assert out.count(LINE) == 1 and "simmatch" not in out
+    for part in (result["config"], workdir.read_config(str(old / "unfinished"))):
+        assert part["model"]["made_up"] == "old"
+        assert part["method"]["rsmatch"]["made_up"] == 0
+    assert run(old / "unfinished", later()) == workdir.read_result(
+        str(old / "unfinished")
+    )
+    assert "began before" not in capsys.readouterr().out
+
+
+def test_old_run_ends_as_without_the_keys(old, later, monkeypatch):
+    with_keys = run(old / "unfinished", later())
+    monkeypatch.undo()
+    shutil.copytree(OLD / "unfinished", old / "again")
+    assert run(old / "again", old_config())["fingerprint"] == with_keys["fingerprint"]
+    lines = [old / name / workdir.METRICS_FILE for name in ("unfinished", "again")]
+    assert lines[0].read_bytes() == lines[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "explicit", "word"),
+    [
+        (
+            {"model.made_up": "other"},
+            (),
+            "up: old there .*without it.*, other here",
+        ),
+        (
+            {"model.made_up": "new"},
+            ("model.made_up",),
+            "up: old there .*, new here",
+        ),
+        ({"model.made_up": "old"}, ("model.made_up",), None),
+        ({"method.simmatch.made_up": 7.0}, (), None),
+        ({"method.simmatch.temperature": 0.3}, (), None),
+        ({"optim.momentum": 0.8}, (), "optim.momentum: 0.9 there, 0.8 here"),
+        ({"log.every_steps": 1, "input.prefetch": 9}, (), None),
+        ({"data.data_dir": "/mnt", "data.download": False}, (), None),
+        ({"data.cache_dir": "/mnt", "data.synthetic_pool": "/mnt"}, (), None),
+    ],
+)
+def test_what_an_old_run_may_change(later, changes, explicit, word):
+    folder = str(OLD / "unfinished")
+    if word is None:
+        kept = saved_config.continue_run(folder, later(**changes), explicit)
+        assert {"model.made_up": "old", **kept} == {
+            "model.made_up": "old",
+            "method.rsmatch.made_up": 0,
+        }
+        return
+    with pytest.raises(RequestError, match=word):
+        saved_config.continue_run(folder, later(**changes), explicit)
+
+
+def test_all_differences_are_named(tmp_path):
+    workdir.claim(str(tmp_path), config(**KEYS).to_dict(), {}, {})
+    other = config(**{**KEYS, "optim.learning_rate": 0.1, "seed": 5})
+    with pytest.raises(RequestError) as e:
+        saved_config.continue_run(str(tmp_path), other)
+    assert "optim.learning_rate: 0.03 there, 0.1 here" in str(e.value)
+    assert "seed: 0 there, 5 here" in str(e.value)
+    assert str(e.value).endswith("--overwrite")
+
+
+def test_removed_keys(tmp_path):
+    """One that the method used is refused, one of another method is not."""
+    saved = config(**KEYS).to_dict()
+    saved["method"]["simmatch"]["gone"] = 1
+    workdir.claim(str(tmp_path), saved, {}, {})
+    assert saved_config.continue_run(str(tmp_path), config(**KEYS)) == {}
+    saved["optim"]["gone"] = 2
+    workdir.claim(str(tmp_path), saved, {}, {})
+    with pytest.raises(RequestError, match="optim.gone: 2 there, no such key here"):
+        saved_config.continue_run(str(tmp_path), config(**KEYS))
+    assert saved_config.load(str(tmp_path)).optim.gone == 2  # opened all the same
+
+
+def test_key_without_a_neutral_value_is_refused(later):
+    path = str(OLD / "unfinished" / workdir.CONFIG_FILE)
+    saved = workdir.read_config(str(OLD / "unfinished"))
+    assert set(saved_config.missing_values(saved, path)) == set(LATER)
+    del saved["seed"]
+    with pytest.raises(RequestError, match=r"config\.json lacks seed"):
+        saved_config.missing_values(saved, path)
+
+
+@pytest.mark.parametrize("name", ["unfinished", "finished"])
+def test_old_run_is_evaluated_and_predicts(old, later, name, tmp_path, capsys):
+    folder = old / name
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert evaluate.main([f"--workdir={folder}", "--step=best"]) == 0
+    out, err = capsys.readouterr()
+    expected = workdir.read_result(str(folder))["test_accuracy"]
+    assert f"test accuracy           {expected:.4f}" in out
+    assert err.count("note: this run began before these keys existed") == 1
+    assert ("method.rsmatch.made_up" in err) == (name == "unfinished")
+    Image.fromarray(arrays.fake("test").images[0]).save(tmp_path / "a.png")
+    assert predict.main([f"--workdir={folder}", str(tmp_path / "a.png")]) == 0
+    assert json.loads(capsys.readouterr().out)["image"].endswith("a.png")
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+
+
+def test_old_run_is_reported_as_one_of_this_version(later, old):
+    runs = collect.find(str(old))
+    finished = runs[os.path.realpath(old / "finished")]
+    assert finished.setting()["model.made_up"] == "old"
+    assert finished.figures["last"] == 0.2
+
+
+def test_run_goes_on_where_its_data_were_moved(tmp_path):
+    """Equal images at another place continue it, others do not."""
+    pool = arrays.fake_pool()
+    arrays.save(str(tmp_path / "a"), pool)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    pool.images[:] ^= 1
+    arrays.save(str(tmp_path / "c"), pool)
+    keys = {**KEYS, **TINY, "method.name": "fixmatch", "train.num_steps": 1}
+
+    def at(place):
+        return config(**keys, **{"data.synthetic_pool": str(tmp_path / place)})
+
+    run(tmp_path / "r", at("a"))
+    (tmp_path / "r" / workdir.RESULT_FILE).unlink()  # as if it were unfinished
+    run(tmp_path / "r", at("b"))
+    (tmp_path / "r" / workdir.RESULT_FILE).unlink()
+    with pytest.raises(RequestError, match="began with other images"):
+        run(tmp_path / "r", at("c"))
