@@ -60,6 +60,7 @@ class Run:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 all runs are finished (or printed), 1 one failed, 2 the request was
     wrong, 75 stopped by a signal."""
+    signal.signal(signal.SIGHUP, signal.default_int_handler)  # as Ctrl-C
     return exit_code(
         lambda: run(*_parser().parse_known_args(argv)), GO_ON, resumable=True
     )
@@ -243,5 +244,4 @@ def _parser() -> Parser:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGHUP, signal.default_int_handler)  # as Ctrl-C
     sys.exit(main())

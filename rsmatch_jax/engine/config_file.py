@@ -99,8 +99,8 @@ def load(path: str) -> ConfigDict:
         raise RequestError(f"--config={path} cannot be loaded: {reason}") from e
     if not isinstance(config, ConfigDict) or "method" not in config:
         raise RequestError(
-            f"--config={path}: get_config() must return the ConfigDict of "
-            "configs/common.py with changed values"
+            f"--config={path} cannot be loaded: get_config() must return the "
+            "ConfigDict of configs/common.py with changed values"
         )
     return config.lock()
 
