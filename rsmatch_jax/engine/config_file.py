@@ -19,7 +19,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from rsmatch_jax.engine import checks
-from rsmatch_jax.errors import RequestError
+from rsmatch_jax.errors import RequestError, one_line
 from rsmatch_jax.runs import workdir
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -56,7 +56,7 @@ def parse(
             define(values)
             words = values(others)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
-        raise RequestError(" ".join(str(e.args[0] if e.args else e).split())) from e
+        raise RequestError(one_line(e, limit=1000)) from e
     if words:
         raise RequestError(f"{words[0]!r} is no flag; flags look like --workdir=DIR")
     return values.config, os.path.splitext(os.path.basename(path))[0], values
@@ -95,7 +95,7 @@ def load(path: str) -> ConfigDict:
     try:
         config = call(path, "get_config")
     except Exception as e:  # the file is the user's and may raise anything
-        reason = " ".join(str(e.args[0] if e.args else e).split())
+        reason = one_line(e, limit=1000)
         raise RequestError(f"--config={path} cannot be loaded: {reason}") from e
     if not isinstance(config, ConfigDict) or "method" not in config:
         raise RequestError(
