@@ -37,7 +37,7 @@ LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 # stands inside a function, because the package is large or optional.
 AT_THE_TOP = {
     "flax.linen": ("models.",),
-    "orbax": ("runs.checkpoint",),
+    "orbax": ("runs.checkpoint", "runs.orbax_parts"),
     "ml_collections": ("engine.config_file",),
     "tensorflow": (".tf_",),
     "tensorflow_datasets": (".tf_",),

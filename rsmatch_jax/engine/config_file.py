@@ -12,7 +12,7 @@ import io
 import os
 import sys
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 from absl import flags
@@ -122,7 +122,7 @@ def call(path: str, function: str) -> Any:
 
 
 @contextlib.contextmanager
-def _configs_importable(folder: str) -> Iterator[None]:
+def _configs_importable(folder: str) -> Generator[None]:
     """Makes CONFIGS the package `configs`.
 
     Modules that CONFIGS lacks come from `folder` or from a folder `configs` of

@@ -20,8 +20,9 @@ SMALL = [*SHORT, "--config.train.batch_size=4", "--config.train.unlabeled_ratio=
 
 
 def run(*command, cwd, code=0):
-    """Runs a command outside the repository and returns what it printed."""
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    """Runs a command as a user would, outside the repository; returns its output."""
+    hidden = ("PYTHONPATH", "XLA_FLAGS")
+    environment = {k: v for k, v in os.environ.items() if k not in hidden}
     environment["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".jax_cache")
     done = subprocess.run(
         [str(word) for word in command],
@@ -138,9 +139,10 @@ def test_a_config_file_beside_other_configs(rsmatch, tmp_path):
     (tmp_path / "mine.py").write_text(
         "from configs import common\n\n\ndef get_config():\n"
         "    c = common.get_config()\n    c.data.name = 'digits'\n"
-        "    c.data.labels_per_class = 10\n    return c\n"
+        "    c.data.labels_per_class = 10\n    c.model.classifier = 'wrn_10_1'\n"
+        "    c.method.name = 'supervised'\n    return c\n"
     )
-    assert "digits" in rsmatch("train", "--config=mine.py", "--plan")
+    assert "digits" in rsmatch("train", "--config=mine.py", "--plan", *SMALL)
     printed = rsmatch("train", "--config=configs/common.py", "--plan", code=2)
     assert "nor this" in printed
 
