@@ -1,6 +1,5 @@
 """The command rsmatch: its list, its doors, and that it answers at once."""
 
-import ast
 import pathlib
 import subprocess
 import sys
@@ -27,16 +26,6 @@ def test_all_commands_are_listed(capsys):
             assert sum(line.startswith(f"  {name} ") for line in lines) == 1
     assert cli.main(["--version"]) == 0
     assert __version__ in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_command_is_a_door(name):
-    """The module has `main(argv)` and does the same as `python -m`."""
-    path = ROOT / "rsmatch_jax" / (cli.COMMANDS[name][0].replace(".", "/") + ".py")
-    tree = ast.parse(path.read_text())
-    functions = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
-    assert [a.arg for a in functions["main"].args.args] == ["argv"]
-    assert "sys.exit(main())" in path.read_text()
 
 
 def test_words_reach_the_command(monkeypatch):

@@ -111,12 +111,13 @@ def call(path: str, function: str) -> Any:
     `from configs import common` in the file takes the packaged module, wherever the
     file lies.
     """
-    name = f"_config_{os.path.splitext(os.path.basename(path))[0]}"
+    name = "configs._file"  # below `configs`, so that it disappears with it
     loader = importlib.machinery.SourceFileLoader(name, path)
     spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     with _configs_importable(os.path.dirname(os.path.abspath(path))):
+        sys.modules[name] = module  # dataclasses look for it there
         loader.exec_module(module)
         return getattr(module, function)()
 

@@ -9,7 +9,16 @@ from rsmatch_jax.engine import config_file
 from rsmatch_jax.errors import RequestError
 
 MINE = """
+from __future__ import annotations
+
+import dataclasses
+
 from configs import common
+
+
+@dataclasses.dataclass  # looks for this module in sys.modules
+class Sizes:
+    steps: int
 
 
 def get_config():
