@@ -60,6 +60,7 @@ class Run:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 all runs are finished (or printed), 1 one failed, 2 the request was
     wrong, 75 stopped by a signal."""
+    signal.signal(signal.SIGHUP, signal.default_int_handler)  # as Ctrl-C
     return exit_code(
         lambda: run(*_parser().parse_known_args(argv)), GO_ON, resumable=True
     )
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace, overrides: Sequence[str]):
     done = sum(r.finished() for r in runs)
     if args.dry_run:
         for r in runs:
-            say(shlex.join(["python", os.path.relpath(_launcher()), *r.argv]))
+            say(shlex.join(["python", *_program(), *r.argv]))
     shard = f"{len(runs)} in shard {args.shard}, " if args.shard else ""
     say(
         f"{sweep.title}\n{len(sweep.cells)} cells x {len(seeds)} seeds = "
@@ -134,7 +135,7 @@ def _launch(r: Run) -> int:
     """Exit code of one run, which may save when Ctrl-C stops the sweep."""
     os.makedirs(os.path.dirname(r.workdir), exist_ok=True)
     # A shard of a sweep is a process alone, whatever has started it.
-    command = [sys.executable, _launcher(), *r.argv, "--num_processes=1"]
+    command = [sys.executable, *_program(), *r.argv, "--num_processes=1"]
     with open(f"{r.workdir}.log", "a") as log:
         return child.run(command, stdout=log, stderr=log, patience=PATIENCE)
 
@@ -148,7 +149,7 @@ def _runs(
         for cell in sweep.cells:
             folder = grid.run_folder(out, cell.folder(), seed)
             keys = {**cell.all_overrides(more), "seed": seed}
-            argv = [f"--config={os.path.relpath(grid.config_path(cell.config))}"]
+            argv = [f"--config={cell.config}"]
             argv += [f"--config.{key}={value}" for key, value in keys.items()]
             argv.append(f"--workdir={folder}")
             runs.append(Run(cell, seed, folder, tuple(argv)))
@@ -176,7 +177,7 @@ def _overrides(sweep: Sweep, given: Sequence[str]) -> dict[str, Value]:
         if not flag.lstrip("-").startswith(("config.", "noconfig.")):
             raise RequestError(f"{flag!r} is no flag of a sweep; see --help")
     cell = sweep.cells[0]
-    argv = ["launch.py", f"--config={grid.config_path(cell.config)}", *given]
+    argv = ["launch.py", f"--config={cell.config}", *given]
     config, _, _ = config_file.parse(argv, lambda values: None)
     values = workdir.flat(config.to_dict())
     keys = config_file.override_keys(argv)
@@ -225,8 +226,12 @@ def _shard(runs: list[Run], text: str | None) -> list[Run]:
     return runs[i::n]
 
 
-def _launcher() -> str:
-    return os.path.join(config_file.ROOT, "launch.py")
+def _program() -> list[str]:
+    """The words after `python` that train: launch.py, or the module in a wheel."""
+    path = os.path.join(config_file.ROOT, "launch.py")
+    if os.path.isfile(path):
+        return [os.path.relpath(path)]
+    return ["-m", "rsmatch_jax.train"]
 
 
 def _parser() -> Parser:
@@ -241,5 +246,4 @@ def _parser() -> Parser:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGHUP, signal.default_int_handler)  # as Ctrl-C
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""Reads `--config=FILE --config.group.key=value`, with answers a user can act on.
+"""Finds and loads config files, and reads a command line's overrides of them.
 
 absl and ml_collections answer a wrong flag, key, type or file with a traceback and exit
 code 1. Here each becomes a RequestError that names it.
@@ -6,10 +6,13 @@ code 1. Here each becomes a RequestError that names it.
 
 import contextlib
 import difflib
+import importlib.machinery
+import importlib.util
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from absl import flags
@@ -17,69 +20,129 @@ from ml_collections import ConfigDict, config_flags
 
 from rsmatch_jax.errors import RequestError, one_line
 
-_FOLDER = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(os.path.dirname(_FOLDER))  # of launch.py
-CONFIGS = os.path.join(ROOT, "configs")
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = os.path.dirname(PACKAGE)  # the repository, or an environment's site-packages
+# A wheel has the configs inside the package; in the repository they lie beside it.
+_PACKAGED = os.path.join(PACKAGE, "configs")
+CONFIGS = _PACKAGED if os.path.isdir(_PACKAGED) else os.path.join(ROOT, "configs")
 
 
 def parse(
     argv: Sequence[str], define: Callable[[flags.FlagValues], None]
 ) -> tuple[Any, str, flags.FlagValues]:
-    """(locked config, name of its file without .py, all flag values).
+    """Reads the config and the flags of a command line.
 
-    argv: as sys.argv, program name first. define: adds the command's flags.
-    Raises RequestError for anything that does not fit.
+    Args:
+        argv: as sys.argv, program name first.
+        define: adds the command's flags to the values.
+    Returns:
+        The locked config, the name of its file without .py, and all flag values.
+    Raises:
+        RequestError: a flag, key, value or file does not fit.
     """
-    path = _config_path(argv)
-    if not os.path.isfile(path):
-        raise RequestError(
-            f"--config={path}: there is no such file; the ready ones are in configs/"
-        )
-    base = _load(argv[:1], path)
-    for key in override_keys(argv):
-        _check_key(base, key)
-    values = _define(argv)
-    define(values)
+    value, others = _split(argv)
+    path = find(value)
+    config = load(path)
+    for key in override_keys(others):
+        _check_key(config, key)
+    values = flags.FlagValues()
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # repeats what we raise
-            rest = values(list(argv))[1:]
+        with contextlib.redirect_stderr(io.StringIO()):  # repeats the exception
+            config_flags.DEFINE_config_dict(
+                "config", config, flag_values=values, sys_argv=others
+            )
+            define(values)
+            words = values(others)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
         raise RequestError(one_line(e, limit=1000)) from e
-    if rest:
-        raise RequestError(f"{rest[0]!r} is no flag; flags look like --workdir=DIR")
+    if words:
+        raise RequestError(f"{words[0]!r} is no flag; flags look like --workdir=DIR")
     return values.config, os.path.splitext(os.path.basename(path))[0], values
 
 
-def _define(argv: Sequence[str]) -> flags.FlagValues:
-    # ml_collections runs a file in the module of the file before, whose get_config
-    # would stand in for a missing one.
-    sys.modules.pop("config_config", None)
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file(
-        "config", None, "Config file.", flag_values=values, sys_argv=list(argv)
-    )
-    return values
+def find(value: str) -> str:
+    """Returns the path of the config file that --config=`value` names.
+
+    The name of a packaged config means that one, anything else is a path.
+    """
+    names = ready()
+    if value in names:
+        return os.path.join(CONFIGS, f"{value}.py")
+    if not os.path.isfile(value):
+        near = difflib.get_close_matches(value, names, n=1)
+        raise RequestError(
+            f"--config={value}: there is no such file"
+            + (f", did you mean {near[0]!r}" if near else "")
+            + f". The packaged configs: {', '.join(names)}"
+        )
+    return value
 
 
-def _load(program: Sequence[str], path: str) -> ConfigDict:
-    """The config file without overrides, to check these against."""
-    argv = [*program, f"--config={path}"]
-    values = _define(argv)
+def ready() -> list[str]:
+    """Names of the packaged configs."""
+    names = {os.path.splitext(name)[0] for name in os.listdir(CONFIGS)}
+    return sorted(name for name in names - {"ablations"} if name.isidentifier())
+
+
+def load(path: str) -> ConfigDict:
+    """The locked config of a file, without overrides.
+
+    Raises:
+        RequestError: the file cannot be loaded, or has another kind of config.
+    """
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            values(argv)
-            config = values.config
-            config.is_locked  # noqa: B018 (a file that failed to load fails here)
-    # The file's Python code may raise anything, which the user has to see.
-    except Exception as e:
+        config = call(path, "get_config")
+    except Exception as e:  # the file is the user's and may raise anything
         reason = one_line(e, limit=1000)
         raise RequestError(f"--config={path} cannot be loaded: {reason}") from e
     if not isinstance(config, ConfigDict) or "method" not in config:
         raise RequestError(
-            f"--config={path}: get_config() must return the ConfigDict of "
-            "configs/common.py with changed values"
+            f"--config={path} cannot be loaded: get_config() must return the "
+            "ConfigDict of configs/common.py with changed values"
         )
-    return config
+    return config.lock()
+
+
+def call(path: str, function: str) -> Any:
+    """Runs a Python file, calls a function of it and returns the result.
+
+    `from configs import common` in the file takes the packaged module, wherever the
+    file lies.
+    """
+    name = "configs._file"  # below `configs`, so that it disappears with it
+    loader = importlib.machinery.SourceFileLoader(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    with _configs_importable(os.path.dirname(os.path.abspath(path))):
+        sys.modules[name] = module  # dataclasses look for it there
+        loader.exec_module(module)
+        return getattr(module, function)()
+
+
+@contextlib.contextmanager
+def _configs_importable(folder: str) -> Generator[None]:
+    """Makes CONFIGS the package `configs`.
+
+    Modules that CONFIGS lacks come from `folder` or from a folder `configs` of
+    sys.path, so a user's package of this name works as well.
+    """
+    before = _take_configs()
+    package = types.ModuleType("configs")
+    others = (os.path.join(entry, "configs") for entry in sys.path)
+    package.__path__ = [CONFIGS, folder, *filter(os.path.isdir, others)]
+    sys.modules["configs"] = package
+    try:
+        yield
+    finally:
+        _take_configs()
+        sys.modules.update(before)
+
+
+def _take_configs() -> dict[str, types.ModuleType]:
+    """Removes `configs` and its modules from sys.modules and returns them."""
+    names = [n for n in sys.modules if n == "configs" or n.startswith("configs.")]
+    return {name: sys.modules.pop(name) for name in names}
 
 
 def _check_key(config: ConfigDict, key: str):
@@ -109,10 +172,16 @@ def override_keys(argv: Sequence[str]) -> list[str]:
     return keys
 
 
-def _config_path(argv: Sequence[str]) -> str:
-    for i, arg in enumerate(argv):
-        if arg in ("--config", "-config") and i + 1 < len(argv):
-            return argv[i + 1]
-        if arg.startswith(("--config=", "-config=")):
-            return arg.split("=", 1)[1]
-    raise RequestError("--config=FILE is missing, such as --config=configs/digits.py")
+def _split(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """Splits a command line into the value of --config and all other words."""
+    value, others, words = None, [], iter(argv)
+    for word in words:
+        if word in ("--config", "-config"):
+            value = next(words, None)
+        elif word.startswith(("--config=", "-config=")):
+            value = word.split("=", 1)[1]
+        else:
+            others.append(word)
+    if value is None:
+        raise RequestError("--config=FILE is missing, such as --config=digits")
+    return value, others

@@ -3,15 +3,13 @@ one, from which its report is made."""
 
 import dataclasses
 import functools
-import importlib.util
 import json
 import os
 from collections.abc import Mapping
 from typing import Any
 
 from rsmatch_jax import files
-from rsmatch_jax.engine import checks
-from rsmatch_jax.engine.config_file import CONFIGS
+from rsmatch_jax.engine import checks, config_file
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.runs import workdir
 
@@ -101,9 +99,9 @@ class Sweep:
 
 def load(path: str | None = None) -> dict[str, Sweep]:
     """All sweeps of a file like configs/ablations.py, by name."""
-    path = path or os.path.join(CONFIGS, "ablations.py")
+    path = path or os.path.join(config_file.CONFIGS, "ablations.py")
     sweeps = {}
-    for name, sweep in _module(path).get_sweeps().items():
+    for name, sweep in config_file.call(path, "get_sweeps").items():
         common = sweep.get("overrides", {})
         cells = tuple(
             Cell(**cell, common=common, sweep=name) for cell in sweep["cells"]
@@ -112,13 +110,9 @@ def load(path: str | None = None) -> dict[str, Sweep]:
     return sweeps
 
 
-def config_path(name: str) -> str:
-    return os.path.join(CONFIGS, f"{name}.py")
-
-
 def load_config(name: str) -> Any:
     """The unlocked ConfigDict of configs/<name>.py."""
-    return _module(config_path(name)).get_config().unlock()
+    return config_file.load(config_file.find(name)).unlock()
 
 
 def setting(config: Mapping[str, Any]) -> dict[str, Value]:
@@ -214,13 +208,3 @@ def read_record(path: str) -> dict[str, Any]:
 
 def run_folder(out: str, cell_folder: str, seed: int) -> str:
     return os.path.join(out, cell_folder, f"seed{seed}")
-
-
-def _module(path: str) -> Any:
-    if not os.path.isfile(path):
-        raise RequestError(f"there is no {path}; sweeps need the repository's configs/")
-    name = os.path.splitext(os.path.basename(path))[0]
-    spec = importlib.util.spec_from_file_location(f"_config_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

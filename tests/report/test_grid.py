@@ -95,7 +95,7 @@ def test_dry_run_prints_every_launch_line(tmp_path, capsys):
     out = capsys.readouterr().out
     lines = [x for x in out.splitlines() if x.startswith("python launch.py ")]
     assert len(set(lines)) == 108
-    assert sum("--config=configs/cifar100.py" in x for x in lines) == 54
+    assert sum("--config=cifar100" in x for x in lines) == 54
     assert sum("--config.seed=2" in x for x in lines) == 36
     assert "36 cells x 3 seeds = 108 runs" in out
     assert not os.listdir(tmp_path)

@@ -1,0 +1,109 @@
+"""Which file --config names, and what `configs` means while it is loaded."""
+
+import sys
+import types
+
+import pytest
+
+from rsmatch_jax.engine import config_file
+from rsmatch_jax.errors import RequestError
+
+MINE = """
+from __future__ import annotations
+
+import dataclasses
+
+from configs import common
+
+
+@dataclasses.dataclass  # looks for this module in sys.modules
+class Sizes:
+    steps: int
+
+
+def get_config():
+    from configs import digits  # also when the function is called
+
+    c = digits.get_config()
+    c.seed = 7
+    assert set(c) == set(common.get_config())
+    return c
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = _without_configs()
+    yield tmp_path
+    _without_configs()
+    sys.modules.update(before)
+
+
+def _without_configs():
+    """Takes other tests' `configs` out of sys.modules and returns them."""
+    names = [n for n in sys.modules if n.split(".")[0] == "configs"]
+    return {name: sys.modules.pop(name) for name in names}
+
+
+def test_a_bare_name_is_a_packaged_config_from_any_folder(folder):
+    (folder / "digits").mkdir()
+    assert config_file.find("digits") == f"{config_file.CONFIGS}/digits.py"
+    assert "cifar10" in config_file.ready()
+    assert "ablations" not in config_file.ready()
+    config, name, _ = config_file.parse(["", "--config=digits"], lambda values: None)
+    assert (config.data.name, name) == ("digits", "digits")
+
+
+def test_a_path_is_that_file(folder):
+    (folder / "digits.py").write_text(MINE)
+    argv = ["", "--config", "digits.py", "--config.model.dtype=bfloat16"]
+    config, name, _ = config_file.parse(argv, lambda values: None)
+    assert (config.seed, config.model.dtype, name) == (7, "bfloat16", "digits")
+
+
+def test_an_unknown_name_suggests_the_nearest(folder):
+    with pytest.raises(RequestError, match="--config=digit:.*did you mean 'digits'"):
+        config_file.find("digit")
+    with pytest.raises(RequestError, match="no such file.*cifar100"):
+        config_file.find("configs/mine.py")
+
+
+@pytest.mark.parametrize("imported", [False, True])
+def test_other_configs_do_not_hide_the_packaged_ones(folder, monkeypatch, imported):
+    """They may lie in the working directory, on sys.path and in sys.modules."""
+    (folder / "configs").mkdir()
+    (folder / "configs" / "__init__.py").write_text("")
+    (folder / "configs" / "common.py").write_text("mine = True\n")
+    (folder / "mine.py").write_text(MINE)
+    monkeypatch.syspath_prepend(str(folder))
+    if imported:
+        import configs.common as theirs
+    assert config_file.load("mine.py").seed == 7
+    if imported:
+        assert sys.modules["configs.common"] is theirs
+        assert theirs.mine
+    else:
+        assert "configs" not in sys.modules
+
+
+def test_a_user_package_named_configs_still_works(folder, monkeypatch):
+    """A config file may import from its folder and from a folder on sys.path."""
+    for place in ("project/configs", "elsewhere/configs"):
+        (folder / place).mkdir(parents=True)
+    (folder / "project/configs/near.py").write_text("value = 3\n")
+    (folder / "elsewhere/configs/far.py").write_text("value = 4\n")
+    monkeypatch.syspath_prepend(str(folder / "elsewhere"))
+    path = folder / "project/configs/mine.py"
+    text = MINE.replace("import common", "import common, far, near")
+    path.write_text(text.replace("c.seed = 7", "c.seed = near.value + far.value"))
+    assert config_file.load(str(path)).seed == 7
+
+
+def test_a_file_that_fails_leaves_no_trace(folder, monkeypatch):
+    theirs = types.ModuleType("configs")
+    monkeypatch.setitem(sys.modules, "configs", theirs)
+    (folder / "bad.py").write_text("from configs import nothing\n")
+    with pytest.raises(RequestError, match="bad.py cannot be loaded.*nothing"):
+        config_file.load("bad.py")
+    assert sys.modules["configs"] is theirs

@@ -1,0 +1,59 @@
+"""The command rsmatch: its list, its doors, and that it answers at once."""
+
+import pathlib
+import subprocess
+import sys
+import types
+
+import pytest
+
+from rsmatch_jax import cli
+from rsmatch_jax.version import __version__
+
+ROOT = pathlib.Path(__file__).parent.parent
+NAMES = (
+    *("train", "evaluate", "predict", "export", "sweep", "report", "import", "look"),
+    *("prompts", "generate", "ddpm", "see", "tsne", "bench"),
+)
+
+
+def test_all_commands_are_listed(capsys):
+    assert tuple(cli.COMMANDS) == NAMES
+    for argv in ([], ["--help"], ["-h"]):
+        assert cli.main(argv) == 0
+        lines = capsys.readouterr().out.splitlines()
+        for name in NAMES:
+            assert sum(line.startswith(f"  {name} ") for line in lines) == 1
+    assert cli.main(["--version"]) == 0
+    assert __version__ in capsys.readouterr().out
+
+
+def test_words_reach_the_command(monkeypatch):
+    calls = []
+    module = types.SimpleNamespace(main=lambda argv: calls.append(argv) or 75)
+    monkeypatch.setitem(sys.modules, "rsmatch_jax.evaluate", module)
+    assert cli.main(["evaluate", "--workdir=a b", "--step", "3"]) == 75
+    assert calls == [["--workdir=a b", "--step", "3"]]
+
+
+@pytest.mark.parametrize(
+    ("word", "near"),
+    [("trian", "'train'"), ("reprot", "'report'"), ("promt", "'prompts'")],
+)
+def test_an_unknown_command_suggests_the_nearest(capsys, word, near):
+    assert cli.main([word]) == 2
+    assert f"did you mean {near}?" in capsys.readouterr().err
+    assert cli.main(["--config=digits"]) == 2
+    assert "did you mean" not in capsys.readouterr().err
+
+
+def test_nothing_is_imported_before_a_command_is_called():
+    program = (
+        "import sys; from rsmatch_jax import cli; cli.main([]);"
+        "print(sorted(n for n in sys.modules if n.split('.')[0] in"
+        " ('jax', 'numpy', 'absl', 'ml_collections', 'tensorflow')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
