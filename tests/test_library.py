@@ -61,14 +61,16 @@ def test_the_readmes_example_of_the_library_runs(place):
     assert shapes == "(2, 64) (2, 8, 8, 3)"
     model = rsmatch_jax.load(str(place / "runs" / "demo"), "best")
     assert model.step == 3
-    found = model.predict(
+    predictions = model.predict(
         model.read([str(place / x) for x in ("scan.png", "photo.jpg")])
     )
     for row, line in enumerate(lines):
         name, p, synthetic = line.split()
-        assert name == model.class_names[found.labels[row]]
-        assert float(p) == pytest.approx(found.probabilities[row].max(), abs=1e-5)
-        assert float(synthetic) == pytest.approx(found.synthetic_scores[row], abs=1e-5)
+        assert name == model.class_names[predictions.labels[row]]
+        assert float(p) == pytest.approx(predictions.probabilities[row].max(), abs=1e-5)
+        assert float(synthetic) == pytest.approx(
+            predictions.synthetic_scores[row], abs=1e-5
+        )
     assert len(lines) == 2
 
 

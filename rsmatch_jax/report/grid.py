@@ -1,10 +1,11 @@
-"""Sweeps: tables of runs, read from configs/ablations.py, and the record of a started
-one, from which its report is made."""
+"""Sweeps, which are tables of runs, and the records of started ones.
+
+configs/ablations.py defines the sweeps. A report is made from a sweep's record.
+"""
 
 import dataclasses
 import functools
 import importlib.util
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -20,12 +21,9 @@ PAPER = ("table1", "table2", "table3")
 # Where data lie and how a run is carried out: no difference between two runs.
 NOT_THE_SETTING = (
     *workdir.FREE,
-    "seed",
-    "data.data_dir",
-    "data.cache_dir",
-    "data.download",
+    *("seed", "data.data_dir", "data.cache_dir", "data.download"),
 )
-# What a cell of the paper is about; other keys only make it smaller or larger.
+# What identifies a cell of the paper; other keys only make it smaller or larger.
 IDENTITY = (
     *("data.name", "data.labels_per_class", "data.real_only"),
     *("data.synthetic_ratio", "data.synthetic_mode", "data.synthetic_mix"),
@@ -42,10 +40,13 @@ CELL_KEYS = (
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One place of a table: a config file's name, {dotted key: value}, and the paper's
-    figures in percent: accuracy (mean, std over three seeds; std None where it prints
-    none) and detector, its Deepfake Acc. common: overrides of the whole sweep, which
-    then has folders of its own, with its name in front."""
+    """One place of a table.
+
+    config: name of a config file. overrides: {dotted key: value}. accuracy: the paper's
+    (mean, std over three seeds) in percent, std None if it prints none. detector: its
+    Deepfake Acc. in percent. common: overrides of the whole sweep; such a sweep has
+    its own folders, whose names start with `sweep`.
+    """
 
     row: str
     column: str
@@ -60,8 +61,10 @@ class Cell:
     def all_overrides(
         self, more: Mapping[str, Value] | None = None
     ) -> dict[str, Value]:
-        """{dotted key: value}: those of the sweep, of the cell, then `more`. Keys of
-        methods that the cell does not use are left out."""
+        """Returns {dotted key: value} of the sweep, the cell, then `more`.
+
+        Keys of methods that the cell does not use are left out.
+        """
         keys = {**self.common, **self.overrides, **(more or {})}
         c = load_config(self.config)
         c.update_from_flattened_dict(keys)
@@ -69,26 +72,32 @@ class Cell:
         return {k: v for k, v in keys.items() if k not in ignored}
 
     def config_dict(self, more: Mapping[str, Value] | None = None) -> Any:
-        """The cell's unlocked ConfigDict, with `more` overrides after its own."""
+        """Returns the cell's unlocked ConfigDict, with the overrides `more` last."""
         c = load_config(self.config)
         c.update_from_flattened_dict(self.all_overrides(more))
         return c
 
     def folder(self) -> str:
-        """A name for the cell's runs, equal for equal settings: what two tables share
-        is run once. Overrides that only repeat the config file are left out."""
+        """Returns a folder name that is equal for equal settings.
+
+        So tables share the runs they have in common. Overrides that only repeat the
+        config file are left out.
+        """
         plain = workdir.flat(load_config(self.config).to_dict())
-        own = {k: v for k, v in self.overrides.items() if v != plain[k]}
-        method = own.pop("method.name", plain["method.name"])
-        parts = [f"{key.rsplit('.', 1)[1]}={own[key]}" for key in sorted(own)]
+        keys = {k: v for k, v in self.overrides.items() if v != plain[k]}
+        method = keys.pop("method.name", plain["method.name"])
+        parts = [f"{key.rsplit('.', 1)[1]}={keys[key]}" for key in sorted(keys)]
         sweep = [self.sweep] if self.common else []
         return "-".join([*sweep, self.config, method, *parts])
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """Cells of a table. overrides: of all cells; baseline: the row to which differences
-    are taken; reduced: in what way it is smaller than the paper's runs."""
+    """Cells of a table.
+
+    overrides: of all cells. baseline: the row to which differences are taken. reduced:
+    in what way the runs are smaller than the paper's.
+    """
 
     name: str
     title: str
@@ -100,7 +109,7 @@ class Sweep:
 
 
 def load(path: str | None = None) -> dict[str, Sweep]:
-    """All sweeps of a file like configs/ablations.py, by name."""
+    """Returns {name: sweep} of a file like configs/ablations.py, the default."""
     path = path or os.path.join(CONFIGS, "ablations.py")
     sweeps = {}
     for name, sweep in _module(path).get_sweeps().items():
@@ -122,32 +131,35 @@ def load_config(name: str) -> Any:
 
 
 def setting(config: Mapping[str, Any]) -> dict[str, Value]:
-    """{dotted key: value} of what two runs must share to be repetitions."""
+    """Returns {dotted key: value} of all keys that repetitions of a run share."""
     flat = workdir.flat(config)
     return {k: v for k, v in flat.items() if not k.startswith(NOT_THE_SETTING)}
 
 
 def changed(cell: Cell, config: Mapping[str, Any]) -> dict[str, tuple[Value, Value]]:
-    """{dotted key: (the cell's value, the run's)} where a run's setting differs; the
-    place of its pool is no difference."""
+    """Returns {dotted key: (cell's value, run's value)} of the keys that differ.
+
+    The folder of the pool is no difference.
+    """
+    expected = setting(cell.config_dict().to_dict())
     return {
         key: (old, new)
-        for key, old, new in workdir.differences(
-            setting(cell.config_dict().to_dict()), setting(config)
-        )
+        for key, old, new in workdir.differences(expected, setting(config))
         if key != "data.synthetic_pool"
     }
 
 
 @functools.cache
 def _published() -> tuple[Cell, ...]:
-    known = load()
-    return tuple(c for name in PAPER for c in known[name].cells if c.accuracy)
+    sweeps = load()
+    return tuple(c for name in PAPER for c in sweeps[name].cells if c.accuracy)
 
 
 def published(config: Mapping[str, Any]) -> Cell | None:
-    """The paper's cell that a run's config belongs to: same data and method, whatever
-    its size (see `changed`). None where the paper has no such cell."""
+    """Returns the paper's cell with a config's data and method, of whatever size.
+
+    None if the paper has no such cell. See `changed`.
+    """
     for cell in _published():
         if not any(key.startswith(IDENTITY) for key in changed(cell, config)):
             return cell
@@ -155,11 +167,16 @@ def published(config: Mapping[str, Any]) -> Cell | None:
 
 
 def write_record(out: str, sweep: Sweep, seeds: list[int], more: Mapping[str, Value]):
-    """Writes OUT/<name>.sweep.json: the cells with their folders, the seeds of all
-    starts so far, and the overrides `more` of the command line.
+    """Writes OUT/<name>.sweep.json: cells with folders, all seeds so far, overrides.
 
-    Raises RequestError where an earlier start had others, but for keys that a resumed
-    run may change. Shards that start at the same time take turns.
+    Shards that start at the same time take turns.
+
+    Args:
+        more: the overrides of the command line.
+
+    Raises:
+        RequestError: an earlier start had other overrides, apart from keys that a
+            resumed run may change.
     """
     path = os.path.join(out, sweep.name + RECORD_SUFFIX)
     with open(f"{path}.lock", "w") as lock:
@@ -176,15 +193,13 @@ def write_record(out: str, sweep: Sweep, seeds: list[int], more: Mapping[str, Va
                     f"are {now}; use the same, or another --out"
                 )
             seeds = sorted({*earlier["seeds"], *seeds})
-        files.write_json(
-            path,
-            {
-                **dataclasses.asdict(sweep),
-                "seeds": seeds,
-                "overrides": dict(more),
-                "cells": [_cell_record(cell, more) for cell in sweep.cells],
-            },
-        )
+        content = {
+            **dataclasses.asdict(sweep),
+            "seeds": seeds,
+            "overrides": dict(more),
+            "cells": [_cell_record(cell, more) for cell in sweep.cells],
+        }
+        files.write_json(path, content)
 
 
 def _cell_record(cell: Cell, more: Mapping[str, Value]) -> dict[str, Any]:
@@ -199,16 +214,15 @@ def _cell_record(cell: Cell, more: Mapping[str, Value]) -> dict[str, Any]:
 
 
 def read_record(path: str) -> dict[str, Any]:
-    """What `write_record` wrote; RequestError where it is something else."""
+    """Returns a sweep's record; RequestError if the file holds something else."""
+    record = files.read_json(path)
     try:
-        with open(path) as f:
-            record = json.load(f)
         _ = [record[key] for key in RECORD_KEYS]
         _ = [cell[key] for cell in record["cells"] for key in CELL_KEYS]
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except (KeyError, TypeError) as e:
         raise RequestError(
             f"{path} is no record of a sweep ({e!r}); move it away"
-        ) from e
+        ) from None
     return record
 
 

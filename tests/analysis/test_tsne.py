@@ -33,8 +33,8 @@ def test_probe_tells_what_is_apart():
 def test_probe_cannot_tell_what_is_alike():
     """Though with more dimensions than images any labels can be learnt by heart."""
     synthetic = np.arange(400) % 2 == 0
-    found = [features.probe(cloud(400, 500, s), synthetic, s) for s in range(3)]
-    assert abs(np.mean(found) - 0.5) < 0.06
+    balanced = [features.probe(cloud(400, 500, s), synthetic, s) for s in range(3)]
+    assert abs(np.mean(balanced) - 0.5) < 0.06
 
 
 def test_probe_is_balanced():
@@ -44,8 +44,8 @@ def test_probe_is_balanced():
     synthetic = np.arange(1000) % 10 == 0
     where = np.where(synthetic, 3, np.where(rng.uniform(size=1000) < 0.25, 3, 0))
     points = where[:, None] + 0.01 * cloud(1000, 1)
-    told = np.mean(where[~synthetic] == 0)
-    assert features.probe(points, synthetic) == pytest.approx((1 + told) / 2)
+    share = np.mean(where[~synthetic] == 0)
+    assert features.probe(points, synthetic) == pytest.approx((1 + share) / 2)
 
 
 def test_probe_takes_scales_as_they_come():
@@ -76,10 +76,10 @@ def test_centroid_distance_by_hand():
         *[(0, 3, 0, 1), (9, 4, 1, 1), (9, 4, 1, 1)],
     ]
     x, y, labels, synthetic = np.array(points, np.float32).T
-    found = features.centroid_distance(
+    distance = features.centroid_distance(
         np.stack([x, y], axis=1), labels.astype(int), synthetic.astype(bool)
     )
-    assert found == pytest.approx(0.5)
+    assert distance == pytest.approx(0.5)
 
 
 def test_centroid_distance_needs_both():
@@ -106,11 +106,11 @@ def test_embedding_keeps_neighbours_and_repeats():
     points = cloud(300, 10)
     points[np.arange(300), labels] += 30
     synthetic = np.arange(300) % 2 == 0
-    found = []
+    embedded = []
     for threads in (1, 2):
         with threadpoolctl.threadpool_limits(threads):
-            found.append(features.embed(points, labels, synthetic, 5))
-    first, again = found
+            embedded.append(features.embed(points, labels, synthetic, 5))
+    first, again = embedded
     np.testing.assert_array_equal(first.points, again.points)
     assert first.figures == again.figures
     assert first.figures["images"] == 300 and first.figures["synthetic"] == 150
@@ -126,9 +126,9 @@ def test_features_that_do_not_differ(count):
     points = np.ones((count, 4), np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = features.embed(points, labels, np.arange(count) % 4 < 2)
-    assert np.all(np.isfinite(found.points))
-    assert found.figures["centroid_distance"] is None
+        embedded = features.embed(points, labels, np.arange(count) % 4 < 2)
+    assert np.all(np.isfinite(embedded.points))
+    assert embedded.figures["centroid_distance"] is None
 
 
 @pytest.mark.parametrize("classes", [2, 15, 100])
@@ -145,13 +145,13 @@ def test_pictures_of_few_and_many_classes(classes, tmp_path):
         generators=("",) * count,
     )
     figures = {"probe_balanced_accuracy": 0.7, "centroid_distance": None}
-    found = {
+    embedded = {
         part: features.Embedded(cloud(count, 2, seed), figures)
         for seed, part in enumerate(("classifier", "detector"))
     }
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        png = scatter.draw(found, chosen, names, "a title, $x")
+        png = scatter.draw(embedded, chosen, names, "a title, $x")
     (tmp_path / "a.png").write_bytes(png)
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.size == (1584, 864)
@@ -180,8 +180,8 @@ def test_a_run_end_to_end(run, capsys, tmp_path):
     """The numbers are those of the features that the library gives."""
     folder, task = run
     assert ask(folder, "--images=60", "--seed=3") == 0
-    said = capsys.readouterr().out
-    assert f"written: {folder}/tsne.png" in said
+    printed = capsys.readouterr().out
+    assert f"written: {folder}/tsne.png" in printed
     with open(folder / "tsne.json") as f:
         content = json.load(f)
     assert content["step"] == 4 and content["seed"] == 3
@@ -201,7 +201,7 @@ def test_a_run_end_to_end(run, capsys, tmp_path):
             seed=3,
         )
         assert {k: of_part[k] for k in expected} == pytest.approx(expected)
-        assert f"{of_part['probe_balanced_accuracy']:.4f}\n" in said
+        assert f"{of_part['probe_balanced_accuracy']:.4f}\n" in printed
     out = tmp_path / "again.png"
     assert ask(folder, "--images=60", "--seed=3", f"--out={out}") == 0
     with open(out.with_suffix(".json")) as f:
@@ -219,16 +219,16 @@ def test_some_classes(run, tmp_path):
 
 
 def test_real_images_alone_and_one_network(tmp_path, capsys):
-    """No probe, no distance, no detector, and all of it said."""
+    """No probe, no distance, no detector, and all of it printed."""
     folder = tmp_path / "run"
     workdirs.make(
         folder, (2, 4), **{"method.name": "fixmatch", "data.synthetic_ratio": 0}
     )
     assert ask(folder, "--images=20") == 0
-    said = capsys.readouterr().out
-    assert "fixmatch has no detector: the classifier alone" in said
-    assert said.count("none: too few images of an origin") == 1
-    assert said.count("none: it takes two classes") == 1
+    printed = capsys.readouterr().out
+    assert "fixmatch has no detector: the classifier alone" in printed
+    assert printed.count("none: too few images of an origin") == 1
+    assert printed.count("none: it takes two classes") == 1
     with open(folder / "tsne.json") as f:
         content = json.load(f)
     assert "detector" not in content
@@ -252,16 +252,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("argv", "said"), WRONG.values(), ids=WRONG)
-def test_wrong_requests(run, capsys, argv, said):
+@pytest.mark.parametrize(("argv", "message"), WRONG.values(), ids=WRONG)
+def test_wrong_requests(run, capsys, argv, message):
     folder, _ = run
-    workdirs.check_refused(ask, folder, argv, said, capsys)
-
-
-def test_help_tells_all(capsys):
-    with pytest.raises(SystemExit) as e:
-        tsne.main(["--help"])
-    assert e.value.code == 0
-    text = capsys.readouterr().out
-    assert "Exit codes: 0 done, 1 it failed" in text
-    assert max(map(len, text.splitlines())) <= 88
+    workdirs.check_refused(ask, folder, argv, message, capsys)

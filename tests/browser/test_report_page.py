@@ -78,14 +78,14 @@ def result(folder):
 
 
 def test_figures_are_those_of_the_result(opened, folder):
-    page, found = opened(), result(folder)
+    page, content = opened(), result(folder)
     shown = {
         d.get_attribute("data-figure"): d.inner_text()
         for d in page.query_selector_all("[data-figure]")
     }
-    shares = [k for k in found if "accuracy" in k or k.startswith("queue")]
-    expected = {k: found[k] for k in [*shares, "detector_auroc", "utilisation"]}
-    expected |= {f"test.{k}": v for k, v in found["test"].items()}
+    shares = [k for k in content if "accuracy" in k or k.startswith("queue")]
+    expected = {k: content[k] for k in [*shares, "detector_auroc", "utilisation"]}
+    expected |= {f"test.{k}": v for k, v in content["test"].items()}
     for key, value in expected.items():
         if value is None:
             assert key not in shown
@@ -94,13 +94,13 @@ def test_figures_are_those_of_the_result(opened, folder):
     assert len([k for k in expected if k in shown]) > 10
     assert shown["steps"] == "6"
     assert shown["status"] == "finished"
-    assert shown["fingerprint"] == found["fingerprint"]
+    assert shown["fingerprint"] == content["fingerprint"]
     config = dict(
         [cell.inner_text() for cell in row.query_selector_all("th, td")]
         for row in opened_details(page)
     )
-    assert config["train.batch_size"] == str(found["config"]["train"]["batch_size"])
-    assert len(config) == len(workdir.flat(found["config"]))
+    assert config["train.batch_size"] == str(content["config"]["train"]["batch_size"])
+    assert len(config) == len(workdir.flat(content["config"]))
 
 
 def opened_details(page):
@@ -109,8 +109,8 @@ def opened_details(page):
 
 
 def chart(page, title):
-    own = page.get_by_role("heading", name=title, exact=True)
-    return page.locator(".chart", has=own)
+    heading = page.get_by_role("heading", name=title, exact=True)
+    return page.locator(".chart", has=heading)
 
 
 def test_hover_shows_the_numbers_of_the_metrics(opened, folder):

@@ -94,49 +94,49 @@ def write_sweep(base, more=None, leave_out=()):
 
 def printed(capsys):
     """{(row, what): texts of the columns} of the Markdown on the terminal."""
-    found, row = {}, ""
+    table, row = {}, ""
     for line in capsys.readouterr().out.splitlines():
         if line.startswith("|") and "---" not in line:
             name, what, *cells = (c.strip() for c in line.strip("|").split("|"))
             row = name or row
-            found[row, what] = cells
-    return found
+            table[row, what] = cells
+    return table
 
 
 def test_table_of_a_sweep(tmp_path, capsys):
     """Mean, sample standard deviation and difference against numpy."""
     write_sweep(tmp_path / "o")
     assert report.main([str(tmp_path / "o")]) == 0
-    found = printed(capsys)
+    table = printed(capsys)
     for row in BEST:
         values = 100 * np.array(BEST[row])
         expected = f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
         if row != "Base":
             expected += f" ({values.mean() - 90:+.2f})"
-        assert found[row, "best"] == [expected]
-    assert found["RSMatch", "last"] == ["94.00 ± 1.00 (+5.00)"]
-    assert found["RSMatch", "paper"] == ["93.50 ± 0.2 (+2.50)"]
-    assert found["Base", "paper"] == ["91.00"]
-    assert found["RSMatch", "detector"] == ["75.00 ± 5.00"]
-    assert found["RSMatch", "detector, plain"] == ["85.00 ± 5.00"]
-    assert found["RSMatch", "detector, paper"] == ["99.11"]
-    assert ("FixMatch", "detector") not in found
-    assert ("FixMatch", "runs") not in found  # nothing is missing
+        assert table[row, "best"] == [expected]
+    assert table["RSMatch", "last"] == ["94.00 ± 1.00 (+5.00)"]
+    assert table["RSMatch", "paper"] == ["93.50 ± 0.2 (+2.50)"]
+    assert table["Base", "paper"] == ["91.00"]
+    assert table["RSMatch", "detector"] == ["75.00 ± 5.00"]
+    assert table["RSMatch", "detector, plain"] == ["85.00 ± 5.00"]
+    assert table["RSMatch", "detector, paper"] == ["99.11"]
+    assert ("FixMatch", "detector") not in table
+    assert ("FixMatch", "runs") not in table  # nothing is missing
 
 
 def test_missing_unfinished_and_broken_runs_are_counted(tmp_path, capsys):
     base = write_sweep(tmp_path, leave_out={("FixMatch", 1), ("FixMatch", 2)})
-    fix, _, own = sweep().cells
+    fix, _, rsmatch = sweep().cells
     config = {**fix.config_dict().to_dict(), "seed": 1}
     write_run(base / fix.folder() / "seed1", config, 0.99, status="running", steps=10)
-    (base / own.folder() / "seed0" / "result.json").write_text('{"status": "fin')
+    (base / rsmatch.folder() / "seed0" / "result.json").write_text('{"status": "fin')
     assert report.main([str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "| 91.00 (+1.00)" in out  # the unfinished one does not count
     assert "1 unfinished, 1 missing" in out
     assert "1 broken" in out
     assert "running at step 10 of 20, not in the figures" in out
-    assert f"{own.folder()}/seed0 is broken" in out
+    assert f"{rsmatch.folder()}/seed0 is broken" in out
 
 
 def test_run_of_another_setting_does_not_count(tmp_path, capsys):
@@ -153,11 +153,11 @@ def test_run_of_another_setting_does_not_count(tmp_path, capsys):
 def test_reduced_runs_are_marked_everywhere(tmp_path, capsys):
     write_sweep(tmp_path, {"train.num_steps": 7})
     assert report.main([str(tmp_path)]) == 0
-    found = printed(capsys)
-    ours = [v for (_, what), v in found.items() if what in ("best", "last", "detector")]
+    table = printed(capsys)
+    ours = [v for (_, what), v in table.items() if what in ("best", "last", "detector")]
     assert len(ours) == 7
     assert all(cell.endswith("†") for (cell,) in ours)
-    assert found["RSMatch", "paper"] == ["93.50 ± 0.2 (+2.50)"]
+    assert table["RSMatch", "paper"] == ["93.50 ± 0.2 (+2.50)"]
     page = (tmp_path / "report.html").read_text()
     assert "train.num_steps 7 instead of 20" in page
     assert page.count("†") == 7 + 2 + 1  # detector, plain; queue purity; the legend
@@ -173,13 +173,13 @@ def test_csv_holds_the_table_and_the_runs(tmp_path):
     assert report.main(argv) == 0
     with open(tmp_path / "page.csv") as f:
         lines = {line["row"]: line for line in csv.DictReader(f)}
-    own = lines["RSMatch"]
-    assert float(own["best_mean"]) == pytest.approx(95.0)
-    assert float(own["best_std"]) == pytest.approx(1.0)
-    assert float(own["best_difference"]) == pytest.approx(5.0)
-    assert float(own["median20_mean"]) == pytest.approx(93.0)
-    assert float(own["paper_difference"]) == pytest.approx(2.5)
-    assert own["note"] == "printed twice"
+    rsmatch = lines["RSMatch"]
+    assert float(rsmatch["best_mean"]) == pytest.approx(95.0)
+    assert float(rsmatch["best_std"]) == pytest.approx(1.0)
+    assert float(rsmatch["best_difference"]) == pytest.approx(5.0)
+    assert float(rsmatch["median20_mean"]) == pytest.approx(93.0)
+    assert float(rsmatch["paper_difference"]) == pytest.approx(2.5)
+    assert rsmatch["note"] == "printed twice"
     assert (lines["Base"]["finished"], lines["Base"]["missing"]) == ("2", "1")
     assert lines["Base"]["detector_accuracy_mean"] == ""
     with open(tmp_path / "page.runs.csv") as f:
@@ -206,16 +206,15 @@ def test_page_is_one_file_with_table_curves_and_pictures(tmp_path):
 
 def test_curves_are_means_over_seeds(tmp_path):
     write_sweep(tmp_path)
-    found = collect.find(str(tmp_path))
-    ((base, record),) = collect.find_records(str(tmp_path)).values()
-    cell = tables.of_sweep(base, record, found).cell("RSMatch", "r = 0.5")
-    steps, means, singles = curves.mean_curve(cell.runs, "eval/test_accuracy")
-    assert steps == [10, 20]
-    assert means == pytest.approx([90.0, 95.0])
-    assert singles[0] == "90.00 / 89.00 / 91.00"
-    steps, means, _ = curves.mean_curve(cell.runs, "eval/detector_accuracy")
-    assert means == pytest.approx([42.5, 85.0])
-    assert curves.mean_curve(cell.runs, "eval/nothing")[0] == []
+    runs, records = collect.find([str(tmp_path)])
+    ((base, record),) = records.values()
+    cell = tables.of_sweep(base, record, runs).cell("RSMatch", "r = 0.5")
+    line = curves.mean_line("a", cell.runs, "eval/test_accuracy")
+    assert line.points == [(10, pytest.approx(90.0)), (20, pytest.approx(95.0))]
+    assert line.notes[0] == " % (90.00 / 89.00 / 91.00)"
+    line = curves.mean_line("a", cell.runs, "eval/detector_accuracy")
+    assert line.points == [(10, pytest.approx(42.5)), (20, pytest.approx(85.0))]
+    assert curves.mean_line("a", cell.runs, "eval/nothing").points == []
 
 
 def test_plain_runs_are_gathered_by_setting(tmp_path, capsys):
@@ -285,9 +284,9 @@ def test_foreign_or_half_written_result(tmp_path, capsys, content):
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "result.json").write_text(content)
     assert report.main([str(tmp_path)]) == 2
-    said = capsys.readouterr().err
-    assert str(tmp_path / "x") in said
-    assert "Traceback" not in said
+    printed = capsys.readouterr().err
+    assert str(tmp_path / "x") in printed
+    assert "Traceback" not in printed
     write_run(tmp_path / "good", sweep().cells[0].config_dict().to_dict(), 0.5)
     assert report.main([str(tmp_path)]) == 0
     assert f"{tmp_path}/x is broken" in capsys.readouterr().out
@@ -311,6 +310,6 @@ def test_wrong_requests(tmp_path, capsys):
         ([f"{tmp_path}/a", f"--out={tmp_path}/no/x.html"], "no folder"),
     ]:
         assert report.main(argv) == 2
-        said = capsys.readouterr().err
-        assert word in said
-        assert "Traceback" not in said
+        printed = capsys.readouterr().err
+        assert word in printed
+        assert "Traceback" not in printed
