@@ -60,11 +60,7 @@ def _no_source_paths() -> Iterator[None]:
 
 
 def write(run: saved.Saved, out: str) -> dict[str, Any]:
-    """Writes `out` and its card, and returns the card.
-
-    Raises:
-        RequestError: a file cannot be written.
-    """
+    """Writes `out` and returns its card; RequestError if a file cannot be written."""
     program = bytes(exported(run).serialize())
     digest = hashlib.sha256(program).hexdigest()
     content = card.card(run, size=len(program), digest=digest, platforms=PLATFORMS)

@@ -109,10 +109,7 @@ def run(args: argparse.Namespace, config_flags: Sequence[str]):
 
 
 def _run_all(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
-    """Runs what is not finished; returns the failed runs, and those in other processes.
-
-    The runs follow one another.
-    """
+    """Runs what is not finished; returns failed runs, and those of other processes."""
     failed, busy, seconds = [], [], []
     to_do = [r for r in runs if not r.finished()]
     for i, r in enumerate(to_do, start=1):
@@ -165,15 +162,14 @@ def _runs(
 
 def _check(r: Run):
     """Checks all that can be checked before data are loaded."""
-    config, _, _ = config_file.parse(["launch.py", *r.argv], _launch_flags)
+    config, _, _ = config_file.parse(
+        ["launch.py", *r.argv],
+        lambda values: flags.DEFINE_string("workdir", None, "", flag_values=values),
+    )
     checks.check(config, num_devices=1)
     workdir.check_writable(r.workdir)
     workdir.check_free(r.workdir, config.to_dict(), WAY_OUT)
     workdir.read_result(r.workdir)
-
-
-def _launch_flags(values: flags.FlagValues):
-    flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
 
 
 def _overrides(sweep: Sweep, config_flags: Sequence[str]) -> dict[str, Value]:

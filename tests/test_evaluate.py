@@ -1,4 +1,4 @@
-"""Figures recomputed from a saved run: the run's own, and scikit-learn's."""
+"""The figures of a saved run equal those it logged, and scikit-learn's."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ KEYS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A finished run on four devices; no test may change anything in it."""
+    """A finished run on four devices; no test may change it."""
     folder = tmp_path_factory.mktemp("evaluate") / "run"
     train.run(config(**KEYS), str(folder))
     before = snapshot(folder)
@@ -50,7 +50,7 @@ def ask(folder, *argv):
 
 
 def logged(folder, step):
-    """What the run wrote of an evaluation."""
+    """What the run logged of an evaluation."""
     with open(folder / workdir.METRICS_FILE) as f:
         lines = [json.loads(line) for line in f]
     (line,) = [x for x in lines if x["step"] == step and "eval/test_accuracy" in x]
@@ -59,7 +59,7 @@ def logged(folder, step):
 
 @pytest.mark.parametrize("step", ["last", "best", "8"])
 def test_figures_are_the_runs_own(folder, tmp_path, capsys, step):
-    """To the last digit, and nothing in the workdir is touched."""
+    """To the last digit; the workdir is only read."""
     before = snapshot(folder)
     assert ask(folder, f"--step={step}", f"--out={tmp_path}/out.json") == 0
     assert snapshot(folder) == before
@@ -88,7 +88,7 @@ def test_figures_are_the_runs_own(folder, tmp_path, capsys, step):
 
 
 def test_figures_are_scikit_learns(folder):
-    """On a forward pass of the restored shadow weights, every set in one batch."""
+    """On a forward pass of the restored EMA weights, each set in one batch."""
     c = config(**KEYS)
     task = experiment.load_task(c)
     dims = experiment.task_dims(c, task)
@@ -130,7 +130,7 @@ def test_figures_are_scikit_learns(folder):
 
 
 def test_one_device_equals_four(folder):
-    """But for images whose two best classes are a rounding apart."""
+    """Except for images whose two best classes differ by rounding."""
     one, four = (
         evaluate.evaluate(str(folder), devices=jax.local_devices()[:d]) for d in (1, 4)
     )
@@ -168,7 +168,7 @@ def test_listing_by_hand():
 
 
 def test_choice_of_a_step(tmp_path):
-    """Of `best` the newest checkpoint decides."""
+    """The newest checkpoint decides which step is `best`."""
     checkpoints = Checkpoints(str(tmp_path), keep=3)
     for step, best in [(3, None), (5, 5), (12, 5)]:
         checkpoints.save(step, {"x": jax.numpy.zeros(1)}, {}, best)
@@ -180,7 +180,7 @@ def test_choice_of_a_step(tmp_path):
                 checkpoints.choose("best")
     checkpoints.close()
     checkpoints = Checkpoints(str(tmp_path), keep=None)
-    chosen = [checkpoints.choose(wanted) for wanted in ("last", "best", "3")]
+    chosen = [checkpoints.choose(step) for step in ("last", "best", "3")]
     assert chosen == [12, 5, 3]
     checkpoints.close()
 
@@ -224,7 +224,6 @@ DAMAGED = [
     (workdirs.remove("split.npz"), "split.npz cannot be read"),
     (workdirs.write("split.npz", b"PK"), "split.npz cannot be read"),
     (workdirs.remove("config.json"), "holds no run.*config.json"),
-    (write(b"{"), "config.json cannot be read"),
     (write(b"\xff\x00"), "config.json cannot be read"),
     (write(b"[1]"), "config.json cannot be read: it holds a list"),
     (write(b'{"seed": 0, "method": 3}'), "checkpoint.every_steps|no config"),
@@ -249,26 +248,17 @@ def test_damaged_run_is_refused(folder, tmp_path, capsys, damage, words):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--workdir=/nope"], "/nope.*no such folder"),
-        (["--workdir=configs"], "configs holds no run"),
         (["--step=23"], "--step=23.*8"),
         (["--step=worst"], "--step=worst.*last, best"),
         (["--step="], "--step=.*last, best"),
-        (["--out=/nope/x.json"], "--out=/nope/x.json.*no folder /nope"),
-        (["--out=configs"], "--out=configs is no file name"),
         (["--out=configs/"], "--out=configs/ is no file name"),
         (["--synthetic_pool=/nope"], "no synthetic pool at /nope"),
+        (["--out={run}/../run/config.json"], "among the files of the run"),
     ],
     ids=lambda x: " ".join(x) if isinstance(x, list) else "",
 )
 def test_wrong_request_is_answered(folder, capsys, argv, words):
     workdirs.check_refused(ask, folder, argv, words, capsys)
-
-
-def test_files_of_the_run_are_not_written_over(folder, capsys):
-    for name in ("config.json", "result.json", "metrics.jsonl", "split.npz"):
-        assert ask(folder, f"--out={folder}/../{folder.name}/{name}") == 2
-        assert "among the files of the run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("lost", "step"), [("state", "last"), ("meta", "best")])

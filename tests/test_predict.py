@@ -1,4 +1,4 @@
-"""The predict command: its lines, its exit codes, and what it says of a bad request."""
+"""The predict command: lines, exit codes and messages."""
 
 import json
 import re
@@ -193,7 +193,7 @@ def test_wrong_requests_are_answered(world, capsys, argv, words):
 def test_runs_that_do_not_fit_are_refused_by_every_command(
     world, tmp_path, capsys, case
 ):
-    """Another method's, another version's, or without a checkpoint: exit code 2."""
+    """Exit code 2 for another method or version, or without a checkpoint."""
     root, _, _ = world
     copy = shutil.copytree(root / "run", tmp_path / "run")
     UNFIT[case][0](copy)
@@ -234,7 +234,7 @@ def test_as_a_process(world):
 
 
 def test_batches_are_no_larger_than_the_images(world, monkeypatch, capsys):
-    """One image does not pay for 256."""
+    """A single image runs in a batch of one."""
     root, _, _ = world
     seen = []
     plain = frozen.Model._program

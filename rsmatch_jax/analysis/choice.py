@@ -29,11 +29,7 @@ class Chosen:
 
 
 def of_set(task: Task, name: str, indices: np.ndarray) -> Chosen:
-    """Returns images of one of SETS by their positions, int64 [N].
-
-    Raises:
-        RequestError: there is no such position.
-    """
+    """Returns images of one of SETS by positions; RequestError if one is missing."""
     images, labels, synthetic, generator = _columns(task, name)
     indices = np.asarray(indices, np.int64)
     wrong = [int(i) for i in indices if not 0 <= i < len(images)]
@@ -70,11 +66,9 @@ def balanced(
 ) -> np.ndarray:
     """Returns positions int64 of random images, balanced over classes and origins.
 
-    The set may hold fewer than `count`, or fewer of some class and origin.
-
-    Args:
-        classes: the classes to take in turn. None means all, or a random choice if
-            `count` is below `least` of each class and origin.
+    The set may hold fewer than `count`, or fewer of some class and origin. classes:
+    those to take in turn; None means all, or a random choice if `count` is below
+    `least` of each class and origin.
     """
     _, labels, synthetic, _ = _columns(task, name)
     rng, groups = np.random.default_rng(seed), []

@@ -42,11 +42,7 @@ def maps(
     label: int | None = None,
     stage: str | None = None,
 ) -> dict[str, gradcam.Maps]:
-    """Returns the maps of uint8 images [N, S, S, 3] by network.
-
-    Those of the classifier are for the predicted classes or for `label`, those of the
-    detector, if there is one, for synthetic.
-    """
+    """Returns maps by network, for the predicted classes or `label`, and synthetic."""
     classes = {
         "classifier": None if label is None else np.full(len(images), label),
         "detector": np.full(len(images), overlay.SYNTHETIC),

@@ -30,15 +30,9 @@ class Embedded:
 def embed(
     features: np.ndarray, labels: np.ndarray, synthetic: np.ndarray, seed: int = 0
 ) -> Embedded:
-    """Returns scikit-learn's t-SNE of features, and figures that describe it.
+    """Returns the t-SNE and the figures of features [N, D >= 2] of N images.
 
-    PCA start; perplexity 30, or a third of the images if that is less. Equal calls with
-    equal seeds give equal bits.
-
-    Args:
-        features: float [N, D], D >= 2.
-        labels: int [N].
-        synthetic: bool [N].
+    labels: int [N]. synthetic: bool [N]. Equal calls give equal bits.
     """
     features = np.asarray(features, np.float64)
     # Equal features have no first component by which PCA could scale.

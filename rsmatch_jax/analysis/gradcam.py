@@ -56,8 +56,7 @@ def class_map(gradients: jax.Array, activations: jax.Array) -> jax.Array:
 def make_maps(part: frozen.Part, stage: str) -> Callable:
     """Returns maps(params, images uint8 [n, S, S, 3], classes int32 [n]).
 
-    It returns (float32 [n, S, S] in [0, 1], probabilities [n, K]): for each image the
-    map of its class, enlarged bilinearly.
+    It returns (maps float32 [n, S, S] in [0, 1], probabilities [n, K]).
     """
 
     def forward(params, images, shift):
@@ -98,10 +97,7 @@ def choose_stage(part: frozen.Part, stage: str | None) -> str:
 
 
 def positions(part: frozen.Part, stage: str, size: int) -> tuple[int, int]:
-    """Returns height and width of a stage's output, which limit a map's detail.
-
-    size: pixels a side of the images. Nothing is computed.
-    """
+    """Returns height and width of a stage's output for images of `size` pixels."""
     images = jax.ShapeDtypeStruct((1, size, size, 3), np.uint8)
 
     def probe(params, images):

@@ -14,12 +14,7 @@ _SUFFIX = ".png"
 
 
 def open_run(args: argparse.Namespace, name: str) -> tuple[saved.Saved, str]:
-    """Returns the run of --workdir and --step, and --out (`name` in the workdir).
-
-    Raises:
-        RequestError: there is no such run, or a file of --out cannot be written.
-        RunFailed: the checkpoint is damaged.
-    """
+    """Returns the run, and --out or `name` in the workdir after checking it."""
     compilation.use_cache(None)
     run = saved.load(args.workdir, args.step)
     out = args.out or os.path.join(args.workdir, name)

@@ -25,10 +25,7 @@ MISTAKE = "#b03a00"
 
 
 def blend(image: np.ndarray, heat: np.ndarray, side: int) -> np.ndarray:
-    """Returns uint8 [side, side, 3]: the grey image, coloured where the map is high.
-
-    image: uint8 [S, S, 3]. heat: [S, S] in [0, 1].
-    """
+    """Returns a grey image of `side` pixels, coloured where `heat` [S, S] is high."""
     grey = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     grey = np.asarray(_scaled(np.rint(grey).astype(np.uint8), side)) / 255
     smooth = Image.fromarray(heat.astype(np.float32))
@@ -63,7 +60,7 @@ def draw(
     block, high = room + 2 * MARGIN, side + LINES + MARGIN
     plain, bold = _font("DejaVuSans", FONT), _font("DejaVuSans-Bold", FONT)
     heading_font = _font("DejaVuSans", TITLE)
-    texts = heading_font.getlength(title), BAR + GAP + plain.getlength(KEY)
+    texts = heading_font.getlength(title), BAR + 2 * GAP + plain.getlength(KEY)
     width = max(columns * block, int(max(texts)) + 2 * MARGIN)
     height = TOP + -(-count // columns) * high
     sheet = Image.new("RGB", (width, height), "white")
@@ -71,7 +68,7 @@ def draw(
     pen.text((MARGIN, 8), title, "black", heading_font)
     ramp = np.tile(np.linspace(0, 1, BAR), (10, 1))
     sheet.paste(Image.fromarray(_coloured(np.full_like(ramp, 0.5), ramp)), (MARGIN, 30))
-    pen.text((MARGIN + BAR + GAP, 29), KEY, "black", plain)
+    pen.text((MARGIN + BAR + 2 * GAP, 29), KEY, "black", plain)
     for i in range(count):
         x, y = i % columns * block + MARGIN, TOP + i // columns * high
         text = shortened(heading(chosen, i, names), room, plain)
@@ -115,10 +112,7 @@ def heading(chosen: Chosen, row: int, names: Sequence[str]) -> str:
 def caption(
     part: str, maps: Maps, chosen: Chosen, row: int, names: Sequence[str]
 ) -> tuple[str, bool]:
-    """Returns a map's class with its probability, and whether the network is wrong.
-
-    A network is wrong about an image if its prediction differs from a known truth.
-    """
+    """Returns a map's class and probability, and whether the prediction is wrong."""
     p, shown = maps.probabilities[row], maps.classes[row]
     label = chosen.labels[row]
     name = "synthetic" if part == "detector" else names[shown]
@@ -129,7 +123,7 @@ def caption(
 
 def shortened(text: str, room: float, font: ImageFont.FreeTypeFont) -> str:
     """Returns the text, or both its ends, at most `room` pixels wide."""
-    shorter = text
+    shorter = text = text.replace("\n", " ")  # Pillow measures single lines
     length = len(text)
     while length > 2 and font.getlength(shorter) > room:
         length -= 1

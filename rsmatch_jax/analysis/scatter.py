@@ -21,11 +21,7 @@ _OUTLINE = 0.35  # points, around triangles
 def draw(
     embedded: Mapping[str, Embedded], chosen: Chosen, names: Sequence[str], title: str
 ) -> bytes:
-    """Returns a PNG.
-
-    The legend names the classes. The classifier's panel also does, at the median of a
-    class's points.
-    """
+    """Returns a PNG; legend and the classifier's panel name the classes."""
     from matplotlib.figure import Figure  # lazy: half a second
 
     width = 6.6 * len(embedded)

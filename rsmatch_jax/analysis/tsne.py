@@ -43,18 +43,6 @@ MISSING = {
 }
 
 
-def embed(
-    model: frozen.Model, chosen: choice.Chosen, seed: int = 0
-) -> dict[str, features.Embedded]:
-    """Returns points and figures of the classifier and, if there is one, detector."""
-    return {
-        part: features.embed(
-            model.features(chosen.images, part), chosen.labels, chosen.synthetic, seed
-        )
-        for part in model.parts
-    }
-
-
 def describe(
     chosen: choice.Chosen, embedded: Mapping[str, features.Embedded]
 ) -> dict[str, Any]:
@@ -104,7 +92,11 @@ def _run(args: argparse.Namespace):
     chosen = choice.of_set(task, "unlabelled", indices)
     model = frozen.Model(run)
     say(f"t-SNE of {len(indices)} images, network by network: {', '.join(model.parts)}")
-    embedded = embed(model, chosen, args.seed)
+    truth = chosen.labels, chosen.synthetic
+    embedded = {
+        part: features.embed(model.features(chosen.images, part), *truth, args.seed)
+        for part in model.parts
+    }
     title = f"t-SNE of unlabelled images of {task.name} at step {run.step}"
     output.write(
         out,

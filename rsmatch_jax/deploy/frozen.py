@@ -64,20 +64,16 @@ class Part:
     def outputs(
         self, variables: tuple[PyTree, PyTree], images: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Maps uint8 [n, S, S, 3] to (features [n, D], probabilities [n, classes]).
+        """Maps uint8 [n, S, S, 3] to float32 (features [n, D], probabilities).
 
-        variables: those of this part; an argument, so that programs do not hold them
-        as constants. The results are float32.
+        variables: an argument, so that a program does not hold them as constants.
         """
         outputs, _ = self.net.apply(*variables, images, False)
         return outputs.features, jax.nn.softmax(outputs.logits[self.head])
 
 
 def parts(run: saved.Saved) -> dict[str, Part]:
-    """Returns the "classifier" and, if there is one, the "detector" of a run.
-
-    They lie on the first of the run's devices.
-    """
+    """Returns "classifier" and, if any, "detector", on the run's first device."""
     heads = run.exp.method.heads(run.exp.dims.num_classes)
     return {
         part: _reduced(run, part, network, head, classes[head])
@@ -277,10 +273,7 @@ def _predictions(probabilities: Mapping[str, np.ndarray]) -> Predictions:
 
 
 def require_readable(unreadable: Mapping[str, str], count: int, done: str):
-    """Raises RunFailed if some of `count` files are {path: reason} unreadable.
-
-    done: what was done with the others, a participle.
-    """
+    """Raises RunFailed with the list of unreadable files, {path: reason}, if any."""
     if unreadable:
         others = f", the others are {done}" if len(unreadable) < count else ""
         raise RunFailed(

@@ -54,8 +54,10 @@ def load(
         data = workdir.read_data(folder)
         try:
             dims, dataset = _dims(data["dims"]), data["dataset"]
-            classes = _names(data["class_names"])
-            generators = _names(data["generator_names"])
+            classes = tuple(data["class_names"])
+            generators = tuple(data["generator_names"])
+            if not all(isinstance(name, str) for name in classes + generators):
+                raise ValueError("names that are no text")
             if len(classes) != dims.num_classes:
                 raise ValueError(f"{len(classes)} names of {dims.num_classes} classes")
         except (KeyError, TypeError, ValueError) as e:
@@ -77,12 +79,6 @@ def _dims(content: Mapping[str, Any]) -> Dims:
     if not all(isinstance(x, int) for x in sizes if not isinstance(x, tuple)):
         raise ValueError("sizes that are no numbers")
     return dims
-
-
-def _names(content: Any) -> tuple[str, ...]:
-    if not isinstance(content, list) or not all(isinstance(x, str) for x in content):
-        raise ValueError("names that are no text")
-    return tuple(content)
 
 
 def add_flags(parser: argparse.ArgumentParser, *, data: bool = False):

@@ -43,11 +43,7 @@ class Mistakes:
 
 
 def read(path: str) -> Mistakes | None:
-    """Reads a file made from `to_bytes`; None if there is none.
-
-    Raises:
-        RequestError: it is another file.
-    """
+    """Reads what `to_bytes` made; None if there is none, RequestError if damaged."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             names = [field.name for field in dataclasses.fields(Mistakes)]
@@ -61,10 +57,7 @@ def read(path: str) -> Mistakes | None:
 
 
 def collect(task: Task, test: Rows, unlabelled: Rows) -> Mistakes:
-    """Returns the worst mistakes in the rows of `measure.make_forward`.
-
-    test, unlabelled: rows of the test set and of the unlabelled set.
-    """
+    """Returns the worst mistakes in the rows of the test set and unlabelled set."""
     wrong = detector_mistakes(unlabelled, task.unl_synthetic)
     confused = confusions(test, task.test_labels, len(task.class_names))
     images = [
@@ -95,10 +88,7 @@ def collect(task: Task, test: Rows, unlabelled: Rows) -> Mistakes:
 
 
 def detector_mistakes(rows: Rows, synthetic: np.ndarray) -> np.ndarray:
-    """Returns positions int64 of the detector's worst mistakes.
-
-    Real images with the highest scores come first, then synthetic ones with the lowest.
-    """
+    """Returns positions of real images with the highest scores, then the reverse."""
     score = rows.get("synthetic_score")
     if score is None:
         return np.zeros(0, np.int64)
@@ -114,11 +104,7 @@ def detector_mistakes(rows: Rows, synthetic: np.ndarray) -> np.ndarray:
 
 
 def confusions(rows: Rows, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Returns positions int64 of images of the most confused pairs of classes.
-
-    A pair is (class, prediction). The most frequent pair comes first, and within a pair
-    the highest confidence.
-    """
+    """Returns positions of the most confused pairs' images, by falling confidence."""
     pair = labels.astype(np.int64) * num_classes + rows["predicted"]
     wrong = np.flatnonzero(rows["predicted"] != labels)
     pairs, count = np.unique(pair[wrong], return_counts=True)

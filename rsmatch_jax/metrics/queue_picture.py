@@ -1,9 +1,11 @@
 """Draws the images in the CSQueue."""
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
 
+from rsmatch_jax import files
 from rsmatch_jax.data.rs_ssl import Task
 from rsmatch_jax.methods.csqueue import CSQueue
 
@@ -79,5 +81,7 @@ def draw_queue(path: str, queue: CSQueue, task: Task, title: str) -> np.ndarray:
         spine.set_visible(False)
     title = f"{title}: purity {purity:.3f} (green: synthetic, red: real)"
     axes.set_title(title, fontsize=9, loc="left")
-    figure.savefig(path)
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    files.write_bytes(path, file.getvalue())
     return sheet

@@ -23,11 +23,7 @@ from rsmatch_jax.terminal import Parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code.
-
-    0 done, 1 the page lacks what could not be drawn, 2 there are only broken runs or
-    none.
-    """
+    """Returns the exit code: 0 done, 1 a drawing failed, 2 the request was wrong."""
     parser = Parser("report", __doc__)
     parser.add_argument("folders", metavar="DIR", nargs="+")
     parser.add_argument("--out", metavar="FILE.html", help="the page")
@@ -51,8 +47,7 @@ def _run(args: argparse.Namespace):
 def report(folders: Sequence[str], out: str | None, draw: Sequence[str] | None = None):
     """Prints and writes the report of all runs in or below the folders.
 
-    draw: flags for the data, with which missing pictures are drawn first; None draws
-    nothing.
+    draw: flags that name the data, to draw missing pictures first; None draws nothing.
     """
     folders = [os.path.normpath(folder) for folder in folders]
     out = out or os.path.join(folders[0], "report.html")
@@ -82,10 +77,7 @@ def report(folders: Sequence[str], out: str | None, draw: Sequence[str] | None =
 
 
 def _draw(runs: Sequence[collect.Run], data_flags: Sequence[str]) -> list[str]:
-    """Draws pictures that are missing or of an earlier step; returns failed commands.
-
-    A failed command has printed its reason.
-    """
+    """Draws pictures that are missing or old; returns the commands that failed."""
     # Lazy: they import the networks and the data, which nothing else here needs.
     from rsmatch_jax.analysis import explain, tsne
 

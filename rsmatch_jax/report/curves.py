@@ -39,11 +39,7 @@ def script() -> str:
 
 
 def of_table(table: Table) -> list[Chart]:
-    """Returns the table's charts.
-
-    Test accuracy takes a chart per column. The detector's accuracy (Fig. 4a), its
-    balanced accuracy and the queue's purity follow, each with all cells, unless empty.
-    """
+    """Returns charts of test accuracy by column, then of detector and queue."""
     charts, several = [], len(table.columns) > 1
     for column in table.columns:
         title = f"Test accuracy, {column}" if several else "Test accuracy"
@@ -60,10 +56,7 @@ def of_table(table: Table) -> list[Chart]:
 
 
 def mean_line(name: str, runs: Iterable[Run], key: str) -> Line:
-    """Returns the mean over runs of an evaluation metric in percent.
-
-    Its notes hold the values of the runs. Steps that some runs lack are left out.
-    """
+    """Returns a metric's mean over runs in percent, at the steps that all runs have."""
     values: dict[int, list[float]] = {}
     runs = list(runs)
     for run in runs:

@@ -61,10 +61,7 @@ class Cell:
     def all_overrides(
         self, more: Mapping[str, Value] | None = None
     ) -> dict[str, Value]:
-        """Returns {dotted key: value} of the sweep, the cell, then `more`.
-
-        Keys of methods that the cell does not use are left out.
-        """
+        """Returns all overrides, `more` last, without keys of other methods."""
         keys = {**self.common, **self.overrides, **(more or {})}
         c = load_config(self.config)
         c.update_from_flattened_dict(keys)
@@ -78,11 +75,7 @@ class Cell:
         return c
 
     def folder(self) -> str:
-        """Returns a folder name that is equal for equal settings.
-
-        So tables share the runs they have in common. Overrides that only repeat the
-        config file are left out.
-        """
+        """Returns a folder name that is equal for equal settings, to share runs."""
         plain = workdir.flat(load_config(self.config).to_dict())
         keys = {k: v for k, v in self.overrides.items() if v != plain[k]}
         method = keys.pop("method.name", plain["method.name"])
@@ -137,10 +130,7 @@ def setting(config: Mapping[str, Any]) -> dict[str, Value]:
 
 
 def changed(cell: Cell, config: Mapping[str, Any]) -> dict[str, tuple[Value, Value]]:
-    """Returns {dotted key: (cell's value, run's value)} of the keys that differ.
-
-    The folder of the pool is no difference.
-    """
+    """Returns {dotted key: (cell's, run's value)} of differences, except the pool."""
     expected = setting(cell.config_dict().to_dict())
     return {
         key: (old, new)
@@ -156,10 +146,7 @@ def _published() -> tuple[Cell, ...]:
 
 
 def published(config: Mapping[str, Any]) -> Cell | None:
-    """Returns the paper's cell with a config's data and method, of whatever size.
-
-    None if the paper has no such cell. See `changed`.
-    """
+    """Returns the paper's cell with a config's data and method, None without one."""
     for cell in _published():
         if not any(key.startswith(IDENTITY) for key in changed(cell, config)):
             return cell
@@ -169,14 +156,10 @@ def published(config: Mapping[str, Any]) -> Cell | None:
 def write_record(out: str, sweep: Sweep, seeds: list[int], more: Mapping[str, Value]):
     """Writes OUT/<name>.sweep.json: cells with folders, all seeds so far, overrides.
 
-    Shards that start at the same time take turns.
-
-    Args:
-        more: the overrides of the command line.
+    Shards that start at the same time take turns. more: those of the command line.
 
     Raises:
-        RequestError: an earlier start had other overrides, apart from keys that a
-            resumed run may change.
+        RequestError: an earlier start had others, apart from keys that may change.
     """
     path = os.path.join(out, sweep.name + RECORD_SUFFIX)
     with open(f"{path}.lock", "w") as lock:
@@ -193,24 +176,14 @@ def write_record(out: str, sweep: Sweep, seeds: list[int], more: Mapping[str, Va
                     f"are {now}; use the same, or another --out"
                 )
             seeds = sorted({*earlier["seeds"], *seeds})
-        content = {
-            **dataclasses.asdict(sweep),
-            "seeds": seeds,
-            "overrides": dict(more),
-            "cells": [_cell_record(cell, more) for cell in sweep.cells],
-        }
-        files.write_json(path, content)
-
-
-def _cell_record(cell: Cell, more: Mapping[str, Value]) -> dict[str, Any]:
-    config = cell.config_dict(more).to_dict()
-    return {
-        **dataclasses.asdict(cell),
-        "folder": cell.folder(),
-        "overrides": cell.all_overrides(more),
-        "setting": setting(config),
-        "changed": changed(cell, config),
-    }
+        cells = []
+        for cell in sweep.cells:
+            config = cell.config_dict(more).to_dict()
+            record = {"folder": cell.folder(), "overrides": cell.all_overrides(more)}
+            record |= {"setting": setting(config), "changed": changed(cell, config)}
+            cells.append({**dataclasses.asdict(cell), **record})
+        content = {"seeds": seeds, "overrides": dict(more), "cells": cells}
+        files.write_json(path, {**dataclasses.asdict(sweep), **content})
 
 
 def read_record(path: str) -> dict[str, Any]:

@@ -19,9 +19,6 @@ def write(path: str, tables: Sequence[Table], detailed: Sequence[Run] = ()):
     """Writes the page: each table with notes, curves and queues, then runs in detail.
 
     The curves and queues of the runs in detail are not shown a second time.
-
-    Raises:
-        RequestError: a file of a run in detail is broken.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(os.path.dirname(__file__)),
@@ -71,5 +68,5 @@ def _queues(table: Table, shown: Collection[str]) -> Iterator[dict[str, str]]:
             path = os.path.join(run.folder, workdir.QUEUE_PICTURE)
             if os.path.realpath(run.folder) not in shown and os.path.exists(path):
                 title = f"{cell.row}, {cell.column}"
-                yield {"title": title, "data": run_section.picture(path)}
+                yield {"title": title, "data": run_section.as_base64(path)}
                 break

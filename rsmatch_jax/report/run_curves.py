@@ -59,10 +59,7 @@ def of_classifier(lines: Lines) -> list[Chart]:
 
 
 def of_detector(lines: Lines, class_names: Sequence[str]) -> list[Chart]:
-    """Returns charts of detector and queue: overall, by origin and by class.
-
-    The list is empty if the run has no detector.
-    """
+    """Returns charts of detector and queue: overall, by origin and by class."""
     shares = [line.get(ORIGINS) or {} for line in lines]
     origins = [
         _line(name, lines, [x.get(name) for x in shares])

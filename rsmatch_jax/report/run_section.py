@@ -59,11 +59,7 @@ PICTURES = {
 
 
 def section(run: Run) -> dict[str, Any]:
-    """Returns what `run.html.jinja` shows.
-
-    Raises:
-        RequestError: a file of the run is broken.
-    """
+    """Returns what `run.html.jinja` shows; RequestError if a file is broken."""
     result = workdir.read_result(run.folder)
     lines = workdir.read_metrics(run.folder)
     confusion = _confusion(os.path.join(run.folder, workdir.CONFUSION_FILE))
@@ -106,7 +102,7 @@ def facts(path: str) -> Mapping[str, Any]:
     return files.read_json(os.path.splitext(path)[0] + ".json") or {}
 
 
-def picture(path: str) -> str:
+def as_base64(path: str) -> str:
     """Returns an image file as base64."""
     with open(path, "rb") as f:
         return base64.b64encode(f.read()).decode()
@@ -221,7 +217,7 @@ def _drawn(run: Run, name: str) -> dict[str, Any]:
     return {
         "title": title,
         "legend": legend,
-        "data": picture(path),
+        "data": as_base64(path),
         "features": list(_features(content)) if name == TSNE else [],
     }
 

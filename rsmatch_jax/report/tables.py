@@ -110,10 +110,7 @@ class Table:
 def of_sweep(
     base: str, record: Mapping[str, Any], runs: Mapping[str, Run | Broken]
 ) -> Table:
-    """Returns the table of a sweep's record in the folder `base`.
-
-    runs: see `collect.find`.
-    """
+    """Returns the table of a sweep's record in `base`; runs: see `collect.find`."""
     cells = []
     for cell in record["cells"]:
         finished, unfinished, broken = [], [], []

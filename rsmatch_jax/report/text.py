@@ -18,10 +18,7 @@ DETECTOR_LINES = {
 
 
 def section(table: Table) -> str:
-    """Returns the table with its title and notes as Markdown.
-
-    A row takes several lines, see `row_lines`.
-    """
+    """Returns the table with its title and notes as Markdown."""
     lines = []
     for row in table.rows:
         cells = [table.cell(row, column) for column in table.columns]
@@ -35,12 +32,7 @@ def section(table: Table) -> str:
 def row_lines(
     table: Table, cells: Sequence[Cell | None]
 ) -> Iterable[tuple[str, list[str]]]:
-    """Yields (name, text of every column) for each line of one row of a table.
-
-    The lines are the best evaluation, the paper's figure, the last evaluation, the
-    detector's balanced accuracy, the queue's purity, and gaps. Lines without a figure
-    are left out.
-    """
+    """Yields (name, text of every column) for the lines of one row of a table."""
 
     def figures(name: str, difference: bool = True) -> list[str]:
         return [_figure(table, cell, name, difference) for cell in cells]

@@ -138,9 +138,7 @@ class Record:
             "seconds": self.seconds,
             "test_accuracy": last.get("test_accuracy"),
             names.BEST: best.get("test_accuracy"),
-            names.MEDIAN: statistics.median(accuracies)
-            if accuracies
-            else None,
+            names.MEDIAN: statistics.median(accuracies) if accuracies else None,
             "best_step": self.best_step,
             "test": {key: last.get(f"test_{key}") for key in names.TEST},
             **{key: last.get(key) for key in names.LAST},

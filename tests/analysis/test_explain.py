@@ -41,7 +41,7 @@ def single(tmp_path_factory):
 
 @pytest.fixture
 def files(tmp_path):
-    """Three images of other sizes, and a file that is none."""
+    """Three images of other sizes, and a file that is no image."""
     folder = tmp_path / "files"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -69,7 +69,7 @@ def read(path):
 
 
 def test_a_runs_own_images_by_default(run, capsys):
-    """Every class, real and synthetic, with what the library says of them."""
+    """Every class, real and synthetic, with the library's predictions."""
     folder, task = run
     assert ask(folder) == 0
     assert "20 images by step 4" in capsys.readouterr().out
@@ -131,7 +131,7 @@ def test_some_images_of_the_test_set(run, tmp_path):
 
 
 def test_images_from_disk(run, files, capsys):
-    """Two flags between them; what cannot be read is printed, the others are drawn."""
+    """Flags may stand between them; unreadable files are named, the others drawn."""
     folder, _ = run
     out = files / "out.png"
     paths = [files / name for name in ("c.png", "b $x$.png", "d.png")]
@@ -148,7 +148,7 @@ def test_images_from_disk(run, files, capsys):
 
 
 def test_images_from_disk_are_seen_as_predict_sees_them(tmp_path, files, capsys):
-    """Of a run on encoded images, their central part."""
+    """A run on encoded images sees their central part."""
     workdirs.make_encoded(tmp_path / "run", 16)
     assert ask(tmp_path / "run", f"{files}/b*.png", f"{files}/c.png") == 0
     with open(tmp_path / "run" / "gradcam.json") as f:
@@ -285,7 +285,7 @@ def test_choice_is_balanced_and_repeatable(run):
     assert set(other) != set(indices)
     everything = choice.balanced(task, "unlabelled", 10_000)
     assert sorted(everything) == list(range(len(task.unl_images)))
-    # Three of the ten classes by chance, if there shall be ten images of each origin.
+    # Ten images of each class and origin leave room for three random classes.
     few = choice.balanced(task, "unlabelled", 60, seed=3, least=10)
     groups = task.unl_labels[few] * 2 + task.unl_synthetic[few]
     assert sorted(np.bincount(groups, minlength=20)) == [0] * 14 + [10] * 6
@@ -326,7 +326,7 @@ def sides(png):
 
 @pytest.mark.parametrize(("count", "size"), [(1, 8), (200, 8), (5, 100), (9, 170)])
 def test_sheets_of_any_number_and_size(count, size):
-    """Matplotlib draws nothing of 2**16 pixels, and nobody looks at it."""
+    """The texts fit, and the sheet stays below 2**16 pixels a side."""
     chosen, shown = made_up(count, size)
     names = ["a$b", "an extremely long name of a class" * 3, "ship", "_car"]
     width, height = sides(overlay.draw(chosen, shown, names, "a title, $x" * 5))
@@ -352,7 +352,7 @@ def test_sayings():
     assert overlay.heading(disk, 0, names) == "c.png"
     p = np.array([[0.1, 0.7, 0.1, 0.1]] * 4)
     maps = gradcam.Maps(shown["classifier"].maps, np.full(4, 2), p)
-    # The class that is drawn; wrong is what is predicted.
+    # The text names the drawn class; the predicted one may be wrong.
     assert overlay.caption("classifier", maps, chosen, 0, names) == ("ship: 0.10", True)
     assert overlay.caption("classifier", maps, chosen, 1, names) == (
         "ship: 0.10",

@@ -1,4 +1,4 @@
-"""Grad-CAM++ against its equations in plain loops, and the probe that it stands on."""
+"""Grad-CAM++ against its equations in plain loops, and the probe that it uses."""
 
 import functools
 
@@ -28,8 +28,7 @@ def small_resnets(monkeypatch):
 
 @functools.cache
 def network(name, **options):
-    """(net, params, stats, images float32), with scales and statistics that are not
-    those of the start."""
+    """(net, params, stats, images float32), scales and statistics moved from init."""
     net = networks.make(name, {"real": 3, "other": 2}, **options)
     size = 64 if "small" in name else SIZE  # the last stage has some positions
     rng = np.random.default_rng(0)
@@ -79,7 +78,7 @@ def test_stages_are_where_the_networks_say(name, shapes):
 
 @pytest.mark.parametrize("name", NETS)
 def test_features_are_the_mean_of_the_last_stage(name):
-    """So the logits move by a shift's mean times the head's matrix, exactly."""
+    """So a shift moves the logits by its mean times the head's matrix."""
     net, params, stats, images = network(name)
     probe = jax.jit(net.probe, static_argnums=3)
     before, activations = probe(params, stats, images, net.stages[-1], 0.0)
@@ -153,7 +152,7 @@ def normalised(heat):
 
 @pytest.mark.parametrize("score", [-3.0, 0.0, 5.0])
 def test_class_map_is_the_papers(score):
-    """Whatever the score: exp(S) makes no difference once a map is normalised."""
+    """For any score: exp(S) does not change a normalised map."""
     rng = np.random.default_rng(3)
     activations = np.maximum(rng.normal(size=(4, 5, 6)), 0)  # of a ReLU
     gradients = rng.normal(scale=0.3, size=activations.shape)
@@ -176,7 +175,7 @@ def test_weights_by_hand():
 
 
 def test_tiny_gradients_keep_their_map():
-    """Of a ResNet at 224 px they are small, and g^3 is no float32 any more."""
+    """A ResNet at 224 px has such gradients, whose g^3 underflows float32."""
     rng = np.random.default_rng(4)
     activations = np.maximum(rng.normal(size=(2, 2, 3)), 0)
     gradients = np.abs(rng.normal(size=activations.shape))
@@ -259,7 +258,7 @@ def run():
 
 
 def test_batches_do_not_show(run):
-    """Seven images three at a time, and all at once; each one alone, too."""
+    """Seven images three at a time, and in one batch."""
     saved, task = run
     images = task.test_images[:7]
     three, all_ = (
@@ -279,7 +278,7 @@ def test_batches_do_not_show(run):
 
 
 def test_parts_stages_and_classes_differ(run):
-    """What is asked for is what is drawn."""
+    """Another class, stage or part gives another map."""
     saved, task = run
     model, images = frozen.Model(saved, batch_size=4), task.test_images[:4]
     ask = functools.partial(gradcam.gradcam, model, images)

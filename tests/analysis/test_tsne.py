@@ -23,7 +23,7 @@ def cloud(count, width, seed=0):
 
 
 def test_probe_tells_what_is_apart():
-    """Also of images that it has not seen, and along one direction of many alone."""
+    """On held-out images, and along one direction of many."""
     synthetic = np.arange(200) % 3 == 0
     points = cloud(200, 20)
     points[synthetic, 7] += 20
@@ -31,15 +31,14 @@ def test_probe_tells_what_is_apart():
 
 
 def test_probe_cannot_tell_what_is_alike():
-    """Though with more dimensions than images any labels can be learnt by heart."""
+    """With more dimensions than images any labels can be memorised."""
     synthetic = np.arange(400) % 2 == 0
     balanced = [features.probe(cloud(400, 500, s), synthetic, s) for s in range(3)]
     assert abs(np.mean(balanced) - 0.5) < 0.06
 
 
 def test_probe_is_balanced():
-    """A tenth is synthetic and all told, of the rest three quarters: to the probe both
-    count alike, (1 + 0.75) / 2, and not 0.775."""
+    """All of the synthetic tenth and 3/4 of the others are right: (1 + 0.75) / 2."""
     rng = np.random.default_rng(0)
     synthetic = np.arange(1000) % 10 == 0
     where = np.where(synthetic, 3, np.where(rng.uniform(size=1000) < 0.25, 3, 0))
@@ -49,7 +48,7 @@ def test_probe_is_balanced():
 
 
 def test_probe_takes_scales_as_they_come():
-    """A wide direction that tells nothing does not hide the narrow one that does."""
+    """A wide direction without information does not hide a narrow one with it."""
     synthetic = np.arange(200) % 2 == 0
     points = cloud(200, 3)
     points[:, 0] *= 1e5
@@ -100,8 +99,7 @@ def test_centroid_distance_needs_both():
 
 
 def test_embedding_keeps_neighbours_and_repeats():
-    """Three clouds far apart in 10 dimensions stay apart in two; bit by bit the same
-    again, however many cores there are."""
+    """Three distant clouds stay apart, with equal bits for any number of cores."""
     labels = np.arange(300) % 3
     points = cloud(300, 10)
     points[np.arange(300), labels] += 30
@@ -121,7 +119,7 @@ def test_embedding_keeps_neighbours_and_repeats():
 
 @pytest.mark.parametrize("count", [10, 40])
 def test_features_that_do_not_differ(count):
-    """Of a network that has died: points and numbers all the same, none of them NaN."""
+    """A dead network still gives points and figures without NaN."""
     labels = np.arange(count) % 2
     points = np.ones((count, 4), np.float32)
     with warnings.catch_warnings():
@@ -158,7 +156,7 @@ def test_pictures_of_few_and_many_classes(classes, tmp_path):
         colours = {colour for _, colour in picture.convert("RGB").getcolors(2**24)}
     if classes == 2:
         expected = [tuple(bytes.fromhex(c[1:])) for c in scatter.TEN[:2]]
-        # Points are drawn at nine tenths of their colour, the legend's in full.
+        # Points are drawn with alpha 0.9, those of the legend opaque.
         assert set(expected) <= colours
 
 
@@ -177,7 +175,7 @@ def ask(folder, *argv):
 
 
 def test_a_run_end_to_end(run, capsys, tmp_path):
-    """The numbers are those of the features that the library gives."""
+    """The figures equal those of the library's features."""
     folder, task = run
     assert ask(folder, "--images=60", "--seed=3") == 0
     printed = capsys.readouterr().out
@@ -219,7 +217,7 @@ def test_some_classes(run, tmp_path):
 
 
 def test_real_images_alone_and_one_network(tmp_path, capsys):
-    """No probe, no distance, no detector, and all of it printed."""
+    """No probe, no distance, no detector; the output says so."""
     folder = tmp_path / "run"
     workdirs.make(
         folder, (2, 4), **{"method.name": "fixmatch", "data.synthetic_ratio": 0}

@@ -1,4 +1,4 @@
-"""The report page in headless Chromium, as people see it: light, dark, on a phone."""
+"""The report page in headless Chromium, light and dark, on a desk and a phone."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from rsmatch_jax.report import __main__ as report
 from rsmatch_jax.runs import workdir
 
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
-# Chromium looks for updates by itself, which is no request of the page.
+# Chromium looks for updates, which are no requests of the page.
 QUIET = (
     "--disable-background-networking",
     "--disable-component-update",
@@ -44,8 +44,7 @@ def browser():
 
 @pytest.fixture
 def opened(browser, folder):
-    """open(viewport, scheme): the page, loaded; no test may cause an error or ask for
-    anything from elsewhere."""
+    """open(viewport, scheme) loads the page; errors and outside requests fail."""
     contexts, errors, requests = [], [], []
 
     def open_(viewport=DESK, scheme="light", file="report.html"):
@@ -162,9 +161,9 @@ def test_readable_and_no_wider_than_the_screen(opened, tmp_path, scheme, viewpor
         "charts => charts.map(c => c.getBoundingClientRect().right)"
     ):
         assert box <= viewport["width"]
-    if kept := os.environ.get("SCREENSHOTS"):  # a folder, to look at them
+    if folder := os.environ.get("SCREENSHOTS"):  # a folder, to look at them
         name = f"report-{scheme}-{viewport['width']}.png"
-        page.screenshot(path=os.path.join(kept, name), full_page=True)
+        page.screenshot(path=os.path.join(folder, name), full_page=True)
 
 
 def test_images_are_whole(opened):

@@ -1,4 +1,4 @@
-"""The model of a workdir: against evaluation, and against a forward pass by hand."""
+"""The model of a workdir equals a plain forward pass."""
 
 import shutil
 
@@ -38,7 +38,7 @@ def noise(count, size=8):
 
 
 def by_hand(exp, state, network, head, images):
-    """(features, probabilities), by Flax's mine modules but for the normalisation."""
+    """(features, probabilities), by Flax's modules, with the normalisation by hand."""
     mean, std = normalise.normalisation("fake")
     x = (images / np.float32(255) - np.float32(mean)) / np.float32(std)
     scaled = jnp.asarray(x, jnp.float32)
@@ -55,8 +55,7 @@ def by_hand(exp, state, network, head, images):
 
 @pytest.mark.parametrize(("step", "number"), [("last", 7), ("best", 3), ("7", 7)])
 def test_numbers_are_a_plain_forward_pass(folder, run, step, number):
-    """Of shadow weights and running statistics of that step, on batches that end with
-    padding."""
+    """EMA weights and running statistics of that step; the last batch is padded."""
     exp, states = run
     model = frozen.load(str(folder), step, batch_size=4)
     assert (model.step, model.image_size, model.central) == (number, 8, False)
@@ -83,18 +82,18 @@ def test_numbers_are_a_plain_forward_pass(folder, run, step, number):
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5])
 def test_any_number_of_images(model, count):
-    whole = model.predict(noise(5))
+    all_five = model.predict(noise(5))
     output = model.predict(noise(5)[:count])
     assert output.probabilities.shape == (count, 10)
     assert output.synthetic_scores.shape == (count,)
     assert model.features(noise(5)[:count]).shape == (count, 16)
     np.testing.assert_allclose(
-        output.probabilities, whole.probabilities[:count], atol=1e-6
+        output.probabilities, all_five.probabilities[:count], atol=1e-6
     )
 
 
 def test_few_images_are_no_whole_batch(folder, run):
-    """Programs are of powers of two up to the batch size."""
+    """Batch sizes of programs are powers of two up to the model's."""
     model = frozen.load(str(folder), batch_size=6)
     for count in (1, 2, 3, 4, 5, 6, 7, 13):
         model.features(noise(13)[:count])
@@ -114,7 +113,7 @@ def test_a_stream_of_batches(model):
     )
 
 
-def test_a_batch_larger_than_asked_for_is_refused(model):
+def test_a_batch_larger_than_the_batch_size_is_refused(model):
     with pytest.raises(RequestError, match="5 images is larger than the batch size 4"):
         list(model.predict_batches(iter([noise(5)])))
 
@@ -126,7 +125,7 @@ def test_it_takes_the_first_device_alone(folder, run):
     variables = [part.variables for part in model.parts.values()]
     assert {d for x in jax.tree.leaves(variables) for d in x.devices()} == {first}
     assert model.run.state is None  # no queue beside the networks
-    # A run opened on more devices may be asked all the same.
+    # A run opened on more devices gives the same predictions.
     many = frozen.Model(saved.load(str(folder), devices=jax.local_devices()[:2]))
     np.testing.assert_allclose(
         many.predict(noise(3)).probabilities,
@@ -165,8 +164,8 @@ def test_bfloat16_is_honoured_and_probabilities_are_float32(tmp_path):
     np.testing.assert_allclose(output.probabilities.sum(1), 1, atol=1e-6)
     _, p = by_hand(exp, states[7], "classifier", "real", images)
     np.testing.assert_allclose(output.probabilities, p, atol=0.01)
-    whole, _ = workdirs.make(tmp_path / "whole", **TINY)  # the same numbers in float32
-    _, q = by_hand(whole, states[7], "classifier", "real", images)
+    exp, _ = workdirs.make(tmp_path / "float32", **TINY)  # the same numbers in float32
+    _, q = by_hand(exp, states[7], "classifier", "real", images)
     assert 1e-5 < np.abs(output.probabilities - q).max() < 0.1
 
 
@@ -196,7 +195,7 @@ def test_batch_sizes(folder, run):
 
 
 def test_what_is_saved_is_what_is_restored(folder, run):
-    """Shapes without values are enough to restore by, typed key included."""
+    """Shapes without values suffice to restore, including the typed key."""
     exp, states = run
     output = saved.load(str(folder))
     assert (output.dataset, output.generator_names) == (

@@ -22,7 +22,7 @@ CONFUSION = np.array([[7, 2, 1], [0, 9, 1], [5, 0, 5]])
 
 @pytest.fixture
 def folder(tmp_path):
-    """A finished run of RSMatch on three classes, with all that it leaves."""
+    """A finished run of RSMatch on three classes, with all its files."""
     folder = tmp_path / "run"
     config = {**sweep().cells[2].config_dict().to_dict(), "seed": 4}
     write_run(folder, config, 0.7, detector=0.9)
@@ -195,7 +195,7 @@ def test_charts_and_figures_show_metrics_that_are_in_the_table_of_names():
 
 
 def test_many_classes_are_drawn_as_quantiles(monkeypatch):
-    """Numpy's percentiles of a hundred classes, one of them without images."""
+    """The quantiles equal numpy's; one of the hundred classes has no images."""
     drawn = {}
     monkeypatch.setattr(
         run_curves.curves, "chart", lambda title, lines: drawn.update({title: lines})

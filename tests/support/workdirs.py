@@ -1,4 +1,4 @@
-"""Workdirs as runs leave them, of networks that nobody has trained."""
+"""Workdirs as runs leave them, with untrained networks."""
 
 import dataclasses
 import json
@@ -24,8 +24,7 @@ def in_memory(**overrides):
 
 
 def make(folder, steps=(7,), **overrides):
-    """(experiment, {step: state}) of a new workdir on the `fake` set; best = the first
-    of the steps."""
+    """(experiment, {step: state}) of a new workdir; the first of the steps is best."""
     c, task, exp = build(**overrides)
     about = experiment.describe_data(task, exp.dims)
     workdir.claim(str(folder), c.to_dict(), task.split.arrays(), about)
@@ -33,7 +32,7 @@ def make(folder, steps=(7,), **overrides):
 
 
 def make_encoded(folder, size):
-    """As `make`, of a run with data.image_size whose data are nowhere."""
+    """As `make`, for a run with data.image_size whose data do not exist."""
     c = config(**{"data.image_size": size, "data.name": "/gone/set"})
     exp = experiment.build(
         c, Dims(4, (size, size, 3), 1, 4, 8, 16, 40), "set", jax.local_devices()[:1]
@@ -58,8 +57,7 @@ def save(folder, exp, steps):
 
 
 def unlike(state, seed):
-    """Shadow and running statistics that differ from a fresh state's, and from the
-    parameters."""
+    """A state whose EMA and statistics differ from a fresh one's and its parameters."""
     rng = np.random.default_rng(seed)
 
     def moved(leaf):
