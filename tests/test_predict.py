@@ -60,10 +60,7 @@ def test_lines_are_evaluations_rows_on_the_same_pixels(world, capsys, step):
     assert [x["image"] for x in output] == [f"{root}/images/{i}.png" for i in range(12)]
     assert [x["label"] for x in output] == rows["predicted"].tolist()
     assert [x["class"] for x in output] == [f"class_{k}" for k in rows["predicted"]]
-    for key, row in (
-        ("probability", "confidence"),
-        ("synthetic_score", "synthetic_score"),
-    ):
+    for key, row in ("probability", "confidence"), ("synthetic_score",) * 2:
         np.testing.assert_allclose([x[key] for x in output], rows[row], atol=1e-6)
     assert all(x["size"] == [8, 8] and x["changes"] == [] for x in output)
     assert (

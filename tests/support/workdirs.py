@@ -71,7 +71,7 @@ def unlike(state, seed):
     )
 
 
-def change(name, *path, **values):
+def change(name, /, *path, **values):
     """A function that updates the object at a path of keys in a workdir's JSON file."""
 
     def damage(folder):
