@@ -1,29 +1,30 @@
-"""The trained classifier as one file that needs none of this package.
+"""Exports the trained classifier as one file that does not need this package.
 
     python -m rsmatch_jax.export --workdir=DIR --out=FILE [--step=last|best|N]
 
-FILE is made by jax.export for CPUs, CUDA GPUs and TPUs: uint8 images [b, S, S, 3] of
-any number b in, probabilities float32 [b, K] out; the normalisation is in it, and of
-the networks the encoder and the real head alone, with the EMA weights. It loads with
-jax and flatbuffers; FILE.md shows how. FILE.json and FILE.md say what it is and where
-it comes from.
+jax.export makes FILE for CPUs, CUDA GPUs and TPUs. It maps uint8 images [b, S, S, 3],
+any number b, to probabilities float32 [b, K]. It contains the normalisation, the
+encoder and the real head with the EMA weights, and nothing else of the networks. It
+loads with jax and flatbuffers, as FILE.md shows. FILE.json and FILE.md describe the
+model and its origin.
 Exit codes: 0 done, 1 it failed, 2 the request was wrong.
 """
 
+import argparse
 import contextlib
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.export
 import numpy as np
 
-from rsmatch_jax import files
+from rsmatch_jax import files, terminal
 from rsmatch_jax.deploy import card, frozen, saved
-from rsmatch_jax.errors import RequestError, exit_code
+from rsmatch_jax.errors import RequestError
 from rsmatch_jax.runs import workdir
 from rsmatch_jax.terminal import Parser, say
 
@@ -32,9 +33,9 @@ CARDS = (".json", ".md")
 
 
 def exported(run: saved.Saved) -> jax.export.Exported:
-    """The classifier of a run, uint8 [b, S, S, 3] -> float32 [b, K], for PLATFORMS."""
+    """Returns a run's classifier, uint8 [b, S, S, 3] -> float32 [b, K]."""
     part = frozen.parts(run)["classifier"]
-    # On the host: what is closed over becomes part of the program.
+    # On the host, because the program holds them as constants.
     variables = jax.device_get(part.variables)
 
     def probabilities(images):
@@ -49,7 +50,7 @@ def exported(run: saved.Saved) -> jax.export.Exported:
 
 @contextlib.contextmanager
 def _no_source_paths() -> Iterator[None]:
-    """The file goes to others: it names no folders of this machine."""
+    """Keeps this machine's folders out of the file, which may be passed on."""
     before = jax.config.jax_traceback_in_locations_limit
     jax.config.update("jax_traceback_in_locations_limit", 0)
     try:
@@ -59,41 +60,36 @@ def _no_source_paths() -> Iterator[None]:
 
 
 def write(run: saved.Saved, out: str) -> dict[str, Any]:
-    """Writes `out` and its card beside it; returns the card. Raises: RequestError where
-    they cannot be written."""
-    data = bytes(exported(run).serialize())
-    made = card.card(
-        run,
-        size=len(data),
-        digest=hashlib.sha256(data).hexdigest(),
-        platforms=PLATFORMS,
-    )
+    """Writes `out` and returns its card; RequestError if a file cannot be written."""
+    program = bytes(exported(run).serialize())
+    digest = hashlib.sha256(program).hexdigest()
+    content = card.card(run, size=len(program), digest=digest, platforms=PLATFORMS)
     try:
-        files.write_bytes(out, data)
-        files.write_json(f"{out}.json", made)
-        files.write_text(f"{out}.md", card.text(made, os.path.basename(out)))
+        files.write_bytes(out, program)
+        files.write_json(f"{out}.json", content)
+        files.write_text(f"{out}.md", card.text(content, os.path.basename(out)))
     except OSError as e:
         raise RequestError(f"--out={out} cannot be written: {e}") from e
-    return made
+    return content
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Exit code: 0 done, 1 failed, 2 the request was wrong."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0 done, 1 failed, 2 the request was wrong."""
     parser = Parser("export", __doc__)
     saved.add_flags(parser)
     parser.add_argument("--out", metavar="FILE", required=True)
+    go_on = "nothing was changed; the same command starts over"
+    return terminal.run_command(parser, argv, _run, go_on)
 
-    def command():
-        args = parser.parse_args(argv)
-        workdir.check_out(args.out, args.workdir, "", beside=CARDS)
-        made = write(saved.load(args.workdir, args.step), args.out)
-        say(
-            f"{args.out}: {made['file']['bytes'] / 2**20:.1f} MiB, step "
-            f"{made['training']['step']}, {len(made['classes'])} classes of "
-            f"{made['dataset']}; beside it {args.out}.json and {args.out}.md"
-        )
 
-    return exit_code(command, "nothing was changed; the same command starts over")
+def _run(args: argparse.Namespace):
+    workdir.check_out(args.out, args.workdir, "", beside=CARDS)
+    content = write(saved.load(args.workdir, args.step), args.out)
+    say(
+        f"{args.out}: {content['file']['bytes'] / 2**20:.1f} MiB, step "
+        f"{content['training']['step']}, {len(content['classes'])} classes of "
+        f"{content['dataset']}; beside it {args.out}.json and {args.out}.md"
+    )
 
 
 if __name__ == "__main__":

@@ -5,13 +5,15 @@
         --config.data.data_dir=DATA
     python -m rsmatch_jax.report DIR
 
-Every cell of the table is run once a seed by launch.py, in OUT/<cell>/seed<n>, its
-output in seed<n>.log beside it. Finished runs are skipped and unfinished ones resumed,
-so the same command goes on after an interruption; a failed run does not stop the
-others. Tables with the same --out share the runs that they have in common. --shard=i/n
-takes every n-th run from the i-th on, i from 0 to n - 1. --config overrides hold for
-all cells, those of a method's own keys for the cells of that method; cells whose
-setting they change are shown as reduced in the report.
+launch.py runs every cell of the table once per seed, in OUT/<cell>/seed<n>, with its
+output in seed<n>.log beside it. The sweep skips finished runs and resumes unfinished
+ones, so the same command continues after an interruption. A failed run does not stop
+the others. Tables with the same --out share the runs that they have in common.
+--shard=i/n takes every n-th run from the i-th on, i from 0 to n - 1. --config overrides
+hold for all cells, those of a method's keys for the cells of that method; the report
+marks cells whose setting they change as reduced.
+Exit codes: 0 all runs are finished (or printed), 1 a run failed, 2 the request was
+wrong, 75 stopped by a signal.
 """
 
 import argparse
@@ -34,7 +36,7 @@ from rsmatch_jax.runs import workdir
 from rsmatch_jax.runtime import child
 from rsmatch_jax.terminal import Parser, say
 
-GO_ON = "the same command goes on where it stopped"
+GO_ON = "the same command continues where it stopped"
 PATIENCE = 60.0  # seconds that an interrupted run has to save
 WAY_OUT = "choose another --out, use the same overrides, or move that folder away"
 
@@ -58,22 +60,26 @@ class Run:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 all runs are finished (or printed), 1 one failed, 2 the request was
-    wrong, 75 stopped by a signal."""
+    """Returns the exit code: 0 done, 1 a run failed, 2 a wrong request, 75 stopped."""
     signal.signal(signal.SIGHUP, signal.default_int_handler)  # as Ctrl-C
-    return exit_code(
-        lambda: run(*_parser().parse_known_args(argv)), GO_ON, resumable=True
-    )
+    parser = Parser("sweep", __doc__)
+    add = parser.add_argument
+    add("name", metavar="NAME", help="table1, table2, table3 or another sweep")
+    add("--dry_run", action="store_true", help="print the launch lines, run nothing")
+    add("--out", help="folder of the runs (default runs/NAME)")
+    add("--seeds", default="0,1,2", help="comma-separated (default 0,1,2)")
+    add("--shard", metavar="i/n", help="this process's share of the runs")
+    return exit_code(lambda: run(*parser.parse_known_args(argv)), GO_ON, resumable=True)
 
 
-def run(args: argparse.Namespace, overrides: Sequence[str]):
-    """Prints or runs the launch lines. overrides: --config flags, as given."""
-    sweep = _named(args.name)
+def run(args: argparse.Namespace, config_flags: Sequence[str]):
+    """Prints or runs the launch lines. config_flags: the --config overrides."""
+    sweep = _sweep(args.name)
     seeds = _seeds(args.seeds)
-    more = _overrides(sweep, overrides)
+    overrides = _overrides(sweep, config_flags)
     out = os.path.join("runs", sweep.name) if args.out is None else args.out
     workdir.check_writable(out, "--out")
-    runs = _shard(_runs(sweep, seeds, out, more), args.shard)
+    runs = _shard(_runs(sweep, seeds, out, overrides), args.shard)
     for r in runs:
         _check(r)
     done = sum(r.finished() for r in runs)
@@ -89,13 +95,13 @@ def run(args: argparse.Namespace, overrides: Sequence[str]):
         return
     try:
         os.makedirs(out, exist_ok=True)
-        grid.write_record(out, sweep, seeds, more)
+        grid.write_record(out, sweep, seeds, overrides)
     except OSError as e:
         raise RequestError(f"--out={out} cannot be written ({e})") from e
     failed, busy = _run_all(runs)
     say(f"the table: python -m rsmatch_jax.report {shlex.quote(out)}")
     if busy:
-        say(f"{len(busy)} runs were left to other processes that are at them")
+        say(f"skipped {len(busy)} runs that other processes are training")
     if failed:
         raise RunFailed(
             f"{len(failed)} of {len(runs)} runs failed; the same command tries them "
@@ -104,12 +110,11 @@ def run(args: argparse.Namespace, overrides: Sequence[str]):
 
 
 def _run_all(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
-    """Runs what is not finished, one after the other; returns those that failed, and
-    those that another process was at."""
+    """Runs what is not finished; returns failed runs, and those of other processes."""
     failed, busy, seconds = [], [], []
     to_do = [r for r in runs if not r.finished()]
     for i, r in enumerate(to_do, start=1):
-        if r.finished():  # by another process, meanwhile
+        if r.finished():  # by another process in the meantime
             continue
         if workdir.is_locked(r.workdir):
             busy.append(r)
@@ -132,9 +137,9 @@ def _run_all(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
 
 
 def _launch(r: Run) -> int:
-    """Exit code of one run, which may save when Ctrl-C stops the sweep."""
+    """Returns the exit code of one run, which has time to save after Ctrl-C."""
     os.makedirs(os.path.dirname(r.workdir), exist_ok=True)
-    # A shard of a sweep is a process alone, whatever has started it.
+    # A shard is one process, even if SLURM or Open MPI started several.
     command = [sys.executable, *_program(), *r.argv, "--num_processes=1"]
     with open(f"{r.workdir}.log", "a") as log:
         return child.run(command, stdout=log, stderr=log, patience=PATIENCE)
@@ -143,7 +148,7 @@ def _launch(r: Run) -> int:
 def _runs(
     sweep: Sweep, seeds: Sequence[int], out: str, more: Mapping[str, Value]
 ) -> list[Run]:
-    """Seed by seed, so that early on every cell has a figure."""
+    """Seed by seed, so that every cell has a figure early."""
     runs = []
     for seed in seeds:
         for cell in sweep.cells:
@@ -157,9 +162,12 @@ def _runs(
 
 
 def _check(r: Run):
-    """Everything about a run that can be known before data are loaded."""
+    """Checks all that can be checked before data are loaded."""
     argv = ["launch.py", *r.argv]
-    config, _, _ = config_file.parse(argv, _launch_flags)
+    config, _, _ = config_file.parse(
+        argv,
+        lambda values: flags.DEFINE_string("workdir", None, "", flag_values=values),
+    )
     checks.check(config, num_devices=1)
     workdir.check_writable(r.workdir)
     explicit = config_file.override_keys(argv)
@@ -167,39 +175,33 @@ def _check(r: Run):
     workdir.read_result(r.workdir)
 
 
-def _launch_flags(values: flags.FlagValues):
-    flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
-
-
-def _overrides(sweep: Sweep, given: Sequence[str]) -> dict[str, Value]:
-    """{dotted key: value} of the command line's --config flags, with their types."""
-    for flag in given:
+def _overrides(sweep: Sweep, config_flags: Sequence[str]) -> dict[str, Value]:
+    """{dotted key: value} of the --config flags, with the types of the config."""
+    for flag in config_flags:
         if not flag.lstrip("-").startswith(("config.", "noconfig.")):
             raise RequestError(f"{flag!r} is no flag of a sweep; see --help")
     cell = sweep.cells[0]
-    argv = ["launch.py", f"--config={cell.config}", *given]
+    argv = ["launch.py", f"--config={cell.config}", *config_flags]
     config, _, _ = config_file.parse(argv, lambda values: None)
     values = workdir.flat(config.to_dict())
     keys = config_file.override_keys(argv)
     if "seed" in keys:
         raise RequestError("--config.seed: a sweep takes --seeds=0,1,2")
-    more = {key: values[key] for key in keys}
+    overrides = {key: values[key] for key in keys}
     for key in keys:
         if any(key in cell.overrides for cell in sweep.cells):
             raise RequestError(f"--config.{key}: the cells of {sweep.name} set it")
-        if not any(key in cell.all_overrides(more) for cell in sweep.cells):
-            raise RequestError(
-                f"--config.{key}: no cell of {sweep.name} has a use for it"
-            )
-    return more
+        if not any(key in cell.all_overrides(overrides) for cell in sweep.cells):
+            raise RequestError(f"--config.{key}: no cell of {sweep.name} uses it")
+    return overrides
 
 
-def _named(name: str) -> Sweep:
-    known = grid.load()
-    if name not in known:
-        listed = "\n".join(f"  {n}: {s.title}" for n, s in known.items())
-        raise RequestError(f"there is no sweep {name!r}; those that are:\n{listed}")
-    return known[name]
+def _sweep(name: str) -> Sweep:
+    sweeps = grid.load()
+    if name not in sweeps:
+        titles = "\n".join(f"  {n}: {s.title}" for n, s in sweeps.items())
+        raise RequestError(f"there is no sweep {name!r}; choose one of:\n{titles}")
+    return sweeps[name]
 
 
 def _seeds(text: str) -> list[int]:
@@ -232,17 +234,6 @@ def _program() -> list[str]:
     if os.path.isfile(path):
         return [os.path.relpath(path)]
     return ["-m", "rsmatch_jax.train"]
-
-
-def _parser() -> Parser:
-    parser = Parser("sweep", __doc__)
-    add = parser.add_argument
-    add("name", metavar="NAME", help="table1, table2, table3 or another sweep")
-    add("--dry_run", action="store_true", help="print the launch lines, run nothing")
-    add("--out", help="folder of the runs (default runs/NAME)")
-    add("--seeds", default="0,1,2", help="comma-separated (default 0,1,2)")
-    add("--shard", metavar="i/n", help="this process's share of the runs")
-    return parser
 
 
 if __name__ == "__main__":

@@ -1,225 +1,119 @@
-"""The public names from outside, without an axis and inside pmap and shard_map."""
+"""The package from Python, and the README's examples verbatim."""
 
+import ast
+import pathlib
 import subprocess
 import sys
 import textwrap
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, PartitionSpec
-from support.helpers import TINY, assert_bit_equal, batches, build, leaves
+from PIL import Image
+from support import workdirs
 
 import rsmatch_jax
-from rsmatch_jax.runtime import parallel
+from rsmatch_jax import errors, export
+from rsmatch_jax.deploy import frozen
 
-D, K, U, AXIS = 4, 5, 16, "mine"
-
-
-def by_pmap(function):
-    """function(same, rows) on four devices; rows [D, ...]. The first device's result,
-    if all are equal to the bit."""
-    mapped = jax.pmap(function, axis_name=AXIS, in_axes=(None, 0))
-
-    def run(same, rows):
-        out = mapped(same, rows)
-        first = jax.tree.map(lambda x: x[0], out)
-        for d in range(1, D):
-            assert_bit_equal(jax.tree.map(lambda x, d=d: x[d], out), first)
-        return first
-
-    return run
+ROOT = pathlib.Path(__file__).parent.parent
 
 
-def by_shard_map(function):
-    mesh = Mesh(np.array(jax.devices()[:D]), (AXIS,))
-    same, rows = PartitionSpec(), PartitionSpec(AXIS)
-    return jax.jit(
-        jax.shard_map(
-            lambda s, x: function(s, jax.tree.map(lambda r: r[0], x)),
-            mesh=mesh,
-            in_specs=(same, rows),
-            out_specs=same,
-            check_vma=False,
-        )
-    )
+def examples():
+    """The Python blocks of the README's section."""
+    text = (ROOT / "README.md").read_text()
+    section = text.split("\n## Use a trained model\n")[1].split("\n## ")[0]
+    blocks = section.split("```python\n")[1:]
+    return [block.split("```")[0] for block in blocks]
 
 
-MAPS = pytest.mark.parametrize("mapped", [by_pmap, by_shard_map])
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A working directory as the README has it."""
+    root = tmp_path_factory.mktemp("library")
+    workdirs.make(root / "runs" / "demo", steps=(3, 7))
+    for name, shape in (("scan.png", (8, 8)), ("photo.jpg", (40, 60, 3))):
+        pixels = np.random.default_rng(len(shape)).integers(0, 256, shape, np.uint8)
+        Image.fromarray(pixels).save(root / name)
+    return root
 
 
-def deal(tree):
-    return jax.tree.map(lambda x: parallel.deal(np.asarray(x), D), tree)
-
-
-@MAPS
-def test_queue(mapped):
-    csqueue = rsmatch_jax.csqueue
-    rng = np.random.default_rng(0)
-
-    def push(axis):
-        def step(same, rows):
-            queue, key = same
-            return csqueue.push(queue, key, *rows, select=3, top=2, axis=axis)
-
-        return step
-
-    alone = spread = csqueue.create(K, 3, (2, 2, 3))
-    assert isinstance(alone, rsmatch_jax.CSQueue)
-    one, four = jax.jit(push(None)), mapped(push(AXIS))
-    for t in range(5):
-        rows = (
-            rng.integers(0, 256, (U, 2, 2, 3)).astype(np.uint8),
-            rng.integers(0, 99, U).astype(np.int32),
-            rng.integers(0, K, U).astype(np.int32),
-            np.round(rng.random(U), 1).astype(np.float32),  # with ties
-        )
-        key = jax.random.key(t)
-        alone = one((alone, key), rows)
-        spread = four((spread, key), deal(rows))
-        assert_bit_equal(alone, spread)
-    assert csqueue.fill(alone) > 0.5
-    slots, ready = csqueue.sample_distinct(alone, jax.random.key(9), 4)
-    assert ready and csqueue.take(alone, slots).shape == (4, 2, 2, 3)
-
-
-@MAPS
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("fixmatch", {"threshold": 0.4}),
-        ("flexmatch", {"threshold": 0.4, "threshold_warmup": True}),
-        (
-            "freematch",
-            {
-                "ema_decay": 0.5,
-                "entropy_weight": 0.1,
-                "use_quantile": True,
-                "clip_threshold": False,
-            },
-        ),
-    ],
-)
-def test_rules(mapped, name, options):
-    rule = rsmatch_jax.RULES[name](**options)
-    dims = rsmatch_jax.Dims(K, (2, 2, 3), 0, 4, U, 4, 30)
-    rng = np.random.default_rng(1)
-
-    def select(axis):
-        def step(buffers, rows):
-            inputs = rsmatch_jax.RuleInputs(*rows, axis=axis)
-            labels, weights, buffers = rule.select(inputs, buffers)
-            term, _ = rule.regulariser(rows[0], weights, buffers, axis)
-            labels, weights = (parallel.gather_rows(x, axis) for x in (labels, weights))
-            return labels, weights, buffers, term
-
-        return step
-
-    start = {**rule.init(dims), "step": jnp.int32(0)}  # pmap wants a leaf
-    rows = (
-        rng.normal(size=(U, K)).astype(np.float32),
-        rng.integers(0, 30, U).astype(np.int32),
-        rng.normal(size=(4, K)).astype(np.float32),
-        rng.integers(0, K, 4).astype(np.int32),
-    )
-    alone = jax.jit(select(None))(start, rows)
-    spread = mapped(select(AXIS))(start, deal(rows))
-    assert 0 < alone[1].mean() < 1 or name == "flexmatch"
-    for a, b in zip(*(leaves(x).values() for x in (alone, spread)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
-
-
-def small_step(axis):
-    """(the state, the step) of RSMatch from public names."""
-    exp = build(**TINY)[2]  # for a config and sizes; no mapped function of it
-    heads = exp.method.heads(exp.dims.num_classes)
-    nets = {
-        name: rsmatch_jax.take_uint8(
-            rsmatch_jax.networks.make("tiny", h, sync_axis=axis), (0.5,) * 3, (0.2,) * 3
-        )
-        for name, h in heads.items()
-    }
-    sgd = rsmatch_jax.optim.SGD(0.03, 0.9, True, 5e-4)
-    tx = rsmatch_jax.optim.make(dict.fromkeys(nets, sgd), 10, 0)
-    step = rsmatch_jax.make_train_step(
-        exp.method, nets, tx, ema_decay=0.9, ema_warmup=False, sync_bn=True, axis=axis
-    )
-    state = rsmatch_jax.init_state(exp.method, nets, tx, exp.dims, 0)
-    return exp, state, step
-
-
-def test_train_step():
-    exp, state, step = small_step(None)
-    stream = list(batches(exp, 3))
-    alone, one = state, jax.jit(step)
-    for b in stream:
-        alone, metrics = one(alone, b)
-    assert metrics["queue_fill"] > 0
-    queue = leaves(alone.extra["queue"])
-    for mapped in (by_pmap, by_shard_map):
-        _, spread, step = small_step(AXIS)
-        four = mapped(step)
-        for b in stream:
-            spread, metrics_four = four(spread, deal(b))
-        for name, value in metrics.items():
-            np.testing.assert_allclose(metrics_four[name], value, rtol=1e-4, atol=1e-5)
-        for path, value in leaves(spread.extra["queue"]).items():
-            np.testing.assert_array_equal(value, queue[path], err_msg=path)
-        for path, value in leaves(alone.params).items():
-            other = leaves(spread.params)[path]
-            np.testing.assert_allclose(value, other, atol=1e-5, err_msg=path)
-
-
-def test_an_axis_that_is_not_bound_is_an_error():
-    exp, state, step = small_step(AXIS)
-    (b,) = batches(exp, 1)
-    with pytest.raises(NameError, match=AXIS):
-        jax.jit(step)(state, b)
-    csqueue = rsmatch_jax.csqueue
-    queue = csqueue.create(K, 3, (8, 8, 3))
-    rows = (b.weak, b.indices, b.indices, np.ones(len(b.indices), np.float32))
-    rows = jax.tree.map(jnp.asarray, rows)
-    for axis in ({}, {"axis": AXIS}):  # the default is no silent None
-        with pytest.raises(NameError):
-            csqueue.push(queue, jax.random.key(0), *rows, select=1, top=1, **axis)
-
-
-@MAPS
-def test_views(mapped):
-    on_device = rsmatch_jax.on_device
-    spec = rsmatch_jax.ViewSpec(True, 1, randaugment_ops=2, cutout=True)
-    images = np.random.default_rng(2).integers(0, 256, (U, 8, 8, 3)).astype(np.uint8)
-    tables = on_device.make_tables(8, spec)
-
-    def views(axis):
-        def step(key, x):
-            weak = on_device.weak_view(key, x, flip=True, crop_pad=1, axis=axis)
-            numbers = on_device.draw(key, len(x), spec, True, axis)
-            strong = on_device.strong(x, numbers, tables, spec)
-            return [parallel.gather_rows(v, axis) for v in (weak, strong)]
-
-        return step
-
-    key = jax.random.key(3)
-    alone = jax.jit(views(None))(key, images)
-    assert_bit_equal(alone, mapped(views(AXIS))(key, deal(images)))
-
-
-def test_names_are_found_and_importing_stays_light():
-    program = """
+def run(program, folder, blocked=()):
+    """A fresh process in which some modules are as if not installed."""
+    code = f"""
     import sys
-    import rsmatch_jax
-    assert not {"jax", "numpy", "flax"} & set(sys.modules)
-    names = {name: getattr(rsmatch_jax, name) for name in rsmatch_jax.__all__}
-    assert set(names) <= set(dir(rsmatch_jax))
-    from rsmatch_jax import csqueue, load, make_train_step
-    assert names["load"] is load and names["csqueue"].create
-    try:
-        rsmatch_jax.nothing
-    except AttributeError as e:
-        assert "nothing" in str(e)
-    else:
-        raise AssertionError
+    sys.modules.update(dict.fromkeys({blocked!r}))
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code) + program],
+        cwd=folder,
+        env={"PATH": "", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_the_readmes_example_of_the_library_runs(place):
+    library, _ = examples()
+    done = run(library + "\nprint(features.shape, images.shape)", place)
+    assert done.returncode == 0, done.stderr
+    *lines, shapes = done.stdout.splitlines()
+    assert shapes == "(2, 64) (2, 8, 8, 3)"
+    model = rsmatch_jax.load(str(place / "runs" / "demo"), "best")
+    assert model.step == 3
+    predictions = model.predict(
+        model.read([str(place / x) for x in ("scan.png", "photo.jpg")])
+    )
+    for row, line in enumerate(lines):
+        name, p, synthetic = line.split()
+        assert name == model.class_names[predictions.labels[row]]
+        assert float(p) == pytest.approx(predictions.probabilities[row].max(), abs=1e-5)
+        assert float(synthetic) == pytest.approx(
+            predictions.synthetic_scores[row], abs=1e-5
+        )
+    assert len(lines) == 2
+
+
+BLOCKED = (
+    *("rsmatch_jax", "flax", "orbax", "optax", "tensorflow", "ml_collections", "absl"),
+    *("PIL", "sklearn", "tensorflow_datasets", "clu", "chex", "orbax.checkpoint"),
+)
+
+
+def test_the_readmes_example_of_an_exported_file_needs_jax_and_flatbuffers(place):
+    _, example = examples()
+    imported = {
+        name.name.split(".")[0]
+        for node in ast.walk(ast.parse(example))
+        if isinstance(node, ast.Import)
+        for name in node.names
+    }
+    assert imported == {"jax", "numpy"}
+    assert len(example.strip().splitlines()) <= 10
+    argv = [f"--workdir={place}/runs/demo", f"--out={place}/digits.jaxexport"]
+    assert export.main(argv) == 0
+    program = example + "print(probabilities.shape, 'flatbuffers' in sys.modules)"
+    done = run(program, place, BLOCKED)
+    assert done.returncode == 0, done.stderr
+    labels, shapes = done.stdout.splitlines()
+    assert shapes == "(5, 10) True"
+    expected = frozen.load(str(place / "runs" / "demo")).predict(
+        np.zeros((5, 8, 8, 3), np.uint8)
+    )
+    assert labels == str(expected.labels)
+    for name in BLOCKED[:5]:  # they are blocked indeed
+        assert run(f"import {name}", place, BLOCKED).returncode == 1
+
+
+def test_importing_the_package_is_light():
+    done = run(
+        "import rsmatch_jax; print(len(sys.modules), 'jax' in sys.modules)", ROOT
+    )
+    assert done.stdout.endswith(" False\n")
+
+
+def test_mistakes_are_of_kinds_that_python_has(place):
+    with pytest.raises(ValueError, match="no such folder"):
+        rsmatch_jax.load(str(place / "gone"))
+    with pytest.raises(errors.RequestError, match="choose last, best or one of 3, 7"):
+        rsmatch_jax.load(str(place / "runs" / "demo"), "5")

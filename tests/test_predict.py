@@ -1,16 +1,17 @@
-"""The predict command: its lines, its exit codes, and what it says of a bad request."""
+"""The predict command: lines, exit codes and messages."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-import test_image_files
+from data.images.test_image_files import broken_files
+from deploy.test_frozen import ANOTHER, UNFIT
 from PIL import Image
 from support import workdirs
-from test_inference import ANOTHER, UNFIT
 
 from rsmatch_jax import evaluate, export, predict
 from rsmatch_jax.deploy import frozen
@@ -54,18 +55,17 @@ def test_lines_are_evaluations_rows_on_the_same_pixels(world, capsys, step):
         exp.devices,
     )
     assert ask(root, f"--step={step}", f"{root}/images") == 0
-    said = capsys.readouterr()
-    found = lines(said.out)
-    assert [x["image"] for x in found] == [f"{root}/images/{i}.png" for i in range(12)]
-    assert [x["label"] for x in found] == rows["predicted"].tolist()
-    assert [x["class"] for x in found] == [f"class_{k}" for k in rows["predicted"]]
-    for key, row in (
-        ("probability", "confidence"),
-        ("synthetic_score", "synthetic_score"),
-    ):
-        np.testing.assert_allclose([x[key] for x in found], rows[row], atol=1e-6)
-    assert all(x["size"] == [8, 8] and x["changes"] == [] for x in found)
-    assert "12 images in" in said.err and f"by step {step} of {root}/run" in said.err
+    printed = capsys.readouterr()
+    output = lines(printed.out)
+    assert [x["image"] for x in output] == [f"{root}/images/{i}.png" for i in range(12)]
+    assert [x["label"] for x in output] == rows["predicted"].tolist()
+    assert [x["class"] for x in output] == [f"class_{k}" for k in rows["predicted"]]
+    for key, row in ("probability", "confidence"), ("synthetic_score",) * 2:
+        np.testing.assert_allclose([x[key] for x in output], rows[row], atol=1e-6)
+    assert all(x["size"] == [8, 8] and x["changes"] == [] for x in output)
+    assert (
+        "12 images in" in printed.err and f"by step {step} of {root}/run" in printed.err
+    )
 
 
 def test_lines_of_top_classes_go_to_a_file(world, tmp_path, capsys):
@@ -86,8 +86,8 @@ def test_a_run_without_a_detector_gives_null(world, tmp_path, capsys):
     root, _, _ = world
     workdirs.make(tmp_path / "run", **{"method.name": "supervised"})
     assert ask(tmp_path, f"{root}/images") == 0
-    found = lines(capsys.readouterr().out)
-    assert len(found) == 12 and {x["synthetic_score"] for x in found} == {None}
+    output = lines(capsys.readouterr().out)
+    assert len(output) == 12 and {x["synthetic_score"] for x in output} == {None}
 
 
 def test_what_was_done_to_an_image_is_said_and_counted(world, tmp_path, capsys):
@@ -96,16 +96,16 @@ def test_what_was_done_to_an_image_is_said_and_counted(world, tmp_path, capsys):
     for name in ("a.png", "b.png"):
         Image.fromarray(alpha).save(tmp_path / name)
     assert ask(root, str(tmp_path), f"{root}/images/0.png") == 0
-    said = capsys.readouterr()
-    a, _, plain = lines(said.out)
+    printed = capsys.readouterr()
+    a, _, plain = lines(printed.out)
     assert a["size"] == [30, 20] and plain["changes"] == []
     assert a["changes"] == [
         "alpha channel dropped",
         "cropped to its central square",
         "resized from 30x20",
     ]
-    assert "changed: 2 alpha channel dropped, 2 cropped" in said.err
-    assert "2 resized" in said.err
+    assert "changed: 2 alpha channel dropped, 2 cropped" in printed.err
+    assert "2 resized" in printed.err
 
 
 def test_one_broken_image_of_a_thousand(world, tmp_path, capsys):
@@ -115,15 +115,15 @@ def test_one_broken_image_of_a_thousand(world, tmp_path, capsys):
         shutil.copy(root / "images" / f"{i % 12}.png", tmp_path / f"{i}.png")
     (tmp_path / "500.png").write_bytes((tmp_path / "500.png").read_bytes()[:60])
     assert ask(root, "--batch_size=256", str(tmp_path)) == 1
-    said = capsys.readouterr()
-    found = lines(said.out)
-    assert len(found) == 999
-    assert [x["image"] for x in found] == [
+    printed = capsys.readouterr()
+    output = lines(printed.out)
+    assert len(output) == 999
+    assert [x["image"] for x in output] == [
         f"{tmp_path}/{i}.png" for i in range(1000) if i != 500
     ]
-    one = [x["probability"] for x in found if x["image"].endswith("/12.png")]
-    assert one == pytest.approx([found[0]["probability"]], abs=1e-6)
-    last = said.err[said.err.rfind("error: ") :]
+    one = [x["probability"] for x in output if x["image"].endswith("/12.png")]
+    assert one == pytest.approx([output[0]["probability"]], abs=1e-6)
+    last = printed.err[printed.err.rfind("error: ") :]
     assert "1 of 1000 files could not be read, the others are predicted" in last
     assert f"{tmp_path}/500.png: " in last
 
@@ -146,14 +146,14 @@ def test_what_ends_badly_leaves_the_file_that_was_there(world, tmp_path, monkeyp
 
 def test_every_broken_file_is_named(world, tmp_path, capsys):
     root, _, _ = world
-    broken = test_image_files.broken_files(tmp_path)
+    broken = broken_files(tmp_path)
     assert ask(root, str(tmp_path)) == 1
-    said = capsys.readouterr()
-    assert said.out == "" and "the others" not in said.err
+    printed = capsys.readouterr()
+    assert printed.out == "" and "the others" not in printed.err
     for path, reason in broken.items():
-        (line,) = [x for x in said.err.splitlines() if x.strip().startswith(path)]
+        (line,) = [x for x in printed.err.splitlines() if x.strip().startswith(path)]
         assert reason in line
-    assert "Warning" not in said.err  # Pillow's, of bombs
+    assert "Warning" not in printed.err  # Pillow's, of bombs
 
 
 REQUESTS = {
@@ -167,7 +167,7 @@ REQUESTS = {
     "top": (["--top=-1", "{root}/images"], "--top=-1: it must be 0 or more"),
     "nothing": ([], "the following arguments are required: IMAGE"),
     "out": (["--out={root}/run/x.json", "{root}/images"], "use --out=FILE.jsonl"),
-    "own": (
+    "metrics": (
         ["--out={root}/run/metrics.jsonl", "{root}/images"],
         "metrics.jsonl is among the files of the run",
     ),
@@ -178,21 +178,19 @@ REQUESTS = {
 }
 
 
-@pytest.mark.parametrize("case", REQUESTS)
-def test_wrong_requests_are_answered(world, capsys, case):
+@pytest.mark.parametrize(("argv", "words"), REQUESTS.values(), ids=REQUESTS)
+def test_wrong_requests_are_answered(world, capsys, argv, words):
     root, _, _ = world
-    argv, words = REQUESTS[case]
-    assert ask(root, *(word.format(root=root) for word in argv)) == 2
-    said = capsys.readouterr()
-    assert said.out == "" and "Traceback" not in said.err
-    assert words.format(root=root) in said.err[said.err.index("error: ") :]
+    argv = [word.format(root=root) for word in argv]
+    words = re.escape(words.format(root=root))
+    workdirs.check_refused(ask, root, argv, words, capsys)
 
 
 @pytest.mark.parametrize("case", ["no_data", "method", "queue", "key", "nothing"])
 def test_runs_that_do_not_fit_are_refused_by_every_command(
     world, tmp_path, capsys, case
 ):
-    """Another method's, another version's, or without a checkpoint: exit code 2."""
+    """Exit code 2 for another method or version, or without a checkpoint."""
     root, _, _ = world
     copy = shutil.copytree(root / "run", tmp_path / "run")
     UNFIT[case][0](copy)
@@ -203,18 +201,10 @@ def test_runs_that_do_not_fit_are_refused_by_every_command(
         (evaluate.main, []),
     ):
         assert main([f"--workdir={copy}", *argv]) == 2
-        said = capsys.readouterr().err
-        assert said.startswith("error: ") and "Traceback" not in said
-        assert case not in ("method", "queue") or ANOTHER in said
+        printed = capsys.readouterr().err
+        assert printed.startswith("error: ") and "Traceback" not in printed
+        assert case not in ("method", "queue") or ANOTHER in printed
     assert not out.exists()
-
-
-def test_a_damaged_checkpoint_is_a_failure(world, tmp_path, capsys):
-    root, _, _ = world
-    copy = shutil.copytree(root / "run", tmp_path / "run")
-    shutil.rmtree(copy / "checkpoints" / "7" / "state")
-    assert ask(tmp_path, f"{root}/images") == 1
-    assert "checkpoints/7 is damaged" in capsys.readouterr().err
 
 
 def test_the_workdir_is_only_read(world):
@@ -241,14 +231,14 @@ def test_as_a_process(world):
 
 
 def test_batches_are_no_larger_than_the_images(world, monkeypatch, capsys):
-    """One image does not pay for 256."""
+    """A single image runs in a batch of one."""
     root, _, _ = world
     seen = []
     plain = frozen.Model._program
 
-    def program(self, names, rows, features):
+    def program(self, parts, rows):
         seen.append(rows)
-        return plain(self, names, rows, features)
+        return plain(self, parts, rows)
 
     monkeypatch.setattr(frozen.Model, "_program", program)
     assert ask(root, f"{root}/images/0.png") == 0

@@ -1,1 +1,1 @@
-"""Looking at a trained run: what its networks see, know and confuse."""
+"""Shows what a trained run's networks look at, and how they arrange images."""

@@ -1,4 +1,4 @@
-"""Which images of a run are looked at."""
+"""Chooses the images of a run to look at."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,9 +13,12 @@ SETS = ("unlabelled", "test")
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """images uint8 [N, S, S, 3]; names: what each is called, of a file its path;
-    indices int64 [N]: position in the set, -1 = from disk; labels int64 [N], -1 =
-    unknown; synthetic bool [N]; generators: one for each, "" = real or unknown."""
+    """N chosen images.
+
+    images: uint8 [N, S, S, 3]. names: titles, or paths of files. indices: int64 [N],
+    positions in the set, -1 = from disk. labels: int64 [N], -1 = unknown. synthetic:
+    bool [N]. generators: one each, "" = real or unknown.
+    """
 
     images: np.ndarray
     names: tuple[str, ...]
@@ -26,8 +29,7 @@ class Chosen:
 
 
 def of_set(task: Task, name: str, indices: np.ndarray) -> Chosen:
-    """These images of the run's unlabelled or test set, int64 [N]. Raises RequestError
-    for one that is not there."""
+    """Returns images of one of SETS by positions; RequestError if one is missing."""
     images, labels, synthetic, generator = _columns(task, name)
     indices = np.asarray(indices, np.int64)
     wrong = [int(i) for i in indices if not 0 <= i < len(images)]
@@ -47,16 +49,11 @@ def of_set(task: Task, name: str, indices: np.ndarray) -> Chosen:
 
 
 def from_disk(images: np.ndarray, paths: Sequence[str]) -> Chosen:
-    """Images uint8 [N, S, S, 3] of which nothing is known but their files."""
+    """Returns images uint8 [N, S, S, 3] without ground truth."""
     count = len(images)
-    return Chosen(
-        images=images,
-        names=tuple(paths),
-        indices=np.full(count, -1),
-        labels=np.full(count, -1),
-        synthetic=np.zeros(count, bool),
-        generators=("",) * count,
-    )
+    unknown = np.full(count, -1)
+    synthetic = np.zeros(count, bool)
+    return Chosen(images, tuple(paths), unknown, unknown, synthetic, ("",) * count)
 
 
 def balanced(
@@ -67,11 +64,11 @@ def balanced(
     classes: Sequence[int] | None = None,
     least: int = 1,
 ) -> np.ndarray:
-    """Positions int64 of `count` images of the set, fewer where it has no more, real
-    and synthetic ones alike as far as there are any; the same for the same seed.
+    """Returns positions int64 of random images, balanced over classes and origins.
 
-    classes: which, taken in turn; None = all, or where they are so many that `count`
-    does not give `least` of a class and origin, as many of them by chance.
+    The set may hold fewer than `count`, or fewer of some class and origin. classes:
+    those to take in turn; None means all, or a random choice if `count` is below
+    `least` of each class and origin.
     """
     _, labels, synthetic, _ = _columns(task, name)
     rng, groups = np.random.default_rng(seed), []
@@ -80,10 +77,10 @@ def balanced(
         classes = np.sort(rng.permutation(len(task.class_names))[:shown])
     for label in range(len(task.class_names)):
         for origin in (False, True):
-            own = np.flatnonzero((labels == label) & (synthetic == origin))
-            own = rng.permutation(own)
+            group = np.flatnonzero((labels == label) & (synthetic == origin))
+            group = rng.permutation(group)  # of all, so that draws are equal
             if label in classes:
-                groups.append(own)
+                groups.append(group)
     turns = max(map(len, groups), default=0)
     dealt = [
         group[turn] for turn in range(turns) for group in groups if turn < len(group)
@@ -92,21 +89,14 @@ def balanced(
 
 
 def label(name: str, names: Sequence[str]) -> int:
-    """A class's number. Raises RequestError for an unknown one."""
+    """Returns a class's number; RequestError if `names` lacks it."""
     if name not in names:
         raise RequestError(f"--class={name} is none of {', '.join(names)}")
     return names.index(name)
 
 
-def check_set(name: str):
-    """Raises RequestError for an unknown set."""
-    if name not in SETS:
-        raise RequestError(f"--set={name} is unknown; choose {' or '.join(SETS)}")
-
-
 def _columns(task: Task, name: str):
-    """(images, labels, synthetic, generator) of the whole set."""
-    check_set(name)
+    """(images, labels, synthetic, generator) of all images of the set."""
     if name == "unlabelled":
         return task.unl_images, task.unl_labels, task.unl_synthetic, task.unl_generator
     count = len(task.test_images)

@@ -1,4 +1,4 @@
-"""What a network's features tell of real and synthetic images (paper, Fig. 2)."""
+"""How a network's features arrange real and synthetic images (paper, Fig. 2)."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ PERPLEXITY = 30.0
 
 @dataclasses.dataclass(frozen=True)
 class Embedded:
-    """points float32 [N, 2]: t-SNE of a network's features; figures: see `measure`."""
+    """points: float32 [N, 2], t-SNE of a network's features. figures: see `measure`."""
 
     points: np.ndarray
     figures: Mapping[str, Any]
@@ -30,22 +30,19 @@ class Embedded:
 def embed(
     features: np.ndarray, labels: np.ndarray, synthetic: np.ndarray, seed: int = 0
 ) -> Embedded:
-    """t-SNE by scikit-learn (PCA start, perplexity 30 or a third of the images), and
-    the numbers for what the eye sees.
+    """Returns the t-SNE and the figures of features [N, D >= 2] of N images.
 
-    features: float [N, D], D >= 2; labels: int [N]; synthetic: bool [N]. The same on
-    every call with the same seed.
+    labels: int [N]. synthetic: bool [N]. Equal calls give equal bits.
     """
     features = np.asarray(features, np.float64)
-    # Features that do not differ have no first component to be scaled by.
-    spread = features.std(axis=0).max() > 0
+    # Equal features have no first component by which PCA could scale.
+    differ = features.std(axis=0).max() > 0
     tsne = manifold.TSNE(
-        init="pca" if spread else "random",
+        init="pca" if differ else "random",
         perplexity=min(PERPLEXITY, (len(features) - 1) / 3),
         random_state=seed,
     )
-    # Sums by several threads may differ in their last bits, and t-SNE would make much
-    # of them.
+    # Sums over several threads may differ in the last bits, and t-SNE amplifies that.
     with threadpoolctl.threadpool_limits(1):
         points = tsne.fit_transform(features).astype(np.float32)
         return Embedded(points, measure(features, labels, synthetic, seed))
@@ -54,8 +51,7 @@ def embed(
 def measure(
     features: np.ndarray, labels: np.ndarray, synthetic: np.ndarray, seed: int = 0
 ) -> dict[str, Any]:
-    """images, synthetic: how many; probe_balanced_accuracy: `probe`; centroid_distance:
-    `centroid_distance`."""
+    """Returns numbers of images, and the results of the two functions below."""
     return {
         "images": len(features),
         "synthetic": int(synthetic.sum()),
@@ -65,9 +61,12 @@ def measure(
 
 
 def probe(features: np.ndarray, synthetic: np.ndarray, seed: int = 0) -> float | None:
-    """How well a linear probe tells real from synthetic, of images it has not seen
-    (five folds): balanced accuracy of a logistic regression on standardised features,
-    0.5 = not at all. None with fewer than five images of an origin."""
+    """Returns how well a linear probe separates real from synthetic images.
+
+    It is the balanced accuracy, 0.5 = not at all, of a logistic regression on
+    standardised features, on held-out images (five folds). None if an origin has fewer
+    than five images.
+    """
     if min(synthetic.sum(), (~synthetic).sum()) < FOLDS:
         return None
     folds = model_selection.StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
@@ -75,19 +74,21 @@ def probe(features: np.ndarray, synthetic: np.ndarray, seed: int = 0) -> float |
         preprocessing.StandardScaler(),
         linear_model.LogisticRegression(max_iter=1000, class_weight="balanced"),
     )
-    said = model_selection.cross_val_predict(
+    predicted = model_selection.cross_val_predict(
         classifier, np.asarray(features, np.float64), synthetic, cv=folds
     )
-    return float(metrics.balanced_accuracy_score(synthetic, said))
+    return float(metrics.balanced_accuracy_score(synthetic, predicted))
 
 
 def centroid_distance(
     features: np.ndarray, labels: np.ndarray, synthetic: np.ndarray
 ) -> float | None:
-    """Between a class's real and synthetic centroid, mean over the classes that have
-    both, in units of the mean distance between the real centroids of two classes: far
-    below 1 = the class decides where an image lies, not its origin. None where no class
-    has both, or where fewer than two have real images."""
+    """Returns the distance between a class's real and synthetic centroid.
+
+    It is the mean over the classes with both, in units of the mean distance between the
+    real centroids of two classes. Far below 1, the class decides where an image lies,
+    not its origin. None if no class has both, or fewer than two have real images.
+    """
     features = np.asarray(features, np.float64)
     real, fake = {}, {}
     for label in np.unique(labels):
@@ -100,5 +101,5 @@ def centroid_distance(
         return None
     apart = metrics.pairwise_distances(np.stack(list(real.values())))
     unit = apart[np.triu_indices(len(real), 1)].mean()
-    own = [np.linalg.norm(real[k] - fake[k]) for k in shared]
-    return float(np.mean(own) / unit) if unit else None
+    distances = [np.linalg.norm(real[k] - fake[k]) for k in shared]
+    return float(np.mean(distances) / unit) if unit else None

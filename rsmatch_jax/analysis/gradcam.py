@@ -1,5 +1,4 @@
-"""Grad-CAM++: which parts of an image speak for a class (paper, Fig. 4b). The command
-that draws it is `rsmatch_jax.analysis.explain`.
+"""Grad-CAM++: which parts of an image speak for a class (paper, Fig. 4b).
 
 Chattopadhyay et al., "Grad-CAM++", arXiv 1710.11063. With the score of a class
 Y = exp(S), S its logit, and A^k the k-th activation map of a stage (Eqs. 16 to 19):
@@ -7,9 +6,9 @@ Y = exp(S), S its logit, and A^k the k-th activation map of a stage (Eqs. 16 to 
     alpha^k_ij = g^2 / (2 g^2 + g^3 sum_ab A^k_ab),    g = dS/dA^k_ij,
     w^k        = sum_ij alpha^k_ij relu(dY/dA^k_ij),    L = relu(sum_k w^k A^k).
 
-The second and third derivatives of Y are exp(S) g^2 and exp(S) g^3, for S is piecewise
-linear in A: behind a stage there are convolutions, norms with fixed statistics, (leaky)
-ReLUs and a mean. dY/dA = exp(S) g scales a whole map, which is normalised to its
+The second and third derivatives of Y are exp(S) g^2 and exp(S) g^3, because S is
+piecewise linear in A: convolutions, norms with fixed statistics, (leaky) ReLUs and a
+mean follow a stage. dY/dA = exp(S) g scales the whole map, which is normalised to its
 maximum, so exp(S) is left out.
 
 The paper's A come from a ReLU. Those of a leaky one, or of a sum of branches, may have
@@ -29,8 +28,11 @@ from rsmatch_jax.runtime import compilation
 
 
 class Maps(NamedTuple):
-    """Of N images: maps float32 [N, S, S] in [0, 1], what speaks for classes int64 [N];
-    probabilities float32 [N, K]. A map is zero where nothing speaks for its class."""
+    """Maps of N images.
+
+    maps: float32 [N, S, S] in [0, 1], what speaks for `classes`, all zero if nothing
+    does. classes: int64 [N]. probabilities: float32 [N, K].
+    """
 
     maps: np.ndarray
     classes: np.ndarray
@@ -38,22 +40,24 @@ class Maps(NamedTuple):
 
 
 def channel_weights(gradients: jax.Array, activations: jax.Array) -> jax.Array:
-    """w^k: dS/dA [h, w, C], A [h, w, C] -> [C], but for the factor exp(S)."""
+    """Returns w^k / exp(S) [C] for dS/dA [h, w, C] and A [h, w, C]."""
     sums = jax.nn.relu(jnp.sum(activations, axis=(0, 1), keepdims=True))
     positive = jax.nn.relu(gradients)
-    # alpha relu(g), with g^2 cancelled: it underflows long before g does.
+    # alpha relu(g) with g^2 cancelled, because g^2 underflows long before g does.
     return jnp.sum(positive / (2 + positive * sums), axis=(0, 1))
 
 
 def class_map(gradients: jax.Array, activations: jax.Array) -> jax.Array:
-    """L: dS/dA [h, w, C], A [h, w, C] -> [h, w], not yet normalised."""
+    """Returns L [h, w], not normalised, for dS/dA [h, w, C] and A [h, w, C]."""
     weights = channel_weights(gradients, activations)[None, None]
     return jax.nn.relu(jnp.sum(weights * activations, axis=-1))
 
 
 def make_maps(part: frozen.Part, stage: str) -> Callable:
-    """maps(params, images uint8 [n, S, S, 3], classes int32 [n]) -> (float32 [n, S, S]
-    in [0, 1], probabilities [n, K]): each for its image's class; bilinear."""
+    """Returns maps(params, images uint8 [n, S, S, 3], classes int32 [n]).
+
+    It returns (maps float32 [n, S, S] in [0, 1], probabilities [n, K]).
+    """
 
     def forward(params, images, shift):
         return part.net.probe(params, part.stats, images, stage, shift)
@@ -62,9 +66,9 @@ def make_maps(part: frozen.Part, stage: str) -> Callable:
         def score(shift):
             outputs, activations = forward(params, images, shift)
             logits = outputs.logits[part.head]
-            own = jnp.take_along_axis(logits, classes[:, None], axis=1)
-            # Images do not see each other, so the gradient of the sum is each one's.
-            return jnp.sum(own), (activations, jax.nn.softmax(logits))
+            scores = jnp.take_along_axis(logits, classes[:, None], axis=1)
+            # Images do not affect each other, so the sum has each one's gradient.
+            return jnp.sum(scores), (activations, jax.nn.softmax(logits))
 
         _, like = jax.eval_shape(forward, params, images, 0.0)
         gradients, (activations, probabilities) = jax.grad(score, has_aux=True)(
@@ -82,7 +86,7 @@ def make_maps(part: frozen.Part, stage: str) -> Callable:
 
 
 def choose_stage(part: frozen.Part, stage: str | None) -> str:
-    """The stage's name, None = the last one. Raises RequestError for an unknown one."""
+    """Returns the stage's name; None = the last. RequestError if there is no such."""
     stages = part.net.stages
     if stage is not None and stage not in stages:
         raise RequestError(
@@ -93,8 +97,7 @@ def choose_stage(part: frozen.Part, stage: str | None) -> str:
 
 
 def positions(part: frozen.Part, stage: str, size: int) -> tuple[int, int]:
-    """Height and width of what leaves a stage, of images of so many pixels a side: a
-    map has no more detail. Nothing is computed."""
+    """Returns height and width of a stage's output for images of `size` pixels."""
     images = jax.ShapeDtypeStruct((1, size, size, 3), np.uint8)
 
     def probe(params, images):
@@ -112,29 +115,36 @@ def gradcam(
     part: str = "classifier",
     stage: str | None = None,
 ) -> Maps:
-    """Maps of uint8 images [N, S, S, 3], N >= 1, for classes int [N].
+    """Returns the maps of uint8 images [N, S, S, 3], N >= 1.
 
-    classes: None = the predicted ones; of the detector 1 is synthetic. part: classifier
-    or detector. stage: None = the last one. Raises: RequestError where the run has no
-    such part or the network no such stage; ValueError for images or classes that cannot
-    be.
+    Args:
+        classes: int [N], None = the predicted ones; the detector's class 1 is
+            synthetic.
+        part: classifier or detector.
+        stage: None = the last one.
+
+    Raises:
+        RequestError: the run has no such part, or the network no such stage.
+        ValueError: wrong images or classes.
     """
     if part not in model.parts:
         raise RequestError(f"this run has no {part}; it has {', '.join(model.parts)}")
-    own = model.parts[part]
-    stage = choose_stage(own, stage)
+    network = model.parts[part]
+    stage = choose_stage(network, stage)
     if classes is None:
         classes = model.probabilities(images, part).argmax(axis=1)
     images, classes = np.asarray(images), np.asarray(classes, np.int64)
-    shape = (model.image_size, model.image_size, 3)
-    if images.dtype != np.uint8 or images.shape != (len(classes), *shape):
+    shape = (len(classes), model.image_size, model.image_size, 3)
+    if images.dtype != np.uint8 or images.shape != shape:
         raise ValueError(
             f"images are {images.dtype} {images.shape}; {len(classes)} classes of this "
-            f"run take uint8 {(len(classes), *shape)}"
+            f"run take uint8 {shape}"
         )
-    if not np.all((classes >= 0) & (classes < own.classes)):
-        raise ValueError(f"classes of the {part} lie between 0 and {own.classes - 1}")
-    return _in_batches(model, own, stage, images, classes)
+    if not np.all((classes >= 0) & (classes < network.classes)):
+        raise ValueError(
+            f"classes of the {part} lie between 0 and {network.classes - 1}"
+        )
+    return _in_batches(model, network, stage, images, classes)
 
 
 def _in_batches(model, part, stage, images, classes) -> Maps:
@@ -145,13 +155,15 @@ def _in_batches(model, part, stage, images, classes) -> Maps:
     )
     lowered = jax.jit(make_maps(part, stage)).lower(part.params, *shapes)
     device = model.run.exp.devices[0]
-    program, found = compilation.compiled(lowered, device.platform), []
+    program, outputs = compilation.compiled(lowered, device.platform), []
     for start in range(0, len(images), batch):
         rows = slice(start, start + batch)
         count = len(images[rows])
-        padded = np.resize(images[rows], shapes[0].shape)
-        wanted = np.resize(classes[rows], batch).astype(np.int32)
-        out = program(part.params, *jax.device_put((padded, wanted), device))
-        found.append([np.asarray(x)[:count] for x in out])
-    maps, probabilities = map(np.concatenate, zip(*found, strict=True))
+        padded = (
+            np.resize(images[rows], shapes[0].shape),
+            np.resize(classes[rows], batch).astype(np.int32),
+        )
+        out = program(part.params, *jax.device_put(padded, device))
+        outputs.append([np.asarray(x)[:count] for x in out])
+    maps, probabilities = map(np.concatenate, zip(*outputs, strict=True))
     return Maps(maps, classes, probabilities)

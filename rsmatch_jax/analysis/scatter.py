@@ -1,4 +1,4 @@
-"""Embedded images as points: a panel a network, coloured by class, marked by origin."""
+"""Draws embedded images as points: a panel per network, coloured by class."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -8,41 +8,32 @@ import numpy as np
 from rsmatch_jax.analysis.choice import Chosen
 from rsmatch_jax.analysis.features import Embedded
 
-# Ten that colour-blind readers tell apart (Petroff, arXiv 2107.02270).
+# Ten colours that colour-blind readers tell apart (Petroff, arXiv 2107.02270).
 TEN = (
-    "#3f90da",
-    "#ffa90e",
-    "#bd1f01",
-    "#94a4a2",
-    "#832db6",
-    "#a96b59",
-    "#e76300",
-    "#b9ac70",
-    "#717581",
-    "#92dadd",
+    *("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6"),
+    *("#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
 )
-NAMED = 20  # classes whose names are written, at most
-REAL, SYNTHETIC = "o", "^"  # as the paper's Fig. 2 has them
+NAMED = 20  # classes with a written name, at most
+REAL, SYNTHETIC = "o", "^"  # as in the paper's Fig. 2
 _OUTLINE = 0.35  # points, around triangles
 
 
 def draw(
-    found: Mapping[str, Embedded], chosen: Chosen, names: Sequence[str], title: str
+    embedded: Mapping[str, Embedded], chosen: Chosen, names: Sequence[str], title: str
 ) -> bytes:
-    """A PNG. Names of classes stand in the legend, and in the classifier at the median
-    of their points."""
+    """Returns a PNG; legend and the classifier's panel name the classes."""
     from matplotlib.figure import Figure  # lazy: half a second
 
-    figure = Figure(figsize=(6.6 * len(found), 7.2), dpi=120, layout="constrained")
-    panels = figure.subplots(1, len(found), squeeze=False)[0]
-    shown = np.unique(chosen.labels)
-    colours = _colours(shown)
-    for axes, (part, embedded) in zip(panels, found.items(), strict=True):
-        _points(axes, embedded.points, chosen, colours)
-        # In the detector's features classes lie anywhere.
-        if part == "classifier" and len(shown) <= NAMED:
-            _names(axes, embedded.points, chosen.labels, names)
-        axes.set_title(_saying(part, embedded.figures), fontsize=9, loc="left")
+    width = 6.6 * len(embedded)
+    figure = Figure(figsize=(width, 7.2), dpi=120, layout="constrained")
+    panels = figure.subplots(1, len(embedded), squeeze=False)[0]
+    colours = _colours(np.unique(chosen.labels))
+    for axes, (part, panel) in zip(panels, embedded.items(), strict=True):
+        _points(axes, panel.points, chosen, colours)
+        # In the detector's features a class may lie anywhere.
+        if part == "classifier" and len(colours) <= NAMED:
+            _names(axes, panel.points, chosen.labels, names)
+        axes.set_title(_caption(part, panel.figures), fontsize=9, loc="left")
         axes.set_xticks([])
         axes.set_yticks([])
     figure.suptitle(title, fontsize=10, parse_math=False)
@@ -57,7 +48,7 @@ def _colours(labels: np.ndarray) -> dict[int, tuple]:
 
     if len(labels) <= len(TEN):
         return {k: colors.to_rgba(TEN[i]) for i, k in enumerate(labels)}
-    # More than can be told apart; the names at the medians help.
+    # More than the eye can separate; the names at the medians help.
     return {k: colormaps["turbo"](i / len(labels)) for i, k in enumerate(labels)}
 
 
@@ -65,12 +56,12 @@ def _points(axes, points: np.ndarray, chosen: Chosen, colours: Mapping[int, tupl
     each = np.asarray([colours[label] for label in chosen.labels])
     size = float(np.clip(20_000 / len(points), 4, 30))  # square points
     for origin, marker, outline in ((False, REAL, 0), (True, SYNTHETIC, _OUTLINE)):
-        own = chosen.synthetic == origin
+        rows = chosen.synthetic == origin
         axes.scatter(
-            *points[own].T,
+            *points[rows].T,
             s=size * (1.6 if origin else 1),
             marker=marker,
-            c=each[own],
+            c=each[rows],
             linewidths=outline,
             edgecolors="black" if origin else "none",
             alpha=0.9,
@@ -81,49 +72,47 @@ def _names(axes, points: np.ndarray, labels: np.ndarray, names: Sequence[str]):
     from matplotlib import patheffects  # lazy: half a second
 
     halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]
+    centred = {"ha": "center", "va": "center"}
     for label in np.unique(labels):
         x, y = np.median(points[labels == label], axis=0)
-        text = axes.text(
-            x, y, names[label], ha="center", va="center", parse_math=False, fontsize=9
-        )
+        text = axes.text(x, y, names[label], parse_math=False, fontsize=9, **centred)
         text.set(path_effects=halo, weight="bold")
 
 
-def _saying(part: str, figures: Mapping) -> str:
-    said = [part]
+def _caption(part: str, figures: Mapping) -> str:
+    lines = [part]
     if figures["probe_balanced_accuracy"] is not None:
-        said.append(
+        lines.append(
             "linear probe, real or synthetic: balanced accuracy "
-            f"{figures['probe_balanced_accuracy']:.3f} (0.5 = cannot tell)"
+            f"{figures['probe_balanced_accuracy']:.3f} (0.5 = chance)"
         )
     if figures["centroid_distance"] is not None:
-        said.append(
+        lines.append(
             "real to synthetic centroid of a class: "
             f"{figures['centroid_distance']:.3f} of the distance between classes"
         )
-    return "\n".join(said)
+    return "\n".join(lines)
 
 
 def _legend(figure, colours: Mapping[int, tuple], names: Sequence[str], both: bool):
     from matplotlib.lines import Line2D  # lazy: half a second
 
     def handle(marker, colour, edge="none"):
-        return Line2D(
-            [], [], linestyle="", marker=marker, color=colour, markeredgecolor=edge
-        )
+        style = {"color": colour, "markeredgecolor": edge}
+        return Line2D([], [], linestyle="", marker=marker, **style)
 
-    handles, labels = [handle(REAL, "grey")], ["real"]
+    entries = {"real": handle(REAL, "grey")}
     if both:
-        handles.append(handle(SYNTHETIC, "grey", "black"))
-        labels.append("synthetic")
+        entries["synthetic"] = handle(SYNTHETIC, "grey", "black")
+    handles, titles = list(entries.values()), list(entries)
     if len(colours) <= NAMED:
         handles += [handle("s", colour) for colour in colours.values()]
-        labels += [names[label] for label in colours]
+        titles += [names[label] for label in colours]
     legend = figure.legend(
         handles,
-        labels,
+        titles,
         loc="outside lower center",
-        ncols=min(len(labels), 12),
+        ncols=min(len(titles), 12),
         fontsize=8,
         frameon=False,
         handletextpad=0.2,

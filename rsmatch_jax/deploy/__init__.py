@@ -1,1 +1,1 @@
-"""A trained model without anything of training."""
+"""Trained models for inference, without the parts that only training needs."""

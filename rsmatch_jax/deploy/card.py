@@ -1,7 +1,5 @@
-"""What an exported model is and where it comes from, as JSON and as Markdown."""
+"""The card of an exported model: what it is and where it comes from."""
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,31 +10,28 @@ from rsmatch_jax.data import normalise
 from rsmatch_jax.data.images import image_source
 from rsmatch_jax.data.stores import encoded
 from rsmatch_jax.deploy.saved import Saved
+from rsmatch_jax.errors import RequestError
+from rsmatch_jax.metrics import names
 from rsmatch_jax.runs import workdir
 from rsmatch_jax.version import __version__
 
-# This checkpoint's from metrics.jsonl, then the whole run's from result.json.
-FIGURES = {
-    "test_accuracy": "test accuracy of this checkpoint",
-    "validation_accuracy": "validation accuracy of this checkpoint",
-    "test_accuracy_best": "test accuracy of the run's best evaluation",
-    "test_accuracy_median20": "test accuracy, median of the run's last 20 evaluations",
-}
-LISTED = 20  # classes in the Markdown; the JSON has all
+CHECKPOINT_FIGURES = ("test_accuracy", "validation_accuracy")
+RUN_FIGURES = (names.BEST, names.MEDIAN)
+CLASSES = 20  # in the Markdown; the JSON lists all
 
 
 def card(
     run: Saved, *, size: int, digest: str, platforms: Sequence[str]
 ) -> dict[str, Any]:
-    """JSON-ready. size, digest: bytes and SHA-256 of the file. Figures that the workdir
-    does not hold are None."""
+    """Returns the JSON-ready card; a figure that the workdir lacks is None.
+
+    size, digest: bytes and SHA-256 of the exported file.
+    """
     c, dims = run.exp.config, run.exp.dims
     side = dims.image_shape[0]
     mean, std = normalise.normalisation(run.dataset)
-    result = workdir.read_result(run.folder) or {}
     unlabelled = run.exp.method.uses_unlabeled
     generators = list(run.generator_names) if unlabelled else []
-    measured = _evaluation(run.folder, run.step)
     return {
         "file": {
             "format": "jax.export",
@@ -75,16 +70,13 @@ def card(
             "synthetic_ratio": c.data.synthetic_ratio if generators else 0.0,
             "generators": generators,
         },
-        "figures": {
-            key: measured.get(f"eval/{key}", result.get(key) if i > 1 else None)
-            for i, key in enumerate(FIGURES)
-        },
+        "figures": _figures(run.folder, run.step),
         "versions": {"rsmatch_jax": __version__, "jax": jax.__version__},
     }
 
 
 def _other_sizes(config: Any, side: int) -> str:
-    """How images of other sizes are to be brought to `side`."""
+    """How a user brings images of other sizes to `side`."""
     if config.data.image_size is not None:
         return (
             f"as in training: the central square of {encoded.CENTRE:g} times the "
@@ -97,25 +89,23 @@ def _other_sizes(config: Any, side: int) -> str:
     )
 
 
-def _evaluation(folder: str, step: int) -> dict[str, Any]:
-    """What metrics.jsonl says of the evaluation at a step, {} where there was none."""
-    found: dict[str, Any] = {}
+def _figures(folder: str, step: int) -> dict[str, float | None]:
+    result, metrics = workdir.read_result(folder) or {}, {}
     try:
-        with open(os.path.join(folder, workdir.METRICS_FILE), "rb") as f:
-            for line in f:
-                # A killed run may leave half a line.
-                if b'"eval/test_accuracy"' in line and line.endswith(b"\n"):
-                    metrics = json.loads(line)
-                    found = metrics if metrics["step"] == step else found
-    except (OSError, ValueError, KeyError):
-        return {}  # a card without figures says less, and nothing wrong
-    return found
+        for line in workdir.read_metrics(folder):
+            if line.get("step") == step and "eval/test_accuracy" in line:
+                metrics = line
+    except RequestError:
+        pass  # a card without these figures is still right
+    return {key: metrics.get(f"eval/{key}") for key in CHECKPOINT_FIGURES} | {
+        key: result.get(key) for key in RUN_FIGURES
+    }
 
 
-def text(made: Mapping[str, Any], file: str) -> str:
-    """The same for people, as Markdown. file: its name."""
-    training, network, classes = made["training"], made["network"], made["classes"]
-    side = made["input"]["shape"][1]
+def text(card: Mapping[str, Any], file: str) -> str:
+    """Returns the card as Markdown for the exported file of this name."""
+    training, network, classes = card["training"], card["network"], card["classes"]
+    side = card["input"]["shape"][1]
     synthetic = (
         f", {100 * training['synthetic_ratio']:g} % of the latter synthetic "
         f"({', '.join(training['generators'])})"
@@ -124,24 +114,26 @@ def text(made: Mapping[str, Any], file: str) -> str:
     )
     count = training["unlabelled_images"]
     unlabelled = f" and {count} unlabelled" if count else ""
+    titles = {key: f"{names.TITLES[key]}, checkpoint" for key in CHECKPOINT_FIGURES}
+    titles |= {key: names.RESULT_TITLES[key] for key in RUN_FIGURES}
     figures = [
-        [title, f"{100 * made['figures'][key]:.2f} %"]
-        for key, title in FIGURES.items()
-        if made["figures"].get(key) is not None
+        [title, f"{100 * card['figures'][key]:.2f} %"]
+        for key, title in titles.items()
+        if card["figures"][key] is not None
     ]
-    listed = [f"{i}: {name}" for i, name in enumerate(classes[:LISTED])]
-    if len(classes) > LISTED:
-        listed.append(f"and {len(classes) - LISTED} more, in `{file}.json`")
+    labels = [f"{i}: {name}" for i, name in enumerate(classes[:CLASSES])]
+    if len(classes) > CLASSES:
+        labels.append(f"and {len(classes) - CLASSES} more, in `{file}.json`")
     paragraphs = [
         f"# {file}",
         f"A {network['encoder']} that tells {len(classes)} classes of "
-        f"{made['dataset']} apart, trained by {training['method']} on "
+        f"{card['dataset']} apart, trained by {training['method']} on "
         f"{training['labelled_images']} labelled{unlabelled} images{synthetic}. "
         f"Step {training['step']} of {training['steps']}, seed {training['seed']}, "
         f"{network['dtype']}, weights: {network['weights']}.",
-        f"- In: {made['input']['meaning']}, uint8; the normalisation is inside.\n"
-        f"- Images of other sizes: {made['input']['other_sizes']}.\n"
-        f"- Out: {made['output']['meaning']}, float32.",
+        f"- In: {card['input']['meaning']}, uint8; the normalisation is inside.\n"
+        f"- Images of other sizes: {card['input']['other_sizes']}.\n"
+        f"- Out: {card['output']['meaning']}, float32.",
         "```python\n"
         "import jax\n"
         "import numpy as np\n\n"
@@ -150,14 +142,14 @@ def text(made: Mapping[str, Any], file: str) -> str:
         f"images = np.zeros((5, {side}, {side}, 3), np.uint8)\n"
         "probabilities = np.asarray(jax.jit(model.call)(images))\n"
         "```",
-        "Classes: " + ", ".join(listed) + ".",
+        "Classes: " + ", ".join(labels) + ".",
         *([terminal.table(["figure", "value"], figures)] if figures else []),
-        "Only the encoder and the head for real images are in the file: no detector, "
-        "no queue, no head for synthetic images. The accuracies are on the dataset's "
-        "own images, and the best one is chosen on them where the run had no "
-        "validation images; of other images they say nothing.",
-        f"Made by rsmatch_jax {made['versions']['rsmatch_jax']} and jax "
-        f"{made['versions']['jax']} for {', '.join(made['file']['platforms'])}; "
-        f"{made['file']['bytes']} bytes, SHA-256\n`{made['file']['sha256']}`.",
+        "The file holds only the encoder and the head for real images: no detector, "
+        "no queue, no head for synthetic images. The accuracies are those on the "
+        "dataset's own images, and say nothing about others. The best evaluation is "
+        "chosen on the test set if the run had no validation images.",
+        f"Made by rsmatch_jax {card['versions']['rsmatch_jax']} and jax "
+        f"{card['versions']['jax']} for {', '.join(card['file']['platforms'])}; "
+        f"{card['file']['bytes']} bytes, SHA-256\n`{card['file']['sha256']}`.",
     ]
     return "\n\n".join(paragraphs) + "\n"

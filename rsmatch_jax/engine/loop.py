@@ -10,7 +10,7 @@ from rsmatch_jax import files
 from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.engine import evaluation_files, feed, health, in_flight, plan
 from rsmatch_jax.engine.experiment import Experiment
-from rsmatch_jax.metrics import measure
+from rsmatch_jax.metrics import measure, names
 from rsmatch_jax.runs import history, workdir
 from rsmatch_jax.runs.checkpoint import Checkpoints
 from rsmatch_jax.runs.history import Record, Stopwatch
@@ -195,11 +195,7 @@ class Loop:
         best = self.record.add_evaluation(step, metrics)
         written = {**metrics, **measured.details}
         self.logbook.write(step, {f"eval/{k}": v for k, v in written.items()})
-        shown = {
-            "test accuracy": metrics["test_accuracy"],
-            "detector balanced accuracy": metrics["detector_balanced_accuracy"],
-            "queue purity": metrics["queue_purity"],
-        }
+        shown = {names.TITLES[key]: metrics[key] for key in names.SHOWN}
         text = "  ".join(f"{k} {v:.4f}" for k, v in shown.items() if v is not None)
         say(f"evaluation at step {step}: {text}{'  (best)' if best else ''}")
         picture = evaluation_files.write(self.folder, step, measured, queue, self.task)

@@ -1,4 +1,4 @@
-"""Examples of what a state is most wrong about, for people to look at."""
+"""Images that a state is most wrong about, for people to look at."""
 
 import dataclasses
 import io
@@ -11,17 +11,17 @@ from rsmatch_jax.errors import RequestError
 from rsmatch_jax.metrics.scores import SYNTHETIC_SCORE, Rows
 
 DETECTOR, CLASSIFIER = "detector", "classifier"
-MOST = 12  # real images taken for synthetic, and as many the other way round
-PAIRS, MOST_OF_PAIR = 6, 6  # pairs of classes that are confused, and images of each
-MAX_SIDE = 96  # pixels; larger images are kept smaller
+MOST = 12  # real images taken for synthetic, and as many of the reverse
+PAIRS, MOST_OF_PAIR = 6, 6  # pairs of confused classes, and images of each
+MAX_SIDE = 96  # pixels; larger images are reduced
 
 
 @dataclasses.dataclass(frozen=True)
 class Mistakes:
     """M images, the worst of each kind first.
 
-    images: uint8 [M, s, s, 3]. of: str [M], which network is wrong. index: int32 [M],
-    position in the unlabelled set (detector) or the test set (classifier). labels,
+    images: uint8 [M, s, s, 3]. of: str [M], the network that is wrong. index: int32
+    [M], position in the unlabelled set (detector) or the test set (classifier). labels,
     predicted: int32 [M], classes. score: float32 [M], of being synthetic, or the
     classifier's confidence. origin: str [M], "real" or the generator's name.
     """
@@ -35,96 +35,88 @@ class Mistakes:
     origin: np.ndarray
 
     def to_bytes(self) -> bytes:
-        """A .npz file's content."""
+        """Returns the content of a .npz file."""
         file = io.BytesIO()
         np.savez_compressed(file, **vars(self))
         return file.getvalue()
 
 
 def read(path: str) -> Mistakes | None:
-    """What `to_bytes` has made; None where there is no such file. Raises RequestError
-    where it is another."""
+    """Reads what `to_bytes` made; None if there is none, RequestError if damaged."""
     try:
-        with np.load(path, allow_pickle=False) as found:
-            return Mistakes(**{f.name: found[f.name] for f in _FIELDS})
+        with np.load(path, allow_pickle=False) as arrays:
+            names = [field.name for field in dataclasses.fields(Mistakes)]
+            return Mistakes(**{name: arrays[name] for name in names})
     except FileNotFoundError:
         return None
-    except Exception as e:  # zipfile, zlib and numpy raise nearly anything
+    except Exception as e:  # zipfile, zlib and numpy raise many kinds
         raise RequestError(
             f"{path} cannot be read: {e}. Move it away: the next evaluation makes it"
         ) from None
 
 
-_FIELDS = dataclasses.fields(Mistakes)
-
-
 def collect(task: Task, test: Rows, unlabelled: Rows) -> Mistakes:
-    """test, unlabelled: rows of `evaluation.make_forward` for these images."""
+    """Returns the worst mistakes in the rows of the test set and unlabelled set."""
     wrong = detector_mistakes(unlabelled, task.unl_synthetic)
     confused = confusions(test, task.test_labels, len(task.class_names))
     images = [
-        _small(np.asarray(images[at]))
-        for images, at in ((task.unl_images, wrong), (task.test_images, confused))
+        _small(np.asarray(images[rows]))
+        for images, rows in ((task.unl_images, wrong), (task.test_images, confused))
     ]
     origins = np.asarray([*task.generator_names, REAL_ORIGIN])  # -1 = the last
+
+    def both(of_detector, of_classifier, dtype=None):
+        return np.concatenate([of_detector, of_classifier], dtype=dtype)
+
+    no_scores = np.zeros(0, np.float32)
     return Mistakes(
         images=np.concatenate(images),
         of=np.repeat([DETECTOR, CLASSIFIER], [len(wrong), len(confused)]),
-        index=np.concatenate([wrong, confused]).astype(np.int32),
-        labels=np.concatenate(
-            [task.unl_labels[wrong], task.test_labels[confused]]
-        ).astype(np.int32),
-        predicted=np.concatenate(
-            [unlabelled["predicted"][wrong], test["predicted"][confused]]
+        index=both(wrong, confused, np.int32),
+        labels=both(task.unl_labels[wrong], task.test_labels[confused], np.int32),
+        predicted=both(unlabelled["predicted"][wrong], test["predicted"][confused]),
+        score=both(
+            unlabelled.get("synthetic_score", no_scores)[wrong],
+            test["confidence"][confused],
         ),
-        score=np.concatenate(
-            [
-                unlabelled.get("synthetic_score", np.zeros(0, np.float32))[wrong],
-                test["confidence"][confused],
-            ]
-        ),
-        origin=np.concatenate(
-            [
-                origins[task.unl_generator[wrong]],
-                np.repeat([REAL_ORIGIN], len(confused)),
-            ]
+        origin=both(
+            origins[task.unl_generator[wrong]],
+            np.repeat([REAL_ORIGIN], len(confused)),
         ),
     )
 
 
 def detector_mistakes(rows: Rows, synthetic: np.ndarray) -> np.ndarray:
-    """Positions int64 of the real images that the detector is surest are synthetic,
-    then of the synthetic ones that it is surest are real."""
+    """Returns positions of real images with the highest scores, then the reverse."""
     score = rows.get("synthetic_score")
     if score is None:
         return np.zeros(0, np.int64)
-    said = score >= SYNTHETIC_SCORE
-    taken = np.flatnonzero(said & ~synthetic)
-    missed = np.flatnonzero(~said & synthetic)
+    positive = score >= SYNTHETIC_SCORE
+    real = np.flatnonzero(positive & ~synthetic)
+    missed = np.flatnonzero(~positive & synthetic)
     return np.concatenate(
         [
-            taken[np.argsort(-score[taken], kind="stable")][:MOST],
+            real[np.argsort(-score[real], kind="stable")][:MOST],
             missed[np.argsort(score[missed], kind="stable")][:MOST],
         ]
     )
 
 
 def confusions(rows: Rows, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Positions int64 of images of the pairs (class, prediction) that are confused
-    most, the most frequent pair first, within a pair by falling confidence."""
+    """Returns positions of the most confused pairs' images, by falling confidence."""
     pair = labels.astype(np.int64) * num_classes + rows["predicted"]
     wrong = np.flatnonzero(rows["predicted"] != labels)
     pairs, count = np.unique(pair[wrong], return_counts=True)
-    found = [np.zeros(0, np.int64)]
+    positions = [np.zeros(0, np.int64)]
     for worst in pairs[np.argsort(-count, kind="stable")][:PAIRS]:
-        own = wrong[pair[wrong] == worst]
-        order = np.argsort(-rows["confidence"][own], kind="stable")
-        found.append(own[order][:MOST_OF_PAIR])
-    return np.concatenate(found)
+        group = wrong[pair[wrong] == worst]
+        order = np.argsort(-rows["confidence"][group], kind="stable")
+        positions.append(group[order][:MOST_OF_PAIR])
+    return np.concatenate(positions)
 
 
 def _small(images: np.ndarray) -> np.ndarray:
-    """uint8 [n, S, S, 3] as means of squares of pixels, of at most MAX_SIDE a side."""
+    """uint8 [n, S, S, 3] averaged over squares of pixels to MAX_SIDE a side or less."""
     n, size = images.shape[:2]
     step = -(-size // MAX_SIDE)
     if step == 1:

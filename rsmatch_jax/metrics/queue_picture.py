@@ -1,9 +1,11 @@
-"""Pictures that a run draws of itself."""
+"""Draws the images in the CSQueue."""
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
 
+from rsmatch_jax import files
 from rsmatch_jax.data.rs_ssl import Task
 from rsmatch_jax.methods.csqueue import CSQueue
 
@@ -11,7 +13,7 @@ REAL, SYNTHETIC = (214, 39, 40), (44, 160, 44)  # frame colours: a mistake is re
 EMPTY = 235
 FRAME = 2
 MAX_SIDE = 64  # of a tile without its frame
-MAX_ROWS = 100  # matplotlib draws nothing above 2**16 pixels, and nobody looks further
+MAX_ROWS = 100  # matplotlib draws at most 2**16 pixels
 
 
 def queue_sheet(
@@ -22,14 +24,17 @@ def queue_sheet(
     columns: int,
     min_side: int = 32,
 ) -> tuple[np.ndarray, list[str]]:
-    """The CSQueue as one picture: a row per class, a tile per slot.
+    """Returns the queue as a picture uint8 [H, W, 3], and the names of its rows.
 
-    images: uint8 [K, N_q, S, S, C]; indices: int32 [K, N_q], -1 = empty;
-    synthetic: bool [N], ground truth. A green frame means synthetic, a red one real.
-    A single queue for all classes is broken into rows of `columns`. Small images are
-    enlarged to at least min_side pixels, of those above MAX_SIDE only every other pixel
-    or so is drawn; of many rows the first MAX_ROWS are drawn.
-    Returns uint8 [H, W, 3] and the names of its rows.
+    A row is a class, a tile a slot. A green frame means synthetic, a red one real. Of
+    images above MAX_SIDE only every n-th pixel is drawn, and the first MAX_ROWS rows.
+
+    Args:
+        images: uint8 [K, N_q, S, S, C].
+        indices: int32 [K, N_q], positions in the unlabelled set, -1 = empty.
+        synthetic: bool [N], ground truth.
+        columns: tiles in a row; a single queue for all classes fills several rows.
+        min_side: pixels to which smaller images are enlarged.
     """
     names = list(class_names) if len(images) == len(class_names) else ["all classes"]
     images = images.reshape(-1, columns, *images.shape[2:])[:MAX_ROWS]
@@ -50,7 +55,9 @@ def queue_sheet(
 
 
 def draw_queue(path: str, queue: CSQueue, task: Task, title: str) -> np.ndarray:
-    """Writes queue.png of a queue fetched from the device; returns the bare sheet."""
+    """Writes queue.png of a queue on the host; returns the sheet without its frame."""
+    from matplotlib.figure import Figure  # lazy: half a second
+
     sheet, names = queue_sheet(
         queue.images,
         queue.indices,
@@ -58,33 +65,13 @@ def draw_queue(path: str, queue: CSQueue, task: Task, title: str) -> np.ndarray:
         task.class_names,
         columns=queue.indices.size // len(task.class_names),
     )
-    held = queue.indices[queue.indices >= 0]
-    purity = np.mean(task.unl_synthetic[held])
-    save_queue(
-        path,
-        sheet,
-        names,
-        f"{title}: purity {purity:.3f} (green: synthetic, red: real)",
-    )
-    return sheet
-
-
-def save_queue(path: str, sheet: np.ndarray, names: Sequence[str], title: str):
-    """Writes a queue sheet as PNG, its rows labelled with their names."""
-    from matplotlib.figure import Figure  # lazy: half a second
-
+    purity = np.mean(task.unl_synthetic[queue.indices[queue.indices >= 0]])
     height, width = sheet.shape[:2]
     left, above, below, right = 120, 40, 10, 20  # pixels around the sheet
-    total_height, total_width = height + above + below, width + left + right
-    figure = Figure(figsize=(total_width / 100, total_height / 100), dpi=100)
-    axes = figure.add_axes(
-        (
-            left / total_width,
-            below / total_height,
-            width / total_width,
-            height / total_height,
-        )
-    )
+    all_high, all_wide = height + above + below, width + left + right
+    figure = Figure(figsize=(all_wide / 100, all_high / 100), dpi=100)
+    box = left / all_wide, below / all_high, width / all_wide, height / all_high
+    axes = figure.add_axes(box)
     axes.imshow(sheet, interpolation="nearest", aspect="auto")
     rows = len(names)
     axes.set_yticks((np.arange(rows) + 0.5) * height / rows - 0.5, names)
@@ -92,5 +79,9 @@ def save_queue(path: str, sheet: np.ndarray, names: Sequence[str], title: str):
     axes.tick_params(length=0, labelsize=8)
     for spine in axes.spines.values():
         spine.set_visible(False)
+    title = f"{title}: purity {purity:.3f} (green: synthetic, red: real)"
     axes.set_title(title, fontsize=9, loc="left")
-    figure.savefig(path)
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    files.write_bytes(path, file.getvalue())
+    return sheet

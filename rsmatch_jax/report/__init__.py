@@ -1,1 +1,1 @@
-"""Tables and pages out of workdirs."""
+"""Tables and pages from workdirs."""

@@ -1,33 +1,24 @@
-"""What the runs below a folder have left: results, curves, pictures."""
+"""Finds the runs and sweeps below folders, and reads their results."""
 
 import dataclasses
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rsmatch_jax.engine import saved_config
 from rsmatch_jax.errors import RequestError
+from rsmatch_jax.metrics import names
 from rsmatch_jax.report import grid
 from rsmatch_jax.runs import workdir
-
-# What is shown of a run, and where result.json has it. Accuracies are shares of one.
-FIGURES = {
-    "best": "test_accuracy_best",
-    "last": "test_accuracy",
-    "median20": "test_accuracy_median20",
-    "detector_accuracy": "detector_accuracy",
-    "detector_balanced_accuracy": "detector_balanced_accuracy",
-    "detector_auroc": "detector_auroc",
-    "queue_purity": "queue_purity",
-}
-TEST_FIGURES = ("top5", "macro_precision", "macro_recall", "macro_f1", "ece")
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One readable workdir. figures: by the names of FIGURES and TEST_FIGURES, None
-    where the method has none; evaluations: lines of metrics.jsonl."""
+    """One readable workdir.
+
+    figures: by the names in COLUMNS, shares of one, None if the method lacks it.
+    evaluations: lines of metrics.jsonl.
+    """
 
     folder: str
     status: str
@@ -49,103 +40,67 @@ class Run:
         return self.config["train"]["num_steps"]
 
     def setting(self) -> dict[str, Any]:
-        """{dotted key: value} of what a repetition with another seed shares."""
+        """Returns {dotted key: value} that repetitions with other seeds share."""
         return grid.setting(self.config)
-
-    def picture(self) -> str | None:
-        path = os.path.join(self.folder, workdir.QUEUE_PICTURE)
-        return path if os.path.exists(path) else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Broken:
-    """A workdir whose files are not those of a run, and why."""
+    """A workdir whose files are not those of a run, and the reason."""
 
     folder: str
     reason: str
 
 
-def find(folder: str) -> dict[str, Run | Broken]:
-    """{real path: what is in it} for every workdir in or below `folder`.
+Runs = dict[str, Run | Broken]
+Records = dict[str, tuple[str, dict[str, Any]]]
 
-    Raises RequestError where there is no such folder.
+
+def find(folders: Sequence[str]) -> tuple[Runs, Records]:
+    """Returns the workdirs and the records of sweeps in or below folders.
+
+    Workdirs are {real path: run}, records {real path: (folder, content)}.
+
+    Raises:
+        RequestError: a folder is missing, or a record is broken.
     """
-    if not os.path.isdir(folder):
-        raise RequestError(f"{folder}: there is no such folder")
-    return {
-        os.path.realpath(root): read(root)
-        for root, files in _walk(folder)
-        if workdir.RESULT_FILE in files
-    }
-
-
-def find_records(folder: str) -> dict[str, tuple[str, dict[str, Any]]]:
-    """{real path: (its folder, content)} of every sweep's record in or below
-    `folder`."""
-    return {
-        os.path.realpath(os.path.join(root, name)): (
-            root,
-            grid.read_record(os.path.join(root, name)),
-        )
-        for root, files in _walk(folder)
-        for name in sorted(files)
-        if name.endswith(grid.RECORD_SUFFIX)
-    }
+    runs, records = {}, {}
+    for folder in folders:
+        if not os.path.isdir(folder):
+            raise RequestError(f"{folder}: there is no such folder")
+        for root, below, files in os.walk(folder):
+            below[:] = sorted(set(below) - {workdir.CHECKPOINTS})  # where walk goes on
+            if workdir.RESULT_FILE in files:
+                runs.setdefault(os.path.realpath(root), read(root))
+            for name in sorted(files):
+                if name.endswith(grid.RECORD_SUFFIX):
+                    path = os.path.join(root, name)
+                    record = root, grid.read_record(path)
+                    records.setdefault(os.path.realpath(path), record)
+    return runs, records
 
 
 def read(folder: str) -> Run | Broken:
-    """A workdir with a result.json."""
+    """Returns the run in a folder with a result.json."""
     path = os.path.join(folder, workdir.RESULT_FILE)
     try:
         result = workdir.read_result(folder)
-        test = result["test"]
+        lines = workdir.read_metrics(folder)
+        flat = {**result, **workdir.flat({"test": result["test"]})}
+        values = {name: flat.get(key) for name, key in names.COLUMNS.items()}
         run = Run(
             folder=folder,
             **{k: result[k] for k in ("status", "method", "dataset", "seed", "steps")},
             seconds=float(result["seconds"]),
             config=saved_config.completed(result["config"]),
-            figures={
-                **{name: _number(result[key]) for name, key in FIGURES.items()},
-                **{name: _number(test.get(name)) for name in TEST_FIGURES},
-            },
-            evaluations=_evaluations(folder),
+            figures={k: None if v is None else float(v) for k, v in values.items()},
+            evaluations=tuple(x for x in lines if "eval/test_accuracy" in x),
         )
         run.setting()
         if run.finished and run.figures["best"] is None:
-            raise KeyError("test_accuracy_best")
+            raise KeyError(names.BEST)
     except RequestError as e:
         return Broken(folder, str(e))
     except (KeyError, TypeError, AttributeError, ValueError) as e:
         return Broken(folder, f"{path} is not the result of a run ({e!r})")
     return run
-
-
-def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
-    """(folder, its files), in order, but for what lies in checkpoints."""
-    for root, folders, files in os.walk(folder):
-        folders[:] = sorted(set(folders) - {"checkpoints"})  # where os.walk goes on
-        yield root, files
-
-
-def read_lines(folder: str) -> tuple[Mapping[str, Any], ...]:
-    """All lines of a run's metrics.jsonl; none where it has none. Raises RequestError
-    where they are no JSON."""
-    path = os.path.join(folder, workdir.METRICS_FILE)
-    try:
-        with open(path) as f:
-            lines = [json.loads(line) for line in f if line.endswith("\n")]
-        if not all(isinstance(line, dict) for line in lines):
-            raise ValueError("a line is no object")
-        return tuple(lines)
-    except FileNotFoundError:
-        return ()
-    except (OSError, ValueError) as e:
-        raise RequestError(f"{path} cannot be read: {e}") from None
-
-
-def _evaluations(folder: str) -> tuple[Mapping[str, Any], ...]:
-    return tuple(line for line in read_lines(folder) if "eval/test_accuracy" in line)
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)

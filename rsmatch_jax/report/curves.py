@@ -1,4 +1,4 @@
-"""Curves over training as plotly figures: means over seeds, a line a cell."""
+"""Curves over training as plotly figures: means over seeds, a line per cell."""
 
 import dataclasses
 import statistics
@@ -12,7 +12,7 @@ from rsmatch_jax.report.collect import Run
 from rsmatch_jax.report.tables import Cell, Table
 
 HEIGHT = 340  # pixels
-# Colour-blind safe (Okabe and Ito), without the yellow that no light page shows.
+# Colour-blind safe (Okabe and Ito), without yellow, which is faint on a light page.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#999999")
 DASHES = ("solid", "dash", "dot", "dashdot")
 
@@ -26,93 +26,77 @@ class Chart(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """notes: what stands after each value on hover, None = the unit."""
+    """points: (step, value). notes: the texts after the values, None = the unit."""
 
     name: str
-    steps: Sequence[int]
-    values: Sequence[float]
+    points: Sequence[tuple[int, float]]
     notes: Sequence[str] | None = None
 
 
 def script() -> str:
-    """plotly.js itself, so that a page needs no network."""
+    """Returns plotly.js itself, so that a page needs no network."""
     return offline.get_plotlyjs()
 
 
 def of_table(table: Table) -> list[Chart]:
-    """The table's charts: test accuracy, a chart a column; then the detector's
-    accuracy (Fig. 4a), its balanced accuracy and the queue's purity, where there are
-    any, all cells together."""
-    charts = []
+    """Returns charts of test accuracy by column, then of detector and queue."""
+    charts, several = [], len(table.columns) > 1
     for column in table.columns:
-        cells = [c for c in table.cells if c.column == column]
-        title = (
-            f"Test accuracy, {column}" if len(table.columns) > 1 else "Test accuracy"
-        )
-        charts.append(_means(title, [(c.row, c) for c in cells], "eval/test_accuracy"))
+        title = f"Test accuracy, {column}" if several else "Test accuracy"
+        cells = [(c.row, c) for c in table.cells if c.column == column]
+        charts.append(_means(title, cells, "eval/test_accuracy"))
+    cells = [(f"{c.row}, {c.column}" if several else c.row, c) for c in table.cells]
     for title, key in (
         ("Detector: accuracy on unlabelled images (Fig. 4a)", "detector_accuracy"),
         ("Detector: balanced accuracy", "detector_balanced_accuracy"),
         ("Queue: share of synthetic images", "queue_purity"),
     ):
-        named = [
-            (c.row if len(table.columns) == 1 else f"{c.row}, {c.column}", c)
-            for c in table.cells
-        ]
-        charts.append(_means(title, named, f"eval/{key}"))
+        charts.append(_means(title, cells, f"eval/{key}"))
     return [chart for chart in charts if chart]
 
 
-def mean_curve(
-    runs: Iterable[Run], key: str
-) -> tuple[list[int], list[float], list[str]]:
-    """(steps, mean over runs in percent, the single values as text) of an evaluation
-    metric; steps that not all runs have are left out."""
+def mean_line(name: str, runs: Iterable[Run], key: str) -> Line:
+    """Returns a metric's mean over runs in percent, at the steps that all runs have."""
     values: dict[int, list[float]] = {}
     runs = list(runs)
     for run in runs:
         for line in run.evaluations:
             if line.get(key) is not None:
                 values.setdefault(line["step"], []).append(100 * line[key])
-    steps = sorted(step for step, v in values.items() if len(v) == len(runs))
-    means = [statistics.fmean(values[step]) for step in steps]
-    singles = [" / ".join(f"{v:.2f}" for v in values[step]) for step in steps]
-    return steps, means, singles
+    values = {step: v for step, v in sorted(values.items()) if len(v) == len(runs)}
+    points = [(step, statistics.fmean(v)) for step, v in values.items()]
+    texts = [" / ".join(f"{x:.2f}" for x in v) for v in values.values()]
+    return Line(name, points, [f" % ({text})" for text in texts])
 
 
-def _means(title: str, named: Sequence[tuple[str, Cell]], key: str) -> Chart | None:
-    lines = []
-    for name, cell in named:
-        steps, means, singles = mean_curve(cell.runs, key)
-        lines.append(Line(name, steps, means, [f" % ({s})" for s in singles]))
-    return chart(title, lines)
+def _means(title: str, cells: Sequence[tuple[str, Cell]], key: str) -> Chart | None:
+    return chart(title, [mean_line(name, cell.runs, key) for name, cell in cells])
 
 
 def chart(title: str, lines: Sequence[Line], unit: str = " %") -> Chart | None:
-    """None where no line has a point. unit: of its axis."""
+    """Returns a chart over steps, None if no line has a point; unit: of its axis."""
     figure = go.Figure()
-    for line in lines:
-        if line.steps:
-            i = len(figure.data)
-            figure.add_scatter(
-                x=line.steps,
-                y=line.values,
-                name=line.name,
-                customdata=line.notes or [unit] * len(line.steps),
-                line={
-                    "color": COLOURS[i % len(COLOURS)],
-                    "dash": DASHES[i // len(COLOURS) % len(DASHES)],
-                },
-                mode="lines+markers" if len(line.steps) < 40 else "lines",
-                hovertemplate="%{y:.2f}%{customdata}",
-            )
+    for i, line in enumerate(line for line in lines if line.points):
+        steps, values = zip(*line.points, strict=True)
+        figure.add_scatter(
+            x=steps,
+            y=values,
+            name=line.name,
+            customdata=line.notes or [unit] * len(steps),
+            line={
+                "color": COLOURS[i % len(COLOURS)],
+                "dash": DASHES[i // len(COLOURS) % len(DASHES)],
+            },
+            mode="lines+markers" if len(steps) < 40 else "lines",
+            hovertemplate="%{y:.2f}%{customdata}",
+        )
     if not figure.data:
         return None
-    return made(title, figure.update_layout(**layout("step", unit)))
+    return from_figure(title, figure.update_layout(**layout("step", unit)))
 
 
-def made(title: str, figure: go.Figure) -> Chart:
-    """The chart of a figure."""
+def from_figure(title: str, figure: go.Figure) -> Chart:
+    """Returns the chart of a plotly figure."""
     html = figure.to_html(
         full_html=False,
         include_plotlyjs=False,
@@ -123,21 +107,17 @@ def made(title: str, figure: go.Figure) -> Chart:
 
 
 def layout(x: str, unit: str) -> dict[str, Any]:
-    """Of a figure. x: its axis' title; unit: of its values."""
+    """Returns a figure's layout; x: title of its axis, unit: of the values."""
     axis = {"gridcolor": "rgba(128,128,128,0.25)", "zeroline": False}
+    # Below the plot: many entries must not cover the axis on a narrow screen.
+    legend = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"}
     return {
         "showlegend": True,
         "hovermode": "x unified",
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "margin": {"l": 48, "r": 12, "t": 8, "b": 40},
-        # Of the container: many entries must not cover the axis on a narrow screen.
-        "legend": {
-            "orientation": "h",
-            "yref": "container",
-            "y": 0,
-            "yanchor": "bottom",
-        },
+        "legend": legend,
         "xaxis": {**axis, "title": {"text": x}},
         "yaxis": {**axis, "ticksuffix": unit},
     }

@@ -1,9 +1,10 @@
-"""Sweeps: tables of runs, read from configs/ablations.py, and the record of a started
-one, from which its report is made."""
+"""Sweeps, which are tables of runs, and the records of started ones.
+
+configs/ablations.py defines the sweeps. A report is made from a sweep's record.
+"""
 
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -18,12 +19,9 @@ PAPER = ("table1", "table2", "table3")
 # Where data lie and how a run is carried out: no difference between two runs.
 NOT_THE_SETTING = (
     *workdir.FREE,
-    "seed",
-    "data.data_dir",
-    "data.cache_dir",
-    "data.download",
+    *("seed", "data.data_dir", "data.cache_dir", "data.download"),
 )
-# What a cell of the paper is about; other keys only make it smaller or larger.
+# What identifies a cell of the paper; other keys only make it smaller or larger.
 IDENTITY = (
     *("data.name", "data.labels_per_class", "data.real_only"),
     *("data.synthetic_ratio", "data.synthetic_mode", "data.synthetic_mix"),
@@ -40,10 +38,13 @@ CELL_KEYS = (
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One place of a table: a config file's name, {dotted key: value}, and the paper's
-    figures in percent: accuracy (mean, std over three seeds; std None where it prints
-    none) and detector, its Deepfake Acc. common: overrides of the whole sweep, which
-    then has folders of its own, with its name in front."""
+    """One place of a table.
+
+    config: name of a config file. overrides: {dotted key: value}. accuracy: the paper's
+    (mean, std over three seeds) in percent, std None if it prints none. detector: its
+    Deepfake Acc. in percent. common: overrides of the whole sweep; such a sweep has
+    its own folders, whose names start with `sweep`.
+    """
 
     row: str
     column: str
@@ -58,8 +59,7 @@ class Cell:
     def all_overrides(
         self, more: Mapping[str, Value] | None = None
     ) -> dict[str, Value]:
-        """{dotted key: value}: those of the sweep, of the cell, then `more`. Keys of
-        methods that the cell does not use are left out."""
+        """Returns all overrides, `more` last, without keys of other methods."""
         keys = {**self.common, **self.overrides, **(more or {})}
         c = load_config(self.config)
         c.update_from_flattened_dict(keys)
@@ -67,26 +67,28 @@ class Cell:
         return {k: v for k, v in keys.items() if k not in ignored}
 
     def config_dict(self, more: Mapping[str, Value] | None = None) -> Any:
-        """The cell's unlocked ConfigDict, with `more` overrides after its own."""
+        """Returns the cell's unlocked ConfigDict, with the overrides `more` last."""
         c = load_config(self.config)
         c.update_from_flattened_dict(self.all_overrides(more))
         return c
 
     def folder(self) -> str:
-        """A name for the cell's runs, equal for equal settings: what two tables share
-        is run once. Overrides that only repeat the config file are left out."""
+        """Returns a folder name that is equal for equal settings, to share runs."""
         plain = workdir.flat(load_config(self.config).to_dict())
-        own = {k: v for k, v in self.overrides.items() if v != plain[k]}
-        method = own.pop("method.name", plain["method.name"])
-        parts = [f"{key.rsplit('.', 1)[1]}={own[key]}" for key in sorted(own)]
+        keys = {k: v for k, v in self.overrides.items() if v != plain[k]}
+        method = keys.pop("method.name", plain["method.name"])
+        parts = [f"{key.rsplit('.', 1)[1]}={keys[key]}" for key in sorted(keys)]
         sweep = [self.sweep] if self.common else []
         return "-".join([*sweep, self.config, method, *parts])
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """Cells of a table. overrides: of all cells; baseline: the row to which differences
-    are taken; reduced: in what way it is smaller than the paper's runs."""
+    """Cells of a table.
+
+    overrides: of all cells. baseline: the row to which differences are taken. reduced:
+    in what way the runs are smaller than the paper's.
+    """
 
     name: str
     title: str
@@ -98,7 +100,7 @@ class Sweep:
 
 
 def load(path: str | None = None) -> dict[str, Sweep]:
-    """All sweeps of a file like configs/ablations.py, by name."""
+    """Returns {name: sweep} of a file like configs/ablations.py, the default."""
     path = path or os.path.join(config_file.CONFIGS, "ablations.py")
     sweeps = {}
     for name, sweep in config_file.call(path, "get_sweeps").items():
@@ -116,32 +118,29 @@ def load_config(name: str) -> Any:
 
 
 def setting(config: Mapping[str, Any]) -> dict[str, Value]:
-    """{dotted key: value} of what two runs must share to be repetitions."""
+    """Returns {dotted key: value} of all keys that repetitions of a run share."""
     flat = workdir.flat(config)
     return {k: v for k, v in flat.items() if not k.startswith(NOT_THE_SETTING)}
 
 
 def changed(cell: Cell, config: Mapping[str, Any]) -> dict[str, tuple[Value, Value]]:
-    """{dotted key: (the cell's value, the run's)} where a run's setting differs; the
-    place of its pool is no difference."""
+    """Returns {dotted key: (cell's, run's value)} of differences, except the pool."""
+    expected = setting(cell.config_dict().to_dict())
     return {
         key: (old, new)
-        for key, old, new in workdir.differences(
-            setting(cell.config_dict().to_dict()), setting(config)
-        )
+        for key, old, new in workdir.differences(expected, setting(config))
         if key != "data.synthetic_pool"
     }
 
 
 @functools.cache
 def _published() -> tuple[Cell, ...]:
-    known = load()
-    return tuple(c for name in PAPER for c in known[name].cells if c.accuracy)
+    sweeps = load()
+    return tuple(c for name in PAPER for c in sweeps[name].cells if c.accuracy)
 
 
 def published(config: Mapping[str, Any]) -> Cell | None:
-    """The paper's cell that a run's config belongs to: same data and method, whatever
-    its size (see `changed`). None where the paper has no such cell."""
+    """Returns the paper's cell with a config's data and method, None without one."""
     for cell in _published():
         if not any(key.startswith(IDENTITY) for key in changed(cell, config)):
             return cell
@@ -149,11 +148,12 @@ def published(config: Mapping[str, Any]) -> Cell | None:
 
 
 def write_record(out: str, sweep: Sweep, seeds: list[int], more: Mapping[str, Value]):
-    """Writes OUT/<name>.sweep.json: the cells with their folders, the seeds of all
-    starts so far, and the overrides `more` of the command line.
+    """Writes OUT/<name>.sweep.json: cells with folders, all seeds so far, overrides.
 
-    Raises RequestError where an earlier start had others, but for keys that a resumed
-    run may change. Shards that start at the same time take turns.
+    Shards that start at the same time take turns. more: those of the command line.
+
+    Raises:
+        RequestError: an earlier start had others, apart from keys that may change.
     """
     path = os.path.join(out, sweep.name + RECORD_SUFFIX)
     with open(f"{path}.lock", "w") as lock:
@@ -170,39 +170,26 @@ def write_record(out: str, sweep: Sweep, seeds: list[int], more: Mapping[str, Va
                     f"are {now}; use the same, or another --out"
                 )
             seeds = sorted({*earlier["seeds"], *seeds})
-        files.write_json(
-            path,
-            {
-                **dataclasses.asdict(sweep),
-                "seeds": seeds,
-                "overrides": dict(more),
-                "cells": [_cell_record(cell, more) for cell in sweep.cells],
-            },
-        )
-
-
-def _cell_record(cell: Cell, more: Mapping[str, Value]) -> dict[str, Any]:
-    config = cell.config_dict(more).to_dict()
-    return {
-        **dataclasses.asdict(cell),
-        "folder": cell.folder(),
-        "overrides": cell.all_overrides(more),
-        "setting": setting(config),
-        "changed": changed(cell, config),
-    }
+        cells = []
+        for cell in sweep.cells:
+            config = cell.config_dict(more).to_dict()
+            record = {"folder": cell.folder(), "overrides": cell.all_overrides(more)}
+            record |= {"setting": setting(config), "changed": changed(cell, config)}
+            cells.append({**dataclasses.asdict(cell), **record})
+        content = {"seeds": seeds, "overrides": dict(more), "cells": cells}
+        files.write_json(path, {**dataclasses.asdict(sweep), **content})
 
 
 def read_record(path: str) -> dict[str, Any]:
-    """What `write_record` wrote; RequestError where it is something else."""
+    """Returns a sweep's record; RequestError if the file holds something else."""
+    record = files.read_json(path)
     try:
-        with open(path) as f:
-            record = json.load(f)
         _ = [record[key] for key in RECORD_KEYS]
         _ = [cell[key] for cell in record["cells"] for key in CELL_KEYS]
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except (KeyError, TypeError) as e:
         raise RequestError(
             f"{path} is no record of a sweep ({e!r}); move it away"
-        ) from e
+        ) from None
     return record
 
 

@@ -1,23 +1,25 @@
 """The report as one HTML file that needs no network."""
 
-import base64
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import jinja2
 
 from rsmatch_jax import files
 from rsmatch_jax.report import curves, run_section, text
-from rsmatch_jax.report.detail import Detail
+from rsmatch_jax.report.collect import Broken, Run
 from rsmatch_jax.report.tables import Table
+from rsmatch_jax.runs import workdir
 
-PICTURES = 12  # contact sheets of a table, at most
+PICTURES = 12  # queue pictures of a table, at most
 
 
-def write(path: str, tables: Sequence[Table], details: Sequence[Detail] = ()):
-    """Writes the page: each table, its notes, its curves, what its queues hold; then
-    the runs that are shown in detail, whose curves and queues are not shown twice."""
+def write(path: str, tables: Sequence[Table], detailed: Sequence[Run] = ()):
+    """Writes the page: each table with notes, curves and queues, then runs in detail.
+
+    The curves and queues of the runs in detail are not shown a second time.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(os.path.dirname(__file__)),
         autoescape=True,
@@ -25,54 +27,46 @@ def write(path: str, tables: Sequence[Table], details: Sequence[Detail] = ()):
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    own = {os.path.realpath(detail.run.folder) for detail in details}
-    charts = [
-        []
-        if own and own >= _folders(table) and len(_folders(table)) == 1
-        else curves.of_table(table)
-        for table in tables
-    ]
-    runs = [run_section.section(detail) for detail in details]
+    shown = {os.path.realpath(run.folder) for run in detailed}
+    sections = [_section(table, shown) for table in tables]
+    runs = [run_section.section(run) for run in detailed]
     page = environment.get_template("page.html.jinja").render(
         title=" · ".join(table.title for table in tables),
-        script=curves.script() if any(charts) or runs else None,
-        sections=[
-            {
-                "title": table.title,
-                "columns": table.columns,
-                "rows": [_row(table, row) for row in table.rows],
-                "notes": [note.removeprefix("- ") for note in text.footnotes(table)],
-                "charts": chart,
-                "pictures": list(_pictures(table, own)),
-            }
-            for table, chart in zip(tables, charts, strict=True)
-        ],
+        script=curves.script() if runs or any(s["charts"] for s in sections) else None,
+        sections=sections,
         runs=runs,
     )
     files.write_text(path, page)
 
 
-def _row(table: Table, row: str) -> dict[str, Any]:
-    cells = [table.cell(row, column) for column in table.columns]
-    return {"name": row, "lines": list(text.row_lines(table, cells))}
-
-
-def _folders(table: Table) -> set[str]:
-    return {
+def _section(table: Table, shown: Collection[str]) -> dict[str, Any]:
+    folders = {
         os.path.realpath(run.folder)
         for cell in table.cells
-        for run in (*cell.runs, *cell.unfinished)
+        for run in cell.counted
+        if not isinstance(run, Broken)
+    }
+    is_detailed_run = len(folders) == 1 and folders <= shown
+    rows = []
+    for row in table.rows:
+        cells = [table.cell(row, column) for column in table.columns]
+        rows.append({"name": row, "lines": list(text.row_lines(table, cells))})
+    return {
+        "title": table.title,
+        "columns": table.columns,
+        "rows": rows,
+        "notes": text.footnotes(table),
+        "charts": [] if is_detailed_run else curves.of_table(table),
+        "pictures": list(_queues(table, shown))[:PICTURES],
     }
 
 
-def _pictures(table: Table, detailed: set[str]) -> Iterator[dict[str, str]]:
-    """Of each cell with a queue, the picture of its first run that has one."""
-    shown = 0
+def _queues(table: Table, shown: Collection[str]) -> Iterator[dict[str, str]]:
+    """Of each cell the queue of the first run with one, without those in `shown`."""
     for cell in table.cells:
-        runs = [r for r in cell.runs if os.path.realpath(r.folder) not in detailed]
-        path = next((p for p in (run.picture() for run in runs) if p), None)
-        if path and shown < PICTURES:
-            shown += 1
-            with open(path, "rb") as f:
-                data = base64.b64encode(f.read()).decode()
-            yield {"title": f"{cell.row}, {cell.column}", "data": data}
+        for run in cell.runs:
+            path = os.path.join(run.folder, workdir.QUEUE_PICTURE)
+            if os.path.realpath(run.folder) not in shown and os.path.exists(path):
+                title = f"{cell.row}, {cell.column}"
+                yield {"title": title, "data": run_section.as_base64(path)}
+                break

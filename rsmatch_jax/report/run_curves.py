@@ -11,7 +11,7 @@ from rsmatch_jax.report import curves
 from rsmatch_jax.report.curves import Chart, Line
 
 Lines = Sequence[Mapping[str, Any]]
-MOST_CLASSES = 12  # with a line each; of more the spread over classes is drawn
+MOST_CLASSES = 12  # with a line each; more classes are drawn as quantiles
 QUANTILES = {"lowest": 0, "a tenth below": 10, "median": 50, "highest": 100}
 # {title: {name of the line: key of metrics.jsonl}}; shares of one.
 CLASSIFIER = {
@@ -45,64 +45,69 @@ DETECTOR = {
         "fill": "eval/queue_fill",
     },
 }
+ORIGINS = "eval/detector_accuracy_per_generator"
+BY_CLASS = {
+    "Detector accuracy by class": "eval/detector_accuracy_per_class",
+    "Queue purity by class": "eval/queue_purity_per_class",
+}
 
 
 def of_classifier(lines: Lines) -> list[Chart]:
-    """Charts of test figures, pseudo-labels and calibration."""
+    """Returns charts of test figures, pseudo-labels and calibration."""
     charts = [_shares(title, lines, keys) for title, keys in CLASSIFIER.items()]
-    return _there([*charts, reliability(lines)])
+    return _drawn([*charts, reliability(lines)])
 
 
 def of_detector(lines: Lines, class_names: Sequence[str]) -> list[Chart]:
-    """Charts of the detector and the queue, overall, by generator and by
-    class; empty without a detector."""
-    origins = dict.fromkeys(
-        name
-        for line in lines
-        for name in line.get("eval/detector_accuracy_per_generator") or {}
-    )
-    return _there(
+    """Returns charts of detector and queue: overall, by origin and by class."""
+    shares = [line.get(ORIGINS) or {} for line in lines]
+    origins = [
+        _line(name, lines, [x.get(name) for x in shares])
+        for name in dict.fromkeys(name for x in shares for name in x)
+    ]
+    return _drawn(
         [
             *(_shares(title, lines, keys) for title, keys in DETECTOR.items()),
-            curves.chart(
-                "Detector accuracy by origin",
-                [_origin(lines, name) for name in origins],
-            ),
+            curves.chart("Detector accuracy by origin", origins),
             *(
-                _by_class(title, lines, key, class_names)
-                for title, key in (
-                    ("Detector accuracy by class", "detector_accuracy_per_class"),
-                    ("Queue purity by class", "queue_purity_per_class"),
-                )
+                _by_class(title, [x for x in lines if x.get(key)], key, class_names)
+                for title, key in BY_CLASS.items()
             ),
         ]
     )
 
 
 def of_losses(lines: Lines) -> list[Chart]:
-    """Charts of losses and of gradient norms, means over log intervals."""
+    """Returns charts of losses and gradient norms, means over log intervals."""
     keys = sorted({k for line in lines for k in line if k.startswith("train/")})
     groups = {
         "Losses": [k for k in keys if "loss" in k],
         "Gradient norms": [k for k in keys if k.endswith("grad_norm")],
     }
-    return _there(
+    return _drawn(
         curves.chart(
             title,
-            [_line(k.removeprefix("train/"), lines, k, 1.0) for k in own],
+            [
+                _line(k.removeprefix("train/"), lines, [x.get(k) for x in lines], 1.0)
+                for k in group
+            ],
             unit="",
         )
-        for title, own in groups.items()
+        for title, group in groups.items()
     )
 
 
 def reliability(lines: Lines) -> Chart | None:
-    """The last evaluation's reliability diagram: a bar's height is the accuracy of the
-    test images of that confidence, the diagonal is perfect calibration."""
-    found = [x["eval/test_reliability"] for x in lines if "eval/test_reliability" in x]
-    if not found:
+    """Returns the last evaluation's reliability diagram.
+
+    A bar's height is the accuracy on the test images of that confidence; the diagonal
+    is perfect calibration.
+    """
+    key = "eval/test_reliability"
+    bins = next((line[key] for line in reversed(lines) if key in line), None)
+    if bins is None:
         return None
-    bins, edges = found[-1], np.linspace(0, 100, scores.BINS + 1)
+    edges = np.linspace(0, 100, scores.BINS + 1)
     shown = [i for i, count in enumerate(bins["count"]) if count]
     figure = go.Figure()
     figure.add_bar(
@@ -131,47 +136,41 @@ def reliability(lines: Lines) -> Chart | None:
     layout["hovermode"] = "closest"
     layout["xaxis"] |= {"range": [0, 100], "ticksuffix": " %"}
     layout["yaxis"] |= {"range": [0, 100]}
-    return curves.made("Reliability, last evaluation", figure.update_layout(**layout))
+    figure.update_layout(**layout)
+    return curves.from_figure("Reliability, last evaluation", figure)
 
 
 def _shares(title: str, lines: Lines, keys: Mapping[str, str]) -> Chart | None:
     return curves.chart(
-        title, [_line(name, lines, key, 100.0) for name, key in keys.items()]
+        title,
+        [_line(name, lines, [x.get(key) for x in lines]) for name, key in keys.items()],
     )
 
 
-def _line(name: str, lines: Lines, key: str, scale: float) -> Line:
-    own = [(x["step"], scale * x[key]) for x in lines if x.get(key) is not None]
-    return Line(name, [step for step, _ in own], [value for _, value in own])
-
-
-def _origin(lines: Lines, name: str) -> Line:
-    key = "eval/detector_accuracy_per_generator"
-    own = [(x["step"], x[key][name]) for x in lines if name in (x.get(key) or {})]
-    return Line(name, [step for step, _ in own], [100 * value for _, value in own])
+def _line(
+    name: str, lines: Lines, values: Iterable[float | None], scale: float = 100.0
+) -> Line:
+    """The values at the steps of `lines`, without those that are None."""
+    pairs = zip(lines, values, strict=True)
+    return Line(name, [(x["step"], scale * v) for x, v in pairs if v is not None])
 
 
 def _by_class(
     title: str, lines: Lines, key: str, class_names: Sequence[str]
 ) -> Chart | None:
-    rows = [(x["step"], x[f"eval/{key}"]) for x in lines if x.get(f"eval/{key}")]
     if len(class_names) <= MOST_CLASSES:
-        drawn = []
-        for k, name in enumerate(class_names):
-            own = [(step, row[k]) for step, row in rows if row[k] is not None]
-            drawn.append(Line(name, [s for s, _ in own], [100 * v for _, v in own]))
+        drawn = [
+            _line(name, lines, [line[key][k] for line in lines])
+            for k, name in enumerate(class_names)
+        ]
         return curves.chart(title, drawn)
-    known = [(s, [100 * v for v in row if v is not None]) for s, row in rows]
-    known = [(step, row) for step, row in known if row]
-    steps = [step for step, _ in known]
-    return curves.chart(
-        f"{title} ({len(class_names)} classes)",
-        [
-            Line(name, steps, [float(np.percentile(row, q)) for _, row in known])
-            for name, q in QUANTILES.items()
-        ],
-    )
+    rows = [[v for v in line[key] if v is not None] for line in lines]
+    drawn = [
+        _line(name, lines, [float(np.percentile(r, q)) if r else None for r in rows])
+        for name, q in QUANTILES.items()
+    ]
+    return curves.chart(f"{title} ({len(class_names)} classes)", drawn)
 
 
-def _there(charts: Iterable[Chart | None]) -> list[Chart]:
+def _drawn(charts: Iterable[Chart | None]) -> list[Chart]:
     return [chart for chart in charts if chart]

@@ -1,39 +1,25 @@
-"""One run's part of the page, ready for its template."""
+"""One run's section of the page, ready for its template."""
 
 import base64
 import io
-from collections.abc import Iterator, Mapping
-from typing import Any
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from rsmatch_jax import terminal
+from rsmatch_jax import files, terminal
 from rsmatch_jax.data.stores import arrays
-from rsmatch_jax.metrics import mistakes, scores
+from rsmatch_jax.errors import RequestError
+from rsmatch_jax.metrics import mistakes, names, scores
 from rsmatch_jax.report import run_curves
-from rsmatch_jax.report.detail import COMMANDS, GRADCAM, PICTURES, QUEUE, TSNE, Detail
+from rsmatch_jax.report.collect import Run
 from rsmatch_jax.runs import workdir
 
-# Keys of result.json (dots lead into it), their titles; shares are shown in percent.
-SHARES = {
-    "test_accuracy": "test accuracy, last",
-    "test_accuracy_best": "test accuracy, best",
-    "test_accuracy_median20": "test accuracy, median of the last 20",
-    "test.top5": "top-5",
-    "test.macro_precision": "macro precision",
-    "test.macro_recall": "macro recall",
-    "test.macro_f1": "macro F1",
-    "test.ece": "calibration error (ECE)",
-    "detector_accuracy": "detector accuracy",
-    "detector_balanced_accuracy": "detector balanced accuracy",
-    "detector_auroc": "detector AUROC",
-    "queue_purity": "queue purity",
-    "queue_fill": "queue fill",
-    "pseudo_label_accuracy": "pseudo-label accuracy",
-    "utilisation": "utilisation in training",
-}
-PLAIN = {
+PAIRS = 10
+# Titles of what result.json has beside its shares.
+OTHER_TITLES = {
     "status": "status",
     "steps": "steps",
     "best_step": "best step",
@@ -41,171 +27,206 @@ PLAIN = {
     "images_per_second": "images a second",
     "fingerprint": "fingerprint of the state",
 }
-PAIRS = 10
-LEGENDS = {
-    QUEUE: "A row per class; green frames are synthetic images, red ones real images "
-    "taken for synthetic.",
-    GRADCAM: "Grad-CAM++: what speaks for the class named above it in the classifier, "
-    "and for synthetic in the detector.",
-    TSNE: "t-SNE of what each network makes of real and synthetic images.",
+
+
+class Picture(NamedTuple):
+    """A picture in a run's folder; module: of rsmatch_jax.analysis that draws it."""
+
+    title: str
+    legend: str
+    module: str | None = None
+
+
+GRADCAM, TSNE = "gradcam.png", "tsne.png"
+PICTURES = {
+    workdir.QUEUE_PICTURE: Picture(
+        "What the queue holds",
+        "A row per class; green frames are synthetic images, red ones real images "
+        "taken for synthetic.",
+    ),
+    GRADCAM: Picture(
+        "What the networks look at",
+        "Grad-CAM++: what speaks for the class named above it in the classifier, and "
+        "for synthetic in the detector.",
+        "explain",
+    ),
+    TSNE: Picture(
+        "Features of unlabelled images",
+        "t-SNE of each network's features of real and synthetic images.",
+        "tsne",
+    ),
 }
 
 
-def section(detail: Detail) -> dict[str, Any]:
-    """What `run.html.jinja` shows."""
-    run, result = detail.run, detail.result
+def section(run: Run) -> dict[str, Any]:
+    """Returns what `run.html.jinja` shows; RequestError if a file is broken."""
+    result = workdir.read_result(run.folder)
+    lines = workdir.read_metrics(run.folder)
+    confusion = _confusion(os.path.join(run.folder, workdir.CONFUSION_FILE))
+    classes = _class_names(run.folder, confusion)
+    worst = mistakes.read(os.path.join(run.folder, workdir.MISTAKES_FILE))
+    charts = {
+        "Classifier": run_curves.of_classifier(lines),
+        "Detector and queue": run_curves.of_detector(lines, classes),
+        "Losses": run_curves.of_losses(lines),
+    }
+    drawn, missing = [], []
+    for name, picture in PICTURES.items():
+        if os.path.exists(os.path.join(run.folder, name)):
+            drawn.append(_drawn(run, name))
+        elif picture.module:
+            missing.append((picture.title, command(name, run.folder)))
     return {
         "title": f"{run.method} on {run.dataset}, seed {run.seed}",
         "folder": run.folder,
         "warnings": result.get("warnings") or [],
         "figures": list(_figures(result)),
-        "groups": [
-            (title, charts)
-            for title, charts in (
-                ("Classifier", run_curves.of_classifier(detail.lines)),
-                (
-                    "Detector and queue",
-                    run_curves.of_detector(detail.lines, detail.class_names),
-                ),
-                ("Losses", run_curves.of_losses(detail.lines)),
-            )
-            if charts
-        ],
-        "classes": _classes(detail),
-        "pairs": _pairs(detail),
-        "tiles": _tiles(detail),
-        "pictures": [_picture(detail, name) for name in detail.pictures],
-        "to_make": [
-            {"title": PICTURES[name], "command": command.format(folder=run.folder)}
-            for name, command in COMMANDS.items()
-            if name not in detail.pictures
-        ],
+        "groups": [(title, group) for title, group in charts.items() if group],
+        "classes": [] if confusion is None else _classes(confusion, classes, lines),
+        "pairs": [] if confusion is None else _pairs(confusion, classes),
+        "tiles": [] if worst is None else _tiles(worst, classes),
+        "pictures": drawn,
+        "missing": missing,
         "config": sorted(workdir.flat(run.config).items()),
     }
 
 
-def shown(key: str, value: Any) -> str:
-    """A figure of result.json as the page has it."""
-    if key in SHARES:
-        return f"{100 * value:.2f} %"
-    if isinstance(value, float):
-        return f"{value:,.0f}"
-    return str(value)
+def command(name: str, folder: str) -> str:
+    """Returns the command that draws one of PICTURES into a run's folder."""
+    module = PICTURES[name].module
+    return f"python -m rsmatch_jax.analysis.{module} --workdir={folder}"
 
 
-def _figures(result: Mapping[str, Any]) -> Iterator[dict[str, str]]:
-    for key, title in {**SHARES, **PLAIN}.items():
-        value: Any = result
-        for part in key.split("."):
-            value = (value or {}).get(part)
-        if value is not None:
-            yield {"key": key, "title": title, "text": shown(key, value)}
-    yield {
-        "key": "seconds",
-        "title": "time",
-        "text": terminal.duration(result["seconds"]),
-    }
+def facts(path: str) -> Mapping[str, Any]:
+    """Returns the JSON beside a picture; its "step" is that of the checkpoint."""
+    return files.read_json(os.path.splitext(path)[0] + ".json") or {}
 
 
-def _classes(detail: Detail) -> list[dict[str, str]]:
-    """A line a class: recall on the test set, detector and queue of the last
-    evaluation."""
-    if detail.confusion is None:
-        return []
-    last: Mapping[str, Any] = next(
-        (x for x in reversed(detail.lines) if "eval/test_accuracy" in x), {}
-    )
-    none = [None] * len(detail.class_names)
-    totals = detail.confusion.sum(axis=1)
+def as_base64(path: str) -> str:
+    """Returns an image file as base64."""
+    with open(path, "rb") as f:
+        return base64.b64encode(f.read()).decode()
+
+
+def _confusion(path: str) -> np.ndarray | None:
+    """int64 [K, K], row = truth."""
+    try:
+        return np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as e:
+        raise RequestError(
+            f"{path} cannot be read: {e}. Move it away: the next evaluation makes it"
+        ) from None
+
+
+def _class_names(folder: str, confusion: np.ndarray | None) -> Sequence[str]:
+    """The names of the classes, or their numbers for a run of an earlier version."""
+    path = os.path.join(folder, workdir.DATA_FILE)
+    if not os.path.exists(path):
+        return [str(k) for k in range(0 if confusion is None else len(confusion))]
+    try:
+        return [str(name) for name in workdir.read_data(folder)["class_names"]]
+    except (KeyError, TypeError) as e:
+        raise RequestError(
+            f"{path} cannot be read ({e!r}); restore it, or move it away"
+        ) from None
+
+
+def _figures(result: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(key, title, value as text)."""
+    values = {**result, **workdir.flat({"test": result["test"]})}
+    for key, title in {**names.RESULT_TITLES, **OTHER_TITLES}.items():
+        value = values.get(key)
+        if value is None:
+            continue
+        if key in names.RESULT_TITLES:
+            value = f"{100 * value:.2f} %"
+        elif isinstance(value, float):
+            value = f"{value:,.0f}"
+        yield key, title, str(value)
+    yield "seconds", "time", terminal.duration(result["seconds"])
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.2f}"
+
+
+def _classes(
+    confusion: np.ndarray, classes: Sequence[str], lines: run_curves.Lines
+) -> list[tuple[str, ...]]:
+    """(class, recall, detector accuracy, queue purity), of the last evaluation."""
+    last = next((x for x in reversed(lines) if "eval/test_accuracy" in x), {})
+    none = [None] * len(classes)
+    detector = last.get("eval/detector_accuracy_per_class") or none
+    purity = last.get("eval/queue_purity_per_class") or none
     recall = [
-        right / total if total else None
-        for right, total in zip(np.diag(detail.confusion), totals, strict=True)
+        row[k] / row.sum() if row.any() else None for k, row in enumerate(confusion)
     ]
-    columns = {
-        "recall": recall,
-        "detector": last.get("eval/detector_accuracy_per_class") or none,
-        "purity": last.get("eval/queue_purity_per_class") or none,
-    }
+    columns = [[_percent(x) for x in column] for column in (recall, detector, purity)]
+    return list(zip(classes, *columns, strict=True))
+
+
+def _pairs(confusion: np.ndarray, classes: Sequence[str]) -> list[tuple[str, str, str]]:
+    """(truth, prediction, how often)."""
     return [
-        {
-            "name": name,
-            **{
-                column: "" if values[k] is None else f"{100 * values[k]:.2f}"
-                for column, values in columns.items()
-            },
-        }
-        for k, name in enumerate(detail.class_names)
+        (classes[truth], classes[predicted], f"{count} of {total}")
+        for truth, predicted, count, total in scores.most_confused(confusion, PAIRS)
     ]
 
 
-def _pairs(detail: Detail) -> list[dict[str, Any]]:
-    if detail.confusion is None:
-        return []
-    names = detail.class_names
-    return [
-        {"truth": names[truth], "said": names[said], "count": count, "of": total}
-        for truth, said, count, total in scores.most_confused(detail.confusion, PAIRS)
-    ]
-
-
-def _tiles(detail: Detail) -> list[dict[str, Any]]:
-    """Groups of images that the run is most wrong about."""
-    m, names = detail.mistakes, detail.class_names
-    if m is None:
-        return []
-    detector, real = m.of == mistakes.DETECTOR, m.origin == arrays.REAL_ORIGIN
+def _tiles(
+    worst: mistakes.Mistakes, classes: Sequence[str]
+) -> list[tuple[str, list[dict[str, str]]]]:
+    """(title, tiles) of each kind of mistakes."""
+    detector = worst.of == mistakes.DETECTOR
+    real = worst.origin == arrays.REAL_ORIGIN
     groups = {
         "Real images that the detector takes for synthetic": detector & real,
         "Synthetic images that the detector takes for real": detector & ~real,
         "Test images of the most confused pairs": ~detector,
     }
     return [
-        {"title": title, "tiles": [_tile(m, i, names) for i in np.flatnonzero(own)]}
-        for title, own in groups.items()
-        if own.any()
+        (title, [_tile(worst, i, classes) for i in np.flatnonzero(group)])
+        for title, group in groups.items()
+        if group.any()
     ]
 
 
-def _tile(m: mistakes.Mistakes, i: int, names: tuple[str, ...]) -> dict[str, str]:
-    truth, score = names[m.labels[i]], f"{m.score[i]:.3f}"
+def _tile(m: mistakes.Mistakes, i: int, classes: Sequence[str]) -> dict[str, str]:
+    truth, score = classes[m.labels[i]], f"{m.score[i]:.3f}"
     if m.of[i] == mistakes.DETECTOR:
         where = f"unlabelled image {m.index[i]}, {m.origin[i]}"
         caption = f"{truth} · synthetic {score}"
     else:
         where = f"test image {m.index[i]}"
-        caption = f"{truth} → {names[m.predicted[i]]} {score}"
-    return {"caption": caption, "where": where, "data": _png(m.images[i])}
-
-
-def _png(image: np.ndarray) -> str:
+        caption = f"{truth} → {classes[m.predicted[i]]} {score}"
     file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
+    Image.fromarray(m.images[i]).save(file, "PNG")
+    data = base64.b64encode(file.getvalue()).decode()
+    return {"caption": caption, "where": where, "data": data}
 
 
-def _picture(detail: Detail, name: str) -> dict[str, Any]:
-    picture = detail.pictures[name]
-    step, last = picture.facts.get("step"), detail.result.get("steps")
-    old = (
-        f" Drawn at step {step}, not the last one." if step not in (None, last) else ""
-    )
+def _drawn(run: Run, name: str) -> dict[str, Any]:
+    path = os.path.join(run.folder, name)
+    title, legend, module = PICTURES[name]
+    content = facts(path) if module else {}
+    step = content.get("step")
+    if step not in (None, run.steps):
+        legend += f" Drawn at step {step}, not the last one."
     return {
-        "title": PICTURES[name],
-        "legend": LEGENDS[name] + old,
-        "data": base64.b64encode(picture.png).decode(),
-        "features": list(_features(picture.facts)) if name == TSNE else [],
+        "title": title,
+        "legend": legend,
+        "data": as_base64(path),
+        "features": list(_features(content)) if name == TSNE else [],
     }
 
 
-def _features(facts: Mapping[str, Any]) -> Iterator[dict[str, str]]:
-    """The figures of the t-SNE command, a line a network."""
+def _features(content: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(network, probe, distance) from the file of the t-SNE command."""
     for part in ("classifier", "detector"):
-        found = facts.get(part)
-        if isinstance(found, Mapping):
-            probe = found.get("probe_balanced_accuracy")
-            distance = found.get("centroid_distance")
-            yield {
-                "part": part,
-                "probe": "" if probe is None else f"{100 * probe:.2f}",
-                "distance": "" if distance is None else f"{distance:.3f}",
-            }
+        figures = content.get(part)
+        if isinstance(figures, Mapping):
+            probe = _percent(figures.get("probe_balanced_accuracy"))
+            distance = figures.get("centroid_distance")
+            yield part, probe, "" if distance is None else f"{distance:.3f}"

@@ -1,33 +1,31 @@
-"""Runs into tables: mean and spread over seeds, beside the paper's figures."""
+"""Tables of runs: means over seeds, beside the paper's figures."""
 
 import dataclasses
 import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rsmatch_jax.engine import saved_config
 from rsmatch_jax.report import grid
 from rsmatch_jax.report.collect import Broken, Run
 
 
-@dataclasses.dataclass(frozen=True)
-class Stat:
-    """Mean and sample standard deviation over n seeds; std None for a single one."""
+class Stat(NamedTuple):
+    """Mean and sample standard deviation over seeds; std is None for one seed."""
 
     mean: float
     std: float | None
-    n: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
     """One place of a table.
 
-    runs: finished ones, from which the figures are; repeated: others of the same seeds,
-    which would feign more of them; expected: how many there should be (None: as many as
-    there are). paper: accuracy (mean, std) in percent; reduced: in
-    what way the runs are smaller than the paper's, or differ from them.
+    runs: finished ones, which give the figures. repeated: others of the same seeds,
+    which are left out. expected: the number of runs of a sweep, None for plain runs.
+    paper: accuracy (mean, std) in percent. paper_detector: in percent. reduced: how the
+    runs differ from the paper's, None if they do not.
     """
 
     row: str
@@ -43,23 +41,25 @@ class Cell:
     reduced: str | None = None
 
     def stat(self, name: str) -> Stat | None:
-        """Of a figure of `runs.FIGURES`, in percent; None without such a figure."""
+        """Returns a figure of `runs` in percent, None if no run has it."""
         values = [run.figures[name] for run in self.runs]
-        known = [100 * v for v in values if v is not None]
-        if not known:
+        values = [100 * v for v in values if v is not None]
+        if not values:
             return None
-        std = statistics.stdev(known) if len(known) > 1 else None
-        return Stat(statistics.fmean(known), std, len(known))
+        std = statistics.stdev(values) if len(values) > 1 else None
+        return Stat(statistics.fmean(values), std)
+
+    @property
+    def counted(self) -> tuple[Run | Broken, ...]:
+        """The runs that fill an expected place."""
+        return (*self.runs, *self.unfinished, *self.broken)
 
     @property
     def missing(self) -> int:
-        if self.expected is None:
-            return 0
-        there = len(self.runs) + len(self.unfinished) + len(self.broken)
-        return self.expected - there
+        return 0 if self.expected is None else self.expected - len(self.counted)
 
     def gaps(self) -> str:
-        """What is not in the figures: "1 unfinished, 2 missing"; "" if nothing."""
+        """Returns what the figures lack: "1 unfinished, 2 missing"; "" if nothing."""
         counts = {
             "unfinished": len(self.unfinished),
             "broken": len(self.broken),
@@ -70,7 +70,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Cells by row and column; differences are taken to the row `baseline`."""
+    """Cells by row and column; `baseline` is the row that differences refer to."""
 
     name: str
     title: str
@@ -89,42 +89,46 @@ class Table:
     def cell(self, row: str, column: str) -> Cell | None:
         return next((c for c in self.cells if (c.row, c.column) == (row, column)), None)
 
+    def _base(self, cell: Cell) -> Cell | None:
+        """The baseline's cell in the column of another row's cell."""
+        if self.baseline in (None, cell.row):
+            return None
+        return self.cell(self.baseline, cell.column)
+
     def difference(self, cell: Cell, name: str) -> float | None:
-        """Mean of a figure less that of the baseline's cell in the same column."""
-        mine, base = cell.stat(name), None
-        if self.baseline not in (None, cell.row):
-            other = self.cell(self.baseline, cell.column)
-            base = other and other.stat(name)
-        return mine.mean - base.mean if mine and base else None
+        """Returns a figure's mean minus that of the baseline in the same column."""
+        base = self._base(cell)
+        mine, other = cell.stat(name), base and base.stat(name)
+        return mine.mean - other.mean if mine and other else None
 
     def paper_difference(self, cell: Cell) -> float | None:
-        if cell.paper is None or self.baseline in (None, cell.row):
-            return None
-        other = self.cell(self.baseline, cell.column)
-        return cell.paper[0] - other.paper[0] if other and other.paper else None
+        """Returns the same difference for the paper's accuracy."""
+        base = self._base(cell)
+        paper = cell.paper and base and base.paper
+        return cell.paper[0] - paper[0] if paper else None
 
 
 def of_sweep(
-    base: str, record: Mapping[str, Any], found: Mapping[str, Run | Broken]
+    base: str, record: Mapping[str, Any], runs: Mapping[str, Run | Broken]
 ) -> Table:
-    """The table of a sweep's record in the folder `base`, from the runs found there."""
+    """Returns the table of a sweep's record in `base`; runs: see `collect.find`."""
     cells = []
     for cell in record["cells"]:
-        runs, unfinished, broken = [], [], []
+        finished, unfinished, broken = [], [], []
         for seed in record["seeds"]:
             folder = grid.run_folder(base, cell["folder"], seed)
-            run = found.get(os.path.realpath(folder))
+            run = runs.get(os.path.realpath(folder))
             if isinstance(run, Run):
                 run = _of_cell(run, cell, seed)
             if isinstance(run, Broken):
                 broken.append(run)
             elif run is not None:
-                (runs if run.finished else unfinished).append(run)
+                (finished if run.finished else unfinished).append(run)
         cells.append(
             Cell(
                 row=cell["row"],
                 column=cell["column"],
-                runs=tuple(runs),
+                runs=tuple(finished),
                 unfinished=tuple(unfinished),
                 broken=tuple(broken),
                 expected=len(record["seeds"]),
@@ -134,37 +138,37 @@ def of_sweep(
                 reduced=_reduced(record["reduced"], cell["changed"]),
             )
         )
-    return Table(
-        name=record["name"],
-        title=record["title"],
-        cells=tuple(cells),
-        baseline=record["baseline"],
-        note=record["note"],
-    )
+    keys = ("name", "title", "baseline", "note")
+    return Table(cells=tuple(cells), **{key: record[key] for key in keys})
 
 
-def of_runs(runs: Sequence[Run], broken: Sequence[Broken] = ()) -> Table:
-    """The table of runs that belong to no sweep: a row a setting, seeds together."""
+def of_runs(runs: Iterable[Run | Broken]) -> Table:
+    """Returns the table of runs without a sweep: a row per setting, seeds together."""
     groups: dict[tuple, list[Run]] = {}
+    kinds: dict[tuple[str, str], list[dict]] = {}  # settings by method and dataset
+    broken = []
     for run in runs:
-        groups.setdefault(tuple(sorted(run.setting().items())), []).append(run)
-    kinds: dict[tuple[str, str], list[dict]] = {}  # settings of a method and dataset
-    for key, group in groups.items():
-        kinds.setdefault((group[0].method, group[0].dataset), []).append(dict(key))
+        if isinstance(run, Broken):
+            broken.append(run)
+            continue
+        setting = run.setting()
+        key = tuple(sorted(setting.items()))
+        if key not in groups:
+            kinds.setdefault((run.method, run.dataset), []).append(setting)
+        groups.setdefault(key, []).append(run)
     cells = []
     for key, group in groups.items():
         kind = (group[0].method, group[0].dataset)
         row = " ".join([f"{kind[0]} on {kind[1]}", *_distinctive(key, kinds[kind])])
         paper = grid.published(group[0].config)
         by_seed = {r.seed: r for r in reversed(group) if r.finished}
+        repeated = [r for r in group if r.finished and r is not by_seed[r.seed]]
         cells.append(
             Cell(
                 row=row,
                 column="runs",
                 runs=tuple(by_seed[seed] for seed in sorted(by_seed)),
-                repeated=tuple(
-                    r for r in group if r.finished and r is not by_seed[r.seed]
-                ),
+                repeated=tuple(repeated),
                 unfinished=tuple(r for r in group if not r.finished),
                 paper=paper and paper.accuracy,
                 paper_detector=paper and paper.detector,
@@ -178,7 +182,7 @@ def of_runs(runs: Sequence[Run], broken: Sequence[Broken] = ()) -> Table:
 def _distinctive(
     setting: Iterable[tuple[str, Any]], others: Sequence[Mapping[str, Any]]
 ) -> list[str]:
-    """key=value for the keys in which a setting differs from one of the others."""
+    """key=value of the keys in which a setting differs from one of the others."""
     return [
         f"{key}={value}"
         for key, value in setting
@@ -187,17 +191,15 @@ def _distinctive(
 
 
 def _of_cell(run: Run, cell: Mapping[str, Any], seed: int) -> Run | Broken:
-    """The run, or what is wrong with it in this cell."""
-    mine = {**run.setting(), "seed": run.seed}
-    _, neutral = saved_config.reference()  # a run from before a key keeps these
+    """The run, or Broken if it is not a run of this cell and seed."""
+    setting = {**run.setting(), "seed": run.seed}
+    _, neutral = saved_config.reference()  # a run from before a key has these values
     for key, value in {**cell["setting"], "seed": seed}.items():
-        is_neutral = key in neutral and mine.get(key) == neutral[key]
-        if mine.get(key) != value and not is_neutral:
-            return Broken(
-                run.folder,
-                f"{os.path.join(run.folder, 'config.json')}: {key}={mine.get(key)}, "
-                f"but this cell has {value}",
-            )
+        is_neutral = key in neutral and setting.get(key) == neutral[key]
+        if setting.get(key) != value and not is_neutral:
+            path = os.path.join(run.folder, "config.json")
+            reason = f"{path}: {key}={setting.get(key)}, but this cell has {value}"
+            return Broken(run.folder, reason)
     return run
 
 

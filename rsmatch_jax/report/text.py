@@ -1,11 +1,13 @@
 """Tables as Markdown for the terminal, and as CSV."""
 
 import csv
+import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rsmatch_jax import terminal
-from rsmatch_jax.report.collect import FIGURES, TEST_FIGURES, Broken, Run
+from rsmatch_jax import files, terminal
+from rsmatch_jax.metrics import names
+from rsmatch_jax.report.collect import Broken, Run
 from rsmatch_jax.report.tables import Cell, Stat, Table
 
 MARK = "†"  # at every figure of a reduced cell
@@ -16,12 +18,7 @@ DETECTOR_LINES = {
 
 
 def section(table: Table) -> str:
-    """The table with its title, notes, and what is missing.
-
-    A row of the paper's table is several lines here: best over evaluations, the
-    paper's figure, last evaluation, and where there is a detector its balanced
-    accuracy and the queue's purity.
-    """
+    """Returns the table with its title and notes as Markdown."""
     lines = []
     for row in table.rows:
         cells = [table.cell(row, column) for column in table.columns]
@@ -29,38 +26,37 @@ def section(table: Table) -> str:
             lines.append([row if what == "best" else "", what, *texts])
     head = ["", "%", *table.columns]
     text = [f"## {table.title}", "", terminal.table(head, lines), ""]
-    return "\n".join([*text, *footnotes(table), ""])
+    return "\n".join([*text, *(f"- {note}" for note in footnotes(table)), ""])
 
 
 def row_lines(
     table: Table, cells: Sequence[Cell | None]
 ) -> Iterable[tuple[str, list[str]]]:
-    """(what a line shows, its text in every column) for one row of a table; lines
-    without a figure are left out."""
-    there = [c for c in cells if c]
-    yield "best", [own(table, c, "best") for c in cells]
-    if any(c.paper for c in there):
-        yield "paper", [paper(table, c) for c in cells]
-    yield "last", [own(table, c, "last") for c in cells]
+    """Yields (name, text of every column) for the lines of one row of a table."""
+
+    def figures(name: str, difference: bool = True) -> list[str]:
+        return [_figure(table, cell, name, difference) for cell in cells]
+
+    def has(attribute: str) -> bool:
+        return any(getattr(cell, attribute) for cell in cells if cell)
+
+    yield "best", figures("best")
+    if has("paper"):
+        yield "paper", [_paper(table, cell) for cell in cells]
+    yield "last", figures("last")
     for what, name in DETECTOR_LINES.items():
-        if any(c.stat(name) for c in there):
-            yield what, [own(table, c, name, False) for c in cells]
-    if any(c.paper_detector for c in there):
-        name = "detector_accuracy"
-        yield "detector, plain", [own(table, c, name, False) for c in cells]
-        yield (
-            "detector, paper",
-            [
-                _number(c.paper_detector) if c and c.paper_detector else ""
-                for c in cells
-            ],
-        )
-    if any(c.gaps() for c in there):
-        yield "runs", [(c.gaps() or "all") if c else "" for c in cells]
+        if any(cell.stat(name) for cell in cells if cell):
+            yield what, figures(name, False)
+    if has("paper_detector"):
+        yield "detector, plain", figures("detector_accuracy", False)
+        paper = [cell and cell.paper_detector for cell in cells]
+        yield "detector, paper", [f"{x:.2f}" if x else "" for x in paper]
+    if any(cell.gaps() for cell in cells if cell):
+        yield "runs", [(cell.gaps() or "all") if cell else "" for cell in cells]
 
 
-def own(table: Table, cell: Cell | None, name: str, difference: bool = True) -> str:
-    """A figure of our own: "93.81 ± 0.70 (+0.86) †"; "-" without one."""
+def _figure(table: Table, cell: Cell | None, name: str, difference: bool) -> str:
+    """One of our figures: "93.81 ± 0.70 (+0.86) †"; "-" without one."""
     stat = cell and cell.stat(name)
     if not stat:
         return "-" if cell else ""
@@ -70,62 +66,64 @@ def own(table: Table, cell: Cell | None, name: str, difference: bool = True) -> 
     return " ".join(parts + ([MARK] if cell.reduced else []))
 
 
-def paper(table: Table, cell: Cell | None) -> str:
-    """The paper's figure in the same form."""
+def _paper(table: Table, cell: Cell | None) -> str:
+    """The paper's figure in the same form, with its std as printed."""
     if not cell or not cell.paper:
         return ""
     mean, std = cell.paper
-    text = _number(mean) if std is None else f"{_number(mean)} ± {std}"
+    text = f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std}"
     return " ".join([text, *_bracket(table.paper_difference(cell))])
 
 
 def spread(stat: Stat) -> str:
-    if stat.std is None:
-        return _number(stat.mean)
-    return f"{_number(stat.mean)} ± {_number(stat.std)}"
+    """Returns mean ± standard deviation."""
+    return f"{stat.mean:.2f}" + ("" if stat.std is None else f" ± {stat.std:.2f}")
 
 
 def footnotes(table: Table) -> list[str]:
-    """What a reader must know to read the figures."""
+    """Returns what a reader must know about the figures."""
     notes = [table.note] if table.note else []
     if table.baseline:
         notes.append(f"In brackets: difference to {table.baseline}.")
     notes.append(
-        "best: over all evaluations, chosen "
-        + _choice(table)
-        + "; ±: sample standard deviation over seeds; detector: balanced accuracy over "
-        "the unlabelled set, last evaluation."
+        f"best: over all evaluations, chosen {_choice(table)}; ±: sample standard "
+        "deviation over seeds; detector: balanced accuracy over the unlabelled set, "
+        "last evaluation."
     )
-    reduced: dict[str, list[str]] = {}
-    for cell in table.cells:
-        if cell.reduced:
-            reduced.setdefault(cell.reduced, []).append(f"{cell.row}, {cell.column}")
+    reduced = _places(table, "reduced")
     for text, places in reduced.items():
         where = "" if len(places) == len(table.cells) else f" ({'; '.join(places)})"
         notes.append(f"{MARK} reduced, no reproduction of the paper{where}: {text}")
-    noted: dict[str, list[str]] = {}
+    notes += [
+        f"{'; '.join(places)}: {text}."
+        for text, places in _places(table, "note").items()
+    ]
     for cell in table.cells:
-        if cell.note:
-            noted.setdefault(cell.note, []).append(f"{cell.row}, {cell.column}")
-    notes += [f"{'; '.join(places)}: {text}." for text, places in noted.items()]
+        notes += [
+            f"{run.folder}: {run.status} at step {run.steps} of {run.num_steps}, not "
+            "in the figures"
+            for run in cell.unfinished
+        ]
+        notes += [
+            f"{run.folder}: another run of the same setting and seed ({run.seed}) is "
+            "in the figures, this one is not"
+            for run in cell.repeated
+        ]
+        notes += [f"{run.folder} is broken: {run.reason}" for run in cell.broken]
+    return notes
+
+
+def _places(table: Table, attribute: str) -> dict[str, list[str]]:
+    """{text: cells} of the cells that have such a text."""
+    places: dict[str, list[str]] = {}
     for cell in table.cells:
-        for run in cell.unfinished:
-            notes.append(
-                f"{run.folder}: {run.status} at step {run.steps} of {run.num_steps}, "
-                "not in the figures"
-            )
-        for run in cell.repeated:
-            notes.append(
-                f"{run.folder}: another run of the same setting and seed "
-                f"({run.seed}) is in the figures, this one is not"
-            )
-        for run in cell.broken:
-            notes.append(f"{run.folder} is broken: {run.reason}")
-    return [f"- {note}" for note in notes]
+        if text := getattr(cell, attribute):
+            places.setdefault(text, []).append(f"{cell.row}, {cell.column}")
+    return places
 
 
 def write_cells(path: str, tables: Iterable[Table]):
-    """CSV, a line a cell; accuracies in percent."""
+    """Writes CSV with a line per cell; accuracies in percent."""
     rows = []
     for table in tables:
         for cell in table.cells:
@@ -139,7 +137,7 @@ def write_cells(path: str, tables: Iterable[Table]):
                 "broken": len(cell.broken),
                 "missing": cell.missing,
             }
-            for name in [*FIGURES, *TEST_FIGURES]:
+            for name in names.COLUMNS:
                 stat = cell.stat(name)
                 line[f"{name}_mean"] = stat.mean if stat else None
                 line[f"{name}_std"] = stat.std if stat else None
@@ -153,30 +151,29 @@ def write_cells(path: str, tables: Iterable[Table]):
 
 
 def write_runs(path: str, runs: Iterable[Run | Broken]):
-    """CSV, a line a run; figures as shares of one, as in result.json."""
+    """Writes CSV with a line per run; figures as shares of one, as in result.json."""
     rows = []
     for run in runs:
         if isinstance(run, Broken):
             rows.append({"folder": run.folder, "status": f"broken: {run.reason}"})
             continue
-        named = ("folder", "status", "method", "dataset", "seed", "steps", "num_steps")
-        rows.append(
-            {**{k: getattr(run, k) for k in named}, "seconds": run.seconds}
-            | dict(run.figures)
-        )
+        columns = ("folder", "status", "method", "dataset", "seed", "steps")
+        columns += ("num_steps", "seconds")
+        rows.append({**{k: getattr(run, k) for k in columns}, **run.figures})
     _write(path, rows)
 
 
 def _write(path: str, rows: Sequence[dict[str, Any]]):
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    with open(path, "w", newline="") as f:
-        writer = csv.DictWriter(f, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    files.write_text(path, text.getvalue())
 
 
 def _choice(table: Table) -> str:
-    """What the best evaluation was chosen on."""
+    """The images on which the best evaluation was chosen."""
     validated = {
         run.config["data"]["validation_per_class"] > 0
         for cell in table.cells
@@ -191,7 +188,3 @@ def _choice(table: Table) -> str:
 
 def _bracket(difference: float | None) -> list[str]:
     return [] if difference is None else [f"({difference:+.2f})"]
-
-
-def _number(value: float) -> str:
-    return f"{value:.2f}"

@@ -11,18 +11,9 @@ import jax
 import numpy as np
 
 from rsmatch_jax.errors import RunFailed
+from rsmatch_jax.metrics import names
 
 MEDIAN_OF = 20  # evaluations, as FixMatch reports
-
-_DETECTOR_KEYS = (
-    "detector_accuracy",
-    "detector_balanced_accuracy",
-    "detector_auroc",
-    "queue_purity",
-    "queue_fill",
-    "pseudo_label_accuracy",
-)
-_TEST_KEYS = ("top5", "macro_precision", "macro_recall", "macro_f1", "ece")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,13 +141,11 @@ class Record:
             "steps": step,
             "seconds": self.seconds,
             "test_accuracy": last.get("test_accuracy"),
-            "test_accuracy_best": best.get("test_accuracy"),
-            "test_accuracy_median20": statistics.median(accuracies)
-            if accuracies
-            else None,
+            names.BEST: best.get("test_accuracy"),
+            names.MEDIAN: statistics.median(accuracies) if accuracies else None,
             "best_step": self.best_step,
-            "test": {key: last.get(f"test_{key}") for key in _TEST_KEYS},
-            **{key: last.get(key) for key in _DETECTOR_KEYS},
+            "test": {key: last.get(f"test_{key}") for key in names.TEST},
+            **{key: last.get(key) for key in names.LAST},
             "utilisation": self.utilisation,
             "images_per_second": self.images_per_second,
             "fingerprint": fingerprint,

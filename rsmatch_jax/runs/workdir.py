@@ -6,6 +6,7 @@ files, queue.png, confusion.npy, mistakes.npz and result.json.
 
 import contextlib
 import io
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,6 +54,25 @@ def read_config(workdir: str) -> dict[str, Any] | None:
 def read_result(workdir: str) -> dict[str, Any] | None:
     """Returns the content of the run's result.json, None if there is no such file."""
     return files.read_json(os.path.join(workdir, RESULT_FILE))
+
+
+def read_metrics(workdir: str) -> list[dict[str, Any]]:
+    """Returns the lines of metrics.jsonl; a killed run's half line is left out.
+
+    Raises:
+        RequestError: the file cannot be read or a line holds no JSON object.
+    """
+    path = os.path.join(workdir, METRICS_FILE)
+    try:
+        with open(path, encoding="utf-8") as f:
+            lines = [json.loads(line) for line in f if line.endswith("\n")]
+        if not all(isinstance(line, dict) for line in lines):
+            raise ValueError("a line is no object")
+        return lines
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as e:
+        raise RequestError(f"{path} cannot be read: {e}") from None
 
 
 def check_writable(workdir: str, flag: str = "--workdir"):

@@ -11,11 +11,12 @@ from PIL import Image
 from support import workdirs
 from support.helpers import build
 
-from rsmatch_jax import predict
-from rsmatch_jax.analysis import choice, explain, gradcam, output, overlay
+from rsmatch_jax import evaluate, export, predict, sweep
+from rsmatch_jax.analysis import choice, explain, gradcam, output, overlay, tsne
 from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.deploy import frozen, saved
 from rsmatch_jax.models import networks, resnet
+from rsmatch_jax.report import __main__ as report
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def single(tmp_path_factory):
 
 @pytest.fixture
 def files(tmp_path):
-    """Three images of other sizes, and a file that is none."""
+    """Three images of other sizes, and a file that is no image."""
     folder = tmp_path / "files"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -68,7 +69,7 @@ def read(path):
 
 
 def test_a_runs_own_images_by_default(run, capsys):
-    """Every class, real and synthetic, with what the library says of them."""
+    """Every class, real and synthetic, with the library's predictions."""
     folder, task = run
     assert ask(folder) == 0
     assert "20 images by step 4" in capsys.readouterr().out
@@ -88,13 +89,15 @@ def test_a_runs_own_images_by_default(run, capsys):
     ]
     synthetic = [line["origin"] in task.generator_names for line in lines]
     np.testing.assert_array_equal(synthetic, task.unl_synthetic[indices])
-    found = frozen.load(str(folder)).predict(task.unl_images[indices])
+    predictions = frozen.load(str(folder)).predict(task.unl_images[indices])
     for row, line in enumerate(lines):
         assert line["path"] is None
-        assert line["class"] == line["seen"] == task.class_names[found.labels[row]]
-        p = found.probabilities[row].max()
+        assert (
+            line["class"] == line["seen"] == task.class_names[predictions.labels[row]]
+        )
+        p = predictions.probabilities[row].max()
         assert line["probability"] == pytest.approx(p, rel=1e-4)
-        score = found.synthetic_scores[row]
+        score = predictions.synthetic_scores[row]
         assert line["synthetic_score"] == pytest.approx(score, rel=1e-4)
     # All images are in the picture, enlarged, in their order.
     first = task.unl_images[indices[0]].repeat(14, axis=0).repeat(14, axis=1)
@@ -128,14 +131,14 @@ def test_some_images_of_the_test_set(run, tmp_path):
 
 
 def test_images_from_disk(run, files, capsys):
-    """Two flags between them; what cannot be read is said, the others are drawn."""
+    """Flags may stand between them; unreadable files are named, the others drawn."""
     folder, _ = run
     out = files / "out.png"
     paths = [files / name for name in ("c.png", "b $x$.png", "d.png")]
     assert ask(folder, paths[0], "--step=last", *paths[1:], f"--out={out}") == 1
-    said = capsys.readouterr()
-    assert "1 of 3 images could not be read" in said.err and "d.png: " in said.err
-    assert "2 images by step 4" in said.out
+    printed = capsys.readouterr()
+    assert "1 of 3 files could not be read" in printed.err and "d.png: " in printed.err
+    assert "2 images by step 4" in printed.out
     _, content = read(out)
     assert content["set"] is None
     assert [line["path"] for line in content["images"]] == [str(p) for p in paths[:2]]
@@ -145,7 +148,7 @@ def test_images_from_disk(run, files, capsys):
 
 
 def test_images_from_disk_are_seen_as_predict_sees_them(tmp_path, files, capsys):
-    """Of a run on encoded images, their central part."""
+    """A run on encoded images sees their central part."""
     workdirs.make_encoded(tmp_path / "run", 16)
     assert ask(tmp_path / "run", f"{files}/b*.png", f"{files}/c.png") == 0
     with open(tmp_path / "run" / "gradcam.json") as f:
@@ -166,7 +169,7 @@ def test_no_image_can_be_read(run, files, capsys):
     folder, _ = run
     out = files / "out.png"
     assert ask(folder, files / "d.png", f"--out={out}") == 1
-    assert "no image could be read" in capsys.readouterr().err
+    assert "1 of 1 files could not be read:" in capsys.readouterr().err
     assert not out.exists()
 
 
@@ -193,7 +196,7 @@ def test_data_that_have_moved(run, tmp_path, capsys):
 
 
 def test_a_stage_of_one_position(tmp_path, monkeypatch, capsys):
-    """Of images as small as these a ResNet's last one: even maps, and that is said."""
+    """The last one of a ResNet on such small images: a note says that maps are even."""
     small = functools.partial(resnet.ResNet, (1, 1, 1), False)
     monkeypatch.setitem(networks.MODELS, "small", small)
     keys = {"method.name": "supervised", "model.classifier": "small"}
@@ -209,7 +212,7 @@ def test_a_stage_of_one_position(tmp_path, monkeypatch, capsys):
 WRONG = {
     "no_such_run": (["--workdir=/nowhere"], "--workdir=/nowhere"),
     "no_such_step": (["--step=3"], "--step=3.*choose last, best or one of 2, 4"),
-    "no_such_set": (["--set=train"], "--set=train.*unlabelled or test"),
+    "no_such_set": (["--set=train"], "--set.*train.*unlabelled.*test"),
     "index_too_large": (["--index=3,640"], "--index=640.*images 0 to 639"),
     "index_of_test": (["--set=test", "--index=320"], "--index=320.*0 to 319"),
     "index_below_zero": (["--index=-1"], "--index=-1"),
@@ -238,11 +241,11 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("argv", "said"), WRONG.values(), ids=WRONG)
-def test_wrong_requests(run, capsys, argv, said):
+@pytest.mark.parametrize(("argv", "message"), WRONG.values(), ids=WRONG)
+def test_wrong_requests(run, capsys, argv, message):
     folder, _ = run
     (folder / "folder.png").mkdir(exist_ok=True)
-    workdirs.check_refused(ask, folder, argv, said, capsys)
+    workdirs.check_refused(ask, folder, argv, message, capsys)
 
 
 def test_a_folder_without_checkpoint(run, tmp_path, capsys):
@@ -255,12 +258,15 @@ def test_a_folder_without_checkpoint(run, tmp_path, capsys):
     assert "holds no run" in capsys.readouterr().err
 
 
-def test_help_tells_all(capsys):
+@pytest.mark.parametrize(
+    "door", [evaluate, explain, export, predict, report, sweep, tsne]
+)
+def test_help_tells_all(capsys, door):
     with pytest.raises(SystemExit) as e:
-        explain.main(["--help"])
+        door.main(["--help"])
     assert e.value.code == 0
     text = capsys.readouterr().out
-    assert "Exit codes: 0 done, 1 some images" in text
+    assert "Exit codes: 0 " in text
     assert max(map(len, text.splitlines())) <= 88
 
 
@@ -279,7 +285,7 @@ def test_choice_is_balanced_and_repeatable(run):
     assert set(other) != set(indices)
     everything = choice.balanced(task, "unlabelled", 10_000)
     assert sorted(everything) == list(range(len(task.unl_images)))
-    # Three of the ten classes by chance, if there shall be ten images of each origin.
+    # Ten images of each class and origin leave room for three random classes.
     few = choice.balanced(task, "unlabelled", 60, seed=3, least=10)
     groups = task.unl_labels[few] * 2 + task.unl_synthetic[few]
     assert sorted(np.bincount(groups, minlength=20)) == [0] * 14 + [10] * 6
@@ -307,10 +313,10 @@ def made_up(count, size, classes=4):
     )
     p = rng.dirichlet(np.ones(classes), count)
     maps = rng.uniform(size=(count, size, size)).astype(np.float32)
-    own = gradcam.Maps(maps, p.argmax(1), p)
+    classifier = gradcam.Maps(maps, p.argmax(1), p)
     p = rng.dirichlet(np.ones(2), count)
     detector = gradcam.Maps(maps[::-1], np.ones(count, int), p)
-    return chosen, {"classifier": own, "detector": detector}
+    return chosen, {"classifier": classifier, "detector": detector}
 
 
 def sides(png):
@@ -320,10 +326,10 @@ def sides(png):
 
 @pytest.mark.parametrize(("count", "size"), [(1, 8), (200, 8), (5, 100), (9, 170)])
 def test_sheets_of_any_number_and_size(count, size):
-    """Matplotlib draws nothing of 2**16 pixels, and nobody looks at it."""
-    chosen, found = made_up(count, size)
+    """The texts fit, and the sheet stays below 2**16 pixels a side."""
+    chosen, shown = made_up(count, size)
     names = ["a$b", "an extremely long name of a class" * 3, "ship", "_car"]
-    width, height = sides(overlay.draw(chosen, found, names, "a title, $x" * 5))
+    width, height = sides(overlay.draw(chosen, shown, names, "a title, $x" * 5))
     assert 400 <= width <= 2100 and height < 11_000
 
 
@@ -338,30 +344,34 @@ def test_blend_is_grey_without_heat_and_coloured_with():
 
 
 def test_sayings():
-    chosen, found = made_up(4, 8)
+    chosen, shown = made_up(4, 8)
     names = ["cat", "dog", "ship", "car"]
     assert overlay.heading(chosen, 0, names) == "unlabelled 0: cat, real"
     assert overlay.heading(chosen, 1, names) == "unlabelled 1: dog, synthetic by sd14"
     disk = choice.from_disk(chosen.images, ["/a/b/c.png"] * 4)
     assert overlay.heading(disk, 0, names) == "c.png"
     p = np.array([[0.1, 0.7, 0.1, 0.1]] * 4)
-    own = gradcam.Maps(found["classifier"].maps, np.full(4, 2), p)
-    # The class that is drawn; wrong is what is predicted.
-    said = overlay.saying("classifier", own, chosen, 0, names)
-    assert said == ("ship: 0.10", True)
-    assert overlay.saying("classifier", own, chosen, 1, names) == ("ship: 0.10", False)
-    assert overlay.saying("classifier", own, disk, 0, names) == ("ship: 0.10", False)
+    maps = gradcam.Maps(shown["classifier"].maps, np.full(4, 2), p)
+    # The text names the drawn class; the predicted one may be wrong.
+    assert overlay.caption("classifier", maps, chosen, 0, names) == ("ship: 0.10", True)
+    assert overlay.caption("classifier", maps, chosen, 1, names) == (
+        "ship: 0.10",
+        False,
+    )
+    assert overlay.caption("classifier", maps, disk, 0, names) == ("ship: 0.10", False)
     p = np.array([[0.2, 0.8]] * 4)
-    detector = gradcam.Maps(own.maps, np.ones(4, int), p)
+    detector = gradcam.Maps(maps.maps, np.ones(4, int), p)
     for row, wrong in ((0, True), (1, False)):
-        said = overlay.saying("detector", detector, chosen, row, names)
-        assert said == ("synthetic: 0.80", wrong)
+        text = overlay.caption("detector", detector, chosen, row, names)
+        assert text == ("synthetic: 0.80", wrong)
 
 
 def test_long_texts_keep_both_ends():
-    assert overlay.shortened("short", 5) == "short"
-    assert overlay.shortened("a long name.png", 9) == "a lo….png"
-    assert len(overlay.shortened("x" * 50, 20)) == 20
+    font = overlay._font("DejaVuSans", 10)
+    assert overlay.shortened("short", font.getlength("short"), font) == "short"
+    text = overlay.shortened("a long name.png", font.getlength("a lo….png"), font)
+    assert text == "a lo….png"
+    assert font.getlength(overlay.shortened("x" * 50, 99, font)) <= 99
 
 
 def test_file_beside_is_written_whole(tmp_path):
@@ -375,7 +385,7 @@ def test_file_beside_is_written_whole(tmp_path):
 def test_maps_of_every_part(run):
     folder, task = run
     model = frozen.Model(saved.load(str(folder)), batch_size=4)
-    found = explain.maps(model, task.test_images[:3], label=2)
-    assert list(found) == ["classifier", "detector"]
-    assert set(found["classifier"].classes) == {2}
-    assert set(found["detector"].classes) == {1}
+    shown = explain.maps(model, task.test_images[:3], label=2)
+    assert list(shown) == ["classifier", "detector"]
+    assert set(shown["classifier"].classes) == {2}
+    assert set(shown["detector"].classes) == {1}

@@ -1,4 +1,4 @@
-"""Grad-CAM++ against its equations in plain loops, and the probe that it stands on."""
+"""Grad-CAM++ against its equations in plain loops, and the probe that it uses."""
 
 import functools
 
@@ -28,9 +28,8 @@ def small_resnets(monkeypatch):
 
 @functools.cache
 def network(name, **options):
-    """(net, params, stats, images float32), with scales and statistics that are not
-    those of the start."""
-    net = networks.make(name, {"own": 3, "other": 2}, **options)
+    """(net, params, stats, images float32), scales and statistics moved from init."""
+    net = networks.make(name, {"real": 3, "other": 2}, **options)
     size = 64 if "small" in name else SIZE  # the last stage has some positions
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.normal(size=(4, size, size, 3)), jnp.float32)
@@ -55,8 +54,8 @@ def test_a_probe_without_shift_is_apply(name):
         return net.apply(params, stats, images, False)[0], probed
 
     expected, probed = both(params, stats, images)
-    for found, _ in probed:
-        assert_bit_equal(found, expected)
+    for outputs, _ in probed:
+        assert_bit_equal(outputs, expected)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +67,7 @@ def test_a_probe_without_shift_is_apply(name):
     ],
 )
 def test_stages_are_where_the_networks_say(name, shapes):
-    net = networks.make(name, {"own": 3})
+    net = networks.make(name, {"real": 3})
     images = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
     variables = jax.eval_shape(net.init, jax.random.key(0), images)
     for stage, shape in zip(net.stages, shapes, strict=True):
@@ -79,7 +78,7 @@ def test_stages_are_where_the_networks_say(name, shapes):
 
 @pytest.mark.parametrize("name", NETS)
 def test_features_are_the_mean_of_the_last_stage(name):
-    """So the logits move by a shift's mean times the head's matrix, exactly."""
+    """So a shift moves the logits by its mean times the head's matrix."""
     net, params, stats, images = network(name)
     probe = jax.jit(net.probe, static_argnums=3)
     before, activations = probe(params, stats, images, net.stages[-1], 0.0)
@@ -90,9 +89,9 @@ def test_features_are_the_mean_of_the_last_stage(name):
     shift = rng.normal(size=activations.shape).astype(np.float32)
     after, same = probe(params, stats, images, net.stages[-1], shift)
     np.testing.assert_array_equal(same, activations)
-    matrix = np.asarray(params["heads"]["own"]["kernel"], np.float64)
+    matrix = np.asarray(params["heads"]["real"]["kernel"], np.float64)
     np.testing.assert_allclose(
-        after.logits["own"] - before.logits["own"],
+        after.logits["real"] - before.logits["real"],
         shift.mean(axis=(1, 2)) @ matrix,
         rtol=1e-3,
         atol=1e-4,
@@ -106,7 +105,7 @@ def test_gradients_of_the_first_stage_are_finite_differences(name):
     @functools.partial(jax.jit, static_argnums=0)
     def score(stage, params, stats, images, shift):
         outputs, activations = net.probe(params, stats, images, stage, shift)
-        return jnp.sum(outputs.logits["own"][:, 1]), activations
+        return jnp.sum(outputs.logits["real"][:, 1]), activations
 
     score = functools.partial(score, "stage1", params, stats, images)
     _, activations = score(jnp.zeros(()))
@@ -147,20 +146,20 @@ def oracle(activations, gradients, score):
     return total / total.max() if total.max() else total
 
 
-def normalised(found):
-    return np.asarray(found) / np.max(found)
+def normalised(heat):
+    return np.asarray(heat) / np.max(heat)
 
 
 @pytest.mark.parametrize("score", [-3.0, 0.0, 5.0])
 def test_class_map_is_the_papers(score):
-    """Whatever the score: exp(S) makes no difference once a map is normalised."""
+    """For any score: exp(S) does not change a normalised map."""
     rng = np.random.default_rng(3)
     activations = np.maximum(rng.normal(size=(4, 5, 6)), 0)  # of a ReLU
     gradients = rng.normal(scale=0.3, size=activations.shape)
     gradients[rng.uniform(size=gradients.shape) < 0.2] = 0
-    found = gradcam.class_map(jnp.float32(gradients), jnp.float32(activations))
+    heat = gradcam.class_map(jnp.float32(gradients), jnp.float32(activations))
     expected = oracle(activations, gradients, score)
-    np.testing.assert_allclose(normalised(found), expected, atol=1e-5)
+    np.testing.assert_allclose(normalised(heat), expected, atol=1e-5)
     plain = np.einsum("ijk,k->ij", activations, gradients.mean(axis=(0, 1)))
     assert np.abs(normalised(np.maximum(plain, 0)) - expected).max() > 0.05  # Grad-CAM
 
@@ -171,12 +170,12 @@ def test_weights_by_hand():
     gradients = jnp.array([[[1.0], [-1.0]]])
     for first, alpha in ((3.0, 1 / 6), (-3.0, 1 / 2)):
         activations = jnp.array([[[first], [1.0]]])
-        found = gradcam.channel_weights(gradients, activations)
-        np.testing.assert_allclose(found, [alpha], rtol=1e-6)
+        weights = gradcam.channel_weights(gradients, activations)
+        np.testing.assert_allclose(weights, [alpha], rtol=1e-6)
 
 
 def test_tiny_gradients_keep_their_map():
-    """Of a ResNet at 224 px they are small, and g^3 is no float32 any more."""
+    """A ResNet at 224 px has such gradients, whose g^3 underflows float32."""
     rng = np.random.default_rng(4)
     activations = np.maximum(rng.normal(size=(2, 2, 3)), 0)
     gradients = np.abs(rng.normal(size=activations.shape))
@@ -197,7 +196,7 @@ def test_maps_are_the_papers_from_the_image_on(name):
     net, params, stats, images = network(name)
     size = images.shape[1]
     net = uint8.take_uint8(net, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
-    part = frozen.Part("classifier", "own", 3, net, params, stats)
+    part = frozen.Part("classifier", "real", 3, net, params, stats)
     rng = np.random.default_rng(5)
     images = rng.integers(0, 256, (4, size, size, 3)).astype(np.uint8)
     classes = np.array([0, 1, 2, 1], np.int32)
@@ -207,17 +206,19 @@ def test_maps_are_the_papers_from_the_image_on(name):
     )
     probe = jax.jit(net.probe, static_argnums=3)
     outputs, activations = jax.device_get(probe(params, stats, images, stage, 0.0))
-    logits = outputs.logits["own"].astype(np.float64)
+    logits = outputs.logits["real"].astype(np.float64)
     np.testing.assert_allclose(
         probabilities,
         np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True),
         rtol=1e-5,
     )
-    matrix = np.asarray(params["heads"]["own"]["kernel"], np.float64)
+    matrix = np.asarray(params["heads"]["real"]["kernel"], np.float64)
     for row, label in enumerate(classes):
-        own = activations[row].astype(np.float64)
-        gradients = np.broadcast_to(matrix[:, label] / own[..., 0].size, own.shape)
-        small = oracle(own, gradients, logits[row, label])
+        maps_in = activations[row].astype(np.float64)
+        gradients = np.broadcast_to(
+            matrix[:, label] / maps_in[..., 0].size, maps_in.shape
+        )
+        small = oracle(maps_in, gradients, logits[row, label])
         assert small.max() == 1 and small.min() < 0.9  # something to see
         large = enlarged(small, size)
         np.testing.assert_allclose(maps[row], large / large.max(), atol=2e-4)
@@ -226,10 +227,10 @@ def test_maps_are_the_papers_from_the_image_on(name):
 def test_nothing_speaks_for_a_class():
     """All weights of the class negative: a map of zeros, and no division by them."""
     net, params, stats, images = network("wrn_10_1")
-    own = params["heads"]["own"]
-    own = {**own, "kernel": own["kernel"].at[:, 0].set(-1.0)}
-    params = {**params, "heads": {**params["heads"], "own": own}}
-    part = frozen.Part("classifier", "own", 3, net, params, stats)
+    head = params["heads"]["real"]
+    head = {**head, "kernel": head["kernel"].at[:, 0].set(-1.0)}
+    params = {**params, "heads": {**params["heads"], "real": head}}
+    part = frozen.Part("classifier", "real", 3, net, params, stats)
     maps, _ = jax.jit(gradcam.make_maps(part, "stage3"))(
         params, images, jnp.zeros(4, jnp.int32)
     )
@@ -237,15 +238,15 @@ def test_nothing_speaks_for_a_class():
 
 
 def test_bfloat16_looks_alike():
-    found = []
+    heats = []
     for dtype in (jnp.float32, jnp.bfloat16):
         net, params, stats, images = network("wrn_10_1", dtype=dtype)
-        part = frozen.Part("classifier", "own", 3, net, params, stats)
+        part = frozen.Part("classifier", "real", 3, net, params, stats)
         classes = jnp.zeros(4, jnp.int32)
         maps, _ = jax.jit(gradcam.make_maps(part, "stage3"))(params, images, classes)
         assert maps.dtype == jnp.float32
-        found.append(maps)
-    np.testing.assert_allclose(*found, atol=0.1)
+        heats.append(maps)
+    np.testing.assert_allclose(*heats, atol=0.1)
 
 
 # --- of a run ------------------------------------------------------------------------
@@ -257,7 +258,7 @@ def run():
 
 
 def test_batches_do_not_show(run):
-    """Seven images three at a time, and all at once; each one alone, too."""
+    """Seven images three at a time, and in one batch."""
     saved, task = run
     images = task.test_images[:7]
     three, all_ = (
@@ -277,7 +278,7 @@ def test_batches_do_not_show(run):
 
 
 def test_parts_stages_and_classes_differ(run):
-    """What is asked for is what is drawn."""
+    """Another class, stage or part gives another map."""
     saved, task = run
     model, images = frozen.Model(saved, batch_size=4), task.test_images[:4]
     ask = functools.partial(gradcam.gradcam, model, images)

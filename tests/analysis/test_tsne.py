@@ -23,7 +23,7 @@ def cloud(count, width, seed=0):
 
 
 def test_probe_tells_what_is_apart():
-    """Also of images that it has not seen, and along one direction of many alone."""
+    """On held-out images, and along one direction of many."""
     synthetic = np.arange(200) % 3 == 0
     points = cloud(200, 20)
     points[synthetic, 7] += 20
@@ -31,25 +31,24 @@ def test_probe_tells_what_is_apart():
 
 
 def test_probe_cannot_tell_what_is_alike():
-    """Though with more dimensions than images any labels can be learnt by heart."""
+    """With more dimensions than images any labels can be memorised."""
     synthetic = np.arange(400) % 2 == 0
-    found = [features.probe(cloud(400, 500, s), synthetic, s) for s in range(3)]
-    assert abs(np.mean(found) - 0.5) < 0.06
+    balanced = [features.probe(cloud(400, 500, s), synthetic, s) for s in range(3)]
+    assert abs(np.mean(balanced) - 0.5) < 0.06
 
 
 def test_probe_is_balanced():
-    """A tenth is synthetic and all told, of the rest three quarters: to the probe both
-    count alike, (1 + 0.75) / 2, and not 0.775."""
+    """All of the synthetic tenth and 3/4 of the others are right: (1 + 0.75) / 2."""
     rng = np.random.default_rng(0)
     synthetic = np.arange(1000) % 10 == 0
     where = np.where(synthetic, 3, np.where(rng.uniform(size=1000) < 0.25, 3, 0))
     points = where[:, None] + 0.01 * cloud(1000, 1)
-    told = np.mean(where[~synthetic] == 0)
-    assert features.probe(points, synthetic) == pytest.approx((1 + told) / 2)
+    share = np.mean(where[~synthetic] == 0)
+    assert features.probe(points, synthetic) == pytest.approx((1 + share) / 2)
 
 
 def test_probe_takes_scales_as_they_come():
-    """A wide direction that tells nothing does not hide the narrow one that does."""
+    """A wide direction without information does not hide a narrow one with it."""
     synthetic = np.arange(200) % 2 == 0
     points = cloud(200, 3)
     points[:, 0] *= 1e5
@@ -76,10 +75,10 @@ def test_centroid_distance_by_hand():
         *[(0, 3, 0, 1), (9, 4, 1, 1), (9, 4, 1, 1)],
     ]
     x, y, labels, synthetic = np.array(points, np.float32).T
-    found = features.centroid_distance(
+    distance = features.centroid_distance(
         np.stack([x, y], axis=1), labels.astype(int), synthetic.astype(bool)
     )
-    assert found == pytest.approx(0.5)
+    assert distance == pytest.approx(0.5)
 
 
 def test_centroid_distance_needs_both():
@@ -100,17 +99,16 @@ def test_centroid_distance_needs_both():
 
 
 def test_embedding_keeps_neighbours_and_repeats():
-    """Three clouds far apart in 10 dimensions stay apart in two; bit by bit the same
-    again, however many cores there are."""
+    """Three distant clouds stay apart, with equal bits for any number of cores."""
     labels = np.arange(300) % 3
     points = cloud(300, 10)
     points[np.arange(300), labels] += 30
     synthetic = np.arange(300) % 2 == 0
-    found = []
+    embedded = []
     for threads in (1, 2):
         with threadpoolctl.threadpool_limits(threads):
-            found.append(features.embed(points, labels, synthetic, 5))
-    first, again = found
+            embedded.append(features.embed(points, labels, synthetic, 5))
+    first, again = embedded
     np.testing.assert_array_equal(first.points, again.points)
     assert first.figures == again.figures
     assert first.figures["images"] == 300 and first.figures["synthetic"] == 150
@@ -121,14 +119,14 @@ def test_embedding_keeps_neighbours_and_repeats():
 
 @pytest.mark.parametrize("count", [10, 40])
 def test_features_that_do_not_differ(count):
-    """Of a network that has died: points and numbers all the same, none of them NaN."""
+    """A dead network still gives points and figures without NaN."""
     labels = np.arange(count) % 2
     points = np.ones((count, 4), np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = features.embed(points, labels, np.arange(count) % 4 < 2)
-    assert np.all(np.isfinite(found.points))
-    assert found.figures["centroid_distance"] is None
+        embedded = features.embed(points, labels, np.arange(count) % 4 < 2)
+    assert np.all(np.isfinite(embedded.points))
+    assert embedded.figures["centroid_distance"] is None
 
 
 @pytest.mark.parametrize("classes", [2, 15, 100])
@@ -145,20 +143,20 @@ def test_pictures_of_few_and_many_classes(classes, tmp_path):
         generators=("",) * count,
     )
     figures = {"probe_balanced_accuracy": 0.7, "centroid_distance": None}
-    found = {
+    embedded = {
         part: features.Embedded(cloud(count, 2, seed), figures)
         for seed, part in enumerate(("classifier", "detector"))
     }
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        png = scatter.draw(found, chosen, names, "a title, $x")
+        png = scatter.draw(embedded, chosen, names, "a title, $x")
     (tmp_path / "a.png").write_bytes(png)
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.size == (1584, 864)
         colours = {colour for _, colour in picture.convert("RGB").getcolors(2**24)}
     if classes == 2:
         expected = [tuple(bytes.fromhex(c[1:])) for c in scatter.TEN[:2]]
-        # Points are drawn at nine tenths of their colour, the legend's in full.
+        # Points are drawn with alpha 0.9, those of the legend opaque.
         assert set(expected) <= colours
 
 
@@ -177,11 +175,11 @@ def ask(folder, *argv):
 
 
 def test_a_run_end_to_end(run, capsys, tmp_path):
-    """The numbers are those of the features that the library gives."""
+    """The figures equal those of the library's features."""
     folder, task = run
     assert ask(folder, "--images=60", "--seed=3") == 0
-    said = capsys.readouterr().out
-    assert f"written: {folder}/tsne.png" in said
+    printed = capsys.readouterr().out
+    assert f"written: {folder}/tsne.png" in printed
     with open(folder / "tsne.json") as f:
         content = json.load(f)
     assert content["step"] == 4 and content["seed"] == 3
@@ -201,7 +199,7 @@ def test_a_run_end_to_end(run, capsys, tmp_path):
             seed=3,
         )
         assert {k: of_part[k] for k in expected} == pytest.approx(expected)
-        assert f"{of_part['probe_balanced_accuracy']:.4f}\n" in said
+        assert f"{of_part['probe_balanced_accuracy']:.4f}\n" in printed
     out = tmp_path / "again.png"
     assert ask(folder, "--images=60", "--seed=3", f"--out={out}") == 0
     with open(out.with_suffix(".json")) as f:
@@ -219,16 +217,16 @@ def test_some_classes(run, tmp_path):
 
 
 def test_real_images_alone_and_one_network(tmp_path, capsys):
-    """No probe, no distance, no detector, and all of it said."""
+    """No probe, no distance, no detector; the output says so."""
     folder = tmp_path / "run"
     workdirs.make(
         folder, (2, 4), **{"method.name": "fixmatch", "data.synthetic_ratio": 0}
     )
     assert ask(folder, "--images=20") == 0
-    said = capsys.readouterr().out
-    assert "fixmatch has no detector: the classifier alone" in said
-    assert said.count("none: too few images of an origin") == 1
-    assert said.count("none: it takes two classes") == 1
+    printed = capsys.readouterr().out
+    assert "fixmatch has no detector: the classifier alone" in printed
+    assert printed.count("none: too few images of an origin") == 1
+    assert printed.count("none: it takes two classes") == 1
     with open(folder / "tsne.json") as f:
         content = json.load(f)
     assert "detector" not in content
@@ -252,16 +250,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("argv", "said"), WRONG.values(), ids=WRONG)
-def test_wrong_requests(run, capsys, argv, said):
+@pytest.mark.parametrize(("argv", "message"), WRONG.values(), ids=WRONG)
+def test_wrong_requests(run, capsys, argv, message):
     folder, _ = run
-    workdirs.check_refused(ask, folder, argv, said, capsys)
-
-
-def test_help_tells_all(capsys):
-    with pytest.raises(SystemExit) as e:
-        tsne.main(["--help"])
-    assert e.value.code == 0
-    text = capsys.readouterr().out
-    assert "Exit codes: 0 done, 1 it failed" in text
-    assert max(map(len, text.splitlines())) <= 88
+    workdirs.check_refused(ask, folder, argv, message, capsys)

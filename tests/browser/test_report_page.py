@@ -1,4 +1,4 @@
-"""The report page in headless Chromium, as people see it: light, dark, on a phone."""
+"""The report page in headless Chromium, light and dark, on a desk and a phone."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from rsmatch_jax.report import __main__ as report
 from rsmatch_jax.runs import workdir
 
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
-# Chromium looks for updates by itself, which is no request of the page.
+# Chromium looks for updates, which are no requests of the page.
 QUIET = (
     "--disable-background-networking",
     "--disable-component-update",
@@ -44,8 +44,7 @@ def browser():
 
 @pytest.fixture
 def opened(browser, folder):
-    """open(viewport, scheme): the page, loaded; no test may cause an error or ask for
-    anything from elsewhere."""
+    """open(viewport, scheme) loads the page; errors and outside requests fail."""
     contexts, errors, requests = [], [], []
 
     def open_(viewport=DESK, scheme="light", file="report.html"):
@@ -78,14 +77,14 @@ def result(folder):
 
 
 def test_figures_are_those_of_the_result(opened, folder):
-    page, found = opened(), result(folder)
+    page, content = opened(), result(folder)
     shown = {
         d.get_attribute("data-figure"): d.inner_text()
         for d in page.query_selector_all("[data-figure]")
     }
-    shares = [k for k in found if "accuracy" in k or k.startswith("queue")]
-    expected = {k: found[k] for k in [*shares, "detector_auroc", "utilisation"]}
-    expected |= {f"test.{k}": v for k, v in found["test"].items()}
+    shares = [k for k in content if "accuracy" in k or k.startswith("queue")]
+    expected = {k: content[k] for k in [*shares, "detector_auroc", "utilisation"]}
+    expected |= {f"test.{k}": v for k, v in content["test"].items()}
     for key, value in expected.items():
         if value is None:
             assert key not in shown
@@ -94,13 +93,13 @@ def test_figures_are_those_of_the_result(opened, folder):
     assert len([k for k in expected if k in shown]) > 10
     assert shown["steps"] == "6"
     assert shown["status"] == "finished"
-    assert shown["fingerprint"] == found["fingerprint"]
+    assert shown["fingerprint"] == content["fingerprint"]
     config = dict(
         [cell.inner_text() for cell in row.query_selector_all("th, td")]
         for row in opened_details(page)
     )
-    assert config["train.batch_size"] == str(found["config"]["train"]["batch_size"])
-    assert len(config) == len(workdir.flat(found["config"]))
+    assert config["train.batch_size"] == str(content["config"]["train"]["batch_size"])
+    assert len(config) == len(workdir.flat(content["config"]))
 
 
 def opened_details(page):
@@ -109,8 +108,8 @@ def opened_details(page):
 
 
 def chart(page, title):
-    own = page.get_by_role("heading", name=title, exact=True)
-    return page.locator(".chart", has=own)
+    heading = page.get_by_role("heading", name=title, exact=True)
+    return page.locator(".chart", has=heading)
 
 
 def test_hover_shows_the_numbers_of_the_metrics(opened, folder):
@@ -162,9 +161,9 @@ def test_readable_and_no_wider_than_the_screen(opened, tmp_path, scheme, viewpor
         "charts => charts.map(c => c.getBoundingClientRect().right)"
     ):
         assert box <= viewport["width"]
-    if kept := os.environ.get("SCREENSHOTS"):  # a folder, to look at them
+    if folder := os.environ.get("SCREENSHOTS"):  # a folder, to look at them
         name = f"report-{scheme}-{viewport['width']}.png"
-        page.screenshot(path=os.path.join(kept, name), full_page=True)
+        page.screenshot(path=os.path.join(folder, name), full_page=True)
 
 
 def test_images_are_whole(opened):

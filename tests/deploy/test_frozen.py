@@ -1,4 +1,4 @@
-"""The model of a workdir: against evaluation, and against a forward pass by hand."""
+"""The model of a workdir equals a plain forward pass."""
 
 import shutil
 
@@ -7,13 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import workdirs
-from support.helpers import TINY
+from support.helpers import TINY, assert_bit_equal
 
 from rsmatch_jax.data import normalise
 from rsmatch_jax.deploy import frozen, saved
 from rsmatch_jax.engine import experiment
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.metrics import measure
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +38,7 @@ def noise(count, size=8):
 
 
 def by_hand(exp, state, network, head, images):
-    """(features, probabilities), by Flax's own modules but for the normalisation."""
+    """(features, probabilities), by Flax's modules, with the normalisation by hand."""
     mean, std = normalise.normalisation("fake")
     x = (images / np.float32(255) - np.float32(mean)) / np.float32(std)
     scaled = jnp.asarray(x, jnp.float32)
@@ -50,22 +49,21 @@ def by_hand(exp, state, network, head, images):
         exp.method.heads(exp.dims.num_classes)[network],
         dtype=jnp.dtype(exp.config.model.dtype),
     )
-    found, _ = net.apply(state.ema[network], state.stats[network], scaled, False)
-    return found.features, jax.nn.softmax(found.logits[head])
+    output, _ = net.apply(state.ema[network], state.stats[network], scaled, False)
+    return output.features, jax.nn.softmax(output.logits[head])
 
 
 @pytest.mark.parametrize(("step", "number"), [("last", 7), ("best", 3), ("7", 7)])
 def test_numbers_are_a_plain_forward_pass(folder, run, step, number):
-    """Of shadow weights and running statistics of that step, on batches that end with
-    padding."""
+    """EMA weights and running statistics of that step; the last batch is padded."""
     exp, states = run
     model = frozen.load(str(folder), step, batch_size=4)
     assert (model.step, model.image_size, model.central) == (number, 8, False)
     assert model.class_names == tuple(f"class_{k}" for k in range(10))
     images = noise(9)
-    found = model.predict(images)
-    assert found.probabilities.max() < 0.99  # there is something to compare
-    assert len(np.unique(found.synthetic_scores.round(4))) > 1
+    output = model.predict(images)
+    assert output.probabilities.max() < 0.99  # there is something to compare
+    assert len(np.unique(output.synthetic_scores.round(4))) > 1
     for part, network, head in (
         ("classifier", "classifier", "real"),
         ("detector", "detector", "detector"),
@@ -76,47 +74,26 @@ def test_numbers_are_a_plain_forward_pass(folder, run, step, number):
         assert got.dtype == np.float32
         np.testing.assert_allclose(got, features, rtol=1e-5, atol=1e-5)
         if part == "classifier":
-            np.testing.assert_allclose(found.probabilities, p, atol=1e-6)
-            np.testing.assert_array_equal(found.labels, np.argmax(p, 1))
+            np.testing.assert_allclose(output.probabilities, p, atol=1e-6)
+            np.testing.assert_array_equal(output.labels, np.argmax(p, 1))
         else:
-            np.testing.assert_allclose(found.synthetic_scores, p[:, 1], atol=1e-6)
-
-
-def test_numbers_are_those_of_an_evaluation(folder, run):
-    exp, states = run
-    images = noise(20)
-    rows = measure.predict(
-        measure.mapped_forward(exp.nets, exp.devices),
-        states[7],
-        images,
-        np.zeros(20, np.int32),
-        16,
-        exp.devices,
-    )
-    found = frozen.load(str(folder)).predict(images)
-    np.testing.assert_array_equal(found.labels, rows["predicted"])
-    np.testing.assert_allclose(
-        found.probabilities.max(1), rows["confidence"], atol=1e-6
-    )
-    np.testing.assert_allclose(
-        found.synthetic_scores, rows["synthetic_score"], atol=1e-6
-    )
+            np.testing.assert_allclose(output.synthetic_scores, p[:, 1], atol=1e-6)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5])
 def test_any_number_of_images(model, count):
-    whole = model.predict(noise(5))
-    found = model.predict(noise(5)[:count])
-    assert found.probabilities.shape == (count, 10)
-    assert found.synthetic_scores.shape == (count,)
+    all_five = model.predict(noise(5))
+    output = model.predict(noise(5)[:count])
+    assert output.probabilities.shape == (count, 10)
+    assert output.synthetic_scores.shape == (count,)
     assert model.features(noise(5)[:count]).shape == (count, 16)
     np.testing.assert_allclose(
-        found.probabilities, whole.probabilities[:count], atol=1e-6
+        output.probabilities, all_five.probabilities[:count], atol=1e-6
     )
 
 
 def test_few_images_are_no_whole_batch(folder, run):
-    """Programs are of powers of two up to the batch size."""
+    """Batch sizes of programs are powers of two up to the model's."""
     model = frozen.load(str(folder), batch_size=6)
     for count in (1, 2, 3, 4, 5, 6, 7, 13):
         model.features(noise(13)[:count])
@@ -127,17 +104,17 @@ def test_a_stream_of_batches(model):
     images = noise(23)
     ends = [0, 4, 5, 8, 12, 16, 19, 23]
     batches = [images[a:b] for a, b in zip(ends, ends[1:], strict=False)]
-    found = list(model.predict_batches(iter(batches)))
-    assert [len(x.probabilities) for x in found] == [len(x) for x in batches]
+    output = list(model.predict_batches(iter(batches)))
+    assert [len(x.probabilities) for x in output] == [len(x) for x in batches]
     np.testing.assert_allclose(
-        np.concatenate([x.probabilities for x in found]),
+        np.concatenate([x.probabilities for x in output]),
         model.predict(images).probabilities,
         atol=1e-6,
     )
 
 
-def test_a_batch_larger_than_asked_for_is_refused(model):
-    with pytest.raises(RequestError, match="5 images is larger than the 4"):
+def test_a_batch_larger_than_the_batch_size_is_refused(model):
+    with pytest.raises(RequestError, match="5 images is larger than the batch size 4"):
         list(model.predict_batches(iter([noise(5)])))
 
 
@@ -148,7 +125,7 @@ def test_it_takes_the_first_device_alone(folder, run):
     variables = [part.variables for part in model.parts.values()]
     assert {d for x in jax.tree.leaves(variables) for d in x.devices()} == {first}
     assert model.run.state is None  # no queue beside the networks
-    # A run opened on more devices may be asked all the same.
+    # A run opened on more devices gives the same predictions.
     many = frozen.Model(saved.load(str(folder), devices=jax.local_devices()[:2]))
     np.testing.assert_allclose(
         many.predict(noise(3)).probabilities,
@@ -175,21 +152,21 @@ def test_a_detector_on_the_classifiers_encoder(tmp_path):
     images = noise(3)
     model = frozen.load(str(tmp_path / "r"))
     _, p = by_hand(exp, states[7], "classifier", "detector", images)
-    found = model.predict(images)
-    np.testing.assert_allclose(found.synthetic_scores, p[:, 1], atol=1e-6)
+    output = model.predict(images)
+    np.testing.assert_allclose(output.synthetic_scores, p[:, 1], atol=1e-6)
 
 
 def test_bfloat16_is_honoured_and_probabilities_are_float32(tmp_path):
     exp, states = workdirs.make(tmp_path / "r", **TINY, **{"model.dtype": "bfloat16"})
     images = noise(6)
-    found = frozen.load(str(tmp_path / "r")).predict(images)
-    assert found.probabilities.dtype == found.synthetic_scores.dtype == np.float32
-    np.testing.assert_allclose(found.probabilities.sum(1), 1, atol=1e-6)
+    output = frozen.load(str(tmp_path / "r")).predict(images)
+    assert output.probabilities.dtype == output.synthetic_scores.dtype == np.float32
+    np.testing.assert_allclose(output.probabilities.sum(1), 1, atol=1e-6)
     _, p = by_hand(exp, states[7], "classifier", "real", images)
-    np.testing.assert_allclose(found.probabilities, p, atol=0.01)
-    whole, _ = workdirs.make(tmp_path / "whole", **TINY)  # the same numbers in float32
-    _, q = by_hand(whole, states[7], "classifier", "real", images)
-    assert 1e-5 < np.abs(found.probabilities - q).max() < 0.1
+    np.testing.assert_allclose(output.probabilities, p, atol=0.01)
+    exp, _ = workdirs.make(tmp_path / "float32", **TINY)  # the same numbers in float32
+    _, q = by_hand(exp, states[7], "classifier", "real", images)
+    assert 1e-5 < np.abs(output.probabilities - q).max() < 0.1
 
 
 @pytest.mark.parametrize(
@@ -217,73 +194,46 @@ def test_batch_sizes(folder, run):
             frozen.load(str(folder), batch_size=size)
 
 
-def test_what_is_saved_is_what_is_restored(folder, run):
-    """Shapes without values are enough to restore by, typed key included."""
+def test_what_a_run_writes_is_what_is_restored(folder, run):
+    """Shapes without values suffice to restore the state, including the typed key."""
     exp, states = run
-    found = saved.load(str(folder))
-    assert (found.dataset, found.generator_names) == (
-        "fake",
-        ("generator_a", "generator_b"),
-    )
-    a, b = jax.tree.leaves(found.state), jax.tree.leaves(states[7])
-    for x, y in zip(a, b, strict=True):
-        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-            x, y = jax.random.key_data(x), jax.random.key_data(y)
-        np.testing.assert_array_equal(x, y)
+    task = experiment.load_task(exp.config)
+    output = saved.load(str(folder))
+    names = output.dataset, output.class_names, output.generator_names
+    assert names == ("fake", task.class_names, ("generator_a", "generator_b"))
+    assert output.exp.dims == experiment.task_dims(exp.config, task)
+    assert saved.load_task(output).split.arrays().keys() == task.split.arrays().keys()
+    assert_bit_equal(output.state, states[7])
 
 
-def about(**changes):
-    return lambda folder: workdirs.edit(
-        folder, "data.json", lambda x: x.update(changes)
-    )
+def data(*path, **values):
+    return workdirs.change("data.json", *path, **values)
 
 
-def dims(**changes):
-    return lambda folder: workdirs.edit(
-        folder, "data.json", lambda x: x["dims"].update(changes)
-    )
-
-
-def method(**changes):
-    return lambda folder: workdirs.edit(
-        folder, "config.json", lambda x: x["method"].update(changes)
-    )
-
-
-def model_of(name):
-    return lambda folder: workdirs.edit(
-        folder, "config.json", lambda x: x["model"].update(classifier=name)
-    )
-
-
-def queue(length):
-    return lambda folder: workdirs.edit(
-        folder,
-        "config.json",
-        lambda x: x["method"]["rsmatch"].update(queue_length=length),
-    )
+def saved_config(*path, **values):
+    return workdirs.change("config.json", *path, **values)
 
 
 ANOTHER = "of another method, model or version"
 UNFIT = {
-    "no_data": (lambda f: (f / "data.json").unlink(), "holds no data.json.*version"),
-    "garbled": (lambda f: (f / "data.json").write_text("{"), "data.json cannot be re"),
-    "empty": (lambda f: (f / "data.json").write_text("{}"), "not that of this version"),
-    "names": (about(class_names=["a"]), "1 names of 10 classes"),
-    "no_names": (about(class_names=None), "not that of this version"),
-    "generators": (about(generator_names=[3]), "not that of this version"),
-    "dims": (dims(num_labeled="many"), "not that of this version"),
-    "more_dims": (dims(depth=3), "not that of this version.*depth"),
-    "classes": (dims(num_classes=9), "10 names of 9 classes"),
-    "method": (method(name="fixmatch"), f"{ANOTHER}.*is there"),
-    "more": (method(name="simmatch"), f"{ANOTHER}.*"),
-    "model": (model_of("wrn_10_2"), f"{ANOTHER}.*has shape"),
-    "queue": (queue(5), f"{ANOTHER}.*queue.*has shape"),
-    "key": (
-        lambda f: workdirs.edit(f, "config.json", lambda x: x["eval"].clear()),
-        "config.json lacks eval.*use the version",
+    "no_data": (workdirs.remove("data.json"), "holds no data.json.*version"),
+    "garbled": (workdirs.write("data.json", b"{"), "data.json cannot be re"),
+    "empty": (workdirs.write("data.json", b"{}"), "not that of this version"),
+    "names": (data(class_names=["a"]), "1 names of 10 classes"),
+    "no_names": (data(class_names=None), "not that of this version"),
+    "generators": (data(generator_names=[3]), "not that of this version"),
+    "dims": (data("dims", num_labeled="many"), "not that of this version"),
+    "more_dims": (data("dims", depth=3), "not that of this version.*depth"),
+    "classes": (data("dims", num_classes=9), "10 names of 9 classes"),
+    "method": (saved_config("method", name="fixmatch"), f"{ANOTHER}.*is there"),
+    "more": (saved_config("method", name="simmatch"), f"{ANOTHER}.*"),
+    "model": (saved_config("model", classifier="wrn_10_2"), f"{ANOTHER}.*has shape"),
+    "queue": (
+        saved_config("method", "rsmatch", queue_length=5),
+        f"{ANOTHER}.*queue.*has shape",
     ),
-    "nothing": (lambda f: shutil.rmtree(f / "checkpoints"), "nothing is saved yet"),
+    "key": (saved_config(eval={}), "config.json lacks eval.*use the version"),
+    "nothing": (workdirs.remove("checkpoints"), "nothing is saved yet"),
 }
 
 
@@ -314,12 +264,3 @@ def test_files_of_encoded_runs_are_read_as_their_evaluation_does(tmp_path):
     with pytest.raises(RequestError, match="3.jpg: an empty file"):
         model.read(paths)
     assert model.read([]).shape == (0, 16, 16, 3)
-
-
-def test_dims_and_names_are_what_a_run_writes(folder, run):
-    exp, _ = run
-    task = experiment.load_task(exp.config)
-    found = saved.load(str(folder))
-    assert found.exp.dims == experiment.task_dims(exp.config, task)
-    assert found.class_names == task.class_names
-    assert saved.load_task(found).split.arrays().keys() == task.split.arrays().keys()

@@ -94,49 +94,49 @@ def write_sweep(base, more=None, leave_out=()):
 
 def printed(capsys):
     """{(row, what): texts of the columns} of the Markdown on the terminal."""
-    found, row = {}, ""
+    table, row = {}, ""
     for line in capsys.readouterr().out.splitlines():
         if line.startswith("|") and "---" not in line:
             name, what, *cells = (c.strip() for c in line.strip("|").split("|"))
             row = name or row
-            found[row, what] = cells
-    return found
+            table[row, what] = cells
+    return table
 
 
 def test_table_of_a_sweep(tmp_path, capsys):
-    """Mean, sample standard deviation and difference against numpy."""
+    """Mean, sample standard deviation and difference equal numpy's."""
     write_sweep(tmp_path / "o")
     assert report.main([str(tmp_path / "o")]) == 0
-    found = printed(capsys)
+    table = printed(capsys)
     for row in BEST:
         values = 100 * np.array(BEST[row])
         expected = f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
         if row != "Base":
             expected += f" ({values.mean() - 90:+.2f})"
-        assert found[row, "best"] == [expected]
-    assert found["RSMatch", "last"] == ["94.00 ± 1.00 (+5.00)"]
-    assert found["RSMatch", "paper"] == ["93.50 ± 0.2 (+2.50)"]
-    assert found["Base", "paper"] == ["91.00"]
-    assert found["RSMatch", "detector"] == ["75.00 ± 5.00"]
-    assert found["RSMatch", "detector, plain"] == ["85.00 ± 5.00"]
-    assert found["RSMatch", "detector, paper"] == ["99.11"]
-    assert ("FixMatch", "detector") not in found
-    assert ("FixMatch", "runs") not in found  # nothing is missing
+        assert table[row, "best"] == [expected]
+    assert table["RSMatch", "last"] == ["94.00 ± 1.00 (+5.00)"]
+    assert table["RSMatch", "paper"] == ["93.50 ± 0.2 (+2.50)"]
+    assert table["Base", "paper"] == ["91.00"]
+    assert table["RSMatch", "detector"] == ["75.00 ± 5.00"]
+    assert table["RSMatch", "detector, plain"] == ["85.00 ± 5.00"]
+    assert table["RSMatch", "detector, paper"] == ["99.11"]
+    assert ("FixMatch", "detector") not in table
+    assert ("FixMatch", "runs") not in table  # nothing is missing
 
 
 def test_missing_unfinished_and_broken_runs_are_counted(tmp_path, capsys):
     base = write_sweep(tmp_path, leave_out={("FixMatch", 1), ("FixMatch", 2)})
-    fix, _, own = sweep().cells
+    fix, _, rsmatch = sweep().cells
     config = {**fix.config_dict().to_dict(), "seed": 1}
     write_run(base / fix.folder() / "seed1", config, 0.99, status="running", steps=10)
-    (base / own.folder() / "seed0" / "result.json").write_text('{"status": "fin')
+    (base / rsmatch.folder() / "seed0" / "result.json").write_text('{"status": "fin')
     assert report.main([str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "| 91.00 (+1.00)" in out  # the unfinished one does not count
     assert "1 unfinished, 1 missing" in out
     assert "1 broken" in out
     assert "running at step 10 of 20, not in the figures" in out
-    assert f"{own.folder()}/seed0 is broken" in out
+    assert f"{rsmatch.folder()}/seed0 is broken" in out
 
 
 def test_run_of_another_setting_does_not_count(tmp_path, capsys):
@@ -153,11 +153,11 @@ def test_run_of_another_setting_does_not_count(tmp_path, capsys):
 def test_reduced_runs_are_marked_everywhere(tmp_path, capsys):
     write_sweep(tmp_path, {"train.num_steps": 7})
     assert report.main([str(tmp_path)]) == 0
-    found = printed(capsys)
-    ours = [v for (_, what), v in found.items() if what in ("best", "last", "detector")]
+    table = printed(capsys)
+    ours = [v for (_, what), v in table.items() if what in ("best", "last", "detector")]
     assert len(ours) == 7
     assert all(cell.endswith("†") for (cell,) in ours)
-    assert found["RSMatch", "paper"] == ["93.50 ± 0.2 (+2.50)"]
+    assert table["RSMatch", "paper"] == ["93.50 ± 0.2 (+2.50)"]
     page = (tmp_path / "report.html").read_text()
     assert "train.num_steps 7 instead of 20" in page
     assert page.count("†") == 7 + 2 + 1  # detector, plain; queue purity; the legend
@@ -173,13 +173,13 @@ def test_csv_holds_the_table_and_the_runs(tmp_path):
     assert report.main(argv) == 0
     with open(tmp_path / "page.csv") as f:
         lines = {line["row"]: line for line in csv.DictReader(f)}
-    own = lines["RSMatch"]
-    assert float(own["best_mean"]) == pytest.approx(95.0)
-    assert float(own["best_std"]) == pytest.approx(1.0)
-    assert float(own["best_difference"]) == pytest.approx(5.0)
-    assert float(own["median20_mean"]) == pytest.approx(93.0)
-    assert float(own["paper_difference"]) == pytest.approx(2.5)
-    assert own["note"] == "printed twice"
+    rsmatch = lines["RSMatch"]
+    assert float(rsmatch["best_mean"]) == pytest.approx(95.0)
+    assert float(rsmatch["best_std"]) == pytest.approx(1.0)
+    assert float(rsmatch["best_difference"]) == pytest.approx(5.0)
+    assert float(rsmatch["median20_mean"]) == pytest.approx(93.0)
+    assert float(rsmatch["paper_difference"]) == pytest.approx(2.5)
+    assert rsmatch["note"] == "printed twice"
     assert (lines["Base"]["finished"], lines["Base"]["missing"]) == ("2", "1")
     assert lines["Base"]["detector_accuracy_mean"] == ""
     with open(tmp_path / "page.runs.csv") as f:
@@ -206,21 +206,19 @@ def test_page_is_one_file_with_table_curves_and_pictures(tmp_path):
 
 def test_curves_are_means_over_seeds(tmp_path):
     write_sweep(tmp_path)
-    found = collect.find(str(tmp_path))
-    ((base, record),) = collect.find_records(str(tmp_path)).values()
-    cell = tables.of_sweep(base, record, found).cell("RSMatch", "r = 0.5")
-    steps, means, singles = curves.mean_curve(cell.runs, "eval/test_accuracy")
-    assert steps == [10, 20]
-    assert means == pytest.approx([90.0, 95.0])
-    assert singles[0] == "90.00 / 89.00 / 91.00"
-    steps, means, _ = curves.mean_curve(cell.runs, "eval/detector_accuracy")
-    assert means == pytest.approx([42.5, 85.0])
-    assert curves.mean_curve(cell.runs, "eval/nothing")[0] == []
+    runs, records = collect.find([str(tmp_path)])
+    ((base, record),) = records.values()
+    cell = tables.of_sweep(base, record, runs).cell("RSMatch", "r = 0.5")
+    line = curves.mean_line("a", cell.runs, "eval/test_accuracy")
+    assert line.points == [(10, pytest.approx(90.0)), (20, pytest.approx(95.0))]
+    assert line.notes[0] == " % (90.00 / 89.00 / 91.00)"
+    line = curves.mean_line("a", cell.runs, "eval/detector_accuracy")
+    assert line.points == [(10, pytest.approx(42.5)), (20, pytest.approx(85.0))]
+    assert curves.mean_line("a", cell.runs, "eval/nothing").points == []
 
 
 def test_plain_runs_are_gathered_by_setting(tmp_path, capsys):
-    """Seeds together, one seed once, settings apart; the paper's figure beside a run of
-    the same data and method."""
+    """A row per setting, each seed once, beside the paper's figure for such a run."""
     paper = grid.load()["table1"].cells[1]  # FixMatch, CIFAR-10, ratio 0.5
     short = paper.config_dict({"train.num_steps": 20}).to_dict()
     shorter = paper.config_dict({"train.num_steps": 10}).to_dict()
@@ -281,13 +279,13 @@ def test_a_sweep_that_has_only_begun(tmp_path, capsys):
 
 @pytest.mark.parametrize("content", ["[1]", "{", '{"status": "finished"}', '{"a": 1}'])
 def test_foreign_or_half_written_result(tmp_path, capsys, content):
-    """Alone: exit code 2. Beside a good run: shown as broken, with its path."""
+    """Exit code 2 if it is alone; beside a good run the page calls it broken."""
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "result.json").write_text(content)
     assert report.main([str(tmp_path)]) == 2
-    said = capsys.readouterr().err
-    assert str(tmp_path / "x") in said
-    assert "Traceback" not in said
+    printed = capsys.readouterr().err
+    assert str(tmp_path / "x") in printed
+    assert "Traceback" not in printed
     write_run(tmp_path / "good", sweep().cells[0].config_dict().to_dict(), 0.5)
     assert report.main([str(tmp_path)]) == 0
     assert f"{tmp_path}/x is broken" in capsys.readouterr().out
@@ -299,18 +297,3 @@ def test_unreadable_metrics(tmp_path):
     broken = collect.read(str(tmp_path / "a"))
     assert isinstance(broken, collect.Broken)
     assert "metrics.jsonl cannot be read" in broken.reason
-
-
-def test_wrong_requests(tmp_path, capsys):
-    (tmp_path / "empty").mkdir()
-    write_run(tmp_path / "a", sweep().cells[0].config_dict().to_dict(), 0.5)
-    for argv, word in [
-        ([f"{tmp_path}/empty"], "no result.json"),
-        ([f"{tmp_path}/nowhere"], "no such folder"),
-        ([f"{tmp_path}/a", f"--out={tmp_path}/x.pdf"], ".html"),
-        ([f"{tmp_path}/a", f"--out={tmp_path}/no/x.html"], "no folder"),
-    ]:
-        assert report.main(argv) == 2
-        said = capsys.readouterr().err
-        assert word in said
-        assert "Traceback" not in said

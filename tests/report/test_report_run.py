@@ -10,10 +10,11 @@ from PIL import Image
 from test_report import sweep, write_run
 
 from rsmatch_jax import files
-from rsmatch_jax.metrics import mistakes
+from rsmatch_jax.analysis import explain, tsne
+from rsmatch_jax.metrics import mistakes, names
 from rsmatch_jax.report import __main__ as report
-from rsmatch_jax.report import drawing, run_curves
-from rsmatch_jax.runs import workdir
+from rsmatch_jax.report import run_curves
+from rsmatch_jax.runs import history, workdir
 
 NAMES = ("cat", "dog", "<b>")
 CONFUSION = np.array([[7, 2, 1], [0, 9, 1], [5, 0, 5]])
@@ -21,7 +22,7 @@ CONFUSION = np.array([[7, 2, 1], [0, 9, 1], [5, 0, 5]])
 
 @pytest.fixture
 def folder(tmp_path):
-    """A finished run of RSMatch on three classes, with all that it leaves."""
+    """A finished run of RSMatch on three classes, with all its files."""
     folder = tmp_path / "run"
     config = {**sweep().cells[2].config_dict().to_dict(), "seed": 4}
     write_run(folder, config, 0.7, detector=0.9)
@@ -29,7 +30,7 @@ def folder(tmp_path):
     files.write_json(str(folder / workdir.DATA_FILE), data)
     np.save(folder / workdir.CONFUSION_FILE, CONFUSION)
     images = np.arange(4 * 48, dtype=np.uint8).reshape(4, 4, 4, 3)
-    found = mistakes.Mistakes(
+    worst = mistakes.Mistakes(
         images=images,
         of=np.array(["detector", "detector", "classifier", "classifier"]),
         index=np.array([11, 12, 13, 14], np.int32),
@@ -38,7 +39,7 @@ def folder(tmp_path):
         score=np.array([0.875, 0.125, 0.75, 0.5], np.float32),
         origin=np.array(["real", "gen", "real", "real"]),
     )
-    (folder / workdir.MISTAKES_FILE).write_bytes(found.to_bytes())
+    (folder / workdir.MISTAKES_FILE).write_bytes(worst.to_bytes())
     with open(folder / "metrics.jsonl", "a") as f:
         line = {
             "step": 30,
@@ -126,30 +127,30 @@ def test_pictures_and_figures_of_other_commands_are_taken_in(folder):
 
 
 def test_draw_makes_what_is_missing_or_old(folder, monkeypatch):
-    asked = []
+    drawn = []
 
     def command(name, code=0):
         def main(argv):
-            asked.append((name, argv))
+            drawn.append((name, argv))
             Image.new("RGB", (4, 4)).save(folder / f"{name}.png")
             files.write_json(str(folder / f"{name}.json"), {"step": 20})
             return code
 
         return main
 
-    mains = {f"{name}.png": command(name) for name in ("gradcam", "tsne")}
-    monkeypatch.setattr(drawing, "MAINS", mains)
+    monkeypatch.setattr(explain, "main", command("gradcam"))
+    monkeypatch.setattr(tsne, "main", command("tsne"))
     text = page(folder, "--draw")
     both = [(name, [f"--workdir={folder}"]) for name in ("gradcam", "tsne")]
     assert report.main([str(folder), "--data_dir=/d"]) == 2
-    assert asked == both and "not drawn yet" not in text
+    assert drawn == both and "not drawn yet" not in text
     page(folder, "--draw")
-    assert asked == both
+    assert drawn == both
     files.write_json(str(folder / "tsne.json"), {"step": 10})
-    mains["tsne.png"] = command("tsne", code=2)
+    monkeypatch.setattr(tsne, "main", command("tsne", code=2))
     (folder / "report.html").unlink()
     assert report.main([str(folder), "--draw", "--data_dir=/d"]) == 1
-    assert asked == [*both, ("tsne", [f"--workdir={folder}", "--data_dir=/d"])]
+    assert drawn == [*both, ("tsne", [f"--workdir={folder}", "--data_dir=/d"])]
     assert (folder / "report.html").exists()
     assert report.main([str(folder.parent), "--draw"]) == 2
 
@@ -178,12 +179,23 @@ def test_broken_files_are_named(folder, capsys, name):
     Image.new("RGB", (4, 4)).save(folder / "tsne.png")
     (folder / name).write_bytes(b"{")
     assert report.main([str(folder)]) == 2
-    said = capsys.readouterr().err
-    assert f"{folder}/{name} cannot be read" in said and "Traceback" not in said
+    printed = capsys.readouterr().err
+    assert f"{folder}/{name} cannot be read" in printed and "Traceback" not in printed
+
+
+def test_charts_and_figures_show_metrics_that_are_in_the_table_of_names():
+    charts = {**run_curves.CLASSIFIER, **run_curves.DETECTOR}
+    keys = {key for chart in charts.values() for key in chart.values()}
+    assert keys - {"train/utilisation"} <= {f"eval/{name}" for name in names.TITLES}
+    result = history.Record().result(
+        status="", config=sweep().cells[0].config_dict(), step=0, fingerprint=None
+    )
+    assert set(names.RESULT_TITLES) <= set(workdir.flat(result))
+    assert set(names.COLUMNS.values()) <= set(names.RESULT_TITLES)
 
 
 def test_many_classes_are_drawn_as_quantiles(monkeypatch):
-    """Numpy's percentiles of a hundred classes, one of them without images."""
+    """The quantiles equal numpy's; one of the hundred classes has no images."""
     drawn = {}
     monkeypatch.setattr(
         run_curves.curves, "chart", lambda title, lines: drawn.update({title: lines})
@@ -191,7 +203,6 @@ def test_many_classes_are_drawn_as_quantiles(monkeypatch):
     shares = [None, *(k / 100 for k in range(1, 100))]
     lines = [{"step": 5, "eval/queue_purity_per_class": shares}]
     run_curves.of_detector(lines, [str(k) for k in range(100)])
-    (own,) = [v for k, v in drawn.items() if k.startswith("Queue purity by class")]
-    expected = [1, 1 + 0.1 * 98, 50, 99]
-    assert [line.steps for line in own] == [[5]] * 4
-    np.testing.assert_allclose([line.values[0] for line in own], expected)
+    (chart,) = [v for k, v in drawn.items() if k.startswith("Queue purity by class")]
+    expected = [(5, 1), (5, 1 + 0.1 * 98), (5, 50), (5, 99)]
+    np.testing.assert_allclose([line.points[0] for line in chart], expected)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -73,18 +74,41 @@ def unlike(state, seed):
     )
 
 
-def edit(folder, name, change):
-    """Changes a JSON file of a workdir in place."""
-    content = json.loads((folder / name).read_text())
-    change(content)
-    (folder / name).write_text(json.dumps(content))
+def change(name, /, *path, **values):
+    """A function that updates the object at a path of keys in a workdir's JSON file."""
+
+    def damage(folder):
+        content = json.loads((folder / name).read_text())
+        group = content
+        for key in path:
+            group = group[key]
+        group.update(values)
+        (folder / name).write_text(json.dumps(content))
+
+    return damage
 
 
-def check_refused(ask, folder, argv, pattern, capsys):
+def remove(name):
+    """A function that removes a file or folder of a workdir."""
+
+    def damage(folder):
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return damage
+
+
+def write(name, content):
+    """A function that writes a file of a workdir."""
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def check_refused(ask, folder, argv, message, capsys):
     """Asserts that ask(folder, *argv) exits with 2 and a message; writes nothing."""
     before = sorted(folder.iterdir())
     assert ask(folder, *(arg.format(run=folder) for arg in argv)) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
-    assert re.search(pattern, error, re.DOTALL), error
+    assert re.search(message, error, re.DOTALL), error
+    assert "Traceback" not in error
     assert sorted(folder.iterdir()) == before
