@@ -239,7 +239,7 @@ def test_zip_damage_is_a_request_error(tmp_path, capsys):
     ("files", "flags", "word"),
     [
         ({}, (), "no images at all"),
-        ({"1.png": b""}, (), "found 1.png"),
+        ({"1.png": b""}, (), "has 1.png"),
         ({"a/1.png": b"", "a/b/2.png": b""}, (), "a/1.png and a/b/2.png"),
         ({"a/b/c/d/1.png": b""}, (), "must hold class/img"),
         ({"a/1.png": b""}, ("--size=0",), "--size=0"),

@@ -81,7 +81,7 @@ CASES = {
             [DIGITS, f"{POOL}pool_few", "--workdir=new"],
             ["data.synthetic_pool holds", "of class 0", "needed"],
         ),
-        ([DIGITS, f"{POOL}set_listed", "--workdir=new"], ["set_listed", "no dataset"]),
+        ([DIGITS, f"{POOL}set_listed", "--workdir=new"], ["set_listed", "a list"]),
         ([DIGITS, f"{POOL}set_path", "--workdir=new"], ["set_path", "'../up'"]),
         ([DIGITS, "--config.data.name=./empty"], ["empty", "dataset_info.json"]),
         ([DIGITS, "--config.data.name=./one"], ["one", "test"]),

@@ -57,6 +57,10 @@ def decoded(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
+def stored_files(images: encoded.EncodedImages) -> list[bytes]:
+    return [images.read(index) for index in range(len(images))]
+
+
 # --- the index -----------------------------------------------------------------------
 
 
@@ -72,7 +76,7 @@ def test_index_holds_what_tfds_reads_in_natural_order(made, load):
             for row in tfds.as_numpy(builder.as_dataset(split, decoders=skip))
         }
         assert sorted(rows) == list(range(1, len(data.labels) + 1))
-        stored = data.images.encoded(range(len(data.labels)))
+        stored = stored_files(data.images)
         assert stored == files[split] == [rows[i]["image"] for i in sorted(rows)]
         np.testing.assert_array_equal(
             data.labels, [rows[i]["label"] for i in sorted(rows)]
@@ -86,7 +90,7 @@ def test_pool_with_its_generators(made, tmp_path):
     )
     assert pool.generator_names == ("a", "b")
     np.testing.assert_array_equal(pool.generators, np.arange(32) // 4 % 2)
-    assert pool.images.encoded([31, 0]) == [files["pool"][31], files["pool"][0]]
+    assert stored_files(pool.images) == files["pool"]
     with pytest.raises(RequestError, match="--generator=NAME"):
         sources.load_pool(
             str(root / "pets" / "1.0.0"), cache_dir=str(tmp_path), image_size=SIZE
@@ -98,12 +102,12 @@ def test_several_shards_and_order_of_files_without_ids(tmp_path, monkeypatch, lo
     files = encoded_sets.write(tmp_path / "set", {"train": 12, "test": 3})
     train, _ = load(str(tmp_path / "set"))
     assert len(train.images.files) == 3
-    assert train.images.encoded(range(12)) == files["train"]
+    assert stored_files(train.images) == files["train"]
     monkeypatch.setattr(encoded_index, "_ORDERS", ())
     shutil.rmtree(tmp_path / "cache")
     train, _ = load(str(tmp_path / "set"))
     stored = sorted(range(1, 13), key=str)
-    assert train.images.encoded(range(12)) == [files["train"][i - 1] for i in stored]
+    assert stored_files(train.images) == [files["train"][i - 1] for i in stored]
 
 
 def test_second_start_searches_nothing_and_needs_no_tensorflow(made, tmp_path, load):
@@ -145,7 +149,7 @@ def test_a_damaged_index_is_made_again_with_one_warning(
     caplog.clear()
     with caplog.at_level("WARNING", logger="absl"):
         train, _ = load("pets", data_dir=str(made[0]))
-    assert train.images.encoded(range(24)) == made[1]["train"]
+    assert stored_files(train.images) == made[1]["train"]
     assert len([r for r in caplog.records if "again" in r.getMessage()]) == 1
 
 
@@ -192,7 +196,7 @@ def test_missing_splits_and_other_formats(data_dir, load):
     path = folder / "dataset_info.json"
     info = json.loads(path.read_text())
     path.write_text(json.dumps({**info, "fileFormat": "array_record"}))
-    with pytest.raises(RequestError, match="format array_record; .*tfds build"):
+    with pytest.raises(RequestError, match="format array_record, .*tfds build"):
         load("pets", data_dir=str(data_dir))
     splits = [s for s in info["splits"] if s["name"] == "train"]
     path.write_text(json.dumps({**info, "splits": splits}))
@@ -286,7 +290,7 @@ def test_indexing_as_an_array(made, load):
         np.testing.assert_array_equal(images[at], whole[at])
     with pytest.raises(IndexError):
         images[24]
-    with pytest.raises(IndexError, match="by image alone"):
+    with pytest.raises(IndexError, match="only one axis"):
         images[np.zeros((2, 2), int)]
     taken = images.take(np.array([4, 2])).followed_by(images.take(np.array([2, 9])))
     np.testing.assert_array_equal(taken[:], whole[[4, 2, 2, 9]])
