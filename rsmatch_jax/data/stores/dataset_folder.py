@@ -79,20 +79,17 @@ def find(name: str, data_dir: str) -> str | None:
     base, config, version = split_name(name)
     folder = os.path.join(data_dir, base)
     config = config or _default_config(folder)
-    if config:
-        folder = os.path.join(folder, config)
-    versions = _versions(folder, version or "*")
-    if not versions and not config:
-        configs = [c for c in _subfolders(folder) if _versions(f"{folder}/{c}", "*")]
-        if len(configs) > 1:
-            raise RequestError(
-                f"{name} in {data_dir} has the configs {', '.join(configs)}: choose "
-                f"one, such as --config.data.name={base}/{configs[0]}"
-            )
-        if configs:
-            folder = os.path.join(folder, configs[0])
-            versions = _versions(folder, version or "*")
-    return os.path.join(folder, versions[-1]) if versions else None
+    configs = [config] if config else ["", *_subfolders(folder)]  # "": without configs
+    versions = {c: _versions(os.path.join(folder, c), version or "*") for c in configs}
+    prepared = [c for c in configs if versions[c]]
+    if len(prepared) > 1 and "" not in prepared:
+        raise RequestError(
+            f"{name} in {data_dir} has the configs {', '.join(prepared)}: choose one, "
+            f"such as --config.data.name={base}/{prepared[0]}"
+        )
+    if not prepared:
+        return None
+    return os.path.join(folder, prepared[0], versions[prepared[0]][-1])
 
 
 def inspect(folder: str) -> Source:
