@@ -219,8 +219,8 @@ def change(folder, **changes):
     [
         ({"files": {}}, "images"),
         ({"files": {"../other.npy": {"sha256": ""}}}, "other.npy"),
-        ({"files": None}, "no whole array folder"),
-        ({"class_names": 3}, "no whole array folder"),
+        ({"files": None}, "no complete array folder"),
+        ({"class_names": 3}, "no complete array folder"),
         ({"class_names": ["0"]}, "labels are outside 0..0"),
         ({"generator_names": []}, "generators are outside"),
     ],

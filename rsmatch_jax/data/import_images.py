@@ -124,9 +124,9 @@ def _examples(
         if split == last:
             if tally.unreadable and not args.skip_unreadable:
                 raise RequestError(
-                    f"{len(tally.unreadable)} files are no whole images, nothing was "
-                    f"written: {_some(tally.unreadable)}. Replace or delete them, or "
-                    "leave them out with --skip_unreadable"
+                    f"{len(tally.unreadable)} files are no complete images, nothing "
+                    f"was written: {_some(tally.unreadable)}. Replace or delete them, "
+                    "or leave them out with --skip_unreadable"
                 )
             report.update(_report(plan, tally, args))
 

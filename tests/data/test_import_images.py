@@ -183,7 +183,7 @@ def test_resize_is_the_area_mean_and_reported(tmp_path, capsys):
     }
 
 
-def test_turned_and_transparent_images_are_stored_anew():
+def test_turned_and_transparent_images_are_stored_again():
     image = pixels(1)
     exif = Image.Exif()
     exif[0x0112] = 3  # turned by 180 degrees
@@ -223,7 +223,7 @@ def test_zip_damage_is_a_request_error(tmp_path, capsys):
     assert "c/1.png (Bad CRC-32" in capsys.readouterr().err
     source.write_bytes(content[:80])
     assert run(source, tmp_path / "out", "--generator=g") == 2
-    assert "no whole zip" in capsys.readouterr().err
+    assert "no complete zip" in capsys.readouterr().err
 
 
 def test_full_size_keeps_every_image_as_it_is(tmp_path, capsys):

@@ -237,7 +237,7 @@ def test_cache_folder_follows_xdg(monkeypatch):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ("cut", "{} is truncated.*11 whole.*not 12"),
+        ("cut", "{} is truncated.*11 complete.*lists 12"),
         ("bit", "{} cannot be decoded"),
         ("gone", "{} is absent"),
     ],

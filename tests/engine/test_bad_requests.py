@@ -91,7 +91,7 @@ CASES = {
         ([], ["--layout", "--source", "--out"]),
         (["--layout=tar", "--source=images", "--out=new"], ["--layout", "'tar'"]),
         ([*FOLDERS, "--source=nope"], ["--source=", "nope"]),
-        ([*FOLDERS, "--source=file.txt"], ["file.txt", "no whole zip"]),
+        ([*FOLDERS, "--source=file.txt"], ["file.txt", "no complete zip"]),
         ([*FOLDERS, "--source=empty"], ["no images"]),
         ([*FOLDERS, "--source=broken"], ["c/1.png", "--skip_unreadable"]),
         ([*FOLDERS, "--source=evil.zip"], ["../c/1.png", "not to be trusted"]),

@@ -86,7 +86,7 @@ def open_source(source: str) -> Iterator[tuple[list[File], list[File]]]:
             archive = zipfile.ZipFile(source)
         except (zipfile.BadZipFile, OSError) as e:
             raise RequestError(
-                f"--source={source} is no whole zip ({e}); download it again"
+                f"--source={source} is no complete zip ({e}); download it again"
             ) from None
         with archive:
             entries = safe_zip.members(source, archive, _is_image)

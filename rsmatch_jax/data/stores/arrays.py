@@ -157,8 +157,8 @@ def load(folder: str, form: type[Columns] = ImageArrays) -> Columns:
     except (AttributeError, KeyError, TypeError, ValueError) as e:
         # A meta.json or .npy file of another kind, or one that holds objects.
         raise RequestError(
-            f"{folder} is no whole array folder ({e}); delete it, so that it is made "
-            "anew, or restore it"
+            f"{folder} is no complete array folder ({e}); delete it, so that it is "
+            "made again, or restore it"
         ) from e
     return data
 
@@ -168,7 +168,7 @@ def _column(folder: str, file: str, sha256: str) -> np.ndarray:
     if not os.path.isfile(path) or _sha256(path) != sha256:
         raise RequestError(
             f"{path} is missing, or its checksum differs from {META}; delete {folder}, "
-            "so that it is made anew, or restore the file"
+            "so that it is made again, or restore the file"
         )
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)

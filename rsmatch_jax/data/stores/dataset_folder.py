@@ -142,9 +142,10 @@ def check_shards(source: Source, splits: Sequence[str]):
                 continue
             try:
                 if (records := tfrecord.count(path)) != length:
-                    raise tfrecord.Damaged(f"{records} whole records")
+                    raise tfrecord.Damaged(f"{records} complete records")
             except tfrecord.Damaged as e:
-                raise damaged(source, path, f"{e}, not {length}") from None
+                reason = f"{e}, but {INFO} lists {length}"
+                raise damaged(source, path, reason) from None
 
 
 def shards(source: Source, split: str) -> list[tuple[str, int]]:
@@ -292,7 +293,7 @@ def _way_out(source: Source) -> str:
         return (
             f"its pictures are still in {STAGING}: delete "
             f"{os.path.join(source.folder, INFO)} and run the command that drew them "
-            "again, which writes the pool anew"
+            "again, which writes the pool again"
         )
     return (
         "copy or prepare the dataset again (a synthetic pool: import it again), then "

@@ -122,7 +122,7 @@ def _search(
                 ids.append(tfrecord.read(path, name).decode(errors="replace"))
             row += 1
         if row < length:
-            raise tfrecord.Damaged(f"{row} whole records of {length}")
+            raise tfrecord.Damaged(f"{row} complete records of {length}")
     except tfrecord.Damaged as e:
         raise dataset_folder.damaged(source, path, str(e)) from None
     except OSError as e:

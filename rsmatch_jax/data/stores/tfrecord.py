@@ -45,7 +45,7 @@ def records(path: str, keys: Sequence[str]) -> Iterator[dict[str, Value]]:
         try:
             features = dict(_features(file, place, keys))
         except Damaged as e:
-            raise Damaged(f"{number} whole records, then: {e}") from None
+            raise Damaged(f"{number} complete records, then: {e}") from None
         yield features
 
 
@@ -79,7 +79,7 @@ class _Pieces:
             self._start, start = position, 0
         data = self._piece[start : start + count]
         if len(data) < count:
-            raise Damaged("the file ends within it")
+            raise Damaged("the file ends in it")
         return data
 
     def varint(self, position: int) -> tuple[int, int]:
@@ -108,7 +108,7 @@ def _frames(path: str) -> Iterator[tuple[_Pieces, Place, int]]:
             place = Place(position + _HEADER, length)
             position = place.offset + place.length + _FOOTER
             if position > size:
-                raise Damaged(f"{number} whole records, then: the file ends within it")
+                raise Damaged(f"{number} complete records, then the file ends in one")
             yield file, place, number
             number += 1
     finally:

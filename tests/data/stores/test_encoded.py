@@ -193,7 +193,7 @@ def test_damaged_and_absent_shards_are_named(data_dir, load):
     shard = shard_of(data_dir / "pets" / "1.0.0", "train")
     content = shard.read_bytes()
     for changed, message in (
-        (content[:-7], "is truncated.*23 whole rec"),
+        (content[:-7], "is truncated.*23 complete rec"),
         (content + content[: len(content) // 2], "more than the 24"),
         (None, "is absent"),
     ):

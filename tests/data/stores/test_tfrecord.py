@@ -59,7 +59,7 @@ def test_lists_and_empty_features(tmp_path):
     assert others == [{}, {}]
 
 
-def test_damage_is_reported_with_the_number_of_whole_records(tmp_path):
+def test_damage_is_reported_with_the_number_of_complete_records(tmp_path):
     path = encoded_sets.write_records(
         tmp_path / "f", [example(image=b"x" * 3000, label=1)] * 2
     )
@@ -71,16 +71,16 @@ def test_damage_is_reported_with_the_number_of_whole_records(tmp_path):
         return list(tfrecord.records(str(tmp_path / "g"), ("image", "label")))
 
     for end in (len(content) - 1, len(content) // 2 + 5, 11):
-        message = f"{end * 2 // len(content)} whole"
+        message = f"{end * 2 // len(content)} complete"
         with pytest.raises(tfrecord.Damaged, match=message):
             search(content[:end])
         with pytest.raises(tfrecord.Damaged, match=message):
             tfrecord.count(str(tmp_path / "g"))
     for junk in (os.urandom(40), b"\xff" * 40):
-        with pytest.raises(tfrecord.Damaged, match="1 whole"):
+        with pytest.raises(tfrecord.Damaged, match="1 complete"):
             search(content[: len(content) // 2] + junk)
     for record, message in (
-        (b"\x0b\xff\xff", "0 whole records"),
+        (b"\x0b\xff\xff", "0 complete records"),
         (example(label=0.5), "neither bytes nor integers"),
     ):
         path = encoded_sets.write_records(tmp_path / "one", [record])
