@@ -4,6 +4,7 @@
 a `pool.json` that says how it was made.
 """
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -12,7 +13,7 @@ import itertools
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,6 @@ def write(
     pool: Mapping[str, Any] | None = None,
     description: str = "",
     licence: str = "",
-    version: str = "1.0.0",
     name: str | None = None,
     digest_names: bool = False,
 ) -> dict[str, int]:
@@ -79,15 +79,11 @@ def write(
     dataset_folder.refuse_existing(folder)
     _check_names("class", class_names)
     _check_names("generator", generator_names)
-    parent, base = os.path.split(folder)
-    os.makedirs(parent, exist_ok=True)
-    temporary = os.path.join(parent, f".{base}.partial-{os.getpid()}")
-    os.mkdir(temporary)
-    try:
+    with _new_folder(folder) as temporary:
         features = _features(class_names, generator_names, size)
         identity = tfds.core.DatasetIdentity(
             name=_dataset_name(name, folder),
-            version=tfds.core.Version(version),
+            version=tfds.core.Version("1.0.0"),
             data_dir=temporary,
             module_name="rsmatch_jax",
         )
@@ -99,14 +95,6 @@ def write(
             _put_digests_in_names(temporary)
         if pool is not None:
             files.write_json(os.path.join(temporary, dataset_folder.POOL_REPORT), pool)
-        dataset_folder.refuse_existing(folder)
-        os.rename(temporary, folder)
-    except tf.errors.OpError as e:  # TensorFlow writes the shards
-        full = isinstance(e, tf.errors.ResourceExhaustedError)
-        code = errno.ENOSPC if full else errno.EIO
-        raise OSError(code, f"cannot be written: {e.message}", folder) from e
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return counts
 
 
@@ -115,6 +103,25 @@ def encode_png(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.asarray(image, np.uint8)).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def _new_folder(folder: str) -> Iterator[str]:
+    """A temporary folder, which becomes `folder` if the block succeeds."""
+    parent, base = os.path.split(folder)
+    os.makedirs(parent, exist_ok=True)
+    temporary = os.path.join(parent, f".{base}.partial-{os.getpid()}")
+    os.mkdir(temporary)
+    try:
+        yield temporary
+        dataset_folder.refuse_existing(folder)
+        os.rename(temporary, folder)
+    except tf.errors.OpError as e:  # TensorFlow writes the shards
+        full = isinstance(e, tf.errors.ResourceExhaustedError)
+        code = errno.ENOSPC if full else errno.EIO
+        raise OSError(code, f"cannot be written: {e.message}", folder) from e
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _check_names(kind: str, names: Sequence[str]):
