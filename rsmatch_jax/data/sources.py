@@ -153,6 +153,14 @@ def locate(name: str, data_dir: str | None) -> Place:
     return Place("datasets", f"{base}/{config}" if config else base, version, folder)
 
 
+def prepared_folder(name: str, data_dir: str | None) -> str | None:
+    """Returns the TFDS dataset folder of a real dataset, or None."""
+    if name in BUILT_IN:
+        return None
+    folder = locate(name, data_dir).folder
+    return folder if folder and dataset_folder.is_dataset(folder) else None
+
+
 def _at(kind: str, folder: str) -> Place:
     parent, name = os.path.split(folder)
     if dataset_folder.is_version(name):
