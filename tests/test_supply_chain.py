@@ -219,10 +219,10 @@ def change(folder, **changes):
     [
         ({"files": {}}, "images"),
         ({"files": {"../other.npy": {"sha256": ""}}}, "other.npy"),
-        ({"files": None}, "no whole array folder"),
-        ({"class_names": 3}, "no whole array folder"),
-        ({"class_names": ["0"]}, "labels are none of 0..0"),
-        ({"generator_names": []}, "generators are none of"),
+        ({"files": None}, "no complete array folder"),
+        ({"class_names": 3}, "no complete array folder"),
+        ({"class_names": ["0"]}, "labels are outside 0..0"),
+        ({"generator_names": []}, "generators are outside"),
     ],
 )
 def test_a_meta_json_of_something_else_is_refused(tmp_path, capsys, changes, word):

@@ -1,1 +1,1 @@
-"""From images on disk to uint8 batches. TensorFlow is imported in `tf_*.py` alone."""
+"""From images on disk to uint8 batches. Only `tf_*.py` import TensorFlow."""

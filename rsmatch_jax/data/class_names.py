@@ -1,4 +1,4 @@
-"""A dataset's class names, found without decoding or downloading its images."""
+"""The class names of a dataset, without decoding or downloading its images."""
 
 import os
 
@@ -19,54 +19,38 @@ road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirr
 streetcar sunflower sweet_pepper table tank telephone television tiger tractor train
 trout tulip turtle wardrobe whale willow_tree wolf woman worm
 """
-# TFDS reads these from the archives: before the download it knows but their number.
+# TFDS reads these names from the download; before it TFDS has only their number.
 _KNOWN = {"cifar10": CIFAR10, "cifar100": tuple(_CIFAR100.split())}
 
 
 def class_names(
     name: str, *, data_dir: str | None = None, cache_dir: str | None = None
 ) -> tuple[str, ...]:
-    """The class names of a real dataset, in label order.
+    """Returns the class names of a real dataset, in the order of the labels.
 
-    name, data_dir, cache_dir: as `sources.load_real` takes them. Of a TFDS set that is
-    neither prepared nor decoded here, TFDS's own description is asked.
-    Raises: RequestError where the names cannot be had.
+    TFDS is imported only for one of its datasets that is neither prepared nor decoded
+    here. The arguments are those of `sources.load_real`.
+
+    Raises:
+        RequestError: the names are not known.
     """
-    if name == "digits":
-        return arrays.digits("test").class_names
-    if name == "fake":
-        return arrays.fake("test").class_names
-    if sources.is_path(name):
-        return _of_folder(os.path.abspath(os.path.expanduser(name)))
-    base, config, version = dataset_folder.split_name(name)
-    folder = dataset_folder.find(name, dataset_folder.default_data_dir(data_dir))
-    if folder is not None:
-        return dataset_folder.label_names(folder)
-    plain = f"{base}/{config}" if config else base
+    if name in sources.BUILT_IN:
+        return sources.BUILT_IN[name]("test").class_names
+    place = sources.locate(name, data_dir)
+    if place.folder is not None:
+        train = os.path.join(place.folder, "train")
+        if arrays.is_array_folder(train):
+            return tuple(arrays.load_meta(train)["class_names"])
+        return dataset_folder.label_names(place.folder)
     cache = files.default_cache_dir(cache_dir)
-    cached = array_cache.find(cache, "datasets", plain, version, ("train",))
+    cached = array_cache.find(cache, place.kind, place.name, place.version, ("train",))
     if cached:
         return cached["train"].class_names
-    if plain in _KNOWN:
-        return _KNOWN[plain]
-    return _described(name)
-
-
-def _of_folder(folder: str) -> tuple[str, ...]:
-    train = os.path.join(folder, "train")
-    if arrays.is_array_folder(train):
-        return tuple(arrays.load_meta(train)["class_names"])
-    if not os.path.isdir(folder):
-        raise RequestError(f"--dataset={folder}: there is no such folder")
-    return dataset_folder.label_names(folder)
-
-
-def _described(name: str) -> tuple[str, ...]:
-    try:
-        from rsmatch_jax.data.stores import tf_class_names  # lazy: most sets need no TF
-    except ImportError as e:
-        raise RequestError(
-            f"{name} is not prepared here, and asking TFDS for its class names needs "
-            f"TensorFlow and tensorflow-datasets ({e}): pip install -r requirements.txt"
-        ) from e
-    return tf_class_names.described(name)
+    if place.kind == "folders":
+        raise RequestError(f"--dataset={name}: there is no such folder")
+    if place.name in _KNOWN:
+        return _KNOWN[place.name]
+    purpose = f"{name} is not prepared here, and asking TFDS for its class names"
+    with dataset_folder.needs_tensorflow(purpose):
+        from rsmatch_jax.data.stores import tf_read  # lazy: most datasets need no TF
+    return tf_read.class_names(name)

@@ -9,7 +9,7 @@ Layouts: `cifake` is the archive of CIFAKE (arXiv:2303.14126). `folders` is one 
 per class: class/img is a real dataset, or with --generator a pool; train|test/class/img
 a real dataset with both splits; generator/class/img a pool of several generators.
 `tiny_imagenet` is the archive of Tiny-ImageNet; its val folder becomes `test`.
-With --full_size images of any sizes keep theirs, to be trained on with data.image_size.
+With --full_size images keep their sizes, for training with data.image_size.
 """
 
 import argparse
@@ -18,24 +18,25 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from types import ModuleType
 from typing import Any
 
 from rsmatch_jax.data.images import image_source
-from rsmatch_jax.data.images.import_layouts import LAYOUTS, SPLITS, Plan
-from rsmatch_jax.data.stores import arrays
-from rsmatch_jax.errors import RequestError, RunFailed, exit_code
-from rsmatch_jax.terminal import Parser, Progress, say
+from rsmatch_jax.data.images.import_layouts import LAYOUTS, SPLITS, Images, Item, Plan
+from rsmatch_jax.data.stores import arrays, dataset_folder
+from rsmatch_jax.errors import RequestError
+from rsmatch_jax.terminal import Parser, Progress, run_command, say
 
 _SHOWN = 10
-SIZE, SIZES = 32, {"tiny_imagenet": 64}  # pixels a side, where none are asked for
+SIZE, SIZES = 32, {"tiny_imagenet": 64}  # default pixels per side, by layout
 NOTHING = "nothing was written, start again"
 
 
 @dataclasses.dataclass
 class Tally:
-    """Counts of one import."""
+    """Counts of one import. images: by (split, label)."""
 
-    kept: Counter = dataclasses.field(default_factory=Counter)
+    images: Counter = dataclasses.field(default_factory=Counter)
     per_generator: Counter = dataclasses.field(default_factory=Counter)
     unreadable: list[str] = dataclasses.field(default_factory=list)
     duplicates: int = 0
@@ -46,35 +47,28 @@ class Tally:
 
 
 def run(args: argparse.Namespace):
-    """Imports by the parsed flags and writes a summary to the terminal."""
+    """Imports what the flags say and prints a summary."""
     out = os.path.abspath(os.path.expanduser(args.out))
-    if os.path.lexists(out):
-        raise RequestError(
-            f"--out={out} exists already; choose another folder, or delete it first"
-        )
-    args.size = _asked_size(args)
+    dataset_folder.refuse_existing(out)
+    args.size = _size(args)
     root = os.path.abspath(os.path.expanduser(args.source))
     if args.generator is not None and not args.generator.strip():
         raise RequestError("--generator= is empty; name what made the images")
     class_names = _read_names(args.class_names) if args.class_names else ()
-    with image_source.open_source(args.source) as (files, rest):
-        others = len(rest)
-        plan = LAYOUTS[args.layout](files, rest, root, args.generator, class_names)
+    with image_source.open_source(args.source) as (files, others):
+        images = Images(files, others, root, args.generator, class_names)
+        plan = LAYOUTS[args.layout](images)
         if arrays.REAL_ORIGIN in plan.generators:
             raise RequestError(
-                f'no generator may be called "{arrays.REAL_ORIGIN}", as real images '
-                "are; give it another name"
+                f'no generator may be called "{arrays.REAL_ORIGIN}", the name that '
+                "stands for real images; give it another name"
             )
-        tf_write = _tf_write()
-        tally = Tally()
-        report: dict[str, Any] = {}
-        splits = {s: [] for s in SPLITS if any(i.split == s for i in plan.items)}
-        for item in plan.items:
-            splits[item.split].append(item)
-        examples = _examples(tf_write, splits, args, plan, tally, report)
+        with dataset_folder.needs_tensorflow("importing images"):
+            from rsmatch_jax.data.stores import tf_write  # lazy: after all checks
+        tally, report = Tally(), {}
         tf_write.write(
             out,
-            examples,
+            _examples(plan, args, tally, report, tf_write),
             class_names=plan.class_names,
             size=(args.size, args.size),
             generator_names=tuple(plan.generators),
@@ -82,11 +76,11 @@ def run(args: argparse.Namespace):
             description=plan.source,
             licence=plan.licence,
         )
-    say(_summary(out, plan, tally, others, args))
+    say(_summary(out, plan, tally, len(others), args))
 
 
-def _asked_size(args: argparse.Namespace) -> int | None:
-    """Pixels a side; None = every image as it is."""
+def _size(args: argparse.Namespace) -> int | None:
+    """Pixels per side; None keeps every image's size."""
     if args.full_size:
         if args.size is not None:
             raise RequestError("--size and --full_size exclude each other; give one")
@@ -98,32 +92,26 @@ def _asked_size(args: argparse.Namespace) -> int | None:
 
 
 def _examples(
-    tf_write, splits: dict, args: argparse.Namespace, plan: Plan, tally: Tally, report
+    plan: Plan,
+    args: argparse.Namespace,
+    tally: Tally,
+    report: dict[str, Any],
+    tf_write: ModuleType,
 ) -> dict[str, Iterator]:
-    """A stream of examples per split; the last one completes the report."""
-    seen: dict[bytes, set[tuple[str, int]]] = {}
-    progress = Progress("reading", "images", len(plan.items), say)
+    """A stream of examples per split. The last one completes the report."""
+    splits = {s: [i for i in plan.items if i.split == s] for s in SPLITS}
+    splits = {s: items for s, items in splits.items() if items}
     last = list(splits)[-1]
+    progress = Progress("reading", "images", len(plan.items), say)
+    seen: dict[bytes, set[tuple[str, int]]] = {}  # digest -> (split, label)
 
-    def stream(split: str):
+    def stream(split: str) -> Iterator:
         for item in splits[split]:
             progress.advance(1)
-            try:
-                picture = image_source.fit(item.file.read(), args.size)
-            except image_source.Unreadable as e:
-                tally.unreadable.append(f"{item.file.path} ({e})")
+            picture = _read(item, args, tally)
+            if picture is None or not _is_new(picture, item, args, tally, seen):
                 continue
-            places = seen.setdefault(picture.digest(), set())
-            place = (split, item.label)
-            if place in places:
-                tally.duplicates += 1
-                if not args.keep_duplicates:
-                    continue
-            elif places:
-                tally.two_classes += any(label != item.label for _, label in places)
-                tally.two_splits += any(other != split for other, _ in places)
-            places.add(place)
-            tally.kept[place] += 1
+            tally.images[split, item.label] += 1
             tally.per_generator[item.generator] += 1
             tally.resized += picture.resized
             tally.cropped += picture.cropped
@@ -134,19 +122,45 @@ def _examples(
                 generator=item.generator,
             )
         if split == last:
-            _refuse_unreadable(tally, args)
+            if tally.unreadable and not args.skip_unreadable:
+                raise RequestError(
+                    f"{len(tally.unreadable)} files are no complete images, nothing "
+                    f"was written: {_some(tally.unreadable)}. Replace or delete them, "
+                    "or leave them out with --skip_unreadable"
+                )
             report.update(_report(plan, tally, args))
 
     return {split: stream(split) for split in splits}
 
 
-def _refuse_unreadable(tally: Tally, args: argparse.Namespace):
-    if tally.unreadable and not args.skip_unreadable:
-        raise RequestError(
-            f"{len(tally.unreadable)} files are no whole images, nothing was written: "
-            f"{_some(tally.unreadable)}. Replace or delete them, or leave them out "
-            "with --skip_unreadable"
-        )
+def _read(
+    item: Item, args: argparse.Namespace, tally: Tally
+) -> image_source.Picture | None:
+    try:
+        return image_source.fit(item.file.read(), args.size)
+    except image_source.Unreadable as e:
+        tally.unreadable.append(f"{item.file.path} ({e})")
+        return None
+
+
+def _is_new(
+    picture: image_source.Picture,
+    item: Item,
+    args: argparse.Namespace,
+    tally: Tally,
+    seen: dict[bytes, set[tuple[str, int]]],
+) -> bool:
+    """Whether an image is no duplicate to drop; counts equal pixels."""
+    places = seen.setdefault(picture.digest(), set())
+    place = (item.split, item.label)
+    if place in places:
+        tally.duplicates += 1
+        return args.keep_duplicates
+    if places:
+        tally.two_classes += any(label != item.label for _, label in places)
+        tally.two_splits += any(split != item.split for split, _ in places)
+    places.add(place)
+    return True
 
 
 def _report(plan: Plan, tally: Tally, args: argparse.Namespace) -> dict[str, Any]:
@@ -172,13 +186,13 @@ def _report(plan: Plan, tally: Tally, args: argparse.Namespace) -> dict[str, Any
 
 
 def _summary(
-    out: str, plan: Plan, tally: Tally, others: int, args: argparse.Namespace
+    out: str, plan: Plan, tally: Tally, num_others: int, args: argparse.Namespace
 ) -> str:
     kind = f"pool of {', '.join(plan.generators)}" if plan.generators else "dataset"
     size = "their own sizes" if args.size is None else f"{args.size}x{args.size}"
-    lines = [f"{kind}: {sum(tally.kept.values())} images of {size}"]
+    lines = [f"{kind}: {sum(tally.images.values())} images of {size}"]
     for split in SPLITS:
-        counts = [tally.kept[split, c] for c in range(len(plan.class_names))]
+        counts = [tally.images[split, c] for c in range(len(plan.class_names))]
         if sum(counts):
             lines.append(f"{split}: {sum(counts)}")
             for name, count in zip(plan.class_names, counts, strict=True):
@@ -187,21 +201,16 @@ def _summary(
     lines.append(f"exact duplicates {fate}: {tally.duplicates}")
     for count, what in (
         (tally.two_classes, "kept although the same pixels have another class as well"),
-        (
-            tally.two_splits,
-            "kept although the same pixels are in another split as well",
-        ),
+        (tally.two_splits, "kept although the same pixels are also in another split"),
         (tally.resized, f"resized by {image_source.KERNEL} and stored as PNG"),
         (tally.cropped, "of these were cropped to their central square"),
-        (others, "other files ignored"),
-        *((n, f"images ignored: {why}") for why, n in plan.ignored.items()),
+        (num_others, "other files ignored"),
+        *((n, f"images ignored: {reason}") for reason, n in plan.ignored.items()),
+        (len(tally.unreadable), f"unreadable left out: {_some(tally.unreadable)}"),
     ):
         if count:
             lines.append(f"{count} {what}")
-    if tally.unreadable:
-        unreadable = _some(tally.unreadable)
-        lines.append(f"{len(tally.unreadable)} unreadable left out: {unreadable}")
-    if not plan.generators and len({split for split, _ in tally.kept}) == 1:
+    if not plan.generators and len({split for split, _ in tally.images}) == 1:
         lines.append("no test split: training on it needs train/ and test/ folders")
     flag = "data.synthetic_pool" if plan.generators else "data.name"
     lines.append(f"written to {out}; use it with --config.{flag}={out}")
@@ -221,19 +230,6 @@ def _read_names(path: str) -> tuple[str, ...]:
         raise RequestError(f"--class_names={path} cannot be read: {e}") from None
 
 
-def _tf_write():
-    try:
-        from rsmatch_jax.data.stores import (
-            tf_write,  # lazy: mistakes are told without TF
-        )
-    except ImportError as e:
-        raise RequestError(
-            f"importing images needs TensorFlow and tensorflow-datasets ({e}): "
-            "pip install -r requirements.txt"
-        ) from e
-    return tf_write
-
-
 def _parser() -> Parser:
     parser = Parser("data.import_images", __doc__)
     add = parser.add_argument
@@ -241,25 +237,17 @@ def _parser() -> Parser:
     add("--source", required=True, help="folder or zip; a zip is read in place")
     add("--out", required=True, help="new dataset folder; must not exist")
     add("--generator", help="name of what made the images; makes the result a pool")
-    add("--size", type=int, help="pixels a side (default 32; 64 for tiny_imagenet)")
-    add("--full_size", action="store_true", help="keep every image's own size")
+    add("--size", type=int, help="pixels per side (default 32; 64 for tiny_imagenet)")
+    add("--full_size", action="store_true", help="keep every image's size")
     add("--keep_duplicates", action="store_true", help="keep equal images of a class")
     add("--skip_unreadable", action="store_true", help="leave out damaged images")
-    add("--class_names", help="file with a class name a line, in the order of labels")
+    add("--class_names", help="file with one class name per line, in label order")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns its exit code: 0 done, 1 failed, 2 the request was wrong."""
-
-    def command():
-        args = _parser().parse_args(argv)
-        try:
-            run(args)
-        except OSError as e:
-            raise RunFailed(f"{e}; {NOTHING}") from e
-
-    return exit_code(command, NOTHING)
+    """Runs the command; returns its exit code: 0 done, 1 failed, 2 wrong request."""
+    return run_command(_parser(), argv, run, NOTHING)
 
 
 if __name__ == "__main__":

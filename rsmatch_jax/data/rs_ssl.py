@@ -1,8 +1,14 @@
-"""The RS-SSL task (section 3 of the paper): who is labelled, who gives way to whom.
+"""The RS-SSL task (section 3 of the paper): labelled, unlabelled and synthetic images.
 
-Pure numpy, from labels, ratio and seed to index arrays. Labelled images are chosen as
-USB does (semilearn datasets/utils.py): one legacy generator, class by class, shuffle
-and take the first. They stay in the unlabelled set and are never replaced.
+    labelled     `labels_per_class` real images of each class
+    unlabelled   all real training images, the labelled ones included. Synthetic images
+                 of the same classes replace a part of them, or are added to them
+    validation   real training images that are held out from both
+    test         the real test images
+
+The learner does not know which unlabelled images are synthetic. Labelled images are
+chosen as in USB (semilearn datasets/utils.py): one legacy generator shuffles the images
+class by class, and the first of each class are labelled.
 """
 
 import dataclasses
@@ -17,9 +23,11 @@ from rsmatch_jax.errors import RequestError
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Index arrays, int64. `labeled`, `validation` and `unlabeled_real` point into the
-    real training images, `unlabeled_synthetic` into the pool. The unlabelled set is
-    the real part followed by the synthetic one, and starts with the labelled images.
+    """The images of a run as indices, int64.
+
+    `labeled`, `validation` and `unlabeled_real` index the real training images,
+    `unlabeled_synthetic` the pool. The unlabelled set is `unlabeled_real`, which starts
+    with `labeled`, followed by `unlabeled_synthetic`.
     """
 
     labeled: np.ndarray
@@ -28,16 +36,16 @@ class Split:
     unlabeled_synthetic: np.ndarray
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The fields by name."""
+        """Returns the fields by name."""
         return dataclasses.asdict(self)
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """The images of one run. Ground truth of the unlabelled part is for evaluation.
+    """The images of a run. Labels of unlabelled images are for evaluation only.
 
-    name: the real dataset's; lab_*: [L, ...]; unl_*: [N, ...]; unl_synthetic: bool [N];
-    unl_generator: int32 [N], -1 for real images. All four *_images are of one kind.
+    name: the real dataset's. lab_*: [L, ...]. unl_*: [N, ...]. unl_synthetic: bool [N].
+    unl_generator: int32 [N], -1 for real images. All four *_images have one type.
     """
 
     name: str
@@ -57,7 +65,7 @@ class Task:
 
     @property
     def encoded(self) -> bool:
-        """Whether images are decoded where they are read, rather than arrays."""
+        """Whether images are decoded when they are read, instead of in advance."""
         return isinstance(self.unl_images, EncodedImages)
 
 
@@ -77,50 +85,46 @@ def make_split(
 ) -> Split:
     """Chooses the images of a run.
 
-    labels: int [n], real training labels; pool_labels, pool_generators: int [m].
-    Of each class with N_c unlabelled images, labelled ones included:
-    mode="replace" (paper v1): round(ratio * N_c) real ones give way to as many
-    synthetic ones. mode="add" (paper v2): synthetic ones come on top until they are
-    `ratio` of the unlabelled images. real_only drops the synthetic part and nothing
-    else. A larger ratio replaces a superset.
-    Raises RequestError where a bound is broken.
+    Class c has N_c unlabelled real images and gets S_c synthetic ones:
+      mode "replace" (paper v1): S_c = ratio * N_c. They replace as many real images,
+        but no labelled ones. A larger ratio replaces a superset.
+      mode "add" (paper v2): S_c / (N_c + S_c) = ratio. No real image leaves.
+
+    Args:
+        labels: int [n], of the real training images.
+        mix: whether every generator gives the same number of images of a class.
+        real_only: leaves out the synthetic images and changes nothing else.
+        pool_labels, pool_generators: int [m]; needed if ratio > 0.
+
+    Raises:
+        RequestError: the real set or the pool has too few images.
     """
     rng = np.random.RandomState(seed)
-    counts = np.bincount(labels, minlength=num_classes)
-    _check_counts(counts, labels_per_class, validation_per_class)
-    labeled, validation, rest = [], [], []
+    _check_counts(labels, num_classes, labels_per_class, validation_per_class)
+    labeled, validation, unlabeled = [], [], []
     for c in range(num_classes):
         members = np.flatnonzero(labels == c)
         rng.shuffle(members)
         end = len(members) - validation_per_class
         labeled.append(members[:labels_per_class])
-        rest.append(members[labels_per_class:end])
+        unlabeled.append(members[labels_per_class:end])
         validation.append(members[end:])
 
-    unlabeled = [labels_per_class + len(r) for r in rest]  # N_c
-    wanted = [_num_synthetic(n, ratio, mode) for n in unlabeled]
+    num_unlabeled = [labels_per_class + len(members) for members in unlabeled]  # N_c
+    num_synthetic = [_num_synthetic(n, ratio, mode) for n in num_unlabeled]  # S_c
     if mode == "replace":
-        for c, (number, members) in enumerate(zip(wanted, rest, strict=True)):
-            if number > len(members):
-                raise RequestError(
-                    f"data.synthetic_ratio={ratio} replaces {number} of the "
-                    f"{unlabeled[c]} unlabelled images of class {c}, of which "
-                    f"{labels_per_class} are labelled and stay; at most "
-                    f"{len(members) / unlabeled[c]:.3f} is possible: lower "
-                    "data.synthetic_ratio or data.labels_per_class, or use "
-                    "data.synthetic_mode=add"
-                )
-        rest = [
-            members[: len(members) - number]
-            for number, members in zip(wanted, rest, strict=True)
-        ]
+        for c, number in enumerate(num_synthetic):
+            _check_ratio(ratio, c, number, num_unlabeled[c], labels_per_class)
+            unlabeled[c] = unlabeled[c][: len(unlabeled[c]) - number]
     synthetic = np.zeros(0, np.int64)
-    if not real_only and sum(wanted):
-        synthetic = _choose_synthetic(pool_labels, pool_generators, wanted, mix, seed)
+    if not real_only and sum(num_synthetic):
+        synthetic = _choose_synthetic(
+            pool_labels, pool_generators, num_synthetic, mix, seed
+        )
     return Split(
         labeled=np.concatenate(labeled),
         validation=np.concatenate(validation),
-        unlabeled_real=np.concatenate([*labeled, *rest]),
+        unlabeled_real=np.concatenate([*labeled, *unlabeled]),
         unlabeled_synthetic=synthetic,
     )
 
@@ -128,16 +132,17 @@ def make_split(
 def make_task(
     train: ImageArrays, test: ImageArrays, pool: ImageArrays | None, split: Split
 ) -> Task:
-    """Gathers the images that a split names. Real images and pool: uint8 [.., S, S, 3],
-    all of them arrays or all encoded.
+    """Gathers the images of a split.
 
-    Raises RequestError where the pool does not fit the real images.
+    The images are uint8 [.., S, S, 3], either all as arrays or all encoded.
+
+    Raises:
+        RequestError: the pool does not fit the real images.
     """
     if pool is not None:
         check_pool(pool, train)
     real, synthetic = split.unlabeled_real, split.unlabeled_synthetic
     is_synthetic = np.repeat([False, True], [len(real), len(synthetic)])
-    unl_images = _unlabelled(train, pool, real, synthetic)
     unl_labels = np.asarray(train.labels[real])
     generator = np.full(len(is_synthetic), -1, np.int32)
     if len(synthetic):
@@ -150,7 +155,7 @@ def make_task(
         generator_names=pool.generator_names if pool is not None else (),
         lab_images=_take(train.images, split.labeled),
         lab_labels=np.asarray(train.labels[split.labeled]),
-        unl_images=unl_images,
+        unl_images=_unlabeled_images(train, pool, split),
         unl_labels=unl_labels,
         unl_synthetic=is_synthetic,
         unl_generator=generator,
@@ -161,88 +166,90 @@ def make_task(
     )
 
 
-def _unlabelled(
-    train: ImageArrays,
-    pool: ImageArrays | None,
-    real: np.ndarray,
-    synthetic: np.ndarray,
+def check_pool(pool: ImageArrays, real: ImageArrays):
+    """Raises RequestError if a pool cannot be mixed into a real dataset.
+
+    Both need the same classes and image size, and no generator has the name that
+    stands for real images.
+    """
+    if arrays.REAL_ORIGIN in pool.generator_names:
+        raise RequestError(
+            f"data.synthetic_pool {pool.name} has a generator called "
+            f'"{arrays.REAL_ORIGIN}", the name that stands for real images; import it '
+            "again with another --generator"
+        )
+    if pool.class_names != real.class_names:
+        raise RequestError(
+            f"data.synthetic_pool {pool.name} has the classes {_some_names(pool)}, but "
+            f"the real dataset {real.name} has {_some_names(real)}, in this order; use "
+            "a pool that was made for this dataset"
+        )
+    if pool.images.shape[1:] != real.images.shape[1:]:
+        raise RequestError(
+            f"data.synthetic_pool {pool.name} has images of {pool.images.shape[1:3]} "
+            f"pixels, but {real.name} has {real.images.shape[1:3]}; import or generate "
+            f"it again with --size={real.images.shape[1]}"
+        )
+
+
+def _unlabeled_images(
+    train: ImageArrays, pool: ImageArrays | None, split: Split
 ) -> np.ndarray | EncodedImages:
+    """The real images of a split, then its synthetic ones."""
+    real, synthetic = split.unlabeled_real, split.unlabeled_synthetic
     if isinstance(train.images, EncodedImages):
         images = train.images.take(real)
         if len(synthetic):
             images = images.followed_by(pool.images.take(synthetic))
         return images
-    # One array at once, as a device wants it: it may be most of the memory of a run.
-    count = len(real) + len(synthetic)
-    images = arrays.aligned((count, *train.images.shape[1:]))
+    # One aligned array, because it may be most of a run's memory and JAX then takes it
+    # over without a copy.
+    images = arrays.aligned((len(real) + len(synthetic), *train.images.shape[1:]))
     np.take(train.images, real, axis=0, out=images[: len(real)], mode="clip")
     if len(synthetic):
-        rest = images[len(real) :]
-        np.take(pool.images, synthetic, axis=0, out=rest, mode="clip")
+        out = images[len(real) :]
+        np.take(pool.images, synthetic, axis=0, out=out, mode="clip")
     return images
 
 
-def _take(images: np.ndarray | EncodedImages, at: np.ndarray):
+def _take(
+    images: np.ndarray | EncodedImages, indices: np.ndarray
+) -> np.ndarray | EncodedImages:
     if isinstance(images, EncodedImages):
-        return images.take(at)
-    return np.asarray(images[at])
+        return images.take(indices)
+    return np.asarray(images[indices])
 
 
-def check_pool(pool: ImageArrays, real: ImageArrays):
-    """Raises RequestError unless the pool has the real set's classes and image size,
-    and no generator that is called as real images are."""
-    if arrays.REAL_ORIGIN in pool.generator_names:
-        raise RequestError(
-            f"data.synthetic_pool {pool.name} has a generator called "
-            f'"{arrays.REAL_ORIGIN}", as real images are; import it again with another '
-            "--generator"
-        )
-    if pool.class_names != real.class_names:
-        raise RequestError(
-            f"data.synthetic_pool {pool.name} has the classes {_short(pool)}, the "
-            f"real dataset {real.name} has {_short(real)}, in this order; use a pool "
-            "made for this dataset"
-        )
-    if pool.images.shape[1:] != real.images.shape[1:]:
-        raise RequestError(
-            f"data.synthetic_pool {pool.name} holds images of "
-            f"{pool.images.shape[1:3]} pixels, {real.name} of "
-            f"{real.images.shape[1:3]}; import or generate it again with --size="
-            f"{real.images.shape[1]}"
-        )
-
-
-def _num_synthetic(unlabeled: int, ratio: float, mode: str) -> int:
-    """Half up, so that 0.5 of an odd class does not depend on its parity."""
+def _num_synthetic(num_unlabeled: int, ratio: float, mode: str) -> int:
+    """S_c of a class. Halves round up, whether the class is odd or even."""
     share = ratio if mode == "replace" else ratio / (1 - ratio)
-    return int(np.floor(share * unlabeled + 0.5))
+    return int(np.floor(share * num_unlabeled + 0.5))
 
 
 def _choose_synthetic(
     labels: np.ndarray | None,
     generators: np.ndarray,
-    wanted: list[int],
+    numbers: list[int],
     mix: bool,
     seed: int,
 ) -> np.ndarray:
-    """wanted[c] pool images of class c, in equal parts of the generators if `mix`."""
+    """Indices of numbers[c] pool images of class c, mixed: from all generators."""
     if labels is None:
         raise ValueError("a synthetic ratio above 0 needs a pool")
     rng = np.random.RandomState(seed)
+    groups = np.unique(generators) if mix else [None]
     chosen = []
-    groups = np.unique(generators) if mix else np.zeros(1, np.int64)
-    for c, number in enumerate(wanted):
-        for g, part in enumerate(_equal_parts(number, len(groups))):
-            member = labels == c
-            if mix:
-                member &= generators == groups[g]
-            members = np.flatnonzero(member)
+    for c, number in enumerate(numbers):
+        for g, group in enumerate(groups):
+            part = number // len(groups) + (g < number % len(groups))
+            in_group = True if group is None else generators == group
+            members = np.flatnonzero((labels == c) & in_group)
             if part > len(members):
-                of_whom = f" of generator {groups[g]}" if mix else ""
+                of_generator = f" of generator {group}" if mix else ""
                 raise RequestError(
                     f"data.synthetic_pool holds {len(members)} images of class {c}"
-                    f"{of_whom}, {part} are needed; lower data.synthetic_ratio or "
-                    "make a larger pool"
+                    f"{of_generator}, but {part} are needed; lower "
+                    "data.synthetic_ratio or make a larger pool"
                     + (" or set data.synthetic_mix=False" if len(groups) > 1 else "")
                 )
             rng.shuffle(members)
@@ -250,21 +257,30 @@ def _choose_synthetic(
     return np.concatenate(chosen)
 
 
-def _equal_parts(number: int, parts: int) -> list[int]:
-    """Whole numbers that differ by at most one and sum to `number`."""
-    return [number // parts + (g < number % parts) for g in range(parts)]
-
-
-def _check_counts(counts: np.ndarray, labels_per_class: int, validation: int):
+def _check_counts(
+    labels: np.ndarray, num_classes: int, labels_per_class: int, validation: int
+):
+    counts = np.bincount(labels, minlength=num_classes)
     c = int(np.argmin(counts))
     if labels_per_class + validation > counts[c]:
         also = f" and data.validation_per_class={validation}" if validation else ""
         raise RequestError(
             f"data.labels_per_class={labels_per_class}{also}, but class {c} has only "
-            f"{counts[c]} training images; ask for fewer"
+            f"{counts[c]} training images; lower these numbers"
         )
 
 
-def _short(data: ImageArrays) -> str:
+def _check_ratio(ratio: float, c: int, number: int, num_unlabeled: int, labeled: int):
+    most = num_unlabeled - labeled
+    if number > most:
+        raise RequestError(
+            f"data.synthetic_ratio={ratio} replaces {number} of the {num_unlabeled} "
+            f"unlabelled images of class {c}, but the {labeled} labelled ones stay; at "
+            f"most {most / num_unlabeled:.3f} is possible: lower data.synthetic_ratio "
+            "or data.labels_per_class, or use data.synthetic_mode=add"
+        )
+
+
+def _some_names(data: ImageArrays) -> str:
     names = ", ".join(data.class_names[:4])
     return f"{names}, ... ({data.num_classes})" if data.num_classes > 4 else names

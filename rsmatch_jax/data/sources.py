@@ -1,11 +1,11 @@
-"""Datasets by name: the one door through which real and synthetic images come in.
+"""Loads datasets and synthetic pools by name. All images of a run come from here.
 
-Whatever the source, the result is `ImageArrays`. TFDS sets are decoded once into the
-cache folder; every later start, or a host that has only that folder, needs no
-TensorFlow. With an image size they stay encoded, and only their places are cached.
+The result is always `ImageArrays`. A TFDS dataset is decoded once into the cache
+folder. Later starts, or a machine that has only that folder, need no TensorFlow. With
+an image size the images stay encoded, and only their places are cached.
 """
 
-import json
+import dataclasses
 import os
 from collections.abc import Sequence
 
@@ -19,12 +19,26 @@ from rsmatch_jax.data.stores import (
     tfrecord,
 )
 from rsmatch_jax.data.stores.arrays import ImageArrays
-from rsmatch_jax.data.stores.dataset_folder import Source
+from rsmatch_jax.data.stores.dataset_folder import POOL_REPORT, Source
 from rsmatch_jax.errors import RequestError
 
-POOL_REPORT = "pool.json"
-TINY_IMAGENET = "tiny_imagenet"  # a layout of import_images makes it
+BUILT_IN = {"digits": arrays.digits, "fake": arrays.fake}  # made in memory
+TINY_IMAGENET = "tiny_imagenet"  # made by a layout of import_images
 _TRAIN_TEST = ("train", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a dataset is.
+
+    kind: `datasets` for a TFDS name, `folders` or `pools` for a path. name: in the
+    cache. version: None for any. folder: None if it does not exist.
+    """
+
+    kind: str
+    name: str
+    version: str | None
+    folder: str | None
 
 
 def load_real(
@@ -35,30 +49,39 @@ def load_real(
     cache_dir: str | None = None,
     image_size: int | None = None,
 ) -> tuple[ImageArrays, ImageArrays]:
-    """The training and test images of a real dataset, memory-mapped where on disk.
+    """Loads the training and test images of a real dataset.
 
-    name: `digits`, `fake`, a folder (TFDS dataset, or array folders train/ and test/)
-    or a TFDS name. Where a set has no `test` split, `validation` takes its place.
-    data_dir: None for TFDS's own. download: whether TFDS may fetch what is missing.
-    image_size: None for arrays of the size that the images are stored at, else images
-    of any sizes stay encoded and are seen at this one (`encoded.EncodedImages`).
-    Raises: RequestError naming the file, folder or host that is in the way.
+    A dataset without a labelled `test` split is tested on `validation`. Images on disk
+    are memory-mapped.
+
+    Args:
+        name: `digits`, `fake`, a TFDS name, or a folder (a TFDS dataset, or array
+            folders train/ and test/).
+        data_dir: None for TFDS's default.
+        download: whether TFDS may fetch a missing dataset.
+        image_size: None for arrays in the stored size. Otherwise images of any sizes
+            stay encoded, and views have this size (`encoded.EncodedImages`).
+
+    Raises:
+        RequestError: a file, folder or host is missing or wrong.
     """
-    if image_size is not None and name in ("digits", "fake"):
-        raise RequestError(
-            f"data.image_size={image_size}: data.name={name} is made in memory, at its "
-            "own size; leave data.image_size None"
-        )
-    if name == "digits":
-        pair = arrays.digits("train"), arrays.digits("test")
-    elif name == "fake":
-        pair = arrays.fake("train"), arrays.fake("test")
-    elif is_path(name):
-        folder = os.path.abspath(os.path.expanduser(name))
-        pair = _real_folder(folder, cache_dir, image_size)
+    if name in BUILT_IN:
+        if image_size is not None:
+            raise RequestError(
+                f"data.image_size={image_size}: data.name={name} is made in memory, in "
+                "a fixed size; leave data.image_size None"
+            )
+        train, test = (BUILT_IN[name](split) for split in _TRAIN_TEST)
     else:
-        pair = _real_tfds(name, data_dir, download, cache_dir, image_size)
-    train, test = pair
+        place = locate(name, data_dir)
+        pair = _load(place, _TRAIN_TEST, cache_dir, image_size)
+        if pair is None:
+            if place.kind == "folders":
+                raise RequestError(f"data.name={name}: there is no such folder")
+            folder = _prepare(name, data_dir, download)
+            place = dataclasses.replace(place, folder=folder)
+            pair = _load(place, _TRAIN_TEST, cache_dir, image_size)
+        train, test = pair
     if train.class_names != test.class_names:
         raise RequestError(f"{name}: training and test images differ in their classes")
     if train.images.shape[1:] != test.images.shape[1:]:
@@ -66,45 +89,40 @@ def load_real(
             f"{name}: training images are {train.images.shape[1:]}, test images "
             f"{test.images.shape[1:]}; bring them to one size"
         )
-    return pair
+    return train, test
 
 
 def load_pool(
     folder: str, *, cache_dir: str | None = None, image_size: int | None = None
 ) -> ImageArrays:
-    """A pool of synthetic images: a TFDS dataset folder, an array folder, or `fake`.
+    """Loads a synthetic pool: a TFDS dataset folder, an array folder, or `fake`.
 
     image_size: as in `load_real`; only a TFDS dataset folder has encoded images.
-    Raises: RequestError with the ways on where no pool is there, or naming what is
-    wrong with it.
+
+    Raises:
+        RequestError: the folder is absent, damaged, or no pool.
     """
     if folder == "fake" and image_size is None:
         return arrays.fake_pool()
     folder = os.path.abspath(os.path.expanduser(folder))
-    if arrays.is_array_folder(folder):
-        _refuse_arrays("data.synthetic_pool", folder, image_size)
-        pool = arrays.load(folder)
-    else:
-        pool = _load("pools", folder, ("train",), cache_dir, image_size)
-        if pool is None:
-            raise RequestError(
-                f"there is no synthetic pool at {folder}. Import one (python -m "
-                "rsmatch_jax.data.import_images --layout=cifake --source=ZIP "
-                f"--out={folder}, or --layout=folders), generate one (python -m "
-                "rsmatch_jax.synthesis.generate), or set "
-                "--config.data.synthetic_ratio=0"
-            )
-        pool = pool[0]
-    if pool.generators is None:
+    pools = _load(_at("pools", folder), ("train",), cache_dir, image_size)
+    if pools is None:
+        raise RequestError(
+            f"there is no synthetic pool at {folder}. Import one (python -m "
+            "rsmatch_jax.data.import_images --layout=cifake --source=ZIP "
+            f"--out={folder}, or --layout=folders), generate one (python -m "
+            "rsmatch_jax.synthesis.generate), or set --config.data.synthetic_ratio=0"
+        )
+    if pools[0].generators is None:
         raise RequestError(
             f"{folder} is a dataset of real images: a synthetic pool says which "
             "generator made each image (import it with --generator=NAME)"
         )
-    return pool
+    return pools[0]
 
 
 def default_pool(name: str, data_dir: str | None) -> str:
-    """Where the synthetic pool of dataset `name` is looked for."""
+    """Returns the folder where the synthetic pool of dataset `name` is expected."""
     if name == "fake":
         return "fake"
     if name == "digits":
@@ -116,7 +134,7 @@ def default_pool(name: str, data_dir: str | None) -> str:
 
 
 def is_path(name: str) -> bool:
-    """Whether a dataset's name means a folder rather than a TFDS name."""
+    """Whether a dataset's name is a folder, not a TFDS name."""
     return name.startswith(("/", ".", "~")) or (
         os.path.isdir(name)
         and (
@@ -126,115 +144,109 @@ def is_path(name: str) -> bool:
     )
 
 
-def _real_folder(
-    folder: str, cache_dir: str | None, image_size: int | None
-) -> Sequence[ImageArrays]:
-    parts = [os.path.join(folder, split) for split in _TRAIN_TEST]
-    if all(arrays.is_array_folder(part) for part in parts):
-        _refuse_arrays("data.name", folder, image_size)
-        return [arrays.load(part) for part in parts]
-    pair = _load("folders", folder, _TRAIN_TEST, cache_dir, image_size)
-    if pair is None:
-        raise RequestError(f"data.name={folder}: there is no such folder")
-    return pair
-
-
-def _real_tfds(
-    name: str,
-    data_dir: str | None,
-    download: bool,
-    cache_dir: str | None,
-    image_size: int | None,
-) -> Sequence[ImageArrays]:
+def locate(name: str, data_dir: str | None) -> Place:
+    """Returns where a real dataset is. Raises RequestError if `name` is no name."""
+    if is_path(name):
+        return _at("folders", os.path.abspath(os.path.expanduser(name)))
     base, config, version = dataset_folder.split_name(name)
-    plain = f"{base}/{config}" if config else base
-    root = dataset_folder.default_data_dir(data_dir)
-    cache = files.default_cache_dir(cache_dir)
-    folder = dataset_folder.find(name, root)
-    if folder is None:
-        if image_size is None:
-            cached = array_cache.find(cache, "datasets", plain, version, _TRAIN_TEST)
-            if cached:
-                return [cached[split] for split in _TRAIN_TEST]
-        if base == TINY_IMAGENET:
-            raise RequestError(
-                f"{base} is not in {root}, and TFDS has no such dataset: fetch "
-                "tiny-imagenet-200.zip and run python -m "
-                f"rsmatch_jax.data.import_images --layout={base} --source=ZIP "
-                f"--out={os.path.join(root, base, '1.0.0')}"
-            )
-        if not download:
-            raise RequestError(
-                f"{name} is not in {root} and data.download is False. Prepare it "
-                "elsewhere and pass --config.data.data_dir=DIR"
-            )
-        preflight.check_download(name, root)
-        folder = _tf_read().prepare(name, root)
-    return _open("datasets", plain, folder, _TRAIN_TEST, cache, image_size)
+    folder = dataset_folder.find(name, dataset_folder.default_data_dir(data_dir))
+    return Place("datasets", f"{base}/{config}" if config else base, version, folder)
 
 
-def _load(
-    kind: str,
-    folder: str,
-    splits: Sequence[str],
-    cache_dir: str | None,
-    image_size: int | None,
-) -> Sequence[ImageArrays] | None:
-    """A dataset folder's splits; of an absent folder its decoded copy, or None."""
-    cache = files.default_cache_dir(cache_dir)
+def prepared_folder(name: str, data_dir: str | None) -> str | None:
+    """Returns the TFDS dataset folder of a real dataset, or None."""
+    if name in BUILT_IN:
+        return None
+    folder = locate(name, data_dir).folder
+    return folder if folder and dataset_folder.is_dataset(folder) else None
+
+
+def _at(kind: str, folder: str) -> Place:
     parent, name = os.path.split(folder)
     if dataset_folder.is_version(name):
         name = f"{os.path.basename(parent)}/{name}"
-    if os.path.exists(folder):
-        return _open(kind, name, folder, splits, cache, image_size)
+    return Place(kind, name, None, folder if os.path.exists(folder) else None)
+
+
+def _prepare(name: str, data_dir: str | None, download: bool) -> str:
+    """Lets TFDS download a dataset; returns its folder."""
+    root = dataset_folder.default_data_dir(data_dir)
+    base, _, _ = dataset_folder.split_name(name)
+    if base == TINY_IMAGENET:
+        raise RequestError(
+            f"{base} is not in {root}, and TFDS has no such dataset: fetch "
+            "tiny-imagenet-200.zip and run python -m rsmatch_jax.data.import_images "
+            f"--layout={base} --source=ZIP --out={os.path.join(root, base, '1.0.0')}"
+        )
+    if not download:
+        raise RequestError(
+            f"{name} is not in {root} and data.download is False. Prepare it on "
+            "another machine and pass --config.data.data_dir=DIR"
+        )
+    preflight.check_download(name, root)
+    return _tf_read().prepare(name, root)
+
+
+def _load(
+    place: Place, splits: Sequence[str], cache_dir: str | None, image_size: int | None
+) -> list[ImageArrays] | None:
+    """The splits of a dataset; None if neither it nor a decoded copy exists."""
+    cache = files.default_cache_dir(cache_dir)
+    folder, is_pool = place.folder, place.kind == "pools"
+    if folder is None:
+        if image_size is not None:
+            return None
+        data = array_cache.find(cache, place.kind, place.name, place.version, splits)
+        return [data[split] for split in splits] if data else None
+    parts = [folder] if is_pool else [os.path.join(folder, s) for s in splits]
+    if not all(arrays.is_array_folder(part) for part in parts):
+        data = _decode(place, splits, cache, image_size)
+        return [data[split] for split in splits]
     if image_size is not None:
-        return None
-    cached = array_cache.find(cache, kind, name, None, splits)
-    return [cached[split] for split in splits] if cached else None
+        key = "data.synthetic_pool" if is_pool else "data.name"
+        raise RequestError(
+            f"{key}={folder} holds decoded arrays, which data.image_size={image_size} "
+            "cannot crop from: use a TFDS dataset folder (import_images or generate "
+            "with --full_size write one), or leave data.image_size None"
+        )
+    return [arrays.load(part) for part in parts]
 
 
-def _open(
-    kind: str,
-    name: str,
-    folder: str,
-    splits: Sequence[str],
-    cache: str,
-    image_size: int | None,
-) -> Sequence[ImageArrays]:
-    """Opens the decoded copy of a dataset folder, or with an image size the index of
-    its encoded images; makes it first if need be."""
+def _decode(
+    place: Place, splits: Sequence[str], cache: str, image_size: int | None
+) -> dict[str, ImageArrays]:
+    """The splits of a TFDS dataset folder, by way of the cache."""
+    folder, with_generators = place.folder, place.kind == "pools"
     source = dataset_folder.inspect(folder)
     stored = {split: _stored_split(source, split) for split in splits}
-    with_generators = kind == "pools"
 
-    def decode(split: str):
-        dataset_folder.check_shards(source, [stored[split]])
-        data = _tf_read().read_split(
-            folder, stored[split], with_generators=with_generators
-        )
-        return data, _pool_report(folder)
-
-    def search(split: str):
-        index = encoded_index.build(
-            source, stored[split], with_generators=with_generators
-        )
-        return index, _pool_report(folder)
+    def build(split: str):
+        name = stored[split]
+        if image_size is None:
+            dataset_folder.check_shards(source, [name])
+            data = _tf_read().read_split(folder, name, with_generators=with_generators)
+        else:
+            data = encoded_index.build(source, name, with_generators=with_generators)
+        report = files.read_json(os.path.join(folder, POOL_REPORT))
+        return data, {} if report is None else {"pool": report}
 
     if image_size is None:
-        found = array_cache.get_or_build(cache, kind, name, source, splits, decode)
-        return [found[split] for split in splits]
-    found = array_cache.get_or_build(
-        cache, f"encoded_{kind}", name, source, splits, search, encoded_index
+        return array_cache.get_or_build(
+            cache, place.kind, place.name, source, splits, build
+        )
+    kind, form = f"encoded_{place.kind}", encoded_index.Index
+    data = array_cache.get_or_build(
+        cache, kind, place.name, source, splits, build, form
     )
-    return [found[split].images(folder, image_size) for split in splits]
+    return {split: data[split].images(folder, image_size) for split in splits}
 
 
 def _stored_split(source: Source, split: str) -> str:
     """The split of a dataset folder that serves as `split`."""
-    others = split == "test" and "validation" in source.splits
-    if split in source.splits and not (others and _is_unlabelled(source, split)):
+    can_validate = split == "test" and "validation" in source.splits
+    if split in source.splits and not (can_validate and _is_unlabelled(source, split)):
         return split
-    if split == "test" and "validation" in source.splits:
+    if can_validate:
         return "validation"
     raise RequestError(
         f"{source.folder} has no {split} split, only {', '.join(source.splits)}; a "
@@ -243,47 +255,20 @@ def _stored_split(source: Source, split: str) -> str:
 
 
 def _is_unlabelled(source: Source, split: str) -> bool:
-    """Whether a split begins with an image without label, as ImageNet's test split."""
-    if not dataset_folder.is_tfrecord(source):
+    """Whether the first image of a split has no label, as in ImageNet's test split."""
+    if source.file_format != "tfrecord":
         return False
     try:
         for path, _ in dataset_folder.shards(source, split):
             for record in tfrecord.records(path, ("label",)):
                 return record.get("label") == -1
     except (OSError, tfrecord.Damaged):
-        pass  # whoever reads the split names what is wrong
+        pass  # a later read of the split names the damage
     return False
 
 
-def _refuse_arrays(key: str, folder: str, image_size: int | None):
-    if image_size is not None:
-        raise RequestError(
-            f"{key}={folder} holds decoded arrays, which data.image_size={image_size} "
-            "cannot crop from: give a TFDS dataset folder (import_images or generate "
-            "with --full_size write one), or leave data.image_size None"
-        )
-
-
-def _pool_report(folder: str) -> dict:
-    """How a pool was made, to be kept with its decoded copy."""
-    path = os.path.join(folder, POOL_REPORT)
-    if not os.path.isfile(path):
-        return {}
-    try:
-        with open(path) as f:
-            return {"pool": json.load(f)}
-    except ValueError as e:
-        raise RequestError(f"{path} cannot be read ({e}); import it again") from None
-
-
 def _tf_read():
-    """The module that needs TensorFlow, imported only where something is decoded."""
-    try:
-        from rsmatch_jax.data.stores import tf_read  # lazy: training hosts may lack TF
-    except ImportError as e:
-        raise RequestError(
-            f"decoding a dataset needs TensorFlow and tensorflow-datasets ({e}): pip "
-            "install -r requirements.txt, or copy the cache folder of a host that has "
-            "decoded it"
-        ) from e
+    other_way = ", or copy the cache folder of a machine that has decoded it"
+    with dataset_folder.needs_tensorflow("decoding a dataset", other_way):
+        from rsmatch_jax.data.stores import tf_read  # lazy: training needs no TF
     return tf_read

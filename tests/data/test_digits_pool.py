@@ -1,4 +1,4 @@
-"""The committed sample pool: faithful to its classes, yet told from real scans."""
+"""The committed sample pool shows its classes, but differs from real scans."""
 
 import dataclasses
 import os
@@ -51,7 +51,7 @@ def test_it_fits_the_digits(pool, real):
     assert set(np.unique(pool.images)) == set(np.unique(real.images))
 
 
-def test_it_says_how_it_was_made():
+def test_it_records_how_it_was_made():
     meta = arrays.load_meta(FOLDER)
     argv = meta["command"].split("rsmatch_jax.synthesis.ddpm ")[1].split()
     request = ddpm_settings.parse(argv)
@@ -82,5 +82,5 @@ def test_pictures_differ_from_scans_but_not_trivially(pool, real):
     images = pixels(np.concatenate([real.images, pool.images]))
     synthetic = np.repeat([0, 1], [len(real.images), len(pool.images)])
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
-    said = cross_val_predict(svc(), images, synthetic, cv=folds)
-    assert 0.95 <= balanced_accuracy_score(synthetic, said) <= 0.995
+    guesses = cross_val_predict(svc(), images, synthetic, cv=folds)
+    assert 0.95 <= balanced_accuracy_score(synthetic, guesses) <= 0.995

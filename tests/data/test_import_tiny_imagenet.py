@@ -5,13 +5,7 @@ import os
 import numpy as np
 import pytest
 from PIL import Image
-from support.import_sources import (
-    decode,
-    encode,
-    make_folder,
-    make_zip,
-    pixels,
-)
+from support.import_sources import decode, encode, make_folder, make_zip, pixels
 
 from rsmatch_jax.data import import_images, sources
 
@@ -60,8 +54,8 @@ def test_tiny_imagenet_splits_labels_and_names(form, tmp_path, capsys):
     assert train.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert test.labels.tolist() == [2, 0]
     assert train.images.shape[1:] == test.images.shape[1:] == (64, 64, 3)
-    want = decode(files["train/n01/images/n01_9.JPEG"])
-    assert np.abs(train.images[0].astype(int) - want).mean() < 8
+    expected = decode(files["train/n01/images/n01_9.JPEG"])
+    assert np.abs(train.images[0].astype(int) - expected).mean() < 8
     grey = test.images[0]
     assert (grey == grey[..., :1]).all()
     smaller = tmp_path / "small"
@@ -79,7 +73,7 @@ def test_tiny_imagenet_splits_labels_and_names(form, tmp_path, capsys):
         ({}, ("--size=9", "--full_size"), "exclude each other"),
     ],
 )
-def test_what_is_no_tiny_imagenet_is_told(change, flags, word, tmp_path, capsys):
+def test_wrong_archives_and_flags_are_refused(change, flags, word, tmp_path, capsys):
     files = {**tiny_imagenet_files(8), **change}
     files = {k: v for k, v in files.items() if v is not None}
     source = make_zip(tmp_path / "t.zip", files)

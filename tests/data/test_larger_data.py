@@ -1,5 +1,4 @@
-"""The larger data end to end: configs/imagenet.py on JPEGs of mixed sizes, by the
-command itself, and the requests that cannot work with it."""
+"""Larger data end to end: configs/imagenet.py on JPEGs of mixed sizes, by command."""
 
 import json
 import os
@@ -74,10 +73,10 @@ def test_only_places_are_cached(root, folder):
 
 
 def test_a_saved_run_is_evaluated_to_the_same_figures(folder):
-    found = evaluate.evaluate(str(folder))
+    scores = evaluate.evaluate(str(folder))
     result = json.loads((folder / "result.json").read_text())
-    assert found["test_accuracy"] == result["test_accuracy"]
-    assert found["detector_auroc"] == pytest.approx(result["detector_auroc"], abs=1e-6)
+    assert scores["test_accuracy"] == result["test_accuracy"]
+    assert scores["detector_auroc"] == pytest.approx(result["detector_auroc"], abs=1e-6)
 
 
 def test_plan_states_input_and_memory(root, tmp_path, capsys):
@@ -110,7 +109,7 @@ def test_plan_states_input_and_memory(root, tmp_path, capsys):
         ),
     ],
 )
-def test_wrong_requests_are_answered(root, tmp_path, capsys, flags, words):
+def test_wrong_requests_exit_2(root, tmp_path, capsys, flags, words):
     argv = [f"--config.{flag}" for flag in flags]
     assert command(root, tmp_path / "r", *argv) == 2
     error = capsys.readouterr().err

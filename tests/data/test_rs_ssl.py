@@ -1,4 +1,4 @@
-"""The split law, against its definition."""
+"""The RS-SSL split, compared with its definition."""
 
 import dataclasses
 
@@ -15,13 +15,13 @@ POOL_GENERATORS = np.repeat(np.arange(2), 200)
 
 
 def split(**kw):
-    given = {
+    defaults = {
         "labels_per_class": 5,
         "pool_labels": POOL_LABELS,
         "pool_generators": POOL_GENERATORS,
         "seed": 3,
     }
-    return rs_ssl.make_split(LABELS, 4, **{**given, **kw})
+    return rs_ssl.make_split(LABELS, 4, **{**defaults, **kw})
 
 
 def test_labelled_images_are_usbs_choice():
@@ -50,7 +50,7 @@ def test_replace_keeps_the_size_of_every_class(ratio):
 
 
 @pytest.mark.parametrize("ratio", [0.3, 0.5])
-def test_add_reaches_the_share_of_the_whole(ratio):
+def test_add_reaches_the_ratio(ratio):
     s = split(ratio=ratio, mode="add")
     counts = np.bincount(LABELS)
     fake = np.bincount(POOL_LABELS[s.unlabeled_synthetic], minlength=4)
@@ -66,7 +66,7 @@ def test_generators_share_every_class_equally():
         assert abs(a - b) <= 1
 
 
-def test_real_only_drops_the_synthetic_part_alone():
+def test_real_only_drops_only_the_synthetic_part():
     with_pool, without = split(ratio=0.5), split(ratio=0.5, real_only=True)
     np.testing.assert_array_equal(with_pool.unlabeled_real, without.unlabeled_real)
     assert len(without.unlabeled_synthetic) == 0
@@ -107,7 +107,7 @@ def test_broken_bounds_are_named(wrong, words):
         assert word in str(e.value)
 
 
-def test_task_gathers_what_the_split_names():
+def test_task_gathers_the_images_of_the_split():
     train, test = arrays.fake("train", 4), arrays.fake("test", 4)
     pool = arrays.fake_pool(4)
     s = rs_ssl.make_split(

@@ -9,8 +9,10 @@ import pytest
 
 @contextlib.contextmanager
 def small_disk(folder, size):
-    """A tmpfs of `size` (5m, 120k) at a new folder. The test is skipped where mounting
-    is not allowed."""
+    """A tmpfs of `size` (5m, 120k) at a new folder.
+
+    Skips the test if mounting is not allowed.
+    """
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     if (

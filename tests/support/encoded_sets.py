@@ -23,45 +23,46 @@ def file(image: Image.Image, kind: str) -> bytes:
 
 def files(count: int, first: int) -> list[bytes]:
     """Every third a PNG, every fifth grey; sides of 20 to 59 px."""
-    made = []
+    encoded = []
     for number in range(first, first + count):
         height, width = np.random.default_rng(number).integers(20, 60, 2)
         image = picture(number, height, width)
         image = image.convert("L") if number % 5 == 4 else image
-        made.append(file(image, "PNG" if number % 3 == 2 else "JPEG"))
-    return made
+        encoded.append(file(image, "PNG" if number % 3 == 2 else "JPEG"))
+    return encoded
 
 
 def write(folder, splits, *, generators=(), first=0):
-    """A dataset folder of {split: images}, classes in turn, ids counted from 1.
+    """A dataset folder of {split: number of images}; returns the files by split."""
+    content = {}
+    for split, count in splits.items():
+        content[split] = files(count, first)
+        first += count
+    write_images(folder, content, CLASSES, (None, None), generators)
+    return content
 
-    They are written in the text order of their ids: 1, 10, 11, 2, ... Returns the files
-    of each split in the order of their numbers.
+
+def write_images(folder, content, classes, size, generators=()):
+    """A dataset folder of {split: files or pixels}; classes and generators in turn.
+
+    Ids count from 1. Images are written in the text order of their ids: 1, 10, 11, 2.
     """
     from rsmatch_jax.data.stores import tf_write
 
-    content, made = {}, {}
-    for split, count in splits.items():
-        data = made[split] = files(count, first)
-        first += count
-        content[split] = [
-            tf_write.Example(
-                image=data[i - 1],
-                label=(i - 1) % len(CLASSES),
-                id=f"{split}_{i}",
-                generator=(i - 1) // len(CLASSES) % 2 if generators else None,
-            )
-            for i in sorted(range(1, count + 1), key=str)
-        ]
+    def examples(split, images):
+        for i in sorted(range(len(images)), key=lambda i: str(i + 1)):
+            generator = i // len(classes) % len(generators) if generators else None
+            label = i % len(classes)
+            yield tf_write.Example(images[i], label, f"{split}_{i + 1}", generator)
+
     tf_write.write(
         str(folder),
-        content,
-        class_names=CLASSES,
-        size=(None, None),
+        {split: examples(split, images) for split, images in content.items()},
+        class_names=classes,
+        size=size,
         generator_names=generators,
         pool={"licence": "none"} if generators else None,
     )
-    return made
 
 
 def write_records(path, records) -> str:

@@ -1,4 +1,4 @@
-"""Zips and folders of pictures to import, and what an import has left."""
+"""Zips and folders of pictures to import, and the results of an import."""
 
 import io
 import json
@@ -42,15 +42,8 @@ def make_folder(path, files: dict[str, bytes]) -> str:
 
 
 def run(source, out, *flags, layout="folders", size=SIZE) -> int:
-    return import_images.main(
-        [
-            f"--layout={layout}",
-            f"--source={source}",
-            f"--out={out}",
-            f"--size={size}",
-            *flags,
-        ]
-    )
+    argv = [f"--layout={layout}", f"--source={source}", f"--out={out}"]
+    return import_images.main([*argv, f"--size={size}", *flags])
 
 
 def pool_of(out, tmp_path):

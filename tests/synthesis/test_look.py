@@ -210,7 +210,7 @@ def test_a_truncated_shard_is_named(dataset_folders, tmp_path, capsys):
     assert run(copy, real, tmp_path / "out", f"--cache_dir={tmp_path}/cache") == 2
     message = capsys.readouterr().err
     assert shard.name in message
-    assert "63 whole records of 64" in message
+    assert "63 complete records" in message
     assert not (tmp_path / "out").exists()
 
 

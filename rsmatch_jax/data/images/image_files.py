@@ -1,11 +1,10 @@
-"""Image files of any kind and size: found by name, read to one size, many at once."""
+"""Image files of any type and size: finds them by name and loads them in batches."""
 
-import collections
-import concurrent.futures
 import dataclasses
 import glob
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from rsmatch_jax.data.images import image_source
 from rsmatch_jax.data.stores import encoded
 from rsmatch_jax.data.stores.dataset_folder import natural_key
 from rsmatch_jax.errors import RequestError
+from rsmatch_jax.runtime.ahead import ahead
 
 _AHEAD = 2  # batches that are read while another is used
 _MOST_THREADS = 16
@@ -23,7 +23,7 @@ _TURN = 16  # files that a thread reads in one go
 class Loaded:
     """One file: pixels uint8 [S, S, 3], or None and the reason.
 
-    size: width and height in the file. changes: what was done to them, in words.
+    size: width and height in the file. changes: what was done to the image, in words.
     """
 
     path: str
@@ -36,30 +36,35 @@ class Loaded:
 def find(
     names: Sequence[str], note: Callable[[str], None] = lambda line: None
 ) -> list[str]:
-    """Paths of all images meant: files as they are, those below a folder that are
-    called as images are, those that match a pattern, in natural order and each once.
+    """Returns the paths of all images that `names` mean, each once.
 
-    note: is told of other files in folders, which are left out. Raises: RequestError
-    where a name means nothing.
+    A name is a file, a folder (all files below it with an image's suffix, in natural
+    order), or a pattern.
+
+    Args:
+        note: gets a line for each folder with other files, which are left out.
+
+    Raises:
+        RequestError: a name means no image.
     """
-    found: dict[str, None] = {}
+    paths: dict[str, None] = {}
     for name in names:
         path = os.path.expanduser(name)
         if os.path.isdir(path):
-            paths = _in_folder(name, path, note)
+            matches = _in_folder(name, path, note)
         elif os.path.exists(path):
-            paths = [path]
+            matches = [path]
         else:
-            matching = glob.glob(path, recursive=True)
-            paths = sorted(filter(os.path.isfile, matching), key=natural_key)
-            if not paths:
+            matches = filter(os.path.isfile, glob.glob(path, recursive=True))
+            matches = sorted(matches, key=natural_key)
+            if not matches:
                 raise RequestError(
                     f"{name}: there is no such file or folder"
                     if path == glob.escape(path)
                     else f"{name}: no file matches this pattern"
                 )
-        found.update(dict.fromkeys(paths))
-    return list(found)
+        paths.update(dict.fromkeys(matches))
+    return list(paths)
 
 
 def _in_folder(name: str, path: str, note: Callable[[str], None]) -> list[str]:
@@ -78,56 +83,51 @@ def _in_folder(name: str, path: str, note: Callable[[str], None]) -> list[str]:
 def batches(
     paths: Sequence[str], size: int, count: int, *, central: bool = False
 ) -> Iterator[list[Loaded]]:
-    """The files in their order, `count` at a time, as `load` gives them: by threads
-    that are a little ahead."""
+    """Yields the files in order, `count` at a time. Threads load them a little ahead.
+
+    size, central: as for `load`.
+    """
+
+    def load_all(part: Sequence[str]) -> list[Loaded]:
+        return [load(path, size, central=central) for path in part]
+
     threads = min(_MOST_THREADS, os.cpu_count() or 1)
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-
-        def begin(start):
-            rows = paths[start : start + count]
-            return [
-                pool.submit(_load_all, rows[i : i + _TURN], size, central)
-                for i in range(0, len(rows), _TURN)
+    with ThreadPoolExecutor(threads) as pool:
+        started = (
+            [
+                pool.submit(load_all, paths[i : min(i + _TURN, start + count)])
+                for i in range(start, min(start + count, len(paths)), _TURN)
             ]
-
-        under_way: collections.deque = collections.deque()
+            for start in range(0, len(paths), count)
+        )
         try:
-            for start in range(0, len(paths), count):
-                under_way.append(begin(start))
-                if len(under_way) > _AHEAD:
-                    yield _results(under_way.popleft())
-            while under_way:
-                yield _results(under_way.popleft())
+            for futures in ahead(started, _AHEAD):
+                yield [loaded for future in futures for loaded in future.result()]
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _load_all(paths: Sequence[str], size: int, central: bool) -> list[Loaded]:
-    return [load(path, size, central=central) for path in paths]
-
-
-def _results(futures: Sequence[concurrent.futures.Future]) -> list[Loaded]:
-    return [loaded for future in futures for loaded in future.result()]
-
-
 def load(path: str, size: int, *, central: bool = False) -> Loaded:
-    """One file at `size` x `size`: its central square by an area mean, as the importer
-    makes it (`image_source.fit`), where it has another size.
+    """Loads one file at `size` x `size`.
 
-    central: of encoded sets (data.image_size) the view that their evaluation takes
-    (`encoded.central_view`), whatever the file's size.
+    An image of another size becomes the area mean of its central square, as in the
+    importer (`image_source.fit`).
+
+    Args:
+        central: gives the view that encoded datasets (data.image_size) are evaluated
+            on (`encoded.central_view`), for images of any size.
     """
     try:
-        found = image_source.decode(image_source.read_file(path))
+        image = image_source.decode(image_source.read_file(path))
     except image_source.Unreadable as e:
         return Loaded(path, None, reason=str(e))
     if not central:
-        picture = image_source.square(found, size)
-        return Loaded(path, picture.pixels, found.original, picture.changes)
+        picture = image_source.square(image, size)
+        return Loaded(path, picture.pixels, image.original, picture.changes)
     changes = (
-        *found.changes,
+        *image.changes,
         f"cropped to {encoded.CENTRE:g} of its central square",
-        image_source.resized_from(found.original),
+        image_source.resized_from(image.original),
     )
-    pixels = encoded.central_view(found.rgb, size)
-    return Loaded(path, pixels, found.original, changes)
+    pixels = encoded.central_view(image.rgb, size)
+    return Loaded(path, pixels, image.original, changes)

@@ -1,4 +1,4 @@
-"""Image files in a folder or a zip, and their way to one size. No TensorFlow."""
+"""Reads image files from a folder or zip and brings them to one size."""
 
 import contextlib
 import dataclasses
@@ -18,31 +18,45 @@ from rsmatch_jax.errors import RequestError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 KERNEL = "Pillow BOX (area mean)"  # of `fit`
-# Pillow knows more, and for some of them starts other programs, whatever a file's name.
+# Pillow opens more formats, and starts other programs for some, whatever the suffix.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 _ORIENTATION = 0x0112  # EXIF
-_PNG_DEPTH = 24  # place of the bits a channel in a PNG file
+_PNG_DEPTH = 24  # offset of the bits per channel in a PNG file
 
 
 class Unreadable(Exception):
-    """A file that is no whole image."""
+    """A file is no complete image."""
 
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """path: below the source, with forward slashes. read() gives its bytes."""
+    """path: below the source, with forward slashes. read() returns its bytes."""
 
     path: str
     read: Callable[[], bytes]
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
-    """One image at its final size.
+class Decoded:
+    """An image in its original size.
 
-    encoded: its file's own bytes where nothing had to change, else None.
-    pixels: uint8 [H, W, 3]. resized, cropped: what was done to it. original: width and
-    height in the file. changes: all that was done, in words.
+    rgb: upright, mode RGB. original: width and height in the file. plain: whether the
+    file, a JPEG or PNG, shows these pixels to any reader. changes: what was done, in
+    words.
+    """
+
+    rgb: Image.Image
+    original: tuple[int, int]
+    plain: bool
+    changes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """An image in its final size.
+
+    encoded: the file's bytes if nothing had to change, else None. pixels: uint8
+    [H, W, 3]. original, changes: as in Decoded.
     """
 
     encoded: bytes | None
@@ -53,16 +67,16 @@ class Picture:
     changes: tuple[str, ...]
 
     def digest(self) -> bytes:
-        """Equal for equal pixels."""
+        """Returns 16 bytes that are equal for equal pixels."""
         return hashlib.blake2b(self.pixels.tobytes(), digest_size=16).digest()
 
 
 @contextlib.contextmanager
 def open_source(source: str) -> Iterator[tuple[list[File], list[File]]]:
-    """The image files of a folder or zip in natural order, and the other files.
+    """Opens a folder or zip: its image files in natural order, and the other files.
 
-    Raises: RequestError where it is neither, or a zip that is damaged or that
-    `safe_zip` refuses.
+    Raises:
+        RequestError: it is neither, or the zip is damaged or refused by `safe_zip`.
     """
     source = os.path.abspath(os.path.expanduser(source))
     if os.path.isdir(source):
@@ -72,42 +86,30 @@ def open_source(source: str) -> Iterator[tuple[list[File], list[File]]]:
             archive = zipfile.ZipFile(source)
         except (zipfile.BadZipFile, OSError) as e:
             raise RequestError(
-                f"--source={source} is no whole zip ({e}); download it again"
+                f"--source={source} is no complete zip ({e}); download it again"
             ) from None
         with archive:
-            yield _sorted_images(_zip_files(source, archive))
+            entries = safe_zip.members(source, archive, _is_image)
+            yield _sorted_images(
+                [File(path, lambda e=e: _read_entry(archive, e)) for path, e in entries]
+            )
     else:
         raise RequestError(f"--source={source}: there is no such folder or zip")
 
 
 def in_folder(folder: str) -> tuple[list[File], list[File]]:
-    """The image files below a folder in natural order, and the other files."""
-    return _sorted_images(_folder_files(folder))
-
-
-def _sorted_images(files: list[File]) -> tuple[list[File], list[File]]:
-    images = [f for f in files if _is_image(f.path)]
-    images.sort(key=lambda f: natural_key(f.path))
-    return images, [f for f in files if not _is_image(f.path)]
-
-
-def _is_image(path: str) -> bool:
-    parts = path.split("/")
-    hidden = any(p.startswith(".") or p == "__MACOSX" for p in parts)
-    return not hidden and path.lower().endswith(SUFFIXES)
-
-
-def _folder_files(source: str) -> list[File]:
+    """Returns the image files below a folder in natural order, and the other files."""
     files = []
-    for folder, _, names in os.walk(source):
+    for parent, _, names in os.walk(folder):
         for name in names:
-            path = os.path.join(folder, name)
-            below = os.path.relpath(path, source).replace(os.sep, "/")
+            path = os.path.join(parent, name)
+            below = os.path.relpath(path, folder).replace(os.sep, "/")
             files.append(File(below, lambda path=path: read_file(path)))
-    return files
+    return _sorted_images(files)
 
 
 def read_file(path: str) -> bytes:
+    """Returns a file's bytes; raises Unreadable if it is too large or unreadable."""
     try:
         if os.path.getsize(path) > safe_zip.MAX_FILE_MIB * 2**20:
             raise Unreadable(f"larger than {safe_zip.MAX_FILE_MIB} MiB")
@@ -117,131 +119,124 @@ def read_file(path: str) -> bytes:
         raise Unreadable(str(e)) from None
 
 
-def _zip_files(source: str, archive: zipfile.ZipFile) -> list[File]:
-    return [
-        File(path, lambda e=entry: _read_entry(archive, e))
-        for path, entry in safe_zip.members(source, archive, _is_image)
-    ]
-
-
-def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    try:
-        return safe_zip.read(archive, entry)
-    except Exception as e:
-        # Damaged streams raise zlib.error, BadZipFile, EOFError, RuntimeError, ...
-        raise Unreadable(str(e) or type(e).__name__) from None
-
-
-@dataclasses.dataclass(frozen=True)
-class Decoded:
-    """An image file's pixels, before they are brought to a size.
-
-    rgb: upright, mode RGB. original: width and height in the file. plain: whether its
-    own bytes, a JPEG or PNG, show these pixels to any reader. changes: as of Picture.
-    """
-
-    rgb: Image.Image
-    original: tuple[int, int]
-    plain: bool
-    changes: tuple[str, ...]
-
-
 @contextlib.contextmanager
 def bombs_refused_by_name() -> Iterator[None]:
-    """Leaves out Pillow's warning of too many pixels, which names no file: `decode`
-    refuses such a file. For the main thread, around threads that decode."""
+    """Silences Pillow's warning of too many pixels, which names no file.
+
+    `decode` refuses such a file. Enter this in the main thread, around threads that
+    decode.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         yield
 
 
 def decode(data: bytes) -> Decoded:
-    """An image file's first picture. Callable from several threads.
+    """Decodes an image file's first picture. Several threads may call it.
 
-    Raises: Unreadable for what is no whole image of FORMATS, for grey of more than 8
-    bits, and for more pixels than Pillow's limit against decompression bombs.
+    Raises:
+        Unreadable: it is no complete image of FORMATS, grey with more than 8 bits, or
+            has more pixels than Pillow's limit against decompression bombs.
     """
     if not data:
         raise Unreadable("an empty file")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            # Pillow only warns up to twice its limit.
-            most = Image.MAX_IMAGE_PIXELS  # None where a caller has lifted it
+            # Up to twice its limit Pillow only warns.
+            most = Image.MAX_IMAGE_PIXELS  # None if the caller has lifted the limit
             if most is not None and image.width * image.height > most:
                 raise Unreadable(
                     f"{image.width}x{image.height} pixels, more than {most}"
                 )
-            several = getattr(image, "is_animated", False)
             image.load()
             mode, original = image.mode, image.size
             if mode.startswith(("I", "F")):
                 raise Unreadable(f"mode {mode}, more than 8 bits a channel")
-            deep = image.format == "PNG" and data[_PNG_DEPTH] > 8
-            transparent = image.has_transparency_data
             # Some cameras write 0, which means nothing.
             upright = image.getexif().get(_ORIENTATION) not in range(2, 9)
             rgb = image if upright else ImageOps.exif_transpose(image)
             rgb = rgb if rgb.mode == "RGB" else rgb.convert("RGB")
             plain = mode in ("RGB", "L") and image.format in ("JPEG", "PNG")
+            changes = {
+                "first frame of several": getattr(image, "is_animated", False),
+                "turned upright": not upright,
+                "grey made three channels": mode in ("1", "L", "LA"),
+                "CMYK made RGB": mode == "CMYK",
+                "16 bits a channel made 8": (
+                    image.format == "PNG" and data[_PNG_DEPTH] > 8
+                ),
+                "alpha channel dropped": image.has_transparency_data,
+            }
     except Unreadable:
         raise
     except UnidentifiedImageError:
         raise Unreadable(f"cannot identify it as {', '.join(FORMATS)}") from None
-    except Exception as e:
-        # Pillow's decoders raise nearly anything on damaged files.
+    except Exception as e:  # Pillow's decoders raise nearly anything on damaged files
         raise Unreadable(str(e) or type(e).__name__) from None
-    changes = {
-        "first frame of several": several,
-        "turned upright": not upright,
-        "grey made three channels": mode in ("1", "L", "LA"),
-        "CMYK made RGB": mode == "CMYK",
-        "16 bits a channel made 8": deep,
-        "alpha channel dropped": transparent,
-    }
-    said = tuple(words for words, done in changes.items() if done)
-    return Decoded(rgb, original, plain and upright, said)
+    applied = tuple(words for words, is_applied in changes.items() if is_applied)
+    return Decoded(rgb, original, plain and upright, applied)
 
 
 def fit(data: bytes, size: int | None) -> Picture:
-    """Decodes an image file and brings it to `size` x `size` RGB, None = as it is.
+    """Decodes an image file and brings it to `size` x `size` RGB; None keeps its size.
 
-    A JPEG or PNG that has that size already keeps its bytes. Any other is cropped to
-    its central square and resized by Pillow's BOX, which is the area mean when it
-    shrinks: one antialiased kernel for all, so that the kernel tells no generator from
-    another. Raises: Unreadable.
+    A JPEG or PNG of that size keeps its bytes. Any other image is cropped to its
+    central square and resized by Pillow's BOX, which is the area mean when it shrinks.
+    This one antialiased kernel serves all images, so the kernel does not tell one
+    generator from another.
+
+    Raises:
+        Unreadable: as for `decode`.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        found = decode(data)
-    return square(found, size, data)
+        image = decode(data)
+    return square(image, size, data)
 
 
-def square(found: Decoded, size: int | None, data: bytes | None = None) -> Picture:
-    """The second half of `fit`; data: the file's bytes, to be kept where they may."""
-    rgb, changes = found.rgb, found.changes
+def square(image: Decoded, size: int | None, data: bytes | None = None) -> Picture:
+    """Brings a decoded image to its size, see `fit`. data: the file's bytes."""
+    rgb, changes = image.rgb, image.changes
     resized = size is not None and rgb.size != (size, size)
     cropped = resized and rgb.width != rgb.height
     if resized:
         side = min(rgb.size)
         left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
-        rgb = rgb.resize(
-            (size, size),
-            Image.Resampling.BOX,
-            box=(left, top, left + side, top + side),
-        )
+        box = (left, top, left + side, top + side)
+        rgb = rgb.resize((size, size), Image.Resampling.BOX, box=box)
         if cropped:
             changes += ("cropped to its central square",)
-        changes += (resized_from(found.original),)
+        changes += (resized_from(image.original),)
     return Picture(
-        encoded=data if found.plain and not resized else None,
+        encoded=data if image.plain and not resized else None,
         pixels=np.asarray(rgb),
         resized=resized,
         cropped=cropped,
-        original=found.original,
+        original=image.original,
         changes=changes,
     )
 
 
 def resized_from(original: tuple[int, int]) -> str:
-    """The words of `changes` for an image of this width and height."""
+    """Returns the entry of `changes` for an image of this width and height."""
     return f"resized from {original[0]}x{original[1]}"
+
+
+def _sorted_images(files: list[File]) -> tuple[list[File], list[File]]:
+    images = [f for f in files if _is_image(f.path)]
+    images.sort(key=lambda f: natural_key(f.path))
+    return images, [f for f in files if not _is_image(f.path)]
+
+
+def _is_image(path: str) -> bool:
+    hidden = any(p.startswith(".") or p == "__MACOSX" for p in path.split("/"))
+    return not hidden and path.lower().endswith(SUFFIXES)
+
+
+def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    try:
+        return safe_zip.read(archive, entry)
+    except (
+        Exception
+    ) as e:  # damaged streams raise zlib.error, BadZipFile, EOFError, ...
+        raise Unreadable(str(e) or type(e).__name__) from None

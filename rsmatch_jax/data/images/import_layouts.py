@@ -1,31 +1,17 @@
-"""What the folders and file names of an image collection mean. No TensorFlow.
-
-A layout takes the image files, the other files, the source's path, and the flags
---generator and --class_names.
-"""
+"""Layouts of image collections: what their folders and file names mean."""
 
 import dataclasses
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from rsmatch_jax.data.images.image_source import File, Unreadable
 from rsmatch_jax.data.stores.dataset_folder import natural_key
 from rsmatch_jax.errors import RequestError
 
-CIFAR10 = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-)
+_CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
+CIFAR10 = tuple(_CIFAR10.split())
 CIFAKE_GENERATOR = "stable-diffusion-1.4"
 CIFAKE_HOW = "CIFAKE's own run of Stable Diffusion 1.4, per class of CIFAR-10"
 CIFAKE_SOURCE = (
@@ -39,7 +25,23 @@ _SHOWN = 10
 
 
 @dataclasses.dataclass(frozen=True)
+class Images:
+    """What a layout gets: files of a source and flags of the importer.
+
+    root: the source's path. generator, class_names: as the flags.
+    """
+
+    files: Sequence[File]
+    others: Sequence[File]
+    root: str
+    generator: str | None = None
+    class_names: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Item:
+    """An image to import. generator: None for a real dataset."""
+
     file: File
     split: str
     label: int
@@ -48,29 +50,26 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a layout makes of the files. ignored: why -> how many images."""
+    """What a layout makes of the images.
+
+    generators: name to how it was run; empty for a real dataset. ignored: reason to
+    number of images.
+    """
 
     items: list[Item]
     class_names: tuple[str, ...]
-    generators: dict[str, str]  # name -> how it was run; empty for a real dataset
+    generators: dict[str, str]
     licence: str
     source: str
     ignored: dict[str, int]
 
 
-def cifake_plan(
-    files: list[File],
-    others: list[File],
-    root: str,
-    generator: str | None,
-    class_names: Sequence[str],
-) -> Plan:
+def cifake_plan(images: Images) -> Plan:
     """CIFAKE's names: NNNN.jpg is airplane, `NNNN (k).jpg` class k - 1 (2 to 10)."""
-    del others, class_names  # CIFAKE's are CIFAR-10's
     items, ignored = [], Counter()
-    for file in files:
+    for file in images.files:
         *folders, name = file.path.split("/")
-        if "FAKE" not in [os.path.basename(root), *folders]:
+        if "FAKE" not in [os.path.basename(images.root), *folders]:
             ignored["outside FAKE"] += 1
         elif "test" in folders:
             ignored["CIFAKE's test split"] += 1
@@ -85,93 +84,73 @@ def cifake_plan(
             items.append(Item(file, "train", label, 0))
     if not items:
         raise RequestError(
-            f"--source={root} has no images in a folder FAKE; --layout=cifake reads "
-            "CIFAKE's archive, for other images use --layout=folders"
+            f"--source={images.root} has no images in a folder FAKE; --layout=cifake "
+            "reads CIFAKE's archive, for other images use --layout=folders"
         )
-    return Plan(
-        items,
-        CIFAR10,
-        {generator or CIFAKE_GENERATOR: CIFAKE_HOW},
-        CIFAKE_LICENCE,
-        CIFAKE_SOURCE,
-        dict(ignored),
-    )
+    generators = {images.generator or CIFAKE_GENERATOR: CIFAKE_HOW}
+    return Plan(items, CIFAR10, generators, CIFAKE_LICENCE, CIFAKE_SOURCE, ignored)
 
 
-def folders_plan(
-    files: list[File],
-    others: list[File],
-    root: str,
-    generator: str | None,
-    class_names: Sequence[str],
-) -> Plan:
-    """One folder per class, perhaps below one per split or per generator."""
-    del others
-    paths = [file.path.split("/")[:-1] for file in files]
-    paths = _unwrap(paths, generator)
+def folders_plan(images: Images) -> Plan:
+    """One folder per class, which may lie in one per split or per generator."""
+    files, root, generator = images.files, images.root, images.generator
+    paths = _unwrap([file.path.split("/")[:-1] for file in files], generator)
     depths = {len(path): file.path for path, file in zip(paths, files, strict=True)}
-    if not depths or len(depths) > 1 or next(iter(depths)) not in (1, 2):
-        found = " and ".join(depths.values()) or "no images at all"
+    if len(depths) != 1 or not depths.keys() <= {1, 2}:
+        examples = " and ".join(depths.values()) or "no images at all"
         raise RequestError(
             f"--source={root} must hold class/img, train|test/class/img or "
-            f"generator/class/img; found {found}"
+            f"generator/class/img, but has {examples}"
         )
     tops = sorted({p[0] for p in paths}, key=natural_key) if 2 in depths else []
     has_splits = bool(tops) and set(tops) <= set(SPLITS)
-    ignored = Counter()
     if tops and not has_splits and generator:
         raise RequestError(
-            f"--source={root} has a folder level above the classes "
-            f"({', '.join(tops[:_SHOWN])}), which names the generators: leave "
-            "--generator out"
+            f"--source={root} has folders above the classes "
+            f"({', '.join(tops[:_SHOWN])}), which name the generators: leave out "
+            "--generator"
         )
     names = [generator] if generator else ([] if has_splits else tops)
-    labels = _class_positions({p[-1] for p in paths}, class_names)
-    items = []
+    labels = _class_positions({p[-1] for p in paths}, images.class_names)
+    items, ignored = [], Counter()
     for file, path in zip(files, paths, strict=True):
         split = path[0] if has_splits else "train"
         if names and split != "train":
             ignored[f"{split} split, a pool has none"] += 1
             continue
-        which = names.index(path[0]) if names and tops and not has_splits else 0
-        items.append(Item(file, split, labels[path[-1]], which if names else None))
+        position = names.index(path[0]) if names and tops and not has_splits else 0
+        items.append(Item(file, split, labels[path[-1]], position if names else None))
     return Plan(
         items,
         tuple(labels),
         {name: "not stated; images imported from disk" for name in names},
         "not stated",
         f"images imported from {os.path.basename(root)}",
-        dict(ignored),
+        ignored,
     )
 
 
-def tiny_imagenet_plan(
-    files: list[File],
-    others: list[File],
-    root: str,
-    generator: str | None,
-    class_names: Sequence[str],
-) -> Plan:
-    """Tiny-ImageNet's archive: train/WNID/images/*.JPEG, and val/images/*.JPEG with
-    their WordNet ids in val/val_annotations.txt.
+def tiny_imagenet_plan(images: Images) -> Plan:
+    """Tiny-ImageNet's archive: train/WNID/images/*.JPEG and val/images/*.JPEG.
 
-    Labels follow the sorted ids of wnids.txt; a class has the first name that
-    words.txt gives its id, with the id behind it where two would be alike.
+    val/val_annotations.txt has the WordNet ids of the second. Labels follow the sorted
+    ids of wnids.txt. A class has the first name that words.txt gives its id, followed
+    by the id if two names are equal.
     """
-    for flag, value in (("generator", generator), ("class_names", class_names)):
-        if value:
+    root = images.root
+    for flag in ("generator", "class_names"):
+        if getattr(images, flag):
             raise RequestError(
                 f"--{flag}: Tiny-ImageNet is a dataset of real images and names its "
-                "classes itself; leave it out (a pool comes in by --layout=folders)"
+                "classes itself; leave it out (a pool needs --layout=folders)"
             )
-    top, texts = _tiny_imagenet_tables(root, others)
+    top, texts = _tiny_imagenet_tables(root, images.others)
     wnids = sorted(texts["wnids.txt"].split())
     labels = {wnid: label for label, wnid in enumerate(wnids)}
     truth = dict(row.split("\t")[:2] for row in _rows(texts["val/val_annotations.txt"]))
     items, ignored = [], Counter()
-    for file in files:
-        parts = file.path.removeprefix(top).split("/")
-        match parts:
+    for file in images.files:
+        match file.path.removeprefix(top).split("/"):
             case ["train", wnid, "images", _]:
                 split = "train"
             case ["val", "images", name]:
@@ -201,11 +180,11 @@ def tiny_imagenet_plan(
         {},
         "not stated; for research, as ImageNet's",
         "Tiny-ImageNet (Stanford CS231N), after ImageNet by J. Deng et al. 2009",
-        dict(ignored),
+        ignored,
     )
 
 
-LAYOUTS: dict[str, Callable[..., Plan]] = {
+LAYOUTS: dict[str, Callable[[Images], Plan]] = {
     "cifake": cifake_plan,
     "folders": folders_plan,
     "tiny_imagenet": tiny_imagenet_plan,
@@ -215,8 +194,7 @@ LAYOUTS: dict[str, Callable[..., Plan]] = {
 def _tiny_imagenet_tables(
     root: str, others: Sequence[File]
 ) -> tuple[str, dict[str, str]]:
-    """The folder that holds the archive's content, "" or with a slash at its end, and
-    the content of its text files by name."""
+    """The top folder ("" or with a slash at its end), and the texts by name."""
     by_path = {file.path: file for file in others}
     tops = [p.removesuffix("wnids.txt") for p in by_path if p.endswith("wnids.txt")]
     top = min(tops, key=len, default="")
@@ -239,10 +217,9 @@ def _rows(text: str) -> list[str]:
 
 
 def _first_words(wnids: Sequence[str], words: str) -> tuple[str, ...]:
-    """`n02124075 <tab> Egyptian cat, ...` gives `Egyptian cat`; an id without words is
-    its own name."""
-    known = dict(row.split("\t", 1) for row in _rows(words))
-    names = [known.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
+    """`n02124075 <tab> Egyptian cat, ...` gives `Egyptian cat`; no row gives the id."""
+    by_wnid = dict(row.split("\t", 1) for row in _rows(words))
+    names = [by_wnid.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
     return tuple(
         name if names.count(name) == 1 else f"{name} ({wnid})"
         for name, wnid in zip(names, wnids, strict=True)
@@ -250,20 +227,22 @@ def _first_words(wnids: Sequence[str], words: str) -> tuple[str, ...]:
 
 
 def _unwrap(paths: list[list[str]], generator: str | None) -> list[list[str]]:
-    """Takes away the one folder that zips often wrap around everything."""
+    """Removes the one folder that zips often wrap around everything."""
     wrapped = len({p[0] if p else "" for p in paths}) == 1 and all(
         len(p) == 3 or (len(p) == 2 and generator and p[0] not in SPLITS) for p in paths
     )
     return [p[1:] for p in paths] if wrapped else paths
 
 
-def _class_positions(found: set[str], class_names: Sequence[str]) -> dict[str, int]:
-    """Class name -> label: in the order asked for, else in natural order."""
-    unknown = found - set(class_names)
-    if class_names and unknown:
+def _class_positions(
+    folders: Collection[str], class_names: Sequence[str]
+) -> dict[str, int]:
+    """Class name to label, in the order of --class_names or else in natural order."""
+    unlisted = set(folders) - set(class_names)
+    if class_names and unlisted:
         raise RequestError(
-            f"the class folders {', '.join(sorted(unknown)[:_SHOWN])} are not in "
+            f"the class folders {', '.join(sorted(unlisted)[:_SHOWN])} are not in "
             "--class_names; rename them, or correct that file"
         )
-    names = class_names or sorted(found, key=natural_key)
+    names = class_names or sorted(folders, key=natural_key)
     return {name: label for label, name in enumerate(names)}

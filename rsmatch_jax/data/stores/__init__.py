@@ -1,1 +1,1 @@
-"""What lies on disk: decoded arrays, dataset folders, tfrecord files."""
+"""Datasets on disk: decoded arrays, dataset folders, tfrecord files."""

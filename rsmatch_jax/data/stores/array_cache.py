@@ -1,16 +1,16 @@
-"""Datasets on disk: each is decoded (or searched) once, then opened as mapped arrays.
+"""The cache of datasets: each is decoded (or searched) once, then opened as arrays.
 
-Layout: <cache>/<kind>/<name>/<version>-<fingerprint>/<split>/ in the form of
-`arrays.save`. An entry is written beside its place and renamed, so it is there wholly
-or not at all; a lock keeps two processes from decoding the same set twice.
+`arrays.save` writes <cache>/<kind>/<name>/<version>-<fingerprint>/<split>/. An entry
+is written beside its place and renamed, so that it is complete or absent. A lock keeps
+two processes from decoding the same dataset twice.
 """
 
 import contextlib
 import fnmatch
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import logging
 
@@ -23,14 +23,6 @@ Splits = dict[str, Any]
 _PARTIAL = ".partial"
 
 
-class Form(Protocol):
-    """How one split is kept in a folder: the module `arrays`, or `encoded_index`."""
-
-    def save(self, folder: str, data: Any, extra: dict[str, Any]): ...
-
-    def load(self, folder: str) -> Any: ...
-
-
 def get_or_build(
     cache_dir: str,
     kind: str,
@@ -38,28 +30,38 @@ def get_or_build(
     source: Source,
     splits: Sequence[str],
     build: Callable[[str], tuple[Any, dict]],
-    form: Form = arrays,
+    form: type = arrays.ImageArrays,
 ) -> Splits:
-    """The splits of `source` in `form`, from the cache or made now.
+    """Returns the splits of `source` from the cache; builds them if they are absent.
 
-    kind: `datasets`, `folders`, `pools`, or these with `encoded_` before. build(split)
-    decodes one split, or finds its images, and gives what else is to be kept in its
-    meta.json. A damaged entry is made again with one warning.
+    A damaged entry is built again, with one warning.
+
+    Args:
+        kind: `datasets`, `folders` or `pools`, or one of these after `encoded_`.
+        build: returns a split as a `form`, and more content for its meta.json.
+        form: the dataclass of a split, ImageArrays or encoded_index.Index.
+
+    Raises:
+        RequestError: the cache cannot be written.
     """
-    parent = os.path.join(cache_dir, kind, safe_name(name))
+    parent = os.path.join(cache_dir, kind, _safe_name(name))
     entry = os.path.join(parent, f"{source.version}-{source.fingerprint}")
-    with contextlib.suppress(_Absent, RequestError):
-        return _open(entry, splits, form)
+    with contextlib.suppress(RequestError):
+        if cached := _open(entry, splits, form):
+            return cached
     try:
         os.makedirs(parent, exist_ok=True)
-        with _lock(entry + ".lock", name):
+        with open(entry + ".lock", "w") as lock:
+            if not files.try_lock(lock):
+                logging.info("Waiting for another process that decodes %s", name)
+                files.wait_for_lock(lock)
             try:
-                return _open(entry, splits, form)  # another process may have made it
-            except _Absent:
+                if cached := _open(entry, splits, form):  # by another process
+                    return cached
                 logging.info("Reading %s into %s, once", source.folder, entry)
             except RequestError as e:
                 logging.warning("Reading %s again: %s", name, e)
-            _write(entry, source, splits, build, form)
+            _write(entry, source, splits, build)
     except OSError as e:
         raise RequestError(
             f"the cached copy of {name} cannot be written to {entry} ({e}); set "
@@ -71,61 +73,50 @@ def get_or_build(
 def find(
     cache_dir: str, kind: str, name: str, version: str | None, splits: Sequence[str]
 ) -> Splits | None:
-    """The one cached copy of a dataset whose source is not here; None if there is none.
+    """Returns the only cached copy of a dataset whose source is absent, or None.
 
-    Raises: RequestError where several match, or the one is damaged.
+    Raises:
+        RequestError: there are several copies, or the copy is damaged.
     """
-    parent = os.path.join(cache_dir, kind, safe_name(name))
-    pattern = f"{version or '*'}-*"
+    parent = os.path.join(cache_dir, kind, _safe_name(name))
     entries = [
         os.path.join(parent, e)
         for e in sorted(os.listdir(parent) if os.path.isdir(parent) else ())
-        if fnmatch.fnmatchcase(e, pattern)
+        if fnmatch.fnmatchcase(e, f"{version or '*'}-*")
         and not e.endswith(_PARTIAL)
         and all(arrays.is_array_folder(os.path.join(parent, e, s)) for s in splits)
     ]
+    if not entries:
+        return None
     if len(entries) > 1:
         raise RequestError(
             f"{name} is not in data.data_dir and the cache has several copies of it: "
             f"{', '.join(entries)}. Delete all but one, or pass "
             "--config.data.data_dir=DIR"
         )
-    if not entries:
-        return None
     meta = arrays.load_meta(os.path.join(entries[0], splits[0]))
-    origin = meta.get("source", {}).get("folder", "another place")
-    # Told loudly: a mistyped folder of the same name would end here as well.
+    # A warning, because a mistyped folder of the same name also ends here.
     logging.warning(
-        "%s is not here, its decoded copy is: using %s, made from %s",
+        "%s is absent, using its decoded copy %s, made from %s",
         name,
         entries[0],
-        origin,
+        meta.get("source", {}).get("folder", "an unknown folder"),
     )
-    try:
-        return _open(entries[0], splits, arrays)
-    except _Absent as e:
-        raise RequestError(f"{e} vanished while it was read; start again") from None
+    return _open(entries[0], splits, arrays.ImageArrays)
 
 
-def safe_name(name: str) -> str:
-    """A dataset's name as one folder name."""
+def _safe_name(name: str) -> str:
+    """A dataset's name as the name of one folder."""
     return name.replace("/", "__")
 
 
-class _Absent(Exception):
-    """There is no such entry."""
-
-
-def _open(entry: str, splits: Sequence[str], form: Form) -> Splits:
-    """Opens an entry. Raises: _Absent, or RequestError where it is damaged."""
+def _open(entry: str, splits: Sequence[str], form: type) -> Splits | None:
+    """The splits of an entry; None if it is absent. Raises RequestError if damaged."""
     if not os.path.isdir(entry):
-        raise _Absent(entry)
+        return None
     try:
-        return {s: form.load(os.path.join(entry, s)) for s in splits}
-    except RequestError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        # A meta.json or .npy header that parses into something else altogether.
+        return {s: arrays.load(os.path.join(entry, s), form) for s in splits}
+    except OSError as e:
         raise RequestError(f"{entry} is damaged ({e!r}); delete it") from e
 
 
@@ -134,9 +125,8 @@ def _write(
     source: Source,
     splits: Sequence[str],
     build: Callable[[str], tuple[Any, dict]],
-    form: Form,
 ):
-    # The lock is held: whatever lies beside the entry was left by a killed process.
+    # This process holds the lock, so a partial entry is left from a killed process.
     temporary = entry + _PARTIAL
     shutil.rmtree(temporary, ignore_errors=True)
     origin = {
@@ -148,18 +138,8 @@ def _write(
         for split in splits:
             data, extra = build(split)
             folder = os.path.join(temporary, split)
-            form.save(folder, data, {"source": origin, **extra})
+            arrays.save(folder, data, {"source": origin, **extra})
         shutil.rmtree(entry, ignore_errors=True)
         os.rename(temporary, entry)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _lock(path: str, name: str) -> Iterator[None]:
-    """Holds an advisory lock; it ends with the process, however that ends."""
-    with open(path, "w") as f:
-        if not files.try_lock(f):
-            logging.info("Waiting for another process that decodes %s", name)
-            files.wait_for_lock(f)
-        yield

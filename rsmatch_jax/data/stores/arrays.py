@@ -1,26 +1,27 @@
-"""Decoded images as arrays: the one form in which every dataset reaches the run.
+"""Decoded images as arrays: the form in which every dataset reaches a run.
 
-A dataset is a folder of `images.npy`, `labels.npy`, for a pool `generators.npy`, and
-`meta.json` with names, shapes and checksums. Arrays are memory-mapped, so opening one
-costs no memory. Two small datasets need no folder: scikit-learn's digits and `fake`.
+On disk a dataset is a folder of `images.npy`, `labels.npy`, for a pool also
+`generators.npy`, and `meta.json` with names, shapes and checksums. Arrays are
+memory-mapped, so that opening them costs no memory. scikit-learn's digits and the
+made-up set `fake` need no folder.
 """
 
 import dataclasses
 import hashlib
-import json
 import math
 import os
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 
+from rsmatch_jax import files
 from rsmatch_jax.errors import RequestError
 
 META = "meta.json"
 DIGITS_TEST_SIZE = 500
 ALIGNMENT = 64  # bytes
-REAL_ORIGIN = "real"  # of images that no generator has made; no generator's name
+REAL_ORIGIN = "real"  # stands for real images in reports; no generator may be called so
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class ImageArrays:
     """Decoded images of one split or pool.
 
     images: uint8 [N, H, W, C], C = 1 or 3, possibly memory-mapped; or
-      `encoded.EncodedImages`, which look like it and are decoded where they are read.
+      `encoded.EncodedImages`, which decode images when they are indexed.
     labels: int32 [N], positions in class_names.
     generators: int32 [N], positions in generator_names; None for real images.
     """
@@ -45,140 +46,129 @@ class ImageArrays:
         return len(self.class_names)
 
     def counts(self) -> np.ndarray:
-        """Images per class, int64 [K]."""
+        """Returns the number of images of each class, int64 [K]."""
         return np.bincount(self.labels, minlength=self.num_classes)
+
+    def check(self):
+        """Raises ValueError if arrays have wrong dtypes, shapes or values."""
+        images = self.images
+        if (
+            images.dtype != np.uint8
+            or images.ndim != 4
+            or images.shape[3] not in (1, 3)
+        ):
+            raise ValueError(f"images are {images.dtype} {images.shape}")
+        check_classes(self, len(images))
+
+
+Columns = TypeVar("Columns")  # a dataclass of arrays and names with a method `check`
+
+
+def check_classes(data: Any, count: int):
+    """Raises ValueError unless labels and generators are int32 [count], each in range.
+
+    data: ImageArrays, or an object with the same four fields.
+    """
+    for what, column, names in (
+        ("labels", data.labels, data.class_names),
+        ("generators", data.generators, data.generator_names),
+    ):
+        if column is None:
+            continue
+        if column.dtype != np.int32 or column.shape != (count,):
+            raise ValueError(f"{what} are {column.dtype} {column.shape}")
+        if count and not 0 <= column.min() <= column.max() < len(names):
+            raise ValueError(f"{what} are outside 0..{len(names) - 1}")
 
 
 def aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """Uninitialised uint8, at an address that JAX on a CPU takes an array over from
-    without a copy."""
+    """Returns uninitialised uint8, aligned so that JAX on a CPU need not copy it."""
     size = math.prod(shape)
     memory = np.empty(size + ALIGNMENT, np.uint8)
     begin = -memory.ctypes.data % ALIGNMENT
     return memory[begin : begin + size].reshape(shape)
 
 
-def save(folder: str, data: ImageArrays, extra: Mapping[str, Any] | None = None):
-    """Writes `data` to `folder`; `meta.json` comes last, so it marks a whole folder.
+def save(folder: str, data: Any, extra: Mapping[str, Any] | None = None):
+    """Writes a dataclass of arrays and names, such as ImageArrays, to a folder.
 
-    `extra` is stored under its own keys in meta.json (how a pool was made, licences).
+    Each array becomes <field>.npy. `meta.json` comes last, so it marks a complete
+    folder. It has the other fields, the arrays' shapes and checksums, and `extra`.
     """
-    columns = {"images": data.images, "labels": data.labels.astype(np.int32)}
-    if data.generators is not None:
-        columns["generators"] = data.generators.astype(np.int32)
-    meta = {
-        "name": data.name,
-        "class_names": list(data.class_names),
-        "generator_names": list(data.generator_names),
-    }
-    save_columns(folder, columns, meta, extra)
-
-
-def save_columns(
-    folder: str,
-    columns: Mapping[str, np.ndarray],
-    meta: Mapping[str, Any],
-    extra: Mapping[str, Any] | None = None,
-):
-    """Writes <column>.npy each, and last meta.json: `meta`, the files' shapes and
-    checksums, `extra`."""
     os.makedirs(folder, exist_ok=True)
-    files = {}
-    for column, array in columns.items():
-        path = os.path.join(folder, f"{column}.npy")
-        np.save(path, array, allow_pickle=False)
-        files[f"{column}.npy"] = {
-            "shape": list(array.shape),
-            "dtype": str(array.dtype),
-            "sha256": _sha256(path),
-        }
-    temporary = os.path.join(folder, META + ".tmp")
-    with open(temporary, "w") as f:
-        json.dump({**meta, "files": files, **(extra or {})}, f, indent=1)
-        f.write("\n")
-    os.replace(temporary, os.path.join(folder, META))
+    meta, columns = {}, {}
+    for field in dataclasses.fields(data):
+        value = getattr(data, field.name)
+        if isinstance(value, np.ndarray):
+            is_class = field.name in ("labels", "generators")
+            array = value.astype(np.int32) if is_class else value
+            path = os.path.join(folder, f"{field.name}.npy")
+            np.save(path, array, allow_pickle=False)
+            columns[f"{field.name}.npy"] = {
+                "shape": array.shape,
+                "dtype": str(array.dtype),
+                "sha256": _sha256(path),
+            }
+        elif value is not None:
+            meta[field.name] = value
+    content = {**meta, "files": columns, **(extra or {})}
+    files.write_json(os.path.join(folder, META), content)
 
 
 def is_array_folder(folder: str) -> bool:
+    """Whether a folder has a meta.json."""
     return os.path.isfile(os.path.join(folder, META))
 
 
 def load_meta(folder: str) -> dict[str, Any]:
-    """The folder's meta.json as a dict."""
-    path = os.path.join(folder, META)
-    try:
-        with open(path) as f:
-            return json.load(f)
-    except FileNotFoundError:
-        raise RequestError(f"{folder} is no array folder: it has no {META}") from None
-    except json.JSONDecodeError as e:
-        raise RequestError(f"{path} is damaged ({e}); delete {folder}") from None
+    """Returns the content of a folder's meta.json."""
+    meta = files.read_json(os.path.join(folder, META))
+    if meta is None:
+        raise RequestError(f"{folder} is no array folder: it has no {META}")
+    return meta
 
 
-def load(folder: str) -> ImageArrays:
-    """Opens an array folder, memory-mapped, after checking shapes and checksums.
+def load(folder: str, form: type[Columns] = ImageArrays) -> Columns:
+    """Opens what `save` wrote, memory-mapped, after checking all checksums.
 
-    Raises: RequestError naming what is not so. Nothing that is stored is ever run.
-    """
-    return load_columns(folder, _from_columns)
+    Nothing that is stored is ever run.
 
+    Args:
+        form: the dataclass that was saved.
 
-def load_columns(
-    folder: str, make: Callable[[dict[str, Any], dict[str, np.ndarray]], Any]
-) -> Any:
-    """make(meta.json, columns) of what `save_columns` wrote: the columns memory-mapped,
-    after checking their checksums.
-
-    Raises: RequestError as `load`, also for what `make` stumbles over.
+    Raises:
+        RequestError: a file is missing, damaged, or does not fit the others.
     """
     meta = load_meta(folder)
     try:
         columns = {
-            file.removesuffix(".npy"): _column(folder, file, expected)
-            for file, expected in meta["files"].items()
+            file.removesuffix(".npy"): _column(folder, file, entry["sha256"])
+            for file, entry in meta["files"].items()
         }
-        return make(meta, columns)
+        names = {
+            field.name: tuple(meta[field.name])
+            for field in dataclasses.fields(form)
+            if field.type == tuple[str, ...]
+        }
+        data = form(name=meta["name"], **columns, **names)
+        data.check()
     except RequestError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as e:
-        # A meta.json or .npy file of something else altogether, or of objects.
+        # A meta.json or .npy file of another kind, or one that holds objects.
         raise RequestError(
-            f"{folder} is no whole array folder ({e}); delete it, then it is made "
-            "anew, or restore it"
+            f"{folder} is no complete array folder ({e}); delete it, so that it is "
+            "made again, or restore it"
         ) from e
-
-
-def check_classes(what: str, column: np.ndarray, count: int, names: tuple[str, ...]):
-    """Raises ValueError unless a column is int32 [count], of positions in names."""
-    if column.dtype != np.int32 or column.shape != (count,):
-        raise ValueError(f"{what} are {column.dtype} {column.shape}")
-    if count and not 0 <= column.min() <= column.max() < len(names):
-        raise ValueError(f"{what} are none of 0..{len(names) - 1}")
-
-
-def _from_columns(meta: dict[str, Any], columns: dict[str, np.ndarray]) -> ImageArrays:
-    data = ImageArrays(
-        name=meta["name"],
-        class_names=tuple(meta["class_names"]),
-        generator_names=tuple(meta["generator_names"]),
-        **columns,
-    )
-    images = data.images
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
-        raise ValueError(f"images are {images.dtype} {images.shape}")
-    check_classes("labels", data.labels, len(images), data.class_names)
-    if data.generators is not None:
-        names = data.generator_names
-        check_classes("generators", data.generators, len(images), names)
     return data
 
 
-def _column(folder: str, file: str, expected: Mapping[str, Any]) -> np.ndarray:
+def _column(folder: str, file: str, sha256: str) -> np.ndarray:
     path = os.path.join(folder, file)
-    if not os.path.isfile(path) or _sha256(path) != expected["sha256"]:
+    if not os.path.isfile(path) or _sha256(path) != sha256:
         raise RequestError(
-            f"{path} is missing or not what {META} says (size or checksum); "
-            f"delete {folder} and it is made anew, or restore the file"
+            f"{path} is missing, or its checksum differs from {META}; delete {folder}, "
+            "so that it is made again, or restore the file"
         )
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
@@ -188,19 +178,24 @@ def _column(folder: str, file: str, expected: Mapping[str, Any]) -> np.ndarray:
         ) from None
 
 
-def to_rgb(images: np.ndarray) -> np.ndarray:
-    """Repeats a grey channel three times; colour images pass through unchanged.
+def _sha256(path: str) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
-    Args: uint8 [N, H, W, 1 or 3]. Returns: uint8 [N, H, W, 3].
+
+def to_rgb(images: np.ndarray) -> np.ndarray:
+    """Repeats a grey channel three times; colour images stay as they are.
+
+    uint8 [N, H, W, 1 or 3] to uint8 [N, H, W, 3].
     """
     return np.repeat(images, 3, axis=3) if images.shape[3] == 1 else images
 
 
 def digits(split: str) -> ImageArrays:
-    """scikit-learn's 1,797 scans of handwritten digits, 8 x 8, 17 grey levels.
+    """Returns scikit-learn's handwritten digits: 1,797 scans, 8 x 8, 17 grey levels.
 
-    The split is fixed, stratified and random (the scans are ordered by writer): 1,297
-    `train`, 500 `test`. Grey level v of 0..16 becomes round(255 v / 16).
+    The split is fixed and stratified: 1,297 `train`, 500 `test`. It is random, because
+    the scans are ordered by writer. Grey level v of 0..16 becomes round(255 v / 16).
     """
     from sklearn.datasets import load_digits  # lazy: scikit-learn takes a second
     from sklearn.model_selection import train_test_split
@@ -212,54 +207,49 @@ def digits(split: str) -> ImageArrays:
         stratify=raw.target,
         random_state=0,
     )
-    keep = np.sort({"train": train, "test": test}[split])
+    rows = np.sort({"train": train, "test": test}[split])
     return ImageArrays(
         name="digits",
-        images=grey_levels_to_uint8(raw.images[keep])[..., None],
-        labels=raw.target[keep].astype(np.int32),
+        images=grey_levels_to_uint8(raw.images[rows])[..., None],
+        labels=raw.target[rows].astype(np.int32),
         class_names=tuple(str(c) for c in range(10)),
     )
 
 
 def grey_levels_to_uint8(levels: np.ndarray) -> np.ndarray:
-    """Grey levels 0..16 of the digit scans as uint8 0..255."""
+    """Maps grey levels 0..16 of the digit scans to uint8 0..255."""
     return np.rint(levels * (255 / 16)).astype(np.uint8)
 
 
 def fake(split: str, num_classes: int = 10, size: int = 8) -> ImageArrays:
-    """A tiny made-up set for smoke runs: class-dependent colours under noise.
+    """Returns a tiny made-up set for smoke runs: a noisy colour for each class.
 
     64 training and 32 test images per class; uint8 [N, size, size, 3].
     """
     per_class, seed = {"train": (64, 0), "test": (32, 1)}[split]
-    rng = np.random.default_rng(seed)
-    labels = np.tile(np.arange(num_classes, dtype=np.int32), per_class)
-    colours = np.random.default_rng(2).integers(40, 216, (num_classes, 1, 1, 3))
-    noise = rng.integers(-40, 40, (len(labels), size, size, 3))
-    return ImageArrays(
-        name="fake",
-        images=(colours[labels] + noise).astype(np.uint8),
-        labels=labels,
-        class_names=tuple(f"class_{c}" for c in range(num_classes)),
-    )
+    return _fake(per_class, num_classes, size, seed, noise=40)
 
 
 def fake_pool(num_classes: int = 10, size: int = 8) -> ImageArrays:
-    """Synthetic companions of `fake`: the same colours, less noise, two generators."""
-    labels = np.tile(np.arange(num_classes, dtype=np.int32), 64)
-    rng = np.random.default_rng(3)
-    colours = np.random.default_rng(2).integers(40, 216, (num_classes, 1, 1, 3))
-    noise = rng.integers(-10, 10, (len(labels), size, size, 3))
-    return ImageArrays(
-        name="fake",
-        images=(colours[labels] + noise).astype(np.uint8),
-        labels=labels,
-        class_names=tuple(f"class_{c}" for c in range(num_classes)),
-        generators=np.arange(len(labels), dtype=np.int32) // num_classes % 2,
+    """Returns a pool for `fake`: the same colours with less noise, two generators."""
+    pool = _fake(64, num_classes, size, seed=3, noise=10)
+    return dataclasses.replace(
+        pool,
+        generators=np.arange(len(pool.labels), dtype=np.int32) // num_classes % 2,
         generator_names=("generator_a", "generator_b"),
     )
 
 
-def _sha256(path: str) -> str:
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+def _fake(
+    per_class: int, num_classes: int, size: int, seed: int, noise: int
+) -> ImageArrays:
+    labels = np.tile(np.arange(num_classes, dtype=np.int32), per_class)
+    colours = np.random.default_rng(2).integers(40, 216, (num_classes, 1, 1, 3))
+    shape = (len(labels), size, size, 3)
+    noises = np.random.default_rng(seed).integers(-noise, noise, shape)
+    return ImageArrays(
+        name="fake",
+        images=(colours[labels] + noises).astype(np.uint8),
+        labels=labels,
+        class_names=tuple(f"class_{c}" for c in range(num_classes)),
+    )

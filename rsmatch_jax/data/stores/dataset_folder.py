@@ -1,28 +1,33 @@
-"""TFDS dataset folders seen without TensorFlow: where, what version, whether whole.
+"""TFDS dataset folders, read without TensorFlow.
 
 `dataset_info.json` names the splits and their shards. That is enough to find a
-dataset, to know whether its decoded copy is current, and to name the damaged file.
+dataset, to see whether its decoded copy is current, and to name a damaged file.
 """
 
+import contextlib
 import dataclasses
 import fnmatch
 import hashlib
 import json
-import mmap
 import os
 import re
-import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
+from rsmatch_jax import files
+from rsmatch_jax.data.stores import tfrecord
 from rsmatch_jax.errors import RequestError
 
 INFO = "dataset_info.json"
-STAGING = ".staging"  # of a pool that is drawn: what it is written from
+POOL_REPORT = "pool.json"  # says how a synthetic pool was made
+STAGING = ".staging"  # in a generated pool's folder: the pictures it is written from
+_FEATURES = "features.json"
 _NAME = re.compile(
     r"(?P<name>[A-Za-z]\w*)(/(?P<config>[^:/]+))?(:(?P<version>[\d.*]+))?"
 )
-_ENDS = 1 << 16
+_ENDS = 1 << 16  # bytes read at either end of a file for the fingerprint
 _TFDS = "tensorflow_datasets."
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
@@ -41,21 +46,25 @@ class Source:
     def splits(self) -> tuple[str, ...]:
         return tuple(s["name"] for s in self.info.get("splits", ()))
 
+    @property
+    def file_format(self) -> str:
+        return self.info.get("fileFormat") or "tfrecord"
+
 
 def natural_key(text: str) -> list[str | int]:
-    """Sort key by which `train_2` comes before `train_10`."""
+    """Sort key that puts `train_2` before `train_10`."""
     parts = re.split(r"([0-9]+)", text)
     return [int(p) if i % 2 else p for i, p in enumerate(parts)]
 
 
 def default_data_dir(data_dir: str | None) -> str:
-    """`data_dir`, or where TFDS looks: $TFDS_DATA_DIR, then ~/tensorflow_datasets."""
+    """Returns `data_dir`, or TFDS's: $TFDS_DATA_DIR or ~/tensorflow_datasets."""
     folder = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return os.path.abspath(os.path.expanduser(folder))
 
 
 def split_name(name: str) -> tuple[str, str | None, str | None]:
-    """`name[/config][:version]` in its parts; RequestError on anything else."""
+    """Splits `name[/config][:version]`; raises RequestError for anything else."""
     match = _NAME.fullmatch(name)
     if not match:
         raise RequestError(
@@ -66,75 +75,180 @@ def split_name(name: str) -> tuple[str, str | None, str | None]:
 
 
 def find(name: str, data_dir: str) -> str | None:
-    """The folder of the newest prepared version of a TFDS dataset; None if absent."""
+    """Returns the folder of the newest prepared version of a TFDS dataset, or None."""
     base, config, version = split_name(name)
     folder = os.path.join(data_dir, base)
     config = config or _default_config(folder)
-    if config:
-        folder = os.path.join(folder, config)
-    found = _versions(folder, version or "*")
-    if not found and not config:
-        configs = [c for c in _subfolders(folder) if _versions(f"{folder}/{c}", "*")]
-        if len(configs) > 1:
-            raise RequestError(
-                f"{name} in {data_dir} has the configs {', '.join(configs)}: choose "
-                f"one, such as --config.data.name={base}/{configs[0]}"
-            )
-        if configs:
-            folder = os.path.join(folder, configs[0])
-            found = _versions(folder, version or "*")
-    return os.path.join(folder, found[-1]) if found else None
+    configs = [config] if config else ["", *_subfolders(folder)]  # "": without configs
+    versions = {c: _versions(os.path.join(folder, c), version or "*") for c in configs}
+    prepared = [c for c in configs if versions[c]]
+    if len(prepared) > 1 and "" not in prepared:
+        raise RequestError(
+            f"{name} in {data_dir} has the configs {', '.join(prepared)}: choose one, "
+            f"such as --config.data.name={base}/{prepared[0]}"
+        )
+    if not prepared:
+        return None
+    return os.path.join(folder, prepared[0], versions[prepared[0]][-1])
 
 
 def inspect(folder: str) -> Source:
-    """Reads a dataset folder's description; RequestError if it is none."""
+    """Reads the description of a dataset folder.
+
+    Raises:
+        RequestError: there is no description, it is damaged, or it names code that is
+            not TFDS's.
+    """
     path = os.path.join(folder, INFO)
-    try:
-        with open(path) as f:
-            info = json.load(f)
-    except (FileNotFoundError, NotADirectoryError):
+    info = files.read_json(path) if os.path.isdir(folder) else None
+    if info is None:
         inner = [v for v in _subfolders(folder) if is_dataset(f"{folder}/{v}")]
         hint = f"; did you mean {os.path.join(folder, inner[-1])}?" if inner else ""
-        raise RequestError(
-            f"{folder} is no dataset folder: it has no {INFO}{hint}"
-        ) from None
-    except (OSError, ValueError) as e:
-        raise RequestError(
-            f"{path} cannot be read ({e}); prepare the dataset again"
-        ) from None
-    if not isinstance(info, dict) or "name" not in info or "version" not in info:
+        raise RequestError(f"{folder} is no dataset folder: it has no {INFO}{hint}")
+    if "name" not in info or "version" not in info:
         raise RequestError(f"{path} names no dataset; prepare the dataset again")
     if not is_version(str(info["version"])):  # it becomes part of a path
         raise RequestError(
-            f"{path}: version {info['version']!r} is none (such as 1.0.0); prepare the "
-            "dataset again"
+            f"{path}: the version {info['version']!r} is not of the form 1.0.0; "
+            "prepare the dataset again"
         )
-    _check_features(folder)
+    _check_features(os.path.join(folder, _FEATURES))
     return Source(folder, info["name"], info["version"], _fingerprint(folder), info)
 
 
-def _check_features(folder: str):
-    """Raises RequestError where features.json names a class of other modules: TFDS
-    imports them, and a folder may hold a module, too."""
-    path = os.path.join(folder, "features.json")
-    try:
-        with open(path, encoding="utf-8") as f:
-            parts = [json.load(f)]
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError) as e:
+def is_dataset(folder: str) -> bool:
+    """Whether a folder has a dataset's description."""
+    return os.path.isfile(os.path.join(folder, INFO))
+
+
+def is_version(text: str) -> bool:
+    """Whether a text is a version such as 1.0.0."""
+    return re.fullmatch(r"\d+\.\d+\.\d+", text) is not None
+
+
+def refuse_existing(folder: str):
+    """Raises RequestError if `folder` exists."""
+    if os.path.lexists(folder):
         raise RequestError(
-            f"{path} cannot be read ({e}); prepare the dataset again"
+            f"--out={folder} exists already; choose another folder, or delete it first"
+        )
+
+
+def check_shards(source: Source, splits: Sequence[str]):
+    """Raises RequestError that names the first absent or truncated shard of splits."""
+    for split in splits:
+        for path, length in shards(source, split):
+            if source.file_format != "tfrecord":
+                continue
+            try:
+                if (records := tfrecord.count(path)) != length:
+                    raise tfrecord.Damaged(f"{records} complete records")
+            except tfrecord.Damaged as e:
+                reason = f"{e}, but {INFO} lists {length}"
+                raise damaged(source, path, reason) from None
+
+
+def shards(source: Source, split: str) -> list[tuple[str, int]]:
+    """Returns (path, number of records) of a split's files, in order.
+
+    Raises:
+        RequestError: a file is absent.
+    """
+    paths = []
+    for info in source.info.get("splits", ()):
+        if info["name"] == split:
+            lengths = [int(n) for n in info.get("shardLengths", ())]
+            for shard, length in enumerate(lengths):
+                path = _shard_path(source, info, shard, len(lengths))
+                if not os.path.isfile(path):
+                    raise RequestError(
+                        f"{path} is absent, {INFO} lists it; {_way_out(source)}"
+                    )
+                paths.append((path, length))
+    return paths
+
+
+def damaged(source: Source, path: str, reason: str) -> RequestError:
+    """Returns the error for a damaged shard."""
+    return RequestError(f"{path} is truncated or damaged: {reason}; {_way_out(source)}")
+
+
+def label_names(folder: str, feature: str = "label") -> tuple[str, ...]:
+    """Returns the names of a class feature, from the files beside the images.
+
+    Raises:
+        RequestError: there is no such feature.
+    """
+    inspect(folder)
+    with contextlib.suppress(FileNotFoundError):  # TFDS numbers classes without names
+        path = os.path.join(folder, f"{feature}.labels.txt")
+        with open(path, encoding="utf-8") as f:
+            return tuple(line.strip() for line in f if line.strip())
+    path = os.path.join(folder, _FEATURES)
+    try:
+        features = (files.read_json(path) or {})["featuresDict"]["features"]
+        count = int(features[feature]["classLabel"]["numClasses"])
+    except (KeyError, TypeError, ValueError) as e:
+        generator = feature == "generator"
+        raise RequestError(
+            f"{path} describes no class {feature} ({e!r}); only labelled images can be "
+            "used" + ("; import them with --generator=NAME" if generator else "")
         ) from None
+    return tuple(str(label) for label in range(count))
+
+
+def sort_and_check(
+    folder: str,
+    split: str,
+    columns: dict[str, np.ndarray],
+    ids: Sequence[str],
+    classes: dict[str, tuple[str, ...]],
+) -> dict[str, np.ndarray]:
+    """Sorts the columns of a split by ids in natural order, if all images have one.
+
+    Raises:
+        RequestError: a column of `classes` has a value without a name.
+    """
+    if len(ids) == len(columns["image"]):
+        keys = [natural_key(name) for name in ids]
+        order = np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)
+        columns = {key: column[order] for key, column in columns.items()}
+    for key, names in classes.items():
+        outside = (columns[key] < 0) | (columns[key] >= len(names))
+        if outside.any():
+            raise RequestError(
+                f"{folder}: {outside.sum()} images of {split} have no {key}"
+            )
+    return columns
+
+
+@contextlib.contextmanager
+def needs_tensorflow(purpose: str, otherwise: str = "") -> Iterator[None]:
+    """For an import that needs TensorFlow; raises RequestError if that is missing."""
+    try:
+        yield
+    except ImportError as e:
+        raise RequestError(
+            f"{purpose} needs TensorFlow and tensorflow-datasets ({e}): pip install -r "
+            f"requirements.txt{otherwise}"
+        ) from e
+
+
+def _check_features(path: str):
+    """Raises RequestError if features.json names a class outside TFDS.
+
+    TFDS imports the module of such a class, and a dataset folder may hold a module.
+    """
+    parts: list[Any] = [files.read_json(path)]
     while parts:
         part = parts.pop()
         if isinstance(part, dict):
-            for key in ("pythonClassName", "type"):  # today's name and an old one
+            for key in ("pythonClassName", "type"):  # the second was used earlier
                 name = part.get(key)
                 if isinstance(name, str) and not name.startswith(_TFDS):
                     raise RequestError(
-                        f"{path}: {name} is no feature of TFDS and is not loaded; "
-                        "use a dataset of TFDS's own features"
+                        f"{path}: {name} is no feature of TFDS and is not loaded; use "
+                        "a dataset that has only TFDS's features"
                     )
             parts += part.values()
         elif isinstance(part, list):
@@ -144,8 +258,8 @@ def _check_features(folder: str):
 def _fingerprint(folder: str) -> str:
     """12 hex digits of the files' names, sizes, first and last bytes.
 
-    Names and sizes alone would not tell apart two imports of small PNGs; reading all
-    would take longer than opening the decoded copy. Records carry checksums, so the
+    Names and sizes alone do not tell two imports of small PNGs apart, and reading all
+    bytes takes longer than opening the decoded copy. Records carry checksums, so the
     ends of a shard show what is in it.
     """
     digest = hashlib.sha256()
@@ -160,86 +274,12 @@ def _fingerprint(folder: str) -> str:
     return digest.hexdigest()[:12]
 
 
-def is_dataset(folder: str) -> bool:
-    return os.path.isfile(os.path.join(folder, INFO))
-
-
-def is_version(text: str) -> bool:
-    return re.fullmatch(r"\d+\.\d+\.\d+", text) is not None
-
-
-def check_shards(source: Source, splits: Sequence[str]):
-    """RequestError naming the first absent, truncated or short shard of `splits`."""
-    for split in splits:
-        for path, length in shards(source, split):
-            if not is_tfrecord(source):
-                continue
-            records, whole = _count_records(path)
-            if not whole or records != length:
-                what = f"{records} whole records of {length}"
-                raise damaged(source, path, what)
-
-
-def shards(source: Source, split: str) -> list[tuple[str, int]]:
-    """(path, records) of a split's files in their order, all of which are there.
-
-    Raises: RequestError naming an absent one.
-    """
-    found = []
-    for described in source.info.get("splits", ()):
-        if described["name"] == split:
-            lengths = [int(n) for n in described.get("shardLengths", ())]
-            for shard, length in enumerate(lengths):
-                path = _shard_path(source, described, shard, len(lengths))
-                if not os.path.isfile(path):
-                    raise RequestError(
-                        f"{path} is absent, {INFO} lists it; {_way_out(source)}"
-                    )
-                found.append((path, length))
-    return found
-
-
-def damaged(source: Source, path: str, what: str) -> RequestError:
-    """The error that says so of a shard, and what to do."""
-    return RequestError(f"{path} is truncated or damaged: {what}; {_way_out(source)}")
-
-
-def is_tfrecord(source: Source) -> bool:
-    return (source.info.get("fileFormat") or "tfrecord") == "tfrecord"
-
-
-def label_names(folder: str, feature: str = "label") -> tuple[str, ...]:
-    """The names of a class feature, from the files that TFDS writes beside the images.
-
-    Raises: RequestError where there is no such feature.
-    """
-    inspect(folder)  # or it is no dataset folder at all
-    try:
-        path = os.path.join(folder, f"{feature}.labels.txt")
-        with open(path, encoding="utf-8") as f:
-            return tuple(line.strip() for line in f if line.strip())
-    except FileNotFoundError:
-        pass  # TFDS numbers classes that it has no names for
-    path = os.path.join(folder, "features.json")
-    try:
-        with open(path, encoding="utf-8") as f:
-            features = json.load(f)["featuresDict"]["features"]
-        count = int(features[feature]["classLabel"]["numClasses"])
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise RequestError(
-            f"{path} describes no class {feature} ({e!r}); only labelled images can be "
-            "used"
-            + ("; import them with --generator=NAME" if feature == "generator" else "")
-        ) from None
-    return tuple(str(label) for label in range(count))
-
-
 def _shard_path(source: Source, split: dict[str, Any], shard: int, count: int) -> str:
     file = split.get("filepathTemplate") or _TEMPLATE
     for key, value in {
         "DATASET": source.name,
         "SPLIT": split["name"],
-        "FILEFORMAT": source.info.get("fileFormat") or "tfrecord",
+        "FILEFORMAT": source.file_format,
         "SHARD_X_OF_Y": f"{shard:05d}-of-{count:05d}",
         "SHARD_INDEX": f"{shard:05d}",
         "NUM_SHARDS": f"{count:05d}",
@@ -253,54 +293,32 @@ def _way_out(source: Source) -> str:
         return (
             f"its pictures are still in {STAGING}: delete "
             f"{os.path.join(source.folder, INFO)} and run the command that drew them "
-            "again, then the pool is written anew"
+            "again, which writes the pool again"
         )
     return (
-        "copy or prepare the dataset again (a synthetic pool: import it again), "
-        f"then delete {source.folder} if it is the damaged copy"
+        "copy or prepare the dataset again (a synthetic pool: import it again), then "
+        f"delete {source.folder} if it is the damaged copy"
     )
 
 
-def _count_records(path: str) -> tuple[int, bool]:
-    """Whole records of a TFRecord file, and whether it ends at a record's end.
-
-    A record is its length (uint64), a checksum (4 bytes), the data, a checksum.
-    """
-    size = os.path.getsize(path)
-    if not size:
-        return 0, True
-    records = position = 0
-    with (
-        open(path, "rb") as f,
-        mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data,
-    ):
-        while position + 16 <= size:
-            end = position + 16 + struct.unpack_from("<Q", data, position)[0]
-            if end > size:
-                break
-            records, position = records + 1, end
-    return records, position == size
-
-
 def _default_config(folder: str) -> str | None:
-    """The default config, where TFDS has noted one beside the prepared configs."""
-    try:
-        with open(os.path.join(folder, ".config", "metadata.json")) as f:
-            return json.load(f).get("default_config_name")
-    except (OSError, ValueError):
-        return None
+    """The default config, which TFDS may have noted beside the prepared configs."""
+    with contextlib.suppress(RequestError):
+        metadata = files.read_json(os.path.join(folder, ".config", "metadata.json"))
+        return (metadata or {}).get("default_config_name")
+    return None
 
 
 def _versions(folder: str, pattern: str) -> list[str]:
     """Prepared versions below `folder` that match, oldest first."""
-    found = [
+    versions = (
         v
         for v in _subfolders(folder)
         if is_version(v)
         and fnmatch.fnmatchcase(v, pattern)
         and is_dataset(os.path.join(folder, v))
-    ]
-    return sorted(found, key=natural_key)
+    )
+    return sorted(versions, key=natural_key)
 
 
 def _subfolders(folder: str) -> list[str]:

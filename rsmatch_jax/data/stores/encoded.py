@@ -1,6 +1,8 @@
-"""Images that stay files until they are read: of sets that fit no memory once decoded,
-and for views that need the original. They lie in the TFRecord files of a TFDS dataset
-folder, where `encoded_index` has found them. No TensorFlow.
+"""Images that stay JPEG or PNG files until they are read.
+
+For datasets that fit no memory once decoded, and for views that need the original. The
+files lie in the TFRecord files of a TFDS dataset folder, at places that `encoded_index`
+has searched. Needs no TensorFlow.
 """
 
 import dataclasses
@@ -14,18 +16,19 @@ import numpy as np
 from rsmatch_jax.data.stores import tfrecord
 from rsmatch_jax.errors import RunFailed
 
-CENTRE = 0.875  # of the shorter side, that an evaluation view shows
+CENTRE = 0.875  # of the shorter side: what an evaluation view shows
 
 
 @dataclasses.dataclass(frozen=True)
 class EncodedImages:
-    """Looks like uint8 [N, S, S, 3], and is decoded where it is indexed.
+    """Behaves like uint8 [N, S, S, 3]; images are decoded when they are indexed.
 
-    Any of `[int]`, `[slice]` and `[index array]` gives evaluation views: the central
-    square of CENTRE times the shorter side, resized to S (so that the shorter
-    side is S / CENTRE). Training makes its views of the files, `read`.
-    files: paths; places: int64 [N, 3], position in `files`, then offset and length in
-    bytes; size: S.
+    `[int]`, `[slice]` and `[index array]` give evaluation views: the central square of
+    CENTRE times the shorter side, resized to S. Training makes its views from the files
+    that `read` returns.
+
+    files: paths. places: int64 [N, 3], position in `files`, offset and length in bytes.
+    size: S.
     """
 
     files: tuple[str, ...]
@@ -46,28 +49,28 @@ class EncodedImages:
 
     @property
     def nbytes(self) -> int:
-        """Of the views if all were decoded."""
+        """Size of all decoded views."""
         return len(self.places) * self.size * self.size * 3
 
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, at: int | slice | np.ndarray) -> np.ndarray:
-        if isinstance(at, int | np.integer):
-            return self._view(range(len(self))[at])
-        rows = np.arange(len(self))[at]
+    def __getitem__(self, index: int | slice | np.ndarray) -> np.ndarray:
+        if isinstance(index, int | np.integer):
+            return self._view(range(len(self))[index])
+        rows = np.arange(len(self))[index]
         if rows.ndim != 1:
-            raise IndexError("encoded images are indexed by image alone")
+            raise IndexError("encoded images have only one axis to index")
         views = np.empty((len(rows), *self.shape[1:]), np.uint8)
         if len(rows):
-            # Pillow decodes without holding the interpreter.
+            # Pillow releases the interpreter's lock while it decodes.
             with ThreadPoolExecutor(min(len(rows), os.cpu_count() or 1)) as pool:
                 for row, view in enumerate(pool.map(self._view, rows)):
                     views[row] = view
         return views
 
     def read(self, index: int) -> bytes:
-        """An image's file, JPEG or PNG. Callable from several threads."""
+        """Returns an image's file, JPEG or PNG. Several threads may call it."""
         file, offset, length = self.places[index].tolist()
         try:
             return tfrecord.read(self.files[file], tfrecord.Place(offset, length))
@@ -76,16 +79,12 @@ class EncodedImages:
                 f"{self.files[file]} cannot be read any more ({e}); restore it"
             ) from None
 
-    def encoded(self, indices: np.ndarray) -> list[bytes]:
-        """The images' files in the order of `indices`."""
-        return [self.read(index) for index in indices]
-
     def take(self, indices: np.ndarray) -> "EncodedImages":
-        """The images at `indices`, in their order; nothing is read."""
+        """Returns the images at `indices`, without reading them."""
         return dataclasses.replace(self, places=self.places[indices])
 
     def followed_by(self, other: "EncodedImages") -> "EncodedImages":
-        """These images and then the other ones, of the same size; nothing is read."""
+        """Appends other images of the same size, without reading them."""
         moved = other.places + np.array([[len(self.files), 0, 0]])
         return dataclasses.replace(
             self,
@@ -93,37 +92,35 @@ class EncodedImages:
             places=np.concatenate([self.places, moved]),
         )
 
-    def where(self, index: int) -> str:
-        """An image's place in words."""
-        file, offset, _ = self.places[index].tolist()
-        return f"the image at byte {offset} of {self.files[file]}"
-
     def check(self, indices: np.ndarray):
-        """Raises RunFailed naming the first of these images that is damaged."""
+        """Raises RunFailed that names the first damaged image of `indices`."""
         for index in np.asarray(indices).tolist():
             self._view(index)
 
     def _view(self, index: int) -> np.ndarray:
         try:
             return evaluation_view(self.read(index), self.size)
-        except (OSError, ValueError, SyntaxError) as e:  # Pillow's decoders
+        except (OSError, ValueError, SyntaxError) as e:  # from Pillow's decoders
+            file, offset, _ = self.places[index].tolist()
             raise RunFailed(
-                f"{self.where(index)} cannot be decoded ({e}); copy or prepare the "
-                "dataset again"
+                f"the image at byte {offset} of {self.files[file]} cannot be decoded "
+                f"({e}); copy or prepare the dataset again"
             ) from None
 
 
 def evaluation_view(data: bytes, size: int) -> np.ndarray:
-    """The deterministic view of an image file, uint8 [size, size, 3], by Pillow's
-    antialiased bilinear kernel, as torchvision's crops."""
-    from PIL import Image  # lazy: sets that are decoded need no Pillow
+    """Returns the fixed view of an image file, uint8 [size, size, 3].
+
+    Resized by Pillow's antialiased bilinear kernel, as torchvision's crops.
+    """
+    from PIL import Image  # lazy: decoded datasets need no Pillow
 
     with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
         return central_view(image.convert("RGB"), size)
 
 
 def central_view(rgb: Any, size: int) -> np.ndarray:
-    """`evaluation_view` of a decoded picture, a PIL.Image of mode RGB."""
+    """Returns the `evaluation_view` of a decoded PIL.Image of mode RGB."""
     from PIL import Image  # lazy, as above
 
     side = CENTRE * min(rgb.size)

@@ -1,13 +1,11 @@
-"""The encoded bytes of a TFDS dataset folder's pictures. Imports TensorFlow."""
+"""The image files in a TFDS dataset folder, byte for byte. Imports TensorFlow."""
 
 from collections.abc import Iterator
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from rsmatch_jax.data.stores import dataset_folder
-from rsmatch_jax.data.stores.tf_import import tf
-from rsmatch_jax.errors import RequestError
+from rsmatch_jax.data.stores import dataset_folder, tf_read
 
 _BATCH = 512
 
@@ -15,28 +13,18 @@ _BATCH = 512
 def read(
     folder: str, split: str, *, with_generators: bool
 ) -> Iterator[tuple[list[bytes], np.ndarray]]:
-    """Batches of (picture files as they are stored, generators int32 [B]), in file
-    order. Without generators their positions are -1.
+    """Yields batches of (image files, generators int32 [B]) in file order.
 
-    Raises: RequestError naming a damaged shard.
+    Generators are -1 if with_generators is False.
+
+    Raises:
+        RequestError: a shard is damaged.
     """
     dataset_folder.check_shards(dataset_folder.inspect(folder), [split])
     builder = tfds.builder_from_directory(folder)
-    dataset = builder.as_dataset(
-        split,
-        decoders={"image": tfds.decode.SkipDecoding()},
-        shuffle_files=False,
-        read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
-    )
     keys = ["image"] + ["generator"] * with_generators
-    dataset = dataset.map(lambda example: {key: example[key] for key in keys})
-    try:
-        for batch in dataset.batch(_BATCH).prefetch(1).as_numpy_iterator():
-            files = batch["image"].tolist()
-            generators = batch.get("generator", np.full(len(files), -1))
-            yield files, generators.astype(np.int32)
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as e:
-        raise RequestError(
-            f"{folder}: a shard of {split} is damaged ({e.message.splitlines()[0]}); "
-            "copy or prepare the dataset again (a synthetic pool: import it again)"
-        ) from e
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    for batch in tf_read.batches(builder, split, keys, _BATCH, decoders):
+        files = batch["image"].tolist()
+        generators = batch.get("generator", np.full(len(files), -1))
+        yield files, generators.astype(np.int32)

@@ -1,12 +1,12 @@
-"""TensorFlow as this package uses it: for input alone.
+"""TensorFlow, set up for input only. Every other `tf_*.py` imports it from here.
 
-Every other `tf_*.py` takes it from here. The environment must be set before TensorFlow
-loads, so this file, unlike all others, does something on import.
+The environment must be set before TensorFlow loads, so this file does something on
+import, unlike all others.
 """
 
 import os
 
-# oneDNN rounds differently from machine to machine, and announces itself four times.
+# oneDNN rounds differently on different machines, and prints four lines at the start.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 

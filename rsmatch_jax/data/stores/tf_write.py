@@ -1,31 +1,31 @@
-"""Images to TFDS dataset folders, by TFDS's own writer. Imports TensorFlow.
+"""Writes images to TFDS dataset folders with TFDS's writer. Imports TensorFlow.
 
-`tfds.builder_from_directory` reads what is written here: real datasets of one's own,
-and synthetic pools, whose `pool.json` says how they were made.
+`tfds.builder_from_directory` reads the result: a real dataset, or a synthetic pool with
+a `pool.json` that says how it was made.
 """
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
 import io
 import itertools
-import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from rsmatch_jax import files
 from rsmatch_jax.data.stores import dataset_folder
 from rsmatch_jax.data.stores.tf_import import tf
 from rsmatch_jax.errors import RequestError
 
-POOL_REPORT = "pool.json"
-_CHUNK = 2000
+_CHUNK = 2000  # examples
 _EXAMPLES_PER_SHARD = 10_000
 
 
@@ -35,7 +35,7 @@ class Example:
 
     image: PNG or JPEG bytes, kept byte for byte, or uint8 [H, W, 3], stored as PNG.
     id: unique text; readers sort by it in natural order. label, generator: positions
-    in the class and generator names; generator None for a real dataset.
+    in the class and generator names; generator is None for a real dataset.
     """
 
     image: bytes | np.ndarray
@@ -54,74 +54,81 @@ def write(
     pool: Mapping[str, Any] | None = None,
     description: str = "",
     licence: str = "",
-    version: str = "1.0.0",
     name: str | None = None,
     digest_names: bool = False,
 ) -> dict[str, int]:
-    """Writes a dataset folder wholly or not at all; returns images per split.
+    """Writes a dataset folder completely or not at all; returns images per split.
 
-    splits: usually `train` and `test`, for a pool `train` alone; read once, in order,
-    so that generators can stream. size: height and width of every image, (None, None)
-    where they differ.
-    pool: content of pool.json; it is written after the last example, so that a caller
-    may fill in counts while it yields. name: the dataset's, by default the folder's,
-    or where that is a version (NAME/1.0.0) the one's above.
-    digest_names: shards carry a digest of their content in their names, so that two
-    versions can lie in one folder. The files depend on the arguments alone, but for
-    `folder` where a name is given. Raises: RequestError where `folder` is taken, a name
-    is doubled, or a split stays empty; OSError on a full disk.
+    The files depend only on the arguments, and on `folder` only if `name` is None.
+
+    Args:
+        splits: usually `train` and `test`, for a pool only `train`. Each is read once,
+            in order, so generators can stream.
+        size: height and width of all images, (None, None) if they differ.
+        pool: content of pool.json. It is written after the last example, so the caller
+            may fill in counts while it yields examples.
+        name: the dataset's name. None: the folder's name, or for NAME/1.0.0 the NAME.
+        digest_names: puts a digest of the content into the shards' names, so that two
+            versions can lie in one folder.
+
+    Raises:
+        RequestError: the folder exists, a name occurs twice, or a split is empty.
+        OSError: the disk is full or fails.
     """
     folder = os.path.abspath(os.path.expanduser(folder))
-    refuse_existing(folder)
-    for kind, names in (("class", class_names), ("generator", generator_names)):
-        doubled = {n for n in names if list(names).count(n) > 1}
-        if doubled or any(not n or "\n" in n for n in names):
-            raise RequestError(
-                f"{kind} names must be single lines, each once: {sorted(doubled)}"
-            )
-    parent, base = os.path.split(folder)
-    os.makedirs(parent, exist_ok=True)
-    temporary = os.path.join(parent, f".{base}.partial-{os.getpid()}")
-    os.mkdir(temporary)
-    try:
-        counts = _write_splits(
-            temporary,
-            splits,
-            _info(
-                temporary,
-                _dataset_name(name or _plain_name(folder)),
-                version,
-                _features(class_names, generator_names, size),
-                description,
-                licence,
-            ),
+    dataset_folder.refuse_existing(folder)
+    _check_names("class", class_names)
+    _check_names("generator", generator_names)
+    with _new_folder(folder) as temporary:
+        features = _features(class_names, generator_names, size)
+        identity = tfds.core.DatasetIdentity(
+            name=_dataset_name(name, folder),
+            version=tfds.core.Version("1.0.0"),
+            data_dir=temporary,
+            module_name="rsmatch_jax",
         )
+        counts = _write_splits(splits, identity, features, description, licence)
         empty = [split for split, count in counts.items() if not count]
         if empty:
             raise RequestError(f"no images for {folder} in {', '.join(empty)}")
         if digest_names:
             _put_digests_in_names(temporary)
         if pool is not None:
-            with open(os.path.join(temporary, POOL_REPORT), "w") as f:
-                json.dump(pool, f, indent=1, ensure_ascii=False)
-                f.write("\n")
-        refuse_existing(folder)
+            files.write_json(os.path.join(temporary, dataset_folder.POOL_REPORT), pool)
+    return counts
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """Returns a uint8 [H, W, 3] image as PNG bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.asarray(image, np.uint8)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def _new_folder(folder: str) -> Iterator[str]:
+    """A temporary folder, which becomes `folder` if the block succeeds."""
+    parent, base = os.path.split(folder)
+    os.makedirs(parent, exist_ok=True)
+    temporary = os.path.join(parent, f".{base}.partial-{os.getpid()}")
+    os.mkdir(temporary)
+    try:
+        yield temporary
+        dataset_folder.refuse_existing(folder)
         os.rename(temporary, folder)
-    except tf.errors.OpError as e:
-        # A full disk, most likely: TensorFlow writes the shards.
+    except tf.errors.OpError as e:  # TensorFlow writes the shards
         full = isinstance(e, tf.errors.ResourceExhaustedError)
         code = errno.ENOSPC if full else errno.EIO
         raise OSError(code, f"cannot be written: {e.message}", folder) from e
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return counts
 
 
-def refuse_existing(folder: str):
-    """Raises RequestError where something already has this name."""
-    if os.path.lexists(folder):
+def _check_names(kind: str, names: Sequence[str]):
+    wrong = {n for n in names if list(names).count(n) > 1 or not n or "\n" in n}
+    if wrong:
         raise RequestError(
-            f"--out={folder} exists already; choose another folder, or delete it first"
+            f"{kind} names must be single lines that differ, not {sorted(wrong)}"
         )
 
 
@@ -132,7 +139,7 @@ def _features(
 ) -> tfds.features.FeaturesDict:
     features = {
         "id": tfds.features.Text(),
-        # No encoding_format: decoding goes by each image's own bytes.
+        # No encoding_format: each image is decoded by what its bytes say.
         "image": tfds.features.Image(shape=(*size, 3)),
         "label": tfds.features.ClassLabel(names=list(class_names)),
     }
@@ -141,34 +148,20 @@ def _features(
     return tfds.features.FeaturesDict(features)
 
 
-def _info(
-    folder: str,
-    name: str,
-    version: str,
+def _write_splits(
+    splits: Mapping[str, Iterable[Example]],
+    identity: tfds.core.DatasetIdentity,
     features: tfds.features.FeaturesDict,
     description: str,
     licence: str,
-) -> tfds.core.DatasetInfo:
-    identity = tfds.core.DatasetIdentity(
-        name=name,
-        version=tfds.core.Version(version),
-        data_dir=folder,
-        module_name="rsmatch_jax",
-    )
-    return tfds.core.DatasetInfo(
+) -> dict[str, int]:
+    info = tfds.core.DatasetInfo(
         builder=identity,
-        description=description or name,
+        description=description or identity.name,
         features=features,
         supervised_keys=("image", "label"),
         license=licence,
     )
-
-
-def _write_splits(
-    folder: str,
-    splits: Mapping[str, Iterable[Example]],
-    info: tfds.core.DatasetInfo,
-) -> dict[str, int]:
     writer = tfds.core.SequentialWriter(info, _EXAMPLES_PER_SHARD)
     writer.initialize_splits(list(splits))
     # TFDS leaves the order of an example's features to a seed of the process.
@@ -180,7 +173,7 @@ def _write_splits(
     for split, examples in splits.items():
         counts[split] = 0
         examples = iter(examples)
-        # In chunks: the writer rewrites its description at every call.
+        # In chunks, because the writer rewrites its description at every call.
         while chunk := list(itertools.islice(examples, _CHUNK)):
             writer.add_examples({split: [_fields(e) for e in chunk]})
             counts[split] += len(chunk)
@@ -189,10 +182,9 @@ def _write_splits(
 
 
 def _put_digests_in_names(folder: str):
-    """NAME-train.tfrecord-00000 becomes NAME-train-DIGEST.tfrecord-00000."""
+    """Renames NAME-train.tfrecord-00000 to NAME-train-DIGEST.tfrecord-00000."""
     path = os.path.join(folder, dataset_folder.INFO)
-    with open(path) as f:
-        info = json.load(f)
+    info = files.read_json(path)
     for split in info["splits"]:
         start = f"{info['name']}-{split['name']}."
         shards = sorted(n for n in os.listdir(folder) if n.startswith(start))
@@ -202,13 +194,11 @@ def _put_digests_in_names(folder: str):
                 total.update(hashlib.file_digest(f, "sha256").digest())
         tag = f"-{total.hexdigest()[:12]}."
         for shard in shards:
-            new = start.removesuffix(".") + tag + shard.removeprefix(start)
-            os.rename(os.path.join(folder, shard), os.path.join(folder, new))
+            name = start.removesuffix(".") + tag + shard.removeprefix(start)
+            os.rename(os.path.join(folder, shard), os.path.join(folder, name))
         template = split["filepathTemplate"]
         split["filepathTemplate"] = template.replace("{SPLIT}.", "{SPLIT}" + tag)
-    with open(path, "w") as f:
-        json.dump(info, f, indent=2)
-        f.write("\n")
+    files.write_json(path, info)
 
 
 def _fields(example: Example) -> dict[str, Any]:
@@ -223,19 +213,10 @@ def _fields(example: Example) -> dict[str, Any]:
     return fields
 
 
-def encode_png(image: np.ndarray) -> bytes:
-    """PNG bytes of a uint8 [H, W, 3] image."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.asarray(image, np.uint8)).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def _plain_name(folder: str) -> str:
-    parent, base = os.path.split(folder)
-    return os.path.basename(parent) if dataset_folder.is_version(base) else base
-
-
-def _dataset_name(base: str) -> str:
-    """A TFDS dataset name (letters, digits, underscores) from a folder's name."""
-    name = re.sub(r"[^a-z0-9]+", "_", base.lower()).strip("_")
+def _dataset_name(name: str | None, folder: str) -> str:
+    """A TFDS dataset name (letters, digits, underscores) of a name or a folder."""
+    if not name:
+        parent, base = os.path.split(folder)
+        name = os.path.basename(parent) if dataset_folder.is_version(base) else base
+    name = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
     return name if name[:1].isalpha() else f"set_{name}"

@@ -1,10 +1,10 @@
-"""Finds the images in TFRecord files without reading or decoding them. No TensorFlow.
+"""Locates the images in TFRecord files without reading or decoding them.
 
 A record is its length (uint64), a checksum (4 bytes), the data and a checksum
 (tensorflow.org, "TFRecords format details"). TFDS's data are tf.train.Example messages:
 a map from a feature's name to a list of bytes or integers, in the wire format of
-protocol buffers. An image's bytes lie in them as one piece, which is skipped here and
-read alone when it is wanted.
+protocol buffers. An image's bytes are one piece of a record, which is skipped here and
+read later by its place. Needs no TensorFlow.
 """
 
 import os
@@ -12,13 +12,13 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-_PIECE = 1024  # bytes read at once: what stands before an image and behind it
-_HEADER, _FOOTER = 12, 4
-_VARINT, _LENGTH = 0, 2  # kinds of fields
+_PIECE = 1024  # bytes per read: enough for what surrounds an image in its record
+_HEADER, _FOOTER = 12, 4  # bytes
+_VARINT, _LENGTH = 0, 2  # wire types of a field
 
 
 class Damaged(Exception):
-    """A file that is no row of whole records with the features asked for."""
+    """A file is no sequence of complete records with the expected features."""
 
 
 class Place(NamedTuple):
@@ -32,33 +32,30 @@ Value = Place | int
 
 
 def records(path: str, keys: Sequence[str]) -> Iterator[dict[str, Value]]:
-    """The first value of each feature in `keys`, record by record: of bytes their
-    place, of integers the value. A feature that a record lacks is left out.
+    """Yields the first value of each feature in `keys`, record by record.
 
-    Raises: Damaged saying at which record; OSError.
+    Bytes are given by their place, integers by value. A feature that a record lacks is
+    left out.
+
+    Raises:
+        Damaged: with the number of records before the damage.
+        OSError: the file cannot be read.
     """
-    size = os.path.getsize(path)
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        file, position, number = _Pieces(descriptor), 0, 0
-        while position < size:
-            try:
-                length = struct.unpack("<Q", file.read(position, 8))[0]
-                begin = position + _HEADER
-                position = begin + length + _FOOTER
-                if position > size:
-                    raise Damaged("the file ends within it")
-                found = dict(_features(file, begin, begin + length, keys))
-            except Damaged as e:
-                raise Damaged(f"{number} whole records, then: {e}") from None
-            yield found
-            number += 1
-    finally:
-        os.close(descriptor)
+    for file, place, number in _frames(path):
+        try:
+            features = dict(_features(file, place, keys))
+        except Damaged as e:
+            raise Damaged(f"{number} complete records, then: {e}") from None
+        yield features
+
+
+def count(path: str) -> int:
+    """Returns the number of records. Raises Damaged and OSError as `records`."""
+    return sum(1 for _ in _frames(path))
 
 
 def read(path: str, place: Place) -> bytes:
-    """The bytes at a place. Callable from several threads. Raises: OSError."""
+    """Returns the bytes at a place. Several threads may call it. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         data = os.pread(descriptor, place.length, place.offset)
@@ -70,23 +67,23 @@ def read(path: str, place: Place) -> bytes:
 
 
 class _Pieces:
-    """A file's bytes by position; what is skipped is not read."""
+    """A file's bytes by position. What is skipped is not read."""
 
     def __init__(self, descriptor: int):
         self._descriptor, self._start, self._piece = descriptor, 0, b""
 
     def read(self, position: int, count: int) -> bytes:
-        at = position - self._start
-        if at < 0 or at + count > len(self._piece):
+        start = position - self._start
+        if start < 0 or start + count > len(self._piece):
             self._piece = os.pread(self._descriptor, max(count, _PIECE), position)
-            self._start, at = position, 0
-        data = self._piece[at : at + count]
+            self._start, start = position, 0
+        data = self._piece[start : start + count]
         if len(data) < count:
-            raise Damaged("the file ends within it")
+            raise Damaged("the file ends in it")
         return data
 
     def varint(self, position: int) -> tuple[int, int]:
-        """A number in base 128, lowest digits first, and the position behind it."""
+        """A number in base 128, lowest digits first, and the position after it."""
         value = shift = 0
         while shift < 64:
             byte = self.read(position, 1)[0]
@@ -98,8 +95,28 @@ class _Pieces:
         raise Damaged("it is no message")
 
 
+def _frames(path: str) -> Iterator[tuple[_Pieces, Place, int]]:
+    """The file, the place of each record's data, and the record's number from 0."""
+    size = os.path.getsize(path)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        file, position, number = _Pieces(descriptor), 0, 0
+        while position < size:
+            length = size  # too long, unless the header is complete
+            if position + _HEADER <= size:
+                length = struct.unpack("<Q", file.read(position, 8))[0]
+            place = Place(position + _HEADER, length)
+            position = place.offset + place.length + _FOOTER
+            if position > size:
+                raise Damaged(f"{number} complete records, then the file ends in one")
+            yield file, place, number
+            number += 1
+    finally:
+        os.close(descriptor)
+
+
 def _fields(file: _Pieces, place: Place) -> Iterator[tuple[int, Value]]:
-    """(number, place or whole number) of a message's fields."""
+    """(number, place or integer) of a message's fields."""
     position, end = place.offset, place.offset + place.length
     while position < end:
         tag, position = file.varint(position)
@@ -115,16 +132,16 @@ def _fields(file: _Pieces, place: Place) -> Iterator[tuple[int, Value]]:
 
 
 def _features(
-    file: _Pieces, begin: int, end: int, keys: Sequence[str]
+    file: _Pieces, place: Place, keys: Sequence[str]
 ) -> Iterator[tuple[str, Value]]:
-    """Of an Example: features = 1, in it feature = 1, a map of key = 1, value = 2."""
-    wanted = {key.encode(): key for key in keys}
-    for _, features in _fields(file, Place(begin, end - begin)):
+    """An Example is: features = 1, in it feature = 1, a map of key = 1, value = 2."""
+    names = {key.encode(): key for key in keys}
+    for _, features in _fields(file, place):
         for _, entry in _fields(file, _place(features)):
             parts = {number: _place(p) for number, p in _fields(file, _place(entry))}
             if parts.keys() < {1, 2}:
-                continue  # a value that is empty
-            key = wanted.get(file.read(*parts[1]))
+                continue  # an empty value
+            key = names.get(file.read(*parts[1]))
             if key is not None:
                 yield from ((key, value) for value in _first(file, parts[2]))
 

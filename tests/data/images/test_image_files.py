@@ -1,8 +1,10 @@
-"""Image files of every kind, from their name to the pixels that a network sees."""
+"""Image files of every type, from their name to the pixels that a network gets."""
 
 import io
 import os
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -20,21 +22,31 @@ def noise(*shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
+def png(width, height, depth, data):
+    """A PNG file of RGB pixels, by hand: Pillow writes no 16 bits and no bombs."""
+    content = b"\x89PNG\r\n\x1a\n"
+    head = struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)
+    for kind, part in ((b"IHDR", head), (b"IDAT", data), (b"IEND", b"")):
+        content += struct.pack(">I", len(part)) + kind + part
+        content += struct.pack(">I", zlib.crc32(kind + part))
+    return content
+
+
 def saved(path, pixels, mode=None, **how):
     Image.fromarray(pixels, mode).save(path, **how)
     return str(path)
 
 
 def test_plain_images_are_their_pixels(tmp_path):
-    """Of PNG, BMP and WebP without loss; nothing is said of them."""
+    """PNG, BMP and lossless WebP are not changed."""
     for kind, how in (("png", {}), ("bmp", {}), ("webp", {"lossless": True})):
         pixels = noise(SIZE, SIZE, 3)
-        found = image_files.load(saved(tmp_path / f"x.{kind}", pixels, **how), SIZE)
-        np.testing.assert_array_equal(found.pixels, pixels)
-        assert (found.size, found.changes, found.reason) == ((SIZE, SIZE), (), "")
+        loaded = image_files.load(saved(tmp_path / f"x.{kind}", pixels, **how), SIZE)
+        np.testing.assert_array_equal(loaded.pixels, pixels)
+        assert (loaded.size, loaded.changes, loaded.reason) == ((SIZE, SIZE), (), "")
 
 
-def test_modes_are_made_rgb_and_said(tmp_path):
+def test_other_modes_become_rgb_and_are_reported(tmp_path):
     grey, colour = noise(SIZE, SIZE), noise(SIZE, SIZE, 3)
     alpha = noise(SIZE, SIZE, seed=1)
     bits = grey > 127
@@ -53,20 +65,20 @@ def test_modes_are_made_rgb_and_said(tmp_path):
     }
     for name, (picture, pixels, changes) in pictures.items():
         picture.save(tmp_path / f"{name}.png")
-        found = image_files.load(str(tmp_path / f"{name}.png"), SIZE)
-        np.testing.assert_array_equal(found.pixels, pixels, err_msg=name)
-        assert found.changes == changes, name
+        loaded = image_files.load(str(tmp_path / f"{name}.png"), SIZE)
+        np.testing.assert_array_equal(loaded.pixels, pixels, err_msg=name)
+        assert loaded.changes == changes, name
     palette = Image.new("P", (SIZE, SIZE))
     palette.putpalette([10, 20, 30, 40, 50, 60])
     palette.putdata([0, 1] * (SIZE * SIZE // 2))
     palette.save(tmp_path / "palette.png", transparency=0)
-    found = image_files.load(str(tmp_path / "palette.png"), SIZE)
-    np.testing.assert_array_equal(found.pixels[0, :2], [[10, 20, 30], [40, 50, 60]])
-    assert found.changes == (dropped,)
+    loaded = image_files.load(str(tmp_path / "palette.png"), SIZE)
+    np.testing.assert_array_equal(loaded.pixels[0, :2], [[10, 20, 30], [40, 50, 60]])
+    assert loaded.changes == (dropped,)
     Image.new("CMYK", (SIZE, SIZE), (0, 255, 255, 0)).save(tmp_path / "c.jpg")
-    found = image_files.load(str(tmp_path / "c.jpg"), SIZE)
-    assert np.abs(found.pixels.astype(int) - [255, 0, 0]).max() < 12  # red
-    assert found.changes == ("CMYK made RGB",)
+    loaded = image_files.load(str(tmp_path / "c.jpg"), SIZE)
+    assert np.abs(loaded.pixels.astype(int) - [255, 0, 0]).max() < 12  # red
+    assert loaded.changes == ("CMYK made RGB",)
 
 
 def test_frames_and_exif(tmp_path):
@@ -75,120 +87,83 @@ def test_frames_and_exif(tmp_path):
     for name, how in (("a.webp", {"lossless": True}), ("a.png", {}), ("a.gif", {})):
         path = str(tmp_path / name)
         frames[0].save(path, save_all=True, append_images=frames[1:], **how)
-        found = image_files.load(path, SIZE)
-        assert "first frame of several" in found.changes
-        far = np.abs(found.pixels.astype(int) - first).mean()
+        loaded = image_files.load(path, SIZE)
+        assert "first frame of several" in loaded.changes
+        far = np.abs(loaded.pixels.astype(int) - first).mean()
         assert far < (60 if name == "a.gif" else 1e-9)  # a GIF has 256 colours
-        assert far < np.abs(found.pixels.astype(int) - second).mean()
+        assert far < np.abs(loaded.pixels.astype(int) - second).mean()
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees to the right
+    exif[0x0112] = 6  # turn by 90 degrees to the right
     path = saved(tmp_path / "turned.png", noise(SIZE, 2 * SIZE, 3), exif=exif)
-    found = image_files.load(path, SIZE)
+    loaded = image_files.load(path, SIZE)
     upright = np.rot90(noise(SIZE, 2 * SIZE, 3), -1)
-    np.testing.assert_array_equal(found.pixels, upright[SIZE // 2 : -SIZE // 2])
-    assert found.size == (2 * SIZE, SIZE)
-    assert found.changes[0] == "turned upright"
+    np.testing.assert_array_equal(loaded.pixels, upright[SIZE // 2 : -SIZE // 2])
+    assert loaded.size == (2 * SIZE, SIZE)
+    assert loaded.changes[0] == "turned upright"
     exif[0x0112] = 0  # no orientation at all
     path = saved(tmp_path / "zero.png", noise(SIZE, SIZE, 3), exif=exif)
     assert image_files.load(path, SIZE).changes == ()
     exif[0x0112] = 6
     saved(tmp_path / "turned.jpg", noise(SIZE, 2 * SIZE, 3), exif=exif)
-    found = image_files.load(str(tmp_path / "turned.jpg"), SIZE)
-    assert found.changes[0] == "turned upright"
+    loaded = image_files.load(str(tmp_path / "turned.jpg"), SIZE)
+    assert loaded.changes[0] == "turned upright"
 
 
 def test_sixteen_bits_of_colour_are_cut_and_of_grey_refused(tmp_path):
     colour = noise(SIZE, SIZE, 3)
-    path = tmp_path / "x.png"
-    path.write_bytes(png16(colour))
-    found = image_files.load(str(path), SIZE)
-    np.testing.assert_array_equal(found.pixels, colour)
-    assert found.changes == ("16 bits a channel made 8",)
-    grey = saved(tmp_path / "y.png", noise(SIZE, SIZE).astype(np.uint16) * 257)
-    found = image_files.load(grey, SIZE)
-    assert found.pixels is None and "more than 8 bits" in found.reason
-
-
-def png16(colour):
-    """A PNG of 16 bits a channel, by hand: Pillow writes none of colour."""
-    import struct
-    import zlib
-
-    def chunk(kind, data):
-        sum_ = zlib.crc32(kind + data)
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", sum_)
-
     rows = (colour.astype(">u2") * 257).reshape(SIZE, -1).astype(">u2")
-    head = struct.pack(">IIBBBBB", SIZE, SIZE, 16, 2, 0, 0, 0)
     data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", head)
-        + chunk(b"IDAT", data)
-        + chunk(b"IEND", b"")
-    )
+    (tmp_path / "x.png").write_bytes(png(SIZE, SIZE, 16, data))
+    loaded = image_files.load(str(tmp_path / "x.png"), SIZE)
+    np.testing.assert_array_equal(loaded.pixels, colour)
+    assert loaded.changes == ("16 bits a channel made 8",)
+    grey = saved(tmp_path / "y.png", noise(SIZE, SIZE).astype(np.uint16) * 257)
+    loaded = image_files.load(grey, SIZE)
+    assert loaded.pixels is None and "more than 8 bits" in loaded.reason
 
 
 def test_other_sizes_are_cropped_and_averaged(tmp_path):
     """20 x 12 to 4 x 4: the central 12 x 12 in blocks of 3 x 3."""
     pixels = noise(12, 20, 3)
-    found = image_files.load(saved(tmp_path / "x.png", pixels), 4)
+    loaded = image_files.load(saved(tmp_path / "x.png", pixels), 4)
     blocks = pixels[:, 4:16].reshape(4, 3, 4, 3, 3).mean(axis=(1, 3))
-    assert np.abs(found.pixels - blocks).max() < 1  # rounded along either axis
-    assert found.size == (20, 12)
-    assert found.changes == ("cropped to its central square", "resized from 20x12")
+    assert np.abs(loaded.pixels - blocks).max() < 1  # rounded along either axis
+    assert loaded.size == (20, 12)
+    assert loaded.changes == ("cropped to its central square", "resized from 20x12")
     square = image_files.load(saved(tmp_path / "y.png", pixels[:, :12]), 4)
     assert square.changes == ("resized from 12x12",)
 
 
 @pytest.mark.parametrize("number", range(8))
 def test_central_view_is_that_of_evaluation(tmp_path, number):
-    """JPEGs, PNGs and grey ones; also of a file that has the size already."""
+    """For JPEGs, PNGs and grey ones, and for a file that has the size already."""
     (data,) = encoded_sets.files(1, first=number)
     path = tmp_path / "x.jpg"
     path.write_bytes(data)
     width, height = Image.open(path).size
     for size in (16, min(width, height)):
-        found = image_files.load(str(path), size, central=True)
+        loaded = image_files.load(str(path), size, central=True)
         expected = encoded.evaluation_view(data, size)
-        np.testing.assert_array_equal(found.pixels, expected)
-        assert found.changes[-2:] == (
+        np.testing.assert_array_equal(loaded.pixels, expected)
+        assert loaded.changes[-2:] == (
             "cropped to 0.875 of its central square",
             f"resized from {width}x{height}",
         )
         plain = image_files.load(str(path), size)
-        assert not np.array_equal(plain.pixels, found.pixels)
-
-
-def bomb(width, height):
-    """A PNG that says it is so large."""
-    import struct
-    import zlib
-
-    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + struct.pack(">I", 13)
-        + head
-        + struct.pack(">I", zlib.crc32(head))
-        + struct.pack(">I", 0)
-        + b"IDAT"
-        + struct.pack(">I", zlib.crc32(b"IDAT"))
-    )
+        assert not np.array_equal(plain.pixels, loaded.pixels)
 
 
 def broken_files(folder):
-    whole = io.BytesIO()
-    Image.fromarray(noise(64, 64, 3)).save(whole, format="PNG")
-    jpeg = io.BytesIO()
-    Image.fromarray(noise(64, 64, 3)).save(jpeg, format="JPEG")
+    files = {"PNG": io.BytesIO(), "JPEG": io.BytesIO()}
+    for kind, buffer in files.items():
+        Image.fromarray(noise(64, 64, 3)).save(buffer, format=kind)
     content = {
         "empty.png": (b"", "empty file"),
         "text.png": (b"no image at all", "cannot identify it as JPEG, PNG"),
-        "cut.png": (whole.getvalue()[:3000], "truncated"),
-        "cut.jpg": (jpeg.getvalue()[:1500], "truncated"),
-        "bomb.png": (bomb(50_000, 50_000), "decompression bomb"),
-        "large.png": (bomb(10_000, 10_000), "10000x10000 pixels, more than"),
+        "cut.png": (files["PNG"].getvalue()[:3000], "truncated"),
+        "cut.jpg": (files["JPEG"].getvalue()[:1500], "truncated"),
+        "bomb.png": (png(50_000, 50_000, 8, b""), "decompression bomb"),
+        "large.png": (png(10_000, 10_000, 8, b""), "10000x10000 pixels, more than"),
         "eps.png": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "cannot identify"),
     }
     for name, (data, _) in content.items():
@@ -196,20 +171,20 @@ def broken_files(folder):
     return {str(folder / name): reason for name, (_, reason) in content.items()}
 
 
-def test_broken_files_are_told_with_their_reason(tmp_path):
+def test_broken_files_have_a_reason(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         for path, reason in broken_files(tmp_path).items():
-            found = image_files.load(path, SIZE)
-            assert found.pixels is None and reason in found.reason, found
-            assert "BytesIO" not in found.reason  # nor its address
+            loaded = image_files.load(path, SIZE)
+            assert loaded.pixels is None and reason in loaded.reason, loaded
+            assert "BytesIO" not in loaded.reason  # and no address of it
     gone = image_files.load(str(tmp_path / "gone.png"), SIZE)
     assert "No such file" in gone.reason
 
 
 def test_reading_by_threads_leaves_the_warnings_alone(tmp_path):
-    """Whatever order threads begin and end in."""
-    (tmp_path / "large.png").write_bytes(bomb(10_000, 10_000))
+    """In whatever order threads begin and end."""
+    (tmp_path / "large.png").write_bytes(png(10_000, 10_000, 8, b""))
     paths = [saved(tmp_path / f"{i}.png", noise(SIZE, SIZE, 3)) for i in range(40)]
     before = list(warnings.filters)
     paths = [str(tmp_path / "large.png"), *paths]
@@ -223,9 +198,9 @@ def test_reading_by_threads_leaves_the_warnings_alone(tmp_path):
 def test_batches_are_all_files_in_order(tmp_path, count):
     images = [noise(SIZE, SIZE, 3, seed=i) for i in range(100)]
     paths = [saved(tmp_path / f"{i}.png", x) for i, x in enumerate(images)]
-    found = list(image_files.batches(paths, SIZE, count))
-    assert [len(batch) for batch in found[:-1]] == [count] * (len(found) - 1)
-    flat = [loaded for batch in found for loaded in batch]
+    batches = list(image_files.batches(paths, SIZE, count))
+    assert [len(batch) for batch in batches[:-1]] == [count] * (len(batches) - 1)
+    flat = [loaded for batch in batches for loaded in batch]
     assert [loaded.path for loaded in flat] == paths
     np.testing.assert_array_equal([loaded.pixels for loaded in flat], images)
     assert list(image_files.batches([], SIZE, count)) == []
@@ -246,13 +221,13 @@ def test_names_mean_files_folders_and_patterns(tmp_path, monkeypatch):
         path = tmp_path / "d" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
-    said = []
-    assert image_files.find(["d"], said.append) == [
+    notes = []
+    assert image_files.find(["d"], notes.append) == [
         "d/b9.png",
         "d/b10.png",
         "d/sub/c.JPG",
     ]
-    assert len(said) == 1 and "d: 3 of 6 files are left out" in said[0]
+    assert len(notes) == 1 and "d: 3 of 6 files are left out" in notes[0]
     assert image_files.find(["d/odd"]) == ["d/odd"]
     assert image_files.find(["d/*.png"]) == ["d/b9.png", "d/b10.png"]
     assert image_files.find(["d/**/*.JPG"]) == ["d/sub/c.JPG"]
@@ -277,10 +252,10 @@ def test_names_mean_files_folders_and_patterns(tmp_path, monkeypatch):
 
 
 def test_the_importers_picture_is_the_same(tmp_path):
-    """`fit`, which pools are made by, and `load` show one thing."""
+    """`fit`, which makes pools, and `load` give the same pixels."""
     path = saved(tmp_path / "x.png", noise(13, 30, 3))
     with open(path, "rb") as f:
         picture = image_source.fit(f.read(), SIZE)
-    found = image_files.load(path, SIZE)
-    np.testing.assert_array_equal(picture.pixels, found.pixels)
-    assert picture.changes == found.changes
+    loaded = image_files.load(path, SIZE)
+    np.testing.assert_array_equal(picture.pixels, loaded.pixels)
+    assert picture.changes == loaded.changes

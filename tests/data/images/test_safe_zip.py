@@ -1,4 +1,4 @@
-"""Zips that mean harm are refused, with the member and the limit, and cost little."""
+"""Harmful zips are refused, with the member and the limit, at little cost."""
 
 import os
 import stat
@@ -24,27 +24,27 @@ def png(folder, size=SIZE, mode="RGB"):
 
 @pytest.fixture
 def archive(tmp_path):
-    """archive(): an open zip with one good picture of class c, to be added to."""
+    """Returns archive(): opens a zip with one good picture of class c."""
 
-    def made():
+    def open_zip():
         file = zipfile.ZipFile(tmp_path / "s.zip", "w", zipfile.ZIP_DEFLATED)
         file.writestr("c/good.png", png(tmp_path))
         return file
 
-    return made
+    return open_zip
 
 
 def refused(tmp_path, capsys, *words, flags=()):
-    """The import ends with 2, names the words, and leaves nothing beside the zip."""
+    """The import ends with 2 and a message of these words, and leaves only the zip."""
     before = (tmp_path / "s.zip").stat().st_mtime_ns
     argv = ["--layout=folders", f"--source={tmp_path}/s.zip", f"--out={tmp_path}/out"]
     code = import_images.main([*argv, f"--size={SIZE}", "--generator=g", *flags])
-    said = capsys.readouterr().err
-    assert code == 2, said
-    assert said.startswith("error: ")
-    assert "Traceback" not in said
+    error = capsys.readouterr().err
+    assert code == 2, error
+    assert error.startswith("error: ")
+    assert "Traceback" not in error
     for word in words:
-        assert word in said
+        assert word in error
     assert os.listdir(tmp_path) == ["s.zip"]
     assert (tmp_path / "s.zip").stat().st_mtime_ns == before
 
@@ -66,7 +66,7 @@ def test_paths_out_of_the_archive(tmp_path, archive, capsys, name):
     + [(stat.S_IFCHR, "no plain file")],
 )
 @pytest.mark.parametrize("name", ["c/1.png", "notes"])
-def test_what_is_no_file(tmp_path, archive, capsys, kind, word, name):
+def test_members_that_are_no_files(tmp_path, archive, capsys, kind, word, name):
     info = zipfile.ZipInfo(name)
     info.create_system, info.external_attr = 3, (kind | 0o777) << 16
     with archive() as file:
@@ -89,19 +89,15 @@ def test_a_plain_zip_of_any_system_is_read(tmp_path, archive):
 def test_an_encrypted_member(tmp_path, archive, capsys):
     with archive() as file:
         file.writestr("c/1.png", b"secret")
-    set_flag(tmp_path / "s.zip", 1)
+    path = tmp_path / "s.zip"
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"PK\x01\x02") + 8] |= 1  # the last entry's flags
+    path.write_bytes(content)
     refused(tmp_path, capsys, "'c/1.png' is encrypted")
 
 
-def set_flag(path, flag):
-    """In the central directory's last entry, as a program that encrypts does."""
-    content = bytearray(path.read_bytes())
-    content[content.rindex(b"PK\x01\x02") + 8] |= flag
-    path.write_bytes(content)
-
-
 def test_a_bomb_of_a_few_kilobytes(tmp_path, archive, capsys):
-    """Its ratio of 1000 is the most that deflate can do."""
+    """A ratio of 1000 is the most that deflate reaches."""
     with archive() as file:
         file.writestr("c/bomb.bmp", bytes(100 * MIB), compresslevel=9)
     assert (tmp_path / "s.zip").stat().st_size < 110_000
@@ -109,7 +105,7 @@ def test_a_bomb_of_a_few_kilobytes(tmp_path, archive, capsys):
     refused(tmp_path, capsys, "'c/bomb.bmp'", flags=["--skip_unreadable"])
 
 
-def test_what_is_not_read_has_no_limit(tmp_path, archive):
+def test_members_that_are_not_read_have_no_limit(tmp_path, archive):
     with archive() as file:
         file.writestr("notes.txt", bytes(2 * MIB), compresslevel=9)
         file.writestr("c/white.bmp", bytes(MIB), compresslevel=9)  # as small as most
@@ -130,7 +126,7 @@ def test_a_text_beyond_the_limits_is_not_read(tmp_path, archive):
 
 
 def test_a_member_that_is_larger_than_it_says(tmp_path, archive, capsys, monkeypatch):
-    """No more is unpacked than it declares, so that memory stays bounded."""
+    """No more is unpacked than the entry declares, so memory stays bounded."""
     with archive() as file:
         file.writestr("c/liar.png", bytes(100 * MIB), compresslevel=9)
     path = tmp_path / "s.zip"

@@ -1,7 +1,6 @@
-"""Encoded images: an index of where they lie, decoded where they are read."""
+"""Encoded images: an index of their places, and decoding when they are read."""
 
 import functools
-import io
 import json
 import os
 import shutil
@@ -25,21 +24,19 @@ SIZE = 16
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def datasets(tmp_path_factory):
     """(folder of a real dataset `pets` and a pool, the files in them)."""
     root = tmp_path_factory.mktemp("data")
     files = encoded_sets.write(root / "pets" / "1.0.0", {"train": 24, "test": 6})
-    files |= {
-        "pool": encoded_sets.write(
-            root / "pool", {"train": 32}, generators=("a", "b"), first=100
-        )["train"]
-    }
-    return root, files
+    pool = encoded_sets.write(
+        root / "pool", {"train": 32}, generators=("a", "b"), first=100
+    )
+    return root, {**files, "pool": pool["train"]}
 
 
 @pytest.fixture
-def data_dir(made, tmp_path):
-    shutil.copytree(made[0], tmp_path / "data")
+def data_dir(datasets, tmp_path):
+    shutil.copytree(datasets[0], tmp_path / "data")
     return tmp_path / "data"
 
 
@@ -53,15 +50,46 @@ def load(tmp_path):
     )
 
 
-def decoded(data: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+@pytest.fixture
+def load_pool(datasets, tmp_path):
+    return functools.partial(
+        sources.load_pool,
+        str(datasets[0] / "pool"),
+        cache_dir=str(tmp_path / "cache"),
+        image_size=SIZE,
+    )
+
+
+def stored_files(images: encoded.EncodedImages) -> list[bytes]:
+    return [images.read(index) for index in range(len(images))]
+
+
+def shard_of(folder, split):
+    return next(p for p in folder.iterdir() if f"-{split}." in p.name)
+
+
+def change_labels(shard, change, rows=slice(None)):
+    """Applies `change` to the label feature of some records of a shard."""
+    records = [r.numpy() for r in tf.data.TFRecordDataset(str(shard))]
+    for i in range(len(records))[rows]:
+        example = tf.train.Example.FromString(records[i])
+        change(example.features.feature)
+        records[i] = example.SerializeToString()
+    encoded_sets.write_records(shard, records)
+
+
+def set_label(value):
+    def change(features):
+        features["label"].int64_list.value[:] = [value]
+
+    return change
 
 
 # --- the index -----------------------------------------------------------------------
 
 
-def test_index_holds_what_tfds_reads_in_natural_order(made, load):
-    root, files = made
+def test_index_holds_what_tfds_reads_in_natural_order(datasets, load):
+    root, files = datasets
     train, test = load("pets", data_dir=str(root))
     assert train.class_names == encoded_sets.CLASSES and train.name == "pets"
     for split, data in (("train", train), ("test", test)):
@@ -72,42 +100,41 @@ def test_index_holds_what_tfds_reads_in_natural_order(made, load):
             for row in tfds.as_numpy(builder.as_dataset(split, decoders=skip))
         }
         assert sorted(rows) == list(range(1, len(data.labels) + 1))
-        stored = data.images.encoded(range(len(data.labels)))
+        stored = stored_files(data.images)
         assert stored == files[split] == [rows[i]["image"] for i in sorted(rows)]
         np.testing.assert_array_equal(
             data.labels, [rows[i]["label"] for i in sorted(rows)]
         )
 
 
-def test_pool_with_its_generators(made, tmp_path):
-    root, files = made
-    pool = sources.load_pool(
-        str(root / "pool"), cache_dir=str(tmp_path), image_size=SIZE
-    )
+def test_pool_with_its_generators(datasets, tmp_path, load_pool):
+    root, files = datasets
+    pool, cache = load_pool(), str(tmp_path / "cache")
     assert pool.generator_names == ("a", "b")
     np.testing.assert_array_equal(pool.generators, np.arange(32) // 4 % 2)
-    assert pool.images.encoded([31, 0]) == [files["pool"][31], files["pool"][0]]
+    assert stored_files(pool.images) == files["pool"]
     with pytest.raises(RequestError, match="--generator=NAME"):
-        sources.load_pool(
-            str(root / "pets" / "1.0.0"), cache_dir=str(tmp_path), image_size=SIZE
-        )
+        folder = str(root / "pets" / "1.0.0")
+        sources.load_pool(folder, cache_dir=cache, image_size=SIZE)
 
 
-def test_several_shards_and_order_of_files_without_ids(tmp_path, monkeypatch, load):
+def test_several_shards_and_file_order_without_ids(tmp_path, monkeypatch, load):
     monkeypatch.setattr(tf_write, "_EXAMPLES_PER_SHARD", 5)
     files = encoded_sets.write(tmp_path / "set", {"train": 12, "test": 3})
     train, _ = load(str(tmp_path / "set"))
     assert len(train.images.files) == 3
-    assert train.images.encoded(range(12)) == files["train"]
+    assert stored_files(train.images) == files["train"]
     monkeypatch.setattr(encoded_index, "_ORDERS", ())
     shutil.rmtree(tmp_path / "cache")
     train, _ = load(str(tmp_path / "set"))
     stored = sorted(range(1, 13), key=str)
-    assert train.images.encoded(range(12)) == [files["train"][i - 1] for i in stored]
+    assert stored_files(train.images) == [files["train"][i - 1] for i in stored]
 
 
-def test_second_start_searches_nothing_and_needs_no_tensorflow(made, tmp_path, load):
-    root, files = made
+def test_second_start_searches_nothing_and_needs_no_tensorflow(
+    datasets, tmp_path, load
+):
+    root, files = datasets
     load("pets", data_dir=str(root))
     code = f"""
 import sys
@@ -127,12 +154,12 @@ assert train.images.read(3) == {files["train"][3]!r}
 
 @pytest.mark.parametrize("damage", ["bit", "path", "meta"])
 def test_a_damaged_index_is_made_again_with_one_warning(
-    made, tmp_path, load, damage, caplog
+    datasets, tmp_path, load, damage, caplog
 ):
-    load("pets", data_dir=str(made[0]))
+    load("pets", data_dir=str(datasets[0]))
     (entry,) = (at for at, _, _ in os.walk(tmp_path / "cache") if at[-6:] == "/train")
-    name = "places.npy" if damage == "bit" else "meta.json"
-    with open(os.path.join(entry, name), "rb") as f:
+    path = os.path.join(entry, "places.npy" if damage == "bit" else "meta.json")
+    with open(path, "rb") as f:
         content = bytearray(f.read())
     if damage == "bit":
         content[-1] ^= 1
@@ -140,83 +167,68 @@ def test_a_damaged_index_is_made_again_with_one_warning(
         meta = json.loads(content)
         meta["shards"] = ["../" + shard for shard in meta["shards"]]
         content = json.dumps(meta).encode()
-    with open(os.path.join(entry, name), "wb") as f:
+    with open(path, "wb") as f:
         f.write(content[:50] if damage == "meta" else content)
     caplog.clear()
     with caplog.at_level("WARNING", logger="absl"):
-        train, _ = load("pets", data_dir=str(made[0]))
-    assert train.images.encoded(range(24)) == made[1]["train"]
+        train, _ = load("pets", data_dir=str(datasets[0]))
+    assert stored_files(train.images) == datasets[1]["train"]
     assert len([r for r in caplog.records if "again" in r.getMessage()]) == 1
 
 
-def test_test_split_without_labels_gives_way_to_validation(tmp_path, load):
+def test_validation_replaces_a_test_split_without_labels(tmp_path, load):
     folder = tmp_path / "net" / "1.0.0"
     encoded_sets.write(folder, {"train": 8, "test": 3, "validation": 5})
     _, test = load("net", data_dir=str(tmp_path))
     assert len(test.labels) == 3
-    (shard,) = (p for p in folder.iterdir() if "-test" in p.name)
-    rows = [r.numpy() for r in tf.data.TFRecordDataset(str(shard))]
-    for i, row in enumerate(rows):
-        parsed = tf.train.Example.FromString(row)
-        parsed.features.feature["label"].int64_list.value[:] = [-1]
-        rows[i] = parsed.SerializeToString()
-    encoded_sets.write_records(shard, rows)
+    change_labels(shard_of(folder, "test"), set_label(-1))
     _, test = load("net", data_dir=str(tmp_path))
     assert len(test.labels) == 5
 
 
-# --- what is in the way --------------------------------------------------------------
-
-
-def shard_of(data_dir, split):
-    folder = data_dir / "pets" / "1.0.0"
-    return next(p for p in folder.iterdir() if f"-{split}." in p.name)
+# --- what is wrong or missing --------------------------------------------------------
 
 
 def test_damaged_and_absent_shards_are_named(data_dir, load):
-    shard = shard_of(data_dir, "train")
+    shard = shard_of(data_dir / "pets" / "1.0.0", "train")
     content = shard.read_bytes()
-    shard.write_bytes(content[:-7])
-    with pytest.raises(RequestError, match=f"{shard.name} is truncated.*23 whole rec"):
-        load("pets", data_dir=str(data_dir))
-    shard.write_bytes(content + content[: len(content) // 2])
-    with pytest.raises(RequestError, match=f"{shard.name}.*more than the 24"):
-        load("pets", data_dir=str(data_dir))
-    shard.unlink()
-    with pytest.raises(RequestError, match=f"{shard.name} is absent"):
-        load("pets", data_dir=str(data_dir))
+    for changed, message in (
+        (content[:-7], "is truncated.*23 complete rec"),
+        (content + content[: len(content) // 2], "more than the 24"),
+        (None, "is absent"),
+    ):
+        shard.unlink()
+        if changed:
+            shard.write_bytes(changed)
+        with pytest.raises(RequestError, match=f"{shard.name}.*{message}"):
+            load("pets", data_dir=str(data_dir))
+        shard.touch()
 
 
 def test_missing_splits_and_other_formats(data_dir, load):
-    folder = data_dir / "pets" / "1.0.0"
-    path = folder / "dataset_info.json"
+    path = data_dir / "pets" / "1.0.0" / "dataset_info.json"
     info = json.loads(path.read_text())
-    path.write_text(json.dumps({**info, "fileFormat": "array_record"}))
-    with pytest.raises(RequestError, match="format array_record; .*tfds build"):
-        load("pets", data_dir=str(data_dir))
     splits = [s for s in info["splits"] if s["name"] == "train"]
-    path.write_text(json.dumps({**info, "splits": splits}))
-    with pytest.raises(RequestError, match="has no test split, only train"):
-        load("pets", data_dir=str(data_dir))
+    for change, message in (
+        ({"fileFormat": "array_record"}, "format array_record, .*tfds build"),
+        ({"splits": splits}, "has no test split, only train"),
+    ):
+        path.write_text(json.dumps({**info, **change}))
+        with pytest.raises(RequestError, match=message):
+            load("pets", data_dir=str(data_dir))
 
 
 def test_images_without_class(data_dir, load):
-    shard = shard_of(data_dir, "train")
-    rows = [r.numpy() for r in tf.data.TFRecordDataset(str(shard))]
-    parsed = tf.train.Example.FromString(rows[3])
-    parsed.features.feature["label"].int64_list.value[:] = [4]
-    rows[3] = parsed.SerializeToString()
-    encoded_sets.write_records(shard, rows)
+    shard = shard_of(data_dir / "pets" / "1.0.0", "train")
+    change_labels(shard, set_label(4), slice(3, 4))
     with pytest.raises(RequestError, match="1 images of train have no label"):
         load("pets", data_dir=str(data_dir))
-    del parsed.features.feature["label"]
-    rows[3] = parsed.SerializeToString()
-    encoded_sets.write_records(shard, rows)
+    change_labels(shard, lambda features: features.pop("label"), slice(3, 4))
     with pytest.raises(RequestError, match="a record has no label"):
         load("pets", data_dir=str(data_dir))
 
 
-def test_sets_that_are_not_encoded_are_refused(tmp_path, load):
+def test_datasets_that_are_not_encoded_are_refused(tmp_path, load):
     for name in ("digits", "fake"):
         with pytest.raises(RequestError, match=f"data.name={name} is made in memory"):
             load(name)
@@ -229,16 +241,13 @@ def test_sets_that_are_not_encoded_are_refused(tmp_path, load):
         sources.load_pool(str(tmp_path / "pool"), image_size=SIZE)
     with pytest.raises(RequestError, match="there is no synthetic pool"):
         sources.load_pool(str(tmp_path / "none"), image_size=SIZE)
-
-
-def test_absent_tiny_imagenet_names_the_import(tmp_path, load):
     with pytest.raises(RequestError, match="--layout=tiny_imagenet.*1.0.0"):
         load("tiny_imagenet", data_dir=str(tmp_path))
 
 
 def test_a_damaged_image_is_named_when_it_is_read(data_dir, load):
     train, _ = load("pets", data_dir=str(data_dir))
-    shard = shard_of(data_dir, "train")
+    shard = shard_of(data_dir / "pets" / "1.0.0", "train")
     content = bytearray(shard.read_bytes())
     _, offset, length = train.images.places[5].tolist()
     content[offset : offset + length // 2] = bytes(length // 2)
@@ -267,53 +276,48 @@ def test_evaluation_view_is_the_centre_of_the_resized_image():
     np.testing.assert_array_equal(view, half[1:15, 3:17])
 
 
-def test_indexing_as_an_array(made, load):
-    images = load("pets", data_dir=str(made[0]))[0].images
-    whole = np.stack([encoded.evaluation_view(data, SIZE) for data in made[1]["train"]])
-    assert images.shape == whole.shape and images.dtype == whole.dtype
-    assert (len(images), images.ndim, images.nbytes) == (24, 4, whole.nbytes)
-    for at in (
-        0,
-        -1,
-        np.int32(5),
-        slice(None),
-        slice(3, 100, 4),
-        slice(0, 0),
-        [7, 7, 1],
-        np.array([23, -24]),
-        np.arange(24) % 5 == 0,
-    ):
-        np.testing.assert_array_equal(images[at], whole[at])
+@pytest.mark.parametrize(
+    "index",
+    [0, -1, np.int32(5), slice(None), slice(3, 100, 4), slice(0, 0), [7, 7, 1]]
+    + [np.array([23, -24]), np.arange(24) % 5 == 0],
+    ids=str,
+)
+def test_indexing_as_an_array(datasets, load, index):
+    images = load("pets", data_dir=str(datasets[0]))[0].images
+    views = np.stack(
+        [encoded.evaluation_view(data, SIZE) for data in datasets[1]["train"]]
+    )
+    np.testing.assert_array_equal(images[index], views[index])
+
+
+def test_shapes_errors_and_parts_as_of_an_array(datasets, load):
+    images = load("pets", data_dir=str(datasets[0]))[0].images
+    views = images[:]
+    assert images.shape == views.shape and images.dtype == views.dtype
+    assert (len(images), images.ndim, images.nbytes) == (24, 4, views.nbytes)
     with pytest.raises(IndexError):
         images[24]
-    with pytest.raises(IndexError, match="by image alone"):
+    with pytest.raises(IndexError, match="only one axis"):
         images[np.zeros((2, 2), int)]
     taken = images.take(np.array([4, 2])).followed_by(images.take(np.array([2, 9])))
-    np.testing.assert_array_equal(taken[:], whole[[4, 2, 2, 9]])
+    np.testing.assert_array_equal(taken[:], views[[4, 2, 2, 9]])
 
 
-def make_task(made, tmp_path, load, **kwargs):
-    train, test = load("pets", data_dir=str(made[0]))
-    pool = sources.load_pool(
-        str(made[0] / "pool"), cache_dir=str(tmp_path / "cache"), image_size=SIZE
-    )
-    split = rs_ssl.make_split(
-        train.labels,
-        4,
-        labels_per_class=1,
-        validation_per_class=1,
-        ratio=0.5,
-        pool_labels=pool.labels,
-        pool_generators=pool.generators,
-        **kwargs,
-    )
-    return train, pool, split, rs_ssl.make_task(train, test, pool, split)
-
-
-def test_a_task_of_encoded_images_reads_none(made, tmp_path, load, monkeypatch):
+def test_a_task_of_encoded_images_reads_none(datasets, load, load_pool, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(encoded.EncodedImages, "read", None)
-        train, pool, split, task = make_task(made, tmp_path, load)
+        train, test = load("pets", data_dir=str(datasets[0]))
+        pool = load_pool()
+        split = rs_ssl.make_split(
+            train.labels,
+            4,
+            labels_per_class=1,
+            validation_per_class=1,
+            ratio=0.5,
+            pool_labels=pool.labels,
+            pool_generators=pool.generators,
+        )
+        task = rs_ssl.make_task(train, test, pool, split)
     assert task.encoded
     real, synthetic = split.unlabeled_real, split.unlabeled_synthetic
     assert len(synthetic) and task.unl_images.shape == (20, SIZE, SIZE, 3)
@@ -324,20 +328,13 @@ def test_a_task_of_encoded_images_reads_none(made, tmp_path, load, monkeypatch):
     assert task.unl_generator.tolist() == [-1] * len(real) + (
         pool.generators[synthetic].tolist()
     )
-
-
-def test_a_pool_of_another_size_is_told(made, tmp_path, load):
-    train, _ = load("pets", data_dir=str(made[0]))
-    pool = sources.load_pool(
-        str(made[0] / "pool"), cache_dir=str(tmp_path / "cache"), image_size=8
-    )
     with pytest.raises(RequestError, match="8, 8"):
-        rs_ssl.check_pool(pool, train)
+        rs_ssl.check_pool(load_pool(image_size=8), train)
 
 
 @pytest.mark.parametrize("devices", [1, 4])
-def test_evaluation_sees_every_image_once(made, load, devices):
-    images = load("pets", data_dir=str(made[0]))[0].images
+def test_evaluation_sees_every_image_once(datasets, load, devices):
+    images = load("pets", data_dir=str(datasets[0]))[0].images
     rows = measure.predict(
         lambda variables, batch: {"sum": batch[0].astype(np.int32).sum((2, 3, 4))},
         state=type("State", (), {"ema": None, "stats": None}),

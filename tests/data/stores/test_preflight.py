@@ -1,4 +1,4 @@
-"""An offline start must fail soon, with the host and the way out in its message."""
+"""An offline start fails soon, with the host and the way out in its message."""
 
 import socket
 import threading
@@ -12,7 +12,7 @@ from rsmatch_jax.errors import RequestError
 
 
 def test_offline_start_fails_soon_and_names_host_and_data_dir(tmp_path, monkeypatch):
-    """A proxy that takes the connection and never answers: the worst case."""
+    """The worst case: a proxy accepts the connection and never answers."""
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -33,12 +33,16 @@ def test_offline_start_fails_soon_and_names_host_and_data_dir(tmp_path, monkeypa
     assert "pass --config.data.data_dir=DIR" in str(e.value)
 
 
+@pytest.fixture
+def no_proxy(monkeypatch):
+    for key in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(key, raising=False)
+
+
 @pytest.mark.parametrize(
     ("status", "reached"), [(200, True), (403, True), (404, True), (502, False)]
 )
-def test_preflight_takes_a_hosts_own_answer(status, reached, monkeypatch):
-    for key in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(key, raising=False)
+def test_any_answer_of_the_host_will_do(status, reached, no_proxy):
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
@@ -58,7 +62,7 @@ def test_preflight_takes_a_hosts_own_answer(status, reached, monkeypatch):
     assert (reason is None) == reached
 
 
-def test_preflight_outlasts_no_hanging_name_lookup(monkeypatch):
+def test_a_hanging_name_lookup_ends_in_time(monkeypatch, no_proxy):
     release = threading.Event()
 
     def hang(*args, **kwargs):
@@ -66,8 +70,6 @@ def test_preflight_outlasts_no_hanging_name_lookup(monkeypatch):
         raise OSError("released")
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
-    for key in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(key, raising=False)
     start = time.monotonic()
     assert "no answer within 0.2 s" in preflight.unreachable("http://a.invalid/x", 0.2)
     assert time.monotonic() - start < 2
@@ -82,17 +84,17 @@ def test_known_urls_of_both_checksum_forms(tmp_path):
 
 
 def test_archive_fetched_by_hand_needs_no_network(tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(preflight, "unreachable", lambda *a: asked.append(a) or "no")
+    requests = []
+    monkeypatch.setattr(preflight, "unreachable", lambda *a: requests.append(a) or "no")
     manual = tmp_path / "downloads" / "manual"
     manual.mkdir(parents=True)
     (manual / "other.tar").write_text("")
     with pytest.raises(RequestError, match="cannot be reached"):
         preflight.check_download("cifar10", str(tmp_path))
-    assert len(asked) == 1
+    assert len(requests) == 1
     (manual / "cifar-10-binary.tar.gz").write_text("")
     preflight.check_download("cifar10", str(tmp_path))
-    assert len(asked) == 1
+    assert len(requests) == 1
 
 
 def test_without_tfds_the_message_says_so(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The dataset writer: bytes kept as they came, and all or nothing."""
+"""The dataset writer keeps bytes and writes all or nothing."""
 
 import errno
 import io
@@ -25,7 +25,7 @@ def picture() -> np.ndarray:
     return rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
 
 
-def test_writer_keeps_bytes_and_refuses_what_is_there(tmp_path):
+def test_writer_keeps_bytes_and_refuses_an_existing_folder(tmp_path):
     buffer = io.BytesIO()
     Image.fromarray(picture()).save(buffer, format="JPEG", quality=80)
     folder = str(tmp_path / "9 lives")
@@ -100,7 +100,7 @@ def test_another_process_writes_the_same_bytes(tmp_path, monkeypatch):
     assert trees[0] == trees[1] == trees[2]
 
 
-def test_a_full_disk_is_told_as_such(tmp_path, monkeypatch):
+def test_a_full_disk_raises_oserror(tmp_path, monkeypatch):
     def full(*args):
         raise tf_write.tf.errors.ResourceExhaustedError(None, None, "no space")
 
@@ -111,7 +111,7 @@ def test_a_full_disk_is_told_as_such(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-def test_writer_leaves_nothing_behind_a_failure(tmp_path):
+def test_writer_leaves_nothing_after_a_failure(tmp_path):
     def broken():
         yield tf_write.Example(picture(), 0, "x")
         raise RuntimeError("stop")

@@ -1,4 +1,4 @@
-"""Places of values found in TFRecord files, against what TensorFlow wrote."""
+"""Places of values in TFRecord files, compared with what TensorFlow wrote."""
 
 import os
 
@@ -18,18 +18,17 @@ def example(**features) -> bytes:
             return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
         return tf.train.Feature(float_list=tf.train.FloatList(value=values))
 
-    made = {key: feature(value) for key, value in features.items()}
-    return tf.train.Example(
-        features=tf.train.Features(feature=made)
-    ).SerializeToString()
+    content = {key: feature(value) for key, value in features.items()}
+    example = tf.train.Example(features=tf.train.Features(feature=content))
+    return example.SerializeToString()
 
 
-def test_values_are_found_wherever_they_stand_in_a_record(tmp_path):
+def test_values_have_their_places_in_any_order(tmp_path):
     rows = [
         {"image": os.urandom(length), "label": label, "id": b"n", "box": [0.5] * 9}
         for length, label in ((0, 0), (3, 127), (1024, 128), (70_000, -1), (5, 2**40))
     ]
-    # Protocol buffers fix no order of a map: every order once, at least.
+    # Protocol buffers fix no order of a map, so several orders are read.
     orders = [sorted(rows[0]), sorted(rows[0], reverse=True), list(rows[0])]
     path = encoded_sets.write_records(
         tmp_path / "f",
@@ -39,12 +38,12 @@ def test_values_are_found_wherever_they_stand_in_a_record(tmp_path):
             for row in rows
         ],
     )
-    found = list(tfrecord.records(path, ("image", "label", "absent")))
-    assert len(found) == 15
-    for got, want in zip(found, rows * 3, strict=True):
-        assert got["label"] == want["label"]
-        assert tfrecord.read(path, got["image"]) == want["image"]
-        assert set(got) == {"image", "label"}
+    records = list(tfrecord.records(path, ("image", "label", "absent")))
+    assert len(records) == tfrecord.count(path) == 15
+    for record, row in zip(records, rows * 3, strict=True):
+        assert record["label"] == row["label"]
+        assert tfrecord.read(path, record["image"]) == row["image"]
+        assert set(record) == {"image", "label"}
 
 
 def test_lists_and_empty_features(tmp_path):
@@ -60,31 +59,30 @@ def test_lists_and_empty_features(tmp_path):
     assert others == [{}, {}]
 
 
-def test_what_is_no_record_is_told_with_its_number(tmp_path):
+def test_damage_is_reported_with_the_number_of_complete_records(tmp_path):
     path = encoded_sets.write_records(
         tmp_path / "f", [example(image=b"x" * 3000, label=1)] * 2
     )
     with open(path, "rb") as f:
         content = f.read()
 
-    def search(changed: bytes, keys=("image", "label")):
+    def search(changed: bytes):
         (tmp_path / "g").write_bytes(changed)
-        return list(tfrecord.records(str(tmp_path / "g"), keys))
+        return list(tfrecord.records(str(tmp_path / "g"), ("image", "label")))
 
     for end in (len(content) - 1, len(content) // 2 + 5, 11):
-        with pytest.raises(tfrecord.Damaged, match=f"{end * 2 // len(content)} whole"):
+        message = f"{end * 2 // len(content)} complete"
+        with pytest.raises(tfrecord.Damaged, match=message):
             search(content[:end])
+        with pytest.raises(tfrecord.Damaged, match=message):
+            tfrecord.count(str(tmp_path / "g"))
     for junk in (os.urandom(40), b"\xff" * 40):
-        with pytest.raises(tfrecord.Damaged, match="1 whole"):
+        with pytest.raises(tfrecord.Damaged, match="1 complete"):
             search(content[: len(content) // 2] + junk)
-    with pytest.raises(tfrecord.Damaged, match="0 whole records"):
-        search(write_and_read(tmp_path, b"\x0b\xff\xff"))
-    floats = write_and_read(tmp_path, example(label=0.5))
-    with pytest.raises(tfrecord.Damaged, match="neither bytes nor integers"):
-        search(floats)
-
-
-def write_and_read(tmp_path, record: bytes) -> bytes:
-    path = encoded_sets.write_records(tmp_path / "one", [record])
-    with open(path, "rb") as f:
-        return f.read()
+    for record, message in (
+        (b"\x0b\xff\xff", "0 complete records"),
+        (example(label=0.5), "neither bytes nor integers"),
+    ):
+        path = encoded_sets.write_records(tmp_path / "one", [record])
+        with pytest.raises(tfrecord.Damaged, match=message):
+            list(tfrecord.records(path, ("image", "label")))
