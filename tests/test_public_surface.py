@@ -107,16 +107,16 @@ def test_rules(mapped, name, options):
     rng = np.random.default_rng(1)
 
     def select(axis):
-        def step(buffers, rows):
+        def step(same, rows):
             inputs = rsmatch_jax.RuleInputs(*rows, axis=axis)
-            labels, weights, buffers = rule.select(inputs, buffers)
+            labels, weights, buffers = rule.select(inputs, same["buffers"])
             term, _ = rule.regulariser(rows[0], weights, buffers, axis)
             labels, weights = (parallel.gather_rows(x, axis) for x in (labels, weights))
             return labels, weights, buffers, term
 
         return step
 
-    start = {**rule.init(dims), "step": jnp.int32(0)}  # pmap wants a leaf
+    start = {"buffers": rule.init(dims), "step": jnp.int32(0)}  # pmap wants a leaf
     rows = (
         rng.normal(size=(U, K)).astype(np.float32),
         rng.integers(0, 30, U).astype(np.int32),
@@ -190,7 +190,7 @@ def test_views(mapped):
     on_device = rsmatch_jax.on_device
     spec = rsmatch_jax.ViewSpec(True, 1, randaugment_ops=2, cutout=True)
     images = np.random.default_rng(2).integers(0, 256, (U, 8, 8, 3)).astype(np.uint8)
-    tables = on_device.make_tables(8, spec)
+    tables = jax.device_put(on_device.make_tables(8, spec))
 
     def views(axis):
         def step(key, x):
