@@ -61,7 +61,7 @@ def alarms(steps: Steps, *, first: bool, images_a_step: int) -> dict[str, str]:
     if steps[-1]["queue_fill"] == 0:
         raised["queue empty"] = (
             "the CSQueue is still empty after the first log interval, so the detector "
-            "learns from real images alone; method.rsmatch.queue_min_score and "
+            "learns only from real images; method.rsmatch.queue_min_score and "
             "queue_min_confidence decide what enters it"
         )
     return raised
