@@ -128,7 +128,7 @@ def continue_run(
     old, new = workdir.flat(saved), workdir.flat(config.to_dict())
     keys = sorted({*old, *new})
     ignored = checks.ignored_keys(config, keys)
-    kept, differing = {}, []
+    values, differing = {}, []
     for key in keys:
         if key.startswith(workdir.FREE) or key in PLACES or key in ignored:
             continue
@@ -143,7 +143,7 @@ def continue_run(
         value = old.get(key, neutral.get(key))
         is_default = key not in explicit and new[key] == defaults.get(key)
         if key in neutral and value == neutral[key] and is_default:
-            kept[key] = value
+            values[key] = value
         elif value != new[key]:
             came_later = "" if key in old else " (the run began without it)"
             differing.append(f"  {key}: {value} there{came_later}, {new[key]} here")
@@ -153,13 +153,13 @@ def continue_run(
             + "\n".join(differing)
             + f"\n{way_out}"
         )
-    return kept
+    return values
 
 
-def neutral_line(folder: str, kept: Mapping[str, Any]) -> str | None:
+def neutral_line(folder: str, values: Mapping[str, Any]) -> str | None:
     """Returns a line about the neutral values of keys that the run's config lacks."""
     saved = workdir.flat(workdir.read_config(folder) or {})
-    neutral = {key: value for key, value in kept.items() if key not in saved}
+    neutral = {key: value for key, value in values.items() if key not in saved}
     if not neutral:
         return None
     listed = ", ".join(f"{key}={value}" for key, value in neutral.items())

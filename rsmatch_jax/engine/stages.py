@@ -72,16 +72,16 @@ def check(
         if overwrite:
             workdir.check_clearable(folder)
             return {}, None, None
-        kept = saved_config.continue_run(folder, config, explicit)
-        line = saved_config.neutral_line(folder, kept)
-        return kept, line, workdir.read_result(folder)
+        neutral = saved_config.continue_run(folder, config, explicit)
+        line = saved_config.neutral_line(folder, neutral)
+        return neutral, line, workdir.read_result(folder)
 
-    kept, line, result = hosts.on_primary("earlier run", look)
+    neutral, line, result = hosts.on_primary("earlier run", look)
     if line:
         say(line)
     finished = result and result.get("status") == "finished"
     return Start(
-        config=saved_config.with_values(config, kept),
+        config=saved_config.with_values(config, neutral),
         folder=folder,
         devices=devices,
         overwrite=overwrite,

@@ -1,4 +1,4 @@
-"""Saves and restores the whole state of a run with Orbax.
+"""Saves and restores the state of a run with Orbax.
 
 A checkpoint holds a fingerprint of its state. A restored state with another fingerprint
 is damaged: the checkpoint is moved aside, never deleted.
@@ -35,7 +35,7 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The newest states of a run, and the best one.
 
-    A checkpoint is a whole state (typed PRNG key included) and a JSON dict `meta` with
+    A checkpoint is a state (typed PRNG key included) and a JSON dict `meta` with
     what else the run needs to go on.
     """
 

@@ -1,6 +1,6 @@
 """What a run writes for people: progress lines, metrics.jsonl, TensorBoard's files.
 
-clu is imported here alone, and inside functions, because it imports TensorFlow. Without
+Only this module imports clu, inside functions, because it imports TensorFlow. Without
 TensorFlow there are no event files.
 """
 

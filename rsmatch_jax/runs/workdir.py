@@ -197,7 +197,7 @@ def clear(workdir: str):
 
 @contextlib.contextmanager
 def locked(workdir: str) -> Iterator[None]:
-    """Keeps other processes from training in `workdir`, which is made, for the block.
+    """Makes `workdir` and keeps other processes from training there for the block.
 
     Raises:
         RequestError: another process trains there, or the folder cannot be made.

@@ -107,7 +107,7 @@ def _pinned(core: int | None) -> Iterator[None]:
         yield
         return
     cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})  # of this thread alone
+    os.sched_setaffinity(0, {core})  # only of this thread
     try:
         yield
     finally:

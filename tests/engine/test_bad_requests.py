@@ -24,7 +24,7 @@ from rsmatch_jax.synthesis.ddpm import __main__ as ddpm
 from rsmatch_jax.synthesis.generate import __main__ as generate
 from rsmatch_jax.synthesis.look import __main__ as look
 from rsmatch_jax.synthesis.prompts import __main__ as prompts
-from rsmatch_jax.synthesis.prompts import jsonl
+from rsmatch_jax.synthesis.prompts import jsonl, settings
 
 ROOT = pathlib.Path(__file__).parents[2]
 DIGITS = f"--config={ROOT}/configs/digits.py"
@@ -322,7 +322,7 @@ def make_prompts(root):
         ("none", []),
     ):
         (root / f"{name}.jsonl").write_text(header + "".join(content))
-    args, sampling = prompts.prompt_settings.parse(WRITE, "")
+    args, sampling = settings.parse(WRITE, "")
     words = "zero one two three four five six seven eight nine"
     how = {"words": words.split(), "model": args.model, "per_class": 5}
     how |= {"allow_missing_word": False, **vars(sampling)}

@@ -12,7 +12,7 @@ from support.helpers import TINY, config
 from support.runs import KEYS
 
 from configs import common
-from rsmatch_jax import evaluate, predict, train
+from rsmatch_jax import evaluate, predict, sweep, train
 from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.engine import saved_config
 from rsmatch_jax.errors import RequestError
@@ -200,6 +200,28 @@ def test_old_run_is_reported_as_one_of_this_version(later, old):
     finished = runs[os.path.realpath(old / "finished")]
     assert finished.setting()["model.made_up"] == "old"
     assert finished.figures["last"] == 0.2
+
+
+def test_old_run_is_swept(later, old, tmp_path):
+    """A sweep takes it for one of its cells, with the flags that it would launch."""
+    file = tmp_path / "later.py"
+    file.write_text(
+        "from configs import common\n\n\ndef get_config():\n"
+        "    c = common.get_config()\n"
+        + "".join(f"    c.{key} = {value!r}\n" for key, (value, _) in LATER.items())
+        + "    return c\n"
+    )
+    saved = workdir.flat(workdir.read_config(str(old / "finished")))
+    flags = [f"--config.{k}={v}" for k, v in saved.items() if v is not None]
+
+    def sweep_run(*more):
+        argv = (f"--config={file}", *flags, *more, f"--workdir={old / 'finished'}")
+        return sweep.Run(None, 0, str(old / "finished"), argv)
+
+    sweep._check(sweep_run())
+    assert sweep_run().finished()
+    with pytest.raises(RequestError, match="made_up: old there .*without it.*, x here"):
+        sweep._check(sweep_run("--config.model.made_up=x"))
 
 
 def test_run_goes_on_where_its_data_were_moved(tmp_path):
