@@ -103,7 +103,7 @@ smoke-run:
 	test -x $(SMOKE)/python || $(PYTHON312) -m venv .venv-smoke
 	grep -v '^tensor\|^clu\|^importlib' requirements.txt > .venv-smoke/newest.txt
 	$(SMOKE)/python $(PIP) --upgrade --upgrade-strategy eager \
-	  -r .venv-smoke/newest.txt pytest pytest-xdist
+	  -r .venv-smoke/newest.txt beartype pytest pytest-xdist
 	$(SMOKE)/python -m pytest -n 2 --dist worksteal tests/test_imports.py \
 	  tests/methods/test_csqueue.py tests/test_optim.py tests/test_supply_chain.py \
 	  tests/test_step.py::test_replicas_are_donated_and_stay_bit_equal \

@@ -28,8 +28,8 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 @pytest.fixture(scope="module", autouse=True)
 def free_programs():
-    """Every compiled program holds some hundred memory maps, of which a process may
-    have 65,530: a worker that kept those of all files would be killed."""
+    """Frees the programs of a file. A compiled program holds some hundred memory maps,
+    and a process may have 65,530: a worker with the programs of all files would die."""
     yield
     jax.clear_caches()
     gc.collect()

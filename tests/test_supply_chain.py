@@ -1,4 +1,4 @@
-"""What comes from elsewhere is data: nothing in it is ever run."""
+"""Foreign files are data: nothing in them is ever run."""
 
 import ast
 import hashlib
@@ -30,7 +30,7 @@ RUNNING |= {"marshal"}
 
 
 def named(node):
-    """`a.b.c` of an expression, "" of any other."""
+    """Returns `a.b.c` of such an expression, otherwise ""."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute):
@@ -43,7 +43,7 @@ def argument(call, name):
 
 
 def faults(tree):
-    """What in a file could run foreign data."""
+    """Yields the calls and imports that could run foreign data."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
@@ -123,7 +123,7 @@ def as_zip(path, mark):
 
 
 def sign(folder):
-    """Makes the checksums right, as whoever puts such a file there would."""
+    """Makes the checksums right, as an attacker would."""
     meta = json.loads((folder / "meta.json").read_text())
     for name, entry in meta["files"].items():
         content = (folder / name).read_bytes()
@@ -141,13 +141,13 @@ def refused(argv, capsys, *words):
 
 
 def test_the_bombs_are_live(tmp_path):
-    """Each does go off where a file is trusted."""
+    """Each one runs if its file is trusted."""
     for n, lay in enumerate((as_array, as_pickle, as_zip)):
         lay(tmp_path / "file.npy", tmp_path / f"mark{n}")
-        found = np.load(tmp_path / "file.npy", allow_pickle=True)
-        if hasattr(found, "close"):
-            with found:
-                found["labeled"]
+        content = np.load(tmp_path / "file.npy", allow_pickle=True)
+        if hasattr(content, "close"):
+            with content:
+                content["labeled"]
         assert (tmp_path / f"mark{n}").is_dir()
 
 
@@ -261,8 +261,7 @@ def test_a_version_that_is_a_path_is_refused(tmp_path, capsys):
 
 
 def test_a_pool_that_names_a_module_of_its_own_is_refused(tmp_path, monkeypatch):
-    """TFDS imports the module of a feature's class, and a folder below the working
-    directory can be one."""
+    """TFDS imports the module of a feature's class, which may lie in the pool."""
     folder = tmp_path / "pool"
     folder.mkdir()
     split = {"name": "train", "shardLengths": [], "numBytes": "0"}

@@ -1,0 +1,191 @@
+"""Rules of the house, checked on the syntax trees: names, sizes, no copies."""
+
+import ast
+import collections
+import itertools
+import os
+import pathlib
+import sys
+
+import pytest
+
+from rsmatch_jax import cli
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / "rsmatch_jax"
+FILES = sorted(PACKAGE.rglob("*.py"))
+READ = [*FILES, ROOT / "launch.py", *sorted(ROOT.glob("configs/*.py"))]
+TREES = {path: ast.parse(path.read_text()) for path in READ}
+
+# Names that do not say what they hold.
+VAGUE = {"found", "asked", "own", "said", "told"}
+FILE_LINES = 400
+FUNCTION_LINES = 60
+COPY_LINES = 10
+# What may follow the common beginning of two names that are too easily confused.
+ENDINGS = ("", "e", "s", "es", "er", "ers", "or", "ing", "ings", "ed", "ment")
+ENDINGS += ("ion", "ions", "ation", "ations", "y", "ies")
+# Pairs that stay, with the reason.
+FIXED_NAMES = {
+    ("supervised", "supervisor"): "a method's name is its config value",
+}
+
+
+def relative(path):
+    return str(path.relative_to(ROOT))
+
+
+def defined(tree):
+    """(name, line) of every name that a file gives to something."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name | ast.Attribute):
+            if isinstance(node.ctx, ast.Store):
+                name = node.id if isinstance(node, ast.Name) else node.attr
+                yield name, node.lineno
+        elif isinstance(node, ast.arg):
+            yield node.arg, node.lineno
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef | ast.ExceptHandler):
+            yield node.name, node.lineno
+        elif isinstance(node, ast.alias):
+            yield node.asname, 0
+
+
+def without_docstring(body):
+    first = body[0] if body else None
+    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+        return body[1:]
+    return body
+
+
+def test_names_say_what_they_hold():
+    vague = [
+        f"{relative(path)}:{line} {name}"
+        for path, tree in TREES.items()
+        for name, line in defined(tree)
+        if name in VAGUE
+    ]
+    assert not vague, "\n".join(vague)
+
+
+def test_files_and_functions_are_short():
+    long = []
+    for path in FILES:
+        sizes = [("the file", len(path.read_text().splitlines()), FILE_LINES)]
+        for node in ast.walk(TREES[path]):
+            if isinstance(node, ast.FunctionDef):
+                length = node.end_lineno - node.lineno + 1
+                sizes.append((node.name, length, FUNCTION_LINES))
+        long += [
+            f"{relative(path)}: {name} has {length} lines, more than {limit}"
+            for name, length, limit in sizes
+            if length > limit
+        ]
+    assert not long, "\n".join(long)
+
+
+def test_init_files_hold_a_docstring_alone():
+    for path in FILES:
+        if path.name == "__init__.py" and path.parent != PACKAGE:
+            assert ast.get_docstring(TREES[path]), path
+            assert not without_docstring(TREES[path].body), path
+
+
+def modules_and_folders():
+    names = {path.stem for path in FILES} | {path.parent.name for path in FILES}
+    return sorted(name for name in names if not name.startswith("__"))
+
+
+def test_no_module_has_a_name_of_the_standard_library():
+    assert not set(modules_and_folders()) & set(sys.stdlib_module_names)
+
+
+def differ_by_an_ending(a, b):
+    begin = os.path.commonprefix([a, b])
+    ends = [
+        # A doubled consonant belongs to the ending: stop, stop-ping.
+        end[1:] if end[:1] == begin[-1:] and end[1:] in ENDINGS else end
+        for end in (a[len(begin) :], b[len(begin) :])
+    ]
+    return len(begin) >= 3 and all(end in ENDINGS for end in ends)
+
+
+def test_no_two_names_differ_by_an_ending():
+    pairs = itertools.combinations(modules_and_folders(), 2)
+    assert {pair for pair in pairs if differ_by_an_ending(*pair)} == set(FIXED_NAMES)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        *(("train", "training"), ("evaluate", "evaluation"), ("stop", "stopping")),
+        *(("sweep", "sweeps"), ("pipeline", "pipelines"), ("report", "reporter")),
+    ],
+)
+def test_such_names_would_be_noticed(a, b):
+    assert differ_by_an_ending(a, b)
+    assert not differ_by_an_ending(a, "loop")
+
+
+def test_private_jax_stays_in_one_file():
+    assert len([path for path in FILES if "jax._src" in path.read_text()]) <= 1
+
+
+def test_every_command_is_a_door():
+    """`main(argv=None)` returns the exit code, and `python -m` calls it so."""
+    for name, (place, _) in cli.COMMANDS.items():
+        path = PACKAGE / f"{place.replace('.', '/')}.py"
+        (main,) = (n for n in TREES[path].body if getattr(n, "name", "") == "main")
+        assert [arg.arg for arg in main.args.args] == ["argv"], name
+        assert len(main.args.defaults) == 1, name
+        assert "sys.exit(main())" in path.read_text(), name
+
+
+class _Anonymous(ast.NodeTransformer):
+    """Takes names and constants out of a tree, so that a renamed copy stays a copy."""
+
+    def visit_Name(self, node):
+        return ast.Name("_", ast.Load())
+
+    def visit_arg(self, node):
+        return ast.arg("_")
+
+    def visit_Constant(self, node):
+        return ast.Constant(None)
+
+
+def pieces(path, tree):
+    """(statements without names, place) of every run of COPY_LINES lines."""
+    blocks = [
+        without_docstring(block)
+        for node in ast.walk(tree)
+        if not isinstance(node, ast.Module | ast.ClassDef)
+        for block in (getattr(node, field, None) for field in ("body", "orelse"))
+        if isinstance(block, list)
+    ]
+    for block in blocks:
+        if not block or block[-1].end_lineno - block[0].lineno + 1 < COPY_LINES:
+            continue
+        shapes = [ast.dump(_Anonymous().visit(statement)) for statement in block]
+        for i, first in enumerate(block):
+            for j, last in enumerate(block[i:], start=i):
+                if last.end_lineno - first.lineno + 1 >= COPY_LINES:
+                    yield tuple(shapes[i : j + 1]), f"{relative(path)}:{first.lineno}"
+                    break
+
+
+def test_no_two_pieces_do_one_job():
+    places = collections.defaultdict(set)
+    for path in FILES:
+        for shape, place in pieces(path, ast.parse(path.read_text())):
+            places[shape].add(place)
+    copies = [" = ".join(sorted(where)) for where in places.values() if len(where) > 1]
+    assert not copies, "\n".join(copies)
+
+
+def test_a_renamed_copy_would_be_noticed():
+    text = "def {0}({1}):\n    {1} += {2}\n" + "    print({1})\n" * 9
+    shapes = [
+        next(pieces(PACKAGE / name, ast.parse(text.format(name, *rest))))[0]
+        for name, *rest in (("a", "x", 1), ("b", "y", 2))
+    ]
+    assert shapes[0] == shapes[1]
