@@ -169,7 +169,7 @@ def test_the_card_says_what_the_file_is(root):
     for words in (
         "# card.bin\n",
         "A wrn_10_1 that tells 10 classes of fake apart, trained by rsmatch on 40",
-        "test accuracy, checkpoint",
+        "test accuracy, this checkpoint",
         "62.50 %",
         "75.00 %",
         "0: class_0, 1: class_1",

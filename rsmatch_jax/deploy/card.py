@@ -114,7 +114,7 @@ def text(card: Mapping[str, Any], file: str) -> str:
     )
     count = training["unlabelled_images"]
     unlabelled = f" and {count} unlabelled" if count else ""
-    titles = {key: f"{names.TITLES[key]}, checkpoint" for key in CHECKPOINT_FIGURES}
+    titles = {k: f"{names.TITLES[k]}, this checkpoint" for k in CHECKPOINT_FIGURES}
     titles |= {key: names.RESULT_TITLES[key] for key in RUN_FIGURES}
     figures = [
         [title, f"{100 * card['figures'][key]:.2f} %"]
