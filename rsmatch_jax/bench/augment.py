@@ -26,9 +26,7 @@ from rsmatch_jax.bench.harness import (
 )
 from rsmatch_jax.bench.rivals import pillow_views, tf_images
 
-DEVICE, PILLOW = "device", "Pillow"
-TFDATA = "tf.data in batches"  # this package's
-TF_IMAGES = "tf.data image by image"
+DEVICE, PILLOW, TF_IMAGES = "device", "Pillow", "tf.data image by image"
 MEASURED_AT = {
     **workload.PAPER,
     "input.flip": True,
@@ -148,8 +146,7 @@ def exact_operations(size: int, device: jax.Device) -> list[str]:
 def _makers(device: jax.Device) -> dict[str, Maker]:
     """The contenders whose libraries are installed."""
     makers: dict[str, Maker] = {DEVICE: functools.partial(_device, device=device)}
-    rivals = ((PILLOW, _pillow), (TFDATA, _tf_batches), (TF_IMAGES, _tf_images))
-    for name, find in rivals:
+    for name, find in ((PILLOW, _pillow), (TF_IMAGES, _tf_images)):
         try:
             makers[name] = find()
         except ImportError as e:
@@ -184,37 +181,11 @@ def _pillow() -> Maker:
     return maker
 
 
-def _tf_batches() -> Maker:
-    from rsmatch_jax.data import tf_augment  # lazy: TensorFlow
-
-    tf = tf_augment.tf
-
-    def maker(images, spec, strong):
-        images = tf.constant(images)
-        purpose = "strong" if strong else "weak"
-        view = tf_augment.strong if strong else tf_augment.weak
-
-        def make(step):
-            numbers = tf_augment.draw(0, step, purpose, images.shape[0], spec)
-            return view(images, numbers, spec)
-
-        make = tf.autograph.experimental.do_not_convert(make)
-        # Neither prefetch nor parallel calls: it works in its turn alone.
-        made = tf.data.Dataset.range(2**40).map(make)
-        stream = iter(made.with_options(tf_images.one_core(tf)))
-        return timing.repeat(lambda: next(stream))
-
-    return maker
-
-
 def _tf_images() -> Maker:
-    from rsmatch_jax.data import tf_augment  # lazy: TensorFlow
-
-    tf = tf_augment.tf
+    from rsmatch_jax.data.stores.tf_import import tf  # lazy: TensorFlow
 
     def maker(images, spec, strong):
-        made = tf_images.dataset(tf, tf.constant(images), spec, strong=strong)
-        stream = iter(made)
+        stream = iter(tf_images.dataset(tf, tf.constant(images), spec, strong=strong))
         return timing.repeat(lambda: next(stream))
 
     return maker

@@ -11,13 +11,12 @@ import jax
 import numpy as np
 
 from rsmatch_jax import terminal
-from rsmatch_jax.bench.harness import command_line, frame, hlo, timing, workload
+from rsmatch_jax.bench.harness import command_line, frame, timing, workload
 from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.methods import csqueue
 from rsmatch_jax.runtime import parallel
 
 CLASSES = (10, 100, 1000)
-COPIED = CLASSES[-1:]  # numbers of classes for a push without donation
 MEASURED_AT = {
     **workload.PAPER,
     "method.rsmatch.queue_length": 16,
@@ -49,15 +48,16 @@ def measure(
         f"{exp.dims.unlabeled_batch} candidates, {exp.dims.batch_size} drawn "
         f"({r.queue_sample}), on {request.device.device_kind}"
     )
-    table, runs = [], {}
-    for classes in CLASSES:
-        make = {f"push K={classes}": _push, f"sample K={classes}": _sample}
-        if classes in COPIED:
-            make[f"push K={classes}, not donated"] = _push_to_a_copy
-        for label, maker in make.items():
-            runs[label], columns = maker(exp, r, classes)
-            table.append({"row": label, "classes": classes, **columns})
-    table.sort(key=lambda row: row["row"].split()[0])
+    programs = {
+        (f"{name} K={classes}", classes): make(exp, r, classes)
+        for name, make in (("push", _push), ("sample", _sample))
+        for classes in CLASSES
+    }
+    table = [
+        {"row": label, "classes": k, **_columns(program)}
+        for (label, k), program in programs.items()
+    ]
+    runs = {label: program.run for (label, _), program in programs.items()}
     seconds = timing.in_turns(runs, least_seconds, rounds)
     for row in table:  # the ratio is to the same operation at the fewest classes
         reference = f"{row['row'].split()[0]} K={CLASSES[0]}"
@@ -65,45 +65,9 @@ def measure(
     return table, {}
 
 
-def _push(exp: Experiment, r: Any, classes: int) -> tuple[timing.Run, dict[str, Any]]:
-    """(run, columns) of pushes into one donated queue, as in a train step."""
-    mapped = parallel.map_step(_pusher(r, classes), exp.devices)
-    return _donated(mapped, _state(exp, r, classes), _candidates(exp, classes))
+def _push(exp: Experiment, r: Any, classes: int) -> workload.Program:
+    """Pushes into one donated queue, as in a train step."""
 
-
-def _push_to_a_copy(exp: Experiment, r: Any, classes: int):
-    """As `_push`, but always into the same queue, which is copied."""
-    push = _pusher(r, classes)
-    mapped = parallel.map_eval(lambda state, batch: push(state, batch)[0], exp.devices)
-    state, batch = _state(exp, r, classes), _candidates(exp, classes)
-    compiled = mapped.lower(state, batch).compile()
-
-    def wait():  # one copy in memory at a time
-        return jax.block_until_ready(mapped(state, batch))
-
-    return timing.repeat(wait), _columns(compiled, state)
-
-
-def _sample(exp: Experiment, r: Any, classes: int):
-    """(run, columns) of drawing a batch of images from a full queue."""
-    draw = csqueue.SAMPLERS[r.queue_sample]
-
-    def sample(state, unused):
-        del unused
-        queue, step = state
-        slots, _ = draw(queue, _key(step), exp.dims.batch_size)
-        return (queue, step + 1), csqueue.take(queue, slots)
-
-    mapped = parallel.map_step(sample, exp.devices)
-    return _donated(mapped, _state(exp, r, classes), parallel.ranks(exp.devices))
-
-
-def _donated(mapped: Any, state: Any, batch: Any):
-    program = workload.Program(mapped, state, batch)
-    return program.run, _columns(program.compiled, program.state)
-
-
-def _pusher(r: Any, classes: int):
     def push(state, batch):
         queue, step = state
         images, indices, labels, scores = batch
@@ -119,7 +83,24 @@ def _pusher(r: Any, classes: int):
         )
         return (queue, step + 1), {}
 
-    return push
+    mapped = parallel.map_step(push, exp.devices)
+    state, batch = _state(exp, r, classes), _candidates(exp, classes)
+    return workload.Program(mapped, state, batch)
+
+
+def _sample(exp: Experiment, r: Any, classes: int) -> workload.Program:
+    """Draws a batch of images from a full queue."""
+    draw = csqueue.SAMPLERS[r.queue_sample]
+
+    def sample(state, unused):
+        del unused
+        queue, step = state
+        slots, _ = draw(queue, _key(step), exp.dims.batch_size)
+        return (queue, step + 1), csqueue.take(queue, slots)
+
+    mapped = parallel.map_step(sample, exp.devices)
+    ranks = parallel.ranks(exp.devices)
+    return workload.Program(mapped, _state(exp, r, classes), ranks)
 
 
 def _key(step: jax.Array) -> jax.Array:
@@ -148,12 +129,11 @@ def _candidates(exp: Experiment, classes: int):
     return parallel.shard_rows(rows, exp.devices)
 
 
-def _columns(compiled: Any, state: Any) -> dict[str, Any]:
-    queue = jax.tree.leaves(state[0])
+def _columns(program: workload.Program) -> frame.Row:
+    queue, cost = jax.tree.leaves(program.state[0]), program.cost()
     return {
         "queue_bytes": sum(math.prod(x.shape) * x.itemsize for x in queue),
-        "state_leaves": len(jax.tree.leaves(state)),
-        "aliased_leaves": hlo.Module.parse(compiled.as_text()).aliased_leaves(),
+        **{key: cost[key] for key in ("state_leaves", "aliased_leaves")},
     }
 
 

@@ -328,7 +328,7 @@ def test_it_needs_jax_and_configs_only(tmp_path):
     """
     text = fresh_process.run(program)
     assert len(json.loads((tmp_path / "step.json").read_text())["rows"]) == len(FEW)
-    assert "tf.data in batches: not measured" in text
+    assert "tf.data image by image: not measured" in text
     assert "Pillow: not measured" in text
     written = json.loads((tmp_path / "augment.json").read_text())
     assert written["figures"] == {}

@@ -40,29 +40,26 @@ def request(*flags):
 def queues():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(queue_cost, "CLASSES", (10, 20))
-        patch.setattr(queue_cost, "COPIED", (20,))
         small = request(*SMALL, "--config.method.rsmatch.queue_classes=5")
         return queue_cost.BENCH.content(small, least_seconds=0.0, rounds=2)
 
 
 def test_queue_rows(queues):
     rows = benches.rows_of(queues)
-    pushes = ["push K=10", "push K=20", "push K=20, not donated"]
-    assert list(rows) == [*pushes, "sample K=10", "sample K=20"]
+    assert list(rows) == ["push K=10", "push K=20", "sample K=10", "sample K=20"]
     assert queues["figures"] == {}
-    for label, row in rows.items():
+    for row in rows.values():
         k = row["classes"]
         # 16 images a class, their positions, head and count of each class.
         assert row["queue_bytes"] == k * 16 * (32 * 32 * 3 + 4) + 8 * k
         # Images, positions, head, count, and the number of the step.
         assert row["state_leaves"] == 5
-        assert row["aliased_leaves"] == (0 if "not donated" in label else 5)
+        assert row["aliased_leaves"] == 5
     assert rows["push K=10"]["ratio"] == rows["sample K=10"]["ratio"] == 1
 
 
 def test_a_larger_config_is_cut_to_the_classes_there_are(monkeypatch):
     monkeypatch.setattr(queue_cost, "CLASSES", (10, 20))
-    monkeypatch.setattr(queue_cost, "COPIED", ())
     selects, push = [], csqueue.push
 
     def spy(*args, select, **kw):
@@ -207,7 +204,7 @@ def test_augment_rows():
     content = augment.BENCH.content(small, least_seconds=0.0, rounds=2)
     rows = benches.rows_of(content)
     kinds = ("weak", "strong, n = 2")
-    names = (augment.DEVICE, augment.PILLOW, augment.TFDATA, augment.TF_IMAGES)
+    names = (augment.DEVICE, augment.PILLOW, augment.TF_IMAGES)
     assert set(rows) == {f"{kind}: {name}" for kind in kinds for name in names}
     for row in rows.values():
         assert row["images"] == 8

@@ -42,22 +42,17 @@ def dataset(tf: Any, images: Any, spec: views.ViewSpec, *, strong: bool) -> Any:
             image = tf.image.random_crop(wide, [size, size, 3])
         return image
 
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = 1
+    options.threading.max_intra_op_parallelism = 1
     undecorated = tf.autograph.experimental.do_not_convert
     return (
         tf.data.Dataset.from_tensor_slices(images)
         .repeat()
         .map(undecorated(view))
         .batch(count, drop_remainder=True)
-        .with_options(one_core(tf))
+        .with_options(options)
     )
-
-
-def one_core(tf: Any) -> Any:
-    """Options of a tf.data.Dataset that uses one thread."""
-    options = tf.data.Options()
-    options.threading.private_threadpool_size = 1
-    options.threading.max_intra_op_parallelism = 1
-    return options
 
 
 def operations(tf: Any, size: int) -> dict[str, Any]:
