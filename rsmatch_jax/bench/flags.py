@@ -1,5 +1,4 @@
-"""What compiler options make of FixMatch's train step: each one alone, against the
-default, all in one process."""
+"""Times FixMatch's train step under compiler options, one at a time."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -7,21 +6,18 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import flags as absl_flags
 
 from rsmatch_jax import terminal
-from rsmatch_jax.bench.harness import request, results, timing, workload
-from rsmatch_jax.bench.harness.results import interval, number
+from rsmatch_jax.bench.harness import frame, timing, workload
 from rsmatch_jax.runtime import compilation, parallel
-from rsmatch_jax.state import TrainState
 
 DEFAULT = "default"
-AGAIN = "default again"  # the same program with itself: what noise alone makes
+AGAIN = "default again"  # the same program against itself: what noise alone does
 Options = Mapping[str, bool | int | str]
-# What CUDA graphs may hold by default in jaxlib 0.10 and 0.11. An option gives the
-# whole list: the "+CONVOLUTION" of the environment variable is refused.
+# What CUDA graphs may hold by default in jaxlib 0.10 and 0.11. An option replaces the
+# whole list: "+CONVOLUTION", the form of the environment variable, is refused.
 CAPTURED = "CONDITIONAL,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,FUSION"
-OPTIONS: dict[str, dict[str, Options]] = {  # by the platform of the device
+OPTIONS: dict[str, dict[str, Options]] = {  # by the kind of device
     "gpu": {
         AGAIN: {},
         "command buffers with convolutions": {
@@ -43,133 +39,99 @@ OPTIONS: dict[str, dict[str, Options]] = {  # by the platform of the device
 }
 COMPARED_STEPS = 2
 LEAST_SECONDS = {"cpu": 0.0, "gpu": 0.2}  # of one program's turn in a round
-ROUNDS = {"cpu": 11, "gpu": 11}
-SECONDS = 180.0
-LIMITS: dict[str, results.Limit] = {}
+ROUNDS = 11
 
 
-def main(argv: list[str]):
-    """Measures, shows a table and a sentence, and writes --out=FILE.json.
+class Program(workload.Program):
+    """A lowered train step compiled with `options`, and its copy of a state."""
 
-    --seconds=N: no option is begun after that; the ones left out are named.
-    """
-    asked = request.parse(argv, define=_define)
-    own = OPTIONS["cpu" if asked.device.platform == "cpu" else "gpu"]
-    content = measure(asked, own, asked.values.seconds)
-    results.show([_shown(row) for row in content["rows"]])
-    terminal.say(f"\n{verdict(content['rows'])}")
-    results.deliver(asked, content, LIMITS)
+    def __init__(self, lowered: Any, options: Options, state: Any, batch: Any):
+        self.state, self._args = jax.device_put(state, may_alias=False), (batch,)
+        begin = time.perf_counter()
+        self.compiled = lowered.compile(compiler_options=dict(options) or None)
+        self.compile_seconds = time.perf_counter() - begin
+
+    def losses(self, steps: int) -> list[float]:
+        """The losses of the next steps."""
+        return [float(self.run(1)["loss"]) for _ in range(steps)]
+
+    def works(self) -> bool:
+        """Whether another step succeeds."""
+        try:
+            self.run(1)
+        except Exception:  # any failure counts
+            return False
+        return True
 
 
 def measure(
-    asked: request.Request,
-    options: Mapping[str, Options],
-    seconds: float = SECONDS,
-    rounds: int | None = None,
+    request: frame.Request,
+    options: Mapping[str, Options] | None = None,
+    rounds: int = ROUNDS,
     clock: timing.Clock = time.perf_counter,
-) -> dict[str, Any]:
-    """The bench's JSON. options: {label: compiler options}; one that this jaxlib does
-    not know, or with which the step fails, is a row with the reason as "failed".
+) -> frame.Measured:
+    """Times the step under each of `options`, {label: compiler options}.
 
-    seconds: by `clock`, after which no further option is begun. rounds: None for the
-    preset's. Compile seconds are as they are: "compilation_cache" says of a row whether
-    JAX's persistent one was on.
+    An option that this jaxlib does not know, or with which the step fails, is a row
+    with the reason as "failed". No option is begun after --seconds by `clock`. Seconds
+    to compile may be short because of JAX's persistent cache: see the column
+    "compilation_cache".
     """
-    begin = clock()
-    exp = workload.build(asked.config, {"method.name": "fixmatch"}, asked.device)
-    terminal.say(
-        f"FixMatch, {exp.dims.batch_size} labelled + {exp.dims.unlabeled_batch} "
-        f"unlabelled images a step, on {asked.device.device_kind}, with "
-        f"compiler options one at a time: {len(options)} programs"
-    )
+    options = OPTIONS[request.kind] if options is None else options
+    labels = timing.within(request.flags["seconds"], list(options), clock)
+    values = {"method.name": "fixmatch"}
+    exp = workload.build(request.config, values, request.device)
+    terminal.say(f"FixMatch, {workload.describe(exp)}, {len(options)} compiler options")
     start = exp.init_state()
     batch = parallel.shard_rows(workload.random_batch(exp), exp.devices)
     lowered = exp.train_step().lower(start, batch)
     default = Program(lowered, {}, start, batch)
     losses = default.losses(COMPARED_STEPS)
-    table, of_default, left = [], [], list(options)
-    while left and clock() - begin < seconds:
-        label = left.pop(0)
+    table, of_default = [], []
+    for label in labels:
         row = _row(label, options[label])
         table.append(row)
         try:
             program = Program(lowered, options[label], start, batch)
-            row["compile_seconds"] = program.compile_seconds
-            row["temp_bytes"] = program.temp_bytes
-            got = program.losses(COMPARED_STEPS)
-            row["loss_difference"] = loss_difference(got, losses)
-            walls = workload.in_turns(
-                {DEFAULT: default.run, label: program.run},
-                LEAST_SECONDS[asked.preset],
-                rounds or ROUNDS[asked.preset],
-            )
-            of_default.append(walls[DEFAULT])
-            row |= results.timed(walls, label, DEFAULT)
-            row["default_ms"] = 1e3 * float(np.median(walls[DEFAULT]))
-        # Whatever the compiler or a kernel raises is an answer.
+            row |= _compiled(program)
+            distance = loss_difference(program.losses(COMPARED_STEPS), losses)
+            row["loss_difference"] = distance
+            runs = {DEFAULT: default.run, label: program.run}
+            seconds = timing.in_turns(runs, LEAST_SECONDS[request.preset], rounds)
+            of_default.append(seconds[DEFAULT])
+            row |= timing.timed(seconds, label, DEFAULT)
+            row["default_ms"] = 1e3 * float(np.median(seconds[DEFAULT]))
+        # Whatever the compiler or a kernel raises is a result.
         except Exception as e:
-            row["failed"] = f"{type(e).__name__}: {' '.join(str(e).split())[:200]}"
-            if not default.works():
-                terminal.say("the default fails by now, too: no more can be timed")
-                break
+            row["failed"] = frame.reason(e)
         terminal.say(f"  {label}: {row['failed'] or 'timed'}")
-    if left:
-        terminal.say(f"left out: {', '.join(left)}")
-    first = {**_row(DEFAULT, {}), "loss_difference": 0.0}
-    first["compile_seconds"] = default.compile_seconds
-    first["temp_bytes"] = default.temp_bytes
-    if of_default:  # all of its turns; a row has the median of those beside its own
-        first |= results.timed({DEFAULT: np.concatenate(of_default)}, DEFAULT, DEFAULT)
+        if row["failed"] and not default.works():
+            terminal.say("the default fails now, too: nothing more can be timed")
+            break
+    labels.close()  # names what was left out
+    first = {**_row(DEFAULT, {}), "loss_difference": 0.0, **_compiled(default)}
+    if of_default:  # all of its turns; another row has those beside its turns
+        seconds = {DEFAULT: np.concatenate(of_default)}
+        first |= timing.timed(seconds, DEFAULT, DEFAULT)
         first["default_ms"] = first["ms"]
-    return results.document(asked, "flags", {}, [first, *table])
+    return [first, *table], {}
 
 
-class Program:
-    """A train step compiled with `options`, and a copy of the state `start`."""
-
-    def __init__(self, lowered: Any, options: Options, start: TrainState, batch: Any):
-        begin = time.perf_counter()
-        self._step = lowered.compile(compiler_options=dict(options) or None)
-        self.compile_seconds = time.perf_counter() - begin
-        memory = self._step.memory_analysis()
-        self.temp_bytes = None if memory is None else memory.temp_size_in_bytes
-        self._state, self._batch = jax.device_put(start, may_alias=False), batch
-
-    def run(self, steps: int):
-        for _ in range(steps):
-            self._state, metrics = self._step(self._state, self._batch)
-        jax.block_until_ready((self._state, metrics))
-
-    def losses(self, steps: int) -> list[float]:
-        """Of the next steps."""
-        found = []
-        for _ in range(steps):
-            self._state, metrics = self._step(self._state, self._batch)
-            found.append(float(metrics["loss"]))
-        return found
-
-    def works(self) -> bool:
-        try:
-            self.run(1)
-        except Exception:  # whatever it is
-            return False
-        return True
-
-
-def loss_difference(got: Sequence[float], want: Sequence[float]) -> float:
+def loss_difference(losses: Sequence[float], reference: Sequence[float]) -> float:
     """Largest relative difference; nan where one is nan."""
-    return float(np.max(np.abs(np.subtract(got, want)) / np.abs(want)))
+    return float(np.max(np.abs(np.subtract(losses, reference)) / np.abs(reference)))
 
 
-def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The sentence on the rows: what was faster than the default in three quarters of
-    the rounds or more, and by more than the default was faster than itself."""
-    own = (DEFAULT, AGAIN)
-    timed = [r for r in rows if r["ratio"] is not None and r["row"] not in own]
+def verdict(rows: Sequence[frame.Row]) -> str:
+    """Names the options that were faster than the default in at least three quarters
+    of the rounds, and by more than the default was faster than itself."""
+    timed = [
+        r for r in rows if r["ratio"] is not None and r["row"] not in (DEFAULT, AGAIN)
+    ]
     noise = [r["ratio_quartiles"][0] for r in rows if r["row"] == AGAIN and r["ratio"]]
     bound = min([1.0, *noise])
     faster = [
-        f"{row['row']} ({number(row['ratio'])} of its time)"
+        f"{row['row']} ({frame.number(row['ratio'])} of its time)"
         for row in timed
         if row["ratio_quartiles"][1] < bound
     ]
@@ -178,46 +140,44 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"none of {len(timed)} was faster than the default beyond the quartiles"
 
 
+def _compiled(program: Program) -> dict[str, Any]:
+    memory = program.compiled.memory_analysis()
+    return {
+        "compile_seconds": program.compile_seconds,
+        "temp_bytes": None if memory is None else memory.temp_size_in_bytes,
+    }
+
+
 def _row(label: str, options: Options) -> dict[str, Any]:
-    """With nothing measured yet."""
+    """A row with nothing measured yet."""
+    columns = (
+        *("ms", "ms_quartiles", "default_ms", "ratio", "ratio_quartiles"),
+        *("compile_seconds", "temp_bytes", "loss_difference", "failed"),
+    )
+    cached = jax.config.jax_compilation_cache_dir is not None
     return {
         "row": label,
         "options": dict(options),
-        "ms": None,
-        "ms_quartiles": None,
-        "default_ms": None,
-        "ratio": None,
-        "ratio_quartiles": None,
-        "compile_seconds": None,
-        "temp_bytes": None,
-        "compilation_cache": jax.config.jax_compilation_cache_dir is not None,
-        "loss_difference": None,
-        "failed": None,
+        "compilation_cache": cached,
+        **dict.fromkeys(columns),
     }
 
 
-def _define(values: absl_flags.FlagValues):
-    absl_flags.DEFINE_float(
-        "seconds",
-        SECONDS,
-        "After which no further option is begun.",
-        lower_bound=0.0,
-        flag_values=values,
-    )
+def _show(rows: Sequence[frame.Row]):
+    frame.show(TABLE, rows)
+    terminal.say(f"\n{verdict(rows)}")
 
 
-def _shown(row: Mapping[str, Any]) -> dict[str, str]:
-    apart = row["loss_difference"]
-    return {
-        "compiler options": row["row"],
-        "ms/step": number(row["ms"]),
-        "quartiles": interval(row["ms_quartiles"]),
-        "default's": number(row["default_ms"]),
-        "/ default": number(row["ratio"], 3),
-        "its quartiles": interval(row["ratio_quartiles"], 3),
-        "temp MB": number(row["temp_bytes"] and row["temp_bytes"] / 1e6, 0),
-        "compile s": number(row["compile_seconds"], 1),
-        "cache": "on" if row["compilation_cache"] else "off",
-        "loss apart": "-" if apart is None else f"{apart:.1e}",
-        "failed": row["failed"] or "",
-    }
+TABLE = {
+    "compiler options": "row",
+    "ms/step": frame.Column("ms"),
+    "default's": frame.Column("default_ms"),
+    "/ default": frame.Column("ratio", 3),
+    "temp MB": frame.Column("temp_bytes", 0, 1e6),
+    "compile s": frame.Column("compile_seconds", 1),
+    "cache": lambda row: "on" if row["compilation_cache"] else "off",
+    "loss difference": frame.Column("loss_difference", 6),
+    "failed": "failed",
+}
+# seconds: after which no option is begun.
+BENCH = frame.Bench("flags", measure, _show, extra={"seconds": 180.0})

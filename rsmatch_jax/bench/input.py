@@ -1,93 +1,71 @@
-"""What the input alone can deliver: images found and views made, and nobody trains.
+"""Times the input alone: finding images and making views, without training.
 
 Random images in the number and size of CIFAR-10's training set.
 """
 
-from collections.abc import Mapping
+import itertools
 from typing import Any
 
 import jax
 import numpy as np
 
 from rsmatch_jax import terminal
-from rsmatch_jax.augment import on_device
-from rsmatch_jax.bench.harness import request, results, timing, workload
-from rsmatch_jax.bench.harness.results import interval, number
-from rsmatch_jax.data import resident, sampler
+from rsmatch_jax.bench.harness import command_line, frame, machine, timing, workload
+from rsmatch_jax.data import resident, rs_ssl, sampler
 from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.runtime import parallel
 
 RESIDENT, ORDERS, TFDATA = "resident, on the device", "its epoch orders", "tf.data"
 LEAST_SECONDS = 0.5  # of one program's turn in a round
 ROUNDS = 9
-FIRST_STEPS = 16  # of tf.data, uncounted: more than its buffers hold
-
-
-def main(argv: list[str]):
-    """Measures, shows a table, and writes --out=FILE.json."""
-    asked = request.parse(argv, request.AS_CONFIGURED)
-    content = measure(asked)
-    results.show([_shown(row) for row in content["rows"]])
-    results.deliver(asked, content, {})
+FIRST_STEPS = 16  # of tf.data, not timed: more than its buffers hold
 
 
 def measure(
-    asked: request.Request,
-    num_unlabeled: int = workload.NUM_CLASSES * workload.PER_CLASS,
+    request: frame.Request,
+    num_unlabeled: int = workload.NUM_UNLABELED,
     least_seconds: float = LEAST_SECONDS,
     rounds: int = ROUNDS,
-) -> dict[str, Any]:
-    """The bench's JSON; num_unlabeled: images to draw from."""
-    exp = workload.build(asked.config, {}, asked.device)
+) -> frame.Measured:
+    """Times batches made on the device and, if TensorFlow is installed, on the host.
+
+    num_unlabeled: images to draw from.
+    """
+    exp = workload.build(request.config, {}, request.device)
     dims = exp.dims
     terminal.say(
-        f"{dims.batch_size} labelled + {dims.unlabeled_batch} unlabelled images a "
+        f"{dims.batch_size} labelled + {dims.unlabeled_batch} unlabelled images per "
         f"step, weak and strong (n = {exp.views.randaugment_ops}), of "
-        f"{dims.num_labeled} and {num_unlabeled}; device: {asked.device.device_kind}, "
-        f"host: {results.cores()} cores"
+        f"{dims.num_labeled} and {num_unlabeled}; device: "
+        f"{request.device.device_kind}, host: {machine.cores()} cores"
     )
-    rng, shape = np.random.default_rng(asked.config.seed), dims.image_shape
-    lab = rng.integers(0, 256, (dims.num_labeled, *shape), dtype=np.uint8)
-    labels = rng.integers(0, dims.num_classes, dims.num_labeled, dtype=np.int32)
-    unl = rng.integers(0, 256, (num_unlabeled, *shape), dtype=np.uint8)
-
-    runs = {
-        RESIDENT: _resident(exp, lab, labels, unl),
-        ORDERS: _orders(exp, num_unlabeled),
-    }
-    seconds = workload.in_turns(runs, least_seconds, rounds)
+    task = workload.random_task(exp, num_unlabeled)
+    runs = {RESIDENT: _resident(exp, task), ORDERS: _orders(exp, num_unlabeled)}
+    seconds = timing.in_turns(runs, least_seconds, rounds)
     seconds[ORDERS] = seconds[ORDERS] / sampler.STEPS_PER_EPOCH
-    # tf.data reads ahead in threads of its own: in turns with others it would slow them
-    # down and be ready before its time begins. So it comes last, in one stretch.
-    host = _tf_data(exp, lab, labels, unl)
+    # tf.data reads ahead in background threads. In turns with others it would slow them
+    # down and have batches ready before its turn, so it runs last and alone.
+    host = _tf_data(exp, task)
     if host is not None:
         host(FIRST_STEPS)
-        seconds |= workload.in_turns({TFDATA: host}, least_seconds, rounds)
-    table = [
-        {"row": name, **timed_columns(s, dims.unlabeled_batch)}
-        for name, s in seconds.items()
-    ]
-    return results.document(asked, "input", {}, table)
+        seconds |= timing.in_turns({TFDATA: host}, least_seconds, rounds)
+    return [_row(name, s, dims.unlabeled_batch) for name, s in seconds.items()], {}
 
 
-def timed_columns(seconds: np.ndarray, pairs: int) -> dict[str, Any]:
-    """A row's columns from seconds a step, float [rounds]; a pair is the weak and the
-    strong view of one unlabelled image."""
-    wall = timing.spread(seconds)
-    return {
-        **results.wall(wall),
-        "pairs_per_second": pairs / wall.median,
-        "steps_per_second": 1 / wall.median,
-    }
+def _row(name: str, seconds: np.ndarray, pairs: int) -> dict[str, Any]:
+    """A row of seconds per step; a pair is the weak and the strong view of one
+    unlabelled image."""
+    columns = timing.columns("ms", 1e3 * seconds)
+    rate = 1e3 / columns["ms"]
+    columns |= {"pairs_per_second": pairs * rate, "steps_per_second": rate}
+    return {"row": name, **columns}
 
 
-def _resident(exp: Experiment, lab, labels, unl) -> timing.Run:
-    """Batches made on the device, one a dispatch."""
-    d = exp.dims
-    data = resident.Resident(
-        lab, labels, unl, None, on_device.make_tables(d.image_shape[0], exp.views)
-    )
-    inputs = parallel.replicate((data, _epoch(exp, 0, len(unl))), exp.devices)
+def _resident(exp: Experiment, task: rs_ssl.Task) -> timing.Run:
+    """Batches made on the device, one per dispatch."""
+    data = resident.gather(task, exp.views, oracle=False, unlabelled=True)
+    orders = workload.epoch_orders(exp, 0, len(task.unl_images))
+    inputs = parallel.replicate((data, orders), exp.devices)
 
     def one(step, inputs):
         key = jax.random.key(exp.config.seed)
@@ -95,57 +73,30 @@ def _resident(exp: Experiment, lab, labels, unl) -> timing.Run:
 
     mapped = parallel.map_resident_step(one, 1, exp.devices)
     step = parallel.replicate(np.int32(0), exp.devices)
-    ranks = parallel.ranks(exp.devices)
-
-    def run(steps):
-        nonlocal step
-        for _ in range(steps):
-            step, batch = mapped(step, inputs, ranks)
-        jax.block_until_ready(batch)
-
-    return run
+    return workload.Program(mapped, step, inputs, parallel.ranks(exp.devices)).run
 
 
 def _orders(exp: Experiment, num_unlabeled: int) -> timing.Run:
     """Which images the steps of an epoch take; one of its steps is an epoch."""
-    epoch = 0
-
-    def run(epochs):
-        nonlocal epoch
-        for _ in range(epochs):
-            epoch += 1
-            orders = _epoch(exp, epoch, num_unlabeled)
-        jax.block_until_ready(orders)
-
-    return run
+    epochs = itertools.count(1)
+    return timing.repeat(
+        lambda: workload.epoch_orders(exp, next(epochs), num_unlabeled)
+    )
 
 
-def _epoch(exp: Experiment, epoch: int, num_unlabeled: int) -> resident.Orders:
-    d = exp.dims
-    with jax.default_device(exp.devices[0]):
-        return resident.epoch_orders(
-            exp.config.seed,
-            epoch,
-            num_labelled=d.num_labeled,
-            num_unlabelled=num_unlabeled,
-            batch=d.batch_size,
-            unlabelled_batch=d.unlabeled_batch,
-        )
-
-
-def _tf_data(exp: Experiment, lab, labels, unl) -> timing.Run | None:
+def _tf_data(exp: Experiment, task: rs_ssl.Task) -> timing.Run | None:
     """Batches made by tf.data on the host and placed on the device; None without
     TensorFlow."""
     try:
         from rsmatch_jax.data import tf_pipeline  # lazy: TensorFlow
     except ImportError:
-        terminal.say("tf.data: not measured, for there is no TensorFlow")
+        terminal.say("tf.data: not measured because TensorFlow is not installed")
         return None
     config = exp.config
     stream = tf_pipeline.batches(
-        lab,
-        labels,
-        unl,
+        task.lab_images,
+        task.lab_labels,
+        task.unl_images,
         exp.views,
         seed=config.seed,
         batch_size=config.train.batch_size,
@@ -154,20 +105,18 @@ def _tf_data(exp: Experiment, lab, labels, unl) -> timing.Run | None:
         num_steps=2**40,
         prefetch=config.input.prefetch,
     )
-
-    def run(steps):
-        for _ in range(steps):
-            batch = parallel.shard_rows(next(stream), exp.devices)
-        jax.block_until_ready(batch)
-
-    return run
+    return timing.repeat(lambda: parallel.shard_rows(next(stream), exp.devices))
 
 
-def _shown(row: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        "input": row["row"],
-        "ms/step": number(row["ms"], 3),
-        "quartiles": interval(row["ms_quartiles"], 3),
-        "pairs/s": number(row["pairs_per_second"], 0),
-        "steps/s at most": number(row["steps_per_second"], 1),
-    }
+TABLE = {
+    "input": "row",
+    "ms/step": frame.Column("ms", 3),
+    "pairs/s": frame.Column("pairs_per_second", 0),
+    "steps/s at most": frame.Column("steps_per_second", 1),
+}
+BENCH = frame.Bench(
+    "input",
+    measure,
+    TABLE,
+    presets=command_line.AS_CONFIGURED,
+)

@@ -1,25 +1,23 @@
-"""What must not change: training compiles nothing after the second step, no convolution
-sits in a loop on a CPU, and four devices train as one does.
+"""Checks what must not change, on four virtual devices of the CPU.
 
-On four virtual devices of the CPU, wherever it is started.
+Training compiles nothing after the second step, no convolution sits in a loop on a
+CPU, and four devices train as one does.
 """
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from rsmatch_jax import terminal
 from rsmatch_jax.bench import step
-from rsmatch_jax.bench.harness import child, request, results, workload
-from rsmatch_jax.bench.harness import hlo as hlo_text
-from rsmatch_jax.bench.harness.results import Limit
-from rsmatch_jax.engine import config_file, feed
-from rsmatch_jax.engine.experiment import Experiment
-from rsmatch_jax.errors import RequestError, RunFailed
+from rsmatch_jax.bench.harness import command_line, frame, hlo, workload
+from rsmatch_jax.engine import feed
+from rsmatch_jax.errors import RunFailed
 
 DEVICES = 4
 SIZES = {
@@ -30,42 +28,30 @@ SIZES = {
     "train.unlabeled_ratio": 2,
 }
 # With larger images one of millions of activations lies so near the kink of the leaky
-# ReLU that rounding decides its slope, and then more differs than rounding.
+# ReLU that rounding decides its slope. Then more differs than rounding.
 PIXELS = 8
-STEPS = 10  # that one and four devices are compared over
-FIRST = 1000  # of the steps in which compilations are counted: an epoch ends among them
+STEPS = 10  # over which one and four devices are compared
+FIRST = 1000  # step from which compilations are counted; an epoch ends soon after it
 COUNTED = 50
+_limit = functools.partial(frame.Limit, any_device=True)
 LIMITS = {
-    "C9": Limit("programs compiled after step 2 of 50", 0, 0),
-    "C9_loops": Limit("convolutions in loops on a CPU", 0, 0),
-    "C10_params": Limit("parameters, 4 devices - 1, after a step", 1e-6, 1e-6),
-    "C10_losses": Limit("losses, 4 devices / 1 - 1, over 10 steps", 1e-5, 1e-5),
-    "C10_queue": Limit("share of queue entries equal", 1, 1, at_least=True),
+    "C9": _limit("programs compiled after step 2 of 50", 0, 0),
+    "C9_loops": _limit("convolutions in loops on a CPU", 0, 0),
+    "C10_params": _limit("parameters, 4 devices - 1, after a step", 1e-6, 1e-6),
+    "C10_losses": _limit("losses, 4 devices / 1 - 1, over 10 steps", 1e-5, 1e-5),
+    "C10_queue": _limit("share of queue entries equal", 1, 1, at_least=True),
 }
-_FLAG = "--xla_force_host_platform_device_count"
-_CHILD = "RSMATCH_BENCH_FOUR_DEVICES"  # set for the process that measures
 
 
-def main(argv: list[str]):
-    """Measures, shows its figures, and writes --out=FILE.json."""
-    request.check(argv, lambda values: None)
-    if _CHILD not in os.environ:
-        code = child.run("invariants", argv[1:], environment=_environment())
-        child.require_success(code, f"the process with {DEVICES} devices")
-        return
-    own = set(SIZES) & set(config_file.override_keys(argv))
-    if own:
-        raise RequestError(f"--config.{min(own)}: this bench sets it; leave it out")
-    asked = request.parse(argv, request.AS_CONFIGURED)
-    content = measure(asked)
-    results.deliver(asked, content, LIMITS)
+def measure(request: frame.Request) -> frame.Measured:
+    """Trains on one and on four devices, and counts compilations.
 
-
-def measure(asked: request.Request) -> dict[str, Any]:
-    """The bench's JSON. Raises RunFailed without DEVICES devices, all of them CPUs."""
+    Raises:
+        RunFailed: there are not four devices, all CPUs.
+    """
     terminal.say(
         f"RSMatch, {SIZES['model.classifier']}, 16 + 32 images "
-        f"of {PIXELS} pixels a step, on CPUs"
+        f"of {PIXELS} pixels per step, on CPUs"
     )
     devices = jax.local_devices()[:DEVICES]
     if len(devices) < DEVICES or devices[0].platform != "cpu":
@@ -73,30 +59,25 @@ def measure(asked: request.Request) -> dict[str, Any]:
             f"XLA_FLAGS={os.environ.get('XLA_FLAGS')} leaves {len(devices)} "
             f"{devices[0].platform} device(s) of {DEVICES} CPUs; clear it"
         )
-    one, many = (_trained(asked, devices[:n]) for n in (1, DEVICES))
-    compiled, loops = _compiled(asked, devices[0])
+    one, four = (_trained(request, *devices[:n]) for n in (1, DEVICES))
+    compiled, loops = _compiled(request, devices[0])
     values = {
         "C9": compiled,
         "C9_loops": loops,
         "C10_params": max(
             float(np.max(np.abs(a - b)))
-            for a, b in zip(one.params, many.params, strict=True)
+            for a, b in zip(one.params, four.params, strict=True)
         ),
-        "C10_losses": float(np.max(np.abs(many.losses / one.losses - 1))),
-        "C10_queue": float(np.mean(one.queue == many.queue)),
+        "C10_losses": float(np.max(np.abs(four.losses / one.losses - 1))),
+        "C10_queue": float(np.mean(one.queue == four.queue)),
     }
-    return results.document(
-        asked,
-        "invariants",
-        {name: LIMITS[name].figure(value) for name, value in values.items()},
-        [{"row": LIMITS[k].unit, "value": v} for k, v in values.items()],
-    )
+    return [{"row": LIMITS[k].unit, "value": v} for k, v in values.items()], values
 
 
 @contextlib.contextmanager
 def compilations() -> Iterator[list[str]]:
-    """A list that grows by one entry with every program that JAX compiles or takes from
-    its cache within the block."""
+    """Yields a list that gets an entry for every program that JAX compiles or takes
+    from its cache within the block."""
     seen, counting = [], True
 
     def note(event: str, seconds: float, **_):
@@ -104,7 +85,7 @@ def compilations() -> Iterator[list[str]]:
         if counting and event.endswith("backend_compile_duration"):
             seen.append(event)
 
-    # There is no public way to take a listener off again.
+    # JAX has no public way to remove a listener.
     jax.monitoring.register_event_duration_secs_listener(note)
     try:
         yield seen
@@ -112,49 +93,58 @@ def compilations() -> Iterator[list[str]]:
         counting = False
 
 
-def _experiment(asked: request.Request, *devices: jax.Device) -> Experiment:
+def _program(request: frame.Request, *devices: jax.Device) -> workload.FeedProgram:
     values = {**step.ROWS["rsmatch"], **SIZES}
-    return workload.build(asked.config, values, *devices, size=PIXELS)
+    exp = workload.build(request.config, values, *devices, size=PIXELS)
+    source = feed.ResidentFeed(exp, workload.random_task(exp), None)
+    return workload.FeedProgram(exp, source)
 
 
 class _Trained(NamedTuple):
-    """params: float64 arrays after one step; losses: float64 [STEPS]; queue: all of
-    its numbers after STEPS, flat."""
+    """params: float64 arrays after one step. losses: float64 [STEPS]. queue: all of its
+    numbers after STEPS, flat."""
 
     params: list[np.ndarray]
     losses: np.ndarray
     queue: np.ndarray
 
 
-def _trained(asked: request.Request, devices: list[jax.Device]) -> _Trained:
-    exp = _experiment(asked, *devices)
-    source = feed.ResidentFeed(exp, workload.random_task(exp), None)
-    state, losses, params = exp.init_state(), [], []
-    for done in range(STEPS):
-        state, dispatched = source.run(state, done, 1)
-        losses.append(float(dispatched.metrics["loss"]))
-        if not done:
-            params = [np.asarray(x, np.float64) for x in jax.tree.leaves(state.params)]
-    queue = [np.ravel(x) for x in jax.tree.leaves(state.extra["queue"])]
+def _trained(request: frame.Request, *devices: jax.Device) -> _Trained:
+    program = _program(request, *devices)
+    losses = [float(program.run(1)["loss"])]
+    params = jax.tree.leaves(program.state.params)
+    params = [np.asarray(x, np.float64) for x in params]
+    losses += [float(program.run(1)["loss"]) for _ in range(STEPS - 1)]
+    queue = [np.ravel(x) for x in jax.tree.leaves(program.state.extra["queue"])]
     return _Trained(params, np.array(losses), np.concatenate(queue))
 
 
-def _compiled(asked: request.Request, device: jax.Device) -> tuple[int, int]:
-    exp = _experiment(asked, device)
-    source = feed.ResidentFeed(exp, workload.random_task(exp), None)
-    state = exp.init_state()
-    loops = hlo_text.convolutions_in_loops(source.compile(state).as_text())
-    for done in range(FIRST, FIRST + 2):
-        state, _ = source.run(state, done, 1)
-    jax.block_until_ready(state)
+def _compiled(request: frame.Request, device: jax.Device) -> tuple[int, int]:
+    """(programs compiled after step 2 of COUNTED, convolutions in loops)."""
+    program = _program(request, device)
+    module = hlo.Module.parse(program.compiled.as_text())
+    program.done = FIRST
+    for _ in range(2):
+        program.run(1)
     with compilations() as seen:
-        for done in range(FIRST + 2, FIRST + COUNTED):
-            state, _ = source.run(state, done, 1)
-        jax.block_until_ready(state)
-    return len(seen), loops
+        for _ in range(COUNTED - 2):
+            program.run(1)
+    return len(seen), module.convolutions_in_loops()
 
 
 def _environment() -> dict[str, str]:
-    given = os.environ.get("XLA_FLAGS", "")
-    flags = f"{given} {_FLAG}={DEVICES}".strip()  # the last of two holds
-    return {_CHILD: "1", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    flag = f"--xla_force_host_platform_device_count={DEVICES}"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()  # the last one counts
+    return {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+
+
+TABLE = {"invariant": "row", "value": frame.Column("value")}
+BENCH = frame.Bench(
+    "invariants",
+    measure,
+    TABLE,
+    LIMITS,
+    presets=command_line.AS_CONFIGURED,
+    fixed=SIZES,
+    environment=_environment,
+)

@@ -1,7 +1,7 @@
-"""Where the time of a train step goes: by class of kernel, and how long none runs.
+"""Profiles a train step: time by class of kernel, and how long the device is idle.
 
-The step is the one of a run, input and all: images lie on the device, views are made
-there. Random images in the number and size of CIFAR-10's.
+The step is a run's, with its input: images lie on the device and views are made there.
+Random images in the number and size of CIFAR-10's.
 """
 
 import collections
@@ -15,69 +15,58 @@ import jax
 import numpy as np
 
 from rsmatch_jax import terminal
-from rsmatch_jax.bench.harness import kernel_trace, request, results, timing, workload
-from rsmatch_jax.bench.harness.kernel_trace import Instruction, Kernel
-from rsmatch_jax.bench.harness.results import Limit, interval, number
+from rsmatch_jax.bench import step
+from rsmatch_jax.bench.harness import frame, hlo, kernel_trace, timing, workload
+from rsmatch_jax.bench.harness.kernel_trace import Kernel, Source
 from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.errors import RunFailed
 
 METHODS = ("fixmatch", "rsmatch")
-LIMITS = {"G10": Limit("idle share of the device, RSMatch", 0.10, 0.03)}
-# The limit was set for the step of a run as it is by default, on a GPU.
-MEASURED_AT = {
-    "model.classifier": "wrn_28_2",
-    "model.detector": "wrn_10_1",
-    "model.dtype": "bfloat16",
-    "train.batch_size": 64,
-    "train.unlabeled_ratio": 7,
-    "train.weak_forward": "cat",
+MEASURED_AT = {  # the step of a run with default settings
+    **step.TIMED_AT["gpu"],
     "method.rsmatch.individual_models": True,
 }
+LIMITS = {
+    "G10": frame.Limit(
+        "idle share of the device, RSMatch",
+        0.10,
+        0.03,
+        row="rsmatch",
+        column="idle_share",
+        at={"gpu": MEASURED_AT},
+    )
+}
 WINDOW_STEPS = {"cpu": 1, "gpu": 100}
-WINDOWS = {"cpu": 3, "gpu": 1}  # of a GPU half a million events each
-LARGEST = 10  # single kernels to name
-
-
-def main(argv: list[str]):
-    """Measures, shows tables, and writes --out=FILE.json."""
-    asked = request.parse(argv)
-    content = measure(asked)
-    results.show([_shown(row) for row in content["rows"]])
-    names = {row["row"]: row for row in content["rows"]}
-    results.show(_class_table(names))
-    for label, row in names.items():
-        terminal.say(f"the largest of {label}:")
-        results.show([_kernel_row(k) for k in row["largest"]])
-    results.deliver(asked, content, LIMITS)
+WINDOWS = {"cpu": 3, "gpu": 1}  # on a GPU each has half a million events
+LARGEST = 10  # number of single kernels to list
 
 
 def measure(
-    asked: request.Request,
+    request: frame.Request,
     methods: Sequence[str] = METHODS,
-    num_unlabeled: int = workload.NUM_CLASSES * workload.PER_CLASS,
+    num_unlabeled: int = workload.NUM_UNLABELED,
     windows: int | None = None,
-) -> dict[str, Any]:
-    """The bench's JSON: each method's windows of steps, profiled in turns.
+) -> frame.Measured:
+    """Profiles windows of steps of each method, in turns.
 
-    num_unlabeled: images to draw from. Raises RunFailed where the profiler tells of no
-    kernel.
+    num_unlabeled: images to draw from. windows: None = the device's number.
+
+    Raises:
+        RunFailed: the profiler saw no kernel.
     """
-    on = "cpu" if asked.device.platform == "cpu" else "gpu"
-    windows = windows or WINDOWS[on]
+    windows, steps = windows or WINDOWS[request.kind], WINDOW_STEPS[request.kind]
     experiments = {
-        name: workload.build(asked.config, {"method.name": name}, asked.device)
+        name: workload.build(request.config, {"method.name": name}, request.device)
         for name in methods
     }
-    c, steps = asked.config, WINDOW_STEPS[on]
     terminal.say(
-        f"{windows} profiled windows of {steps} step(s), {c.train.batch_size} labelled "
-        f"+ {c.train.batch_size * c.train.unlabeled_ratio} unlabelled images a step, "
-        f"{c.model.classifier}, {c.model.dtype}, on {asked.device.device_kind}"
+        f"{windows} profiled windows of {steps} step(s), "
+        f"{workload.describe(experiments[methods[0]])}"
     )
-    if on == "cpu":
+    if request.kind == "cpu":
         terminal.say(
-            "  convolutions run out of a CPU profiler's sight: no idle share, and "
-            "classes of the rest alone"
+            "  a CPU profiler does not see convolutions: no idle share, and classes "
+            "of the other kernels alone"
         )
     profiles = {name: Profile(exp, num_unlabeled) for name, exp in experiments.items()}
     for name, profile in profiles.items():
@@ -90,51 +79,38 @@ def measure(
             profile.run(steps)
             seconds[name].append((time.perf_counter() - begin) / steps)
             seen[name].append(profile.traced(steps))
-    table = [
-        {
-            "row": name,
-            "steps": steps,
-            "steps_per_dispatch": profiles[name].feed.most,
-            "compile_seconds": profiles[name].compile_seconds,
-            **columns(seen[name], profiles[name].program, steps),
-            **_without_profiler(seconds[name]),
-        }
-        | ({"idle_gap": None, "idle_gap_quartiles": None} if on == "cpu" else {})
-        for name in methods
-    ]
-    return results.document(asked, "profile", figures(table, asked), table)
+    table = []
+    for name, profile in profiles.items():
+        row = {"row": name, "steps": steps, "steps_per_dispatch": profile.feed.most}
+        row["compile_seconds"] = profile.compile_seconds
+        row |= columns(seen[name], profile.program, steps)
+        # Without the profiler, which delays the host and thereby the device. Under it
+        # XLA also launches kernels one by one that it otherwise launches together.
+        row |= timing.columns("ms", 1e3 * np.array(seconds[name]))
+        row |= idle_share(row)
+        if request.kind == "cpu":
+            row |= dict.fromkeys(k for k in row if k.startswith("idle_"))
+        table.append(row)
+    return table, {}
 
 
-class Profile:
-    """The resident step of one method, compiled, with its state."""
+class Profile(workload.FeedProgram):
+    """The resident step of one method; program: sources of its instructions."""
+
+    program: dict[str, Source]
 
     def __init__(self, exp: Experiment, num_unlabeled: int):
-        self._exp, self._done = exp, 0
-        self.feed = workload.resident_feed(exp, num_unlabeled)
-        self._state = jax.block_until_ready(exp.init_state())
-        begin = time.perf_counter()
-        # A cached program may be one from before its scopes had these names.
+        # A cached program may be older than the names of its scopes.
         key = "jax_compilation_cache_include_metadata_in_key"
         before = getattr(jax.config, key)
         jax.config.update(key, True)
         try:
-            compiled = self.feed.compile(self._state)
+            super().__init__(exp, workload.resident_feed(exp, num_unlabeled))
         finally:
             jax.config.update(key, before)
-        self.compile_seconds = time.perf_counter() - begin
-        self.program: dict[str, Instruction] = kernel_trace.instructions(
-            compiled.as_text()
-        )
-
-    def run(self, steps: int):
-        """So many steps, as a run dispatches them; waits for the last."""
-        end = self._done + steps
-        while self._done < end:
-            self._state, dispatched = self.feed.run(
-                self._state, self._done, end - self._done
-            )
-            self._done += dispatched.count
-        jax.block_until_ready(self._state)
+        module = hlo.Module.parse(self.compiled.as_text())
+        self.program = kernel_trace.sources(module)
+        self._device = exp.devices[0]
 
     def traced(self, steps: int) -> list[Kernel]:
         """The kernels of so many steps."""
@@ -143,36 +119,29 @@ class Profile:
         with tempfile.TemporaryDirectory() as folder:
             with jax.profiler.trace(folder, profiler_options=options):
                 self.run(steps)
-            kernels = kernel_trace.read(folder, self._exp.devices[0].platform)
+            kernels = kernel_trace.read(folder, self._device.platform)
         if not kernels:
             raise RunFailed(
-                "the profiler saw no kernel on "
-                f"{self._exp.devices[0].device_kind}; on a GPU it needs CUPTI, and the "
-                "right to use performance counters"
+                f"the profiler saw no kernel on {self._device.device_kind}; on a GPU "
+                "it needs CUPTI and the right to use performance counters"
             )
         return kernels
 
 
 def columns(
-    windows: Sequence[Sequence[Kernel]],
-    program: Mapping[str, Instruction],
-    steps: int,
+    windows: Sequence[Sequence[Kernel]], program: Mapping[str, Source], steps: int
 ) -> dict[str, Any]:
     """A row's columns from the kernels of windows of `steps` steps each.
 
-    Time in milliseconds a step. That of classes and kernels is their own, summed over
-    streams or threads, its medians over windows; so classes may add up to more than
-    busy_ms, the time in which any kernel ran.
+    Times are medians over windows, in milliseconds per step. Those of classes and
+    kernels are summed over streams or threads, without nested kernels. So classes may
+    add up to more than busy_ms, the time in which any kernel ran.
     """
-    gaps = timing.spread(
-        np.array([kernel_trace.idle_gap(kernels) for kernels in windows])
-    )
-    count = np.median([len(kernels) for kernels in windows]) / steps
     by_class = [dict.fromkeys(kernel_trace.CLASSES, 0.0) for _ in windows]
     by_kernel = [collections.Counter() for _ in windows]
     launches, classes = collections.Counter(), {}
     for i, kernels in enumerate(windows):
-        for kernel, nanoseconds in kernel_trace.own_times(kernels):
+        for kernel, nanoseconds in kernel_trace.self_times(kernels):
             name = (kernel.name, kernel.op)
             if name not in classes:
                 classes[name] = kernel_trace.classify(kernel, program)
@@ -180,21 +149,19 @@ def columns(
             by_kernel[i][name] += nanoseconds
             launches[name] += 1
 
-    def a_step(nanoseconds):
+    def per_step(nanoseconds):
         return float(np.median(nanoseconds)) / 1e6 / steps
 
-    times = {name: a_step([w[name] for w in by_kernel]) for name in classes}
-    largest = sorted(times, key=times.__getitem__, reverse=True)[:LARGEST]
+    times = {name: per_step([w[name] for w in by_kernel]) for name in classes}
     class_times = {
-        name: a_step([w[name] for w in by_class]) for name in kernel_trace.CLASSES
+        name: per_step([w[name] for w in by_class]) for name in kernel_trace.CLASSES
     }
     total = math.fsum(class_times.values())
     return {
-        "window_ms": a_step([kernel_trace.window(kernels) for kernels in windows]),
-        "busy_ms": a_step([kernel_trace.busy(kernels) for kernels in windows]),
-        "idle_gap": gaps.median,
-        "idle_gap_quartiles": [gaps.low, gaps.high],
-        "kernels_per_step": float(count),
+        "window_ms": per_step([kernel_trace.window(kernels) for kernels in windows]),
+        "busy_ms": per_step([kernel_trace.busy(kernels) for kernels in windows]),
+        **timing.columns("idle_gap", [kernel_trace.idle_gap(k) for k in windows]),
+        "kernels_per_step": float(np.median([len(k) for k in windows]) / steps),
         "classes": class_times,
         "largest": [
             {
@@ -206,68 +173,55 @@ def columns(
                 "share": times[name] / total,
                 "launches_per_step": launches[name] / steps / len(windows),
             }
-            for name in largest
+            for name in sorted(times, key=times.__getitem__, reverse=True)[:LARGEST]
         ],
     }
 
 
-def figures(
-    table: Sequence[Mapping[str, Any]], asked: request.Request
-) -> dict[str, dict[str, Any]]:
-    """{ID: figure}: on a GPU and at the sizes that the limit was set for alone."""
-    gpu = asked.preset == "gpu" and asked.device.platform == "gpu"
-    if not gpu or not workload.holds(asked.config, MEASURED_AT):
-        return {}
-    for row in table:
-        if row["row"] == "rsmatch":
-            # Of a step that nobody watches: under the profiler XLA launches kernels
-            # one by one that it otherwise launches together.
-            idle = [max(0.0, 1 - row["busy_ms"] / ms) for ms in row["ms_quartiles"]]
-            value = max(0.0, 1 - row["busy_ms"] / row["ms"])
-            spread = timing.Spread(value, *idle)
-            return {"G10": LIMITS["G10"].figure(value, spread)}
-    return {}
+def idle_share(row: frame.Row) -> dict[str, Any]:
+    """The columns of the share of an unprofiled step in which no kernel runs."""
+    times = (row["ms"], *row["ms_quartiles"])
+    value, *quartiles = (max(0.0, 1 - row["busy_ms"] / ms) for ms in times)
+    return {"idle_share": value, "idle_share_quartiles": quartiles}
 
 
-def _without_profiler(seconds: Sequence[float]) -> dict[str, Any]:
-    """ms: of a step that nobody watches. A profiler holds the host up, and then the
-    device may wait for it more than it does in a run."""
-    return results.wall(timing.spread(np.array(seconds)))
+def _show(rows: Sequence[frame.Row]):
+    frame.show(TABLE, rows)
+    for row in rows:
+        terminal.say(f"\n{row['row']}, by class and the largest:")
+        total = math.fsum(row["classes"].values())
+        frame.show(
+            CLASSES,
+            [
+                {"class": name, "ms": ms, "share": ms / total}
+                for name, ms in row["classes"].items()
+            ],
+        )
+        frame.show(KERNELS, row["largest"])
 
 
-def _shown(row: Mapping[str, Any]) -> dict[str, str]:
-    idle, spread = row["idle_gap"], row["idle_gap_quartiles"]
-    return {
-        "method": row["row"],
-        "ms/step, not profiled": number(row["ms"]),
-        "quartiles": interval(row["ms_quartiles"]),
-        "profiled": number(row["window_ms"]),
-        "of that busy": number(row["busy_ms"]),
-        "idle, %": number(idle and 100 * idle, 1),
-        "its quartiles": interval(spread and [100 * x for x in spread], 1),
-        "kernels/step": number(row["kernels_per_step"], 0),
-        "steps/dispatch": str(row["steps_per_dispatch"]),
-    }
+def _short_name(kernel: Mapping[str, Any]) -> str:
+    name = kernel["kernel"]
+    return name if len(name) <= 48 else f"{name[:45]}..."
 
 
-def _class_table(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
-    lines = []
-    for name in kernel_trace.CLASSES:
-        line = {"class of kernel": name}
-        for label, row in rows.items():
-            ms, total = row["classes"][name], math.fsum(row["classes"].values())
-            line[f"{label}, ms/step"] = number(ms, 3)
-            line[f"{label}, %"] = number(100 * ms / total, 1)
-        lines.append(line)
-    return lines
-
-
-def _kernel_row(kernel: Mapping[str, Any]) -> dict[str, str]:
-    short = kernel["kernel"]
-    return {
-        "kernel": short if len(short) <= 48 else f"{short[:45]}...",
-        "class": kernel["class"],
-        "ms/step": number(kernel["ms"], 3),
-        "%": number(100 * kernel["share"], 1),
-        "a step": number(kernel["launches_per_step"], 1),
-    }
+TABLE = {
+    "method": "row",
+    "ms/step, not profiled": frame.Column("ms"),
+    "profiled": frame.Column("window_ms"),
+    "of that busy": frame.Column("busy_ms"),
+    "idle, %": frame.Column("idle_gap", 1, 0.01),
+    "kernels/step": frame.Column("kernels_per_step", 0),
+    "steps/dispatch": frame.Column("steps_per_dispatch", 0),
+}
+CLASSES = {
+    "class of kernel": "class",
+    "ms/step": frame.Column("ms", 3),
+    "%": frame.Column("share", 1, 0.01),
+}
+KERNELS = {
+    "kernel": _short_name,
+    **CLASSES,
+    "per step": frame.Column("launches_per_step", 1),
+}
+BENCH = frame.Bench("profile", measure, _show, LIMITS)

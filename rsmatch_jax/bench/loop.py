@@ -1,66 +1,45 @@
-"""Whole steps as a run takes them: images found and views made inside the step, several
-steps a dispatch; beside the same steps on one batch, which cost no input."""
+"""Times whole steps as a run takes them, with several steps per dispatch.
 
+The step finds its images and makes its views on the device. Beside it runs the same
+step on one fixed batch, which has no input to prepare.
+"""
+
+import functools
 import math
 import time
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
-from absl import flags
 
 from rsmatch_jax import terminal
 from rsmatch_jax.bench import step
-from rsmatch_jax.bench.harness import request, results, timing, workload
-from rsmatch_jax.bench.harness.results import Limit, interval, number
+from rsmatch_jax.bench.harness import frame, timing, workload
 from rsmatch_jax.engine import feed
 from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.runs.history import Dispatched
 from rsmatch_jax.runtime import compilation, parallel
 from rsmatch_jax.step import repeat
 
-MEASURED_AT = {**step.TIMED_AT["gpu"], **workload.VIEWS}
 FULL = 2**20  # steps of a run of the paper's length
+_AT = {"at": {"gpu": {**step.TIMED_AT["gpu"], **workload.VIEWS}}}
+_FASTER = {**_AT, "at_least": True}
 LIMITS = {
-    "G1": Limit("FixMatch steps/s", 100, 160, at_least=True),
-    "G2": Limit("FixMatch TFLOP/s", 114, 182, at_least=True),
-    "G4": Limit("RSMatch / FixMatch steps/s", 0.75, 0.83, at_least=True),
-    "G5": Limit("share of input in a step", 0.10, 0.04),
-    "G9_fixmatch": Limit("hours for 2^20 steps", 2.9, 1.8),
-    "G9_rsmatch": Limit("hours for 2^20 steps", 3.9, 2.2),
+    "G1": frame.Limit("FixMatch steps/s", 100, 160, **_FASTER),
+    "G2": frame.Limit("FixMatch TFLOP/s", 114, 182, **_FASTER),
+    "G4": frame.Limit("RSMatch / FixMatch steps/s", 0.75, 0.83, **_FASTER),
+    "G5": frame.Limit("share of input in a step", 0.10, 0.04, **_AT),
+    "G9_fixmatch": frame.Limit("hours for 2^20 steps", 2.9, 1.8, **_AT),
+    "G9_rsmatch": frame.Limit("hours for 2^20 steps", 3.9, 2.2, **_AT),
 }
-DISPATCH = (16, 1, 64)  # steps; the first is what everything else takes
+DISPATCH = (16, 1, 64)  # steps; all rows have the first, FixMatch has all three
 LEAST_SECONDS = 0.3  # of one row's turn in a round
-DISPATCHES = 4  # of such a turn at least, where there are several steps in each
+DISPATCHES = 4  # at least, in a turn, where a dispatch has several steps
 ROUNDS = 9
 
 
-class Program:
-    """A feed's compiled steps with their state."""
-
-    def __init__(self, exp: Experiment, source: feed.Feed):
-        self._feed, self._done = source, 0
-        self._state = jax.block_until_ready(exp.init_state())
-        self.compiled = source.compile(self._state)
-        self.cost = workload.cost(self.compiled, self._state)
-
-    def turns(self, most: int) -> timing.Run:
-        """Steps in dispatches of at most so many."""
-
-        def run(steps):
-            end = self._done + steps
-            while self._done < end:
-                room = min(most, end - self._done)
-                self._state, made = self._feed.run(self._state, self._done, room)
-                self._done += made.count
-            jax.block_until_ready((self._state, made.metrics))
-
-        return run
-
-
 class OneBatch:
-    """A Feed of always the same batch, which lies on the device."""
+    """A Feed that repeats one batch, which lies on the device."""
 
     def __init__(self, exp: Experiment, loop: int | None):
         self.most = loop or 1
@@ -90,134 +69,101 @@ class OneBatch:
         return self._batch, self._ranks
 
 
-def main(argv: list[str]):
-    """Measures, shows two tables, and writes --out=FILE.json."""
-    asked = request.parse(argv, define=_define)
-    content = measure(asked, seconds_to_compile=asked.values.seconds)
-    results.show([_shown(row) for row in content["rows"]])
-    results.deliver(asked, content, LIMITS)
-
-
 def measure(
-    asked: request.Request,
+    request: frame.Request,
     least_seconds: float = LEAST_SECONDS,
     rounds: int = ROUNDS,
-    seconds_to_compile: float = math.inf,
     clock: timing.Clock = time.perf_counter,
-) -> dict[str, Any]:
-    """The bench's JSON. On a CPU one step a dispatch, as in a run.
+) -> frame.Measured:
+    """Times the programs that can be compiled within --seconds, the important first.
 
-    seconds_to_compile: after which nothing more is compiled; the rows left out are
-    named, the most important ones come first.
+    On a CPU a dispatch has one step, as in a run.
     """
-    begin = clock()
-    c, device = asked.config, asked.device
-    on_cpu = device.platform == "cpu"
-    loop = None if on_cpu else max(DISPATCH)
-    other = "float32" if c.model.dtype == "bfloat16" else "bfloat16"
-    terminal.say(
-        f"{c.train.batch_size} labelled + "
-        f"{c.train.batch_size * c.train.unlabeled_ratio} unlabelled images a step of "
-        f"{workload.NUM_CLASSES * workload.PER_CLASS}, {c.model.classifier}, "
-        f"{c.model.dtype}, on {device.device_kind}"
-    )
-    fixmatch, rsmatch = step.ROWS[step.REFERENCE], step.ROWS["rsmatch"]
-    programs = {
-        "fixmatch": ("fixmatch", c.model.dtype, fixmatch, True),
-        "fixmatch, one batch": ("fixmatch", c.model.dtype, fixmatch, False),
-        "rsmatch": ("rsmatch", c.model.dtype, rsmatch, True),
-        f"fixmatch, {other}": ("fixmatch", other, fixmatch, True),
-        "rsmatch, one batch": ("rsmatch", c.model.dtype, rsmatch, False),
-    }
-    rows, runs, units = [], {}, {}
-    for label, (method, dtype, values, with_input) in programs.items():
-        if runs and clock() - begin > seconds_to_compile:
-            terminal.say(f"  {label}: left out, no time was left to compile it")
-            continue
-        exp = workload.build(c, {**values, "model.dtype": dtype}, device)
+    programs = contenders(request)
+    limit = request.flags["seconds"]
+    labels = timing.within(limit, list(programs), clock, always=1)
+    loop = None if request.kind == "cpu" else max(DISPATCH)
+    table, runs, units = [], {}, {}
+    for label in labels:
+        method, dtype, with_input = programs[label]
+        values = {**step.ROWS[method], "model.dtype": dtype}
+        exp = workload.build(request.config, values, request.device)
         if with_input:
             source = feed.ResidentFeed(exp, workload.random_task(exp), loop)
         else:
             source = OneBatch(exp, loop)
-        program = Program(exp, source)
+        if not runs:
+            terminal.say(workload.describe(exp))
+        program = workload.FeedProgram(exp, source)
         columns = {
             "method": method,
             "precision": dtype,
             "input": with_input,
             "images_per_step": exp.dims.batch_size + 2 * exp.dims.unlabeled_batch,
-            **program.cost,
-            # Of the step alone, and not as a backend has rewritten it.
+            **workload.cost(program.compiled, program.state),
+            # Of the step alone, before a backend rewrites it.
             "gflop": workload.gflop(exp),
         }
-        # One program for all of them: how many steps it does is an argument.
-        sizes = (1,) if on_cpu else DISPATCH if label == "fixmatch" else DISPATCH[:1]
-        for size in sizes:
-            name = label if size == sizes[0] else f"{label}, {size} a dispatch"
-            runs[name] = program.turns(size)
+        # One program for all sizes: the number of steps is an argument.
+        sizes = DISPATCH if label == "fixmatch" else DISPATCH[:1]
+        for size in sizes if loop else (1,):
+            first = not loop or size == sizes[0]
+            name = label if first else f"{label}, {size} a dispatch"
+            runs[name] = functools.partial(program.run, most=size)
             units[name] = size if size == 1 else DISPATCHES * size
-            rows.append({"row": name, "steps_per_dispatch": size, **columns})
+            table.append({"row": name, "steps_per_dispatch": size, **columns})
         terminal.say(f"  {label}: compiled")
-    seconds = workload.in_turns(runs, least_seconds, rounds, units)
-    table = [{**row, **timed_columns(seconds, row)} for row in rows]
-    return results.document(asked, "loop", figures(seconds, table, asked), table)
+    seconds = timing.in_turns(runs, least_seconds, rounds, units)
+    for row in table:
+        row |= timing.timed(seconds, row["row"], "fixmatch", row["images_per_step"])
+        row["tflops"] = row["gflop"] and row["gflop"] / row["ms"]
+    return table, figures(seconds, table)
 
 
-def timed_columns(
-    seconds: Mapping[str, np.ndarray], row: Mapping[str, Any]
-) -> dict[str, Any]:
-    """A row's columns from seconds a step, {label: float [rounds]}."""
-    columns = results.timed(seconds, row["row"], "fixmatch")
-    rate = 1e3 / columns["ms"]
+def contenders(request: frame.Request) -> dict[str, tuple[str, str, bool]]:
+    """{label: (row of bench step, dtype, whether it has input)}."""
+    dtype = request.config.model.dtype
+    other = "float32" if dtype == "bfloat16" else "bfloat16"
     return {
-        **columns,
-        "steps_per_second": rate,
-        "images_per_second": row["images_per_step"] * rate,
-        "tflops": row["gflop"] and row["gflop"] / 1e3 * rate,
+        "fixmatch": ("fixmatch", dtype, True),
+        "fixmatch, one batch": ("fixmatch", dtype, False),
+        "rsmatch": ("rsmatch", dtype, True),
+        f"fixmatch, {other}": ("fixmatch", other, True),
+        "rsmatch, one batch": ("rsmatch", dtype, False),
     }
 
 
 def figures(
-    seconds: Mapping[str, np.ndarray],
-    table: list[dict[str, Any]],
-    asked: request.Request,
-) -> dict[str, dict[str, Any]]:
-    """{ID: figure}: on a GPU and at the sizes that the limits were set for alone.
-
-    Ratios are of a round's own times.
-    """
-    on_gpu = asked.preset == "gpu" and asked.device.platform == "gpu"
-    if not on_gpu or not workload.holds(asked.config, MEASURED_AT):
-        return {}
-    gflop = {row["row"]: row["gflop"] for row in table}
+    seconds: Mapping[str, np.ndarray], table: list[dict[str, Any]]
+) -> dict[str, timing.Spread]:
+    """{figure ID: value}; ratios are taken within a round."""
     fix = seconds["fixmatch"]
-    found = {"G1": 1 / fix, "G9_fixmatch": FULL * fix / 3600}
-    if gflop["fixmatch"] is not None:
-        found["G2"] = gflop["fixmatch"] / 1e3 / fix
+    values = {"G1": 1 / fix, "G9_fixmatch": FULL * fix / 3600}
+    gflop = next(row["gflop"] for row in table if row["row"] == "fixmatch")
+    if gflop is not None:
+        values["G2"] = gflop / 1e3 / fix
     if "fixmatch, one batch" in seconds:
-        found["G5"] = 1 - seconds["fixmatch, one batch"] / fix
+        values["G5"] = 1 - seconds["fixmatch, one batch"] / fix
     if "rsmatch" in seconds:
-        found["G4"] = fix / seconds["rsmatch"]
-        found["G9_rsmatch"] = FULL * seconds["rsmatch"] / 3600
-    spreads = {name: timing.spread(values) for name, values in found.items()}
-    return {name: LIMITS[name].figure(s.median, s) for name, s in spreads.items()}
+        values["G4"] = fix / seconds["rsmatch"]
+        values["G9_rsmatch"] = FULL * seconds["rsmatch"] / 3600
+    return {name: timing.spread(value) for name, value in values.items()}
 
 
-def _define(values: flags.FlagValues):
-    flags.DEFINE_float(
-        "seconds", math.inf, "After which no row is begun.", flag_values=values
-    )
-
-
-def _shown(row: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        "steps": row["row"],
-        "a dispatch": str(row["steps_per_dispatch"]),
-        "ms/step": number(row["ms"]),
-        "quartiles": interval(row["ms_quartiles"]),
-        "/ FixMatch": number(row["ratio"]),
-        "its quartiles": interval(row["ratio_quartiles"]),
-        "steps/s": number(row["steps_per_second"]),
-        "images/s": number(row["images_per_second"], 0),
-        "TFLOP/s": number(row["tflops"]),
-        "aliased": f"{row['aliased_leaves']}/{row['state_leaves']}",
-    }
+TABLE = {
+    "steps": "row",
+    "per dispatch": frame.Column("steps_per_dispatch", 0),
+    "ms/step": frame.Column("ms"),
+    "/ FixMatch": frame.Column("ratio"),
+    "steps/s": frame.Column("steps_per_second"),
+    "images/s": frame.Column("images_per_second", 0),
+    "TFLOP/s": frame.Column("tflops"),
+    "aliased": frame.aliased,
+}
+BENCH = frame.Bench(
+    "loop",
+    measure,
+    TABLE,
+    LIMITS,
+    extra={"seconds": math.inf},  # after which no program is compiled
+)

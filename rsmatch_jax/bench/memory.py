@@ -1,11 +1,9 @@
-"""What a run takes of memory: its data on the device, and all of it in the host.
+"""Measures the memory of a run: its data on the device, and the host's peak.
 
-Measured in a process of its own, which holds nothing else: it places random images in
-the number and size of CIFAR-10's, compiles RSMatch's step, and does a few of them,
-without TensorFlow.
+A fresh process places random images in the number and size of CIFAR-10's, compiles
+RSMatch's step and does a few steps, without TensorFlow.
 """
 
-import json
 import resource
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,103 +12,66 @@ from typing import Any
 import jax
 
 from rsmatch_jax import terminal
-from rsmatch_jax.bench.harness import child as children
-from rsmatch_jax.bench.harness import request, results, workload
-from rsmatch_jax.bench.harness.results import Limit, number
+from rsmatch_jax.bench.harness import command_line, frame, workload
 from rsmatch_jax.data import resident
 from rsmatch_jax.engine.experiment import Experiment
-from rsmatch_jax.errors import exit_code
-from rsmatch_jax.runtime import child as child_process
 from rsmatch_jax.runtime import parallel
 
 MB = 1e6
-LIMITS = {
-    "memory_resident_mb": Limit("MB of data on the device", 200),
-    "memory_host_mb": Limit("MB of the host at the peak", 2000),
-}
 PRESETS = {
     "cpu": {"model.classifier": "wrn_10_1"},
-    "gpu": request.PRESETS["gpu"],
+    "gpu": command_line.PRESETS["gpu"],
 }
-# The limits were set for these.
 RESIDENT_AT = {
-    "train.batch_size": 64,
-    "train.unlabeled_ratio": 7,
+    **workload.PAPER,
     "data.labels_per_class": 25,
 }
 HOST_AT = {
     "model.detector": "wrn_10_1",
     "method.rsmatch.individual_models": True,
-    "train.batch_size": 64,
-    "train.unlabeled_ratio": 7,
+    **workload.PAPER,
     "train.weak_forward": "cat",
 }
+LIMITS = {
+    "memory_resident_mb": frame.Limit(
+        "MB of data on the device",
+        200,
+        at={"cpu": RESIDENT_AT, "gpu": RESIDENT_AT},
+        any_device=True,
+    ),
+    "memory_host_mb": frame.Limit(  # on a GPU with any classifier
+        "MB of the host at the peak",
+        2000,
+        at={
+            "cpu": {**HOST_AT, **PRESETS["cpu"], "model.dtype": "float32"},
+            "gpu": HOST_AT,
+        },
+    ),
+}
 STEPS = 2  # dispatches
-_RSMATCH = {"method.name": "rsmatch"}
-CHILD = "import sys; from rsmatch_jax.bench import memory; memory.child(sys.argv)"
 
 
-def main(argv: list[str]):
-    """Measures, shows two tables, and writes --out=FILE.json."""
-    content = measure(argv)
-    (row,) = content["rows"]
-    results.show([_array_row(*item) for item in row["arrays"].items()])
-    terminal.say(f"in all {number(row['resident_bytes'] / MB, 1)} MB on the device")
-    if row["measured_bytes"] is not None:
-        terminal.say(f"the device gave out {number(row['measured_bytes'] / MB, 1)} MB")
-    terminal.say(f"buffers within a step: {_megabytes(row['temp_bytes'])} MB")
-    results.show([_stage_row(stage) for stage in row["stages"]])
-    results.deliver(request.parse(argv, PRESETS), content, LIMITS)
+def main(argv: Sequence[str]):
+    """Runs the bench in a fresh process."""
+    START.append(stage("start, packages imported"))
+    BENCH.main(argv)
 
 
-def measure(argv: Sequence[str]) -> dict[str, Any]:
-    """The bench's JSON; argv: as of `main`. Raises RequestError or RunFailed where the
-    process that measures ends so; it has said why."""
-    # Nothing is asked of the device before that process has ended: this one would keep
-    # most of a GPU's memory from it.
-    request.check(argv, lambda values: None)
-    code, text = child_process.output(
-        [sys.executable, "-c", CHILD, *request.without(argv[1:], "out")],
-        environment={"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},  # so that use shows
-    )
-    children.require_success(code, "the process that measures")
-    row = {"row": "rsmatch", **json.loads(text.splitlines()[-1])}
-    asked = request.parse(argv, PRESETS)
-    exp = workload.build(asked.config, _RSMATCH, asked.device)
-    c, d = asked.config, exp.dims
-    terminal.say(
-        f"{d.num_labeled} labelled and {d.num_unlabeled} unlabelled images, {STEPS} "
-        f"dispatches of RSMatch steps of {d.batch_size} + {d.unlabeled_batch}, "
-        f"{c.model.classifier}, {c.model.dtype}, on {asked.device.device_kind}"
-    )
-    return results.document(asked, "memory", figures(row, asked), [row])
+def measure(request: frame.Request, num_unlabeled: int | None = None) -> frame.Measured:
+    """Measures this process: places the data, makes the state, and does STEPS.
 
-
-def child(argv: Sequence[str]):
-    """Measures this process, and writes one line of JSON to the terminal."""
-    stages = [stage("start, packages imported")]
-
-    def measured():
-        asked = request.parse(argv, PRESETS)
-        exp = workload.build(asked.config, _RSMATCH, asked.device)
-        terminal.say(json.dumps(run(exp, stages)))
-
-    sys.exit(exit_code(measured, "nothing was written"))
-
-
-def run(
-    exp: Experiment,
-    stages: Sequence[Mapping[str, Any]] = (),
-    num_unlabeled: int | None = None,
-) -> dict[str, Any]:
-    """The row of this process: it places the data, makes the state, and does STEPS.
-
-    stages: those before; num_unlabeled: images instead of as many as the dims say.
+    num_unlabeled: None = CIFAR-10's number.
     """
-    stages = list(stages)
-    count = exp.dims.num_unlabeled if num_unlabeled is None else num_unlabeled
-    found = resident_columns(exp, count)
-    stages.append(stage("data placed, twice, and once let go"))
+    values = {"method.name": "rsmatch"}
+    exp = workload.build(request.config, values, request.device)
+    d, stages = exp.dims, START[-1:]
+    count = d.num_unlabeled if num_unlabeled is None else num_unlabeled
+    terminal.say(
+        f"{d.num_labeled} labelled and {count} unlabelled images, {STEPS} dispatches "
+        f"of RSMatch steps, {workload.describe(exp)}"
+    )
+    columns = resident_columns(exp, count)
+    stages.append(stage("data placed, twice, and once freed"))
     feed = workload.resident_feed(exp, count)
     state = jax.block_until_ready(exp.init_state())
     stages.append(stage("state made"))
@@ -120,27 +81,25 @@ def run(
         state, _ = feed.run(state, i * feed.most, feed.most)
         jax.block_until_ready(state)
         stages.append(stage(f"dispatch {i + 1} done"))
-    return {
-        **found,
+    row = {
+        "row": "rsmatch",
+        **columns,
         "temp_bytes": None if memory is None else memory.temp_size_in_bytes,
         "stages": stages,
         "tensorflow": "tensorflow" in sys.modules,
     }
+    return [row], figures(row)
 
 
 def resident_columns(exp: Experiment, num_unlabeled: int) -> dict[str, Any]:
-    """What a run holds on each device beside its state and activations: bytes of each
-    array, their sum, and what the device says it gave out (None if it does not say)."""
-    d = exp.dims
+    """The device memory of a run beside its state and activations.
+
+    Returns:
+        arrays: {path: bytes}. resident_bytes: their sum. measured_bytes: what the
+        device's allocator reports, None if it reports nothing.
+    """
     before = bytes_in_use(exp.devices[0])
-    orders = resident.epoch_orders(
-        exp.config.seed,
-        0,
-        num_labelled=d.num_labeled,
-        num_unlabelled=num_unlabeled,
-        batch=d.batch_size,
-        unlabelled_batch=d.unlabeled_batch,
-    )
+    orders = workload.epoch_orders(exp, 0, num_unlabeled)
     data = resident.gather(
         workload.random_task(exp, num_unlabeled),
         exp.views,
@@ -151,7 +110,11 @@ def resident_columns(exp: Experiment, num_unlabeled: int) -> dict[str, Any]:
     del orders, data
     jax.block_until_ready(placed)
     after = bytes_in_use(exp.devices[0])
-    arrays = sizes(placed)
+    leaves = jax.tree_util.tree_leaves_with_path(placed)
+    arrays = {
+        jax.tree_util.keystr(path, simple=True, separator="."): int(x.nbytes)
+        for path, x in leaves
+    }
     return {
         "arrays": arrays,
         "resident_bytes": sum(arrays.values()),
@@ -159,66 +122,64 @@ def resident_columns(exp: Experiment, num_unlabeled: int) -> dict[str, Any]:
     }
 
 
-def sizes(tree: Any) -> dict[str, int]:
-    """{path: bytes} of the arrays of a tree."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): int(x.nbytes)
-        for path, x in leaves
-    }
-
-
 def bytes_in_use(device: jax.Device) -> int | None:
-    """What the device's allocator has given out, None where it does not say."""
+    """Bytes that the device's allocator has handed out, None if it does not report."""
     return (device.memory_stats() or {}).get("bytes_in_use")
 
 
 def stage(name: str) -> dict[str, Any]:
-    """{"stage", "bytes" in the host's memory now, "peak_bytes" until now}.
+    """{"stage", "bytes" of host memory now, "peak_bytes" until now}.
 
-    From Linux's own account of this process: the peak that getrusage tells may be that
-    of the process that started it. Elsewhere getrusage, and bytes is None.
+    From Linux's account of this process, because getrusage's peak may be the parent
+    process's. Elsewhere from getrusage, and "bytes" is None.
     """
     try:
         with open("/proc/self/status") as f:
             lines = dict(line.split(":", 1) for line in f)
         now, peak = (1024 * int(lines[k].split()[0]) for k in ("VmRSS", "VmHWM"))
-        peak = max(peak, now)  # the peak is brought up to date now and then
+        peak = max(peak, now)  # the kernel updates the peak with a delay
     except (OSError, KeyError):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         now, peak = None, peak if sys.platform == "darwin" else 1024 * peak
     return {"stage": name, "bytes": now, "peak_bytes": peak}
 
 
-def figures(
-    row: Mapping[str, Any], asked: request.Request
-) -> dict[str, dict[str, Any]]:
-    """{ID: figure}: of the data at the batch and labels that the limit was set for, on
-    any device; of the host also at its networks: on a CPU those of the preset, on a
-    GPU any."""
-    found = {}
-    if workload.holds(asked.config, RESIDENT_AT):
-        value = row["resident_bytes"] / MB
-        found["memory_resident_mb"] = LIMITS["memory_resident_mb"].figure(value)
-    on_cpu = asked.device.platform == "cpu"
-    at = {**HOST_AT, **PRESETS["cpu"], "model.dtype": "float32"} if on_cpu else HOST_AT
-    if on_cpu == (asked.preset == "cpu") and workload.holds(asked.config, at):
-        peak = max(stage["peak_bytes"] for stage in row["stages"])
-        found["memory_host_mb"] = LIMITS["memory_host_mb"].figure(peak / MB)
-    return found
-
-
-def _megabytes(count: int | None) -> str:
-    return number(None if count is None else count / MB, 1)
-
-
-def _array_row(path: str, count: int) -> dict[str, str]:
-    return {"on the device": path, "MB": number(count / MB, 3)}
-
-
-def _stage_row(stage: Mapping[str, Any]) -> dict[str, str]:
+def figures(row: Mapping[str, Any]) -> dict[str, float]:
+    """{figure ID: value} of the row."""
+    peak = max(stage["peak_bytes"] for stage in row["stages"])
     return {
-        "the host after": stage["stage"],
-        "MB": _megabytes(stage["bytes"]),
-        "peak, MB": _megabytes(stage["peak_bytes"]),
+        "memory_resident_mb": row["resident_bytes"] / MB,
+        "memory_host_mb": peak / MB,
     }
+
+
+def _show(rows: Sequence[frame.Row]):
+    (row,) = rows
+    arrays = [{"array": path, "bytes": n} for path, n in row["arrays"].items()]
+    frame.show(ARRAYS, arrays)
+    frame.show(TOTALS, rows)
+    frame.show(STAGES, row["stages"])
+
+
+START: list[dict[str, Any]] = []  # the first stage, of before JAX sees its devices
+ARRAYS = {"on the device": "array", "MB": frame.Column("bytes", 3, MB)}
+TOTALS = {
+    "method": "row",
+    "data, MB": frame.Column("resident_bytes", 1, MB),
+    "reported by the device, MB": frame.Column("measured_bytes", 1, MB),
+    "buffers within a step, MB": frame.Column("temp_bytes", 1, MB),
+}
+STAGES = {
+    "the host after": "stage",
+    "MB": frame.Column("bytes", 1, MB),
+    "peak, MB": frame.Column("peak_bytes", 1, MB),
+}
+BENCH = frame.Bench(
+    "memory",
+    measure,
+    _show,
+    LIMITS,
+    presets=PRESETS,
+    # Memory is allocated as it is needed, so that use shows.
+    environment=lambda: {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+)

@@ -1,22 +1,21 @@
-"""FixMatch's train step beside PyTorch's, in one process: as USB runs it, with and
-without its loader, and as lean as PyTorch allows.
+"""Times FixMatch's train step beside PyTorch's, in one process.
 
-Needs PyTorch; without it there are our rows alone and no figure.
+PyTorch runs as in USB, with and without its loader, and as lean as it allows. Without
+PyTorch there are JAX's rows alone and no figure.
 """
 
 import dataclasses
+import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from rsmatch_jax import terminal
-from rsmatch_jax.bench import loop
-from rsmatch_jax.bench.harness import request, results, timing, workload
-from rsmatch_jax.bench.harness.results import Limit, interval, number
-from rsmatch_jax.engine import checks, config_file
+from rsmatch_jax.bench.harness import frame, machine, timing, workload
+from rsmatch_jax.engine import checks
 from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.errors import RequestError, RunFailed
 
@@ -27,12 +26,7 @@ PRESETS = {
     "cpu": {"train.batch_size": 8, "train.unlabeled_ratio": 7},
     "gpu": {"model.dtype": "bfloat16"},
 }
-LIMITS = {
-    "C8": Limit("JAX / torch as in USB speed, fixed batch", 0.35, 0.5, at_least=True),
-    "G7": Limit("JAX / torch as in USB speed, with input", 2, 3, at_least=True),
-    "G8": Limit("JAX / lean torch speed, fixed batch", 0.9, 1.1, at_least=True),
-}
-# What the step in PyTorch has, and nothing else.
+# The only values that the step in PyTorch implements.
 WRITTEN_FOR = {
     "model.wrn_preact": "usb",
     "train.weak_forward": "cat",
@@ -40,199 +34,194 @@ WRITTEN_FOR = {
     "optim.warmup_steps": 0,
 }
 NETWORK = {"model.classifier": "wrn_28_2", "train.unlabeled_ratio": 7}
-MEASURED_AT = {
-    "cpu": {**NETWORK, "train.batch_size": 8, "model.dtype": "float32"},
-    "gpu": {**NETWORK, **workload.VIEWS, "train.batch_size": 64},
+_CPU = {"cpu": {**NETWORK, "train.batch_size": 8, "model.dtype": "float32"}}
+_GPU = {"gpu": {**NETWORK, **workload.VIEWS, "train.batch_size": 64}}
+_speed = functools.partial(frame.Limit, at_least=True, column="jax_speed_ratio")
+LIMITS = {
+    "C8": _speed(
+        "JAX / torch as in USB speed, fixed batch", 0.35, 0.5, row=USB, at=_CPU
+    ),
+    "G7": _speed(
+        "JAX / torch as in USB speed, with input", 2, 3, row=USB_LOADER, at=_GPU
+    ),
+    "G8": _speed("JAX / lean torch speed, fixed batch", 0.9, 1.1, row=LEAN, at=_GPU),
 }
 LEAST_SECONDS = {"cpu": 0.0, "gpu": 0.3}  # of one program's turn in a round
 ROUNDS = 7
 INSTALL = "pip install -r requirements-torch.txt"
 
-
-@dataclasses.dataclass(frozen=True)
-class Contender:
-    """form: XLA, eager or compiled. partner: the row of ours that it is compared with.
-    workers: processes that make its batches, None for those without; wanted: how many
-    a fair comparison takes."""
-
-    row: str
-    run: timing.Run
-    precision: str
-    form: str
-    partner: str | None = None
-    workers: int | None = None
-    wanted: int | None = None
-
-    def columns(self) -> dict[str, Any]:
-        return {
-            "row": self.row,
-            "precision": self.precision,
-            "form": self.form,
-            "loader_workers": self.workers,
-            "loader_workers_wanted": self.wanted,
-            "partner": self.partner,
-        }
+Contender = tuple[frame.Row, timing.Run]  # a row without times, and its program
 
 
-def main(argv: list[str]):
-    """Measures, shows two tables, and writes --out=FILE.json."""
-    if "method.name" in config_file.override_keys(argv):
+def contender(
+    name: str,
+    precision: str,
+    form: str,
+    partner: str | None = None,
+    workers: int | None = None,
+    needed: int | None = None,
+) -> frame.Row:
+    """A row without times.
+
+    form: XLA, eager or compiled. partner: JAX's row that it is compared with. workers:
+    processes that make its batches, None without a loader. needed: the number of
+    workers for a fair comparison. Lean torch is fair if it is compiled.
+    """
+    return {
+        "row": name,
+        "precision": precision,
+        "form": form,
+        "partner": partner,
+        "loader_workers": workers,
+        "loader_workers_wanted": needed,
+        "fair": workers == needed and (name, form) != (LEAN, "eager"),
+    }
+
+
+def check(config: Any):
+    """Raises RequestError if the step in PyTorch lacks what the config wants."""
+    if not config.model.classifier.startswith("wrn_"):
         raise RequestError(
-            "--config.method.name: this bench runs FixMatch; leave it out"
-        )
-    asked = request.parse(argv, PRESETS)
-    if not asked.config.model.classifier.startswith("wrn_"):
-        raise RequestError(
-            f"--config.model.classifier={asked.config.model.classifier}: the network "
-            "in PyTorch is a WideResNet; use wrn_28_2 or another wrn_DEPTH_WIDTH"
+            f"--config.model.classifier={config.model.classifier}: the network in "
+            "PyTorch is a WideResNet; use wrn_28_2 or another wrn_DEPTH_WIDTH"
         )
     for key, value in WRITTEN_FOR.items():
-        if checks.get(asked.config, key) != value:
+        if checks.get(config, key) != value:
             raise RequestError(
-                f"--config.{key}={checks.get(asked.config, key)}: the step in "
-                f"PyTorch is written for {value} alone; leave it out"
+                f"--config.{key}={checks.get(config, key)}: the step in PyTorch "
+                f"supports {value} alone; leave it out"
             )
-    content = measure(asked)
-    results.show([_shown(row) for row in content["rows"]])
-    results.deliver(asked, content, LIMITS)
 
 
 def measure(
-    asked: request.Request,
-    num_unlabeled: int = workload.NUM_CLASSES * workload.PER_CLASS,
+    request: frame.Request,
+    num_unlabeled: int = workload.NUM_UNLABELED,
     least_seconds: float | None = None,
     rounds: int | None = None,
-) -> dict[str, Any]:
-    """The bench's JSON. num_unlabeled: images to draw from; least_seconds: None for the
-    device's own; rounds: None for ROUNDS.
+) -> frame.Measured:
+    """Times JAX's programs and, if it is installed, PyTorch's.
 
-    Raises RunFailed where the GPU's memory is too small for both.
+    Args:
+        num_unlabeled: images to draw from.
+        least_seconds: of a turn; None = the device's.
+        rounds: None = ROUNDS.
+    Raises:
+        RequestError: see `check`.
+        RunFailed: the GPU's memory is too small for both.
     """
-    kind = "cpu" if asked.device.platform == "cpu" else "gpu"
+    check(request.config)
+    kind, rounds = request.kind, rounds or ROUNDS
     least = LEAST_SECONDS[kind] if least_seconds is None else least_seconds
-    rounds = ROUNDS if rounds is None else rounds
-    # Lean torch is in bfloat16 on a GPU, so one row of ours is, too.
-    dtypes = [asked.config.model.dtype, *(["bfloat16"] if kind == "gpu" else [])]
-    experiments = [_experiment(asked, dtype) for dtype in dict.fromkeys(dtypes)]
+    # Lean torch computes in bfloat16 on a GPU, so one of JAX's rows does, too.
+    dtypes = [request.config.model.dtype, *(["bfloat16"] if kind == "gpu" else [])]
+    experiments = [
+        workload.build(
+            request.config,
+            {"method.name": "fixmatch", "model.dtype": dtype},
+            request.device,
+        )
+        for dtype in dict.fromkeys(dtypes)
+    ]
     d = experiments[0].dims
     images = d.batch_size + 2 * d.unlabeled_batch
     terminal.say(
-        f"FixMatch, {d.batch_size} labelled + {d.unlabeled_batch} unlabelled images a "
-        f"step ({images} rows), {asked.config.model.classifier}, on "
-        f"{asked.device.device_kind}, host: {results.cores()} cores"
+        f"FixMatch, {images} rows of {workload.describe(experiments[0])}, "
+        f"host: {machine.cores()} cores"
     )
-    rival = _torch(experiments[0], asked.device, num_unlabeled)
+    rival = _torch(experiments[0], request.device, num_unlabeled)
     try:
-        *early, ours = _ours(experiments, num_unlabeled)
-        late = [ours]
+        in_turns, alone = _ours(experiments, num_unlabeled)
         if rival is not None:
-            early += _fixed(rival, experiments, lean_bfloat16=kind == "gpu")
-            late += _loaded(rival, experiments)
-        seconds = workload.in_turns({c.row: c.run for c in early}, least, rounds)
-        # Those with input each in a stretch of its own: workers go on in the
-        # background, and would disturb others' turns and be ready before their own.
-        for c in late:
-            units = None
-            if c.workers is not None:
-                c.run(1)  # starts them
-                c.run(rival.ahead)  # batches that were made before
-                units = {c.row: 2 * c.workers}  # they deliver in bursts
-            seconds |= workload.in_turns({c.row: c.run}, least, rounds, units)
+            in_turns += _fixed(rival, experiments, lean_bfloat16=kind == "gpu")
+            alone += _loaded(rival, experiments)
+        seconds = _time(in_turns, alone, least, rounds, getattr(rival, "ahead", 0))
     except Exception as e:
-        if type(e).__name__ != "OutOfMemoryError":  # of torch, which may not be there
+        if type(e).__name__ != "OutOfMemoryError":  # torch's; torch may be missing
             raise
         raise RunFailed(
             f"PyTorch found too little memory beside JAX ({e}): set "
-            "XLA_PYTHON_CLIENT_MEM_FRACTION=0.3, or take a smaller batch by "
+            "XLA_PYTHON_CLIENT_MEM_FRACTION=0.3, or use a smaller batch by "
             "--config.train.batch_size"
         ) from e
     finally:
         if rival is not None:
             rival.close()
-    table = [{**c.columns(), **timed_columns(seconds, c, images)} for c in early + late]
-    found = figures(table, asked.config, asked.preset, asked.device.platform)
-    content = results.document(asked, "peer", found, table)
-    if rival is not None:
-        content["versions"]["torch"] = rival.version
-    return content
+    table = [row for row, _ in in_turns + alone]
+    for row in table:
+        row |= timed_columns(seconds, row, images)
+    return table, {}
+
+
+def _time(
+    in_turns: Sequence[Contender],
+    alone: Sequence[Contender],
+    least: float,
+    rounds: int,
+    ahead: int,
+) -> dict[str, np.ndarray]:
+    """Seconds per step, {row: float [rounds]}; ahead: batches that a loader prepares.
+
+    Programs with input do not take turns with others: their workers continue in the
+    background, which would disturb others and prepare batches before their own turn.
+    """
+    runs = {row["row"]: run for row, run in in_turns}
+    seconds = timing.in_turns(runs, least, rounds)
+    for row, run in alone:
+        name, workers, units = row["row"], row["loader_workers"], None
+        if workers is not None:
+            run(1)  # starts the workers
+            run(ahead)  # batches that were prepared before
+            units = {name: 2 * workers}  # they deliver in bursts
+        seconds |= timing.in_turns({name: run}, least, rounds, units)
+    return seconds
 
 
 def timed_columns(
-    seconds: Mapping[str, np.ndarray], contender: Contender, images: int
+    seconds: Mapping[str, np.ndarray], row: frame.Row, images: int
 ) -> dict[str, Any]:
-    """A row's columns from seconds a step, {row: float [rounds]}; images: rows through
-    the network a step. jax_speed_ratio: the partner's speed over this row's, within
-    rounds where both had their turns in the same ones."""
-    own = seconds[contender.row]
-    wall = timing.spread(own)
-    columns = {
-        **results.wall(wall),
-        "steps_per_second": 1 / wall.median,
-        "images_per_second": images / wall.median,
-        "jax_speed_ratio": None,
-        "jax_speed_ratio_quartiles": None,
-    }
-    if contender.partner is None:
-        return columns
-    if contender.workers is None:
-        _, ratio = timing.ratios(seconds, contender.row)[contender.partner]
-    else:
-        # Measured one after the other: no rounds in common, so the widest quartiles.
-        ours = timing.spread(seconds[contender.partner])
-        ratio = timing.Spread(
-            wall.median / ours.median, wall.low / ours.high, wall.high / ours.low
-        )
-    return columns | {
-        "jax_speed_ratio": ratio.median,
-        "jax_speed_ratio_quartiles": [ratio.low, ratio.high],
-    }
+    """A row's columns from seconds per step, {row: float [rounds]}.
 
-
-def figures(
-    table: list[dict[str, Any]], config: Any, preset: str, platform: str
-) -> dict[str, dict[str, Any]]:
-    """{ID: figure}, at the sizes and on the kind of device that the limit is for alone;
-    without G7 where workers were missing, without G8 where nothing was compiled."""
-    rows, found = {row["row"]: row for row in table}, {}
-
-    def add(name: str, label: str):
-        if label in rows:
-            value = rows[label]["jax_speed_ratio"]
-            quartiles = rows[label]["jax_speed_ratio_quartiles"]
-            found[name] = LIMITS[name].figure(value, timing.Spread(value, *quartiles))
-
-    if preset != platform or not workload.holds(config, MEASURED_AT[preset]):
-        return {}
-    if platform == "cpu":
-        add("C8", USB)
-        return found
-    loaded = rows.get(USB_LOADER)
-    if loaded and loaded["loader_workers"] == loaded["loader_workers_wanted"]:
-        add("G7", USB_LOADER)
-    if LEAN in rows and rows[LEAN]["form"] == "compiled":
-        add("G8", LEAN)
-    return found
-
-
-def _experiment(asked: request.Request, dtype: str) -> Experiment:
-    values = {"method.name": "fixmatch", "model.dtype": dtype}
-    return workload.build(asked.config, values, asked.device)
+    images: rows through the network per step. jax_speed_ratio: the partner's speed
+    over this row's, within a round if both took turns.
+    """
+    times = seconds[row["row"]]
+    columns = timing.columns("ms", 1e3 * times)
+    columns |= timing.rates(columns["ms"], images)
+    if row["partner"] is None:
+        ratio = dict.fromkeys(("jax_speed_ratio", "jax_speed_ratio_quartiles"))
+    elif row["loader_workers"] is None:
+        partner = seconds[row["partner"]]
+        ratio = timing.columns("jax_speed_ratio", times / partner)
+    else:  # timed one after the other: no common rounds, so the widest quartiles
+        ours, theirs = timing.spread(seconds[row["partner"]]), timing.spread(times)
+        low, high = theirs.low / ours.high, theirs.high / ours.low
+        ratio = {"jax_speed_ratio": theirs.median / ours.median}
+        ratio["jax_speed_ratio_quartiles"] = [low, high]
+    return {**columns, **ratio}
 
 
 def _name(label: str, exp: Experiment) -> str:
     return f"{label}, {exp.config.model.dtype}"
 
 
-def _ours(experiments: list[Experiment], num_unlabeled: int) -> list[Contender]:
-    """One step a dispatch on a fixed batch in every precision; with input, as training
-    runs it, in the last one."""
-    made = []
-    for exp in experiments:
-        program = workload.Program(exp)
-        made.append((_name(OURS, exp), program.run, exp))
+def _ours(
+    experiments: Sequence[Experiment], num_unlabeled: int
+) -> tuple[list[Contender], list[Contender]]:
+    """JAX on a fixed batch in every precision, one step per dispatch; and with input,
+    as training runs it, in the last precision."""
+    fixed = [
+        (
+            contender(_name(OURS, exp), _precision(exp), "XLA"),
+            workload.step_program(exp).run,
+        )
+        for exp in experiments
+    ]
     last = experiments[-1]
-    made.append((_name(OURS_INPUT, last), _resident(last, num_unlabeled), last))
-    return [Contender(row, run, _precision(exp), "XLA") for row, run, exp in made]
+    dims = dataclasses.replace(last.dims, num_unlabeled=num_unlabeled)
+    source = workload.resident_feed(dataclasses.replace(last, dims=dims))
+    run = functools.partial(workload.FeedProgram(last, source).run, most=source.most)
+    row = contender(_name(OURS_INPUT, last), _precision(last), "XLA")
+    return fixed, [(row, run)]
 
 
 def _precision(exp: Experiment) -> str:
@@ -241,74 +230,62 @@ def _precision(exp: Experiment) -> str:
     return f"{dtype} (TF32 convolutions)" if tf32 else dtype
 
 
-def _resident(exp: Experiment, num_unlabeled: int) -> timing.Run:
-    """Steps that find their images and make their views on the device."""
-    dims = dataclasses.replace(exp.dims, num_unlabeled=num_unlabeled)
-    source = workload.resident_feed(dataclasses.replace(exp, dims=dims))
-    return loop.Program(exp, source).turns(source.most)
-
-
 def _torch(exp: Experiment, device: jax.Device, num_unlabeled: int) -> Any:
-    """The programs in PyTorch, or None and a line that says why."""
+    """The programs in PyTorch; None, and a line with the reason, without PyTorch."""
     if device.platform == "cpu":
-        # Read when torch is loaded. Its threads would spin where they wait: with other
-        # processes about, a step takes up to ten times as long.
+        # Read when torch is loaded. Waiting threads would spin: beside other processes
+        # a step takes up to ten times as long.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        from rsmatch_jax.bench.rivals import (
-            torch_programs,  # lazy: torch, which is optional
-        )
+        from rsmatch_jax.bench.rivals import torch_programs  # lazy: torch is optional
     except (ImportError, OSError) as e:  # OSError: a library that it links to
-        terminal.say(f"PyTorch: not measured, for it is missing ({e}); {INSTALL}")
+        terminal.say(f"PyTorch: not measured because it is missing ({e}); {INSTALL}")
         return None
-    found = torch_programs.device(device.platform)
-    if found is None:
+    torch_device = torch_programs.device(device.platform)
+    if torch_device is None:
         terminal.say(
-            f"PyTorch: not measured, for the one installed sees no {device.platform}"
+            f"PyTorch: not measured because the installed one sees no {device.platform}"
         )
         return None
-    return torch_programs.Programs(exp, found, num_unlabeled)
+    return torch_programs.Programs(exp, torch_device, num_unlabeled)
 
 
 def _fixed(
-    rival: Any, experiments: list[Experiment], lean_bfloat16: bool
+    rival: Any, experiments: Sequence[Experiment], lean_bfloat16: bool
 ) -> list[Contender]:
+    """PyTorch's steps on a fixed batch."""
     run, form = rival.lean(bfloat16=lean_bfloat16)
     usb, lean = (_name(OURS, exp) for exp in (experiments[0], experiments[-1]))
     return [
-        Contender(USB, rival.usb_fixed, rival.precision(False), "eager", usb),
-        Contender(LEAN, run, rival.precision(lean_bfloat16), form, lean),
+        (contender(USB, rival.precision(False), "eager", usb), rival.usb_fixed),
+        (contender(LEAN, rival.precision(lean_bfloat16), form, lean), run),
     ]
 
 
-def _loaded(rival: Any, experiments: list[Experiment]) -> list[Contender]:
-    """USB's step with its loader, where there is room for one."""
+def _loaded(rival: Any, experiments: Sequence[Experiment]) -> list[Contender]:
+    """USB's step with its loader, if workers can run."""
     if not rival.workers:
         return []
-    return [
-        Contender(
-            USB_LOADER,
-            rival.usb_loader,
-            rival.precision(False),
-            "eager",
-            _name(OURS_INPUT, experiments[-1]),
-            rival.workers,
-            rival.wanted,
-        )
-    ]
+    ours, workers = _name(OURS_INPUT, experiments[-1]), (rival.workers, rival.needed)
+    row = contender(USB_LOADER, rival.precision(False), "eager", ours, *workers)
+    return [(row, rival.usb_loader)]
 
 
-def _shown(row: Mapping[str, Any]) -> dict[str, str]:
-    workers = row["loader_workers"]
-    return {
-        "step": row["row"],
-        "precision": row["precision"],
-        "form": row["form"],
-        "workers": "-" if workers is None else str(workers),
-        "ms/step": number(row["ms"], 1),
-        "quartiles": interval(row["ms_quartiles"], 1),
-        "steps/s": number(row["steps_per_second"]),
-        "images/s": number(row["images_per_second"], 0),
-        "JAX is x as fast": number(row["jax_speed_ratio"]),
-        "its quartiles": interval(row["jax_speed_ratio_quartiles"]),
-    }
+TABLE = {
+    "step": "row",
+    "precision": "precision",
+    "form": "form",
+    "workers": frame.Column("loader_workers", 0),
+    "ms/step": frame.Column("ms", 1),
+    "steps/s": frame.Column("steps_per_second"),
+    "images/s": frame.Column("images_per_second", 0),
+    "JAX is x as fast": frame.Column("jax_speed_ratio"),
+}
+BENCH = frame.Bench(
+    "peer",
+    measure,
+    TABLE,
+    LIMITS,
+    presets=PRESETS,
+    fixed=("method.name",),
+)

@@ -2,45 +2,43 @@
 
     python -m rsmatch_jax.bench records [--folder=benchmarks] [--readme=README.md]
 
-Writes what stands between the two marks in the README. A figure that no file holds
-reads "not yet measured".
+Replaces the text between two marks in the README. A figure that no file holds reads
+"not yet measured".
 """
 
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rsmatch_jax import files, terminal
 from rsmatch_jax.bench import suite
-from rsmatch_jax.bench.harness import results
+from rsmatch_jax.bench.harness import frame
 from rsmatch_jax.engine import config_file
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.terminal import Parser
 
 BEGIN = "<!-- made by `python -m rsmatch_jax.bench records`, not by hand -->"
 END = "<!-- end of what is made -->"
 MISSING = "not yet measured"
-KINDS = {"C": "On a CPU", "G": "On a GPU"}  # whose figures begin with the letter
+KINDS = {"C": "On a CPU", "G": "On a GPU"}  # by the first letter of a figure's ID
 GPU_ALONE = ("start_gpu",)
 BOTH = ("memory_", "step_", "update_")
 
 Documents = Mapping[str, Mapping[str, Any]]
 
 
-def main(argv: list[str]):
-    """Writes the tables into the README. Raises RequestError for files that are not
-    what they should be; then nothing is written."""
-    parser = Parser("bench records", __doc__)
-    for name in ("benchmarks", "README.md"):
-        flag = "--folder" if name == "benchmarks" else "--readme"
+def main(argv: Sequence[str]):
+    """Writes the tables into the README.
+
+    Raises:
+        RequestError: a file is missing or not of the right form; nothing is written.
+    """
+    parser = terminal.Parser("bench records", __doc__)
+    for flag, name in (("--folder", "benchmarks"), ("--readme", "README.md")):
         parser.add_argument(flag, default=os.path.join(config_file.ROOT, name))
-    asked, rest = parser.parse_known_args(argv[1:])
-    if rest:
-        raise RequestError(f"{rest[0]!r} is no flag of bench records; see --help")
-    text = write(asked.folder, asked.readme)
-    files.write_text(asked.readme, text)
-    terminal.say(f"written: {asked.readme}")
+    args = parser.parse_args(argv)
+    text = write(args.folder, args.readme)
+    files.write_text(args.readme, text)
+    terminal.say(f"written: {args.readme}")
 
 
 def write(folder: str, readme: str) -> str:
@@ -52,33 +50,32 @@ def write(folder: str, readme: str) -> str:
         raise RequestError(f"--readme={readme} cannot be read ({e.strerror})") from None
     if text.count(BEGIN) != 1 or END not in text.split(BEGIN)[1]:
         raise RequestError(f"--readme={readme} lacks the lines {BEGIN!r} and {END!r}")
-    head, rest = text.split(BEGIN)
+    head, tail = text.split(BEGIN)
     tables = "\n".join(lines(read(folder)))
-    return f"{head}{BEGIN}\n\n{tables}\n{END}{rest.split(END, 1)[1]}"
+    return f"{head}{BEGIN}\n\n{tables}\n{END}{tail.split(END, 1)[1]}"
 
 
 def read(folder: str) -> dict[str, dict[str, Any]]:
     """{file name: document} of a folder's JSON files, sorted by name."""
     if not os.path.isdir(folder):
         raise RequestError(f"--folder={folder}: there is no such folder")
-    found = {}
+    documents = {}
     for name in sorted(os.listdir(folder)):
         if name.endswith(".json"):
             path = os.path.join(folder, name)
-            try:
-                with open(path) as f:
-                    document = json.load(f)
-                missing = {"figures", "device", "versions", "command"} - set(document)
-            except (OSError, ValueError, TypeError) as e:
-                raise RequestError(f"{path} cannot be read: {e}") from None
+            document = files.read_json(path) or {}
+            missing = {"figures", "device", "versions", "command"} - set(document)
             if missing:
-                raise RequestError(f"{path} is no bench's: it lacks {min(missing)}")
-            found[name] = document
-    return found
+                raise RequestError(
+                    f"{path} is no file of a bench: it lacks {min(missing)}; move it "
+                    "away"
+                )
+            documents[name] = document
+    return documents
 
 
 def lines(documents: Documents) -> Iterator[str]:
-    """Markdown. Where files share a figure, the last one by name speaks."""
+    """Markdown; of files that share a figure, the last one by name counts."""
     for kind, title in KINDS.items():
         yield f"**{title}**"
         yield ""
@@ -95,27 +92,27 @@ def figure_table(documents: Documents, kind: str) -> Iterator[str]:
         gpu_alone = name[0] == "G" or name in GPU_ALONE
         if gpu_alone != (kind == "G") and not name.startswith(BOTH):
             continue
-        figure = next(
-            (
-                document["figures"][name]
-                for document in reversed(documents.values())
-                if name in document["figures"]
-                and (document["device"]["platform"] == "cpu") == (kind == "C")
-            ),
-            None,
-        )
-        value = MISSING
-        if figure is not None:
-            whole = figure["spread"] is None and float(figure["value"]).is_integer()
-            value = results.number(figure["value"], 0 if whole else 2)
-            if figure["spread"] is not None:
-                value += f" ({results.interval(figure['spread'])})"
-            if not limit.holds(figure["value"]):
-                value = f"**{value}**"
+        measured = [
+            document["figures"][name]
+            for document in documents.values()
+            if name in document["figures"]
+            and (document["device"]["platform"] == "cpu") == (kind == "C")
+        ]
+        value = _value(measured[-1], limit) if measured else MISSING
         sign = ">=" if limit.at_least else "<="
         goal = "" if limit.goal is None else f"{sign} {limit.goal:g}"
         rows.append([name, limit.unit, value, f"{sign} {limit.must:g}", goal])
     yield terminal.table(["figure", "what", "median (quartiles)", "must", "goal"], rows)
+
+
+def _value(figure: Mapping[str, Any], limit: frame.Limit) -> str:
+    """A figure's value and quartiles, bold if it misses its limit."""
+    value, spread = figure["value"], figure["spread"]
+    digits = 0 if spread is None and float(value).is_integer() else 2
+    text = frame.number(value, digits)
+    if spread is not None:
+        text += f" ({frame.interval(spread)})"
+    return text if limit.holds(value) else f"**{text}**"
 
 
 def method_table(documents: Documents) -> Iterator[str]:
@@ -134,10 +131,9 @@ def method_table(documents: Documents) -> Iterator[str]:
             rows = [
                 [
                     row["row"],
-                    f"{results.number(row['ratio'])} "
-                    f"({results.interval(row['ratio_quartiles'])})",
-                    results.number(row["ms"], 0),
-                    results.number(row["gflop"], 1),
+                    frame.Column("ratio")(row),
+                    frame.number(row["ms"], 0),
+                    frame.number(row["gflop"], 1),
                 ]
                 for row in part["rows"]
             ]
@@ -146,7 +142,7 @@ def method_table(documents: Documents) -> Iterator[str]:
 
 
 def sources(documents: Documents) -> Iterator[str]:
-    """A line for each file: what it was measured on, and how."""
+    """A line per file: the machine and the command."""
     for name, document in documents.items():
         versions = document["versions"]
         yield (

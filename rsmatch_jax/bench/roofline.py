@@ -1,8 +1,10 @@
-"""The ceilings of a machine, measured: memory, matrix products, launches; and how far
-the convolutions of the networks stay below them."""
+"""Measures the ceilings of a machine: memory, matrix products, launches.
+
+The convolutions of the networks are timed beside them.
+"""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,17 +13,16 @@ import numpy as np
 
 from rsmatch_jax import terminal
 from rsmatch_jax.bench import convolutions
-from rsmatch_jax.bench.harness import request, results, timing, workload
-from rsmatch_jax.bench.harness.results import interval, number
+from rsmatch_jax.bench.harness import command_line, frame, timing, workload
 
 PRESETS = {
-    **request.PRESETS,
+    **command_line.PRESETS,
     "cpu": {"train.batch_size": 2, "train.unlabeled_ratio": 7},
 }
 COPIED_MIB = {"cpu": (4, 16, 64, 256), "gpu": (64, 256, 1024, 2048)}
-LARGE = 2  # sizes, from the largest down, that no cache holds
+LARGE = 2  # number of sizes, from the largest down, that fit into no cache
 MULTIPLIED = {"cpu": (1024, 2048), "gpu": (4096, 8192)}
-# Name: dtype and precision. XLA's default for float32 is TF32 on GPUs that have it.
+# {name: (dtype, precision)}. XLA's default for float32 is TF32 on GPUs that have it.
 PRODUCTS = {
     "cpu": {"bfloat16": ("bfloat16", None), "float32": ("float32", None)},
     "gpu": {
@@ -32,55 +33,44 @@ PRODUCTS = {
 }
 LEAST_SECONDS = {"cpu": 0.02, "gpu": 0.03}  # of one program's turn in a round
 ROUNDS = 7
-LIMITS: dict[str, results.Limit] = {}
-
-
-def main(argv: list[str]):
-    """Measures, shows two tables, and writes --out=FILE.json."""
-    asked = request.parse(argv, PRESETS)
-    content = measure(asked)
-    for convs in (False, True):
-        shown = convolutions.shown if convs else _shown
-        rows = [r for r in content["rows"] if (r["part"] == "conv") == convs]
-        results.show([shown(row) for row in rows])
-    results.deliver(asked, content, LIMITS)
 
 
 def measure(
-    asked: request.Request,
+    request: frame.Request,
     least_seconds: float | None = None,
     rounds: int = ROUNDS,
     clock: timing.Clock = time.perf_counter,
-) -> dict[str, Any]:
-    """The bench's JSON; its rows are of the parts copy, matmul, launch and conv.
+) -> frame.Measured:
+    """Rows of the parts copy, matmul, launch and conv.
 
-    least_seconds: of one program's turn in a round, None for the preset's. clock: tells
-    when convolutions.SECONDS are over, nothing else.
+    least_seconds: of one program's turn in a round, None = the preset's. clock: for
+    convolutions.SECONDS alone.
     """
-    least = LEAST_SECONDS[asked.preset] if least_seconds is None else least_seconds
+    least = LEAST_SECONDS[request.preset] if least_seconds is None else least_seconds
     rsmatch = {"method.name": "rsmatch", "method.rsmatch.individual_models": True}
-    convs = convolutions.of_step(workload.build(asked.config, rsmatch, asked.device))
+    exp = workload.build(request.config, rsmatch, request.device)
+    convs = convolutions.of_step(exp)
     terminal.say(
         f"memory, matrix products and {len(convs)} convolutions of "
-        f"{asked.config.model.classifier} and {asked.config.model.detector}, each "
-        f"forward, input and weight gradient, on {asked.device.device_kind}"
+        f"{request.config.model.classifier} and {request.config.model.detector}, each "
+        f"forward, input and weight gradient, on {request.device.device_kind}"
     )
-    with jax.default_device(asked.device):
-        table = _time_machine(asked.preset, least, rounds)
-        rates = ceilings({"rows": table})
+    with jax.default_device(request.device):
+        table = _time_machine(request.preset, least, rounds)
+        rates = ceilings({"rows": table})["matmul_flops_per_second"]
         table += convolutions.measure(convs, rates, least, rounds, clock)
     failed = [row["row"] for row in table if row.get("failed")]
     if failed:
         terminal.say(f"failed or not exact enough: {', '.join(failed)}")
-    return results.document(asked, "roofline", {}, table)
+    return table, {}
 
 
 def ceilings(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What the machine can do, from the bench's JSON, in medians.
+    """The machine's ceilings from the bench's JSON, in medians.
 
-    copy_bytes_per_second: read and written together, the best of the large sizes;
+    copy_bytes_per_second: bytes read and written, the best of the large sizes.
     matmul_flops_per_second: {dtype: the best of all sizes}, with "float32_highest"
-    where the default precision is less; launch_seconds: of an empty program.
+    where the default precision is lower. launch_seconds: of an empty program.
     """
     rows = content["rows"]
     copies = [r["bytes_per_second"] for r in rows if r["part"] == "copy" and r["large"]]
@@ -100,12 +90,12 @@ def ceilings(content: Mapping[str, Any]) -> dict[str, Any]:
 def _time_machine(
     preset: str, least_seconds: float, rounds: int
 ) -> list[dict[str, Any]]:
-    """Rows of copies, products and launches, all in turns."""
+    """Rows of copies, products and launches, timed in turns."""
     rows, runs = [], {}
     sizes = COPIED_MIB[preset]
     for mib in sizes:
         label = f"copy {mib} MiB"
-        # Negated in place: a read and a write of every byte, in one kernel.
+        # Negated in place: one kernel reads and writes every byte.
         negate = jax.jit(lambda x: -x, donate_argnums=0)
         runs[label] = _chain(negate, jnp.ones(mib * 2**18, jnp.float32))
         row = {"row": label, "part": "copy", "bytes": 2 * mib * 2**20}
@@ -114,7 +104,7 @@ def _time_machine(
         for n in MULTIPLIED[preset]:
             label = f"matmul {n} {name}"
             multiply = jax.jit(lambda x, p=precision: jnp.matmul(x, x, precision=p))
-            # Of no ones or zeros: some chips are faster on what switches few bits.
+            # Random numbers: some chips are faster on ones or zeros.
             x = jax.random.normal(jax.random.key(0), (n, n)).astype(dtype)
             runs[label] = timing.repeat(multiply, x)
             rows.append({"row": label, "part": "matmul", "dtype": name, "n": n})
@@ -122,22 +112,21 @@ def _time_machine(
     runs["launch"] = _chain(increment, jnp.zeros((), jnp.int32))
     runs["launch and wait"] = _chain(increment, jnp.zeros((), jnp.int32), wait=True)
     rows += [{"row": r, "part": "launch"} for r in ("launch", "launch and wait")]
-    seconds = workload.in_turns(runs, least_seconds, rounds)
+    seconds = timing.in_turns(runs, least_seconds, rounds)
     return [{**row, **_machine_columns(row, seconds)} for row in rows]
 
 
 def _machine_columns(row: Mapping[str, Any], seconds: Mapping[str, np.ndarray]):
-    wall = timing.spread(seconds[row["row"]])
-    columns = results.wall(wall)
+    columns = timing.columns("ms", 1e3 * seconds[row["row"]])
     if row["part"] == "copy":
-        columns["bytes_per_second"] = row["bytes"] / wall.median
+        columns["bytes_per_second"] = 1e3 * row["bytes"] / columns["ms"]
     if row["part"] == "matmul":
-        columns["flops_per_second"] = 2 * row["n"] ** 3 / wall.median
+        columns["flops_per_second"] = 2e3 * row["n"] ** 3 / columns["ms"]
     return columns
 
 
 def _chain(program: Callable, x: jax.Array, wait: bool = False) -> timing.Run:
-    """Each step works on the one before's result, which it is donated."""
+    """Each step runs on the result of the step before, which is donated."""
 
     def run(steps):
         nonlocal x
@@ -150,11 +139,15 @@ def _chain(program: Callable, x: jax.Array, wait: bool = False) -> timing.Run:
     return run
 
 
-def _shown(row: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        "ceiling": row["row"],
-        "ms": number(row["ms"], 4),
-        "quartiles": interval(row["ms_quartiles"], 4),
-        "GB/s": results.scaled(row.get("bytes_per_second"), 1e9),
-        "TFLOP/s": results.scaled(row.get("flops_per_second"), 1e12),
-    }
+def _show(rows: Sequence[frame.Row]):
+    frame.show(TABLE, [row for row in rows if row["part"] != "conv"])
+    frame.show(convolutions.TABLE, [row for row in rows if row["part"] == "conv"])
+
+
+TABLE = {
+    "ceiling": "row",
+    "ms": frame.Column("ms", 4),
+    "GB/s": frame.Column("bytes_per_second", 3, 1e9),
+    "TFLOP/s": frame.Column("flops_per_second", 3, 1e12),
+}
+BENCH = frame.Bench("roofline", measure, _show, presets=PRESETS)

@@ -1,87 +1,78 @@
-"""What a start costs: the step compiled by a process that finds no compilation cache,
-and by one that finds its."""
+"""Times compiling the step at the first start, without a cache, and at the second."""
 
-import json
+import functools
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
 
 from rsmatch_jax import files, terminal
 from rsmatch_jax.bench import step
-from rsmatch_jax.bench.harness import child, request, results, timing, workload
-from rsmatch_jax.bench.harness.results import Limit, interval, number
+from rsmatch_jax.bench.harness import child, command_line, frame, timing, workload
 from rsmatch_jax.runtime import compilation
 
 COLD, WARM = "first start", "second start"
+_limit = functools.partial(frame.Limit, "compiling, second start / first", row=WARM)
 LIMITS = {
-    "C11": Limit("compiling, second start / first", 0.5, 0.15),
-    "start_gpu": Limit("compiling, second start / first", 0.2),
+    "C11": _limit(0.5, 0.15, at={"cpu": {}}),
+    "start_gpu": _limit(0.2, at={"gpu": {}}),
 }
-PAIRS = {"cpu": 5, "gpu": 1}  # of starts, each with a cache of its own
+PAIRS = {"cpu": 5, "gpu": 1}  # of starts, each with a new cache
 
 
-def main(argv: list[str]):
-    """Measures, shows two tables, and writes --out=FILE.json. With --cache=DIR it is
-    one of the starts that are measured."""
-    # Not a word to the device before the starts are over: it may be theirs alone.
-    _, values = request.check(argv, _define)
-    if values.cache is not None:
-        _start(request.parse(argv, define=_define), values.cache)
+def main(argv: Sequence[str]):
+    """Runs pairs of starts in child processes; with --cache=DIR, one start."""
+    # No device is touched before the starts end: they may need all of its memory.
+    _, flags = command_line.check(argv, BENCH.extra)
+    if flags.cache is not None:
+        request = BENCH.parse(argv)
+        row = _start(request, flags.cache)
+        if request.out is not None:
+            files.write_json(request.out, {"preset": request.preset, "rows": [row]})
         return
-    own = request.without(argv[1:], "out")
+    starts = _pairs(command_line.without(argv, "out"))
+    request = BENCH.parse(argv)
+    BENCH.deliver(request, BENCH.content(request, starts=starts))
+
+
+def measure(
+    request: frame.Request, starts: Mapping[str, Sequence[Mapping[str, float]]]
+) -> frame.Measured:
+    """Rows of starts, {COLD: rows of first starts, WARM: rows of second starts}."""
+    del request
+    return [_row(label, rows, starts[COLD]) for label, rows in starts.items()], {}
+
+
+def _pairs(flags: Sequence[str]) -> dict[str, list[dict[str, float]]]:
     starts = {COLD: [], WARM: []}
-    with tempfile.TemporaryDirectory() as folder:
-        pair, pairs = 0, 1
-        while pair < pairs:
-            for label in (COLD, WARM):
-                made = _measured(own, folder, pair)
-                starts[label].append(made["rows"][0])
-            pair, pairs = pair + 1, PAIRS[made["preset"]]
-    asked = request.parse(argv, define=_define)
-    table = [_row(label, rows, starts[COLD]) for label, rows in starts.items()]
-    content = results.document(asked, "start", figures(table, asked), table)
-    results.show([_shown(row) for row in table])
-    results.deliver(asked, content, LIMITS)
-
-
-def figures(
-    table: list[dict[str, Any]], asked: request.Request
-) -> dict[str, dict[str, Any]]:
-    """{ID: figure}, on the preset's kind of device alone, at any sizes."""
-    if asked.device.platform != asked.preset:
-        return {}
-    row = next(row for row in table if row["row"] == WARM)
-    quartiles = timing.Spread(row["ratio"], *row["ratio_quartiles"])
-    name = "C11" if asked.preset == "cpu" else "start_gpu"
-    return {name: LIMITS[name].figure(row["ratio"], quartiles)}
-
-
-def _measured(own: list[str], folder: str, pair: int) -> dict[str, Any]:
-    out, cache = os.path.join(folder, "start.json"), os.path.join(folder, str(pair))
-    flags_ = [*own, f"--cache={cache}", f"--out={out}"]
-    # The place that this bench names and no other; a GPU's memory as it is needed.
+    # Only the caches of this bench; a GPU's memory is allocated as it is needed.
     environment = {
         "JAX_COMPILATION_CACHE_DIR": "",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
     }
-    child.require_success(
-        child.run("start", flags_, environment=environment), "a start"
-    )
-    with open(out) as f:
-        return json.load(f)
+    with tempfile.TemporaryDirectory() as folder:
+        out, pair, pairs = os.path.join(folder, "start.json"), 0, 1
+        while pair < pairs:
+            cache = os.path.join(folder, str(pair))
+            words = [*flags, f"--cache={cache}", f"--out={out}"]
+            for label in starts:
+                code = child.run("start", words, environment=environment)
+                child.require_success(code, "a start")
+                content = files.read_json(out)
+                starts[label].append(content["rows"][0])
+            pair, pairs = pair + 1, PAIRS[content["preset"]]
+    return starts
 
 
-def _start(asked: request.Request, cache: str):
-    """Compiles RSMatch's step as a run does, once, and writes how long it took."""
+def _start(request: frame.Request, cache: str) -> dict[str, float]:
+    """Compiles RSMatch's step as a run does; returns the seconds of each part."""
     jax.config.update("jax_compilation_cache_dir", None)
     compilation.use_cache(cache)
-    exp = workload.build(asked.config, step.ROWS["rsmatch"], asked.device)
+    exp = workload.build(request.config, step.ROWS["rsmatch"], request.device)
     begin = time.perf_counter()
     state = jax.block_until_ready(exp.init_state())
     init = time.perf_counter() - begin
@@ -91,52 +82,50 @@ def _start(asked: request.Request, cache: str):
     lowered = source.lower(state)
     trace = time.perf_counter() - begin
     begin = time.perf_counter()
-    compilation.compiled(lowered, asked.device.platform)
+    compilation.compiled(lowered, request.device.platform)
     compiling = time.perf_counter() - begin
-    row = {"init_seconds": init, "trace_seconds": trace, "compile_seconds": compiling}
     terminal.say(
         f"  started: first state {init:.1f} s, traced {trace:.1f} s, "
         f"compiled {compiling:.1f} s"
     )
-    if asked.out is not None:
-        files.write_json(asked.out, results.document(asked, "start", {}, [row]))
+    return {
+        "init_seconds": init,
+        "trace_seconds": trace,
+        "compile_seconds": compiling,
+    }
 
 
 def _row(
-    label: str, rows: list[Mapping[str, float]], cold: list[Mapping[str, float]]
+    label: str,
+    rows: Sequence[Mapping[str, float]],
+    cold: Sequence[Mapping[str, float]],
 ) -> dict[str, Any]:
-    def of(column):
+    def of(column, rows=rows):
         return np.array([row[column] for row in rows])
 
-    compiling = timing.spread(of("compile_seconds"))
-    ratio = timing.spread(
-        of("compile_seconds") / np.array([row["compile_seconds"] for row in cold])
-    )
+    seconds = of("compile_seconds")
     return {
         "row": label,
         "starts": len(rows),
         "init_seconds": float(np.median(of("init_seconds"))),
         "trace_seconds": float(np.median(of("trace_seconds"))),
-        "compile_seconds": compiling.median,
-        "compile_seconds_quartiles": [compiling.low, compiling.high],
-        "ratio": ratio.median,
-        "ratio_quartiles": [ratio.low, ratio.high],
+        **timing.columns("compile_seconds", seconds),
+        **timing.columns("ratio", seconds / of("compile_seconds", cold)),
     }
 
 
-def _define(values: flags.FlagValues):
-    flags.DEFINE_string(
-        "cache", None, "Compile once against this cache folder.", flag_values=values
-    )
-
-
-def _shown(row: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        "start": row["row"],
-        "first state s": number(row["init_seconds"]),
-        "traced s": number(row["trace_seconds"]),
-        "compiled s": number(row["compile_seconds"]),
-        "quartiles": interval(row["compile_seconds_quartiles"]),
-        "/ first": number(row["ratio"]),
-        "its quartiles": interval(row["ratio_quartiles"]),
-    }
+TABLE = {
+    "start": "row",
+    "first state s": frame.Column("init_seconds"),
+    "traced s": frame.Column("trace_seconds"),
+    "compiled s": frame.Column("compile_seconds"),
+    "/ first": frame.Column("ratio"),
+}
+# cache: compile once with this cache folder, as one start.
+BENCH = frame.Bench(
+    "start",
+    measure,
+    TABLE,
+    LIMITS,
+    extra={"cache": None},
+)

@@ -1,4 +1,4 @@
-"""The cost of one train step of every method, relative to FixMatch's.
+"""Times one train step of every method, relative to FixMatch's.
 
 All methods are compiled first and then run in turns.
 """
@@ -10,10 +10,7 @@ import jax
 import numpy as np
 
 from rsmatch_jax import terminal
-from rsmatch_jax.bench.harness import request, results, timing, workload
-from rsmatch_jax.bench.harness.results import Limit, interval, number
-from rsmatch_jax.engine import config_file
-from rsmatch_jax.errors import RequestError
+from rsmatch_jax.bench.harness import frame, timing, workload
 
 REFERENCE = "fixmatch"
 _RSMATCH = {
@@ -33,20 +30,11 @@ ROWS = {
     "rsmatch individual_models=False": {
         **_RSMATCH,
         "method.rsmatch.individual_models": False,
-        "method.rsmatch.detector_learning_rate": None,  # no optimiser of its own
+        "method.rsmatch.detector_learning_rate": None,  # the classifier's optimiser
         "method.rsmatch.detector_weight_decay": None,
     },
 }
-LIMITS = {
-    "C4": Limit("RSMatch / FixMatch time", 1.25, 1.10),
-    "C6": Limit("share of state leaves aliased", 1.0, 1.0, at_least=True),
-    "C7": Limit("RSMatch / FixMatch GFLOP", 1.10, 1.063),
-    "C7_fixmatch": Limit("GFLOP of a FixMatch step of 64 + 448", 1150, 1136),
-    "step_flexmatch": Limit("FlexMatch / FixMatch time", 1.25),
-    "step_freematch": Limit("FreeMatch / FixMatch time", 1.25),
-    "step_simmatch": Limit("SimMatch / FixMatch time", 1.35),
-}
-# Limits were set for these; at other sizes a ratio says something else.
+# Limits were set at these sizes; at other sizes ratios differ.
 NETWORKS = {
     "model.classifier": "wrn_28_2",
     "model.detector": "wrn_10_1",
@@ -58,161 +46,132 @@ TIMED_AT = {
     "gpu": {**NETWORKS, "train.batch_size": 64, "model.dtype": "bfloat16"},
 }
 COUNTED_AT = {"train.batch_size": 64, "model.dtype": "float32"}  # and NETWORKS
+_COUNTED = {"at": {"cpu": NETWORKS}, "any_device": True}
+LIMITS = {
+    "C4": frame.Limit(
+        "RSMatch / FixMatch time",
+        1.25,
+        1.10,
+        row="rsmatch",
+        at={"cpu": TIMED_AT["cpu"]},
+    ),
+    "C6": frame.Limit(
+        "share of state leaves aliased",
+        1.0,
+        1.0,
+        at_least=True,
+        at={"cpu": {}},
+        any_device=True,
+    ),
+    "C7_fixmatch": frame.Limit(
+        "GFLOP of a FixMatch step of 64 + 448", 1150, 1136, **_COUNTED
+    ),
+    "C7": frame.Limit("RSMatch / FixMatch GFLOP", 1.10, 1.063, **_COUNTED),
+    **{
+        f"step_{name.lower()}": frame.Limit(
+            f"{name} / FixMatch time", must, row=name.lower(), at=TIMED_AT
+        )
+        for name, must in (("FlexMatch", 1.25), ("FreeMatch", 1.25), ("SimMatch", 1.35))
+    },
+}
 
 LEAST_SECONDS = {"cpu": 0.0, "gpu": 0.2}  # of one method's turn in a round
 ROUNDS = (5, 25)  # at least, at most
 TARGET_SECONDS = 120.0  # for all rounds, within these bounds
 
 
-def main(argv: list[str]):
-    """Measures, shows two tables, and writes --out=FILE.json."""
-    asked = request.parse(argv)
-    own = {key for values in ROWS.values() for key in values} & set(
-        config_file.override_keys(argv)
-    )
-    if own:
-        raise RequestError(
-            f"--config.{min(own)}: the rows of this bench set it; leave it out"
-        )
-    content = measure(asked, ROWS)
-    results.show([_shown(row) for row in content["rows"]])
-    results.deliver(asked, content, LIMITS)
-
-
 def measure(
-    asked: request.Request, rows: Mapping[str, Mapping[str, Any]], rounds: int = 0
-) -> dict[str, Any]:
-    """The bench's JSON for `rows`, {label: config values}, which hold REFERENCE.
+    request: frame.Request,
+    rows: Mapping[str, Mapping[str, Any]] | None = None,
+    rounds: int = 0,
+) -> frame.Measured:
+    """Times the steps of `rows`, {label: config values}, which include REFERENCE.
 
-    rounds: 0 for as many as fit into TARGET_SECONDS, within ROUNDS.
+    rows: None = ROWS. rounds: 0 = as many as fit into TARGET_SECONDS, within ROUNDS.
     """
+    rows = ROWS if rows is None else rows
     experiments = {
-        label: workload.build(asked.config, values, asked.device)
+        label: workload.build(request.config, values, request.device)
         for label, values in rows.items()
     }
-    c, device = asked.config, asked.device
     terminal.say(
-        f"{c.train.batch_size} labelled + "
-        f"{c.train.batch_size * c.train.unlabeled_ratio} unlabelled images a step, "
-        f"{c.model.classifier}, {c.model.dtype}, on one of "
-        f"{jax.local_device_count()} visible {device.device_kind} device(s)"
+        f"{workload.describe(experiments[REFERENCE])}, one of "
+        f"{jax.local_device_count()} visible device(s)"
     )
-    programs, costs, steps, turn = {}, {}, {}, 0.0
+    programs, steps, turn = {}, {}, 0.0
     for label, exp in experiments.items():
-        programs[label] = workload.Program(exp)
-        costs[label] = programs[label].cost()
-        least = LEAST_SECONDS["cpu" if device.platform == "cpu" else "gpu"]
-        steps[label], seconds = timing.warm_up(programs[label].run, least)
+        programs[label] = workload.step_program(exp)
+        run = programs[label].run
+        steps[label], seconds = timing.warm_up(run, LEAST_SECONDS[request.kind])
         turn += steps[label] * seconds
-        compiled = costs[label]["compile_seconds"]
+        compiled = programs[label].compile_seconds
         terminal.say(f"  {label}: compiled in {compiled:.1f} s")
     rounds = rounds or int(np.clip(TARGET_SECONDS / turn, *ROUNDS))
     terminal.say(f"{rounds} rounds, about {rounds * turn:.0f} s")
-    seconds = timing.interleave(
-        {label: program.run for label, program in programs.items()}, steps, rounds
-    )
-    table = [
-        {
-            "row": label,
-            "config": dict(rows[label]),
-            "images_per_step": programs[label].images,
-            **timed_columns(seconds, label, programs[label].images),
-            "steps": steps[label] * rounds,
-            **costs[label],
-        }
-        for label in rows
-    ]
-    found = figures(table, c, asked.preset, device.platform, counted(asked, rows))
-    return results.document(asked, "step", found, table)
+    runs = {label: program.run for label, program in programs.items()}
+    seconds = timing.interleave(runs, steps, rounds)
+    table = []
+    for label, exp in experiments.items():
+        d = exp.dims
+        images = d.batch_size + 2 * d.unlabeled_batch * exp.method.uses_unlabeled
+        row = {"row": label, "config": dict(rows[label]), "images_per_step": images}
+        row |= timing.timed(seconds, label, REFERENCE, images)
+        speed = seconds[REFERENCE] / seconds[label]
+        row |= timing.columns("speed_ratio", speed)
+        row |= {"steps": steps[label] * rounds, **programs[label].cost()}
+        table.append(row)
+    return table, figures(table, counted(request, rows))
 
 
 def counted(
-    asked: request.Request, rows: Mapping[str, Mapping[str, Any]]
+    request: frame.Request, rows: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, float]:
-    """{label: GFLOP} of FixMatch and RSMatch at the paper's batch, which nothing runs
-    here; empty for other networks than the limits are for."""
-    if asked.preset != "cpu" or not workload.holds(asked.config, NETWORKS):
+    """{label: GFLOP} of FixMatch and RSMatch at the paper's batch, without running it.
+
+    Empty for networks that the limits were not set for.
+    """
+    if request.preset != "cpu" or not request.holds(NETWORKS):
         return {}
-    found = {
+    counts = {
         label: workload.gflop(
-            workload.build(asked.config, {**rows[label], **COUNTED_AT}, asked.device)
+            workload.build(
+                request.config, {**rows[label], **COUNTED_AT}, request.device
+            )
         )
         for label in (REFERENCE, "rsmatch")
         if label in rows
     }
-    return {label: count for label, count in found.items() if count is not None}
+    return {label: count for label, count in counts.items() if count is not None}
 
 
-def timed_columns(
-    seconds: Mapping[str, np.ndarray], label: str, images: int
-) -> dict[str, Any]:
-    """A row's columns from seconds a step, {label: float [rounds]}: medians over
-    rounds with quartiles [low, high]; ratios are taken within a round."""
-    columns = results.timed(seconds, label, REFERENCE)
-    _, speed = timing.ratios(seconds, REFERENCE)[label]
-    rate = 1e3 / columns["ms"]
-    return {
-        **columns,
-        "speed_ratio": speed.median,
-        "speed_ratio_quartiles": [speed.low, speed.high],
-        "steps_per_second": rate,
-        "images_per_second": images * rate,
-    }
+def figures(table: list[frame.Row], gflop: Mapping[str, float]) -> frame.Values:
+    """{figure ID: value} of the rows and of the GFLOP that `counted` returns."""
+    aliased = sum(row["aliased_leaves"] for row in table)
+    values = {"C6": aliased / sum(row["state_leaves"] for row in table)}
+    if REFERENCE in gflop:
+        values["C7_fixmatch"] = gflop[REFERENCE]
+    if "rsmatch" in gflop:
+        values["C7"] = gflop["rsmatch"] / gflop[REFERENCE]
+    return values
 
 
-def figures(
-    table: list[dict[str, Any]],
-    config: Any,
-    preset: str,
-    platform: str,
-    gflop: Mapping[str, float],
-) -> dict[str, dict[str, Any]]:
-    """{ID: figure} of what was measured: timed ones on the preset's kind of device and
-    at its sizes alone, aliasing at any size. gflop: of `counted`."""
-    rows, found = {row["row"]: row for row in table}, {}
-
-    def add(name: str, label: str, column: str):
-        if label in rows:
-            low_high = rows[label].get(f"{column}_quartiles")
-            value = rows[label][column]
-            quartiles = low_high and timing.Spread(value, *low_high)
-            found[name] = LIMITS[name].figure(value, quartiles)
-
-    on_cpu = platform == "cpu"
-    timed = on_cpu == (preset == "cpu") and workload.holds(config, TIMED_AT[preset])
-    if preset == "cpu":
-        if timed:
-            add("C4", "rsmatch", "ratio")
-        aliased = sum(row["aliased_leaves"] for row in table)
-        share = aliased / sum(row["state_leaves"] for row in table)
-        found["C6"] = LIMITS["C6"].figure(share)
-        if REFERENCE in gflop:
-            found["C7_fixmatch"] = LIMITS["C7_fixmatch"].figure(gflop[REFERENCE])
-        if "rsmatch" in gflop:
-            share = gflop["rsmatch"] / gflop[REFERENCE]
-            found["C7"] = LIMITS["C7"].figure(share)
-    if timed:
-        for label in ("flexmatch", "freematch", "simmatch"):
-            add(f"step_{label}", label, "ratio")
-    return found
-
-
-def _shown(row: Mapping[str, Any]) -> dict[str, str]:
-    def scaled(key, unit):
-        return None if row[key] is None else row[key] / unit
-
-    return {
-        "method": row["row"],
-        "ms/step": number(row["ms"], 1),
-        "quartiles": interval(row["ms_quartiles"], 1),
-        "/ FixMatch": number(row["ratio"]),
-        "its quartiles": interval(row["ratio_quartiles"]),
-        "steps/s": number(row["steps_per_second"]),
-        "images/s": number(row["images_per_second"], 0),
-        "GFLOP": number(row["gflop"]),
-        "GB": number(scaled("bytes_accessed", 1e9)),
-        "temp MiB": number(scaled("temp_bytes", 2**20), 0),
-        "compile s": number(row["compile_seconds"], 1),
-        "aliased": f"{row['aliased_leaves']}/{row['state_leaves']}",
-        "collectives": str(row["collectives"]),
-    }
+TABLE = {
+    "method": "row",
+    "ms/step": frame.Column("ms", 1),
+    "/ FixMatch": frame.Column("ratio"),
+    "steps/s": frame.Column("steps_per_second"),
+    "images/s": frame.Column("images_per_second", 0),
+    "GFLOP": frame.Column("gflop"),
+    "GB": frame.Column("bytes_accessed", unit=1e9),
+    "temp MiB": frame.Column("temp_bytes", 0, 2**20),
+    "compile s": frame.Column("compile_seconds", 1),
+    "aliased": frame.aliased,
+    "collectives": frame.Column("collectives", 0),
+}
+BENCH = frame.Bench(
+    "step",
+    measure,
+    TABLE,
+    LIMITS,
+    fixed={key for values in ROWS.values() for key in values},
+)

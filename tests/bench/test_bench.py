@@ -5,58 +5,45 @@ import json
 import jax
 import numpy as np
 import pytest
-from support import fresh_process
+from support import benches, fresh_process
 
 from rsmatch_jax.bench import __main__ as bench
 from rsmatch_jax.bench import step
-from rsmatch_jax.bench.harness import hlo, request, results, timing, workload
+from rsmatch_jax.bench.harness import frame, hlo, timing, workload
 
-SMALL = [
-    "--preset=cpu",
-    "--config.model.classifier=wrn_10_1",
-    "--config.train.batch_size=2",
-    "--config.train.unlabeled_ratio=1",
-]
+SMALL = benches.small()
 FEW = ("fixmatch", "supervised", "rsmatch")
-PAPER = {"value": 1.2, "unit": "x", "must": 1.25, "goal": 1.1, "holds": True}
 
 
 @pytest.fixture(scope="module")
 def content():
-    """A real measurement, small, in a process with four devices."""
-    asked = request.parse(["bench", *SMALL])
-    return step.measure(asked, {k: step.ROWS[k] for k in FEW}, rounds=2)
-
-
-def timed(**columns):
-    """A row as the bench makes it, for the tests of figures."""
-    same = {"aliased_leaves": 10, "state_leaves": 10, "gflop": 100.0}
-    return {**same, **columns}
+    """A small real measurement in a process with four devices."""
+    request, rows = step.BENCH.parse(SMALL), {k: step.ROWS[k] for k in FEW}
+    return step.BENCH.content(request, rows=rows, rounds=2)
 
 
 def config(*flags):
-    return request.parse(["bench", *flags]).config
+    return step.BENCH.parse(flags).config
 
 
 def test_medians_and_ratios_of_known_times():
-    """Ratios are taken round by round: the second round is ten times slower for all."""
+    """Ratios are taken per round: the second round is ten times slower for all."""
     seconds = {
         "fixmatch": np.array([0.1, 1.0, 0.1, 0.1]),
         "rsmatch": np.array([0.12, 1.3, 0.11, 0.14]),
     }
-    got = step.timed_columns(seconds, "rsmatch", images=60)
+    columns = timing.timed(seconds, "rsmatch", "fixmatch", images=60)
     per_round = np.sort([1.2, 1.3, 1.1, 1.4])
     # Linear quantiles of four values lie at ranks 0.75, 1.5 and 2.25.
     quartiles = [1.1 + 0.75 * 0.1, 1.25, 1.3 + 0.25 * 0.1]
     np.testing.assert_allclose(np.quantile(per_round, (0.25, 0.5, 0.75)), quartiles)
-    assert got["ratio"] == pytest.approx(quartiles[1])
-    assert got["ratio_quartiles"] == pytest.approx([quartiles[0], quartiles[2]])
-    assert got["ms"] == pytest.approx(1e3 * (0.12 + 0.14) / 2)
-    assert got["ms_quartiles"] == pytest.approx([117.5, 430.0])
-    assert got["steps_per_second"] == pytest.approx(1 / 0.13)
-    assert got["images_per_second"] == pytest.approx(60 / 0.13)
-    assert got["speed_ratio"] == pytest.approx((1 / 1.2 + 1 / 1.3) / 2)
-    assert step.timed_columns(seconds, "fixmatch", 60)["ratio"] == 1
+    assert columns["ratio"] == pytest.approx(quartiles[1])
+    assert columns["ratio_quartiles"] == pytest.approx([quartiles[0], quartiles[2]])
+    assert columns["ms"] == pytest.approx(1e3 * (0.12 + 0.14) / 2)
+    assert columns["ms_quartiles"] == pytest.approx([117.5, 430.0])
+    assert columns["steps_per_second"] == pytest.approx(1 / 0.13)
+    assert columns["images_per_second"] == pytest.approx(60 / 0.13)
+    assert timing.timed(seconds, "fixmatch", "fixmatch")["ratio"] == 1
 
 
 class FakeClock:
@@ -79,8 +66,8 @@ class FakeClock:
 def test_rounds_give_every_program_a_turn():
     clock = FakeClock()
     runs = {"a": clock.program("a", 2.0), "b": clock.program("b", 0.5)}
-    got = timing.interleave(runs, {"a": 1, "b": 3}, rounds=8, clock=clock)
-    assert {name: s.tolist() for name, s in got.items()} == {
+    result = timing.interleave(runs, {"a": 1, "b": 3}, rounds=8, clock=clock)
+    assert {name: s.tolist() for name, s in result.items()} == {
         "a": [2.0] * 8,
         "b": [0.5] * 8,
     }
@@ -95,32 +82,23 @@ def test_rounds_give_every_program_a_turn():
 )
 def test_warm_up_finds_steps_that_take_long_enough(per_step, least, steps, warm):
     clock = FakeClock()
-    got = timing.warm_up(clock.program("a", per_step), least, clock)
-    assert got == (steps, per_step)
+    result = timing.warm_up(clock.program("a", per_step), least, clock)
+    assert result == (steps, per_step)
     assert [n for _, n in clock.log] == warm
 
 
 def test_what_is_measured(content):
-    assert set(content) >= {
-        "device",
-        "versions",
-        "preset",
-        "precision",
-        "figures",
-        "rows",
-    }
+    rows = benches.rows_of(content)
     assert content["device"]["visible"] == 4 and content["device"]["used"] == 1
     assert content["versions"]["jax"] == jax.__version__
     assert (content["preset"], content["precision"]) == ("cpu", "float32")
-    rows = {row["row"]: row for row in content["rows"]}
     assert tuple(rows) == FEW
     # Rows of views: B (1 + 2 mu), and the labelled ones alone.
     assert [rows[name]["images_per_step"] for name in FEW] == [6, 2, 6]
     for row in rows.values():
         assert row["steps"] == 2 and row["ms"] > 0 and row["compile_seconds"] > 0
         assert row["gflop"] > 0 and row["bytes_accessed"] > 0 and row["temp_bytes"] > 0
-        low, high = row["ms_quartiles"]
-        assert low <= row["ms"] <= high
+    assert rows["fixmatch"]["speed_ratio"] == 1 and rows["rsmatch"]["speed_ratio"] > 0
     assert rows["supervised"]["gflop"] < rows["fixmatch"]["gflop"]
     # By hand: a convolution is 2 * multiplications, forward and twice backward; stem
     # without gradient for its input, 3x3 convolutions of three blocks at 32, 16, 8 px.
@@ -140,17 +118,16 @@ def test_all_state_leaves_are_aliased(content):
 
 
 def test_operations_of_the_papers_step():
-    """Within the limits C7, which are far from the counts of other networks."""
-    asked = request.parse(["bench", "--preset=cpu"])
-    gflop = step.counted(asked, step.ROWS)
+    """The counts lie within the limits C7; those of other networks do not."""
+    request = step.BENCH.parse(["--preset=cpu"])
+    gflop = step.counted(request, step.ROWS)
     assert 1000 < gflop["fixmatch"] <= step.LIMITS["C7_fixmatch"].must
     assert 1.05 < gflop["rsmatch"] / gflop["fixmatch"] <= step.LIMITS["C7"].must
-    other = request.parse(["bench", *SMALL])
-    assert step.counted(other, step.ROWS) == {}
+    assert step.counted(step.BENCH.parse(SMALL), step.ROWS) == {}
 
 
 def test_nothing_is_counted_without_the_cpu(monkeypatch):
-    """As where JAX_PLATFORMS names a GPU alone; backends do not count ahead."""
+    """As if JAX_PLATFORMS named a GPU alone: GPUs do not count before compiling."""
     exp = workload.build(config(*SMALL), {}, jax.local_devices()[0])
 
     def only(backend=None):
@@ -167,7 +144,7 @@ def test_messages_between_devices_are_counted():
   %c = f32[2]{0} all-gather-done(%b)
   %all-reduce.3 = f32[2] add(%c, %c), metadata={op_name="all-reduce(x)"}
 """
-    assert hlo.collectives(text) == 2
+    assert hlo.Module.parse(text).collectives() == 2
 
 
 def test_aliases_are_counted_in_the_header():
@@ -175,32 +152,33 @@ def test_aliases_are_counted_in_the_header():
         "HloModule f, input_output_alias={ {0}: (0, {}, may-alias), {1}: (2, {}, "
         "must-alias) }, entry_computation_layout={...}\n may-alias"
     )
-    assert hlo.aliased_leaves(header) == 2
-    assert hlo.aliased_leaves("HloModule f, entry_computation_layout={}") == 0
+    assert hlo.Module.parse(header).aliased_leaves() == 2
+    other = "HloModule f, entry_computation_layout={}"
+    assert hlo.Module.parse(other).aliased_leaves() == 0
 
 
 def test_figures_that_were_not_measured_are_absent(content):
-    """Small networks and two images a step: only aliasing does not depend on them."""
+    """At small sizes only the figure of aliasing applies."""
     assert set(content["figures"]) == {"C6"}
-    assert set(content["figures"]["C6"]) == {*PAPER, "spread"}
+    assert set(content["figures"]["C6"]) == benches.FIGURE
 
 
-def test_figures_of_given_rows():
-    columns = {
-        "ratio_quartiles": [1.0, 2.0],
-        "speed_ratio_quartiles": [0.5, 1.0],
-        "ms_quartiles": [5.0, 8.0],
-    }
+def test_figures_of_made_up_rows():
     table = [
-        timed(row="fixmatch", ratio=1.0, steps_per_second=150.0, **columns),
-        timed(row="rsmatch", ratio=1.2, speed_ratio=0.8, **columns),
-        timed(row="simmatch", ratio=1.4, **columns),
+        {"row": name, "aliased_leaves": 10, "state_leaves": 10, "ratio": ratio}
+        for name, ratio in (("fixmatch", 1.0), ("rsmatch", 1.2), ("simmatch", 1.4))
     ]
-    cpu, gpu = config("--preset=cpu"), config("--preset=gpu")
+    for row in table:
+        row["ratio_quartiles"] = [1.0, 2.0]
+    cpu, gpu = step.BENCH.parse(["--preset=cpu"]), step.BENCH.parse(["--preset=gpu"])
 
-    found = step.figures(table, cpu, "cpu", "cpu", {})
-    assert set(found) == {"C4", "C6", "step_simmatch"}
-    assert found["C4"] == {
+    def figures(request, gflop=(), platform=None):
+        values = step.figures(table, dict(gflop))
+        return benches.figures(step.BENCH, request, table, values, platform)
+
+    shown = figures(cpu)
+    assert set(shown) == {"C4", "C6", "step_simmatch"}
+    assert shown["C4"] == {
         "value": 1.2,
         "unit": "RSMatch / FixMatch time",
         "must": 1.25,
@@ -208,20 +186,20 @@ def test_figures_of_given_rows():
         "holds": True,
         "spread": [1.0, 2.0],
     }
-    assert not found["step_simmatch"]["holds"]
-    assert set(step.figures(table, cpu, "cpu", "gpu", {})) == {"C6"}
+    assert not shown["step_simmatch"]["holds"]
+    assert set(figures(cpu, platform="gpu")) == {"C6"}
 
-    found = step.figures(table, cpu, "cpu", "gpu", {"fixmatch": 100, "rsmatch": 112})
-    assert set(found) == {"C6", "C7", "C7_fixmatch"}
-    assert found["C7"]["value"] == pytest.approx(1.12) and not found["C7"]["holds"]
-    assert found["C7_fixmatch"]["holds"]
-
-    assert step.figures(table, gpu, "gpu", "cpu", {}) == {}
-    assert set(step.figures(table, gpu, "gpu", "gpu", {})) == {"step_simmatch"}
+    counts = {"fixmatch": 100, "rsmatch": 112}
+    shown = figures(cpu, counts, "gpu")
+    assert set(shown) == {"C6", "C7", "C7_fixmatch"}
+    assert shown["C7"]["value"] == pytest.approx(1.12) and not shown["C7"]["holds"]
+    assert shown["C7_fixmatch"]["holds"]
+    assert figures(gpu, platform="cpu") == {}
+    assert set(figures(gpu)) == {"step_simmatch"}
 
     table[1]["aliased_leaves"] = 7
-    found = step.figures(table, cpu, "cpu", "cpu", {})
-    assert found["C6"]["value"] == pytest.approx(27 / 30) and not found["C6"]["holds"]
+    c6 = figures(cpu)["C6"]
+    assert c6["value"] == pytest.approx(27 / 30) and not c6["holds"]
 
 
 def test_the_preset_gives_way_to_the_user():
@@ -238,14 +216,14 @@ def test_the_preset_gives_way_to_the_user():
 
 
 def test_the_command_from_another_folder(tmp_path, monkeypatch, capsys):
-    """The default config is found, both tables are shown, the file says the same; a
-    figure that misses its limit is no failure."""
+    """Finds the default config, prints tables and writes the file; a figure that misses
+    its limit is no failure."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(step, "ROWS", {k: step.ROWS[k] for k in FEW[:2]})
     monkeypatch.setattr(step, "ROUNDS", (2, 2))
-    limit = results.Limit("share of state leaves aliased", 2.0, at_least=True)
+    limit = frame.Limit("share of state leaves aliased", 2.0, at_least=True)
     monkeypatch.setitem(step.LIMITS, "C6", limit)
-    assert bench.main(["bench", "step", *SMALL, "--out=figures.json"]) == 0
+    assert bench.main(["step", *SMALL, "--out=figures.json"]) == 0
     text = capsys.readouterr().out
     written = json.loads((tmp_path / "figures.json").read_text())
     assert [row["row"] for row in written["rows"]] == ["fixmatch", "supervised"]
@@ -256,18 +234,14 @@ def test_the_command_from_another_folder(tmp_path, monkeypatch, capsys):
     assert not written["figures"]["C6"]["holds"]
 
 
+PEER = ("peer", "--preset=cpu")
 WRONG = [
-    ([], ["'' is no bench", "step"]),
     (["stpe"], ["'stpe' is no bench", "step"]),
-    (["step", "--preset=tpu"], ["preset", "tpu", "cpu|gpu"]),
-    (["step", "--out=nowhere/figures.json"], ["nowhere", "no folder"]),
     (["step", "--out=tests"], ["--out=tests", "no file name"]),
     (["step", "--out="], ["--out=", "no file name"]),
     (["step", "--out=/proc/figures.json"], ["/proc", "cannot be written"]),
-    (["step", "--config=configs/nope.py"], ["configs/nope.py", "no such file"]),
-    (["step", "--config.train.batch=2"], ["train.batch", "did you mean"]),
+    (["predict", "--out=nowhere/x.json"], ["nowhere", "no folder"]),
     (["step", "--config.train.batch_size=x"], ["train.batch_size", "x"]),
-    (["step", "--config.train.batch_size=0"], ["train.batch_size=0", "1 or more"]),
     (["step", "--config.method.name=rsmatch"], ["method.name", "leave it out"]),
     (["step", "--config.data.labels_per_class=5001"], ["5001", "5000"]),
     (
@@ -275,15 +249,30 @@ WRONG = [
         ["queue_length=1", "batch_size=64"],
     ),
     (["step", "more"], ["'more'"]),
+    # What the step in PyTorch does not have.
+    ([*PEER, "--config.method.name=rsmatch"], ["method.name", "leave it out"]),
+    ([*PEER, "--config.model.wrn_preact=tf"], ["wrn_preact=tf", "usb"]),
+    ([*PEER, "--config.train.weak_forward=separate"], ["=separate", "cat"]),
+    ([*PEER, "--config.optim.ema_warmup"], ["ema_warmup=True", "False"]),
+    *(
+        ([name, "--preset=cpu", flag], words)
+        for name in ("augment", "input", "queue", "step")
+        for flag, words in (
+            ("--config.train.batch_size=0", ["train.batch_size=0", "1 or more"]),
+            ("--config.input.crop_pad=32", ["input.crop_pad=32", "at most 31"]),
+            ("--out=nowhere/figures.json", ["nowhere", "no folder"]),
+        )
+    ),
 ]
 
 
-@pytest.mark.parametrize(("argv", "words"), WRONG, ids=lambda x: " ".join(x)[:50])
+@pytest.mark.parametrize(("argv", "words"), WRONG, ids=lambda x: " ".join(x)[:60])
 def test_wrong_requests_end_before_anything_is_measured(
     argv, words, capsys, monkeypatch
 ):
     monkeypatch.setattr(workload, "Program", None)  # would raise TypeError
-    assert bench.main(["bench", *argv]) == 2
+    monkeypatch.setattr(timing, "in_turns", None)
+    assert bench.main(argv) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and "Traceback" not in error
     for word in words:
@@ -291,7 +280,7 @@ def test_wrong_requests_end_before_anything_is_measured(
 
 
 def test_help_names_the_benches(capsys):
-    assert bench.main(["bench", "--help"]) == 0
+    assert bench.main(["--help"]) == 0
     text = capsys.readouterr().out
     assert all(f"\n{name}: " in text for name in bench.BENCHES)
 
@@ -311,8 +300,9 @@ def test_every_row_builds_and_gets_the_same_images():
 
 
 def test_it_needs_jax_and_configs_only(tmp_path):
-    """In a process where TensorFlow, clu, orbax and more cannot be imported."""
+    """Runs without TensorFlow, clu, Orbax, Pillow and more, on one core."""
     program = f"""
+    import os
     import sys
 
     NAMES = ("tensorflow", "tensorflow_datasets", "clu", "orbax", "PIL", "matplotlib")
@@ -321,13 +311,27 @@ def test_it_needs_jax_and_configs_only(tmp_path):
     # compilation cache looks whether TensorFlow is there.
     sys.modules.update(dict.fromkeys(NAMES))
     sys.path[:0] = [".", "tests"]
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {{max(os.sched_getaffinity(0))}})
     import conftest
-    from rsmatch_jax.bench import __main__ as bench, step
+    from rsmatch_jax.bench import __main__ as bench, augment, step
+    from rsmatch_jax.bench.harness import timing
 
     step.ROWS = {{k: step.ROWS[k] for k in {FEW!r}}}
     step.ROUNDS = (2, 2)
-    out = "--out={tmp_path}/figures.json"
-    sys.exit(bench.main(["bench", "step", *{SMALL!r}, out]))
+    flags = [*{SMALL!r}, "--out={tmp_path}/step.json"]
+    assert bench.main(["step", *flags]) == 0
+    timing.warm_up = lambda run, least: (run(1), (1, 0.0))[1]
+    augment.measure.__defaults__ = (0.0, 1)
+    flags = [*{SMALL!r}, "--out={tmp_path}/augment.json"]
+    sys.exit(bench.main(["augment", *flags]))
     """
-    fresh_process.run(program)
-    assert len(json.loads((tmp_path / "figures.json").read_text())["rows"]) == len(FEW)
+    text = fresh_process.run(program)
+    assert len(json.loads((tmp_path / "step.json").read_text())["rows"]) == len(FEW)
+    assert "tf.data image by image: not measured" in text
+    assert "Pillow: not measured" in text
+    written = json.loads((tmp_path / "augment.json").read_text())
+    assert written["figures"] == {}
+    kinds = ("weak", "strong, n = 2", "strong, n = 3")
+    assert [row["row"] for row in written["rows"]] == [f"{k}: device" for k in kinds]
+    assert all(row["device_speed_ratio"] == 1 for row in written["rows"])

@@ -2,35 +2,29 @@
 
 import functools
 import json
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import benches
 
 from rsmatch_jax.bench import convolutions, flags, roofline
-from rsmatch_jax.bench.harness import request, results, workload
+from rsmatch_jax.bench.harness import command_line, frame, timing, workload
 from rsmatch_jax.errors import RequestError
 
-SMALL = (
-    "--preset=cpu",
-    "--config.model.classifier=wrn_10_1",
-    "--config.train.batch_size=2",
-    "--config.train.unlabeled_ratio=1",
-)
+SMALL = benches.small()
 RSMATCH = {"method.name": "rsmatch"}
 
 
-def asked(*extra):
-    return request.parse(["bench", *SMALL, *extra])
-
-
 def experiment(*extra):
-    return workload.build(asked(*extra).config, RSMATCH, jax.local_devices()[0])
+    config = roofline.BENCH.parse([*SMALL, *extra]).config
+    return workload.build(config, RSMATCH, jax.local_devices()[0])
 
 
 class FakeClock:
-    """Every look at it takes so many seconds."""
+    """Each call advances it by so many seconds."""
 
     def __init__(self, seconds):
         self.now, self.seconds = -seconds, seconds
@@ -45,11 +39,11 @@ class FakeClock:
 
 def wide_resnet(depth, widen, rows):
     """{(images, kernel, stride): times} of a WRN on 32 x 32, by its definition."""
-    found = {((rows, 32, 32, 3), (3, 3, 3, 16), 1): 1}
+    counts = {((rows, 32, 32, 3), (3, 3, 3, 16), 1): 1}
 
     def add(size, cin, cout, k, stride):
         key = ((rows, size, size, cin), (k, k, cin, cout), stride)
-        found[key] = found.get(key, 0) + 1
+        counts[key] = counts.get(key, 0) + 1
 
     size, cin = 32, 16
     for width, first_stride in ((16, 1), (32, 2), (64, 2)):
@@ -61,7 +55,7 @@ def wide_resnet(depth, widen, rows):
                 add(size, cin, cout, 1, stride)
             size, cin = size // stride, cout
             add(size, cin, cout, 3, 1)
-    return found
+    return counts
 
 
 @pytest.mark.parametrize("classifier", [(10, 1), (28, 2)])
@@ -69,21 +63,21 @@ def test_convolutions_are_those_of_the_networks(classifier):
     """2 labelled, 2 weak and 2 strong images; the detector sees 2 of the queue, too."""
     depth, widen = classifier
     exp = experiment(f"--config.model.classifier=wrn_{depth}_{widen}")
-    want = {"classifier": wide_resnet(depth, widen, 6)}
-    want["detector"] = wide_resnet(10, 1, 8)
+    expected = {"classifier": wide_resnet(depth, widen, 6)}
+    expected["detector"] = wide_resnet(10, 1, 8)
     convs = convolutions.of_step(exp)
-    for network, expected in want.items():
-        own = [c for c in convs if c.network == network]
-        got = {
-            (c.lhs, c.rhs, dict(c.options)["window_strides"][0]): c.count for c in own
+    for network, counts in expected.items():
+        of_network = [c for c in convs if c.network == network]
+        assert counts == {
+            (c.lhs, c.rhs, dict(c.options)["window_strides"][0]): c.count
+            for c in of_network
         }
-        assert got == expected
-        for c in own:
+        for c in of_network:
             rows, size, _, cin = c.lhs
             k, _, _, cout = c.rhs
             out = size // dict(c.options)["window_strides"][0]
             assert c.flops == 2 * k * k * cin * cout * out * out * rows
-    assert len(convs) == sum(map(len, want.values()))
+    assert len(convs) == sum(map(len, expected.values()))
     assert [c.flops for c in convs] == sorted((c.flops for c in convs), reverse=True)
 
 
@@ -100,7 +94,7 @@ def small_conv():
 
 
 def time_one(conv):
-    rates = {"matmul_flops_per_second": {"float32": 1e9, "bfloat16": 2e9}}
+    rates = {"float32": 1e9, "bfloat16": 2e9}
     rows = convolutions.measure([conv], rates, least_seconds=0.0, rounds=2)
     json.dumps(rows)
     return {row["dtype"]: row for row in rows}
@@ -129,7 +123,7 @@ def test_a_sound_convolution_is_timed_in_both_types():
     ],
 )
 def test_a_broken_convolution_is_a_row_with_the_reason(
-    monkeypatch, dtype, broken, words
+    monkeypatch, capsys, dtype, broken, words
 ):
     sound = convolutions.Conv.apply
 
@@ -147,11 +141,12 @@ def test_a_broken_convolution_is_a_row_with_the_reason(
         assert rows["float32"]["failed"] is None
     else:
         assert "float32 failed" in rows["bfloat16"]["failed"]
-    assert convolutions.shown(row)["failed"] == row["failed"]
+    frame.show(convolutions.TABLE, [row])
+    assert row["failed"] in capsys.readouterr().out
 
 
 def test_ceilings_of_made_up_rows():
-    """Caches count in no copy, and no dtype in another's products."""
+    """Small copies do not count, and each dtype has its best product."""
     rows = [
         {"row": "copy 1 MiB", "part": "copy", "large": False, "bytes_per_second": 9.0},
         {"row": "copy 2 MiB", "part": "copy", "large": True, "bytes_per_second": 4.0},
@@ -180,19 +175,20 @@ def test_the_machine_is_measured_until_time_is_up(monkeypatch, capsys):
     monkeypatch.setattr(roofline, "MULTIPLIED", {"cpu": (16, 32)})
     # The clock's second look allows one convolution, its third one no other.
     clock = FakeClock(0.6 * convolutions.SECONDS)
-    content = roofline.measure(asked(), least_seconds=0.0, rounds=2, clock=clock)
-    json.dumps(content)
+    request = roofline.BENCH.parse(SMALL)
+    content = roofline.BENCH.content(request, least_seconds=0.0, rounds=2, clock=clock)
+    benches.rows_of(content)
     parts = [row["part"] for row in content["rows"]]
     counts = {part: parts.count(part) for part in dict.fromkeys(parts)}
     assert counts == {"copy": 3, "matmul": 4, "launch": 2, "conv": 2}
-    assert "left out after 40 s: " in capsys.readouterr().out
+    assert "left out: " in capsys.readouterr().out
     assert [r["large"] for r in content["rows"][:3]] == [False, True, True]
     assert content["figures"] == {}
-    found = roofline.ceilings(content)
-    assert set(found["matmul_flops_per_second"]) == {"bfloat16", "float32"}
-    for row in content["rows"]:
-        shown = convolutions.shown if row["part"] == "conv" else roofline._shown
-        assert shown(row)["ms"] != "-"
+    ceilings = roofline.ceilings(content)
+    assert set(ceilings["matmul_flops_per_second"]) == {"bfloat16", "float32"}
+    roofline.BENCH.deliver(request, content)
+    text = capsys.readouterr().out
+    assert all(f"| {row['row']} " in text for row in content["rows"])
 
 
 # Compiler options.
@@ -200,7 +196,7 @@ def test_the_machine_is_measured_until_time_is_up(monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def options():
-    """Two that work, one that no jaxlib knows, one whose value is wrong."""
+    """Two options that work, an unknown one and one with a wrong value."""
     sets = {
         "unknown": {"xla_of_no_version": True},
         "fast math": {"xla_cpu_enable_fast_math": True},
@@ -208,13 +204,12 @@ def options():
         "late": {"xla_cpu_enable_fast_math": False},
     }
     # The clock's looks: at the begin, then before each option.
-    content = flags.measure(asked(), sets, 35.0, rounds=2, clock=FakeClock(10.0))
-    json.dumps(content)
-    return content
+    request = flags.BENCH.parse([*SMALL, "--seconds=35"])
+    return flags.BENCH.content(request, options=sets, rounds=2, clock=FakeClock(10.0))
 
 
 def test_options_that_fail_are_rows_with_the_reason(options, capsys):
-    rows = {row["row"]: row for row in options["rows"]}
+    rows = benches.rows_of(options)
     assert list(rows) == ["default", "unknown", "fast math", "wrong"], "35 s are over"
     assert "xla_of_no_version" in rows["unknown"]["failed"]
     assert "+CONVOLUTION" in rows["wrong"]["failed"]
@@ -225,31 +220,35 @@ def test_options_that_fail_are_rows_with_the_reason(options, capsys):
     assert 0 <= good["loss_difference"] < 1e-3 and good["compile_seconds"] > 0
     assert rows["default"]["ratio"] == 1 and rows["default"]["compile_seconds"] > 0
     assert all(r["compilation_cache"] for r in rows.values()), "tests have one"
-    assert [flags._shown(row)["failed"] for row in rows.values()][::2] == ["", ""]
+    flags.BENCH.table(options["rows"])
+    text = capsys.readouterr().out
+    assert "xla_of_no_version" in text and "None" not in text
     assert options["figures"] == {}
 
 
 def test_what_is_left_out_is_named(monkeypatch, capsys):
     monkeypatch.setattr(flags, "Program", functools.partial(FakeProgram, broken=""))
-    flags.measure(asked(), {"a": {}, "b": {"x": 1}}, 0.0)
-    assert "left out: a, b" in capsys.readouterr().out
+    request = flags.BENCH.parse([*SMALL, "--seconds=0"])
+    flags.measure(request, {"a": {}, "b": {"x": 1}})
+    assert "left out: a; b" in capsys.readouterr().out
 
 
 def test_nothing_more_is_timed_on_a_broken_device(monkeypatch, capsys):
     monkeypatch.setattr(flags, "Program", functools.partial(FakeProgram, broken="x"))
     monkeypatch.setattr(FakeProgram, "alive", True)
-    content = flags.measure(asked(), {"a": {"x": 1}, "b": {"y": 1}}, 9.0, rounds=1)
-    assert [row["row"] for row in content["rows"]] == ["default", "a"]
+    request = flags.BENCH.parse(SMALL)
+    rows, _ = flags.measure(request, {"a": {"x": 1}, "b": {"y": 1}}, rounds=1)
+    assert [row["row"] for row in rows] == ["default", "a"]
     out = capsys.readouterr().out
-    assert "the default fails by now" in out and "left out: b" in out
+    assert "the default fails now" in out and "left out: b" in out
 
 
 class FakeProgram:
-    """Compiling with the option `broken` ends all work."""
+    """After compiling with the option `broken` no step succeeds."""
 
     alive = True
     compile_seconds = 0.0
-    temp_bytes = None
+    compiled = types.SimpleNamespace(memory_analysis=lambda: None)
 
     def __init__(self, lowered, options, start, batch, broken):
         if broken in options:
@@ -273,7 +272,7 @@ def test_ratios_and_verdict_of_known_times():
         "slow": np.array([0.09, 1.2, 0.4]),
     }
     rows = [
-        {"row": name, **results.timed(seconds, name, flags.DEFAULT)} for name in seconds
+        {"row": name, **timing.timed(seconds, name, flags.DEFAULT)} for name in seconds
     ]
     assert rows[0]["ratio"] == 1 and rows[1]["ratio"] == pytest.approx(0.5)
     assert rows[1]["ratio_quartiles"] == pytest.approx([0.5, 0.7])
@@ -294,10 +293,10 @@ def test_ratios_and_verdict_of_known_times():
 
 
 def test_the_budget_is_a_flag():
-    rest = ["bench", "--preset=cpu", "--out", "figures.json"]
-    for words, seconds in (([], flags.SECONDS), (["--seconds=7"], 7.0)):
-        _, values = request.check([*rest, *words], flags._define)
+    extra, words = flags.BENCH.extra, ["--preset=cpu", "--out", "figures.json"]
+    for flag, seconds in (([], extra["seconds"]), (["--seconds=7"], 7.0)):
+        _, values = command_line.check([*words, *flag], extra)
         assert values.seconds == seconds
     for wrong in ("--seconds=soon", "--seconds=-1"):
         with pytest.raises(RequestError, match="seconds"):
-            request.check([*rest, wrong], flags._define)
+            command_line.check([*words, wrong], extra)

@@ -2,57 +2,39 @@
 
 import json
 import os
-import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import benches
 
 from rsmatch_jax.bench import __main__ as bench
 from rsmatch_jax.bench import invariants, loop, start
 from rsmatch_jax.bench import step as step_bench
-from rsmatch_jax.bench.harness import child, hlo, request, workload
+from rsmatch_jax.bench.harness import child, hlo, timing, workload
 from rsmatch_jax.engine import feed
 from rsmatch_jax.errors import RunFailed
 
-SMALL = [
-    "--preset=cpu",
-    "--config.model.classifier=wrn_10_1",
-    "--config.train.batch_size=4",
-    "--config.train.unlabeled_ratio=1",
-]
-
-
-def asked(*flags):
-    return request.parse(["bench", *SMALL, *flags])
-
-
-def on_a_gpu(*flags):
-    """A request as it would be on a GPU: figures ask for its platform alone."""
-    real = request.parse(["bench", "--preset=gpu", *flags])
-    gpu = types.SimpleNamespace(platform="gpu", device_kind="a GPU")
-    return types.SimpleNamespace(config=real.config, preset="gpu", device=gpu)
+SMALL = benches.small(batch=4)
 
 
 # Whole steps
 
 
 def test_loop_rows(capsys):
-    """Those for which time is left to compile them."""
-    now = iter([0.0, 1.0, 1.0, 20.0, 30.0])
-    content = loop.measure(
-        asked(),
+    """Programs are compiled until time is up."""
+    now = iter([0.0, 1.0, 1.0, 20.0])
+    content = loop.BENCH.content(
+        loop.BENCH.parse([*SMALL, "--seconds=10"]),
         least_seconds=0.0,
         rounds=1,
-        seconds_to_compile=10.0,
         clock=lambda: next(now),
     )
-    rows = {row["row"]: row for row in content["rows"]}
+    rows = benches.rows_of(content)
     assert list(rows) == ["fixmatch", "fixmatch, one batch", "rsmatch"]
-    said = capsys.readouterr().out
-    assert "fixmatch, bfloat16: left out" in said
-    assert "rsmatch, one batch: left out" in said
+    text = capsys.readouterr().out
+    assert "left out: fixmatch, bfloat16; rsmatch, one batch" in text
     for row in rows.values():
         assert row["steps_per_dispatch"] == 1 and row["images_per_step"] == 12
         assert row["aliased_leaves"] == row["state_leaves"]
@@ -62,15 +44,16 @@ def test_loop_rows(capsys):
 
 
 @pytest.mark.parametrize("with_input", [True, False])
-def test_turns_do_the_steps_they_are_asked_for(with_input):
-    """Whatever the size of a dispatch; in a loop, as on a GPU."""
+def test_a_turn_does_its_number_of_steps(with_input):
+    """With any size of dispatch, in a loop, as on a GPU."""
     values = {"model.classifier": "wrn_10_1", "method.name": "fixmatch"}
-    exp = workload.build(asked().config, values, jax.local_devices()[0], size=8)
+    config = loop.BENCH.parse(SMALL).config
+    exp = workload.build(config, values, jax.local_devices()[0], size=8)
     if with_input:
         source = feed.ResidentFeed(exp, workload.random_task(exp), 4)
     else:
         source = loop.OneBatch(exp, 4)
-    program, counts, run = loop.Program(exp, source), [], source.run
+    program, counts, run = workload.FeedProgram(exp, source), [], source.run
 
     def counted(state, done, room):
         state, made = run(state, done, room)
@@ -79,18 +62,18 @@ def test_turns_do_the_steps_they_are_asked_for(with_input):
 
     source.run = counted
     for steps, most, total in ((8, 4, 8), (3, 1, 11), (5, 3, 16)):
-        program.turns(most)(steps)
-        assert int(program._state.step) == total == program._done
+        program.run(steps, most)
+        assert int(program.state.step) == total == program.done
     assert counts == [4, 4, 1, 1, 1, 3, 2]
 
 
 def test_turns_are_whole_dispatches():
-    """At least four of those of several steps, however fast a step is."""
-    asked_for = {"one": [], "sixteen": []}
-    runs = {name: log.append for name, log in asked_for.items()}
-    workload.in_turns(runs, 0.0, 2, {"one": 1, "sixteen": 64})
-    assert asked_for["one"][-2:] == [1, 1]
-    assert asked_for["sixteen"][-2:] == [64, 64]
+    """A turn has at least four dispatches of several steps."""
+    steps = {"one": [], "sixteen": []}
+    runs = {name: log.append for name, log in steps.items()}
+    timing.in_turns(runs, 0.0, 2, {"one": 1, "sixteen": 64})
+    assert steps["one"][-2:] == [1, 1]
+    assert steps["sixteen"][-2:] == [64, 64]
 
 
 def test_figures_of_whole_steps():
@@ -101,8 +84,14 @@ def test_figures_of_whole_steps():
         "rsmatch": np.array([10e-3, 9e-3, 11e-3]),
     }
     table = [{"row": "fixmatch", "gflop": 1136.0}]
-    found = loop.figures(seconds, table, on_a_gpu())
-    values = {name: figure["value"] for name, figure in found.items()}
+
+    def figures(*flags, platform="gpu"):
+        request = loop.BENCH.parse([f"--preset={platform}", *flags])
+        values = loop.figures(seconds, table)
+        return benches.figures(loop.BENCH, request, [], values)
+
+    results = figures()
+    values = {name: figure["value"] for name, figure in results.items()}
     assert values == pytest.approx(
         {
             "G1": 125,
@@ -113,29 +102,31 @@ def test_figures_of_whole_steps():
             "G9_rsmatch": 2**20 * 10e-3 / 3600,
         }
     )
-    assert all(figure["holds"] for figure in found.values())
-    assert found["G4"]["spread"] == pytest.approx(
+    assert all(figure["holds"] for figure in results.values())
+    assert results["G4"]["spread"] == pytest.approx(
         [(8 / 11 + 0.8) / 2, (0.8 + 8 / 9) / 2]
     )
-    flags = ("train.batch_size=32", "input.randaugment_ops=0", "input.cutout=False")
-    for other in (asked(), *(on_a_gpu(f"--config.{flag}") for flag in flags)):
-        assert loop.figures(seconds, table, other) == {}
+    assert figures(platform="cpu") == {}
+    for flag in (
+        "train.batch_size=32",
+        "input.randaugment_ops=0",
+        "input.cutout=False",
+    ):
+        assert figures(f"--config.{flag}") == {}
     del seconds["rsmatch"], seconds["fixmatch, one batch"]
     table[0]["gflop"] = None
-    assert set(loop.figures(seconds, table, on_a_gpu())) == {"G1", "G9_fixmatch"}
+    assert set(figures()) == {"G1", "G9_fixmatch"}
 
 
 def test_operations_do_not_depend_on_how_they_are_run():
-    """Counted before a backend: loops, devices and dtypes change nothing."""
+    """Operations are counted before a backend rewrites the program."""
     values = {"model.classifier": "wrn_10_1", "method.name": "fixmatch"}
     device = jax.local_devices()[0]
-    one = workload.gflop(workload.build(asked().config, values, device))
-    assert one == pytest.approx(
-        step_bench.measure(
-            asked(), {"fixmatch": step_bench.ROWS["fixmatch"]}, rounds=1
-        )["rows"][0]["gflop"],
-        rel=0.03,
-    )
+    request = step_bench.BENCH.parse(SMALL)
+    one = workload.gflop(workload.build(request.config, values, device))
+    rows = {"fixmatch": step_bench.ROWS["fixmatch"]}
+    (row,), _ = step_bench.measure(request, rows, rounds=1)
+    assert one == pytest.approx(row["gflop"], rel=0.03)
 
 
 # Invariants
@@ -163,7 +154,7 @@ def test_convolutions_in_loops_are_found():
 
     for program, count in ((looped, 2), (below, 1), (beside, 0)):
         text = jax.jit(program).lower(x, 5).compile().as_text()
-        assert hlo.convolutions_in_loops(text) == count, program
+        assert hlo.Module.parse(text).convolutions_in_loops() == count, program
 
 
 def test_compilations_are_counted():
@@ -180,13 +171,13 @@ def test_compilations_are_counted():
 
 
 def test_invariants_of_the_real_step(monkeypatch):
-    """All limits hold over a few steps, an end of an epoch among them."""
+    """All limits hold over a few steps around the end of an epoch."""
     sizes = {**invariants.SIZES, "train.batch_size": 4, "train.unlabeled_ratio": 1}
     monkeypatch.setattr(invariants, "SIZES", sizes)
     monkeypatch.setattr(invariants, "STEPS", 2)
     monkeypatch.setattr(invariants, "FIRST", 1021)
     monkeypatch.setattr(invariants, "COUNTED", 5)
-    content = invariants.measure(asked())
+    content = invariants.BENCH.content(loop.BENCH.parse(SMALL))
     figures = content["figures"]
     assert set(figures) == set(invariants.LIMITS)
     assert all(figure["holds"] for figure in figures.values()), figures
@@ -196,10 +187,10 @@ def test_invariants_of_the_real_step(monkeypatch):
 def test_invariants_need_devices_and_their_own_sizes(monkeypatch, capsys):
     monkeypatch.setattr(invariants.jax, "local_devices", lambda: jax.devices()[:1])
     with pytest.raises(RunFailed, match="1 cpu device"):
-        invariants.measure(asked())
-    monkeypatch.setenv(invariants._CHILD, "1")
+        invariants.measure(loop.BENCH.parse(SMALL))
+    monkeypatch.setenv(child.MARKER, "invariants")
     flags = ["--preset=cpu", "--config.train.batch_size=8"]
-    assert bench.main(["bench", "invariants", *flags]) == 2
+    assert bench.main(["invariants", *flags]) == 2
     assert "train.batch_size: this bench sets it" in capsys.readouterr().err
 
 
@@ -207,7 +198,7 @@ def test_invariants_need_devices_and_their_own_sizes(monkeypatch, capsys):
 
 
 def test_starts_of_known_times(monkeypatch, capsys, tmp_path):
-    """Each pair has a cache of its own, the second start finds the first one's."""
+    """Each pair of starts has a new cache."""
     seen, times = [], iter([10.0, 1.0, 20.0, 3.0, 8.0, 0.8])
 
     def run(name, flags, *, environment):
@@ -222,7 +213,7 @@ def test_starts_of_known_times(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(start.child, "run", run)
     monkeypatch.setattr(start, "PAIRS", {"cpu": 3})
     out = tmp_path / "out.json"
-    assert bench.main(["bench", "start", *SMALL, f"--out={out}"]) == 0
+    assert bench.main(["start", *SMALL, f"--out={out}"]) == 0
     assert seen == [("start", str(i), "cpu") for i in (0, 0, 1, 1, 2, 2)]
     content = json.loads(out.read_text())
     cold, warm = content["rows"]
@@ -232,7 +223,7 @@ def test_starts_of_known_times(monkeypatch, capsys, tmp_path):
 
     for code, words in ((1, "a start ended with 1"), (2, "a start refuses")):
         monkeypatch.setattr(start.child, "run", lambda *a, code=code, **k: code)
-        assert bench.main(["bench", "start", *SMALL]) == code
+        assert bench.main(["start", *SMALL]) == code
         assert words in capsys.readouterr().err
 
 

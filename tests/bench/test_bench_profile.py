@@ -1,6 +1,5 @@
 """Profile and memory of a step: what is read from a trace, counted and compared."""
 
-import dataclasses
 import json
 import tempfile
 
@@ -8,24 +7,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import benches
 
 from rsmatch_jax.bench import kernel_times, memory
-from rsmatch_jax.bench.harness import kernel_trace, request, workload
-from rsmatch_jax.bench.harness.kernel_trace import Instruction, Kernel
+from rsmatch_jax.bench.harness import child, hlo, kernel_trace, workload
+from rsmatch_jax.bench.harness.kernel_trace import Kernel, Source
 from rsmatch_jax.data import sampler
 from rsmatch_jax.errors import RunFailed
 
-SMALL = (
-    "--preset=cpu",
-    "--config.model.classifier=wrn_10_1",
-    "--config.train.batch_size=2",
-    "--config.train.unlabeled_ratio=1",
-)
+SMALL = benches.small()
 UNLABELLED = 64
 
 
-def asked(*flags):
-    return request.parse(["bench", *flags])
+def experiment(method):
+    request = kernel_times.BENCH.parse(SMALL)
+    return workload.build(request.config, {"method.name": method}, request.device)
 
 
 def kernel(name="k", start=0.0, end=1.0, line="a", op=""):
@@ -72,8 +68,8 @@ def test_a_loop_has_only_the_time_that_what_it_repeats_leaves():
         kernel("after", 100, 110),
         kernel("elsewhere", 0, 100, "b"),
     ]
-    own = {k.name: nanoseconds for k, nanoseconds in kernel_trace.own_times(kernels)}
-    assert own == {
+    times = kernel_trace.self_times(kernels)
+    assert {k.name: nanoseconds for k, nanoseconds in times} == {
         "while": 50,
         "a": 20,
         "b": 20,
@@ -115,7 +111,7 @@ metadata={op_name="jit(s)/while/body/views/select_n"}
 
 
 @pytest.mark.parametrize(
-    ("name", "op", "want"),
+    ("name", "op", "expected"),
     [
         ("sm90_xmma_fprop_nhwc_tilesize", "cudnn-conv.1", kernel_trace.FORWARD),
         ("sm90_xmma_dgrad_nhwc", "cudnn-conv-bw-input.2", kernel_trace.INPUT_GRADIENT),
@@ -138,22 +134,20 @@ metadata={op_name="jit(s)/while/body/views/select_n"}
         ),
         ("sm80_dgrad_nhwc", "call.10", kernel_trace.INPUT_GRADIENT),
         ("implicit_convolve_sgemm", "", kernel_trace.SOME_CONVOLUTION),
-        ("loop_convert_fusion_99", "", kernel_trace.REST),
+        ("loop_convert_fusion_99", "", kernel_trace.OTHER),
         ("MemcpyD2H", "", kernel_trace.COPIES),
-        ("something", "", kernel_trace.REST),
+        ("something", "", kernel_trace.OTHER),
     ],
 )
-def test_classes_of_a_gpus_kernels(name, op, want):
-    program = kernel_trace.instructions(GPU_PROGRAM)
-    assert kernel_trace.classify(kernel(name, op=op), program) == want
+def test_classes_of_a_gpus_kernels(name, op, expected):
+    program = kernel_trace.sources(hlo.Module.parse(GPU_PROGRAM))
+    assert kernel_trace.classify(kernel(name, op=op), program) == expected
 
 
 def test_instructions_of_a_text():
-    program = kernel_trace.instructions(GPU_PROGRAM)
+    program = kernel_trace.sources(hlo.Module.parse(GPU_PROGRAM))
     assert len(program) == 14
-    assert program["loop_add_fusion.4"] == Instruction(
-        "fusion", "jit(s)/update/add", ""
-    )
+    assert program["loop_add_fusion.4"] == Source("fusion", "jit(s)/update/add", "")
     assert program["tuple.11"].opcode == "tuple"
     assert program["cudnn-conv.1"].convolution == kernel_trace.FORWARD
 
@@ -163,26 +157,23 @@ def test_instructions_of_a_text():
 
 @pytest.fixture(scope="module")
 def fixmatch():
-    exp = workload.build(
-        asked(*SMALL).config, {"method.name": "fixmatch"}, jax.local_devices()[0]
-    )
-    return kernel_times.Profile(exp, UNLABELLED)
+    return kernel_times.Profile(experiment("fixmatch"), UNLABELLED)
 
 
 def test_convolutions_of_a_real_step(fixmatch):
-    """A WRN-10-1 has a stem, three blocks of two, and shortcuts in the last two: nine.
-    The stem's input, which nobody trains, needs no gradient."""
+    """A WRN-10-1 has nine: a stem, three blocks of two, and shortcuts in the last two.
+    The stem's input needs no gradient."""
     fixmatch.run(1)
     kernels = fixmatch.traced(1)
-    found = {name: set() for name in kernel_trace.CLASSES}
+    ops = {name: set() for name in kernel_trace.CLASSES}
     for k in kernels:
-        found[kernel_trace.classify(k, fixmatch.program)].add(k.op)
-    assert len(found[kernel_trace.FORWARD]) == 9
-    assert len(found[kernel_trace.INPUT_GRADIENT]) == 8
-    assert len(found[kernel_trace.WEIGHT_GRADIENT]) == 9
-    assert not found[kernel_trace.SOME_CONVOLUTION] and not found[kernel_trace.QUEUE]
+        ops[kernel_trace.classify(k, fixmatch.program)].add(k.op)
+    assert len(ops[kernel_trace.FORWARD]) == 9
+    assert len(ops[kernel_trace.INPUT_GRADIENT]) == 8
+    assert len(ops[kernel_trace.WEIGHT_GRADIENT]) == 9
+    assert not ops[kernel_trace.SOME_CONVOLUTION] and not ops[kernel_trace.QUEUE]
     for name in (kernel_trace.NETWORK, kernel_trace.VIEWS, kernel_trace.UPDATE):
-        assert found[name], name
+        assert ops[name], name
 
     row = kernel_times.columns([kernels], fixmatch.program, steps=1)
     json.dumps(row)
@@ -213,9 +204,8 @@ def test_a_trace_of_a_tiny_program():
         assert kernel_trace.read(folder, "gpu") == []
     assert all(k.op and k.end > k.start for k in kernels)
     assert kernels == sorted(kernels, key=lambda k: k.start)
-    classes = {
-        kernel_trace.classify(k, kernel_trace.instructions(text)) for k in kernels
-    }
+    program = kernel_trace.sources(hlo.Module.parse(text))
+    classes = {kernel_trace.classify(k, program) for k in kernels}
     assert {kernel_trace.VIEWS, kernel_trace.UPDATE} <= classes
 
 
@@ -223,7 +213,7 @@ def test_a_trace_of_a_tiny_program():
 
 
 def test_columns_and_figure_of_known_kernels():
-    program = kernel_trace.instructions(GPU_PROGRAM)
+    program = kernel_trace.sources(hlo.Module.parse(GPU_PROGRAM))
     first = [
         kernel("fprop", 0, 2e6, op="cudnn-conv.1"),
         kernel("loop_select_fusion", 4e6, 6e6, op="loop_select_fusion"),
@@ -245,41 +235,34 @@ def test_columns_and_figure_of_known_kernels():
     assert views["launches_per_step"] == pytest.approx(4 / 6)
     assert conv["launches_per_step"] == pytest.approx(0.5)
 
-    class Device:
-        platform = "gpu"
+    row |= {"ms": 5.0, "ms_quartiles": [4.0, 6.0]}  # 3 of them busy
+    row |= {"row": "rsmatch", **kernel_times.idle_share(row)}
 
-    def figures(preset="gpu", device=Device, **values):
-        flags = [f"--config.{key}={value}" for key, value in values.items()]
-        ask = asked(f"--preset={preset}", *flags)
-        ask = dataclasses.replace(ask, preset=preset, device=device)
-        return kernel_times.figures(
-            [{"row": "fixmatch"}, {"row": "rsmatch", **row}], ask
+    def figures(*flags, preset="gpu", platform="gpu"):
+        request = kernel_times.BENCH.parse([f"--preset={preset}", *flags])
+        return benches.figures(
+            kernel_times.BENCH, request, [{"row": "fixmatch"}, row], platform=platform
         )
 
-    row |= {"ms": 5.0, "ms_quartiles": [4.0, 6.0]}  # 3 of them busy
     figure = figures()["G10"]
     assert figure["value"] == pytest.approx(0.4) and not figure["holds"]
     assert (figure["must"], figure["goal"]) == (0.10, 0.03)
     assert figure["spread"] == pytest.approx([0.25, 0.5])
-    assert figures(preset="cpu") == {}
-    assert figures(device=jax.local_devices()[0]) == {}
-    assert figures(**{"model.dtype": "float32"}) == {}
+    assert figures(preset="cpu") == figures(platform="cpu") == {}
+    assert figures("--config.model.dtype=float32") == {}
 
 
 # Memory.
 
 
 def test_resident_arrays_take_what_their_shapes_say():
-    exp = workload.build(
-        asked(*SMALL).config, {"method.name": "rsmatch"}, jax.local_devices()[0]
-    )
+    exp = experiment("rsmatch")
     row = memory.resident_columns(exp, UNLABELLED)
     arrays, d = row["arrays"], exp.dims
     image = 32 * 32 * 3
     tables = {k: n for k, n in arrays.items() if k.startswith("data.tables.")}
     assert tables and all(n > 0 for n in tables.values())
-    rest = {k: n for k, n in arrays.items() if k not in tables}
-    assert rest == {
+    assert {k: n for k, n in arrays.items() if k not in tables} == {
         "data.lab_images": d.num_labeled * image,
         "data.lab_labels": 4 * d.num_labeled,
         "data.unl_images": UNLABELLED * image,
@@ -288,16 +271,16 @@ def test_resident_arrays_take_what_their_shapes_say():
     }
     assert row["resident_bytes"] == sum(arrays.values())
     # Larger by as much as the images that CIFAR-10 has more, it stays below the limit.
-    whole = row["resident_bytes"] + (d.num_unlabeled - UNLABELLED) * image
-    whole += 4 * sampler.STEPS_PER_EPOCH * (512 - d.batch_size - d.unlabeled_batch)
-    assert whole / memory.MB <= memory.LIMITS["memory_resident_mb"].must
+    total = row["resident_bytes"] + (d.num_unlabeled - UNLABELLED) * image
+    total += 4 * sampler.STEPS_PER_EPOCH * (512 - d.batch_size - d.unlabeled_batch)
+    assert total / memory.MB <= memory.LIMITS["memory_resident_mb"].must
 
 
 def test_the_hosts_peak_grows_with_what_is_held():
     before = memory.stage("before")
-    held = np.ones(256 * 2**20, np.uint8)
+    array = np.ones(256 * 2**20, np.uint8)
     during = memory.stage("during")
-    del held
+    del array
     after = memory.stage("after")
     assert during["bytes"] - before["bytes"] > 200 * 2**20
     assert during["peak_bytes"] >= during["bytes"]
@@ -311,35 +294,41 @@ def test_memory_figures_of_known_numbers():
     row = {"resident_bytes": 181e6, "stages": stages}
 
     def figures(*flags):
-        return memory.figures(
-            row, request.parse(["bench", "--preset=cpu", *flags], memory.PRESETS)
-        )
+        request = memory.BENCH.parse(["--preset=cpu", *flags])
+        return benches.figures(memory.BENCH, request, [], memory.figures(row))
 
-    found = figures()
-    assert set(found) == {"memory_resident_mb", "memory_host_mb"}
-    assert found["memory_resident_mb"]["value"] == pytest.approx(181)
-    assert found["memory_resident_mb"]["holds"]
-    assert found["memory_host_mb"]["value"] == pytest.approx(2500)
-    assert not found["memory_host_mb"]["holds"]
+    results = figures()
+    assert set(results) == {"memory_resident_mb", "memory_host_mb"}
+    assert results["memory_resident_mb"]["value"] == pytest.approx(181)
+    assert results["memory_resident_mb"]["holds"]
+    assert results["memory_host_mb"]["value"] == pytest.approx(2500)
+    assert not results["memory_host_mb"]["holds"]
     other = figures("--config.model.classifier=wrn_28_2")
     assert set(other) == {"memory_resident_mb"}
     assert figures("--config.train.batch_size=4") == {}
 
 
-def test_the_process_that_measures(monkeypatch):
-    """It is another one, and what it says arrives; a failing one is said to fail."""
-    said = {"resident_bytes": 1, "stages": [{"peak_bytes": 2}]}
-    code = (
-        "import sys, os; assert sys.argv[1] == '--preset=cpu'\n"
-        "assert os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'] == 'false'\n"
-        "import rsmatch_jax; assert 'tensorflow' not in sys.modules\n"
-        f"print('noise'); print({json.dumps(json.dumps(said))})"
-    )
-    monkeypatch.setattr(memory, "CHILD", code)
-    argv = ["bench", "--preset=cpu", "--config.train.batch_size=4"]
-    content = memory.measure(argv)
-    assert content["rows"] == [{"row": "rsmatch", **said}]
+def test_memory_is_measured_in_a_fresh_process(monkeypatch):
+    """This process passes the flags on and learns how the child ended."""
+    seen = []
 
-    monkeypatch.setattr(memory, "CHILD", "raise SystemExit(7)")
+    def run(name, flags, *, environment, core):
+        seen.append((name, flags, environment, core))
+        return 7 if len(seen) == 2 else 0
+
+    monkeypatch.setattr(child, "run", run)
+    flags = ["--preset=cpu", "--config.train.batch_size=4"]
+    memory.main(flags)
+    variables = {child.MARKER: "memory", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    assert seen == [("memory", flags, variables, None)]
     with pytest.raises(RunFailed, match="7"):
-        memory.measure(argv)
+        memory.main(flags)
+
+
+def test_memory_of_a_small_run(monkeypatch, capsys):
+    monkeypatch.setenv(child.MARKER, "memory")
+    monkeypatch.setattr(memory.workload, "NUM_UNLABELED", UNLABELLED)
+    memory.main([*SMALL, "--config.data.labels_per_class=1"])
+    text = capsys.readouterr().out
+    assert "| data.unl_images " in text and "| dispatch 2 done " in text
+    assert "start, packages imported" in text

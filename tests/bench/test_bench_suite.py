@@ -16,7 +16,7 @@ import pytest
 from rsmatch_jax import files
 from rsmatch_jax.bench import __main__ as bench
 from rsmatch_jax.bench import readme_tables, suite
-from rsmatch_jax.bench.harness import child, request
+from rsmatch_jax.bench.harness import child, command_line
 from rsmatch_jax.runtime import child as processes
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -39,7 +39,7 @@ def document(**figures):
 
 
 def test_a_child_is_killed_with_all_it_has_started(monkeypatch):
-    """After its time; the process it had started holds the pipe's other end."""
+    """When its time is up; its own child holds the other end of the pipe."""
     read, write = os.pipe()
     program = "import subprocess as s, sys; s.run([sys.executable, '-c', 'input()'])"
     popen = subprocess.Popen
@@ -66,33 +66,33 @@ def test_a_child_is_killed_with_all_it_has_started(monkeypatch):
 
 @pytest.fixture
 def parts(monkeypatch):
-    """Parts that write what they are told: {name: exit code or document}."""
-    told, seen = {}, []
+    """Parts that do what a test wants: {name: exit code or document}."""
+    outcomes, seen = {}, []
 
     def run(name, flags, *, environment, seconds):
         seen.append((name, list(flags), dict(environment), seconds))
-        what = told.get(name, document())
-        if isinstance(what, int):
-            return what
+        outcome = outcomes.get(name, document())
+        if isinstance(outcome, int):
+            return outcome
         out = next(f for f in flags if f.startswith("--out=")).removeprefix("--out=")
-        files.write_json(out, what)
+        files.write_json(out, outcome)
         return 0
 
     monkeypatch.setattr(suite.child, "run", run)
-    return told, seen
+    return outcomes, seen
 
 
 def test_all_parts_are_run_and_merged(parts, tmp_path, capsys):
-    told, seen = parts
-    told["queue"] = document(C5=3.0)
-    told["augment"] = document(C1=5.0, C2=1.1)
+    outcomes, seen = parts
+    outcomes["queue"] = document(C5=3.0)
+    outcomes["augment"] = document(C1=5.0, C2=1.1)
     out = tmp_path / "all.json"
     flags = ["--preset=cpu", "--config.seed=3", f"--out={out}"]
-    assert bench.main(["bench", "suite", *flags]) == 0
+    assert bench.main(["suite", *flags]) == 0
     assert [name for name, *_ in seen] == [part.name for part in suite.PARTS["cpu"]]
-    for _, given, environment, seconds in seen:
-        assert {"--preset=cpu", "--config.seed=3"} < set(given)
-        assert f"--out={out}" not in given and not environment and seconds == 1200
+    for _, words, environment, seconds in seen:
+        assert {"--preset=cpu", "--config.seed=3"} < set(words)
+        assert f"--out={out}" not in words and not environment and seconds == 1200
     written = json.loads(out.read_text())
     assert list(written["figures"]) == ["C1", "C2", "C5"]
     assert written["figures"]["C5"]["value"] == 3
@@ -103,8 +103,7 @@ def test_all_parts_are_run_and_merged(parts, tmp_path, capsys):
 
 
 def test_every_bench_is_a_part_and_its_limits_are_known():
-    """But the suite itself, what measures nothing, and predicting, which is no part of
-    training."""
+    """Except the suite, the README's tables, and predicting."""
     names = set(bench.BENCHES) - {"suite", "records", "predict"}
     assert {part.name for part in suite.PARTS["cpu"]} == names
     assert {part.name for part in suite.PARTS["gpu"]} <= names
@@ -113,31 +112,31 @@ def test_every_bench_is_a_part_and_its_limits_are_known():
 
 
 def test_a_part_that_fails_takes_nothing_with_it(parts, tmp_path, capsys):
-    told, _ = parts
-    told |= {"roofline": 1, "flags": -11, "queue": document(C5=3.0)}
+    outcomes, _ = parts
+    outcomes |= {"roofline": 1, "flags": -11, "queue": document(C5=3.0)}
     out = tmp_path / "all.json"
-    assert bench.main(["bench", "suite", "--preset=cpu", f"--out={out}"]) == 1
+    assert bench.main(["suite", "--preset=cpu", f"--out={out}"]) == 1
     written = json.loads(out.read_text())
     outcome = {row["row"]: row["outcome"] for row in written["rows"]}
     assert outcome["roofline"] == "failed" and "killed" in outcome["flags"]
     assert outcome["input"] == "measured" and list(written["figures"]) == ["C5"]
-    said = capsys.readouterr()
-    assert "roofline, flags failed" in said.err and "Traceback" not in said.err
+    error = capsys.readouterr().err
+    assert "roofline, flags failed" in error and "Traceback" not in error
 
 
 def test_a_request_that_parts_refuse(parts, capsys):
-    """All of them, or one that is written for less than the others."""
-    told, _ = parts
-    told["roofline"] = 2
-    assert bench.main(["bench", "suite", "--preset=cpu"]) == 2
+    """The first part ends the suite; a later one is left out."""
+    outcomes, _ = parts
+    outcomes["roofline"] = 2
+    assert bench.main(["suite", "--preset=cpu"]) == 2
     assert "bench roofline refuses the request" in capsys.readouterr().err
-    told |= {"roofline": document(), "peer": 2}
-    assert bench.main(["bench", "suite", "--preset=cpu"]) == 0
+    outcomes |= {"roofline": document(), "peer": 2}
+    assert bench.main(["suite", "--preset=cpu"]) == 0
     assert "peer: refused the request" in capsys.readouterr().out
 
 
 def test_a_suite_that_is_ended_ends_its_part(tmp_path):
-    """Also one that never looks up."""
+    """Also a part that ignores everything."""
     read, write = os.pipe()
     program = f"""
     import subprocess, sys
@@ -148,7 +147,7 @@ def test_a_suite_that_is_ended_ends_its_part(tmp_path):
     child.subprocess.Popen = lambda command, **kw: popen(
         [asleep[0], "-u", *asleep[1:]], pass_fds=[{write}], **kw
     )
-    bench.main(["bench", "suite", "--preset=cpu"])
+    bench.main(["suite", "--preset=cpu"])
     """
     suite_ = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(program)],
@@ -166,8 +165,8 @@ def test_a_suite_that_is_ended_ends_its_part(tmp_path):
 
 
 def test_time_is_shared_out_on_a_gpu(parts, monkeypatch, tmp_path):
-    """Each part takes 60 of 530 seconds: the ninth has less, the rest are left out."""
-    told, seen = parts
+    """Each part takes 60 of 530 s: the ninth has less, later ones are left out."""
+    outcomes, seen = parts
     run, now = suite.child.run, [0.0]
 
     def slow(*args, **kw):
@@ -177,7 +176,7 @@ def test_time_is_shared_out_on_a_gpu(parts, monkeypatch, tmp_path):
     monkeypatch.setattr(suite.child, "run", slow)
     monkeypatch.setattr(suite.time, "monotonic", lambda: now[0])
     out = tmp_path / "all.json"
-    assert bench.main(["bench", "suite", "--preset=gpu", f"--out={out}"]) == 0
+    assert bench.main(["suite", "--preset=gpu", f"--out={out}"]) == 0
     names = [part.name for part in suite.PARTS["gpu"]]
     assert [name for name, *_ in seen] == names[:9]
     assert seen[8][3] == 530 - 8 * 60
@@ -186,26 +185,25 @@ def test_time_is_shared_out_on_a_gpu(parts, monkeypatch, tmp_path):
     assert [r["row"] for r in rows if "left out" in r["outcome"]] == names[9:]
 
     # Killed when all time was up is no failure; killed for its own time is one.
-    now[0], told[names[8]] = 0.0, -signal.SIGKILL
-    assert bench.main(["bench", "suite", "--preset=gpu", f"--out={out}"]) == 0
+    now[0], outcomes[names[8]] = 0.0, -signal.SIGKILL
+    assert bench.main(["suite", "--preset=gpu", f"--out={out}"]) == 0
     rows = json.loads(out.read_text())["rows"]
     assert [r["row"] for r in rows if "left out" in r["outcome"]] == names[8:]
-    now[0], told[names[0]] = 0.0, -signal.SIGKILL
-    assert bench.main(["bench", "suite", "--preset=gpu", f"--out={out}"]) == 1
+    now[0], outcomes[names[0]] = 0.0, -signal.SIGKILL
+    assert bench.main(["suite", "--preset=gpu", f"--out={out}"]) == 1
 
 
 def test_the_preset_follows_the_device(parts):
-    """Which the suite itself does not touch."""
+    """The suite does not touch the device."""
     _, seen = parts
-    assert bench.main(["bench", "suite"]) == 0
+    assert bench.main(["suite"]) == 0
     assert seen and all("--preset=cpu" in flags for _, flags, *_ in seen)
 
 
 def test_figures_of_several_parts():
-    """By hand: 125 steps/s of 16.1 GB are 2.0 of 4.0 TB/s; 142 of 790 TFLOP/s; push
-    and sample of 0.06 ms in a step of 10 ms."""
-    whole = document(G1=125.0, G2=142.0, G4=0.8)
-    whole["rows"] = [{"row": "rsmatch", "ms": 10.0}]
+    """By hand: 125 steps/s of 16.1 GB are 2.0 of 4.0 TB/s."""
+    loop = document(G1=125.0, G2=142.0, G4=0.8)
+    loop["rows"] = [{"row": "rsmatch", "ms": 10.0}]
     queue = document()
     for k, ms in ((10, 0.02), (1000, 0.04)):
         queue["rows"] += [{"row": f"push K={k}", "ms": ms}]
@@ -214,11 +212,11 @@ def test_figures_of_several_parts():
         "copy_bytes_per_second": 4.025e12,
         "matmul_flops_per_second": {"bfloat16": 790e12},
     }
-    parts = {"loop": whole, "queue": queue, "roofline": document()}
+    parts = {"loop": loop, "queue": queue, "roofline": document()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(suite.roofline, "ceilings", lambda content: ceilings)
-        found = suite.combined(parts)
-    values = {name: figure["value"] for name, figure in found.items()}
+        figures = suite.combined(parts)
+    values = {name: figure["value"] for name, figure in figures.items()}
     assert values == pytest.approx(
         {"G2_share": 142 / 790, "G3": 0.5, "G6_K10": 0.004, "G6_K1000": 0.006}
     )
@@ -247,7 +245,7 @@ def folder(tmp_path):
 def test_the_readme_gets_its_tables(folder, capsys):
     readme = folder / "README.md"
     flags = [f"--folder={folder}/benchmarks", f"--readme={readme}"]
-    assert bench.main(["bench", "records", *flags]) == 0
+    assert bench.main(["records", *flags]) == 0
     text = readme.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n")
     assert "old" not in text
@@ -261,7 +259,7 @@ def test_the_readme_gets_its_tables(folder, capsys):
     assert cells["G1"][1:] == ["not yet measured", ">= 100", ">= 160"]
     assert set(cells) >= set(suite.limits())
     assert "2 cores of Abacus, jax 1.0" in text and "`python -m b`" in text
-    assert bench.main(["bench", "records", *flags]) == 0
+    assert bench.main(["records", *flags]) == 0
     assert readme.read_text() == text, "a second time changes something"
 
     # A GPU's file speaks in the GPU's table alone, also of what both have.
@@ -269,7 +267,7 @@ def test_the_readme_gets_its_tables(folder, capsys):
     gpu |= {"command": "python -m c", "device": {"platform": "gpu", "kind": "H"}}
     gpu["device"]["load"] = 1.0
     files.write_json(str(folder / "benchmarks" / "c.json"), gpu)
-    assert bench.main(["bench", "records", *flags]) == 0
+    assert bench.main(["records", *flags]) == 0
     on_cpu, on_gpu = readme.read_text().split("**On a GPU**")
     assert "1,500" in on_gpu and "1,500" not in on_cpu
     assert re.search(r"G1 .* 150 ", on_gpu) and "5.00 (1.00" in on_cpu
@@ -288,12 +286,12 @@ def test_the_readme_gets_its_tables(folder, capsys):
 def test_what_is_no_record_is_named(folder, damage, words, capsys):
     damage(folder)
     flags = [f"--folder={folder}/benchmarks", f"--readme={folder}/README.md"]
-    assert bench.main(["bench", "records", *flags]) == 2
+    assert bench.main(["records", *flags]) == 2
     assert words in capsys.readouterr().err
 
 
-def test_the_readme_says_what_the_files_say():
-    """Made anew by `python -m rsmatch_jax.bench records` whenever they change."""
+def test_the_readme_has_the_tables_of_the_files():
+    """If not, run `python -m rsmatch_jax.bench records`."""
     readme = ROOT / "README.md"
     assert (
         readme_tables.write(str(ROOT / "benchmarks"), str(readme)) == readme.read_text()
@@ -301,13 +299,7 @@ def test_the_readme_says_what_the_files_say():
 
 
 def test_flags_are_left_out_with_their_values():
-    words = [
-        "--out=a.json",
-        "-preset",
-        "cpu",
-        "--config.seed=1",
-        "--outer=2",
-        "-out",
-        "x",
-    ]
-    assert request.without(words, "out", "preset") == ["--config.seed=1", "--outer=2"]
+    words = ["--out=a.json", "-preset", "cpu", "--config.seed=1", "--outer=2"]
+    words += ["-out", "x"]
+    words = command_line.without(words, "out", "preset")
+    assert words == ["--config.seed=1", "--outer=2"]

@@ -1,5 +1,5 @@
-"""PyTorch's side of `bench peer` is FixMatch as this project has it: the network, the
-step, the loader's views. Skipped without PyTorch."""
+"""The PyTorch code of `bench peer` equals this project's FixMatch: network, step and
+views. Skipped without PyTorch."""
 
 import functools
 import itertools
@@ -9,28 +9,25 @@ import random
 import jax
 import numpy as np
 import pytest
+from support import benches
 
 from rsmatch_jax.augment import views
 from rsmatch_jax.bench import peer
-from rsmatch_jax.bench.harness import request, workload
+from rsmatch_jax.bench.harness import workload
 from rsmatch_jax.bench.rivals import pillow_views
 from rsmatch_jax.models import networks
 from rsmatch_jax.runtime import parallel
 
 NETWORK = "wrn_10_1"
-SMALL = (
-    "--preset=cpu",
-    "--config.train.batch_size=2",
-    "--config.train.unlabeled_ratio=2",
-    f"--config.model.classifier={NETWORK}",
-)
+SMALL = benches.small(ratio=2, classifier=NETWORK)
 MEAN, STD = np.array([0.5, 0.4, 0.3]), np.array([0.2, 0.3, 0.4])
 SPEC = views.ViewSpec(flip=True, crop_pad=2, randaugment_ops=3, cutout=True)
 
 
 def experiment(*flags):
-    a = request.parse(["bench", *SMALL, *flags], peer.PRESETS)
-    return workload.build(a.config, {"method.name": "fixmatch"}, a.device)
+    request = peer.BENCH.parse([*SMALL, *flags])
+    values = {"method.name": "fixmatch"}
+    return workload.build(request.config, values, request.device)
 
 
 @pytest.fixture
@@ -47,14 +44,14 @@ NAMES["var"] = "running_var"
 
 def in_torch(tree):
     """{name there: numpy array} of our parameters or running statistics."""
-    found = {}
+    result = {}
     for path, x in jax.tree_util.tree_leaves_with_path(tree):
         *modules, name = (key.key for key in path)
         x = np.asarray(x)
         if name == "kernel":
             x = x.transpose((3, 2, 0, 1) if x.ndim == 4 else (1, 0))
-        found[".".join([*modules, NAMES.get(name, name)])] = x
-    return found
+        result[".".join([*modules, NAMES.get(name, name)])] = x
+    return result
 
 
 def copy_into(torch, network, *trees):
@@ -69,7 +66,7 @@ def test_the_networks_have_the_same_parameters(torch, name, count):
     from rsmatch_jax.bench.rivals import torch_fixmatch
 
     exp = experiment(f"--config.model.classifier={name}")
-    there = torch_fixmatch.Settings.of(exp).network()
+    there = torch_fixmatch.network(exp)
     here = exp.nets["classifier"].init
     params, stats = jax.eval_shape(
         here, jax.random.key(0), np.zeros((1, 32, 32, 3), np.uint8)
@@ -84,8 +81,8 @@ def test_the_networks_have_the_same_parameters(torch, name, count):
     assert buffers == set(in_torch(zeros))
 
 
-def test_the_networks_say_the_same(torch):
-    """In training, and by their running statistics afterwards."""
+def test_the_networks_compute_the_same(torch):
+    """In training, and then with their running statistics."""
     from rsmatch_jax.bench.rivals import torch_fixmatch
 
     name = "wrn_16_2"  # has blocks of equal widths, too
@@ -102,7 +99,7 @@ def test_the_networks_say_the_same(torch):
 
     shapes = jax.eval_shape(net.init, jax.random.key(0), np.zeros((1, 16, 16, 3)))
     params, stats = values(shapes[0], -0.3, 0.3), values(shapes[1], 0.5, 1.5)
-    there = torch_fixmatch.Settings.of(exp).network()
+    there = torch_fixmatch.network(exp)
     copy_into(torch, there, params, stats)
     x = rng.normal(size=(3, 16, 16, 3)).astype(np.float32)
     y = torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
@@ -151,20 +148,18 @@ def two_steps():
 
 @pytest.mark.parametrize("kind", ["usb", "lean"])
 def test_the_steps_do_the_same(torch, two_steps, kind):
-    """Loss, parameters and averaged weights after each of two steps: the second has a
-    momentum to go on with and a lower learning rate."""
+    """Loss, parameters and averaged weights after two steps. The second has momentum
+    and a lower learning rate."""
     from rsmatch_jax.bench.rivals import torch_fixmatch, torch_programs
 
     exp, first, after = two_steps
-    settings, cpu = torch_fixmatch.Settings.of(exp), torch.device("cpu")
+    cpu = torch.device("cpu")
     batch = torch_programs.placed(exp, cpu)
     if kind == "usb":
-        program = torch_fixmatch.AsInUSB(settings, cpu)
+        program = torch_fixmatch.AsInUSB(exp, cpu)
         step = functools.partial(program.step, batch)
     else:
-        program = torch_fixmatch.Lean(
-            settings, cpu, batch, bfloat16=False, compiled=False
-        )
+        program = torch_fixmatch.Lean(exp, cpu, batch, bfloat16=False, compiled=False)
         step = program.step
     copy_into(
         torch, program.network, first.params["classifier"], first.stats["classifier"]
@@ -198,12 +193,12 @@ def test_usb_evaluates_with_the_networks_own_statistics(torch, two_steps):
     from rsmatch_jax.bench.rivals import torch_fixmatch, torch_programs
 
     exp, cpu = two_steps[0], torch.device("cpu")
-    program = torch_fixmatch.AsInUSB(torch_fixmatch.Settings.of(exp), cpu)
+    program = torch_fixmatch.AsInUSB(exp, cpu)
     program.step(torch_programs.placed(exp, cpu))
-    own = dict(program.network.named_buffers())
+    buffers = dict(program.network.named_buffers())
     for name, buffer in program.averaged.named_buffers():
-        assert torch.equal(buffer, own[name])
-    assert own["encoder.bn.num_batches_tracked"] == 1
+        assert torch.equal(buffer, buffers[name])
+    assert buffers["encoder.bn.num_batches_tracked"] == 1
 
 
 def test_lean_torch_goes_on_where_nothing_compiles(torch, two_steps, monkeypatch):
@@ -218,12 +213,8 @@ def test_lean_torch_goes_on_where_nothing_compiles(torch, two_steps, monkeypatch
 
     monkeypatch.setattr(torch, "compile", compile_)
     exp, cpu = two_steps[0], torch.device("cpu")
-    settings, batch = (
-        torch_fixmatch.Settings.of(exp),
-        torch_programs.placed(exp, cpu),
-    )
-    how = {"bfloat16": False, "compiled": True}
-    program = torch_fixmatch.Lean(settings, cpu, batch, **how)
+    batch = torch_programs.placed(exp, cpu)
+    program = torch_fixmatch.Lean(exp, cpu, batch, bfloat16=False, compiled=True)
     assert not program.compiled and program.why_not == "RuntimeError: no compiler"
     assert all(p.grad is None for p in program.network.parameters())
     program.step()
@@ -234,8 +225,7 @@ def test_lean_torch_in_bfloat16_has_float32_weights(torch, two_steps):
 
     exp, cpu = two_steps[0], torch.device("cpu")
     batch = torch_programs.placed(exp, cpu)
-    how = {"bfloat16": True, "compiled": False}
-    program = torch_fixmatch.Lean(torch_fixmatch.Settings.of(exp), cpu, batch, **how)
+    program = torch_fixmatch.Lean(exp, cpu, batch, bfloat16=True, compiled=False)
     seen = set()
     for module in program.network.modules():
         if isinstance(module, torch.nn.Conv2d):
@@ -250,7 +240,7 @@ def test_lean_torch_in_bfloat16_has_float32_weights(torch, two_steps):
 
 
 def test_the_loader_makes_pillows_views(torch):
-    """By one worker, whose numbers can be drawn again here."""
+    """With one worker, whose random numbers this test repeats."""
     from rsmatch_jax.bench.rivals import torch_loader
 
     size, labelled, unlabelled, seed = 8, 6, 20, 3

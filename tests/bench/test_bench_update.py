@@ -1,23 +1,18 @@
 """The bench of the update: every form is the same recursion, and what it counts."""
 
-import json
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from support import benches
 
 from rsmatch_jax.bench import update
-from rsmatch_jax.bench.harness import hlo, request, workload
+from rsmatch_jax.bench.harness import hlo, workload
 
-SMALL = (
-    "--preset=cpu",
-    "--config.model.classifier=wrn_10_1",
-    "--config.train.batch_size=2",
-    "--config.train.unlabeled_ratio=1",
-)
+SMALL = benches.small()
 RSMATCH = {"method.name": "rsmatch"}
-OWN = (
+DETECTOR = (
     "--config.method.rsmatch.detector_learning_rate=0.1",
     "--config.method.rsmatch.detector_weight_decay=0.01",
     "--config.optim.ema_warmup=True",
@@ -25,17 +20,13 @@ OWN = (
 )
 
 
-def asked(*extra):
-    return request.parse(["bench", *SMALL, *extra])
-
-
 def experiment(*extra):
-    return workload.build(asked(*extra).config, RSMATCH, jax.local_devices()[0])
+    config = update.BENCH.parse([*SMALL, *extra]).config
+    return workload.build(config, RSMATCH, jax.local_devices()[0])
 
 
 def by_numpy(exp, start, grads, steps):
-    """Nesterov momentum with coupled weight decay, and EMA with a warm-up, in float64
-    and tensor by tensor."""
+    """Nesterov momentum, coupled weight decay and EMA with a warm-up, in float64."""
     rates = {"classifier": (0.03, 5e-4), "detector": (0.1, 0.01)}
     params, ema = {}, {}
     for name, (rate, decay) in rates.items():
@@ -59,7 +50,7 @@ def by_numpy(exp, start, grads, steps):
 
 
 def test_all_forms_of_the_update_are_the_recursion():
-    exp = experiment(*OWN)
+    exp = experiment(*DETECTOR)
     start = exp.init_state()
     grads = jax.tree.map(lambda x: x[0], update._gradients(start.params))
     want = by_numpy(exp, start, grads, 3)
@@ -89,9 +80,9 @@ def test_the_layout_keeps_every_tensor():
     count = sum(math.prod(p.shape) for p in kernels)
     mask = layout.values(lambda name, decayed: float(decayed))
     np.testing.assert_array_equal(mask, np.arange(len(vector)) < count)
-    own = layout.values(lambda name, decayed: float(name == "detector"))
+    mask = layout.values(lambda name, decayed: float(name == "detector"))
     sizes = [p.size for p in jax.tree.leaves(params["detector"])]
-    assert float(jnp.sum(own)) == sum(sizes)
+    assert float(jnp.sum(mask)) == sum(sizes)
     assert layout.values(lambda name, decayed: 0.5) == 0.5
 
 
@@ -123,7 +114,7 @@ ENTRY %main (a: f32[2], b: f32[2]) -> (f32[2], f32[2]) {
 
 
 def test_kernels_are_counted_in_the_entry():
-    assert hlo.count_kernels(HLO) == {"fusions": 2, "kernels": 4}
+    assert hlo.Module.parse(HLO).kernels() == {"fusions": 2, "kernels": 4}
 
 
 def test_differences_are_relative_to_a_tensors_scale():
@@ -135,10 +126,10 @@ def test_differences_are_relative_to_a_tensors_scale():
 
 
 def test_update_rows():
-    rounds = {"update": 2, "step": 2}
-    content = update.measure(asked(), least_seconds=0.0, rounds=rounds)
-    json.dumps(content)
-    rows = {row["row"]: row for row in content["rows"]}
+    content = update.BENCH.content(
+        update.BENCH.parse(SMALL), least_seconds=0.0, rounds=2, step_rounds=2
+    )
+    rows = benches.rows_of(content)
     forms = (update.TREE, update.FLAT, update.JOINED)
     names = [
         f"{method}: {form}" for method in ("fixmatch", "rsmatch") for form in forms
@@ -148,7 +139,6 @@ def test_update_rows():
     for name, row in rows.items():
         assert row["aliased_leaves"] == row["state_leaves"]
         assert (row["ratio"] == 1) == name.endswith(update.TREE)
-        assert update._shown(row)["update"] == name
         # Whole steps may sum their gradients in another order.
         assert row["difference"] <= (1e-4 if name.startswith(update.STEP) else 1e-6)
     figure = content["figures"]["update_equal"]

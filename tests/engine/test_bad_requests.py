@@ -30,7 +30,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 DIGITS = f"--config={ROOT}/configs/digits.py"
 MAINS = {
     "train": train.main,
-    "bench": lambda argv: bench.main(["bench", *argv]),
+    "bench": bench.main,
     "data.import_images": import_images.main,
     "evaluate": evaluate.main,
     "report": report.main,

@@ -1,4 +1,4 @@
-"""Programs in another process, which cannot import what some hosts lack."""
+"""Runs programs in a fresh process, where imports can be blocked."""
 
 import os
 import pathlib
@@ -10,11 +10,11 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def run(program):
-    """What it printed; it must end well."""
+    """Returns what the program printed; it must exit with 0."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
         cwd=ROOT,
-        # conftest adds its flag again; twice the flag would be another cache key.
+        # conftest adds its flag; twice the flag would be another cache key.
         env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
         capture_output=True,
         text=True,

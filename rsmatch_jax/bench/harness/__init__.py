@@ -1,1 +1,1 @@
-"""What all benches share: requests, timing, results, compiled text."""
+"""What all benches share: flags, timing, figures, tables, programs, compiled text."""

@@ -1,10 +1,13 @@
-"""Benches in processes of their own: on one core, with other devices, started cold."""
+"""Runs benches in child processes: on one core, with other devices, started cold."""
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rsmatch_jax.errors import RequestError, RunFailed
 from rsmatch_jax.runtime import child
+
+MARKER = "RSMATCH_BENCH_CHILD"  # holds the bench's name in the process of `rerun`
 
 
 def run(name: str, flags: Sequence[str], **kwargs) -> int:
@@ -16,8 +19,29 @@ def run(name: str, flags: Sequence[str], **kwargs) -> int:
     return child.run(command, **kwargs)
 
 
+def is_rerun(name: str) -> bool:
+    """Whether `rerun` started this process for the bench."""
+    return os.environ.get(MARKER) == name
+
+
+def rerun(
+    name: str,
+    flags: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    core: int | None = None,
+):
+    """Runs the bench again in a child process, which measures and writes the results.
+
+    Raises:
+        RequestError, RunFailed: see `require_success`.
+    """
+    variables = {MARKER: name, **(environment or {})}
+    code = run(name, flags, environment=variables, core=core)
+    require_success(code, f"the child process of bench {name}")
+
+
 def require_success(code: int, what: str):
-    """Raises the error that a child's exit code stands for; the child has said why.
+    """Raises the error of a child's exit code; the child has printed the reason.
 
     Raises:
         RequestError: the code is 2.

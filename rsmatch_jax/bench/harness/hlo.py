@@ -1,76 +1,132 @@
-"""Counting in the text of compiled modules."""
+"""Reads the text of compiled modules (`jax.stages.Compiled.as_text()`)."""
 
+import dataclasses
 import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
+COLLECTIVES = {
+    "all-reduce",
+    "all-gather",
+    "all-to-all",
+    "collective-permute",
+    "reduce-scatter",
+}
 NO_WORK = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast"}
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
+_CALLS = re.compile(
+    r"(?:calls|to_apply|body|condition|branch_computations|true_computation|"
+    r"false_computation)=(\{[^}]*\}|%?[\w.\-]+)"
+)
 
 
-def collectives(hlo: str) -> int:
-    """Messages between devices, by a compiled module's text."""
-    names = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
-    return len(re.findall(rf" (?:{names})(?:-start)?\(", hlo))
+class Instruction(NamedTuple):
+    """name = shape opcode text; text holds operands and attributes."""
+
+    name: str
+    shape: str
+    opcode: str
+    text: str
+
+    def called(self) -> list[str]:
+        """Names of the computations that it calls."""
+        words = " ".join(_CALLS.findall(self.text))
+        return re.findall(r"[\w.\-]+", words)
+
+    @property
+    def is_convolution(self) -> bool:
+        """Whether it is a convolution or a library's call that computes one."""
+        library = self.opcode == "custom-call" and re.search(
+            r'target="[^"]*conv', self.text
+        )
+        return self.opcode == "convolution" or bool(library)
 
 
-def aliased_leaves(hlo: str) -> int:
-    """Outputs that take over an input's buffer, by the header of a compiled module."""
-    aliased = re.search(r"input_output_alias=\{(.*?)\}, entry", hlo.split("\n", 1)[0])
-    return aliased[1].count("-alias") if aliased else 0
+@dataclasses.dataclass(frozen=True)
+class Module:
+    """A compiled module: {computation: its instructions} and the entry's name."""
 
+    header: str
+    entry: str
+    computations: Mapping[str, Sequence[Instruction]]
 
-def convolutions_in_loops(hlo: str) -> int:
-    """Convolutions that a compiled module's text has in bodies of `while`, and in what
-    these call."""
-    bodies, convolutions, calls, name = set(), {}, {}, None
-    for line in hlo.splitlines():
-        begin = re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line)
-        if begin:
-            name = begin[1]
-            convolutions[name], calls[name] = 0, set()
-        elif name is not None:
-            if re.search(r" convolution\(|custom-call\(.*target=\"[^\"]*conv", line):
-                convolutions[name] += 1
-            for part in re.findall(
-                r"(?:calls|to_apply|body|condition|branch_computations|"
-                r"true_computation|false_computation)=(\{[^}]*\}|%?[\w.\-]+)",
-                line,
-            ):
-                calls[name] |= set(re.findall(r"[\w.\-]+", part))
-            bodies |= set(re.findall(r"body=%?([\w.\-]+)", line))
-    reached, open_ = set(), list(bodies)
-    while open_:
-        name = open_.pop()
-        if name not in reached:
-            reached.add(name)
-            open_ += calls.get(name, ())
-    return sum(convolutions.get(name, 0) for name in reached)
+    @classmethod
+    def parse(cls, text: str) -> "Module":
+        """Parses a module's text."""
+        computations: dict[str, list[Instruction]] = {"": []}
+        entry = name = ""
+        for line in text.splitlines():
+            if match := _INSTRUCTION.match(line):
+                shape, opcode, tail = _split(match[2])
+                instruction = Instruction(match[1], shape, opcode, tail)
+                computations[name].append(instruction)
+            elif match := _COMPUTATION.match(line):
+                name = match[1]
+                entry = name if line.startswith("ENTRY") else entry
+                computations[name] = []
+        return cls(text.partition("\n")[0], entry, computations)
 
+    def aliased_leaves(self) -> int:
+        """Number of outputs that reuse an input's buffer."""
+        aliases = re.search(r"input_output_alias=\{(.*?)\}, entry", self.header)
+        return aliases[1].count("-alias") if aliases else 0
 
-def count_kernels(hlo: str) -> dict[str, int]:
-    """Instructions of a compiled module's entry that do work, and fusions among them;
-    calls (as XLA's CPU backend wraps parallel fusions) count as what they call."""
-    bodies: dict[str, list[str]] = {}
-    entry = name = ""
-    for line in hlo.split("\n"):
-        head = re.match(r"(ENTRY )?%?([\w.-]+) .*\{$", line)
-        if head and " = " not in line.split("{")[0]:
-            name = head[2]
-            entry = name if head[1] else entry
-            bodies[name] = []
-        elif name and " = " in line:
-            bodies[name].append(line)
+    def collectives(self) -> int:
+        """Number of messages between devices."""
+        return sum(
+            i.opcode.removesuffix("-start") in COLLECTIVES
+            for body in self.computations.values()
+            for i in body
+        )
 
-    def count(body):
+    def convolutions_in_loops(self) -> int:
+        """Number of convolutions in bodies of `while` and in what these call."""
+        pending = [
+            body
+            for instructions in self.computations.values()
+            for i in instructions
+            for body in re.findall(r"body=%?([\w.\-]+)", i.text)
+        ]
+        reached = set()
+        while pending:
+            name = pending.pop()
+            if name in self.computations and name not in reached:
+                reached.add(name)
+                for i in self.computations[name]:
+                    pending += i.called()
+        return sum(i.is_convolution for n in reached for i in self.computations[n])
+
+    def kernels(self) -> dict[str, int]:
+        """Numbers of "kernels", the entry's instructions that do work, and of the
+        "fusions" among them.
+
+        A call counts as what it calls: XLA's CPU backend wraps parallel fusions so.
+        """
+        fusions, kernels = self._count(self.entry)
+        return {"fusions": fusions, "kernels": kernels}
+
+    def _count(self, name: str) -> tuple[int, int]:
         fusions = kernels = 0
-        for line in bodies[body]:
-            found = re.search(r" ([a-z][\w-]*)\(", line.split(" = ", 1)[1])
-            op = found[1] if found else ""
-            called = re.search(r"to_apply=%?([\w.-]+)", line)
-            if op == "call" and called:
-                inner = count(called[1])
-                fusions, kernels = fusions + inner[0], kernels + inner[1]
-            elif op not in NO_WORK and not op.endswith("-done"):
-                fusions, kernels = fusions + (op == "fusion"), kernels + 1
+        for i in self.computations[name]:
+            if i.opcode == "call":
+                for called in i.called():
+                    inner = self._count(called)
+                    fusions, kernels = fusions + inner[0], kernels + inner[1]
+            elif i.opcode not in NO_WORK and not i.opcode.endswith("-done"):
+                fusions, kernels = fusions + (i.opcode == "fusion"), kernels + 1
         return fusions, kernels
 
-    fusions, kernels = count(entry)
-    return {"fusions": fusions, "kernels": kernels}
+
+def _split(text: str) -> tuple[str, str, str]:
+    """("f32[2,3]{1,0}", "add", "%a, %b), ...") of what follows an instruction's "="."""
+    if not text.startswith("("):
+        shape, _, tail = text.partition(" ")
+    else:  # a tuple's shape holds blanks and brackets
+        depth = end = 1
+        while depth:
+            depth += {"(": 1, ")": -1}.get(text[end], 0)
+            end += 1
+        shape, tail = text[:end], text[end:].lstrip()
+    opcode, _, operands = tail.partition("(")
+    return shape, opcode, operands

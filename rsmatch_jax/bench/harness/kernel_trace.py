@@ -1,12 +1,12 @@
-"""From a profiler's trace and the compiled program to classes of kernels.
+"""Classifies the kernels of a profiler's trace with the compiled program's text.
 
-A trace tells when each kernel ran and which instruction of the program it belongs to;
-the program's text tells where in the source that instruction comes from. What runs
-inside a CUDA graph may lack the instruction: then the kernel's own name decides.
+A trace says when each kernel ran and which instruction it belongs to. The program's
+text says which source line that instruction comes from. Kernels inside a CUDA graph may
+lack the instruction; then the kernel's name decides.
 """
 
-import collections
 import glob
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,24 +14,18 @@ from typing import NamedTuple
 
 import jax
 
+from rsmatch_jax.bench.harness import hlo
+
 FORWARD = "convolution, forward"
 INPUT_GRADIENT = "convolution, input gradient"
 WEIGHT_GRADIENT = "convolution, weight gradient"
-SOME_CONVOLUTION = "convolution, which is not told"
+SOME_CONVOLUTION = "convolution, unknown pass"
 NETWORK = "network: BatchNorm, elementwise, losses"
 VIEWS, QUEUE, UPDATE = "views", "queue", "optimiser and EMA"
-COPIES, REST = "copies and transposes", "the rest"
+COPIES, OTHER = "copies and transposes", "other"
 CLASSES = (
-    FORWARD,
-    INPUT_GRADIENT,
-    WEIGHT_GRADIENT,
-    SOME_CONVOLUTION,
-    NETWORK,
-    VIEWS,
-    QUEUE,
-    UPDATE,
-    COPIES,
-    REST,
+    *(FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT, SOME_CONVOLUTION, NETWORK),
+    *(VIEWS, QUEUE, UPDATE, COPIES, OTHER),
 )
 # Named scopes of the step.
 SCOPES = {
@@ -48,9 +42,9 @@ _CUDNN = {
     "convBackwardInput": INPUT_GRADIENT,
     "convBackwardFilter": WEIGHT_GRADIENT,
 }
-# What a kernel's own name says; the first that fits.
+# Classes by a kernel's name; the first match counts.
 _KERNELS = (
-    # Not just "nhwc": names of convolutions hold the layouts that they take.
+    # Not just "nhwc": names of convolutions hold their layouts.
     (re.compile(r"(?i)^mem(cpy|set)|(nchw|nhwc)to|transpose|permute"), COPIES),
     (re.compile(r"(?i)dgrad|bw_?input|backward_?data"), INPUT_GRADIENT),
     (re.compile(r"(?i)wgrad|bw_?filter|backward_?filter"), WEIGHT_GRADIENT),
@@ -61,18 +55,18 @@ _MOVES = re.compile(
     r"^(wrapped_|input_|loop_)?(copy|transpose|bitcast)"
     r"(_(copy|transpose|bitcast))*(_fusion)?(\.\d+)*$"
 )
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
-_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
-_CALLS = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)")
 _TARGET = re.compile(r'custom_call_target="__cudnn\$(\w+)"')
 _WINDOW = re.compile(r"window=\{size=([\dx]+)")
 _LABELS = re.compile(r"dim_labels=\w+->(\w+)")
 
 
 class Kernel(NamedTuple):
-    """One execution. name: the kernel's; op: the instruction it belongs to, "" where
-    the trace does not say; line: the stream or thread; times in nanoseconds."""
+    """One execution of a kernel.
+
+    name: the kernel's. op: the instruction it belongs to, "" where the trace does not
+    say. line: the stream or thread. start, end: nanoseconds.
+    """
 
     name: str
     op: str
@@ -81,20 +75,20 @@ class Kernel(NamedTuple):
     end: float
 
 
-class Instruction(NamedTuple):
-    """What classifies an instruction of a compiled program."""
+class Source(NamedTuple):
+    """Where an instruction of a compiled program comes from."""
 
     opcode: str
-    op_name: str  # its path of scopes in the source, "" for what XLA added
+    op_name: str  # path of scopes in the source, "" for what XLA added
     convolution: str  # its class if it is or holds a convolution, or ""
 
 
 def read(folder: str, platform: str) -> list[Kernel]:
-    """Kernels of the trace that `jax.profiler.trace(folder)` left: of the busiest GPU,
-    or the operations in the host's threads. Empty where the profiler saw none.
+    """Kernels of the trace that `jax.profiler.trace(folder)` wrote, by start.
 
-    On a CPU an operation that leaves its work to other threads and does not wait shows
-    the handing over alone: Eigen's convolutions do, those of YNNPACK do not.
+    Those of the busiest GPU, or the operations in the host's threads. Empty if the
+    profiler saw none. On a CPU an operation that hands its work to other threads
+    without waiting shows only the hand-over: Eigen's convolutions do, YNNPACK's do not.
     """
     (file,) = glob.glob(os.path.join(folder, "**", "*.xplane.pb"), recursive=True)
     planes = list(jax.profiler.ProfileData.from_file(file).planes)
@@ -102,18 +96,15 @@ def read(folder: str, platform: str) -> list[Kernel]:
         host = [plane for plane in planes if plane.name == "/host:CPU"]
         kernels = [k for plane in host for k in _kernels(plane.lines) if k.op]
     else:
-        device = [plane for plane in planes if plane.name.startswith("/device:")]
-        # Only streams: the other lines sum kernels up.
-        kernels = max(
-            (
-                list(_kernels(x for x in plane.lines if x.name.startswith("Stream #")))
-                for plane in device
-            ),
-            key=len,
-            default=[],
-        )
-        # The lines also tell of memory given out and taken back.
-        kernels = [k for k in kernels if not k.name.startswith("Memory")]
+        devices = [
+            # Only streams: the other lines are sums of kernels.
+            list(_kernels(x for x in plane.lines if x.name.startswith("Stream #")))
+            for plane in planes
+            if plane.name.startswith("/device:")
+        ]
+        busiest = max(devices, key=len, default=[])
+        # Streams also hold events of memory that is allocated and freed.
+        kernels = [k for k in busiest if not k.name.startswith("Memory")]
     return sorted(kernels, key=lambda k: k.start)
 
 
@@ -128,7 +119,7 @@ def _kernels(lines) -> Iterable[Kernel]:
 
 
 def busy(kernels: Iterable[Kernel]) -> float:
-    """Nanoseconds in which at least one of them ran: the union of their intervals."""
+    """Nanoseconds in which at least one kernel ran: the union of their intervals."""
     total, reached = 0.0, float("-inf")
     for k in sorted(kernels, key=lambda k: k.start):
         total += max(0.0, k.end - max(k.start, reached))
@@ -137,125 +128,101 @@ def busy(kernels: Iterable[Kernel]) -> float:
 
 
 def window(kernels: Sequence[Kernel]) -> float:
-    """Nanoseconds from the first one's start to the last one's end."""
+    """Nanoseconds from the first start to the last end."""
     return max(k.end for k in kernels) - min(k.start for k in kernels)
 
 
 def idle_gap(kernels: Sequence[Kernel]) -> float:
-    """The share of the window in which none ran, 0 to 1."""
+    """The share of the window in which no kernel ran, 0 to 1."""
     return 1 - busy(kernels) / window(kernels)
 
 
-def own_times(kernels: Iterable[Kernel]) -> list[tuple[Kernel, float]]:
-    """(kernel, nanoseconds less those of the kernels within it on its line): on a CPU a
-    loop is an operation and so is what it repeats. Ordered by line, then by start."""
-    found: list[list] = []
-    open_: list[int] = []  # positions in `found` of what is still running
-    for k in sorted(kernels, key=lambda k: (k.line, k.start, -k.end)):
-        while open_ and (
-            found[open_[-1]][0].line != k.line or found[open_[-1]][0].end <= k.start
-        ):
-            open_.pop()
-        if open_:
-            found[open_[-1]][1] -= min(k.end, found[open_[-1]][0].end) - k.start
-        open_.append(len(found))
-        found.append([k, k.end - k.start])
-    return [(k, nanoseconds) for k, nanoseconds in found]
+def self_times(kernels: Iterable[Kernel]) -> list[tuple[Kernel, float]]:
+    """(kernel, nanoseconds without the kernels nested in it), by line, then start.
 
-
-def instructions(hlo: str) -> dict[str, Instruction]:
-    """{name: instruction} of a compiled program's text, those of all computations.
-
-    An instruction that has no name in the source takes the one that the computation it
-    calls ends with; it holds a convolution if that computation does.
+    On a CPU a loop is an operation, and so is each operation that it repeats.
     """
-    lines: dict[str, str] = {}
-    inside = collections.defaultdict(list)  # {computation: names of instructions}
-    computation = ""
-    for text in hlo.splitlines():
-        if match := _INSTRUCTION.match(text):
-            lines[match[1]] = match[2]
-            inside[computation].append(match[1])
-        elif match := _COMPUTATION.match(text):
-            computation = match[1]
-    found: dict[str, Instruction] = {}
-    for name, text in lines.items():
-        shape, opcode = _shape_and_opcode(text)
-        op_name, convolution = _first(_OP_NAME, text), ""
-        convolution = _convolution(opcode, shape, text, op_name)
-        called = _first(_CALLS, text)
-        for inner in reversed(inside[called]) if opcode in ("fusion", "call") else ():
-            inner_shape, inner_opcode = _shape_and_opcode(lines[inner])
-            inner_name = _first(_OP_NAME, lines[inner])
-            op_name = op_name or inner_name
-            convolution = convolution or _convolution(
-                inner_opcode, inner_shape, lines[inner], inner_name or op_name
-            )
-        found[name] = Instruction(opcode, op_name, convolution)
-    return found
+    times: list[list] = []
+    running: list[int] = []  # positions in `times`
+    for k in sorted(kernels, key=lambda k: (k.line, k.start, -k.end)):
+        while running:
+            outer = times[running[-1]][0]
+            if outer.line == k.line and outer.end > k.start:
+                times[running[-1]][1] -= min(k.end, outer.end) - k.start
+                break
+            running.pop()
+        running.append(len(times))
+        times.append([k, k.end - k.start])
+    return [(k, nanoseconds) for k, nanoseconds in times]
 
 
-def classify(kernel: Kernel, program: Mapping[str, Instruction]) -> str:
-    """One of CLASSES."""
+def sources(module: hlo.Module) -> dict[str, Source]:
+    """{instruction: source} of a compiled program, of all computations.
+
+    A fusion or call without a name in the source takes the last name within the
+    computation that it calls. It holds a convolution if that computation does.
+    """
+    result: dict[str, Source] = {}
+    for body in module.computations.values():
+        for i in body:
+            op_name = _first(_OP_NAME, i.text)
+            convolution = _convolution(i, op_name)
+            inner = []
+            if i.opcode in ("fusion", "call") and i.called():
+                inner = module.computations.get(i.called()[0], [])
+            for part in reversed(inner):
+                name = _first(_OP_NAME, part.text)
+                op_name = op_name or name
+                convolution = convolution or _convolution(part, name or op_name)
+            result[i.name] = Source(i.opcode, op_name, convolution)
+    return result
+
+
+def classify(kernel: Kernel, program: Mapping[str, Source]) -> str:
+    """The kernel's class, one of CLASSES. program: of `sources`."""
     by_name = next((c for p, c in _KERNELS if p.search(kernel.name)), None)
-    instruction, op = program.get(kernel.op), kernel.op
-    if instruction is None or (instruction.opcode == "call" and kernel.name != op):
+    source, op = program.get(kernel.op), kernel.op
+    if source is None or (source.opcode == "call" and kernel.name != op):
         # In a CUDA graph. A fusion's kernel has its name, with _ for the dot.
         op = re.sub(r"_(\d+)$", r".\1", kernel.name)
         op = kernel.name if kernel.name in program else op
-        instruction = program.get(op)
-    if instruction is None:
-        return by_name or REST
-    if by_name == COPIES and (instruction.convolution or kernel.name.startswith("Mem")):
-        return COPIES  # cuDNN turns layouts around in kernels of their own
-    if instruction.convolution:
-        return instruction.convolution
-    scopes = [w for w in re.findall(r"\w+", instruction.op_name) if w in SCOPES]
-    found = SCOPES[scopes[-1]] if scopes else REST
-    moves = instruction.opcode in ("copy", "copy-start", "copy-done", "transpose")
-    if moves or (found in (NETWORK, REST) and _MOVES.match(op)):
+        source = program.get(op)
+    if source is None:
+        return by_name or OTHER
+    if by_name == COPIES and (source.convolution or kernel.name.startswith("Mem")):
+        return COPIES  # cuDNN converts layouts in separate kernels
+    if source.convolution:
+        return source.convolution
+    scopes = [w for w in re.findall(r"\w+", source.op_name) if w in SCOPES]
+    by_scope = SCOPES[scopes[-1]] if scopes else OTHER
+    moves = source.opcode in ("copy", "copy-start", "copy-done", "transpose")
+    if moves or (by_scope in (NETWORK, OTHER) and _MOVES.match(op)):
         return COPIES
-    return found
+    return by_scope
 
 
-def _shape_and_opcode(text):
-    """("f32[2,3]{1,0}", "add") of what follows the = of an instruction."""
-    if not text.startswith("("):
-        shape, _, rest = text.partition(" ")
-    else:  # a tuple's shape holds blanks and brackets
-        depth, end = 1, 1
-        while depth:
-            depth += {"(": 1, ")": -1}.get(text[end], 0)
-            end += 1
-        shape, rest = text[:end], text[end:].lstrip()
-    return shape, rest.partition("(")[0]
-
-
-def _convolution(opcode, shape, text, op_name):
+def _convolution(i: hlo.Instruction, op_name: str) -> str:
     """The class of a convolution, "" for other instructions."""
-    target = _first(_TARGET, text)
-    if opcode == "custom-call" and target.startswith("conv"):
+    target = _first(_TARGET, i.text)
+    if i.opcode == "custom-call" and target.startswith("conv"):
         return _CUDNN.get(target, SOME_CONVOLUTION)
-    if opcode != "convolution":
+    if i.opcode != "convolution":
         return ""
     backward = "transpose(" in op_name
     if op_name and not backward:
         return FORWARD
-    # Nameless ones are XLA's rewrites. A weight gradient slides a whole gradient image
-    # over the few places of a kernel; the others slide a kernel over an image.
-    sizes, labels = re.findall(r"\d+", shape.partition("[")[2]), _first(_LABELS, text)
-    places = 1
-    for label, size in zip(labels, sizes, strict=False):
-        places *= int(size) if label.isdigit() else 1
-    slid = 1
-    for size in _first(_WINDOW, text).split("x"):
-        slid *= int(size or 1)
-    if slid > places:
+    # XLA's rewrites have no name. A weight gradient slides a gradient image over the
+    # few positions of a kernel; the others slide a kernel over an image.
+    sizes = re.findall(r"\d+", i.shape.partition("[")[2])
+    labels = zip(_first(_LABELS, i.text), sizes, strict=False)
+    positions = math.prod(int(size) for label, size in labels if label.isdigit())
+    slid = math.prod(int(n or 1) for n in _first(_WINDOW, i.text).split("x"))
+    if slid > positions:
         return WEIGHT_GRADIENT
-    reversed_ = "lhs_dilate" in text or "rhs_reversal" in text
-    return INPUT_GRADIENT if backward or reversed_ else FORWARD
+    is_reversed = "lhs_dilate" in i.text or "rhs_reversal" in i.text
+    return INPUT_GRADIENT if backward or is_reversed else FORWARD
 
 
-def _first(pattern, text):
+def _first(pattern: re.Pattern, text: str) -> str:
     match = pattern.search(text)
     return match[1] if match else ""

@@ -1,14 +1,16 @@
-"""Times of programs in turns, so that a noisy machine is noisy for all alike."""
+"""Times programs in turns, so that noise of the machine hits all of them alike."""
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-Run = Callable[[int], None]  # does so many steps and waits for the last one
+from rsmatch_jax import terminal
+
+Run = Callable[[int], Any]  # does so many steps and waits for the last one
 Clock = Callable[[], float]
 
 
@@ -20,20 +22,77 @@ class Spread(NamedTuple):
     high: float
 
 
-def spread(values: np.ndarray) -> Spread:
-    """Of float [n]; quartiles interpolate linearly."""
+def spread(values: Any) -> Spread:
+    """Median and linearly interpolated quartiles of float [n]."""
     low, median, high = np.quantile(values, (0.25, 0.5, 0.75))
     return Spread(float(median), float(low), float(high))
+
+
+def columns(name: str, values: Any) -> dict[str, Any]:
+    """A row's columns `name` (median) and `name`_quartiles of float [n]."""
+    median, low, high = spread(values)
+    return {name: median, f"{name}_quartiles": [low, high]}
+
+
+def timed(
+    seconds: Mapping[str, np.ndarray],
+    label: str,
+    reference: str,
+    images: int | None = None,
+) -> dict[str, Any]:
+    """A row's columns of time, and of rates where a step has `images`.
+
+    seconds: per step, {label: float [rounds]}. ratio: to the reference, within a round,
+    so that a slow round cancels.
+    """
+    result = columns("ms", 1e3 * seconds[label])
+    result |= columns("ratio", seconds[label] / seconds[reference])
+    return result if images is None else {**result, **rates(result["ms"], images)}
+
+
+def rates(ms: float, images: int) -> dict[str, float]:
+    """A row's columns of rates, from the milliseconds and the images of a step."""
+    return {"steps_per_second": 1e3 / ms, "images_per_second": 1e3 * images / ms}
+
+
+def repeat(program: Callable, *args: Any) -> Run:
+    """A program of which each step calls `program(*args)`."""
+
+    def run(steps):
+        for _ in range(steps):
+            last = program(*args)
+        jax.block_until_ready(last)
+
+    return run
+
+
+def in_turns(
+    runs: Mapping[str, Run],
+    least_seconds: float,
+    rounds: int,
+    units: Mapping[str, int] | None = None,
+) -> dict[str, np.ndarray]:
+    """Warms programs up and times them; seconds per step, {name: float [rounds]}.
+
+    Each turn takes at least `least_seconds` and a multiple of `units` steps (default
+    1).
+    """
+    steps = {}
+    for name, run in runs.items():
+        unit = (units or {}).get(name, 1)
+        least, _ = warm_up(run, least_seconds)
+        steps[name] = unit * math.ceil(least / unit)
+    return interleave(runs, steps, rounds)
 
 
 def warm_up(
     run: Run, least_seconds: float, clock: Clock = time.perf_counter
 ) -> tuple[int, float]:
-    """(steps that take at least `least_seconds`, seconds a step), after first steps
-    that nobody counts."""
+    """(steps that take at least `least_seconds`, seconds per step), after a first step
+    that does not count."""
     run(1)
     per_step = _per_step(run, 1, clock)
-    if per_step < least_seconds:  # one short step says little: ask more of them
+    if per_step < least_seconds:  # one short step is too noisy
         per_step = _per_step(run, math.ceil(least_seconds / per_step), clock)
     return max(1, math.ceil(least_seconds / per_step)), per_step
 
@@ -44,10 +103,10 @@ def interleave(
     rounds: int,
     clock: Clock = time.perf_counter,
 ) -> dict[str, np.ndarray]:
-    """Seconds a step, {name: float64 [rounds]}.
+    """Seconds per step, {name: float64 [rounds]}.
 
-    In every round each program does its `steps`, in an order drawn anew (seeded), so
-    that none always follows the same one.
+    In every round each program does its `steps`. The order is drawn anew for each
+    round (seeded), so that no program always follows the same one.
     """
     rng, names = np.random.default_rng(0), list(runs)
     seconds = {name: np.zeros(rounds) for name in names}
@@ -58,29 +117,27 @@ def interleave(
     return seconds
 
 
-def ratios(
-    seconds: Mapping[str, np.ndarray], reference: str
-) -> dict[str, tuple[Spread, Spread]]:
-    """{name: (wall time over the reference's, speed over the reference's)}.
+def within(
+    seconds: float, items: Sequence[Any], clock: Clock, always: int = 0
+) -> Iterator[Any]:
+    """Iterates over items until `seconds` from now have passed.
 
-    Both over rounds of the ratio within a round: what slows a whole round down cancels.
+    The first `always` items come in any case. Prints the items that were left out.
     """
-    base = seconds[reference]
-    return {name: (spread(s / base), spread(base / s)) for name, s in seconds.items()}
+    return _until(clock() + seconds, list(items), clock, always)
+
+
+def _until(end: float, left: list, clock: Clock, always: int) -> Iterator[Any]:
+    try:
+        while left and (always > 0 or clock() < end):
+            always -= 1
+            yield left.pop(0)
+    finally:  # also where the caller closes the iterator
+        if left:
+            terminal.say(f"left out: {'; '.join(map(str, left))}")
 
 
 def _per_step(run: Run, steps: int, clock: Clock) -> float:
     begin = clock()
     run(steps)
     return (clock() - begin) / steps
-
-
-def repeat(program: Callable, *args: Any) -> Run:
-    """Each step runs a JAX program on the same arguments."""
-
-    def run(steps):
-        for _ in range(steps):
-            last = program(*args)
-        jax.block_until_ready(last)
-
-    return run

@@ -1,12 +1,10 @@
-"""What benches run: experiments of CIFAR-10's sizes on random batches, compiled.
+"""The programs that benches time: steps on random images of CIFAR-10's sizes.
 
-Batches lie on the device before anything is timed: neither input nor augmentation
-counts.
+Images lie on the device before anything is timed.
 """
 
 import copy
 import dataclasses
-import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -14,40 +12,44 @@ from typing import Any
 import jax
 import numpy as np
 
-from rsmatch_jax.bench.harness import hlo as hlo_text
-from rsmatch_jax.bench.harness import timing
-from rsmatch_jax.data import rs_ssl
+from rsmatch_jax.bench.harness import hlo
+from rsmatch_jax.data import resident, rs_ssl
 from rsmatch_jax.engine import checks, experiment, feed
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.methods.catalogue import METHODS, Dims
 from rsmatch_jax.runtime import compilation, parallel
 from rsmatch_jax.state import Batch
 
-VIEWS = {  # that figures with input are about
+PAPER = {"train.batch_size": 64, "train.unlabeled_ratio": 7}  # the paper's batch
+VIEWS = {  # of figures that include the input
     "input.flip": True,
     "input.crop_pad": None,
     "input.randaugment_ops": 3,
     "input.cutout": True,
 }
 NUM_CLASSES, SIZE, PER_CLASS = 10, 32, 5000  # CIFAR-10's training set
+NUM_UNLABELED = NUM_CLASSES * PER_CLASS
 
 
 def build(
     config: Any, values: Mapping[str, Any], *devices: jax.Device, size: int = SIZE
 ) -> experiment.Experiment:
-    """The experiment of one row, with images of `size` pixels. Raises RequestError for
-    a config that cannot work."""
-    config = copy.deepcopy(config)  # keeps the lock: a key that is not there raises
+    """The experiment of a config with changed values, on images of `size` pixels.
+
+    Raises:
+        RequestError: the config cannot work.
+    """
+    config = copy.deepcopy(config)  # stays locked: an unknown key raises
     for key, value in values.items():
         group, last = key.rsplit(".", 1)
         checks.get(config, group)[last] = value
     if config.method.name != "simmatch":
-        config.method.simmatch.epass = False  # refused beside another method
+        config.method.simmatch.epass = False  # refused for other methods
     checks.check(config, len(devices))
     if config.data.labels_per_class > PER_CLASS:
         raise RequestError(
             f"data.labels_per_class={config.data.labels_per_class}: this bench has the "
-            f"sizes of CIFAR-10, {PER_CLASS} images a class"
+            f"sizes of CIFAR-10, {PER_CLASS} images per class; use at most as many"
         )
     method = METHODS[config.method.name]
     method.check_data(config, NUM_CLASSES, num_synthetic=1)
@@ -59,13 +61,22 @@ def build(
         batch_size=config.train.batch_size,
         unlabeled_batch=config.train.batch_size * config.train.unlabeled_ratio,
         num_labeled=NUM_CLASSES * config.data.labels_per_class,
-        num_unlabeled=NUM_CLASSES * PER_CLASS,
+        num_unlabeled=NUM_UNLABELED,
     )
     return experiment.build(config, dims, config.data.name, devices)
 
 
+def describe(exp: experiment.Experiment) -> str:
+    """The sizes of a step, its network and its device, for the terminal."""
+    d, model = exp.dims, exp.config.model
+    return (
+        f"{d.batch_size} labelled + {d.unlabeled_batch} unlabelled images per step, "
+        f"{model.classifier}, {model.dtype}, on {exp.devices[0].device_kind}"
+    )
+
+
 def random_batch(exp: experiment.Experiment) -> Batch:
-    """One global batch of noise, numpy; the same for all methods of one size."""
+    """One global batch of noise, numpy; the same for all methods at one size."""
     rng, d = np.random.default_rng(exp.config.seed), exp.dims
     unlabeled = d.unlabeled_batch if exp.method.uses_unlabeled else 0
 
@@ -88,21 +99,13 @@ def random_batch(exp: experiment.Experiment) -> Batch:
     )
 
 
-def resident_feed(
-    exp: experiment.Experiment, num_unlabeled: int | None = None
-) -> feed.ResidentFeed:
-    """A run's own input, from random images, as many steps a dispatch as a run has on
-    this device: on a CPU one, without a loop. num_unlabeled: as in `random_task`."""
-    on_cpu = exp.devices[0].platform == "cpu"
-    loop = None if on_cpu else exp.config.train.steps_per_dispatch
-    return feed.ResidentFeed(exp, random_task(exp, num_unlabeled), loop)
-
-
 def random_task(
     exp: experiment.Experiment, num_unlabeled: int | None = None
 ) -> rs_ssl.Task:
-    """As many images as the experiment has, all noise, half of the unlabelled ones
-    called synthetic; nothing to evaluate on. num_unlabeled: instead of its own."""
+    """Training images of noise; every second unlabelled one counts as synthetic.
+
+    num_unlabeled: None = the experiment's number.
+    """
     rng, d = np.random.default_rng(exp.config.seed), exp.dims
     count = d.num_unlabeled if num_unlabeled is None else num_unlabeled
 
@@ -112,11 +115,11 @@ def random_task(
     def labels(n):
         return rng.integers(0, d.num_classes, n, dtype=np.int32)
 
-    none = np.zeros(0, np.int32)
+    empty = np.zeros(0, np.int32)
     synthetic = np.arange(count) % 2 == 1
     return rs_ssl.Task(
         name=exp.config.data.name,
-        split=rs_ssl.Split(none, none, none, none),
+        split=rs_ssl.Split(empty, empty, empty, empty),
         class_names=tuple(map(str, range(d.num_classes))),
         generator_names=("noise",),
         lab_images=images(d.num_labeled),
@@ -126,16 +129,45 @@ def random_task(
         unl_synthetic=synthetic,
         unl_generator=np.where(synthetic, 0, -1).astype(np.int32),
         val_images=images(0),
-        val_labels=none,
+        val_labels=empty,
         test_images=images(0),
-        test_labels=none,
+        test_labels=empty,
     )
 
 
+def epoch_orders(
+    exp: experiment.Experiment, epoch: int, num_unlabeled: int
+) -> resident.Orders:
+    """Which images the steps of an epoch take."""
+    with jax.default_device(exp.devices[0]):
+        return resident.epoch_orders(
+            exp.config.seed,
+            epoch,
+            num_labelled=exp.dims.num_labeled,
+            num_unlabelled=num_unlabeled,
+            batch=exp.dims.batch_size,
+            unlabelled_batch=exp.dims.unlabeled_batch,
+        )
+
+
+def resident_feed(
+    exp: experiment.Experiment, num_unlabeled: int | None = None
+) -> feed.ResidentFeed:
+    """A run's input on this device, with random images.
+
+    On a CPU a dispatch has one step and no loop, as in a run.
+    """
+    on_cpu = exp.devices[0].platform == "cpu"
+    loop = None if on_cpu else exp.config.train.steps_per_dispatch
+    return feed.ResidentFeed(exp, random_task(exp, num_unlabeled), loop)
+
+
 def gflop(exp: experiment.Experiment) -> float | None:
-    """Operations of one step in 10^9, counted in the program before any backend has
-    rewritten it: the same on every device. None where JAX may not use the CPU, which
-    alone counts ahead of compiling."""
+    """Operations of one step in 10^9, counted before a backend rewrites the program.
+
+    The number is the same for every device. None if JAX may not use the CPU, the only
+    backend that counts before compiling.
+    """
     try:
         cpu = jax.local_devices(backend="cpu")[:1]
     except RuntimeError:  # JAX_PLATFORMS leaves it out
@@ -148,68 +180,73 @@ def gflop(exp: experiment.Experiment) -> float | None:
 
 
 class Program:
-    """A compiled step with its state, which it is donated and gives back each time."""
+    """A compiled (state, *args) -> (state, output) with its state, which is donated."""
 
-    def __init__(self, exp: experiment.Experiment):
-        batch = random_batch(exp)
-        self.images = len(batch.lab) + len(batch.weak) + len(batch.strong)
-        self._batch = parallel.shard_rows(batch, exp.devices)
-        self._state = jax.block_until_ready(exp.init_state())
+    def __init__(self, mapped: Any, state: Any, *args: Any):
+        self.state, self._args = jax.block_until_ready(state), args
+        platform = next(iter(jax.tree.leaves(state)[0].devices())).platform
         begin = time.perf_counter()
-        self._step = compilation.compiled(
-            exp.train_step().lower(self._state, self._batch), exp.devices[0].platform
-        )
-        self._compile_seconds = time.perf_counter() - begin
+        self.compiled = compilation.compiled(mapped.lower(state, *args), platform)
+        self.compile_seconds = time.perf_counter() - begin
 
-    def run(self, steps: int):
+    def run(self, steps: int) -> Any:
+        """Does so many steps and waits; returns the last one's output."""
         for _ in range(steps):
-            self._state, metrics = self._step(self._state, self._batch)
-        jax.block_until_ready((self._state, metrics))
+            self.state, output = self.compiled(self.state, *self._args)
+        return jax.block_until_ready((self.state, output))[1]
 
     def cost(self) -> dict[str, Any]:
-        """`cost` of the step. Tracing counts as compiling; a compilation cache that is
-        switched on makes it short."""
-        return {
-            "compile_seconds": self._compile_seconds,
-            **cost(self._step, self._state),
-        }
+        """`cost` and the time to compile.
+
+        Tracing counts as compiling. A compilation cache makes the time short.
+        """
+        columns = cost(self.compiled, self.state)
+        return {"compile_seconds": self.compile_seconds, **columns}
 
 
-def cost(compiled: Any, state: Any) -> dict[str, Any]:
-    """What the compiler says of a program: GFLOP, bytes, buffers, messages between
-    devices. None for what the backend does not tell. Of a loop one turn counts.
+def step_program(exp: experiment.Experiment) -> Program:
+    """The train step of an experiment on one random batch."""
+    batch = parallel.shard_rows(random_batch(exp), exp.devices)
+    return Program(exp.train_step(), exp.init_state(), batch)
 
-    compiled: jax.stages.Compiled; state: its first argument, which it is donated.
+
+class FeedProgram:
+    """The compiled steps of a feed with their state; done: steps done so far."""
+
+    def __init__(self, exp: experiment.Experiment, source: feed.Feed):
+        self.feed, self.done = source, 0
+        self.state = jax.block_until_ready(exp.init_state())
+        begin = time.perf_counter()
+        self.compiled = source.compile(self.state)
+        self.compile_seconds = time.perf_counter() - begin
+
+    def run(self, steps: int, most: int | None = None) -> Any:
+        """Does so many steps and waits; returns the metrics of the last dispatch.
+
+        most: the most steps of one dispatch.
+        """
+        end = self.done + steps
+        while self.done < end:
+            room = min(most or steps, end - self.done)
+            self.state, dispatched = self.feed.run(self.state, self.done, room)
+            self.done += dispatched.count
+        return jax.block_until_ready((self.state, dispatched.metrics))[1]
+
+
+def cost(compiled: jax.stages.Compiled, state: Any) -> dict[str, Any]:
+    """What the compiler says about a program whose first argument, `state`, is donated.
+
+    Values that the backend does not know are None. A loop counts as one iteration.
     """
     counted = compiled.cost_analysis() or {}
-    memory, hlo = compiled.memory_analysis(), compiled.as_text()
+    memory, module = compiled.memory_analysis(), hlo.Module.parse(compiled.as_text())
     flops = counted.get("flops")
     return {
         "gflop": None if flops is None else flops / 1e9,
         "bytes_accessed": counted.get("bytes accessed"),
         "temp_bytes": None if memory is None else memory.temp_size_in_bytes,
         "state_leaves": len(jax.tree.leaves(state)),
-        "aliased_leaves": hlo_text.aliased_leaves(hlo),
-        "collectives": hlo_text.collectives(hlo),
+        "aliased_leaves": module.aliased_leaves(),
+        "collectives": module.collectives(),
+        **module.kernels(),
     }
-
-
-def in_turns(
-    runs: Mapping[str, timing.Run],
-    least_seconds: float,
-    rounds: int,
-    units: Mapping[str, int] | None = None,
-) -> dict[str, np.ndarray]:
-    """Seconds a step, {name: float [rounds]}, of programs that take turns of at least
-    `least_seconds` each, of whole multiples of `units` steps (1 where it has none)."""
-    steps = {}
-    for name, run in runs.items():
-        unit = (units or {}).get(name, 1)
-        least, _ = timing.warm_up(run, least_seconds)
-        steps[name] = unit * math.ceil(least / unit)
-    return timing.interleave(runs, steps, rounds)
-
-
-def holds(config: Any, values: Mapping[str, Any]) -> bool:
-    """Whether the config has these values, {dotted key: value}."""
-    return all(checks.get(config, key) == value for key, value in values.items())

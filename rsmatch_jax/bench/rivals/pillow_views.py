@@ -1,7 +1,7 @@
 """Weak and strong views as PyTorch code bases make them: one Pillow image at a time.
 
-Follows USB (randaugment.py and torchvision's RandomCrop with reflect padding), except
-that the padding is pasted by Pillow too, where torchvision goes through numpy.
+Follows USB (randaugment.py and torchvision's RandomCrop with reflect padding). But
+Pillow pastes the padding, for which torchvision uses numpy.
 """
 
 import random
@@ -14,9 +14,12 @@ from rsmatch_jax.augment import views
 
 
 class Numbers(NamedTuple):
-    """Random numbers of one view. shift: vertical and horizontal crop offset in pixels;
-    ops: (name, value) in the order of use; cutout: side as a share of the image's, and
-    the centre's y and x in pixels, None without Cutout."""
+    """Random numbers of one view.
+
+    shift: vertical and horizontal crop offset in pixels. ops: (name, value) in order.
+    cutout: side as a share of the image's, and the centre's y and x in pixels; None
+    without Cutout.
+    """
 
     shift: tuple[int, int]
     flip: bool
@@ -25,7 +28,7 @@ class Numbers(NamedTuple):
 
 
 class PillowViews:
-    """Views of uint8 arrays [S, S, 3]. Raises ImportError where there is no Pillow."""
+    """Makes views of uint8 arrays [S, S, 3]. Raises ImportError without Pillow."""
 
     def __init__(self, spec: views.ViewSpec):
         from PIL import Image, ImageDraw, ImageEnhance, ImageOps
@@ -43,7 +46,7 @@ class PillowViews:
         return np.stack([self.view(x, self.draw(rng, size, strong)) for x in images])
 
     def draw(self, rng: random.Random, size: int, strong: bool) -> Numbers:
-        """USB's law, from Python's generator as there."""
+        """Draws numbers by USB's distribution, from Python's generator."""
         spec, stop = self._spec, 2 * self._spec.crop_pad
         shift = (rng.randint(0, stop), rng.randint(0, stop))
         flip = spec.flip and rng.random() < 0.5
@@ -59,7 +62,7 @@ class PillowViews:
         return Numbers(shift, flip, ops, (share, *centre))
 
     def view(self, image: np.ndarray, numbers: Numbers) -> np.ndarray:
-        """One view; a Pillow image from the first operation to the last."""
+        """Makes one view; it stays a Pillow image between operations."""
         im = self._image.fromarray(image)
         if self._spec.crop_pad:
             im = self._crop(im, numbers.shift)
@@ -72,7 +75,7 @@ class PillowViews:
         return np.asarray(im)
 
     def apply(self, name: str, image: np.ndarray, value: float) -> np.ndarray:
-        """One operation alone."""
+        """Applies one operation."""
         return np.asarray(self._ops[name](self._image.fromarray(image), value))
 
     def _crop(self, im, shift):
@@ -104,7 +107,7 @@ class PillowViews:
 
 
 def _operations(image: Any, enhance: Any, ops: Any) -> dict[str, Any]:
-    """{name: function of (Pillow image, value)}, by Pillow's public interface."""
+    """{name: function of (Pillow image, value)}."""
     affine = image.Transform.AFFINE
 
     def warp(im, *coefficients):

@@ -1,10 +1,9 @@
-"""FixMatch's train step in PyTorch: as USB has it, and as lean as it gets.
+"""FixMatch's train step in PyTorch: as in USB, and as lean as possible.
 
-Imports torch, so it is imported late.
+Imports torch; import it lazily.
 """
 
 import copy
-import dataclasses
 import math
 import re
 from typing import Any, NamedTuple
@@ -17,9 +16,9 @@ from rsmatch_jax.engine.experiment import Experiment
 
 
 class Batch(NamedTuple):
-    """One step's images, normalised, on the step's device.
+    """One step's normalised images on the step's device.
 
-    lab: float32 [B, 3, S, S]; labels: int64 [B]; weak, strong: float32 [U, 3, S, S].
+    lab: float32 [B, 3, S, S]. labels: int64 [B]. weak, strong: float32 [U, 3, S, S].
     """
 
     lab: torch.Tensor
@@ -28,73 +27,43 @@ class Batch(NamedTuple):
     strong: torch.Tensor
 
     def to(self, device: torch.device) -> "Batch":
+        """The batch on another device."""
         return Batch(*(x.to(device) for x in self))
 
+    def images(self) -> torch.Tensor:
+        """All images, [B + 2 U, 3, S, S]."""
+        return torch.cat((self.lab, self.weak, self.strong))
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """Of network, loss, optimiser and averaged weights; bn_momentum as ours: the share
-    of the old statistics."""
 
-    depth: int
-    widen: int
-    num_classes: int
-    bn_momentum: float
-    threshold: float
-    unsup_weight: float
-    learning_rate: float
-    momentum: float
-    nesterov: bool
-    weight_decay: float
-    num_steps: int
-    ema_decay: float
-
-    @classmethod
-    def of(cls, exp: Experiment) -> "Settings":
-        """The settings of an experiment whose method is FixMatch."""
-        c = exp.config
-        depth, widen = re.fullmatch(r"wrn_(\d+)_(\d+)", c.model.classifier).groups()
-        return cls(
-            depth=int(depth),
-            widen=int(widen),
-            num_classes=exp.dims.num_classes,
-            bn_momentum=c.model.bn_momentum,
-            threshold=c.method.threshold,
-            unsup_weight=c.method.unsup_weight,
-            learning_rate=c.optim.learning_rate,
-            momentum=c.optim.momentum,
-            nesterov=c.optim.nesterov,
-            weight_decay=c.optim.weight_decay,
-            num_steps=c.train.num_steps,
-            ema_decay=c.optim.ema_decay,
-        )
-
-    def network(self) -> WideResNet:
-        return WideResNet(
-            self.depth, self.widen, self.num_classes, 1 - self.bn_momentum
-        )
+def network(exp: Experiment) -> WideResNet:
+    """The classifier of an experiment."""
+    model = exp.config.model
+    depth, widen = re.fullmatch(r"wrn_(\d+)_(\d+)", model.classifier).groups()
+    momentum = 1 - model.bn_momentum  # torch's is the share of the new statistics
+    return WideResNet(int(depth), int(widen), exp.dims.num_classes, momentum)
 
 
 class AsInUSB:
-    """Eager, float32, three groups in one forward pass, four numbers fetched a step,
-    and averaged weights kept by a loop over the parameters and copied into a second
-    network twice (semilearn algorithms/fixmatch/fixmatch.py, core/hooks/ema.py).
+    """FixMatch's step as USB has it.
 
-    In PyTorch's favour, without what USB does for its timers (two waits a step) and for
-    reproducibility (deterministic convolutions).
+    Eager, float32, all images in one forward pass, four numbers fetched per step.
+    Averaged weights are computed parameter by parameter and copied into a second
+    network twice (semilearn algorithms/fixmatch/fixmatch.py, core/hooks/ema.py). In
+    PyTorch's favour it leaves out USB's timers (two waits per step) and deterministic
+    convolutions.
     """
 
-    def __init__(self, settings: Settings, device: torch.device):
-        self._settings = settings
-        self.network = settings.network().to(device).train()
+    def __init__(self, exp: Experiment, device: torch.device):
+        self._config = exp.config
+        self.network = network(exp).to(device).train()
         self.averaged = copy.deepcopy(self.network)
         self._shadow = {n: p.data.clone() for n, p in self.network.named_parameters()}
-        self._optimizer, self._scheduler = _optimizer(settings, self.network)
+        self._optimizer, self._scheduler = _optimizer(exp.config, self.network)
 
     def step(self, batch: Batch) -> dict[str, float]:
-        """One update; what USB logs."""
-        logits = self.network(torch.cat((batch.lab, batch.weak, batch.strong)))
-        loss, sup, unsup, mask = fixmatch(logits, batch.labels, self._settings)
+        """Does one update; returns what USB logs."""
+        logits = self.network(batch.images())
+        loss, sup, unsup, mask = fixmatch(logits, batch.labels, self._config)
         logged = {
             "loss_sup": sup.item(),
             "loss_unsup": unsup.item(),
@@ -109,7 +78,7 @@ class AsInUSB:
         return logged
 
     def _average(self):
-        decay = self._settings.ema_decay
+        decay = self._config.optim.ema_decay
         for name, p in self.network.named_parameters():
             new = (1.0 - decay) * p.data + decay * self._shadow[name]
             self._shadow[name] = new.clone()
@@ -118,36 +87,33 @@ class AsInUSB:
 
 
 class Lean:
-    """The same update with what PyTorch offers for speed: channels last, fused SGD,
-    averaged weights by one call for all, nothing fetched; torch.compile and bfloat16
-    autocast if asked for.
+    """The same update as fast as PyTorch allows, on a fixed batch.
 
-    compiled: whether it is; False also where compiling was asked for and failed.
+    Channels last, fused SGD, averaged weights by one call, nothing fetched;
+    torch.compile and bfloat16 autocast on request. compiled: whether torch.compile
+    succeeded. why_not: the reason if it failed.
     """
 
     def __init__(
         self,
-        settings: Settings,
+        exp: Experiment,
         device: torch.device,
         batch: Batch,
         *,
         bfloat16: bool,
         compiled: bool,
     ):
-        """batch: of every step; where it compiles, it takes a first step."""
-        self._settings, self._device, self._bfloat16 = settings, device, bfloat16
+        """Compiling does a first step."""
+        self._config, self._device, self._bfloat16 = exp.config, device, bfloat16
         last = torch.channels_last
         self._batch = Batch(
-            batch.lab.contiguous(memory_format=last),
-            batch.labels,
-            batch.weak.contiguous(memory_format=last),
-            batch.strong.contiguous(memory_format=last),
+            *(x.contiguous(memory_format=last) if x.ndim == 4 else x for x in batch)
         )
-        self.network = settings.network().to(device, memory_format=last).train()
+        self.network = network(exp).to(device, memory_format=last).train()
         self._params = list(self.network.parameters())
         self.averaged = [p.detach().clone() for p in self._params]
         self._optimizer, self._scheduler = _optimizer(
-            settings, self.network, fused=True
+            exp.config, self.network, fused=True
         )
         self.compiled, self.why_not = compiled, None
         self._loss = torch.compile(self._eager) if compiled else self._eager
@@ -156,58 +122,58 @@ class Lean:
                 self.step()
             except torch.OutOfMemoryError:
                 raise
-            except Exception as e:  # Whatever a compiler says: it is no must.
+            except Exception as e:  # any failure: compiling is optional
                 self.compiled, self.why_not = False, f"{type(e).__name__}: {e}"
                 self._loss = self._eager
                 self._optimizer.zero_grad()
 
     def step(self):
-        """One update."""
+        """Does one update."""
         self._loss(self._batch).backward()
         self._optimizer.step()
         self._scheduler.step()
         self._optimizer.zero_grad()
+        weight = 1 - self._config.optim.ema_decay
         with torch.no_grad():
-            torch._foreach_lerp_(
-                self.averaged, self._params, 1 - self._settings.ema_decay
-            )
+            torch._foreach_lerp_(self.averaged, self._params, weight)
 
     def _eager(self, batch: Batch) -> torch.Tensor:
-        images = torch.cat((batch.lab, batch.weak, batch.strong))
         with torch.autocast(self._device.type, torch.bfloat16, self._bfloat16):
-            logits = self.network(images)
-        return fixmatch(logits.float(), batch.labels, self._settings)[0]
+            logits = self.network(batch.images())
+        return fixmatch(logits.float(), batch.labels, self._config)[0]
 
 
 def fixmatch(
-    logits: torch.Tensor, labels: torch.Tensor, settings: Settings
+    logits: torch.Tensor, labels: torch.Tensor, config: Any
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(loss, its supervised and unsupervised part, mask [U]) from the logits of
-    labelled, weak and strong rows, float32 [B + 2 U, K]."""
+    """(loss, its supervised part, its unsupervised part, mask [U]).
+
+    logits: of labelled, weak and strong rows, float32 [B + 2 U, K].
+    """
     lab, (weak, strong) = logits[: len(labels)], logits[len(labels) :].chunk(2)
     sup = F.cross_entropy(lab, labels)
     confidence, pseudo = torch.softmax(weak.detach(), dim=-1).max(dim=-1)
-    mask = confidence.ge(settings.threshold).to(confidence.dtype)
+    mask = confidence.ge(config.method.threshold).to(confidence.dtype)
     unsup = (F.cross_entropy(strong, pseudo, reduction="none") * mask).mean()
-    return sup + settings.unsup_weight * unsup, sup, unsup, mask
+    return sup + config.method.unsup_weight * unsup, sup, unsup, mask
 
 
-def _optimizer(s: Settings, network: WideResNet, **how: Any):
-    """(SGD, cosine 7/16 a step). Weight decay acts on kernels alone."""
-    params = list(network.parameters())
+def _optimizer(config: Any, net: WideResNet, **options: Any):
+    """(SGD, schedule cosine 7/16 per step). Weight decay acts on kernels alone."""
+    params, o = list(net.parameters()), config.optim
     optimizer = torch.optim.SGD(
         [
             {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0},
             {"params": [p for p in params if p.ndim > 1]},
         ],
-        lr=s.learning_rate,
-        momentum=s.momentum,
-        weight_decay=s.weight_decay,
-        nesterov=s.nesterov,
-        **how,
+        lr=o.learning_rate,
+        momentum=o.momentum,
+        weight_decay=o.weight_decay,
+        nesterov=o.nesterov,
+        **options,
     )
 
     def factor(step):
-        return max(0.0, math.cos(math.pi * 7 / 16 * step / s.num_steps))
+        return max(0.0, math.cos(math.pi * 7 / 16 * step / config.train.num_steps))
 
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

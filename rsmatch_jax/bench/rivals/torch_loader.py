@@ -1,6 +1,6 @@
 """Batches as PyTorch code bases make them: Pillow views by worker processes.
 
-Imports torch, so it is imported late; nothing here imports JAX, for workers do too.
+Imports torch; import it lazily. Does not import JAX, because workers import this file.
 """
 
 import functools
@@ -14,15 +14,15 @@ from torch.utils import data
 from rsmatch_jax.augment.views import ViewSpec
 from rsmatch_jax.bench.rivals.pillow_views import PillowViews
 
-PREFETCH = 2  # batches that a worker makes ahead: PyTorch's default
+PREFETCH = 2  # batches that a worker prepares: PyTorch's default
 Triple = tuple[float, float, float]
 
 
 class RandomImages(data.Dataset):
-    """Images of noise, of which every process draws its own copy, the same one.
+    """Images of noise; every process draws the same ones.
 
-    Items below `num_labeled` are (weak view, label), the others (weak, strong), views
-    normalised as torchvision does: float32 [3, S, S].
+    Items below `num_labeled` are (weak view, label), the others (weak, strong). Views
+    are normalised as by torchvision: float32 [3, S, S].
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class RandomImages(data.Dataset):
         self._num_classes = num_classes
         mean, std = (torch.tensor(x).reshape(3, 1, 1) for x in normalisation)
         self._mean, self._std = mean, std
-        self._views = None  # holds modules, which do not travel to workers
+        self._views = None  # holds modules, which cannot be sent to workers
 
     def __len__(self) -> int:
         return self.num_labeled + self.num_unlabeled
@@ -54,7 +54,7 @@ class RandomImages(data.Dataset):
         return weak, self._view(index, strong=True)
 
     def _open(self):
-        """In the process that makes the views."""
+        """Draws the images, in the process that makes the views."""
         info = data.get_worker_info()
         worker = 0 if info is None else info.id
         self._random = random.Random(f"{self._seed} {worker}")
@@ -71,7 +71,7 @@ class RandomImages(data.Dataset):
 
 
 class RandomRows(data.Sampler):
-    """Endless batches: `batch` labelled positions, then `unlabeled` others."""
+    """Endless batches of `batch` labelled positions, then `unlabeled` others."""
 
     def __init__(self, images: RandomImages, batch: int, unlabeled: int, seed: int):
         self._images, self._sizes, self._seed = images, (batch, unlabeled), seed
@@ -88,7 +88,7 @@ class RandomRows(data.Sampler):
 def collate(
     batch: int, items: Sequence[tuple]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """lab, labels, weak and strong of items of which the first `batch` are labelled."""
+    """lab, labels, weak and strong of items; the first `batch` are labelled."""
     lab, labels = zip(*items[:batch], strict=True)
     weak, strong = zip(*items[batch:], strict=True)
     stack = torch.stack
@@ -104,9 +104,10 @@ def stream(
     pinned: bool,
     seed: int = 0,
 ) -> Iterator:
-    """Endless batches as `collate` puts them together; its workers start at once and
-    end with it. All of them make labelled and unlabelled rows, where USB has a loader
-    for each."""
+    """Endless batches of `collate`; the workers start at once and end with the stream.
+
+    Every worker makes labelled and unlabelled rows; USB has a loader for each.
+    """
     loader = data.DataLoader(
         images,
         batch_sampler=RandomRows(images, batch, unlabeled, seed),
@@ -115,7 +116,7 @@ def stream(
         prefetch_factor=PREFETCH,
         persistent_workers=True,
         pin_memory=pinned,
-        # Never fork: JAX's threads would be missing in the child.
+        # Not fork: the child would lack JAX's threads.
         multiprocessing_context="spawn",
     )
     return iter(loader)

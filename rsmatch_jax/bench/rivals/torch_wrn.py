@@ -1,7 +1,7 @@
 """The wide residual network of USB (semilearn nets/wrn/wrn.py) in PyTorch.
 
-The same network as rsmatch_jax.models.wrn with preact="usb", and the same names: a
-parameter's path there, joined by dots, is its name here. Imports torch.
+The same network as rsmatch_jax.models.wrn with preact="usb". A parameter's name here is
+its path there, joined by dots. Imports torch.
 """
 
 import functools
@@ -12,8 +12,7 @@ from torch import nn
 
 
 class Block(nn.Module):
-    """Pre-activation residual block; see models.wrn.Block for what conv1 and the
-    shortcut see where the channel count changes."""
+    """Pre-activation residual block, see models.wrn.Block."""
 
     def __init__(self, inputs: int, channels: int, stride: int, first: bool, norm):
         super().__init__()
@@ -26,7 +25,7 @@ class Block(nn.Module):
             self.shortcut = nn.Conv2d(inputs, channels, 1, stride, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # Computed in any case, as in USB: its running statistics move.
+        # Always computed, as in USB: it updates running statistics.
         inner = _activate(self.bn1(x))
         if self.widens and self._first:
             x = inner
@@ -35,9 +34,10 @@ class Block(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """WRN-depth-widen with a linear classifier: float32 [N, 3, S, S] -> logits
-    [N, classes]. bn_momentum: share of the new statistics that an update takes, so one
-    minus ours."""
+    """WRN-depth-widen: float32 [N, 3, S, S] -> logits [N, classes].
+
+    bn_momentum: the share of new statistics in an update; one minus JAX's value.
+    """
 
     def __init__(self, depth: int, widen: int, num_classes: int, bn_momentum: float):
         super().__init__()

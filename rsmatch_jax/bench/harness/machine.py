@@ -1,0 +1,55 @@
+"""Describes the machine and the installed packages for a bench's JSON."""
+
+import importlib.metadata
+import os
+import platform
+from typing import Any
+
+import jax
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+OPTIONAL = ("pillow", "tensorflow", "torch")  # what some benches compare with
+
+
+def describe(device: jax.Device) -> dict[str, Any]:
+    """The timed device and the host."""
+    return {
+        "platform": device.platform,
+        "kind": device.device_kind,
+        "used": 1,
+        "visible": jax.local_device_count(),
+        "cpu": _cpu_model(),
+        "cores": cores(),
+        "load": os.getloadavg()[0],  # of all processes, over the last minute
+    }
+
+
+def versions() -> dict[str, str]:
+    """{"python" or package: version} of what is installed."""
+    result = {"python": platform.python_version()}
+    for name in (*PACKAGES, *OPTIONAL):
+        # TensorFlow's CPU build is a distribution of another name.
+        for distribution in (f"{name}-cpu", name):
+            try:
+                result[name] = importlib.metadata.version(distribution)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+    return result
+
+
+def cores() -> int | None:
+    """Cores that this process may use; /proc/cpuinfo lists the host's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def _cpu_model() -> str:
+    try:
+        with open("/proc/cpuinfo") as f:
+            for line in f:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

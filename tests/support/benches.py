@@ -1,0 +1,44 @@
+"""Small requests of benches, and what every bench's JSON holds."""
+
+import dataclasses
+import json
+import types
+
+from rsmatch_jax.bench.harness import frame
+
+TOP = {"bench", "command", "device", "versions", "preset", "precision", "config"}
+TOP |= {"figures", "rows"}
+FIGURE = {"value", "unit", "must", "goal", "holds", "spread"}
+
+
+def small(batch=2, ratio=1, classifier="wrn_10_1"):
+    """Flags of a step that is fast on a CPU."""
+    return [
+        "--preset=cpu",
+        f"--config.model.classifier={classifier}",
+        f"--config.train.batch_size={batch}",
+        f"--config.train.unlabeled_ratio={ratio}",
+    ]
+
+
+def elsewhere(request, preset, platform):
+    """The request as on another device."""
+    device = types.SimpleNamespace(platform=platform, device_kind=platform)
+    return dataclasses.replace(request, preset=preset, device=device)
+
+
+def figures(bench, request, rows=(), values=None, platform=None):
+    """The figures that follow from made-up rows and values, on the preset's device."""
+    request = elsewhere(request, request.preset, platform or request.preset)
+    return frame.figures(request, bench.limits, rows, values or {})
+
+
+def rows_of(content):
+    """{name: row} of a bench's JSON, which is checked."""
+    assert set(content) == TOP
+    json.dumps(content)
+    for row in content["rows"]:
+        if "ms" in row and row["ms"] is not None:
+            low, high = row["ms_quartiles"]
+            assert 0 < low <= row["ms"] <= high
+    return {row["row"]: row for row in content["rows"]}
