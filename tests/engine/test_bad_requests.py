@@ -25,7 +25,7 @@ from rsmatch_jax.synthesis.ddpm import __main__ as ddpm
 from rsmatch_jax.synthesis.generate import __main__ as generate
 from rsmatch_jax.synthesis.look import __main__ as look
 from rsmatch_jax.synthesis.prompts import __main__ as prompts
-from rsmatch_jax.synthesis.prompts import jsonl
+from rsmatch_jax.synthesis.prompts import prompt_file
 
 ROOT = pathlib.Path(__file__).parents[2]
 DIGITS = f"--config={ROOT}/configs/digits.py"
@@ -311,7 +311,7 @@ def make_runs(root):
 
 
 def make_prompts(root):
-    header = jsonl.header_line("pets", ["cat", "dog"], {})
+    header = prompt_file.header_line("pets", ["cat", "dog"], {})
     lines = ['{"label": 0, "prompt": "a cat"}\n', '{"label": 1, "prompt": "a dog"}\n']
     bad = '{"label": 9, "prompt": "a cow"}\n'
     for name, content in (
@@ -325,7 +325,7 @@ def make_prompts(root):
     words = "zero one two three four five six seven eight nine"
     how = {"words": words.split(), "model": args.model, "per_class": 5}
     how |= {"allow_missing_word": False, **vars(sampling)}
-    finished = jsonl.header_line("digits", list("0123456789"), how)
+    finished = prompt_file.header_line("digits", list("0123456789"), how)
     (root / "digits.jsonl").write_text(finished)
 
 

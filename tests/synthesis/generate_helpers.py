@@ -6,8 +6,8 @@ import numpy as np
 
 from rsmatch_jax.data import sources
 from rsmatch_jax.synthesis.generate import drawing, pipelines
-from rsmatch_jax.synthesis.prompts import jsonl
-from rsmatch_jax.synthesis.prompts.jsonl import Prompt
+from rsmatch_jax.synthesis.prompts import prompt_file
+from rsmatch_jax.synthesis.prompts.prompt_file import Prompt
 
 CLASSES = ("cat", "dog", "owl")
 COUNT = 12
@@ -45,10 +45,10 @@ def install(monkeypatch):
 
 def write_prompts(path, dataset="pets", classes=CLASSES, count=COUNT):
     text = {FLAGGED: "flagged", TWIN: "twin", OTHER: "twin", 0: "twin"}
-    lines = [jsonl.header_line(dataset, classes, {"seed": 3})]
+    lines = [prompt_file.header_line(dataset, classes, {"seed": 3})]
     for i in range(count):
         prompt = Prompt(i % len(classes), f"{text.get(i, 'a')} {i}")
-        lines.append(jsonl.prompt_line(prompt))
+        lines.append(prompt_file.prompt_line(prompt))
     path.write_text("".join(lines))
     return str(path)
 
@@ -72,14 +72,14 @@ def flags_of(folder):
 
 def tree(folder, without=()):
     """{path below folder: content}."""
-    found = {}
+    contents = {}
     for parent, folders, names in os.walk(folder):
         folders[:] = [f for f in folders if f not in without]
         for name in names:
             path = os.path.join(parent, name)
             with open(path, "rb") as f:
-                found[os.path.relpath(path, folder)] = f.read()
-    return found
+                contents[os.path.relpath(path, folder)] = f.read()
+    return contents
 
 
 def load(folder, tmp_path):

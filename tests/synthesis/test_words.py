@@ -53,8 +53,8 @@ def test_known_class_names(tmp_path):
 
 @pytest.mark.parametrize("text", [CIFAR10, CIFAR100])
 def test_every_cifar_name_in_both_numbers_and_in_no_other_class(text):
-    found = pairs(text)
-    for name, plural in found:
+    names = pairs(text)
+    for name, plural in names:
         word = words.words(name)
         assert word == name.replace("_", " ")
         many = plural.replace("_", " ")
@@ -63,7 +63,7 @@ def test_every_cifar_name_in_both_numbers_and_in_no_other_class(text):
         assert words.holds(f"{word.capitalize()}'s day", word)
         # A class named in the plural, as some sets have it.
         assert words.holds(f"one {word} here", many)
-        for other, _ in found:
+        for other, _ in names:
             if other != name:
                 assert not words.holds(f"The {many}!", words.words(other)), other
 
