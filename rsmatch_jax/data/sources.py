@@ -126,6 +126,16 @@ def is_path(name: str) -> bool:
     )
 
 
+def prepared_folder(name: str, data_dir: str | None) -> str | None:
+    """Returns the TFDS dataset folder that holds a real set, or None."""
+    if name in ("digits", "fake"):
+        return None
+    if not is_path(name):
+        return dataset_folder.find(name, dataset_folder.default_data_dir(data_dir))
+    folder = os.path.abspath(os.path.expanduser(name))
+    return folder if dataset_folder.is_dataset(folder) else None
+
+
 def _real_folder(
     folder: str, cache_dir: str | None, image_size: int | None
 ) -> Sequence[ImageArrays]:
