@@ -321,7 +321,8 @@ def make_prompts(root):
         ("none", []),
     ):
         (root / f"{name}.jsonl").write_text(header + "".join(content))
-    args, sampling = prompts.prompt_settings.parse(WRITE, "")
+    args = prompts.settings.parser(None).parse_args(WRITE)
+    sampling = prompts.settings.check(args)
     words = "zero one two three four five six seven eight nine"
     how = {"words": words.split(), "model": args.model, "per_class": 5}
     how |= {"allow_missing_word": False, **vars(sampling)}

@@ -1,4 +1,4 @@
-"""The generate command with a model of numpy: requests, settings, the written pool."""
+"""Tests the generate command with a model of numpy: flags, settings, the pool."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ def test_a_pool_of_two_generators(tmp_path, model, request_of, capsys):
     assert model == [generate.seed_of(0, "sd14", i) for i in range(COUNT)]
     before = load(tmp_path / "pool", tmp_path)
 
-    # Twins are equal across generators as well: of the second, all are dropped.
+    # Twins are equal across generators too: all of the second generator are dropped.
     assert generate.main(request_of("glide", "--guidance=2")) == 0
     pool = load(tmp_path / "pool", tmp_path)
     assert pool.class_names == CLASSES
@@ -47,7 +47,7 @@ def test_a_pool_of_two_generators(tmp_path, model, request_of, capsys):
     np.testing.assert_array_equal(pool.images[sd14], before.images)
     want = [i for i in range(COUNT) if i not in (FLAGGED, TWIN)]
     np.testing.assert_array_equal(pool.labels[sd14], [i % 3 for i in want])
-    # What was drawn for prompt 7, brought to size by means of blocks.
+    # The picture of prompt 7, reduced to the means of blocks.
     (drawn,) = draw(["a"], [generate.seed_of(0, "sd14", 7)])
     means = drawn.reshape(8, 2, 8, 2, 3).astype(float).mean((1, 3))
     assert np.abs(pool.images[sd14][want.index(7)] - means).max() <= 1

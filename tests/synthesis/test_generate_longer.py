@@ -1,4 +1,4 @@
-"""A pool of a prompt file that was made longer: as if it had been so at once."""
+"""A pool of a longer prompt file equals one that was drawn at once."""
 
 import json
 import os
@@ -19,12 +19,12 @@ from rsmatch_jax import files
 from rsmatch_jax.synthesis.generate import __main__ as generate
 from rsmatch_jax.synthesis.generate import drawing, staging
 
-MORE = 23  # in batches of 5 the last of both files is short
+MORE = 23  # in batches of 5 the last batch of both files is short
 
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """Seeds that were drawn. A picture depends on how many are drawn with it."""
+    """Returns the drawn seeds. A picture depends on the size of its batch."""
     seeds = []
 
     def with_others(prompts, these):
@@ -42,7 +42,7 @@ def drawn(monkeypatch):
 
 @pytest.fixture
 def at_once(tmp_path, drawn):
-    """The pool of the longer file, with its staging."""
+    """Returns the pool of the longer file, with its staging."""
     folder = tmp_path / "at_once"
     folder.mkdir()
     flags = flags_of(folder)
@@ -64,7 +64,7 @@ def test_as_if_drawn_at_once(tmp_path, drawn, at_once, capsys):
     assert generate.main(flags()) == 0
     drawn.clear()
     assert generate.main([*flags(), f"--prompts={longer(tmp_path)}"]) == 0
-    # The short batch of before is drawn again, whole; nothing else is.
+    # Only the short batch is drawn again, as a full one.
     assert drawn == seeds_of(range(10, MORE))
     assert tree(tmp_path / "pool") == at_once
     assert f"10 of {MORE} prompts are done already" in capsys.readouterr().out
@@ -92,7 +92,7 @@ def test_beside_another_generator(tmp_path, drawn, at_once):
 
 @pytest.mark.parametrize("first", [3, 10, COUNT])
 def test_whatever_was_there_before(tmp_path, drawn, at_once, first):
-    """Less than a batch, whole batches, one that is short."""
+    """Less than a batch, full batches only, a short last batch."""
     flags = flags_of(tmp_path)
     shorter = write_prompts(tmp_path / "shorter.jsonl", count=first)
     for prompts in (shorter, longer(tmp_path, 16), longer(tmp_path)):
@@ -130,7 +130,7 @@ def test_killed_at_every_write(tmp_path, drawn, at_once, monkeypatch):
         except Killed:
             ended = False
         monkeypatch.setattr(files, "write_bytes", real)
-        if limit % 2 == 0 and not ended:  # once in a while killed twice
+        if limit % 2 == 0 and not ended:  # sometimes killed twice
             monkeypatch.setattr(staging.Part, "stage", interrupt)
             assert generate.main(command) in (0, 75)
             monkeypatch.setattr(staging.Part, "stage", STAGE)

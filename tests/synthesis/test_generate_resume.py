@@ -1,4 +1,4 @@
-"""The generate command is stopped: kills, full disks, others at work, damage."""
+"""Stops the generate command: kills, full disks, other processes, damage."""
 
 import errno
 import os
@@ -20,6 +20,7 @@ from support.disks import small_disk
 
 from rsmatch_jax import files
 from rsmatch_jax.data import import_images
+from rsmatch_jax.synthesis import checks
 from rsmatch_jax.synthesis.generate import __main__ as generate
 from rsmatch_jax.synthesis.generate import pool_folder, staging
 
@@ -38,7 +39,7 @@ def test_a_finished_pool_is_left_as_it_is(tmp_path, model, request_of, capsys):
 def test_the_pool_is_a_function_of_the_staging(
     tmp_path, model, request_of, monkeypatch
 ):
-    """Interrupted in the second batch and gone on with, or written again: equal."""
+    """A pool is equal after an interruption in batch 2, and if it is written again."""
     assert generate.main(request_of()) == 0
     complete = tree(tmp_path / "pool", without=[".staging"])
     assert sorted(name.split("-")[0] for name in complete) == [
@@ -159,7 +160,7 @@ def test_a_full_disk_while_writing_keeps_the_old_pool(
 ):
     assert generate.main(request_of()) == 0
     before = tree(tmp_path / "pool", without=[".staging"])
-    tf_write = pool_folder.load_writer()
+    tf_write = checks.tfds_writer()
 
     def full(*args):
         raise tf_write.tf.errors.ResourceExhaustedError(None, None, "No space left")

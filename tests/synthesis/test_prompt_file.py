@@ -1,4 +1,4 @@
-"""The prompt file: what is written is read, and a bad line is named."""
+"""Reads back prompt files; a bad line is named."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The prompts command, as far as it goes without PyTorch."""
+"""Tests the prompts command as far as it works without PyTorch."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from rsmatch_jax.synthesis.prompts.tally import Tally
 
 @pytest.fixture(autouse=True)
 def no_transformers(monkeypatch):
-    # torch itself cannot be blocked: SciPy looks it up and stumbles over None.
+    # torch cannot be blocked: SciPy looks it up and fails on None.
     monkeypatch.setitem(sys.modules, "transformers", None)
 
 

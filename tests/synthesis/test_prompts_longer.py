@@ -1,4 +1,4 @@
-"""A prompt file is made longer, with a model of numpy: as if it had been so at once."""
+"""A prompt file that is made longer equals one that was made at once."""
 
 import json
 import os
@@ -14,7 +14,7 @@ BATCH = 8
 
 
 def write(word, key):
-    """Few different sentences, some that do not end, some without the word."""
+    """Returns few different sentences, some incomplete, some without the word."""
     rng = np.random.default_rng(key)
     kinds = rng.integers(0, 10, BATCH)
     return [
@@ -25,7 +25,7 @@ def write(word, key):
 
 @pytest.fixture
 def model(monkeypatch):
-    """calls: what was asked of the model; limit: after so many it is interrupted."""
+    """calls: the keys that were sampled; limit: number of calls before an interrupt."""
 
     class Model:
         calls, limit, write, made_with = [], None, staticmethod(write), {"torch": "1"}
@@ -49,15 +49,15 @@ def command(out, per_class, *flags):
     return prompts.main(["--dataset=digits", *options, *flags])
 
 
-def whole(folder, per_class):
-    """The bytes of a file that was made at once."""
+def complete(folder, per_class):
+    """Returns the bytes of a file that was made at once."""
     out = folder / f"whole-{per_class}.jsonl"
     assert command(out, per_class) == 0
     return out.read_bytes()
 
 
 def by_hand(per_class):
-    """(label, text) in the file's order, and how many sentences were looked at."""
+    """Returns (label, text) in the file's order, and numbers of judged sentences."""
     columns, looked_at = [], []
     for label, word in enumerate(map(words.words, "0123456789")):
         texts, count = {}, 0
@@ -90,9 +90,9 @@ def test_longer_and_longer(tmp_path, model, capsys):
         printed = capsys.readouterr().out
         assert ("going on" in printed) == (shorter > 0)
         model.calls.clear()
-        assert out.read_bytes() == whole(tmp_path, per_class)
+        assert out.read_bytes() == complete(tmp_path, per_class)
         assert set(drawn) <= set(model.calls)
-        # Nothing twice but the batches that were looked at in part.
+        # Only batches that were judged in part are sampled again.
         looked_at = by_hand(shorter)[1]
         assert len(drawn) == len(model.calls) - sum(n // BATCH for n in looked_at)
 
@@ -108,7 +108,7 @@ def test_longer_and_longer(tmp_path, model, capsys):
 
 @pytest.mark.parametrize("shorter", [0, 5])
 def test_killed_again_and_again(tmp_path, model, shorter):
-    """While it is made longer, and with another length asked for in between."""
+    """While it is made longer, with other lengths in between."""
     out, stage = tmp_path / "p.jsonl", tmp_path / "p.jsonl.partial"
     if shorter:
         assert command(out, shorter) == 0
@@ -121,12 +121,12 @@ def test_killed_again_and_again(tmp_path, model, shorter):
         with open(stage, "ab") as f:
             f.write(b'{"label": 0, "te')
     model.limit = None
-    if shorter:  # the shorter file is there, and what was begun stays
+    if shorter:  # the shorter file is finished; the journal of the longer one stays
         begun = stage.read_bytes()
         assert command(out, shorter) == 0
         assert stage.read_bytes() == begun
     assert command(out, 45) == 0
-    assert out.read_bytes() == whole(tmp_path, 45)
+    assert out.read_bytes() == complete(tmp_path, 45)
     assert not stage.exists()
 
 
@@ -142,10 +142,10 @@ def test_killed_between_the_last_two_steps(tmp_path, model, monkeypatch):
             patched.setattr(prompts.os, "remove", killed)
             assert command(out, per_class) != 0
         assert stage.exists()
-        assert out.read_bytes() == whole(tmp_path, per_class)
+        assert out.read_bytes() == complete(tmp_path, per_class)
     assert command(out, 9) == 0
     assert command(out, 13) == 0
-    assert out.read_bytes() == whole(tmp_path, 13)
+    assert out.read_bytes() == complete(tmp_path, 13)
     assert not stage.exists()
 
 

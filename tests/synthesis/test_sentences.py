@@ -1,4 +1,4 @@
-"""The prompts command with a tiny T5 that the test trains, killed and resumed."""
+"""Tests the prompts command with a tiny T5 that the test trains."""
 
 import json
 import os
@@ -34,8 +34,8 @@ SAYINGS = {
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """The folder of a T5 that has learnt a few sentences of three classes, some of them
-    without the class's word."""
+    """Returns the folder of a T5 that has learnt sentences of three classes, some of
+    them without the class's word."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("model")
     pairs = [
@@ -76,7 +76,7 @@ def model(tmp_path_factory):
 
 
 def make_tokenizer(folder, texts):
-    """T5's own kind, from nothing but the SentencePiece file that T5's pages hold."""
+    """Returns a tokenizer of T5's class, made from a SentencePiece file alone."""
     corpus = folder / "corpus.txt"
     corpus.write_text("\n".join(texts))
     sentencepiece.SentencePieceTrainer.train(
@@ -143,7 +143,7 @@ def test_the_file_holds_what_was_asked_for(flags, model, dataset, tmp_path, caps
         lost = [rejected[reason][label] for reason in rejected]
         assert header["sampled"][label] == 10 + sum(lost)
         assert f"{name}: 10 of {header['sampled'][label]} kept" in printed
-    # A quarter of what the model learnt lacks the word, and little differs.
+    # A quarter of the learnt sentences lack the word, and few sentences differ.
     assert sum(rejected["word missing"]) > 0
     assert sum(rejected["repeated"]) > 0
     assert "word missing" in printed
@@ -167,10 +167,10 @@ def test_the_file_holds_what_was_asked_for(flags, model, dataset, tmp_path, caps
 
 
 def test_a_killed_process_goes_on_and_ends_with_the_same_bytes(flags, tmp_path):
-    # Any sentence counts, so that there are enough of them to be killed in between.
+    # All sentences are accepted, so that there is time to kill the process.
     flags = (*flags, "--per_class=60", "--batch_size=2", "--allow_missing_word")
     flags = (*flags, "--temperature=2")
-    whole, parts = tmp_path / "whole.jsonl", tmp_path / "parts.jsonl"
+    complete, parts = tmp_path / "complete.jsonl", tmp_path / "parts.jsonl"
     stage = tmp_path / "parts.jsonl.partial"
     process = subprocess.Popen(
         [sys.executable, "-m", prompts.__name__, *flags, f"--out={parts}"],
@@ -186,9 +186,9 @@ def test_a_killed_process_goes_on_and_ends_with_the_same_bytes(flags, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert stage.exists() and not parts.exists()
-    assert prompts.main([*flags, f"--out={whole}"]) == 0
+    assert prompts.main([*flags, f"--out={complete}"]) == 0
     assert prompts.main([*flags, f"--out={parts}"]) == 0
-    assert parts.read_bytes() == whole.read_bytes()
+    assert parts.read_bytes() == complete.read_bytes()
 
 
 def test_a_class_whose_sentences_fail_is_named(flags, tmp_path, capsys):
@@ -203,12 +203,12 @@ def test_a_class_whose_sentences_fail_is_named(flags, tmp_path, capsys):
     for way in ("--words", "--model", "--temperature", "--allow_missing_word"):
         assert way in printed
     assert "Traceback" not in printed
-    # More tries go on from there.
+    # More tries continue from there.
     assert prompts.main([*flags, "--max_tries=5"]) == 1
     assert "0 of 20 kept" in capsys.readouterr().err
     stage = (tmp_path / "p.jsonl.partial").read_text()
     assert stage.count('{"label": 0') == 5
-    # Without the test the same words will do.
+    # Without this check the same words pass.
     flags = [f for f in flags if not f.startswith("--out")]
     out = tmp_path / "any.jsonl"
     assert prompts.main([*flags, f"--out={out}", "--allow_missing_word"]) == 0
@@ -238,7 +238,7 @@ def test_a_batch_depends_on_its_key_alone(model):
 def test_sampling_settings_reach_the_model(model):
     tokenizer = transformers.AutoTokenizer.from_pretrained(model)
     net = transformers.AutoModelForSeq2SeqLM.from_pretrained(model).eval()
-    # The likeliest token again and again, by the network alone.
+    # Takes the likeliest token at each step, from the network alone.
     tokens, source = [0], tokenizer("dog", return_tensors="pt").input_ids
     while tokens[-1] != tokenizer.eos_token_id and len(tokens) < 32:
         with torch.no_grad():
@@ -270,7 +270,7 @@ def test_a_model_that_cannot_be_loaded(flags, tmp_path, capsys):
 
 
 def test_an_old_model_of_pickled_weights_and_no_card(model, tmp_path):
-    # As the default model's page may have it.
+    # The default model's page may have this form.
     old = tmp_path / "model"
     shutil.copytree(
         model, old, ignore=shutil.ignore_patterns("README.md", "*.safetensors")

@@ -1,4 +1,4 @@
-"""The generate command with real diffusers pipelines of tiny random weights."""
+"""Tests the generate command with real diffusers pipelines of random weights."""
 
 import contextlib
 import io
@@ -16,9 +16,9 @@ from PIL import Image
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
+import generate_helpers  # noqa: E402
 import tiny_models  # noqa: E402
 
-from rsmatch_jax.data import sources  # noqa: E402
 from rsmatch_jax.synthesis.generate import __main__ as generate  # noqa: E402
 from rsmatch_jax.synthesis.generate import staging  # noqa: E402
 from rsmatch_jax.synthesis.prompts import prompt_file  # noqa: E402
@@ -59,7 +59,7 @@ def flags(tmp_path, generator, *more):
 
 
 def staged(tmp_path, name):
-    """{prompt: uint8 picture, or None where it was dropped}."""
+    """Returns {prompt: uint8 picture, or None if it was dropped}."""
     part = staging.Part(str(tmp_path / "pool"), name)
     pictures = dict.fromkeys(entry.prompt for entry in part.entries)
     for entry, png in part.pictures():
@@ -67,13 +67,8 @@ def staged(tmp_path, name):
     return pictures
 
 
-def load(tmp_path):
-    folder, cache = str(tmp_path / "pool"), str(tmp_path / "cache")
-    return sources.load_pool(folder, cache_dir=cache)
-
-
 def alone(pipe, name, prompt, text, **arguments):
-    """The picture of one prompt by the pipeline itself, and whether it is flagged."""
+    """Returns one prompt's picture by the pipeline, and whether it is flagged."""
     seed = torch.Generator().manual_seed(generate.seed_of(0, name, prompt))
     output = pipe(text, generator=seed, **arguments)
     flagged = (getattr(output, "nsfw_content_detected", None) or [False])[0]
@@ -82,7 +77,7 @@ def alone(pipe, name, prompt, text, **arguments):
 
 def test_sd14_with_weights_from_a_folder(tmp_path, models, capsys):
     texts = write_prompts(tmp_path / "prompts.jsonl", 8)
-    # A folder's own run, at its full size.
+    # The model of a folder, at its full size.
     argv = flags(tmp_path, "sd14", f"--model_dir={models['strict']}")
     argv += [f"--steps={STEPS}", "--full_size", "--batch_size=3"]
     assert generate.main(argv) == 0, capsys.readouterr().err
@@ -96,10 +91,10 @@ def test_sd14_with_weights_from_a_folder(tmp_path, models, capsys):
         if flagged:
             assert not want.any(), "the pipeline's own answer is a black picture"
             assert pictures[i] is None
-        else:  # another batch size sums in another order
+        else:  # another batch size changes the order of sums
             assert np.abs(pictures[i].astype(int) - want).max() <= 1
     assert 0 < dropped < 8
-    pool = load(tmp_path)
+    pool = generate_helpers.load(tmp_path / "pool", tmp_path)
     assert pool.images.shape == (8 - dropped, 32, 32, 3)
     assert all(image.any() for image in pool.images)
     report = json.loads((tmp_path / "pool" / "pool.json").read_text())
@@ -190,7 +185,7 @@ def test_noise_is_the_prompts_whatever_its_batch(tmp_path, models, monkeypatch):
     assert len({row.tobytes() for row in noises[0]}) == 6
 
 
-# Imports once; every line of flags is one process of its own.
+# Imports once; every line of flags becomes one process.
 STARTER = """
 import json, os, sys
 import torch
@@ -207,22 +202,15 @@ for line in sys.stdin:
 
 
 def tree(folder):
-    """{path: content} of the pool and of the staged batches, in two dicts."""
-    pool, batches = {}, {}
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            path = os.path.relpath(os.path.join(parent, name), folder)
-            with open(os.path.join(parent, name), "rb") as f:
-                if path.endswith(".zip"):
-                    batches[path] = f.read()
-                elif not path.startswith(staging.STAGING):
-                    pool[path] = f.read()
-    return pool, batches
+    """Returns {path: content} of the pool and of the staged batches, in two dicts."""
+    files = generate_helpers.tree(folder)
+    pool = {k: v for k, v in files.items() if not k.startswith(staging.STAGING)}
+    return pool, {k: v for k, v in files.items() if k.endswith(".zip")}
 
 
 @contextlib.contextmanager
 def starting():
-    """(start(flags) -> process number, code() -> its exit code) of one STARTER."""
+    """Yields start(flags) -> process number and code() -> its exit code."""
     with subprocess.Popen(
         [sys.executable, "-c", STARTER],
         cwd=ROOT,
@@ -253,7 +241,7 @@ def test_three_kills_lose_nothing(tmp_path, models):
     with starting() as (start, code):
         start([*argv, f"--out={tmp_path}/whole/pool"])
         assert code() == 0
-    # Another process: nothing may hang on what is drawn by lot when one starts.
+    # In another process, because nothing may depend on random numbers of its start.
     with starting() as (start, code):
         done = 0
         for _ in range(3):

@@ -1,4 +1,4 @@
-"""Class names as words, and sentences searched for them."""
+"""Converts class names to words and looks for them in sentences."""
 
 import pytest
 
@@ -61,7 +61,7 @@ def test_every_cifar_name_in_both_numbers_and_in_no_other_class(text):
         assert words.holds(f"A photo of the {word}.", word)
         assert words.holds(f"Two {many.upper()} on a hill", word)
         assert words.holds(f"{word.capitalize()}'s day", word)
-        # A class named in the plural, as some sets have it.
+        # Some sets name a class in the plural.
         assert words.holds(f"one {word} here", many)
         for other, _ in names:
             if other != name:

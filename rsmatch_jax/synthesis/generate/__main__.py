@@ -12,7 +12,6 @@ that begins with the same prompts adds pictures for the new ones.
 import argparse
 import hashlib
 import importlib.util
-import math
 import os
 import sys
 from collections import Counter
@@ -21,6 +20,7 @@ from typing import Any
 
 from rsmatch_jax import terminal
 from rsmatch_jax.errors import RequestError, RunFailed
+from rsmatch_jax.synthesis import checks
 from rsmatch_jax.synthesis.generate import drawing, pipelines, pool_folder, staging
 from rsmatch_jax.synthesis.generate.drawing import NO_NUMBERS, Drawer
 from rsmatch_jax.synthesis.generate.pipelines import Generator
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace):
     out = os.path.abspath(os.path.expanduser(args.out))
     staging.check_folder(out)
     if importlib.util.find_spec("tensorflow_datasets") is None:
-        pool_folder.load_writer()  # refuses now, not hours later
+        checks.tfds_writer()  # refuses now, not hours later
     if not os.path.isdir(out):
         pipelines.require(generator)  # before a folder is made
     with staging.locked(out):
@@ -85,9 +85,8 @@ def run(args: argparse.Namespace):
 def _check(args: argparse.Namespace):
     """Raises RequestError for a number that cannot work."""
     for flag, low in (("size", 1), ("batch_size", 1), ("steps", 1), ("guidance", 0)):
-        value = getattr(args, flag)
-        if value is not None and not (math.isfinite(value) and value >= low):
-            raise RequestError(f"--{flag}={value} cannot work: give {low} or more")
+        if (value := getattr(args, flag)) is not None:
+            checks.check_range(flag, value, low)
     model = pipelines.GENERATORS.get(args.generator)
     if model and not args.model_dir:
         _refuse_enlarging(args.size or 0, args.generator, model.native_size)

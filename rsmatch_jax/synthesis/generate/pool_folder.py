@@ -17,7 +17,8 @@ from typing import Any
 
 from rsmatch_jax import files
 from rsmatch_jax.data.stores import dataset_folder
-from rsmatch_jax.errors import RequestError, RunFailed
+from rsmatch_jax.errors import RunFailed
+from rsmatch_jax.synthesis import checks
 from rsmatch_jax.synthesis.generate import staging
 from rsmatch_jax.synthesis.generate.staging import Part
 
@@ -59,7 +60,7 @@ def write(out: str) -> Tally:
         RunFailed: all pictures were dropped.
         OSError: the disk is full.
     """
-    tf_write = load_writer()
+    tf_write = checks.tfds_writer()
     parts = staging.parts(out)
     if all(entry.dropped for part in parts for entry in part.entries):
         raise RunFailed(
@@ -95,22 +96,6 @@ def write(out: str) -> Tally:
     _install(os.path.join(folder, _NEW), out)
     files.write_text(os.path.join(folder, _WRITTEN), staging.state(out))
     return tally
-
-
-def load_writer():
-    """Returns the module that writes TFDS folders.
-
-    Raises:
-        RequestError: TensorFlow is not installed.
-    """
-    try:
-        from rsmatch_jax.data.stores import tf_write  # lazy: drawing needs no TF
-    except ImportError as e:
-        raise RequestError(
-            f"writing a pool needs TensorFlow and tensorflow-datasets ({e}): "
-            "pip install -r requirements.txt"
-        ) from e
-    return tf_write
 
 
 def _examples(

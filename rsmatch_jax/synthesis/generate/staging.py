@@ -32,7 +32,8 @@ KERNEL = image_source.KERNEL
 _GENERATORS, _LOCK = "generators", ".lock"
 _HEADER, _BATCHES, _ENTRIES = "header.json", "batches", "entries.json"
 _OLD_JOURNAL = "journal.jsonl"  # of versions that staged each picture as a file
-_BATCH = re.compile(r"(\d{7})\.zip")
+_BATCH = re.compile(r"\d{7}\.zip")
+_DAMAGE = (zipfile.BadZipFile, EOFError, KeyError, RuntimeError, TypeError, ValueError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +157,7 @@ class Part:
         try:
             with zipfile.ZipFile(path) as archive:
                 yield archive
-        except (zipfile.BadZipFile, RuntimeError, KeyError, ValueError, TypeError) as e:
+        except _DAMAGE as e:
             raise RequestError(
                 f"{path} is damaged ({e}); delete it and start {self.name} with the "
                 "same flags again, then its pictures are drawn again"

@@ -6,6 +6,7 @@ import math
 
 from rsmatch_jax import terminal
 from rsmatch_jax.errors import RequestError
+from rsmatch_jax.synthesis import checks
 from rsmatch_jax.synthesis.prompts import sentences
 from rsmatch_jax.synthesis.prompts.sentences import Sampling
 
@@ -66,10 +67,7 @@ def check(args: argparse.Namespace) -> Sampling:
         ("top_k", 0, math.inf),
         ("max_tokens", 1, math.inf),
     ):
-        value = getattr(args, name)
-        if not low <= value <= high:
-            most = "or more" if high == math.inf else f"to {high}"
-            raise RequestError(f"--{name}={value} cannot work: give {low} {most}")
+        checks.check_range(name, getattr(args, name), low, high)
     if not 0 < args.temperature < math.inf:
         raise RequestError(f"--temperature={args.temperature}: give above 0")
     if not 0 < args.top_p <= 1:
