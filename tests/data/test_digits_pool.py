@@ -54,10 +54,11 @@ def test_it_fits_the_digits(pool, real):
 def test_it_records_how_it_was_made():
     meta = arrays.load_meta(FOLDER)
     argv = meta["command"].split("rsmatch_jax.synthesis.ddpm ")[1].split()
-    request = ddpm_settings.parse(argv)
-    assert (request.dataset, request.format) == ("digits", "arrays")
-    assert request.out == "rsmatch_jax/data/digits_pool"
-    settings = ddpm_settings.settle(request.given, 8, images_per_class=129)
+    args = ddpm_settings.parser(None).parse_args(argv)
+    ddpm_settings.check(args)
+    assert (args.dataset, ddpm_settings.pool_format(args)) == ("digits", "arrays")
+    assert args.out == "rsmatch_jax/data/digits_pool"
+    settings = ddpm_settings.settle(args, 8, images_per_class=129)
     assert dataclasses.asdict(settings) == meta["settings"]
     assert "CC BY 4.0" in meta["source"]
     assert {"jax", "flax", "numpy"} <= set(meta["versions"])

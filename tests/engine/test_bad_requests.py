@@ -24,7 +24,7 @@ from rsmatch_jax.synthesis.ddpm import __main__ as ddpm
 from rsmatch_jax.synthesis.generate import __main__ as generate
 from rsmatch_jax.synthesis.look import __main__ as look
 from rsmatch_jax.synthesis.prompts import __main__ as prompts
-from rsmatch_jax.synthesis.prompts import jsonl, settings
+from rsmatch_jax.synthesis.prompts import prompt_file, settings
 
 ROOT = pathlib.Path(__file__).parents[2]
 DIGITS = f"--config={ROOT}/configs/digits.py"
@@ -312,7 +312,7 @@ def make_runs(root):
 
 
 def make_prompts(root):
-    header = jsonl.header_line("pets", ["cat", "dog"], {})
+    header = prompt_file.header_line("pets", ["cat", "dog"], {})
     lines = ['{"label": 0, "prompt": "a cat"}\n', '{"label": 1, "prompt": "a dog"}\n']
     bad = '{"label": 9, "prompt": "a cow"}\n'
     for name, content in (
@@ -322,11 +322,12 @@ def make_prompts(root):
         ("none", []),
     ):
         (root / f"{name}.jsonl").write_text(header + "".join(content))
-    args, sampling = settings.parse(WRITE, "")
+    args = settings.parser(None).parse_args(WRITE)
+    sampling = settings.check(args)
     words = "zero one two three four five six seven eight nine"
     how = {"words": words.split(), "model": args.model, "per_class": 5}
     how |= {"allow_missing_word": False, **vars(sampling)}
-    finished = jsonl.header_line("digits", list("0123456789"), how)
+    finished = prompt_file.header_line("digits", list("0123456789"), how)
     (root / "digits.jsonl").write_text(finished)
 
 

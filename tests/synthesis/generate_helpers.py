@@ -1,4 +1,4 @@
-"""The generate command with a model of numpy in the place of all others."""
+"""Runs the generate command with a model of numpy instead of all others."""
 
 import os
 
@@ -6,17 +6,17 @@ import numpy as np
 
 from rsmatch_jax.data import sources
 from rsmatch_jax.synthesis.generate import drawing, pipelines
-from rsmatch_jax.synthesis.prompts import jsonl
-from rsmatch_jax.synthesis.prompts.jsonl import Prompt
+from rsmatch_jax.synthesis.prompts import prompt_file
+from rsmatch_jax.synthesis.prompts.prompt_file import Prompt
 
 CLASSES = ("cat", "dog", "owl")
 COUNT = 12
-# Prompts: one is dropped, one is drawn as prompt 0 is, and one of another class too.
+# Prompts: one is dropped, two look like prompt 0, one of these in another class.
 FLAGGED, TWIN, OTHER = 5, 9, 4
 
 
 def draw(prompts, seeds):
-    """Noise by seed; the flagged prompt has no picture, twins have equal ones."""
+    """Draws noise by seed; the flagged prompt has no picture, twins have equal ones."""
     assert len(prompts) == len(seeds)
     return [
         drawing.SAFETY
@@ -29,7 +29,7 @@ def draw(prompts, seeds):
 
 
 def install(monkeypatch):
-    """Puts the model in its place; returns the list to which it adds drawn seeds."""
+    """Installs the model; returns the list to which it adds drawn seeds."""
     drawn = []
 
     def logged(prompts, seeds):
@@ -45,16 +45,16 @@ def install(monkeypatch):
 
 def write_prompts(path, dataset="pets", classes=CLASSES, count=COUNT):
     text = {FLAGGED: "flagged", TWIN: "twin", OTHER: "twin", 0: "twin"}
-    lines = [jsonl.header_line(dataset, classes, {"seed": 3})]
+    lines = [prompt_file.header_line(dataset, classes, {"seed": 3})]
     for i in range(count):
         prompt = Prompt(i % len(classes), f"{text.get(i, 'a')} {i}")
-        lines.append(jsonl.prompt_line(prompt))
+        lines.append(prompt_file.prompt_line(prompt))
     path.write_text("".join(lines))
     return str(path)
 
 
 def flags_of(folder):
-    """Flags(generator, *more) of a run that fills folder/pool."""
+    """Returns flags(generator, *more) of a run that fills folder/pool."""
     prompts = write_prompts(folder / "prompts.jsonl")
 
     def flags(generator="sd14", *more):
@@ -71,15 +71,15 @@ def flags_of(folder):
 
 
 def tree(folder, without=()):
-    """{path below folder: content}."""
-    found = {}
+    """Returns {path below folder: content}."""
+    contents = {}
     for parent, folders, names in os.walk(folder):
         folders[:] = [f for f in folders if f not in without]
         for name in names:
             path = os.path.join(parent, name)
             with open(path, "rb") as f:
-                found[os.path.relpath(path, folder)] = f.read()
-    return found
+                contents[os.path.relpath(path, folder)] = f.read()
+    return contents
 
 
 def load(folder, tmp_path):

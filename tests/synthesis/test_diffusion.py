@@ -1,4 +1,4 @@
-"""The diffusion model against formulas: process, training, drawing."""
+"""Compares the diffusion model with formulas: process, training, drawing."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ from rsmatch_jax.synthesis.ddpm import diffusion, process
 
 
 def moved(tree, seed=0, size=0.1):
-    """A tree's leaves with noise added, so that no weight is zero."""
+    """Returns a tree with noise added to its leaves, so that no weight is zero."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(
         lambda p: p + size * rng.normal(size=p.shape).astype(np.float32), tree
@@ -33,7 +33,7 @@ def test_schedule_is_the_papers_cosine():
     def f(t):
         return np.cos((t / 1000 + 0.008) / 1.008 * np.pi / 2) ** 2
 
-    levels = np.arange(1000)  # the last one alone meets the bound on beta
+    levels = np.arange(1000)  # only the last one reaches the bound on beta
     np.testing.assert_allclose(got[:1000], f(levels) / f(0), rtol=1e-5)
     assert got[1000] == pytest.approx(got[999] * 0.001, rel=1e-5)
 
@@ -59,8 +59,8 @@ def test_ddim_step_moves_along_the_same_noise_and_ends_at_the_image():
 
 
 def test_ddim_step_keeps_the_image_in_range():
-    # The prediction says image (0.9 - 0.8 * -1.5) / 0.6 = 3.5: cut to 1, and the noise
-    # that leaves is (0.9 - 0.6) / 0.8.
+    # The predicted image is (0.9 - 0.8 * -1.5) / 0.6 = 3.5. It is clipped to 1, and the
+    # noise is then (0.9 - 0.6) / 0.8.
     got = process.ddim_step(
         jnp.full((1, 1), 0.9), jnp.full((1, 1), -1.5), 0.36, jnp.float32(0.64)
     )
@@ -124,7 +124,7 @@ def test_large_gradients_are_clipped():
 
 @pytest.fixture
 def shallow(monkeypatch):
-    """One resolution with attention, at 8 px: all parts of the net, soon compiled."""
+    """One resolution with attention, at 8 px: all parts of the net at low cost."""
     monkeypatch.setattr(unet, "multipliers", lambda size: (1,))
     monkeypatch.setattr(unet, "attention_sizes", lambda size: (8,))
 
@@ -135,7 +135,7 @@ FULL = dataclasses.replace(
 
 
 def mapped_step(settings, num_devices):
-    """(step, its arguments), from weights none of which is zero."""
+    """Returns (step, its arguments) for weights without zeros."""
     data = arrays.fake("train")
     devices = jax.local_devices()[:num_devices]
     tx = optax.sgd(1.0)
@@ -149,7 +149,7 @@ def mapped_step(settings, num_devices):
 
 
 def one_step(settings, num_devices):
-    """(gradient, loss)."""
+    """Returns (gradient, loss)."""
     step, arguments = mapped_step(settings, num_devices)
     start = jax.device_get(arguments[0].params)
     state, loss = step(*arguments)
@@ -216,7 +216,7 @@ def test_bfloat16_is_for_activations_alone(shallow):
 
 
 class Scale:
-    """A network of one weight, which compiles at once: noise is `scale` times image."""
+    """A network of one weight, quick to compile: noise is `scale` times image."""
 
     def lazy_init(self, key, images, times, labels):
         return {"scale": jax.random.normal(key, ())}
@@ -230,12 +230,12 @@ def test_resumed_training_is_bit_equal(tmp_path, monkeypatch):
     monkeypatch.setattr(diffusion, "network", lambda *args: Scale())
     settings = dataclasses.replace(FULL, warmup_steps=2)
     data, devices = arrays.fake("train"), jax.local_devices()[:1]
-    whole, losses = diffusion.train(settings, data, devices=devices)
+    complete, losses = diffusion.train(settings, data, devices=devices)
 
     save = checkpoint.Checkpoints.save
 
-    def stopping(self, step, *rest):
-        save(self, step, *rest)
+    def stopping(self, step, *more):
+        save(self, step, *more)
         if step == 4:
             raise KeyboardInterrupt
 
@@ -245,22 +245,22 @@ def test_resumed_training_is_bit_equal(tmp_path, monkeypatch):
         m.setattr(checkpoint.Checkpoints, "save", stopping)
         with pytest.raises(KeyboardInterrupt):
             diffusion.train(settings, data, **arguments)
-    said = []
-    resumed, known = diffusion.train(settings, data, said.append, **arguments)
-    assert said[0] == "training: 4 of 6 steps are done already"
+    lines = []
+    resumed, again_losses = diffusion.train(settings, data, lines.append, **arguments)
+    assert lines[0] == "training: 4 of 6 steps are done already"
     assert int(resumed.step) == 6
-    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
-    assert known.known == losses.known
-    # Nothing is left to do: the state as it was saved.
-    again, known = diffusion.train(settings, data, **arguments)
-    jax.tree.map(np.testing.assert_array_equal, again, whole)
-    assert known.known == losses.known
+    jax.tree.map(np.testing.assert_array_equal, resumed, complete)
+    assert again_losses.values == losses.values
+    # Nothing is left to do: the saved state is returned.
+    again, again_losses = diffusion.train(settings, data, **arguments)
+    jax.tree.map(np.testing.assert_array_equal, again, complete)
+    assert again_losses.values == losses.values
 
 
 def test_training_learns(shallow):
     devices = jax.local_devices()[:1]
     state, losses = diffusion.train(TINY, arrays.digits("train"), devices=devices)
-    losses = np.asarray(losses.known)
+    losses = np.asarray(losses.values)
     assert losses.shape == (60,)
     assert losses[0] == pytest.approx(1, abs=0.1)  # predicts 0 of unit noise
     assert losses[-10:].mean() < 0.6
@@ -294,7 +294,7 @@ def test_every_step_has_its_own_batch(monkeypatch):
     monkeypatch.setattr(diffusion, "network", lambda *args: Scale())
     still = dataclasses.replace(TINY, learning_rate=1e-12, steps=4)
     _, losses = diffusion.train(still, arrays.digits("train"))
-    assert len(set(losses.known)) == 4
+    assert len(set(losses.values)) == 4
 
 
 def test_drawing_with_a_perfect_predictor_finds_its_images(monkeypatch):

@@ -1,4 +1,4 @@
-"""The generate command with a model of numpy: requests, settings, the written pool."""
+"""Tests the generate command with a model of numpy: flags, settings, the pool."""
 
 import dataclasses
 import json
@@ -28,14 +28,16 @@ SEED_7 = 4858828716256582319
 
 def test_a_pool_of_two_generators(tmp_path, model, request_of, capsys):
     assert generate.main(request_of("sd14")) == 0
-    said = capsys.readouterr().out
-    assert "drawing sd14 12/12 pictures" in said
-    assert "10 of sd14, 1 exact duplicates dropped, 1 dropped: safety checker" in said
-    assert "at least 3 a class" in said
+    printed = capsys.readouterr().out
+    assert "drawing sd14 12/12 pictures" in printed
+    assert (
+        "10 of sd14, 1 exact duplicates dropped, 1 dropped: safety checker" in printed
+    )
+    assert "at least 3 a class" in printed
     assert model == [generate.seed_of(0, "sd14", i) for i in range(COUNT)]
     before = load(tmp_path / "pool", tmp_path)
 
-    # Twins are equal across generators as well: of the second, all are dropped.
+    # Twins are equal across generators too: all of the second generator are dropped.
     assert generate.main(request_of("glide", "--guidance=2")) == 0
     pool = load(tmp_path / "pool", tmp_path)
     assert pool.class_names == CLASSES
@@ -45,7 +47,7 @@ def test_a_pool_of_two_generators(tmp_path, model, request_of, capsys):
     np.testing.assert_array_equal(pool.images[sd14], before.images)
     want = [i for i in range(COUNT) if i not in (FLAGGED, TWIN)]
     np.testing.assert_array_equal(pool.labels[sd14], [i % 3 for i in want])
-    # What was drawn for prompt 7, brought to size by means of blocks.
+    # The picture of prompt 7, reduced to the means of blocks.
     (drawn,) = draw(["a"], [generate.seed_of(0, "sd14", 7)])
     means = drawn.reshape(8, 2, 8, 2, 3).astype(float).mean((1, 3))
     assert np.abs(pool.images[sd14][want.index(7)] - means).max() <= 1
@@ -96,9 +98,9 @@ def test_other_settings_are_refused(tmp_path, model, request_of, capsys):
         assert named in capsys.readouterr().err
     other = write_prompts(tmp_path / "fewer.jsonl", count=COUNT - 3)
     assert generate.main(request_of("sd14", f"--prompts={other}")) == 2
-    said = capsys.readouterr().err
-    assert f"prompts: {COUNT} of digest " in said
-    assert f" there, {COUNT - 3} of digest " in said
+    printed = capsys.readouterr().err
+    assert f"prompts: {COUNT} of digest " in printed
+    assert f" there, {COUNT - 3} of digest " in printed
     assert tree(tmp_path / "pool") == before
     assert generate.main(request_of("sd14", f"--prompts={other}", "--name=b")) == 0
     assert load(tmp_path / "pool", tmp_path).generator_names == ("sd14", "b")
@@ -110,9 +112,10 @@ def test_prompts_for_other_classes_are_refused(tmp_path, model, request_of, caps
     for dataset, classes in (("cars", CLASSES), ("pets", ("cat", "dog", "hen"))):
         other = write_prompts(tmp_path / "other.jsonl", dataset, classes)
         assert generate.main(request_of("glide", f"--prompts={other}")) == 2
-        said = capsys.readouterr().err
-        assert "is a pool for pets" in said
-        assert classes[-1] in said
+        printed = capsys.readouterr().err
+        assert "is a pool for pets" in printed
+        assert dataset in printed
+        assert classes == CLASSES or "label 2 is owl there, hen here" in printed
     assert tree(tmp_path / "pool") == before
 
 
@@ -133,14 +136,14 @@ def test_full_size(tmp_path, model, request_of, capsys, monkeypatch):
     assert report["resize"]["kernel"] is None
     capsys.readouterr()
     assert generate.main([*flags, "--full_size", "--generator=glide"]) == 2
-    said = capsys.readouterr().err
-    assert "16 pixels a side, asked for are 20" in said
+    printed = capsys.readouterr().err
+    assert "16 pixels a side, the new ones have 20" in printed
 
 
 def wrap_native(choose, sizes):
     def chosen(generator, **flags):
-        found = choose(generator, **flags)
-        return dataclasses.replace(found, native_size=sizes[generator])
+        result = choose(generator, **flags)
+        return dataclasses.replace(result, native_size=sizes[generator])
 
     return chosen
 
@@ -148,25 +151,20 @@ def wrap_native(choose, sizes):
 @pytest.mark.parametrize(
     ("generator", "flags", "named"),
     [
-        ("sd15", [], "sd14, sdxl_lightning, glide"),
         ("sd15", [], "path of a diffusers model"),
-        ("sd14", ["--size=0"], "--size=0"),
         ("sd14", ["--steps=0"], "--steps=0"),
         ("sd14", ["--guidance=nan"], "--guidance=nan"),
-        ("sd14", ["--name=a/b"], "--name=a/b"),
-        ("sd14", ["--model_dir=/nowhere"], "/nowhere"),
-        ("sd14", ["--prompts=/nowhere"], "/nowhere"),
+        ("sd14", ["--size=513"], "--size=513 is more than sd14 draws, 512"),
         ("sdxl_lightning", ["--steps=8"], "leave out --steps"),
         ("sdxl_lightning", ["--model_dir=."], "--unet=FILE"),
         ("sd14", ["--unet=x"], "--unet"),
-        ("sd14", ["--sise=4"], "--sise"),
     ],
 )
 def test_wrong_requests_exit_2(tmp_path, request_of, capsys, generator, flags, named):
     assert generate.main(request_of(generator, *flags)) == 2
-    said = capsys.readouterr().err
-    assert named in said
-    assert "Traceback" not in said
+    printed = capsys.readouterr().err
+    assert named in printed
+    assert "Traceback" not in printed
     assert not os.path.exists(tmp_path / "pool")
 
 
@@ -186,8 +184,8 @@ def test_a_missing_package_is_named(
 
     monkeypatch.setattr(pipelines.importlib.util, "find_spec", find_spec)
     assert generate.main(request_of(generator)) == 2
-    said = capsys.readouterr().err
-    assert f"needs {absent}: {line}" in said
+    printed = capsys.readouterr().err
+    assert f"needs {absent}: {line}" in printed
     assert not os.path.exists(tmp_path / "pool")
 
 
@@ -235,21 +233,6 @@ def test_pictures_without_numbers_are_dropped(
     monkeypatch.setattr(drawing, "load", lambda generator, device: none)
     assert generate.main(request_of("glide")) == 1
     assert "--device=cpu" in capsys.readouterr().err
-
-
-def test_a_class_without_prompts_is_refused(tmp_path, model, request_of, capsys):
-    lines = (tmp_path / "prompts.jsonl").read_text().splitlines(keepends=True)
-    kept = [line for line in lines if '"label": 1,' not in line]
-    (tmp_path / "prompts.jsonl").write_text("".join(kept))
-    assert generate.main(request_of()) == 2
-    assert f"no prompt for {CLASSES[1]}" in capsys.readouterr().err
-    assert not (tmp_path / "pool").exists()
-
-
-def test_more_pixels_than_the_model_draws(tmp_path, model, request_of, capsys):
-    assert generate.main(request_of("sd14", "--size=513")) == 2
-    assert "--size=513 is more than sd14 draws, 512" in capsys.readouterr().err
-    assert not (tmp_path / "pool").exists()
 
 
 def test_pictures_of_nothing():

@@ -44,7 +44,7 @@ class Model(torch.nn.Module):
             self.low_res.append(low_res)
         text = (tokens * mask).sum(1).float() * self.weight
         eps = torch.ones_like(x) * text[:, None, None, None]
-        # The variance is the guided picture's, so that with text.
+        # The variance of the prediction with text counts.
         variance = torch.where(text > 0, 0.0, 5.0)[:, None, None, None]
         return torch.cat([eps, torch.ones_like(x) * variance], 1)
 
@@ -77,7 +77,7 @@ class Diffusion:
 
 @pytest.fixture
 def package(monkeypatch, tmp_path):
-    """The stand-in, and weights for it: of the base model 0.01, of the other 0.02."""
+    """The stand-in with its weights: 0.01 in the base model, 0.02 in the other."""
     models, cached = [], []
 
     def defaults(size):
@@ -110,7 +110,7 @@ def by_hand(text, seed, guidance):
     total = sum(Tokenizer().encode(text)[:CONTEXT])
     x = torch.randn((3, BASE, BASE), generator=noise)
     for step in reversed(range(STEPS)):
-        x = DECAY * x + guidance * 0.01 * total  # without text the stand-in says 0
+        x = DECAY * x + guidance * 0.01 * total  # without text the stand-in predicts 0
         if step:
             x = x + SPREAD * torch.randn((3, BASE, BASE), generator=noise)
     large = 0.0997 * torch.randn((3, LARGE, LARGE), generator=noise) + 0.02 * total
@@ -127,7 +127,7 @@ def test_pictures_are_those_of_their_seeds(package):
     for i, (text, seed) in enumerate(zip(texts, seeds, strict=True)):
         small, want = by_hand(text, seed, 3.0)
         np.testing.assert_array_equal(together[i], want)
-        # The upsampler is shown what 8 bits hold of the small picture.
+        # The upsampler sees the small picture rounded to 8 bits.
         rounded = ((small + 1) * 127.5).round() / 127.5 - 1
         torch.testing.assert_close(low[i], rounded, atol=1e-5, rtol=0)
         (single,) = draw([text], [seed])

@@ -1,23 +1,23 @@
-"""The prompt file: what is written is read, and a bad line is named."""
+"""Reads back prompt files; a bad line is named."""
 
 import pytest
 
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.synthesis.prompts import jsonl
-from rsmatch_jax.synthesis.prompts.jsonl import Prompt
+from rsmatch_jax.synthesis.prompts import prompt_file
+from rsmatch_jax.synthesis.prompts.prompt_file import Prompt
 
-HEADER = jsonl.header_line("pets", ["cat", "dög"], {"seed": 3})
+HEADER = prompt_file.header_line("pets", ["cat", "dög"], {"seed": 3})
 
 
 def test_round_trip(tmp_path):
     path = tmp_path / "p.jsonl"
     prompts = (Prompt(1, 'A "dög" barks.'), Prompt(0, "a cat"))
-    path.write_text(HEADER + "".join(map(jsonl.prompt_line, prompts)), "utf-8")
-    found = jsonl.read(str(path))
-    assert found.prompts == prompts
-    assert found.dataset == "pets"
-    assert found.class_names == ("cat", "dög")
-    assert found.header["seed"] == 3
+    path.write_text(HEADER + "".join(map(prompt_file.prompt_line, prompts)), "utf-8")
+    content_read = prompt_file.read(str(path))
+    assert content_read.prompts == prompts
+    assert content_read.dataset == "pets"
+    assert content_read.class_names == ("cat", "dög")
+    assert content_read.header["seed"] == 3
 
 
 @pytest.mark.parametrize(
@@ -37,17 +37,17 @@ def test_bad_lines_are_named(tmp_path, content, named):
     path = tmp_path / "p.jsonl"
     path.write_text(content, "utf-8")
     with pytest.raises(RequestError, match=named):
-        jsonl.read(str(path))
+        prompt_file.read(str(path))
 
 
 def test_what_editors_leave_is_read(tmp_path):
     path = tmp_path / "p.jsonl"
     lines = HEADER + '{"label": 0, "prompt": "one\u2028two"}\n\n'
     path.write_text("\ufeff" + lines, "utf-8")
-    (prompt,) = jsonl.read(str(path)).prompts
+    (prompt,) = prompt_file.read(str(path)).prompts
     assert prompt.text == "one\u2028two"
 
 
 def test_no_file(tmp_path):
     with pytest.raises(RequestError, match=r"synthesis\.prompts"):
-        jsonl.read(str(tmp_path / "none"))
+        prompt_file.read(str(tmp_path / "none"))

@@ -1,21 +1,20 @@
-"""A prompt file is made longer, with a model of numpy: as if it had been so at once."""
+"""A prompt file that is made longer equals one that was made at once."""
 
 import json
 import os
 
 import numpy as np
 import pytest
-from digit_words import NUMBERS
 
 from rsmatch_jax import errors
 from rsmatch_jax.synthesis.prompts import __main__ as prompts
-from rsmatch_jax.synthesis.prompts import journal, jsonl, sentences
+from rsmatch_jax.synthesis.prompts import journal, prompt_file, sentences, tally, words
 
 BATCH = 8
 
 
 def write(word, key):
-    """Few different sentences, some that do not end, some without the word."""
+    """Returns few different sentences, some incomplete, some without the word."""
     rng = np.random.default_rng(key)
     kinds = rng.integers(0, 10, BATCH)
     return [
@@ -26,7 +25,7 @@ def write(word, key):
 
 @pytest.fixture
 def model(monkeypatch):
-    """calls: what was asked of the model; limit: after so many it is interrupted."""
+    """calls: the keys that were sampled; limit: number of calls before an interrupt."""
 
     class Model:
         calls, limit, write, made_with = [], None, staticmethod(write), {"torch": "1"}
@@ -46,21 +45,21 @@ def model(monkeypatch):
 
 
 def command(out, per_class, *flags):
-    asked = f"--per_class={per_class}", f"--out={out}", f"--batch_size={BATCH}"
-    return prompts.main(["--dataset=digits", *asked, *flags])
+    options = f"--per_class={per_class}", f"--out={out}", f"--batch_size={BATCH}"
+    return prompts.main(["--dataset=digits", *options, *flags])
 
 
-def whole(folder, per_class):
-    """The bytes of a file that was made at once."""
+def complete(folder, per_class):
+    """Returns the bytes of a file that was made at once."""
     out = folder / f"whole-{per_class}.jsonl"
     assert command(out, per_class) == 0
     return out.read_bytes()
 
 
 def by_hand(per_class):
-    """(label, text) in the file's order, and how many sentences were looked at."""
+    """Returns (label, text) in the file's order, and numbers of judged sentences."""
     columns, looked_at = [], []
-    for label, word in enumerate(NUMBERS):
+    for label, word in enumerate(map(words.words, "0123456789")):
         texts, count = {}, 0
         stream = (s for n in range(10**6) for s in write(word, (label, n)))
         while len(texts) < per_class:
@@ -88,18 +87,18 @@ def test_longer_and_longer(tmp_path, model, capsys):
         lines = out.read_bytes().splitlines()
         assert lines[1 : len(before)] == before[1:]
         before = lines
-        said = capsys.readouterr().out
-        assert ("going on" in said) == (shorter > 0)
+        printed = capsys.readouterr().out
+        assert ("going on" in printed) == (shorter > 0)
         model.calls.clear()
-        assert out.read_bytes() == whole(tmp_path, per_class)
+        assert out.read_bytes() == complete(tmp_path, per_class)
         assert set(drawn) <= set(model.calls)
-        # Nothing twice but the batches that were looked at in part.
+        # Only batches that were judged in part are sampled again.
         looked_at = by_hand(shorter)[1]
         assert len(drawn) == len(model.calls) - sum(n // BATCH for n in looked_at)
 
-    header, *found = map(json.loads, lines)
+    header, *written = map(json.loads, lines)
     rows, looked_at = by_hand(30)
-    assert [(p["label"], p["prompt"]) for p in found] == rows
+    assert [(p["label"], p["prompt"]) for p in written] == rows
     assert header["per_class"] == 30
     assert header["sampled"] == looked_at
     lost = np.array(list(header["rejected"].values())).sum(0)
@@ -109,7 +108,7 @@ def test_longer_and_longer(tmp_path, model, capsys):
 
 @pytest.mark.parametrize("shorter", [0, 5])
 def test_killed_again_and_again(tmp_path, model, shorter):
-    """While it is made longer, and with another length asked for in between."""
+    """While it is made longer, with other lengths in between."""
     out, stage = tmp_path / "p.jsonl", tmp_path / "p.jsonl.partial"
     if shorter:
         assert command(out, shorter) == 0
@@ -122,12 +121,12 @@ def test_killed_again_and_again(tmp_path, model, shorter):
         with open(stage, "ab") as f:
             f.write(b'{"label": 0, "te')
     model.limit = None
-    if shorter:  # the shorter file is there, and what was begun stays
-        kept = stage.read_bytes()
+    if shorter:  # the shorter file is finished; the journal of the longer one stays
+        begun = stage.read_bytes()
         assert command(out, shorter) == 0
-        assert stage.read_bytes() == kept
+        assert stage.read_bytes() == begun
     assert command(out, 45) == 0
-    assert out.read_bytes() == whole(tmp_path, 45)
+    assert out.read_bytes() == complete(tmp_path, 45)
     assert not stage.exists()
 
 
@@ -143,13 +142,10 @@ def test_killed_between_the_last_two_steps(tmp_path, model, monkeypatch):
             patched.setattr(prompts.os, "remove", killed)
             assert command(out, per_class) != 0
         assert stage.exists()
-        assert out.read_bytes() == whole(tmp_path, per_class)
-    left = stage.read_bytes()
+        assert out.read_bytes() == complete(tmp_path, per_class)
     assert command(out, 9) == 0
-    assert not stage.exists()
-    stage.write_bytes(left)
     assert command(out, 13) == 0
-    assert out.read_bytes() == whole(tmp_path, 13)
+    assert out.read_bytes() == complete(tmp_path, 13)
     assert not stage.exists()
 
 
@@ -158,9 +154,9 @@ def test_fewer_are_refused(tmp_path, model, capsys):
     assert command(out, 5) == 0
     before = out.read_bytes()
     assert command(out, 4) == 2
-    said = capsys.readouterr().err
-    assert "--per_class=4 is fewer than the 5" in said
-    assert "--per_class=5 or more" in said
+    printed = capsys.readouterr().err
+    assert "--per_class=4 is fewer than the 5" in printed
+    assert "--per_class=5 or more" in printed
     assert out.read_bytes() == before
     model.calls.clear()
     model.limit = 12
@@ -170,15 +166,14 @@ def test_fewer_are_refused(tmp_path, model, capsys):
     assert most > 6
     capsys.readouterr()
     assert command(out, 6) == 2
-    said = capsys.readouterr().err
-    assert f"--per_class=6 is fewer than the {most}" in said
-    assert str(stage) in said
+    printed = capsys.readouterr().err
+    assert f"--per_class=6 is fewer than the {most}" in printed
+    assert str(stage) in printed
     assert (out.read_bytes(), stage.read_bytes()) == (before, begun)
 
 
 def tallies(out, stage):
-    found = jsonl.read(str(out))
-    done = journal.of_finished(str(out), found)
+    done = tally.from_file(str(out), prompt_file.read(str(out)))
     with journal.opened(str(stage)) as opened:
         opened.replay(done)
     return done
@@ -194,9 +189,9 @@ def test_a_model_that_writes_otherwise_is_refused(tmp_path, model, capsys):
     model.made_with = {"torch": "1"}
     model.write = staticmethod(lambda word, key: write(word, (*key, 1)))
     assert command(out, 9) == 1
-    said = capsys.readouterr().err
-    assert "does not do so again" in said
-    assert "Traceback" not in said
+    printed = capsys.readouterr().err
+    assert "does not do so again" in printed
+    assert "Traceback" not in printed
     assert out.read_bytes() == before
     assert command(out, 9, "--seed=1") == 2
     assert "seed 0, now 1" in capsys.readouterr().err
@@ -225,7 +220,7 @@ def test_an_edited_file_is_not_made_longer(tmp_path, model, capsys, change):
     out.write_text("".join(change(out.read_text().splitlines(keepends=True))))
     before = out.read_bytes()
     assert command(out, 9) == 2
-    said = capsys.readouterr().err
-    assert "changed since it was made" in said
+    printed = capsys.readouterr().err
+    assert "changed since it was made" in printed
     assert out.read_bytes() == before
     assert os.listdir(tmp_path) == ["p.jsonl"]

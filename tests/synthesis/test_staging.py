@@ -1,12 +1,9 @@
 """Staged pictures: what counts, what is cleaned, who may write."""
 
-import dataclasses
 import errno
 import hashlib
 import io
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,10 +12,14 @@ from PIL import Image
 from rsmatch_jax import files
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.synthesis.generate import staging
-from rsmatch_jax.synthesis.generate.staging import Part, PoolHeader
+from rsmatch_jax.synthesis.generate.staging import Part
 
-POOL = PoolHeader("pets", ("cat", "dog"), 4)
-HEADER = {"settings": {"seed": 0, "steps": 50}, "prompts": {"count": 3, "digest": "x"}}
+POOL = {"dataset": "pets", "class_names": ["cat", "dog"], "size": 4}
+HEADER = {
+    **POOL,
+    "settings": {"seed": 0, "steps": 50},
+    "prompts": {"count": 3, "digest": "x"},
+}
 VERSIONS = {"torch": "1"}
 PROMPTS = ((0, 0), (1, 1), (2, 0))
 
@@ -32,16 +33,11 @@ def begun(out, name="a"):
     os.makedirs(staging.folder_of(out), exist_ok=True)
     part = Part(out, name)
     part.begin(HEADER, VERSIONS)
-    staging.register(out, POOL, name)
     return part
 
 
-def pictures(part):
-    return sorted(os.listdir(os.path.join(part.folder, "pictures")))
-
-
-def journal(part):
-    return os.path.join(part.folder, "journal.jsonl")
+def batches(part):
+    return os.path.join(part.folder, "batches")
 
 
 @pytest.fixture
@@ -49,24 +45,40 @@ def out(tmp_path):
     return str(tmp_path / "pool")
 
 
-def test_a_batch_is_found_again(out):
+@pytest.fixture
+def part(out):
+    """One generator with the batch of PROMPTS staged; the second one was dropped."""
     part = begun(out)
-    drawn = [picture(0), "ugly", picture(2)]
-    part.stage(0, 4, PROMPTS, drawn)
+    part.stage(0, 4, PROMPTS, [picture(0), "ugly", picture(2)])
+    return part
+
+
+def test_a_batch_is_read_again(part, out):
     again = Part(out, "a")
     assert again.entries == part.entries
-    assert again.header == {**HEADER, "environments": [VERSIONS]}
-    first, second, third = again.entries
+    assert again.header == {**HEADER, "position": 0, "environments": [VERSIONS]}
+    second = again.entries[1]
     assert (second.prompt, second.label, second.dropped) == (1, 1, "ugly")
-    assert second.file is None
-    assert pictures(part) == [first.file, third.file]
+    (_, _), (third, png) = again.pictures()
+    assert (third.prompt, third.label) == (2, 0)
     # Area mean, by hand: the mean of a 2x2 block, which Pillow rounds twice.
     blocks = picture(2).reshape(4, 2, 4, 2, 3).astype(float).mean((1, 3))
-    with Image.open(io.BytesIO(again.picture(third))) as image:
+    with Image.open(io.BytesIO(png)) as image:
         stored = np.asarray(image)
     assert np.abs(stored - blocks).max() <= 1
     want = hashlib.blake2b(stored.tobytes(), digest_size=16).hexdigest()
     assert third.pixels == want
+
+
+def test_equal_pictures_make_equal_files(part, out, tmp_path):
+    other = begun(str(tmp_path / "other"))
+    other.stage(0, 4, PROMPTS, [picture(0), "ugly", picture(2)])
+    contents = []
+    for folder in map(batches, (part, other)):
+        (name,) = os.listdir(folder)
+        with open(os.path.join(folder, name), "rb") as f:
+            contents.append(f.read())
+    assert contents[0] == contents[1]
 
 
 def test_missing_batches(out):
@@ -81,55 +93,38 @@ def test_missing_batches(out):
     assert part.missing(10, 3) == [0, 2, 3]
 
 
-def test_what_a_killed_process_leaves_is_cleaned(out):
-    part = begun(out)
-    part.stage(0, 4, PROMPTS, [picture(0), "x", picture(2)])
-    kept = pictures(part)
-    with open(journal(part), "rb") as f:
-        whole = f.read()
-    for name in ("0000003.png", "0000004.png.tmp"):
-        with open(os.path.join(part.folder, "pictures", name), "wb") as f:
-            f.write(b"orphan")
-    with open(journal(part), "ab") as f:
-        f.write(b'{"batch": 1, "pict')
+def test_the_files_of_a_killed_process_are_removed(part, out):
+    (name,) = os.listdir(batches(part))
+    with open(os.path.join(batches(part), f"0000001.zip.77-1{files.TEMPORARY}"), "w"):
+        pass
     again = Part(out, "a")
     assert list(again.batches) == [0]
-    assert len(pictures(again)) == 4, "reading changes nothing"
+    assert len(os.listdir(batches(part))) == 2, "reading changes nothing"
     again.begin(HEADER, VERSIONS)
-    assert pictures(again) == kept
-    with open(journal(part), "rb") as f:
-        assert f.read() == whole
+    assert os.listdir(batches(part)) == [name]
 
 
-@pytest.mark.parametrize("damage", ["gone", "short"])
-def test_a_batch_without_its_files_does_not_count(out, damage):
-    part = begun(out)
-    part.stage(0, 4, PROMPTS, [picture(i) for i in range(3)])
+def test_a_batch_without_its_file_does_not_count(part, out):
     part.stage(1, 4, ((3, 1),), [picture(3)])
-    path = os.path.join(part.folder, "pictures", part.entries[1].file)
-    if damage == "gone":
-        os.remove(path)
-    else:
-        os.truncate(path, 20)
+    os.remove(os.path.join(batches(part), "0000000.zip"))
     again = Part(out, "a")
     assert list(again.batches) == [1]
     again.begin(HEADER, VERSIONS)
-    assert pictures(again) == ["0000003.png"]
-    again.stage(0, 4, PROMPTS, [picture(i) for i in range(3)])
+    again.stage(0, 4, PROMPTS, [picture(0), "ugly", picture(2)])
     assert Part(out, "a").entries == part.entries
 
 
-def test_damage_is_named(out):
-    part = begun(out)
-    part.stage(0, 4, PROMPTS, [picture(i) for i in range(3)])
-    path = os.path.join(part.folder, "pictures", part.entries[1].file)
-    with open(path, "r+b") as f:
-        f.write(b"X")
-    with pytest.raises(RequestError, match=r"0000001\.png is damaged"):
-        part.picture(part.entries[1])
-    with open(journal(part), "ab") as f:
-        f.write(b'{"batch": 1, "pict\n')
-    with pytest.raises(RequestError, match="line 2 is damaged"):
+def test_damage_is_named(part, out):
+    path = os.path.join(batches(part), "0000000.zip")
+    with open(path, "rb") as f:
+        content = bytearray(f.read())
+    content[content.index(b"IDAT") + 8] ^= 1
+    with open(path, "wb") as f:
+        f.write(content)
+    with pytest.raises(RequestError, match=r"0000000\.zip is damaged.*delete it"):
+        list(part.pictures())
+    os.truncate(path, 20)
+    with pytest.raises(RequestError, match=r"0000000\.zip is damaged.*delete it"):
         Part(out, "a")
 
 
@@ -146,101 +141,67 @@ def test_other_settings_are_named_once_something_is_staged(out):
         part.check({"seed": 0, "prompts": "y"})
 
 
-def test_batches_to_be_drawn_again_go_first(out):
-    part = begun(out)
-    part.stage(0, 4, PROMPTS, [picture(i) for i in range(3)])
-    part.stage(1, 4, ((3, 1),), [picture(3)])
+def test_only_prompts_and_environments_of_a_header_change(part, out):
     longer = {"settings": {}, "prompts": {"count": 5, "digest": "y"}}
-    assert part.prompts == 3
-    part.begin(longer, VERSIONS, part.missing(5, 3))
-    again = Part(out, "a")
-    assert list(again.batches) == [0]
-    assert again.prompts == 5
-    assert again.header == {**HEADER, **longer, "settings": HEADER["settings"]} | {
-        "environments": [VERSIONS]
-    }
-    assert pictures(again) == [f"000000{i}.png" for i in range(3)]
-
-
-def test_environments_are_noted_once(out):
-    part = begun(out)
-    part.stage(0, 4, PROMPTS, [picture(i) for i in range(3)])
+    assert part.num_prompts == 3
     for versions in (VERSIONS, {"torch": "2"}, VERSIONS):
-        Part(out, "a").begin({**HEADER, "settings": {}}, versions)
-    assert Part(out, "a").header["environments"] == [VERSIONS, {"torch": "2"}]
-    assert Part(out, "a").header["settings"] == HEADER["settings"]
+        Part(out, "a").begin(longer, versions)
+    again = Part(out, "a")
+    assert again.num_prompts == 5
+    assert again.header == {
+        **HEADER,
+        "position": 0,
+        "prompts": longer["prompts"],
+        "environments": [VERSIONS, {"torch": "2"}],
+    }
 
 
 def test_generators_keep_their_places(out):
-    for name in ("b", "a", "b"):
-        begun(out, name)
-    assert staging.read_pool(out).generators == ("b", "a")
-    assert staging.read_pool(out) == dataclasses.replace(POOL, generators=("b", "a"))
+    for name in ("b", "none", "a", "b"):
+        part = begun(out, name)
+        if name != "none":
+            part.stage(0, 4, PROMPTS, ["x"] * 3)
+    assert [part.name for part in staging.parts(out)] == ["b", "a"]
+    begun(out, "none").stage(0, 4, PROMPTS, ["x"] * 3)
+    assert [part.name for part in staging.parts(out)] == ["b", "a", "none"]
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"dataset": "cars"}, "pets"),
-        ({"class_names": ("cat", "owl")}, "owl"),
-        ({"class_names": ("cat", "dog", "owl")}, "owl"),
+        ({"dataset": "cars"}, "pets.*cars"),
+        ({"class_names": ("cat", "owl")}, "label 1 is dog there, owl here"),
+        ({"class_names": ("cat", "dog", "owl")}, "2 classes there, 3 here"),
         ({"size": 8}, "--size=4"),
     ],
 )
-def test_foreign_prompts(out, change, named):
-    staging.check_pool(out, None, POOL)
-    staging.check_pool(out, POOL, POOL)
+def test_other_prompts(part, out, change, named):
+    staging.check_fit(out, **POOL)
+    staging.check_fit(out, **{**POOL, "size": None})
+    staging.check_fit(f"{out}2", **{**POOL, **change})
     with pytest.raises(RequestError, match=named):
-        staging.check_pool(out, POOL, dataclasses.replace(POOL, **change))
+        staging.check_fit(out, **{**POOL, **change})
 
 
-def test_a_full_disk_loses_only_the_batch(out, monkeypatch):
-    part = begun(out)
-    part.stage(0, 4, PROMPTS, [picture(i) for i in range(3)])
+def test_a_full_disk_loses_only_the_batch(part, out, monkeypatch):
     before = staging.state(out)
-    real, calls = os.fsync, []
 
     def full(descriptor):
-        calls.append(descriptor)
-        if len(calls) > allowed:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        real(descriptor)
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", full)
-    # Two files, their folder, the journal: the disk is full at each of these.
-    for allowed in range(4):
-        calls.clear()
+    drawn = [picture(3), picture(4)]
+    with monkeypatch.context() as patched:
+        patched.setattr(files.os, "fsync", full)
         with pytest.raises(OSError, match="No space"):
-            part.stage(1, 4, ((3, 1), (4, 0)), [picture(3), picture(4)])
-        assert len(calls) == allowed + 1
-        assert staging.state(out) == before
-        assert 1 not in part.batches
-    allowed = 4
-    calls.clear()
-    part.stage(1, 4, ((3, 1), (4, 0)), [picture(3), picture(4)])
+            part.stage(1, 4, ((3, 1), (4, 0)), drawn)
+    assert staging.state(out) == before
+    assert 1 not in part.batches
+    assert os.listdir(batches(part)) == ["0000000.zip"]
+    part.stage(1, 4, ((3, 1), (4, 0)), drawn)
     assert sorted(Part(out, "a").batches) == [0, 1]
 
 
-def test_one_process_at_a_time(out):
-    program = (
-        "import sys; from rsmatch_jax.synthesis.generate import staging\n"
-        "with staging.locked(sys.argv[1]): print('in', flush=True); input()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", program, out],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as other:
-        assert other.stdout.readline() == "in\n"
-        with pytest.raises(RequestError, match="another process"), staging.locked(out):
-            pass
-        other.kill()
-    with staging.locked(out):
-        pass
-
-
-def test_folders_that_are_no_pools_of_ours(tmp_path, out):
+def test_folders_that_are_no_pools_of_this_command(tmp_path, out):
     staging.check_folder(out)
     os.mkdir(out)
     staging.check_folder(out)

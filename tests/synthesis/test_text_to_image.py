@@ -1,13 +1,13 @@
-"""The generate command with real diffusers pipelines of tiny random weights."""
+"""Tests the generate command with real diffusers pipelines of random weights."""
 
 import contextlib
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -16,13 +16,13 @@ from PIL import Image
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
+import generate_helpers  # noqa: E402
 import tiny_models  # noqa: E402
 
-from rsmatch_jax.data import rs_ssl, sources  # noqa: E402
 from rsmatch_jax.synthesis.generate import __main__ as generate  # noqa: E402
 from rsmatch_jax.synthesis.generate import staging  # noqa: E402
-from rsmatch_jax.synthesis.prompts import jsonl  # noqa: E402
-from rsmatch_jax.synthesis.prompts.jsonl import Prompt  # noqa: E402
+from rsmatch_jax.synthesis.prompts import prompt_file  # noqa: E402
+from rsmatch_jax.synthesis.prompts.prompt_file import Prompt  # noqa: E402
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 CLASSES = ("cat", "dog")
@@ -42,8 +42,8 @@ def models(tmp_path_factory):
 def write_prompts(path, count):
     words = ("sits", "runs", "sleeps in the sun", "looks up")
     texts = [f"a {CLASSES[i % 2]} {words[i % 4]} {i}" for i in range(count)]
-    lines = [jsonl.header_line("pets", CLASSES, {})]
-    lines += [jsonl.prompt_line(Prompt(i % 2, t)) for i, t in enumerate(texts)]
+    lines = [prompt_file.header_line("pets", CLASSES, {})]
+    lines += [prompt_file.prompt_line(Prompt(i % 2, t)) for i, t in enumerate(texts)]
     path.write_text("".join(lines))
     return texts
 
@@ -59,22 +59,16 @@ def flags(tmp_path, generator, *more):
 
 
 def staged(tmp_path, name):
-    """{prompt: uint8 picture, or None where it was dropped}."""
+    """Returns {prompt: uint8 picture, or None if it was dropped}."""
     part = staging.Part(str(tmp_path / "pool"), name)
-    folder = os.path.join(part.folder, "pictures")
-    return {
-        e.prompt: e.file and np.asarray(Image.open(os.path.join(folder, e.file)))
-        for e in part.entries
-    }
-
-
-def load(tmp_path):
-    folder, cache = str(tmp_path / "pool"), str(tmp_path / "cache")
-    return sources.load_pool(folder, cache_dir=cache)
+    pictures = dict.fromkeys(entry.prompt for entry in part.entries)
+    for entry, png in part.pictures():
+        pictures[entry.prompt] = np.asarray(Image.open(io.BytesIO(png)))
+    return pictures
 
 
 def alone(pipe, name, prompt, text, **arguments):
-    """The picture of one prompt by the pipeline itself, and whether it is flagged."""
+    """Returns one prompt's picture by the pipeline, and whether it is flagged."""
     seed = torch.Generator().manual_seed(generate.seed_of(0, name, prompt))
     output = pipe(text, generator=seed, **arguments)
     flagged = (getattr(output, "nsfw_content_detected", None) or [False])[0]
@@ -83,24 +77,24 @@ def alone(pipe, name, prompt, text, **arguments):
 
 def test_sd14_with_weights_from_a_folder(tmp_path, models, capsys):
     texts = write_prompts(tmp_path / "prompts.jsonl", 8)
-    # A folder's own run, at its full size.
+    # The model of a folder, at its full size.
     argv = flags(tmp_path, "sd14", f"--model_dir={models['strict']}")
     argv += [f"--steps={STEPS}", "--full_size", "--batch_size=3"]
     assert generate.main(argv) == 0, capsys.readouterr().err
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(models["strict"])
     pipe.set_progress_bar_config(disable=True)
-    found = staged(tmp_path, "sd14")
+    pictures = staged(tmp_path, "sd14")
     dropped = 0
     for i, text in enumerate(texts):
         want, flagged = alone(pipe, "sd14", i, text, num_inference_steps=STEPS)
         dropped += flagged
         if flagged:
             assert not want.any(), "the pipeline's own answer is a black picture"
-            assert found[i] is None
-        else:  # another batch size sums in another order
-            assert np.abs(found[i].astype(int) - want).max() <= 1
+            assert pictures[i] is None
+        else:  # another batch size changes the order of sums
+            assert np.abs(pictures[i].astype(int) - want).max() <= 1
     assert 0 < dropped < 8
-    pool = load(tmp_path)
+    pool = generate_helpers.load(tmp_path / "pool", tmp_path)
     assert pool.images.shape == (8 - dropped, 32, 32, 3)
     assert all(image.any() for image in pool.images)
     report = json.loads((tmp_path / "pool" / "pool.json").read_text())
@@ -130,11 +124,11 @@ def test_sdxl_lightning_with_weights_from_a_folder(tmp_path, models, capsys):
     pipe.scheduler = diffusers.EulerDiscreteScheduler(
         **tiny_models.schedule(), timestep_spacing="trailing"
     )
-    found = staged(tmp_path, "sdxl_lightning")
+    pictures = staged(tmp_path, "sdxl_lightning")
     for i, text in enumerate(texts):
         want, _ = alone(pipe, "sdxl_lightning", i, text, **arguments)
-        assert np.abs(found[i].astype(int) - want).max() <= 1
-    assert np.abs(found[0].astype(int) - other).max() > 10
+        assert np.abs(pictures[i].astype(int) - want).max() <= 1
+    assert np.abs(pictures[0].astype(int) - other).max() > 10
 
 
 def test_a_folder_with_the_pipelines_own_settings(tmp_path, models, capsys):
@@ -162,9 +156,9 @@ def test_models_that_cannot_draw(tmp_path, models, capsys):
     assert generate.main(flags(tmp_path, bare)) == 2
     assert "no text-to-image model" in capsys.readouterr().err
     assert generate.main(flags(tmp_path, str(tmp_path))) == 2
-    said = capsys.readouterr().err
-    assert "cannot be loaded as a model" in said
-    assert "Traceback" not in said
+    printed = capsys.readouterr().err
+    assert "cannot be loaded as a model" in printed
+    assert "Traceback" not in printed
     if not torch.cuda.is_available():
         assert generate.main([*flags(tmp_path, bare), "--device=cuda"]) == 2
         assert "torch sees no GPU" in capsys.readouterr().err
@@ -174,11 +168,11 @@ def test_noise_is_the_prompts_whatever_its_batch(tmp_path, models, monkeypatch):
     seen = []
     real = diffusers.StableDiffusionPipeline.prepare_latents
 
-    def kept(*args, **kwargs):
+    def logged(*args, **kwargs):
         seen.append(real(*args, **kwargs))
         return seen[-1]
 
-    monkeypatch.setattr(diffusers.StableDiffusionPipeline, "prepare_latents", kept)
+    monkeypatch.setattr(diffusers.StableDiffusionPipeline, "prepare_latents", logged)
     write_prompts(tmp_path / "prompts.jsonl", 6)
     noises = []
     for size in (1, 4):
@@ -191,28 +185,7 @@ def test_noise_is_the_prompts_whatever_its_batch(tmp_path, models, monkeypatch):
     assert len({row.tobytes() for row in noises[0]}) == 6
 
 
-def test_two_generators_fill_one_pool_in_equal_parts(tmp_path, models):
-    write_prompts(tmp_path / "prompts.jsonl", 12)
-    assert generate.main(flags(tmp_path, models["plain"], f"--steps={STEPS}")) == 0
-    more = (f"--model_dir={models['sdxl']}", f"--unet={models['unet']}")
-    assert generate.main(flags(tmp_path, "sdxl_lightning", *more)) == 0
-    pool = load(tmp_path)
-    assert pool.generator_names == ("plain", "sdxl_lightning")
-    assert pool.images.shape == (24, 32, 32, 3)
-    split = rs_ssl.make_split(
-        np.repeat([0, 1], 8),
-        2,
-        labels_per_class=2,
-        ratio=0.5,
-        pool_labels=pool.labels,
-        pool_generators=pool.generators,
-    )
-    chosen = split.unlabeled_synthetic
-    pairs = zip(pool.labels[chosen], pool.generators[chosen], strict=True)
-    assert Counter(pairs) == {(c, g): 2 for c in (0, 1) for g in (0, 1)}
-
-
-# Imports once; every line of flags is one process of its own.
+# Imports once; every line of flags becomes one process.
 STARTER = """
 import json, os, sys
 import torch
@@ -229,22 +202,15 @@ for line in sys.stdin:
 
 
 def tree(folder):
-    """{path: content} of the pool and of the staged pictures, in two dicts."""
-    pool, pictures = {}, {}
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            path = os.path.relpath(os.path.join(parent, name), folder)
-            with open(os.path.join(parent, name), "rb") as f:
-                if path.endswith(".png"):
-                    pictures[path] = f.read()
-                elif not path.startswith(staging.STAGING):
-                    pool[path] = f.read()
-    return pool, pictures
+    """Returns {path: content} of the pool and of the staged batches, in two dicts."""
+    files = generate_helpers.tree(folder)
+    pool = {k: v for k, v in files.items() if not k.startswith(staging.STAGING)}
+    return pool, {k: v for k, v in files.items() if k.endswith(".zip")}
 
 
 @contextlib.contextmanager
 def starting():
-    """(start(flags) -> process number, code() -> its exit code) of one STARTER."""
+    """Yields start(flags) -> process number and code() -> its exit code."""
     with subprocess.Popen(
         [sys.executable, "-c", STARTER],
         cwd=ROOT,
@@ -266,38 +232,37 @@ def starting():
 def test_three_kills_lose_nothing(tmp_path, models):
     write_prompts(tmp_path / "prompts.jsonl", 40)
     argv = flags(tmp_path, models["plain"], f"--steps={STEPS}", "--batch_size=2")
-    journal = tmp_path / "pool/.staging/generators/plain/journal.jsonl"
+    folder = tmp_path / "pool/.staging/generators/plain/batches"
     rng = np.random.default_rng(0)
 
-    def lines():
-        return journal.read_bytes().count(b"\n") if journal.exists() else 0
+    def staged_batches():
+        return len(list(folder.glob("*.zip")))
 
     with starting() as (start, code):
         start([*argv, f"--out={tmp_path}/whole/pool"])
         assert code() == 0
-    # Another process: nothing may hang on what is drawn by lot when one starts.
+    # In another process, because nothing may depend on random numbers of its start.
     with starting() as (start, code):
         done = 0
         for _ in range(3):
             until = done + int(rng.integers(1, 5))
             process = start(argv)
             begin = time.monotonic()
-            while lines() < until:
+            while staged_batches() < until:
                 time.sleep(0.001)
-                if lines() <= done:
+                if staged_batches() <= done:
                     begin = time.monotonic()
             a_batch = (time.monotonic() - begin) / max(1, until - done)
             time.sleep(rng.uniform(0, a_batch))
             os.kill(process, signal.SIGKILL)
             assert code() == -signal.SIGKILL
-            done = lines()
+            done = staged_batches()
             assert until <= done < 20
         start(argv)
         assert code() == 0
-    pool, pictures = tree(tmp_path / "pool")
-    assert len(pictures) == 40
-    assert lines() == 20
-    assert (pool, pictures) == tree(tmp_path / "whole/pool")
+    pool, batches = tree(tmp_path / "pool")
+    assert len(batches) == 20
+    assert (pool, batches) == tree(tmp_path / "whole/pool")
     assert any(name.endswith("tfrecord-00000") for name in pool)
 
 
@@ -307,6 +272,6 @@ def test_a_pool_made_longer_equals_one_drawn_at_once(tmp_path, models):
         write_prompts(tmp_path / "prompts.jsonl", count)
         assert generate.main(argv) == 0
     assert generate.main([*argv, f"--out={tmp_path}/whole/pool"]) == 0
-    pool, pictures = tree(tmp_path / "pool")
-    assert len(pictures) == 11
-    assert (pool, pictures) == tree(tmp_path / "whole/pool")
+    pool, batches = tree(tmp_path / "pool")
+    assert len(batches) == 3
+    assert (pool, batches) == tree(tmp_path / "whole/pool")

@@ -1,4 +1,4 @@
-"""Class names as words, and sentences searched for them."""
+"""Converts class names to words and looks for them in sentences."""
 
 import pytest
 
@@ -53,17 +53,17 @@ def test_known_class_names(tmp_path):
 
 @pytest.mark.parametrize("text", [CIFAR10, CIFAR100])
 def test_every_cifar_name_in_both_numbers_and_in_no_other_class(text):
-    found = pairs(text)
-    for name, plural in found:
+    names = pairs(text)
+    for name, plural in names:
         word = words.words(name)
         assert word == name.replace("_", " ")
         many = plural.replace("_", " ")
         assert words.holds(f"A photo of the {word}.", word)
         assert words.holds(f"Two {many.upper()} on a hill", word)
         assert words.holds(f"{word.capitalize()}'s day", word)
-        # A class named in the plural, as some sets have it.
+        # Some sets name a class in the plural.
         assert words.holds(f"one {word} here", many)
-        for other, _ in found:
+        for other, _ in names:
             if other != name:
                 assert not words.holds(f"The {many}!", words.words(other)), other
 

@@ -1,4 +1,4 @@
-"""One set of shapes for all tests of diffusion: compiling is what costs time there."""
+"""One set of shapes for all tests of diffusion, because compiling takes the time."""
 
 from rsmatch_jax.synthesis.ddpm import settings
 

@@ -1,4 +1,4 @@
-"""Text-to-image pipelines of a few thousand random weights, saved as folders."""
+"""Saves text-to-image pipelines of a few thousand random weights."""
 
 import json
 import os
@@ -31,7 +31,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,"
 
 
 def tokenizer(folder):
-    """Letters as tokens, each alone and at a word's end."""
+    """Returns a tokenizer of letters, alone and at the end of a word."""
     os.makedirs(folder, exist_ok=True)
     tokens = ["<|startoftext|>", "<|endoftext|>", *LETTERS]
     tokens += [f"{letter}</w>" for letter in LETTERS]
@@ -83,7 +83,7 @@ def autoencoder():
 
 
 def schedule():
-    """Of Stable Diffusion."""
+    """Returns the schedule of Stable Diffusion."""
     return {
         "beta_start": 0.00085,
         "beta_end": 0.012,
@@ -148,7 +148,7 @@ def _set_strictness(pipe, strict):
         pixels = pipe.feature_extractor(drawn, return_tensors="pt").pixel_values
         embeds = checker.visual_projection(checker.vision_model(pixels)[1])
         mean = embeds.mean(0)
-        # Along the direction in which the pictures differ most, cut at their mean.
+        # Separates the pictures at their mean, where they differ most.
         direction = torch.linalg.svd(embeds - mean)[2][0]
         checker.concept_embeds[0] = direction
         cosine = torch.nn.functional.cosine_similarity(mean, direction, dim=0)
@@ -156,7 +156,7 @@ def _set_strictness(pipe, strict):
 
 
 def sdxl(folder):
-    """Saves a pipeline, and beside it UNet weights of another seed: their path."""
+    """Saves a pipeline and UNet weights of another seed; returns both paths."""
     torch.manual_seed(0)
     more = {"hidden_act": "gelu", "projection_dim": 16}
     extra = {

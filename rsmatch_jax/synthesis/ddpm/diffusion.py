@@ -1,9 +1,9 @@
-"""The diffusion model behind a synthetic pool: training and drawing.
+"""Trains the diffusion model and draws pictures with it.
 
-Noise prediction and loss are DDPM's (Ho et al. 2020, arXiv 2006.11239), the drawing is
+Noise prediction and loss are DDPM's (Ho et al. 2020, arXiv 2006.11239). Drawing is
 DDIM's (Song et al. 2021, 2010.02502) with classifier-free guidance (Ho and Salimans
-2022, 2207.12598). Everything random is drawn for the whole batch, and each device takes
-its rows, so that the number of devices changes results by rounding alone.
+2022, 2207.12598). Random numbers are drawn for the complete batch and each device takes
+its rows, so the number of devices changes results by rounding alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from rsmatch_jax.models import unet
 from rsmatch_jax.runs.checkpoint import Checkpoints
 from rsmatch_jax.runtime import compilation, parallel
 from rsmatch_jax.synthesis.ddpm import process
-from rsmatch_jax.synthesis.ddpm.losses import Losses
+from rsmatch_jax.synthesis.ddpm.losses import RECENT, Losses
 from rsmatch_jax.synthesis.ddpm.settings import NOISE_LEVELS, Settings
 from rsmatch_jax.terminal import Progress
 
@@ -29,7 +29,7 @@ INIT, TRAIN, DRAW = range(3)  # purposes of random numbers
 
 @flax.struct.dataclass
 class State:
-    """step: int32 scalar; params, ema: weights, float32; opt_state: optax."""
+    """step: int32 scalar. params, ema: weights, float32. opt_state: optax's."""
 
     step: jax.Array
     params: Any
@@ -38,7 +38,7 @@ class State:
 
 
 def network(settings: Settings, size: int, num_classes: int) -> unet.UNet:
-    """The U-Net for images of `size` px."""
+    """Returns the U-Net for images of `size` px."""
     return unet.UNet(
         num_classes,
         settings.width,
@@ -51,7 +51,7 @@ def network(settings: Settings, size: int, num_classes: int) -> unet.UNet:
 
 
 def optimizer(settings: Settings) -> optax.GradientTransformation:
-    """Adam; the learning rate rises linearly, then falls along a half cosine to 0."""
+    """Returns Adam whose rate rises linearly, then falls along a half cosine to 0."""
     rate = optax.cosine_decay_schedule(
         settings.learning_rate, max(1, settings.steps - settings.warmup_steps)
     )
@@ -67,11 +67,11 @@ def optimizer(settings: Settings) -> optax.GradientTransformation:
 def make_train_step(
     settings: Settings, num_classes: int, tx: optax.GradientTransformation
 ) -> Callable[..., tuple[State, jax.Array]]:
-    """Returns step(state, key, images, labels) -> (state, loss) for one device of
-    several, to be mapped by `parallel.map_resident_step`.
+    """Returns step(state, key, images, labels) -> (state, loss) for one device.
 
-    images: uint8 [N, S, S, C], labels: int32 [N], the whole set. The step draws its own
-    batch from the key and the step number.
+    `parallel.map_resident_step` maps it over the devices. images: uint8 [N, S, S, C],
+    labels: int32 [N], the complete set. The step draws its batch from the key and the
+    step number.
     """
     signals = jnp.asarray(process.alpha_bars())
 
@@ -82,25 +82,25 @@ def make_train_step(
         chosen = jax.random.randint(keys[0], (size,), 0, len(labels))
         times = jax.random.randint(keys[1], (size,), 1, NOISE_LEVELS + 1)
         noise = jax.random.normal(keys[2], (size, *images.shape[1:]), jnp.float32)
-        given = process.drop_labels(
+        shown = process.drop_labels(
             keys[3], labels[chosen], settings.label_dropout, num_classes
         )
         clean = images[chosen]
         if settings.flip:
             clean = process.flip_some(keys[4], clean)
-        rows = (clean, times, noise, given, jax.random.split(keys[5], size))
-        clean, times, noise, given, drop_keys = map(parallel.local_rows, rows)
+        rows = (clean, times, noise, shown, jax.random.split(keys[5], size))
+        clean, times, noise, shown, drop_keys = map(parallel.local_rows, rows)
         clean = clean.astype(jnp.float32) / 127.5 - 1
         noisy = process.add_noise(clean, noise, signals[times])
 
         def loss_fn(params):
-            predicted = net.apply(params, noisy, times, given, drop_keys)
+            predicted = net.apply(params, noisy, times, shown, drop_keys)
             return jnp.mean((predicted - noise) ** 2)
 
         loss, grads = parallel.mean(jax.value_and_grad(loss_fn)(state.params))
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        # A short run must forget its first weights: decay grows to its value.
+        # The decay grows to its value, so that a short run forgets its first weights.
         decay = jnp.minimum(settings.ema_decay, (1 + state.step) / (10 + state.step))
         ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
         return State(state.step + 1, params, ema, opt_state), loss
@@ -114,7 +114,7 @@ def init_state(
     shape: tuple[int, ...],
     tx: optax.GradientTransformation,
 ) -> State:
-    """First weights for images of `shape`, (S, S, C), by the seed."""
+    """Returns the first state for images of `shape`, (S, S, C), by the seed."""
     net = network(settings, shape[0], num_classes)
 
     def init(key):
@@ -128,7 +128,7 @@ def init_state(
             opt_state=tx.init(params),
         )
 
-    # XLA's own generator: on CPU the default one takes 7 s more to compile here.
+    # XLA's generator (rbg): on CPU the default one takes 7 s more to compile here.
     key = jax.random.fold_in(jax.random.key(settings.seed, impl="rbg"), INIT)
     return jax.jit(init)(key)
 
@@ -144,10 +144,16 @@ def train(
 ) -> tuple[State, Losses]:
     """Trains the noise predictor on all of `data`.
 
-    devices: None = all local ones. folder: where the state is saved, every save_every
-    steps and after the last (None: nowhere); a state that lies there is gone on from.
-    Returns: the last state and the losses.
-    Raises: FloatingPointError where the loss is not finite.
+    Args:
+        devices: None is all local ones.
+        folder: where the state is saved every `save_every` steps and after the last
+            (None: nowhere); training continues from a state that is there.
+
+    Returns:
+        The last state and the losses.
+
+    Raises:
+        RunFailed: the loss is not finite.
     """
     devices = list(devices or jax.local_devices())
     tx = optimizer(settings)
@@ -155,25 +161,25 @@ def train(
     state = parallel.replicate(state, devices)
     losses = Losses(settings.learning_rate)
     checkpoints = Checkpoints(folder, keep=1) if folder else None
-    first, found = 0, checkpoints and checkpoints.restore_newest(state, say)
-    if found:
-        first, state = found.step, found.state
-        losses = Losses(settings.learning_rate, first, found.meta["losses"])
+    first, saved = 0, checkpoints and checkpoints.restore_newest(state, say)
+    if saved:
+        first, state = saved.step, saved.state
+        losses = Losses(settings.learning_rate, first, saved.meta["losses"])
         say(f"training: {first} of {settings.steps} steps are done already")
     try:
         if first < settings.steps:
             step, inputs = _mapped_step(settings, data, tx, devices, state)
         progress = Progress("training", "steps", settings.steps, say, first)
-        # Steps are dispatched one by one: XLA:CPU runs convolutions inside a loop of
-        # its own (scan, while) many times slower.
+        # Steps are dispatched one by one: XLA:CPU runs convolutions inside its loops
+        # (scan, while) many times slower.
         for done in range(first + 1, settings.steps + 1):
             state, loss = step(state, *inputs)
             losses.pending.append(loss)
             progress.advance(1, losses.text)
             due = save_every and done % save_every == 0
             if checkpoints and (due or done == settings.steps):
-                losses.fetch()  # nothing is saved of a run that has diverged
-                checkpoints.save(done, state, {"losses": losses.recent()})
+                losses.fetch()  # a diverged run must not be saved
+                checkpoints.save(done, state, {"losses": losses.values[-RECENT:]})
     finally:
         if checkpoints:
             checkpoints.close()
@@ -188,8 +194,8 @@ def _mapped_step(
     devices: Sequence[jax.Device],
     state: State,
 ) -> tuple[Callable, tuple]:
-    """The compiled step and what it takes beside the state."""
-    whole = parallel.replicate(
+    """Returns the compiled step and its inputs after the state."""
+    constants = parallel.replicate(
         (
             jax.random.fold_in(jax.random.key(settings.seed), TRAIN),
             np.ascontiguousarray(data.images),
@@ -197,9 +203,9 @@ def _mapped_step(
         ),
         devices,
     )
-    inputs = (*whole, parallel.ranks(devices))
+    inputs = (*constants, parallel.ranks(devices))
     step = make_train_step(settings, data.num_classes, tx)
-    step = parallel.map_resident_step(step, len(whole), devices)
+    step = parallel.map_resident_step(step, len(constants), devices)
     lowered = step.lower(state, *inputs)
     return compilation.compiled(lowered, devices[0].platform), inputs
 
@@ -212,7 +218,7 @@ def make_sampler(
 ) -> Callable[..., np.ndarray]:
     """Returns draw(params, key, labels, tick) -> float32 [B, *shape] in [-1, 1].
 
-    labels: int32 [B]; every new B compiles once. tick is called after every step.
+    labels: int32 [B]; every new B is compiled once. tick is called after every step.
     """
     devices = list(devices or jax.local_devices())
     net = network(settings, shape[0], num_classes)
@@ -237,18 +243,18 @@ def make_sampler(
 
     def draw(params, key, labels, tick=lambda: None) -> np.ndarray:
         noise = np.asarray(jax.random.normal(key, (len(labels), *shape)))
-        # Rows of every device alike: the first ones once more at the end, for nothing.
+        # Every device needs equally many rows, so the first ones repeat at the end.
         rows = np.arange(-(-len(labels) // len(devices)) * len(devices)) % len(labels)
-        x, given = parallel.shard_rows((noise[rows], labels[rows]), devices)
+        x, classes = parallel.shard_rows((noise[rows], labels[rows]), devices)
         params = parallel.replicate(params, devices)
         for now, after in zip(times[:-1], times[1:], strict=True):
             variables = params, now, signals[now], signals[after]
             if len(labels) not in programs:
-                lowered = mapped.lower(variables, (x, given))
+                lowered = mapped.lower(variables, (x, classes))
                 platform = devices[0].platform
                 programs[len(labels)] = compilation.compiled(lowered, platform)
-            x = programs[len(labels)](variables, (x, given))
-            x.block_until_ready()  # or the progress would run ahead of the device
+            x = programs[len(labels)](variables, (x, classes))
+            x.block_until_ready()  # else the progress line runs ahead of the device
             tick()
         return parallel.collect(x)[: len(labels)]
 

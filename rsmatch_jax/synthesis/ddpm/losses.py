@@ -1,51 +1,49 @@
-"""The losses of the diffusion model's training, fetched late."""
+"""The training losses of the diffusion model, fetched late."""
 
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 
-RECENT = 50  # losses that make the one that is shown
+from rsmatch_jax.errors import RunFailed
+
+RECENT = 50  # losses whose mean is shown
 
 
 class Losses:
-    """The training's losses, fetched from the device late.
+    """The losses, fetched from the device only when they are needed.
 
-    known: of the steps up to the last fetch, in order; of steps that an earlier process
-    took only the last RECENT. pending: device scalars of the steps after.
+    values: losses up to the last fetch; of steps in an earlier process only the last
+    RECENT. pending: device scalars of the steps after the last fetch.
     """
 
     def __init__(
-        self, learning_rate: float, done: int = 0, known: Sequence[float] = ()
+        self, learning_rate: float, done: int = 0, values: Sequence[float] = ()
     ):
         self._learning_rate, self._done = learning_rate, done
-        self.known = list(known)
+        self.values = list(values)
         self.pending: list[jax.Array] = []
 
     def fetch(self):
-        """Waits for the pending ones. Raises FloatingPointError where one is not
-        finite."""
+        """Waits for the pending losses; raises RunFailed if one is not finite."""
         values = [float(value) for value in jax.device_get(self.pending)]
         self.pending.clear()
         finite = np.isfinite(values)
         if not finite.all():
             first = self._done + 1 + int(np.argmin(finite))
-            raise FloatingPointError(
+            raise RunFailed(
                 f"the loss is not finite from training step {first} on; lower "
-                f"--learning_rate (it was {self._learning_rate})"
+                f"--learning_rate (it was {self._learning_rate}) and name another "
+                "--out, because that is other training"
             )
-        self.known += values
+        self.values += values
         self._done += len(values)
 
-    def recent(self) -> list[float]:
-        """The last ones that are known."""
-        return self.known[-RECENT:]
-
     def mean(self) -> float:
-        """Mean of the recent ones."""
-        return float(np.mean(self.recent()))
+        """Returns the mean of the recent losses."""
+        return float(np.mean(self.values[-RECENT:]))
 
     def text(self) -> str:
-        """For the progress line; waits for the device."""
+        """Returns the text for the progress line; waits for the device."""
         self.fetch()
         return f"loss {self.mean():.4f}"

@@ -1,27 +1,27 @@
-"""The diffusion model's folders: unfinished work, and the pool that comes of it.
+"""The folders of the diffusion model's command: unfinished work and the pool.
 
-Unfinished work lies in OUT/.staging: training.json and checkpoints/ (elsewhere with
---model_dir), drawing.json and drawn/, the pictures drawn so far.
+Unfinished work lies in OUT/.staging: training.json and checkpoints/ (with --model_dir
+there), drawing.json and drawn/, the pictures drawn so far.
 """
 
-import contextlib
 import hashlib
-import json
+import io
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from rsmatch_jax import files
+from rsmatch_jax.data import sources
 from rsmatch_jax.data.stores import arrays, dataset_folder
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.runs import workdir
+from rsmatch_jax.synthesis.ddpm.pool import GENERATOR
 from rsmatch_jax.synthesis.ddpm.settings import DRAWING
 
-STAGING = ".staging"
-GENERATOR = "ddpm"
+STAGING = dataset_folder.STAGING
 TRAINING_FILE, DRAWING_FILE, DRAWN = "training.json", "drawing.json", "drawn"
 DIGITS_SOURCE = (
     "Drawn by a diffusion model trained on scikit-learn's digits: the test part of "
@@ -31,7 +31,7 @@ DIGITS_SOURCE = (
 
 
 def check_out(out: str):
-    """Raises RequestError unless a pool can be made, or gone on with, in `out`."""
+    """Raises RequestError unless a pool can be started or continued in `out`."""
     workdir.check_writable(out, "--out")
     if arrays.is_array_folder(out) or dataset_folder.is_dataset(out):
         raise RequestError(
@@ -44,16 +44,14 @@ def check_out(out: str):
         )
 
 
-@contextlib.contextmanager
-def locked(folder: str, flag: str) -> Iterator[None]:
-    """Makes the folder and keeps other processes out of it."""
+def locked(folder: str, flag: str):
+    """Makes the folder and returns a context that keeps other processes out of it."""
     os.makedirs(folder, exist_ok=True)
-    taken = (
+    message = (
         f"{flag}: another process is at work in {folder}; wait for it, or name another "
         "folder"
     )
-    with files.locked(os.path.join(folder, workdir.LOCK_FILE), taken):
-        yield
+    return files.locked(os.path.join(folder, workdir.LOCK_FILE), message)
 
 
 def claim_training(
@@ -61,7 +59,8 @@ def claim_training(
 ):
     """Notes in `folder` what is trained there.
 
-    Raises RequestError where it holds the training of something else.
+    Raises:
+        RequestError: the folder holds the training of something else.
     """
     digest = hashlib.blake2b(np.ascontiguousarray(data.images), digest_size=8)
     digest.update(np.ascontiguousarray(data.labels))
@@ -71,32 +70,33 @@ def claim_training(
         "digest": digest.hexdigest(),
         **{k: v for k, v in settings.items() if k not in DRAWING},
     }
-    earlier = _read(os.path.join(folder, TRAINING_FILE))
+    path = os.path.join(folder, TRAINING_FILE)
+    earlier = files.read_json(path)
     if earlier is not None and earlier != content:
         differing = "\n".join(
             f"  {key}: {old} there, {new} here"
             for key, old, new in workdir.differences(earlier, content)
         )
         raise RequestError(
-            f"{flag}: {folder} holds other training:\n{differing}\ngive what is there, "
-            "name another folder, or delete this one"
+            f"{flag}: {folder} holds other training:\n{differing}\ngive the same "
+            "flags, name another folder, or delete this one"
         )
-    files.write_json(os.path.join(folder, TRAINING_FILE), content)
+    files.write_json(path, content)
 
 
-def claim_drawing(staging: str, settings: Mapping[str, Any]):
-    """Notes what is drawn; pictures drawn otherwise are removed, for the model itself
-    is what took long."""
-    path = os.path.join(staging, DRAWING_FILE)
-    if _read(path) != settings:
-        shutil.rmtree(os.path.join(staging, DRAWN), ignore_errors=True)
-        files.write_json(path, dict(settings))
+def keeper(
+    staging: str, settings: Mapping[str, Any]
+) -> Callable[[int, Callable[[], np.ndarray]], np.ndarray]:
+    """Returns keep(number, draw), which returns the stored chunk or stores draw()'s.
 
-
-def keeper(staging: str) -> Callable[[int, Callable[[], np.ndarray]], np.ndarray]:
-    """Returns keep(number, draw): what draw() gives for chunk `number`, or what it
-    gave an earlier process."""
+    Chunks that were drawn with other settings are removed, not refused, because
+    training takes most of the time.
+    """
     folder = os.path.join(staging, DRAWN)
+    path = os.path.join(staging, DRAWING_FILE)
+    if files.read_json(path) != settings:
+        shutil.rmtree(folder, ignore_errors=True)
+        files.write_json(path, settings)
     os.makedirs(folder, exist_ok=True)
 
     def keep(number: int, draw: Callable[[], np.ndarray]) -> np.ndarray:
@@ -108,27 +108,20 @@ def keeper(staging: str) -> Callable[[int, Callable[[], np.ndarray]], np.ndarray
                 raise RequestError(
                     f"{path} is damaged ({e}); delete it, then it is drawn again"
                 ) from None
-        images = draw()
-        with open(f"{path}.tmp", "wb") as f:
-            np.save(f, images, allow_pickle=False)
-        os.replace(f"{path}.tmp", path)
+        images, content = draw(), io.BytesIO()
+        np.save(content, images, allow_pickle=False)
+        files.write_bytes(path, content.getvalue())
         return images
 
     return keep
 
 
 def origin(dataset: str, data_dir: str | None) -> tuple[str, str]:
-    """Where the pictures come from, and under what licence, as text."""
+    """Returns the source of the pictures and their licence, as text."""
     if dataset == "digits":
         return DIGITS_SOURCE, "CC BY 4.0"
-    info = {}
-    folder = os.path.abspath(os.path.expanduser(dataset))
-    if dataset != "fake":
-        if not os.path.isdir(folder):
-            root = dataset_folder.default_data_dir(data_dir)
-            folder = dataset_folder.find(dataset, root)
-        if folder and dataset_folder.is_dataset(folder):
-            info = dataset_folder.inspect(folder).info
+    folder = sources.prepared_folder(dataset, data_dir)
+    info = dataset_folder.inspect(folder).info if folder else {}
     name = f"{info['name']} {info['version']}" if info else dataset
     about = [info.get("description", ""), info.get("citation", "")]
     text = " ".join(" ".join(about).split())
@@ -139,11 +132,6 @@ def origin(dataset: str, data_dir: str | None) -> tuple[str, str]:
     )
 
 
-def write_arrays(out: str, pool: arrays.ImageArrays, report: Mapping[str, Any]):
-    """The pool in array form; `report` goes into its meta.json."""
-    arrays.save(out, pool, report)
-
-
 def write_tfds(
     out: str,
     staging: str,
@@ -151,9 +139,10 @@ def write_tfds(
     report: Mapping[str, Any],
     tf_write,
 ):
-    """The pool as a TFDS dataset folder with a pool.json. tf_write: that module.
+    """Writes the pool as a TFDS dataset folder with a pool.json.
 
-    Written below `staging` and moved, its description last: half a pool is none.
+    It is written below `staging` and moved, its description last, so that an incomplete
+    pool is never taken for one. tf_write: that module.
     """
     parent = os.path.join(staging, "pool")
     shutil.rmtree(parent, ignore_errors=True)
@@ -161,13 +150,10 @@ def write_tfds(
     size = pool.images.shape[1]
     source, licence = report["source"], report["licence"]
     how = {k: v for k, v in report.items() if k not in ("source", "licence")}
+    pairs = zip(arrays.to_rgb(pool.images), pool.labels.tolist(), strict=True)
     examples = (
-        tf_write.Example(
-            image=image, label=int(label), id=f"{GENERATOR}_{i:06d}", generator=0
-        )
-        for i, (image, label) in enumerate(
-            zip(arrays.to_rgb(pool.images), pool.labels, strict=True)
-        )
+        tf_write.Example(image, label, id=f"{GENERATOR}_{i:06d}", generator=0)
+        for i, (image, label) in enumerate(pairs)
     )
     tf_write.write(
         folder,
@@ -188,13 +174,3 @@ def write_tfds(
     )
     for name in sorted(os.listdir(folder), key=lambda n: n == dataset_folder.INFO):
         os.replace(os.path.join(folder, name), os.path.join(out, name))
-
-
-def _read(path: str) -> dict[str, Any] | None:
-    try:
-        with open(path) as f:
-            return json.load(f)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as e:
-        raise RequestError(f"{path} cannot be read ({e}); delete its folder") from None

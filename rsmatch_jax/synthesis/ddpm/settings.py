@@ -1,14 +1,13 @@
-"""What the diffusion model's command is asked for: settings, presets, flags, checks."""
+"""The flags of the diffusion model's command: settings, presets, checks."""
 
 import argparse
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rsmatch_jax import terminal
 from rsmatch_jax.data.stores.arrays import ImageArrays
 from rsmatch_jax.errors import RequestError
+from rsmatch_jax.synthesis import checks
 
 DTYPES = ("float32", "bfloat16")
 FORMATS = ("arrays", "tfds")
@@ -17,34 +16,42 @@ SMALL_SIZE = 16  # px; larger images get the COLOUR preset
 SAVE_EVERY = 5000
 
 
+def _setting(default, text: str, *bounds: float):
+    """Returns a field with its help text and its bounds."""
+    metadata = {"help": text, "bounds": bounds}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How the model is trained and drawn from; every field is a flag. As it stands: for
-    the digits, in three minutes on two CPU cores."""
+    """How the model is trained and how pictures are drawn; every field is a flag.
 
-    per_class: int = 190
-    steps: int = 1500
-    batch_size: int = 128
-    learning_rate: float = 2e-3
-    warmup_steps: int = 0
-    gradient_clip: float = 0.0
-    width: int = 32
-    blocks: int = 1
-    dropout: float = 0.0
-    flip: bool = False
-    dtype: str = "float32"
-    ema_decay: float = 0.995
-    label_dropout: float = 0.1
-    guidance: float = 8.0
-    sampling_steps: int = 50
-    sampling_batch: int = 500
-    seed: int = 0
+    The defaults are for the digits: three minutes on two CPU cores.
+    """
+
+    per_class: int = _setting(190, "pictures per class; 0 is as many as real ones", 0)
+    steps: int = _setting(1500, "training steps", 1)
+    batch_size: int = _setting(128, "images per training step, over all devices", 1)
+    learning_rate: float = _setting(2e-3, "Adam's, falling to 0 along a half cosine")
+    warmup_steps: int = _setting(0, "steps in which the learning rate rises", 0)
+    gradient_clip: float = _setting(0.0, "largest norm of a gradient; 0 is none", 0)
+    width: int = _setting(32, "channels at full resolution, a multiple of 4", 4)
+    blocks: int = _setting(1, "residual blocks per resolution and direction", 1)
+    dropout: float = _setting(0.0, "within residual blocks", 0, 0.99)
+    flip: bool = _setting(False, "mirror images too; wrong if left and right matter")
+    dtype: str = _setting("float32", "of activations; parameters are float32")
+    ema_decay: float = _setting(0.995, "of the weights that draw", 0, 1)
+    label_dropout: float = _setting(0.1, "share of images without their class", 0, 1)
+    guidance: float = _setting(8.0, "w of (1 + w) eps(x, class) - w eps(x)", 0)
+    sampling_steps: int = _setting(50, "DDIM steps per picture", 1, NOISE_LEVELS)
+    sampling_batch: int = _setting(500, "pictures drawn at once", 1)
+    seed: int = _setting(0, "of everything random", 0, 2**32 - 1)
 
 
 SMALL = Settings()
-# DDPM's for CIFAR-10 (arXiv 2006.11239, appendix B, and its code: warm-up and clipping)
-# but for the shorter training, with the learning rate falling to 0 in its stead. Labels
-# are dropped and guidance is taken as by 2207.12598.
+# DDPM's for CIFAR-10 (arXiv 2006.11239, appendix B, and its code: warm-up, clipping),
+# but with shorter training and a learning rate that falls to 0 instead. Label dropout
+# and guidance are those of 2207.12598.
 COLOUR = Settings(
     per_class=0,
     steps=200_000,
@@ -62,53 +69,18 @@ COLOUR = Settings(
 # What may change between training and drawing.
 DRAWING = ("per_class", "guidance", "sampling_steps", "sampling_batch")
 
-HELP = {
-    "per_class": "pictures per class; 0 is as many as there are training images",
-    "steps": "training steps",
-    "batch_size": "images per training step, over all devices",
-    "learning_rate": "Adam's, falling to 0 along a half cosine",
-    "warmup_steps": "training steps in which the learning rate rises to its value",
-    "gradient_clip": "largest norm of a step's gradient; 0 is no limit",
-    "width": "channels of the U-Net at full resolution, a multiple of 4",
-    "blocks": "residual blocks per resolution and direction",
-    "dropout": "within residual blocks",
-    "flip": "train on mirror images too; wrong where left and right matter",
-    "dtype": f"of activations, {' or '.join(DTYPES)}; parameters are float32",
-    "ema_decay": "of the weights that draw",
-    "label_dropout": "share of training images shown without their class",
-    "guidance": "w of (1 + w) eps(x, class) - w eps(x); 0 is none",
-    "sampling_steps": "DDIM steps per picture, 1..1000",
-    "sampling_batch": "pictures drawn at once",
-    "seed": "of everything random",
-}
 
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """The command line. given: the settings named on it, by field."""
-
-    dataset: str
-    out: str
-    data_dir: str | None
-    cache_dir: str | None
-    model_dir: str | None
-    format: str
-    save_every: int
-    given: Mapping[str, Any]
-
-
-def parse(argv: Sequence[str]) -> Request:
-    """Raises RequestError for flags that cannot be."""
-    description = "Makes a synthetic pool with a diffusion model of our own."
-    parser = terminal.Parser("synthesis.ddpm", description)
-    add = parser.add_argument
+def parser(description: str | None) -> terminal.Parser:
+    """Returns the parser of all flags. Settings that are not given are absent."""
+    flags = terminal.Parser("synthesis.ddpm", description)
+    add = flags.add_argument
     add("--dataset", required=True, help="digits, fake, a TFDS name, or a folder")
-    add("--out", required=True, help="folder of the pool; unfinished work lies there")
-    add("--data_dir", help="where TFDS sets are (default: TFDS's own)")
+    add("--out", required=True, help="folder of the pool and of unfinished work")
+    add("--data_dir", help="where TFDS sets are (default: TFDS's)")
     add("--cache_dir", help="where decoded sets and compiled programs are kept")
     add(
         "--model_dir",
-        help="folder where the training state is kept, also after the end: other pools "
+        help="folder that keeps the training state, also after the end: other pools "
         "can be drawn from it without training (default: below --out, removed at the "
         "end)",
     )
@@ -127,63 +99,53 @@ def parse(argv: Sequence[str]) -> Request:
     for field in dataclasses.fields(Settings):
         small, colour = (getattr(preset, field.name) for preset in (SMALL, COLOUR))
         larger = f", for images above {SMALL_SIZE} px {colour}"
-        text = f"{HELP[field.name]} (default {small}{larger * (small != colour)})"
-        kind = type(field.default)
-        if kind is bool:
-            form: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
+        text = f"{field.metadata['help']} (default {small}{larger * (small != colour)})"
+        if field.type is bool:
+            form = {"action": argparse.BooleanOptionalAction}
         else:
-            form = {"type": kind, "choices": DTYPES if kind is str else None}
-        add(f"--{field.name}", default=None, help=text, **form)
-    flags = vars(parser.parse_args(argv))
-    names = [field.name for field in dataclasses.fields(Settings)]
-    settings = {name: flags.pop(name) for name in names}
-    given = {name: value for name, value in settings.items() if value is not None}
-    if flags["format"] is None:
-        flags["format"] = "arrays" if flags["dataset"] == "digits" else "tfds"
-    request = Request(**flags, given=given)
-    for preset in (SMALL, COLOUR):  # before a dataset is looked for
-        check(dataclasses.replace(preset, **given))
-    if request.save_every < 1:
-        raise RequestError(f"--save_every={request.save_every}: give 1 or more")
-    return request
+            choices = DTYPES if field.type is str else None
+            form = {"type": field.type, "choices": choices}
+        add(f"--{field.name}", default=argparse.SUPPRESS, help=text, **form)
+    return flags
 
 
-def settle(given: Mapping[str, Any], size: int, images_per_class: int) -> Settings:
-    """The settings for images of `size` px: the preset's but for those given."""
-    preset = SMALL if size <= SMALL_SIZE else COLOUR
-    settings = dataclasses.replace(preset, **given)
+def settle(args: argparse.Namespace, size: int, images_per_class: int) -> Settings:
+    """Returns the preset for images of `size` px, with the given flags changed."""
+    settings = _changed(SMALL if size <= SMALL_SIZE else COLOUR, args)
     if settings.per_class:
         return settings
     return dataclasses.replace(settings, per_class=max(1, images_per_class))
 
 
-def check(settings: Settings):
-    """Raises RequestError for a setting that cannot work."""
-    limits = {
-        "per_class": (0, None),
-        "steps": (1, None),
-        "batch_size": (1, None),
-        "warmup_steps": (0, None),
-        "gradient_clip": (0, None),
-        "width": (4, None),
-        "blocks": (1, None),
-        "dropout": (0, 0.99),
-        "ema_decay": (0, 1),
-        "label_dropout": (0, 1),
-        "guidance": (0, None),
-        "sampling_steps": (1, NOISE_LEVELS),
-        "sampling_batch": (1, None),
-        "seed": (0, 2**32 - 1),
-    }
-    for name, (low, high) in limits.items():
-        value = getattr(settings, name)
-        if not math.isfinite(value) or value < low or (high and value > high):
-            most = "or more" if high is None else f"to {high}"
-            raise RequestError(f"--{name}={value} cannot work: give {low} {most}")
-    if not 0 < settings.learning_rate < math.inf:
-        raise RequestError(f"--learning_rate={settings.learning_rate}: give above 0")
-    if settings.width % 4:
-        raise RequestError(f"--width={settings.width}: give a multiple of 4")
+def _changed(preset: Settings, args: argparse.Namespace) -> Settings:
+    names = [field.name for field in dataclasses.fields(Settings)]
+    changes = {name: getattr(args, name) for name in names if hasattr(args, name)}
+    return dataclasses.replace(preset, **changes)
+
+
+def pool_format(args: argparse.Namespace) -> str:
+    return args.format or ("arrays" if args.dataset == "digits" else "tfds")
+
+
+def check(args: argparse.Namespace, num_devices: int = 1):
+    """Raises RequestError for a flag that cannot work with either preset."""
+    checks.check_range("save_every", args.save_every, 1)
+    for settings in (_changed(SMALL, args), _changed(COLOUR, args)):
+        for field in dataclasses.fields(Settings):
+            if bounds := field.metadata["bounds"]:
+                value = getattr(settings, field.name)
+                checks.check_range(field.name, value, *bounds)
+        if not 0 < settings.learning_rate < math.inf:
+            raise RequestError(
+                f"--learning_rate={settings.learning_rate}: give above 0"
+            )
+        if settings.batch_size % num_devices:
+            raise RequestError(
+                f"--batch_size={settings.batch_size} is no multiple of the "
+                f"{num_devices} devices"
+            )
+        if settings.width % 4:
+            raise RequestError(f"--width={settings.width}: give a multiple of 4")
 
 
 def check_images(data: ImageArrays, name: str):
@@ -194,12 +156,4 @@ def check_images(data: ImageArrays, name: str):
             f"--dataset={name} has images of {height}x{width} pixels; the model takes "
             "squares of 8, 16, 24, ... 64 (python -m rsmatch_jax.data.import_images "
             "--size=32 makes a dataset of resized pictures)"
-        )
-
-
-def check_devices(settings: Settings, count: int):
-    """Raises RequestError where the batch does not spread evenly over the devices."""
-    if settings.batch_size % count:
-        raise RequestError(
-            f"--batch_size={settings.batch_size} is no multiple of the {count} devices"
         )

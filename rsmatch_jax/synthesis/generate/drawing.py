@@ -1,4 +1,4 @@
-"""Loads a text-to-image model and draws with it.
+"""Loads a text-to-image model and draws pictures with it.
 
 torch and diffusers are optional, so they are imported late.
 """
@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from rsmatch_jax.errors import RequestError, RunFailed
+from rsmatch_jax.errors import RequestError, RunFailed, one_line
 from rsmatch_jax.synthesis.generate import glide
 from rsmatch_jax.synthesis.generate.pipelines import Generator
 
-# Why a picture is dropped.
+# Reasons why a picture is dropped.
 SAFETY = "safety checker"
 NO_NUMBERS = "no numbers (NaN)"
 
@@ -26,10 +26,9 @@ NO_NUMBERS = "no numbers (NaN)"
 class Drawer:
     """A loaded model.
 
-    draw(prompts, seeds): uint8 pictures [H, W, 3], or why one is dropped; a picture's
-    noise is decided by its seed alone. native_size: pixels a
-    side. settings: what the pictures depend on beside the request. environment:
-    versions and device.
+    draw(prompts, seeds): uint8 pictures [H, W, 3], or the reason why one is dropped;
+    a picture's noise depends on its seed alone. native_size: pixels a side. settings:
+    what the pictures depend on besides the flags. environment: versions and device.
     """
 
     draw: Callable[[Sequence[str], Sequence[int]], list[np.ndarray | str]]
@@ -39,7 +38,7 @@ class Drawer:
 
 
 def choose_device(device: str | None) -> str:
-    """`cuda` or `cpu`; None is the GPU where there is one. Imports torch."""
+    """Returns `cuda` or `cpu`; None is the GPU if there is one. Imports torch."""
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():
@@ -52,10 +51,11 @@ def precision_on(device: str) -> str:
 
 
 def load(generator: Generator, device: str) -> Drawer:
-    """Loads the weights, from the hub where they are not local.
+    """Loads the weights from a folder or the hub: float16 on a GPU, float32 on a CPU.
 
-    Half precision on a GPU, float32 on a CPU. Raises: RequestError where they cannot
-    be had or are no text-to-image model, RunFailed where they do not fit the memory.
+    Raises:
+        RequestError: the weights cannot be loaded or are no text-to-image model.
+        RunFailed: they do not fit the memory.
     """
     import torch
 
@@ -69,7 +69,7 @@ def load(generator: Generator, device: str) -> Drawer:
     except Exception as e:
         if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
             raise  # a download filled the disk
-        # The hub, diffusers and torch raise anything here.
+        # The hub, diffusers and torch raise errors of any type here.
         raise RequestError(_cannot_load(generator, e)) from e
 
     def draw(prompts: Sequence[str], seeds: Sequence[int]):
@@ -78,7 +78,7 @@ def load(generator: Generator, device: str) -> Drawer:
         except (MemoryError, torch.OutOfMemoryError) as e:
             raise RunFailed(
                 f"{len(prompts)} pictures at once do not fit the memory of {device}; "
-                "lower --batch_size (pictures that are staged keep theirs: give "
+                "lower --batch_size (staged pictures keep their batch size: give "
                 "another --name or --out then)"
             ) from e
 
@@ -86,13 +86,13 @@ def load(generator: Generator, device: str) -> Drawer:
 
 
 def _cannot_load(generator: Generator, error: Exception) -> str:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    reason = one_line(error, 300)
     if generator.local:
         return f"{generator.model} cannot be loaded as a model: {reason}"
     extra = ", with --unet=FILE" if generator.unet else ""
     return (
         f"--generator={generator.name}: {generator.model} cannot be loaded ({reason}). "
-        "Where its host cannot be reached, download it elsewhere and pass "
+        "If its host cannot be reached, download it elsewhere and pass "
         f"--model_dir=FOLDER{extra}"
     )
 
@@ -115,15 +115,15 @@ def _load_diffusers(generator: Generator, device: str) -> Drawer:
     import transformers.utils.logging
 
     transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()  # says which backends are absent
+    transformers.utils.logging.set_verbosity_error()  # else it lists missing backends
     import diffusers.utils.logging
 
     diffusers.utils.logging.disable_progress_bar()
-    # Else every flagged picture warns of the black one in its place, which is dropped.
+    # Else every flagged picture makes a warning about its black replacement.
     diffusers.utils.logging.set_verbosity_error()
     precision = getattr(torch, precision_on(device))
     with warnings.catch_warnings():
-        # Newer versions call torch_dtype dtype, older ones do not know that name.
+        # Newer versions rename torch_dtype to dtype, which older ones do not accept.
         warnings.filterwarnings("ignore", "`torch_dtype` is deprecated", FutureWarning)
         pipe = _pipeline(generator, precision)
     pipe.set_progress_bar_config(disable=True)
@@ -132,8 +132,8 @@ def _load_diffusers(generator: Generator, device: str) -> Drawer:
         pipe.vae.enable_slicing()  # decodes one by one: a batch needs far more memory
     if generator.safety_checker and getattr(pipe, "safety_checker", None) is None:
         raise RequestError(
-            f"{generator.model} has no safety checker and {generator.name} is drawn "
-            "with one; to draw without, pass the folder itself as --generator"
+            f"{generator.model} has no safety checker but {generator.name} needs one; "
+            "to draw without, pass the folder itself as --generator"
         )
     arguments = _arguments(generator, pipe)
     size = _native_size(generator, pipe)
@@ -162,20 +162,19 @@ def _load_diffusers(generator: Generator, device: str) -> Drawer:
 
 
 def _pipeline(generator: Generator, precision):
-    """The pipeline with its weights."""
+    """Loads the pipeline with its weights."""
     import diffusers
 
-    wanted: dict[str, Any] = {"torch_dtype": precision}
-    where: dict[str, Any] = {}
+    weights: dict[str, Any] = {"torch_dtype": precision}
     if generator.local:
-        where["local_files_only"] = True
+        where = {"local_files_only": True}
     else:
-        where["revision"] = generator.revision
+        where = {"revision": generator.revision}
         if str(precision).endswith("float16"):
-            wanted["variant"] = generator.variant
+            weights["variant"] = generator.variant
     if generator.unet is None:
         return diffusers.DiffusionPipeline.from_pretrained(
-            generator.model, **wanted, **where
+            generator.model, **weights, **where
         )
     from huggingface_hub import hf_hub_download
     from safetensors.torch import load_file
@@ -190,9 +189,9 @@ def _pipeline(generator: Generator, precision):
         hub, revision, file = generator.unet
         path = hf_hub_download(hub, file, revision=revision)
     unet.load_state_dict(load_file(path))
-    # A watermark would tell the pictures apart, and hangs on what is installed.
+    # A watermark would mark the pictures, and depends on the installed packages.
     pipe = diffusers.StableDiffusionXLPipeline.from_pretrained(
-        generator.model, unet=unet, add_watermarker=False, **wanted, **where
+        generator.model, unet=unet, add_watermarker=False, **weights, **where
     )
     pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(
         pipe.scheduler.config, timestep_spacing="trailing"
@@ -201,7 +200,7 @@ def _pipeline(generator: Generator, precision):
 
 
 def _arguments(generator: Generator, pipe) -> dict[str, Any]:
-    """Steps and guidance for the pipeline's call: asked for, or its own defaults."""
+    """Returns steps and guidance for the pipeline's call: by flag, or its defaults."""
     parameters = inspect.signature(pipe.__call__).parameters
     absent = {"prompt", "generator", "output_type"} - set(parameters)
     needed = {"image", "mask_image", "video"} & set(parameters)
@@ -222,7 +221,7 @@ def _arguments(generator: Generator, pipe) -> dict[str, Any]:
 
 
 def _native_size(generator: Generator, pipe) -> int:
-    """Pixels a side of what the pipeline draws when no size is asked for."""
+    """Returns the pixels a side that the pipeline draws by default."""
     network = getattr(pipe, "unet", None) or getattr(pipe, "transformer", None)
     sample = getattr(pipe, "default_sample_size", None)
     sample = sample or getattr(getattr(network, "config", None), "sample_size", None)
@@ -235,25 +234,25 @@ def _native_size(generator: Generator, pipe) -> int:
 
 
 def _to_uint8(image: np.ndarray, size: int) -> np.ndarray | str:
-    """float [size, size, 3] in [0, 1] as uint8; why it is dropped where it is none."""
+    """Converts float [size, size, 3] in [0, 1]; returns NO_NUMBERS if not finite."""
     if image.shape != (size, size, 3):
         raise RunFailed(
             f"the model drew an array of {image.shape}, no colour picture of the "
-            f"{size} pixels that it names"
+            f"{size} pixels that its config names"
         )
     if not np.isfinite(image).all():
-        return NO_NUMBERS  # half precision may overflow; the same seed does so again
+        return NO_NUMBERS  # float16 may overflow, and would again with this seed
     return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
 def _environment(packages: Sequence[str], device: str) -> dict[str, str]:
     import torch
 
-    found = {}
+    environment = {}
     for package in packages:
         try:
-            found[package] = importlib.metadata.version(package)
+            environment[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = "unknown"
-    found["device"] = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-    return found
+            environment[package] = "unknown"
+    environment["device"] = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    return environment

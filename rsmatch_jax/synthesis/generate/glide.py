@@ -1,8 +1,8 @@
 """GLIDE (Nichol et al. 2022, arXiv 2112.10741), the filtered model OpenAI released.
 
-diffusers has no pipeline for it: `pip install git+https://github.com/openai/glide-text2im`
-brings the network and its noise schedules. Drawn as that package's text2im notebook
-does: 64 pixels by ancestral sampling with guidance, then 256 by DDIM.
+diffusers has no pipeline for it. `pip install git+https://github.com/openai/glide-text2im`
+brings the network and its noise schedules. Pictures are drawn as in that package's
+text2im notebook: 64 pixels by ancestral sampling with guidance, then 256 by DDIM.
 """
 
 import os
@@ -14,7 +14,7 @@ import numpy as np
 from rsmatch_jax.errors import RequestError
 
 RESPACING, RESPACING_UP = "100", "fast27"  # steps of the base model, of the upsampler
-TEMPERATURE_UP = 0.997  # of the upsampler's first noise; 1 is sharper, with grain
+TEMPERATURE_UP = 0.997  # scale of the upsampler's noise; 1 is sharper but grainy
 FILES = {"base": "base.pt", "upsample": "upsample.pt"}
 SIZE = 256
 
@@ -24,10 +24,13 @@ def load(
 ) -> Callable[[Sequence[str], Sequence[int]], list[np.ndarray]]:
     """Returns draw(prompts, seeds) -> uint8 pictures [256, 256, 3].
 
-    folder: of base.pt and upsample.pt; None downloads them to torch's hub folder.
-    Raises: RequestError where `folder` lacks one; whatever the download raises.
+    Args:
+        folder: holds base.pt and upsample.pt; None downloads both to torch's hub.
+
+    Raises:
+        RequestError: `folder` lacks one of the files.
     """
-    from glide_text2im import model_creation  # lazy: optional, as torch is
+    from glide_text2im import model_creation  # lazy: optional, like torch
 
     half = device == "cuda"
 
@@ -60,7 +63,7 @@ def _weights(folder: str | None, name: str, device: str) -> dict[str, Any]:
 
     cache = folder or os.path.join(torch.hub.get_dir(), "glide")
     path = os.path.join(cache, FILES[name])
-    if os.path.isfile(path):  # the package asks its host even then
+    if os.path.isfile(path):  # the package would contact its host even then
         return torch.load(path, map_location=device, weights_only=True)
     if folder:
         raise RequestError(
@@ -71,8 +74,8 @@ def _weights(folder: str | None, name: str, device: str) -> dict[str, Any]:
 
 
 def _draw(base, upsampler, prompts, seeds, guidance: float, device: str):
-    """One batch. Every picture has a random generator of its own for all of its noise,
-    so that a prompt's noise does not depend on its batch."""
+    """Draws one batch. Each picture has one random generator for all its noise, so that
+    the noise of a prompt does not depend on its batch."""
     import torch
 
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
@@ -88,7 +91,7 @@ def _draw(base, upsampler, prompts, seeds, guidance: float, device: str):
         size = options["image_size"]
         start = noise(size) * TEMPERATURE_UP
         model.del_cache()
-        # Without its own noise (eta = 0): this loop could not draw it per picture.
+        # eta = 0: this loop cannot draw noise per picture.
         large = diffusion.ddim_sample_loop(
             model,
             tuple(start.shape),
@@ -108,9 +111,9 @@ def _draw(base, upsampler, prompts, seeds, guidance: float, device: str):
 
 
 def _draw_base(model, diffusion, options, prompts, noise, guidance, device):
-    """Ancestral sampling (2006.11239, algorithm 2) from the package's own mean and
-    variance; its p_sample_loop would draw the steps' noise for the batch at once.
+    """Samples as 2006.11239, algorithm 2, with the package's mean and variance.
 
+    The package's p_sample_loop would draw one noise for the whole batch.
     noise(size): float32 [n, 3, size, size], new at every call.
     """
     import torch
@@ -136,7 +139,7 @@ def _draw_base(model, diffusion, options, prompts, noise, guidance, device):
             model_kwargs={"tokens": tokens, "mask": mask},
         )
         x = out["mean"]
-        if step:  # the last step adds none
+        if step:  # the last step adds no noise
             spread = torch.exp(0.5 * out["log_variance"])
             x = x + spread * noise(options["image_size"])
     model.del_cache()
@@ -144,7 +147,7 @@ def _draw_base(model, diffusion, options, prompts, noise, guidance, device):
 
 
 def _tokens(model, prompts: Sequence[str | None], context: int, device: str):
-    """Tokens int64 and mask bool, [n, context] each; None is no text."""
+    """Returns tokens, int64, and mask, bool, both [n, context]; None is no text."""
     import torch
 
     pairs = [

@@ -1,4 +1,4 @@
-"""Text-to-image models and how they are run. Nothing is loaded here.
+"""The text-to-image models and their settings. Nothing is loaded here.
 
 Stable Diffusion 1.4: Rombach et al. 2022, arXiv 2112.10752. SDXL-Lightning: Lin et al.
 2024, arXiv 2402.13929. GLIDE: Nichol et al. 2022, arXiv 2112.10741.
@@ -23,12 +23,12 @@ _ENDS = 1 << 16
 class Generator:
     """A model and its settings.
 
-    model: hub id, or with `local` a folder. revision, variant: on the hub; variant is
-    of half-precision weights. unet: (hub id, revision, file), or with `local` a file:
-    weights that take the place of the model's UNet. steps, guidance: None leaves them
-    to the pipeline. fixed: the weights were made for these steps and this guidance.
-    native_size: pixels a side, None where only the loaded model tells.
-    safety_checker: has to be there. batch_size: pictures drawn at once.
+    model: hub id, or a folder if `local`. revision: on the hub. variant: name of the
+    half-precision weights on the hub. unet: (hub id, revision, file), or a file if
+    `local`, with weights that replace the model's UNet. steps, guidance: None is the
+    pipeline's default. fixed: the weights were made for these steps and this guidance.
+    native_size: pixels a side, None if only the loaded model tells. safety_checker:
+    whether the model must have one. batch_size: pictures drawn at once.
     """
 
     name: str
@@ -104,7 +104,7 @@ def choose(
     guidance: float | None = None,
     batch_size: int | None = None,
 ) -> Generator:
-    """The generator that the flags ask for. Raises RequestError; loads nothing."""
+    """Returns the generator for these flags, or raises RequestError; loads nothing."""
     if generator in GENERATORS:
         chosen = GENERATORS[generator]
     elif os.path.isdir(generator):
@@ -121,7 +121,7 @@ def choose(
         model_dir = generator
     else:
         raise RequestError(
-            f"--generator={generator} is neither known ({', '.join(GENERATORS)}) nor a "
+            f"--generator={generator} is neither one of {', '.join(GENERATORS)} nor a "
             "folder; give one of these or the path of a diffusers model"
         )
     if chosen.fixed and (steps, guidance) != (None, None):
@@ -154,18 +154,18 @@ def choose(
 
 
 def _refuse_code(folder: str):
-    """Raises RequestError for a model that brings code: some versions of diffusers run
-    a pipeline.py without asking."""
+    """Raises RequestError for a model with code: some versions of diffusers run a
+    pipeline.py without a question."""
     code = [file for file in _files_below(folder) if file.endswith(".py")]
     if code:
         raise RequestError(
-            f"{code[0]}: a model with code of its own is not loaded; remove that file, "
-            "or give another model"
+            f"{code[0]}: a model with code is not loaded; remove that file, or give "
+            "another model"
         )
 
 
 def require(generator: Generator):
-    """Raises RequestError with the pip line where a package is missing."""
+    """Raises RequestError with the pip command if a package is missing."""
     missing = [p for p in generator.packages if importlib.util.find_spec(p) is None]
     if missing:
         line = PIP if missing != ["glide_text2im"] else ""
@@ -177,16 +177,16 @@ def require(generator: Generator):
 
 
 def identity(generator: Generator) -> dict[str, Any]:
-    """Which weights these are: hub ids and revisions, or digests of local files."""
+    """Returns what identifies the weights: hub ids and revisions, or file digests."""
     if generator.local:
-        found = {"model": "local", "weights": _fingerprint(generator.model)}
+        weights = {"model": "local", "weights": _fingerprint(generator.model)}
         if isinstance(generator.unet, str):
-            found["unet"] = _fingerprint(generator.unet)
-        return found
-    found = {"model": generator.model, "weights": generator.revision}
+            weights["unet"] = _fingerprint(generator.unet)
+        return weights
+    weights = {"model": generator.model, "weights": generator.revision}
     if generator.unet:
-        found["unet"] = "@".join(generator.unet)
-    return found
+        weights["unet"] = "@".join(generator.unet)
+    return weights
 
 
 def _name_of(path: str) -> str:
@@ -195,7 +195,7 @@ def _name_of(path: str) -> str:
 
 
 def _fingerprint(path: str) -> str:
-    """16 hex digits of a model's files: names, sizes, first and last bytes."""
+    """Returns 16 hex digits of files: their names, sizes, first and last bytes."""
     total = hashlib.sha256()
     files = [path] if os.path.isfile(path) else _files_below(path)
     for file in files:
@@ -209,9 +209,9 @@ def _fingerprint(path: str) -> str:
 
 
 def _files_below(folder: str) -> list[str]:
-    """Of a model's folder, in a fixed order, without what tools keep hidden there."""
-    found = []
+    """Returns all paths below a folder, sorted, without hidden files and folders."""
+    paths = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [f for f in folders if not f.startswith(".")]
-        found += [os.path.join(parent, n) for n in names if not n.startswith(".")]
-    return sorted(found)
+        paths += [os.path.join(parent, n) for n in names if not n.startswith(".")]
+    return sorted(paths)

@@ -1,9 +1,10 @@
-"""The pool that training reads, written anew from all that is staged.
+"""Writes the pool that training reads from everything that is staged.
 
-The old pool stays readable until the new one is in place. The shards of the two have
-different names, the generators of the old come first in the new, and
-`dataset_info.json`, which names the shards, is replaced last: a process killed at any
-moment leaves a whole pool.
+The old pool stays readable until the new one is in place: the shards of the two have
+different names, the old generators come first in the new pool, and `dataset_info.json`,
+which names the shards, is replaced last. A process killed at any moment leaves a
+complete pool. Only if a generator was deleted from the staging folder, the old pool is
+removed first, because the numbers of its generators change.
 """
 
 import dataclasses
@@ -16,140 +17,135 @@ from typing import Any
 
 from rsmatch_jax import files
 from rsmatch_jax.data.stores import dataset_folder
-from rsmatch_jax.errors import RequestError, RunFailed
+from rsmatch_jax.errors import RunFailed
+from rsmatch_jax.synthesis import checks
 from rsmatch_jax.synthesis.generate import staging
-from rsmatch_jax.synthesis.generate.staging import Part, PoolHeader
+from rsmatch_jax.synthesis.generate.staging import Part
 
 _NEW, _WRITTEN = "new", "written"
-_BESIDE = (dataset_folder.INFO, "features.json", "pool.json")  # the shards
+_BESIDE = (dataset_folder.INFO, "features.json", "pool.json")  # files beside the shards
 _SHARD = re.compile(r".+-train-[0-9a-f]{12}\.tfrecord-\d{5}")
 
 
 @dataclasses.dataclass
 class Tally:
-    """Counts of one writing, per generator; kept also per (generator, class)."""
+    """Counts of one written pool: images and duplicates by generator, per_class by
+    (generator, class)."""
 
-    kept: Counter = dataclasses.field(default_factory=Counter)
+    images: Counter = dataclasses.field(default_factory=Counter)
     per_class: Counter = dataclasses.field(default_factory=Counter)
     duplicates: Counter = dataclasses.field(default_factory=Counter)
     two_classes: int = 0
 
 
 def is_current(out: str) -> bool:
-    """Whether the pool holds all that is staged."""
+    """Returns whether the pool holds everything that is staged."""
     try:
         with open(os.path.join(staging.folder_of(out), _WRITTEN)) as f:
             written = f.read()
     except FileNotFoundError:
         return False
-    whole = all(os.path.isfile(os.path.join(out, name)) for name in _BESIDE)
-    return whole and written == staging.state(out)
+    complete = all(os.path.isfile(os.path.join(out, name)) for name in _BESIDE)
+    return complete and written == staging.state(out)
 
 
 def write(out: str) -> Tally:
-    """Writes the pool from the staged pictures of all generators, in the order in which
-    these came and of their prompts; of equal pictures of a class the first stays.
+    """Writes the pool from the staged pictures of all generators.
 
-    Raises: RequestError on a damaged picture, RunFailed where there is no picture,
-    OSError on a full disk; the old pool stays then.
+    Order: generators as they were added, then prompts. Of equal pictures in a class
+    only the first stays. On any error the old pool stays.
+
+    Raises:
+        RequestError: a batch is damaged.
+        RunFailed: all pictures were dropped.
+        OSError: the disk is full.
     """
-    tf_write = load_writer()
-    pool = staging.read_pool(out)
-    parts = [Part(out, name) for name in pool.generators]
-    if not any(entry.file for part in parts for entry in part.entries):
+    tf_write = checks.tfds_writer()
+    parts = staging.parts(out)
+    if all(entry.dropped for part in parts for entry in part.entries):
         raise RunFailed(
-            "no picture is staged: the safety checker dropped all of them; use other "
-            "prompts"
+            "there is no picture to write: the safety checker dropped all of them; use "
+            "other prompts"
         )
-    new = os.path.join(staging.folder_of(out), _NEW)
-    _clear(out)
+    folder = staging.folder_of(out)
+    for name in os.listdir(folder):  # a killed process leaves such folders
+        if name == _NEW or name.startswith(f".{_NEW}."):
+            shutil.rmtree(os.path.join(folder, name))
     tally, report = Tally(), {}
-    licences = {part.name: part.header["licence"] for part in parts}
-    sources = {part.name: part.header["source"] for part in parts}
     licence, source = (
-        "\n".join(f"{name}: {text}" for name, text in texts.items())
-        for texts in (licences, sources)
+        "\n".join(f"{part.name}: {part.header[key]}" for part in parts)
+        for key in ("licence", "source")
     )
+    shared, names = parts[0].header, tuple(part.name for part in parts)
     tf_write.write(
-        new,
-        {"train": _examples(tf_write, pool, parts, tally, report)},
-        class_names=pool.class_names,
-        size=(pool.size, pool.size),
-        generator_names=pool.generators,
+        os.path.join(folder, _NEW),
+        {"train": _examples(tf_write, parts, tally, report)},
+        class_names=shared["class_names"],
+        size=(shared["size"], shared["size"]),
+        generator_names=names,
         pool=report,
-        description=f"Pictures drawn for {pool.dataset}.\n{source}",
+        description=f"Pictures drawn for {shared['dataset']}.\n{source}",
         licence=licence,
-        name=f"{pool.dataset}_pool",
+        name=f"{shared['dataset']}_pool",
         digest_names=True,
     )
-    _install(new, out)
-    mark = staging.state(out).encode()
-    files.write_bytes(os.path.join(staging.folder_of(out), _WRITTEN), mark)
+    if dataset_folder.is_dataset(out):
+        old = dataset_folder.label_names(out, "generator")
+        if old != names[: len(old)]:
+            os.remove(os.path.join(out, dataset_folder.INFO))
+    _install(os.path.join(folder, _NEW), out)
+    files.write_text(os.path.join(folder, _WRITTEN), staging.state(out))
     return tally
 
 
-def load_writer():
-    """The module that needs TensorFlow. Raises RequestError where that is missing."""
-    try:
-        from rsmatch_jax.data.stores import (
-            tf_write,  # lazy: drawing needs no TensorFlow
-        )
-    except ImportError as e:
-        raise RequestError(
-            f"writing a pool needs TensorFlow and tensorflow-datasets ({e}): "
-            "pip install -r requirements.txt"
-        ) from e
-    return tf_write
-
-
 def _examples(
-    tf_write, pool: PoolHeader, parts: list[Part], tally: Tally, report: dict[str, Any]
+    tf_write, parts: list[Part], tally: Tally, report: dict[str, Any]
 ) -> Iterator:
-    """The pool's pictures; the last one completes the report."""
+    """Yields the pool's pictures; fills the report after the last one."""
     seen: dict[str, set[int]] = {}
     for position, part in enumerate(parts):
-        for entry in part.entries:
-            if entry.file is None:
-                continue
+        for entry, png in part.pictures():
             classes = seen.setdefault(entry.pixels, set())
             if entry.label in classes:
                 tally.duplicates[part.name] += 1
                 continue
             tally.two_classes += bool(classes)
             classes.add(entry.label)
-            tally.kept[part.name] += 1
+            tally.images[part.name] += 1
             tally.per_class[part.name, entry.label] += 1
             yield tf_write.Example(
-                image=part.picture(entry),
+                image=png,
                 label=entry.label,
                 id=f"{part.name}/{entry.prompt:07d}",
                 generator=position,
             )
-    report.update(_report(pool, parts, tally))
+    report.update(_report(parts, tally))
 
 
-def _report(pool: PoolHeader, parts: list[Part], tally: Tally) -> dict[str, Any]:
-    """The content of pool.json."""
-    resized = any(part.header["native_size"] != pool.size for part in parts)
+def _report(parts: list[Part], tally: Tally) -> dict[str, Any]:
+    """Returns the content of pool.json."""
+    shared = ("dataset", "class_names", "size")
+    dataset, class_names, size = (parts[0].header[key] for key in shared)
+    resized = any(part.header["native_size"] != size for part in parts)
     generators = {}
     for part in parts:
-        header = dict(part.header)
-        prompts = header.pop("prompts")
+        header = {
+            k: v for k, v in part.header.items() if k not in (*shared, "position")
+        }
         dropped = Counter(e.dropped for e in part.entries if e.dropped)
         generators[part.name] = {
-            "how": header.pop("how"),
-            "images": tally.kept[part.name],
+            **header,
+            "images": tally.images[part.name],
             "exact_duplicates_dropped": tally.duplicates[part.name],
             "dropped": dict(sorted(dropped.items())),
-            **header,
-            "prompts": {**prompts, "drawn": len(part.entries)},
+            "prompts": {**header["prompts"], "drawn": len(part.entries)},
         }
     duplicates = sum(tally.duplicates.values())
     return {
-        "dataset": pool.dataset,
-        "class_names": pool.class_names,
+        "dataset": dataset,
+        "class_names": class_names,
         "generators": generators,
-        "resize": {"kernel": staging.KERNEL if resized else None, "size": pool.size},
+        "resize": {"kernel": staging.KERNEL if resized else None, "size": size},
         "exact_duplicates": duplicates,
         "exact_duplicates_dropped": duplicates,
         "same_pixels_in_two_classes": tally.two_classes,
@@ -158,22 +154,14 @@ def _report(pool: PoolHeader, parts: list[Part], tally: Tally) -> dict[str, Any]
     }
 
 
-def _clear(out: str):
-    """Removes what a killed writing has left in the staging folder."""
-    folder = staging.folder_of(out)
-    for name in os.listdir(folder):
-        if name == _NEW or name.startswith(f".{_NEW}."):
-            shutil.rmtree(os.path.join(folder, name))
-
-
 def _install(new: str, out: str):
-    """Moves the files of `new` into the pool, then removes the shards it had before."""
+    """Moves the files of `new` into the pool, then removes the pool's old shards."""
     info = dataset_folder.INFO
     names = sorted(os.listdir(new), key=lambda n: (n == info, not _SHARD.fullmatch(n)))
     for name in names:
         files.sync(os.path.join(new, name))
     for name in names:
-        if name == info:  # all it names has to be there before
+        if name == info:  # the files that it names must be there first
             files.sync(out)
         os.replace(os.path.join(new, name), os.path.join(out, name))
     files.sync(out)

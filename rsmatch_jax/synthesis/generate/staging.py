@@ -1,13 +1,10 @@
-"""Drawn pictures on disk before they become a pool: nothing lost, nothing twice.
+"""Drawn pictures on disk before they become a pool.
 
-    POOL/.staging/pool.json                     dataset, classes, size, generators
-    POOL/.staging/generators/NAME/header.json   how NAME is run
-    POOL/.staging/generators/NAME/journal.jsonl a line per batch that is done
-    POOL/.staging/generators/NAME/pictures/     PNG files
+    POOL/.staging/generators/NAME/header.json    what NAME draws, and how
+    POOL/.staging/generators/NAME/batches/N.zip  entries.json and PNG files of batch N
 
-Prompts are drawn in fixed batches. A batch is done once its journal line is on disk,
-which is written after all of its files are: whatever a killed process leaves behind
-beyond that is removed, and the batch drawn again.
+Prompts are drawn in fixed batches. A batch is one file that is written atomically, so a
+batch is done if its file exists. No other record of the work is needed.
 """
 
 import contextlib
@@ -16,6 +13,8 @@ import hashlib
 import io
 import json
 import os
+import re
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,41 +25,34 @@ from rsmatch_jax import files
 from rsmatch_jax.data.images import image_source
 from rsmatch_jax.data.stores import dataset_folder
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.runs.workdir import differences
+from rsmatch_jax.runs import workdir
 
 STAGING = dataset_folder.STAGING
 KERNEL = image_source.KERNEL
-_POOL, _GENERATORS, _LOCK = "pool.json", "generators", ".lock"
-_HEADER, _JOURNAL, _PICTURES = "header.json", "journal.jsonl", "pictures"
+_GENERATORS, _LOCK = "generators", ".lock"
+_HEADER, _BATCHES, _ENTRIES = "header.json", "batches", "entries.json"
+_OLD_JOURNAL = "journal.jsonl"  # of versions that staged each picture as a file
+_BATCH = re.compile(r"\d{7}\.zip")
+_DAMAGE = (zipfile.BadZipFile, EOFError, KeyError, RuntimeError, TypeError, ValueError)
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What became of one prompt.
+    """The outcome of one prompt.
 
-    prompt: its index; label: its class. dropped: why there is no picture, else None.
-    file: PNG below `pictures`; bytes: its length; content: digest of the file; pixels:
-    digest of the decoded picture.
+    prompt: index in the prompt file; label: its class. dropped: why there is no
+    picture, else None. pixels: digest of the decoded picture.
     """
 
     prompt: int
     label: int
     dropped: str | None = None
-    file: str | None = None
-    bytes: int = 0
-    content: str = ""
     pixels: str = ""
 
-
-@dataclasses.dataclass(frozen=True)
-class PoolHeader:
-    """What all pictures of a pool share. size: pixels a side; generators: names in the
-    order in which they came."""
-
-    dataset: str
-    class_names: tuple[str, ...]
-    size: int
-    generators: tuple[str, ...] = ()
+    @property
+    def file(self) -> str:
+        """Name of the PNG file in the batch."""
+        return f"{self.prompt:07d}.png"
 
 
 def folder_of(out: str) -> str:
@@ -68,228 +60,174 @@ def folder_of(out: str) -> str:
 
 
 def check_folder(out: str):
-    """Raises RequestError unless `out` is a pool of this command, empty or absent.
-    Changes nothing."""
-    if os.path.lexists(out) and not os.path.isdir(out):
-        raise RequestError(f"--out={out} is a file; name a folder")
-    parent = out
-    while not os.path.exists(parent):
-        parent = os.path.dirname(parent)
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise RequestError(f"--out={out}: {parent} is not writable; name another")
+    """Raises RequestError unless `out` is absent, empty or a pool of this command."""
+    workdir.check_writable(out, "--out")
     names = os.listdir(out) if os.path.isdir(out) else []
     if names and STAGING not in names:
         raise RequestError(
-            f"--out={out} has files and no {STAGING}, so it was not made by this "
+            f"--out={out} has files but no {STAGING}, so it was not made by this "
             "command (an imported pool?) and is left alone; name another folder"
         )
-    if STAGING in names and not os.path.isdir(folder_of(out)):
-        raise RequestError(f"--out={out}: {STAGING} is no folder; name another --out")
-
-
-def check_shards(out: str):
-    """Raises RequestError unless the pool that was written, if any, is as whole as its
-    description says. To be called while it is locked: nobody else writes it then."""
-    if dataset_folder.is_dataset(out):
-        source = dataset_folder.inspect(out)
-        dataset_folder.check_shards(source, source.splits)
 
 
 @contextlib.contextmanager
 def locked(out: str) -> Iterator[None]:
-    """Keeps other processes from writing this pool meanwhile; makes the folder.
+    """Makes the pool's folder and keeps other processes from writing it.
 
-    Raises RequestError where one is at it already. The system gives the lock back
-    however the process ends.
+    Raises:
+        RequestError: another process is writing this pool, or its shards are damaged.
     """
     os.makedirs(folder_of(out), exist_ok=True)
-    taken = (
+    message = (
         f"--out={out}: another process is making this pool; wait for it, or name "
         "another folder"
     )
-    with files.locked(os.path.join(folder_of(out), _LOCK), taken):
+    with files.locked(os.path.join(folder_of(out), _LOCK), message):
+        if dataset_folder.is_dataset(out):
+            source = dataset_folder.inspect(out)
+            dataset_folder.check_shards(source, source.splits)
         yield
 
 
-def read_pool(out: str) -> PoolHeader | None:
-    """The pool's header; None where nothing is staged yet."""
-    path = os.path.join(folder_of(out), _POOL)
-    content = files.read_json(path)
-    if content is None:
-        staged = os.path.join(folder_of(out), _GENERATORS)
-        if os.path.isdir(staged) and any(
-            Part(out, name).batches for name in os.listdir(staged)
-        ):
-            raise RequestError(
-                f"{path} is absent and pictures are staged beside it; put back a copy "
-                "of that file, or begin in another folder"
-            )
-        return None
-    return PoolHeader(
-        content["dataset"],
-        tuple(content["class_names"]),
-        content["size"],
-        tuple(content["generators"]),
-    )
+def parts(out: str) -> list["Part"]:
+    """Returns the generators with staged pictures, in the order in which they began."""
+    folder = os.path.join(folder_of(out), _GENERATORS)
+    names = os.listdir(folder) if os.path.isdir(folder) else ()
+    staged = [part for part in (Part(out, name) for name in names) if part.batches]
+    return sorted(staged, key=lambda part: part.header["position"])
 
 
-def check_pool(out: str, header: PoolHeader | None, new: PoolHeader):
-    """Raises RequestError where pictures as `new` says do not belong to the pool."""
-    if header is None:
-        return
-    here, there = _short(new.class_names), _short(header.class_names)
-    pairs = zip(header.class_names, new.class_names, strict=False)
-    first = next((f"{a} there, {b} here" for a, b in pairs if a != b), "their number")
-    if header.class_names == new.class_names:
-        first = "the name of the dataset"
-    if (header.dataset, header.class_names) != (new.dataset, new.class_names):
-        raise RequestError(
-            f"--out={out} is a pool for {header.dataset} ({there}), the prompts are "
-            f"for {new.dataset} ({here})"
-            + (f": {first} differs" if here == there else "")
-            + "; name another folder, or give prompts for this pool's dataset"
-        )
-    if header.size != new.size:
-        raise RequestError(
-            f"--out={out} holds pictures of {header.size} pixels a side, asked for are "
-            f"{new.size}; all of a pool have one size: give --size={header.size}, or "
-            "name another folder"
-        )
+def check_fit(out: str, dataset: str, class_names: Sequence[str], size: int | None):
+    """Raises RequestError if new pictures do not fit the staged ones.
 
-
-def register(out: str, pool: PoolHeader, generator: str) -> PoolHeader:
-    """Enters a generator in the pool's header, which is written if it is new.
-
-    Names are only ever added behind the others: what is written of a pool stays right.
+    size: pixels a side, or None if it is not known yet.
     """
-    known = read_pool(out) or pool
-    if generator in known.generators:
-        return known
-    known = dataclasses.replace(known, generators=(*known.generators, generator))
-    os.makedirs(folder_of(out), exist_ok=True)
-    files.write_json(os.path.join(folder_of(out), _POOL), dataclasses.asdict(known))
-    return known
+    for header in (part.header for part in parts(out)):
+        names = tuple(header["class_names"])
+        if (header["dataset"], names) != (dataset, tuple(class_names)):
+            pairs = enumerate(zip(names, class_names, strict=False))
+            changed = (
+                f"label {i} is {a} there, {b} here" for i, (a, b) in pairs if a != b
+            )
+            counts = f"{len(names)} classes there, {len(class_names)} here"
+            raise RequestError(
+                f"--out={out} is a pool for {header['dataset']}, the prompts are for "
+                f"{dataset} ({next(changed, counts)}); name another folder, or give "
+                "prompts for this pool's dataset"
+            )
+        if size not in (None, header["size"]):
+            raise RequestError(
+                f"--out={out} holds pictures of {header['size']} pixels a side, the "
+                f"new ones have {size}; give --size={header['size']}, or name another "
+                "folder"
+            )
 
 
 class Part:
-    """What one generator has staged."""
+    """The staged pictures of one generator.
+
+    header: None before the first `begin`. batches: entries by batch number.
+    """
 
     def __init__(self, out: str, name: str):
-        self.name = name
+        self.name, self._out = name, out
         self.folder = os.path.join(folder_of(out), _GENERATORS, name)
-        self.header: dict[str, Any] | None = files.read_json(self._path(_HEADER))
-        self.batches: dict[int, tuple[Entry, ...]] = {}
-        self._broken = True
-        if self.header is not None:
-            self._read_journal()
+        if os.path.exists(os.path.join(self.folder, _OLD_JOURNAL)):
+            raise RequestError(
+                f"{self.folder} was written by an earlier version and cannot be "
+                f"continued; delete {out} to draw all of it anew, or name another "
+                "--out (a finished pool can still be used for training)"
+            )
+        self._batches = os.path.join(self.folder, _BATCHES)
+        self.header = files.read_json(os.path.join(self.folder, _HEADER))
+        self.batches: dict[int, list[Entry]] = {}
+        if self.header is not None and os.path.isdir(self._batches):
+            for file in filter(_BATCH.fullmatch, sorted(os.listdir(self._batches))):
+                with self._opened(int(file[:7])) as archive:
+                    entries = json.loads(archive.read(_ENTRIES))
+                    self.batches[int(file[:7])] = [Entry(**entry) for entry in entries]
 
-    def _path(self, *names: str) -> str:
-        return os.path.join(self.folder, *names)
+    def _path(self, batch: int) -> str:
+        return os.path.join(self._batches, f"{batch:07d}.zip")
 
-    def _read_journal(self):
-        path = self._path(_JOURNAL)
+    @contextlib.contextmanager
+    def _opened(self, batch: int) -> Iterator[zipfile.ZipFile]:
+        """Opens a batch for reading; zip's own check sums tell damage."""
+        path = self._path(batch)
         try:
-            with open(path, "rb") as f:
-                content = f.read()
-        except FileNotFoundError:
-            return
-        *lines, half = content.split(b"\n")
-        self._broken = bool(half)
-        for number, line in enumerate(lines, start=1):
-            try:
-                content = json.loads(line)
-                entries = tuple(Entry(**entry) for entry in content["pictures"])
-                batch = content["batch"]
-            except (ValueError, KeyError, TypeError):
-                raise RequestError(
-                    f"{path}, line {number} is damaged; delete that line and start "
-                    "again, then its pictures are drawn again"
-                ) from None
-            if all(self._is_there(entry) for entry in entries):
-                self.batches[batch] = entries
-            else:
-                self._broken = True
-
-    def _is_there(self, entry: Entry) -> bool:
-        if entry.file is None:
-            return True
-        try:
-            return os.path.getsize(self._path(_PICTURES, entry.file)) == entry.bytes
-        except OSError:
-            return False
+            with zipfile.ZipFile(path) as archive:
+                yield archive
+        except _DAMAGE as e:
+            raise RequestError(
+                f"{path} is damaged ({e}); delete it and start {self.name} with the "
+                "same flags again, then its pictures are drawn again"
+            ) from None
 
     @property
     def entries(self) -> list[Entry]:
-        """All that is done, in the order of the prompts."""
+        """Everything that is done, in the order of the prompts."""
         return [e for batch in sorted(self.batches) for e in self.batches[batch]]
 
     @property
-    def prompts(self) -> int | None:
-        """How many prompts the staged pictures are part of; None while none is done."""
+    def num_prompts(self) -> int | None:
+        """Length of the prompt file of the staged pictures; None if there are none."""
         return self.header["prompts"]["count"] if self.batches else None
 
     def missing(self, count: int, batch_size: int) -> list[int]:
-        """The batches of `count` prompts that are not done, or were when they were
-        shorter: a picture may depend, by rounding, on what is drawn with it."""
-        whole, rest = divmod(count, batch_size)
-        lengths = [batch_size] * whole + [rest] * (rest > 0)
-        return [b for b, n in enumerate(lengths) if len(self.batches.get(b, ())) != n]
+        """Returns the batches of `count` prompts that are absent or of another length.
+
+        A batch that was shorter is drawn again, because a picture may depend, by
+        rounding, on the others in its batch.
+        """
+        lengths = {b: min(batch_size, count - b * batch_size) for b in range(count)}
+        return [
+            b for b, n in lengths.items() if n > 0 and len(self.batches.get(b, ())) != n
+        ]
 
     def check(self, settings: Mapping[str, Any]):
-        """Raises RequestError naming every setting that differs from the staged ones.
+        """Raises RequestError that names every setting unlike those of staged pictures.
 
-        `prompts` among them is the digest of as many as are staged. Settings that are
-        not in both are not compared. While no batch is done, any may change.
+        `prompts` among them is the digest of the first `num_prompts`. Settings that
+        only one has are not compared. While no batch is done, any setting may change.
         """
         if not self.batches:
             return
         digest = self.header["prompts"].get("digest")
         old = {**self.header["settings"], "prompts": digest}
         both = [key for key in settings if key in old]
-        changed = differences({k: old[k] for k in both}, {k: settings[k] for k in both})
+        old, new = ({k: values[k] for k in both} for values in (old, settings))
+        changed = workdir.differences(old, new)
         if changed:
             raise RequestError(
-                f"{self.name} has {len(self.entries)} pictures staged that were drawn "
+                f"{self.name} has {len(self.entries)} staged pictures that were drawn "
                 "in another way:\n"
                 + "\n".join(f"  {key}: {a} there, {b} here" for key, a, b in changed)
                 + "\ngive the same settings, another --name or another --out, or "
                 f"delete {self.folder} to draw all of them anew"
             )
 
-    def begin(
-        self,
-        header: Mapping[str, Any],
-        environment: Mapping[str, Any],
-        missing: Sequence[int] = (),
-    ):
-        """Readies the folder: header written, remains of a killed process removed, and
-        what is staged of the `missing` batches, which are to be drawn.
+    def begin(self, header: Mapping[str, Any], environment: Mapping[str, Any]):
+        """Prepares the folder: writes the header, removes a killed process's files.
 
-        Of the header of pictures that are there, only the prompts change.
-        environment: versions and device, noted wherever they are new.
+        If pictures are staged, only `prompts` of their header changes. Otherwise the
+        generator gets the last position in the pool.
+        environment: versions and device; every new one is noted.
         """
-        os.makedirs(self._path(_PICTURES), exist_ok=True)
-        for batch in missing:
-            self._broken |= self.batches.pop(batch, None) is not None
-        if self._broken:
-            lines = [_journal_line(b, e) for b, e in self.batches.items()]
-            files.write_bytes(self._path(_JOURNAL), b"".join(lines))
-            self._broken = False
-        known = {e.file for e in self.entries}
-        for name in os.listdir(self._path(_PICTURES)):
-            if name not in known:
-                os.remove(self._path(_PICTURES, name))
-        if self.header and self.batches:
+        os.makedirs(self._batches, exist_ok=True)
+        done = {os.path.basename(self._path(batch)) for batch in self.batches}
+        for name in set(os.listdir(self._batches)) - done:
+            os.remove(os.path.join(self._batches, name))
+        if self.batches:
             header = {**self.header, "prompts": header["prompts"]}
-            environments = header["environments"]
-            if environment not in environments:
-                environments = [*environments, environment]
         else:
-            environments = [environment]
+            positions = [part.header["position"] for part in parts(self._out)]
+            header = {**header, "position": 1 + max(positions, default=-1)}
+        environments = header.get("environments", [])
+        if environment not in environments:
+            environments = [*environments, environment]
         header = {**header, "environments": environments}
         if header != self.header:
-            os.makedirs(self.folder, exist_ok=True)
-            files.write_json(self._path(_HEADER), header)
+            files.write_json(os.path.join(self.folder, _HEADER), header)
             self.header = header
 
     def stage(
@@ -299,48 +237,39 @@ class Part:
         prompts: Sequence[tuple[int, int]],
         pictures: Sequence[np.ndarray | str],
     ):
-        """Brings a batch to disk; it is done when this returns.
+        """Writes a batch to disk; it is done when this returns.
 
-        prompts: (index, label) each; pictures: uint8 [H, W, 3] each, or why it was
-        dropped. Raises: OSError, as on a full disk; then nothing of the batch counts.
+        Args:
+            size: pixels a side of the stored pictures.
+            prompts: (index, label) of each prompt.
+            pictures: uint8 [H, W, 3] each, or the reason why it was dropped.
         """
-        entries = []
-        for (index, label), picture in zip(prompts, pictures, strict=True):
-            if isinstance(picture, str):
-                entries.append(Entry(index, label, dropped=picture))
-                continue
-            content, pixels = encode(picture, size)
-            file = f"{index:07d}.png"
-            files.write_bytes(self._path(_PICTURES, file), content, sync_folder=False)
-            entries.append(
-                Entry(
-                    index,
-                    label,
-                    file=file,
-                    bytes=len(content),
-                    content=_digest(content),
-                    pixels=pixels,
-                )
-            )
-        files.sync(self._path(_PICTURES))
-        files.append(self._path(_JOURNAL), _journal_line(batch, entries))
-        self.batches[batch] = tuple(entries)
+        entries, content = [], io.BytesIO()
+        with zipfile.ZipFile(content, "w") as archive:
+            for (index, label), picture in zip(prompts, pictures, strict=True):
+                if isinstance(picture, str):
+                    entries.append(Entry(index, label, dropped=picture))
+                    continue
+                png, pixels = encode(picture, size)
+                entries.append(Entry(index, label, pixels=pixels))
+                # ZipInfo without the time: equal pictures make equal files.
+                archive.writestr(zipfile.ZipInfo(entries[-1].file), png)
+            text = json.dumps([dataclasses.asdict(entry) for entry in entries])
+            archive.writestr(zipfile.ZipInfo(_ENTRIES), text)
+        files.write_bytes(self._path(batch), content.getvalue())
+        self.batches[batch] = entries
 
-    def picture(self, entry: Entry) -> bytes:
-        """The PNG of an entry. Raises RequestError where it is damaged."""
-        path = self._path(_PICTURES, entry.file)
-        with open(path, "rb") as f:
-            content = f.read()
-        if _digest(content) != entry.content:
-            raise RequestError(
-                f"{path} is damaged; delete it and start with the flags of "
-                f"{self.name} again, then it is drawn again"
-            )
-        return content
+    def pictures(self) -> Iterator[tuple[Entry, bytes]]:
+        """Yields every picture that was not dropped as a PNG file."""
+        for batch in sorted(self.batches):
+            with self._opened(batch) as archive:
+                for entry in self.batches[batch]:
+                    if entry.dropped is None:
+                        yield entry, archive.read(entry.file)
 
 
 def encode(picture: np.ndarray, size: int) -> tuple[bytes, str]:
-    """A uint8 [H, W, 3] picture as PNG of `size` a side, and its pixels' digest."""
+    """Returns uint8 [H, W, 3] as PNG of `size` a side, and the digest of its pixels."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="BMP")  # quick to write and to read
     fitted = image_source.fit(buffer.getvalue(), size)
@@ -350,27 +279,9 @@ def encode(picture: np.ndarray, size: int) -> tuple[bytes, str]:
 
 
 def state(out: str) -> str:
-    """A digest of all that is staged: the written pool is a function of it."""
+    """Returns a digest of everything staged; it determines the written pool."""
     total = hashlib.blake2b(digest_size=16)
-    pool = read_pool(out)
-    for name in pool.generators if pool else ():
-        part = Part(out, name)
+    for part in parts(out):
         entries = [dataclasses.astuple(entry) for entry in part.entries]
-        total.update(json.dumps([name, part.header, entries]).encode())
-    total.update(json.dumps(dataclasses.asdict(pool) if pool else None).encode())
+        total.update(json.dumps([part.name, part.header, entries]).encode())
     return total.hexdigest()
-
-
-def _journal_line(batch: int, entries: Sequence[Entry]) -> bytes:
-    content = {"batch": batch, "pictures": [dataclasses.asdict(e) for e in entries]}
-    return json.dumps(content).encode() + b"\n"
-
-
-def _short(names: Sequence[str]) -> str:
-    some = ", ".join(names[:4])
-    return f"{some}, ... ({len(names)})" if len(names) > 4 else some
-
-
-def _digest(content: bytes) -> str:
-    """32 hex digits."""
-    return hashlib.blake2b(content, digest_size=16).hexdigest()

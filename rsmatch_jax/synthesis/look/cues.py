@@ -1,7 +1,7 @@
-"""Figures that may tell synthetic pictures from real ones. Pure numpy.
+"""Measures what may tell synthetic pictures from real ones. Pure numpy.
 
-Pictures are uint8 [N, H, W, C], C = 1 or 3, and may be memory-mapped: they are read in
-chunks. Grey is the luma of JPEG (BT.601). Levels are 0..255.
+Pictures are uint8 [N, H, W, C], C = 1 or 3. They may be memory-mapped and are read in
+chunks. Grey is JPEG's luma (BT.601). Levels are 0..255.
 """
 
 import dataclasses
@@ -12,8 +12,6 @@ from collections.abc import Iterator
 import numpy as np
 
 NEAR_GREY = 7.0  # levels of mean colourfulness
-NEAR_TWIN = 0.98  # correlation of two thumbnails
-THUMBNAIL = 8  # pixels a side
 BLOCK = 8  # of JPEG, pixels
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _CHUNK_VALUES = 1 << 22
@@ -21,12 +19,12 @@ _CHUNK_VALUES = 1 << 22
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """A few figures of each picture, float64, in levels.
+    """Figures of each picture, float64, in levels.
 
     means, stds: [N, C] over a picture's pixels. chroma: [N], mean of largest minus
     smallest channel; None for grey pictures. border, inside: [N], mean absolute
     difference of neighbouring grey pixels across the edges of JPEG's 8-pixel blocks,
-    and elsewhere; border is None where a picture has no such edge. detail: [N], mean
+    and elsewhere; border is None if pictures have no such edge. detail: [N], mean
     absolute Laplacian of grey, 0 in pictures below 3 pixels.
     """
 
@@ -38,14 +36,14 @@ class Statistics:
     detail: np.ndarray
 
     def rows(self, which: np.ndarray) -> "Statistics":
-        """Of the pictures `which` alone, an index array or a mask."""
+        """Returns the figures of some pictures. which: an index array or a mask."""
         columns = {k: getattr(self, k) for k in self.__dataclass_fields__}
         return Statistics(
             **{k: None if v is None else v[which] for k, v in columns.items()}
         )
 
     def features(self) -> np.ndarray:
-        """float64 [N, F], what a classifier may look at."""
+        """Returns the input of a classifier, float64 [N, F]."""
         columns = [self.means, self.stds, self.inside, self.detail]
         if self.chroma is not None:
             columns.append(self.chroma)
@@ -55,7 +53,7 @@ class Statistics:
 
 
 def statistics(images: np.ndarray) -> Statistics:
-    """The figures of every picture."""
+    """Returns the figures of every picture."""
     parts = [_chunk_statistics(chunk) for chunk in _chunks(images)]
     joined = {}
     for name in Statistics.__dataclass_fields__:
@@ -83,19 +81,19 @@ def _chunk_statistics(images: np.ndarray) -> dict[str, np.ndarray | None]:
 
 
 def to_grey(images: np.ndarray) -> np.ndarray:
-    """float32 [N, H, W] of uint8 or float32 [N, H, W, 1 or 3]."""
+    """Converts uint8 or float32 [N, H, W, 1 or 3] to float32 [N, H, W]."""
     images = images.astype(np.float32)
     return images[..., 0] if images.shape[3] == 1 else images @ _LUMA
 
 
 def _steps(grey: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
-    """(border, inside) of Statistics."""
+    """Returns (border, inside) of Statistics."""
     sums, counts = np.zeros((2, len(grey))), np.zeros(2)
     for axis in (1, 2):
         steps = np.abs(np.diff(grey, axis=axis)).mean(3 - axis, dtype=np.float64)
         at_border = (np.arange(steps.shape[1]) + 1) % BLOCK == 0
         for i, which in enumerate((at_border, ~at_border)):
-            # Weighted by the other side's length: a mean over all pairs of pixels.
+            # Weighted by the other side's length: the mean over all pairs of pixels.
             length = grey.shape[3 - axis]
             sums[i] += steps[:, which].sum(1) * length
             counts[i] += which.sum() * length
@@ -112,8 +110,10 @@ def _detail(grey: np.ndarray) -> np.ndarray:
 
 
 def channels(stats: Statistics) -> dict[str, list[float]]:
-    """Mean and standard deviation of each channel over all pixels of all pictures;
-    no numbers where there is no picture."""
+    """Returns mean and standard deviation of each channel over all pixels.
+
+    The lists are empty if there is no picture.
+    """
     if not len(stats.means):
         return {"mean": [], "std": []}
     mean = stats.means.mean(0)
@@ -122,9 +122,9 @@ def channels(stats: Statistics) -> dict[str, list[float]]:
 
 
 def blockiness(stats: Statistics) -> float | None:
-    """Difference across block edges over difference inside: 1 without JPEG's traces.
+    """Returns the difference across block edges over that inside: 1 without JPEG.
 
-    None where no block edge lies in a picture, or the pictures are flat.
+    None if the pictures have no block edge, or are flat.
     """
     if stats.border is None or not stats.inside.sum():
         return None
@@ -134,32 +134,35 @@ def blockiness(stats: Statistics) -> float | None:
 def grey_share(
     stats: Statistics, labels: np.ndarray, num_classes: int
 ) -> list[float | None]:
-    """Share of each class's pictures whose chroma is below NEAR_GREY; None if empty."""
+    """Returns each class's share of pictures with chroma below NEAR_GREY, or None."""
     counts = np.bincount(labels, minlength=num_classes)
     grey = np.bincount(labels[stats.chroma < NEAR_GREY], minlength=num_classes)
     return [g / n if n else None for g, n in zip(grey.tolist(), counts, strict=True)]
 
 
 def digests(images: np.ndarray) -> np.ndarray:
-    """bytes [N], equal for equal pixels (of pictures of one shape)."""
+    """Returns bytes [N], equal for equal pixels of one shape."""
     hashes = [hashlib.blake2b(i.tobytes(), digest_size=16).hexdigest() for i in images]
     return np.array(hashes, "S32")
 
 
-def exact_duplicates(names: np.ndarray, labels: np.ndarray) -> tuple[int, int]:
-    """(pictures that repeat another of their class, pixels found in several classes).
+def exact_duplicates(digests: np.ndarray, labels: np.ndarray) -> dict[str, int]:
+    """Counts pictures that repeat one of their class, and pixels in several classes.
 
-    names: digests. Of n equal pictures in a class n - 1 repeat, as the importer counts.
+    Of n equal pictures in a class n - 1 repeat, as in the importer.
     """
-    _, which = np.unique(names, return_inverse=True)
+    _, which = np.unique(digests, return_inverse=True)
     num_classes = int(labels.max(initial=0)) + 1
     places = np.unique(which * num_classes + labels)
     shared = np.bincount(places // num_classes) > 1
-    return len(names) - len(places), int(shared.sum())
+    return {
+        "in_their_class": len(digests) - len(places),
+        "pixels_in_several_classes": int(shared.sum()),
+    }
 
 
 def shrink(images: np.ndarray, side: int) -> np.ndarray:
-    """Area means: float32 [N, min(H, side), min(W, side), C]."""
+    """Returns area means, float32 [N, min(H, side), min(W, side), C]."""
     height, width, channels = images.shape[1:]
     down, across = _area(height, side), _area(width, side)
     parts = []
@@ -172,44 +175,13 @@ def shrink(images: np.ndarray, side: int) -> np.ndarray:
 
 
 def _area(size: int, side: int) -> np.ndarray:
-    """Rows are the shares of `size` pixels in each of at most `side` new ones."""
+    """Returns the shares of `size` pixels (columns) in at most `side` new ones."""
     side = min(side, size)
     edges = np.arange(side + 1) * size / side
     pixels = np.arange(size)
     ends = np.minimum(edges[1:, None], pixels + 1)
     overlap = ends - np.maximum(edges[:-1, None], pixels)
     return (np.maximum(overlap, 0) * side / size).astype(np.float32)
-
-
-def thumbnails(images: np.ndarray) -> np.ndarray:
-    """float32 [N, F] of 8x8 grey area means (fewer in smaller pictures), from which a
-    picture's mean is taken and which are scaled to length 1: products are correlations.
-
-    Contrast below one level counts as one, so that flat pictures resemble nothing.
-    """
-    vectors = to_grey(shrink(images, THUMBNAIL)).reshape(len(images), -1)
-    vectors -= vectors.mean(1, keepdims=True)
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.maximum(length, math.sqrt(vectors.shape[1]))
-
-
-def near_twins(vectors: np.ndarray, labels: np.ndarray) -> tuple[int, int]:
-    """(pairs of near twins, pictures that have one).
-
-    vectors: thumbnails; two of one class are near twins where they correlate by more
-    than NEAR_TWIN, whatever their brightness, contrast and colours. Leave exact
-    duplicates out before. All pairs of a class are compared, in blocks of bounded size.
-    """
-    pairs = pictures = 0
-    for label in np.unique(labels):
-        own = vectors[labels == label]
-        block = max(1, _CHUNK_VALUES // len(own))
-        for start in range(0, len(own), block):
-            near = own[start : start + block] @ own.T > NEAR_TWIN
-            near[np.arange(len(near)), np.arange(len(near)) + start] = False
-            pairs += int(near.sum())
-            pictures += int(near.any(1).sum())
-    return pairs // 2, pictures
 
 
 def _chunks(images: np.ndarray) -> Iterator[np.ndarray]:

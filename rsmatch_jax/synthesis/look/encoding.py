@@ -1,7 +1,7 @@
-"""How pictures are encoded: PNG or JPEG, and with which of JPEG's settings.
+"""Reads how picture files are encoded: PNG or JPEG, and JPEG's settings.
 
-A generator whose files alone were JPEG, or of another quality, leaves traces in the
-pixels that a classifier learns instead of the classes.
+If only a generator's files are JPEG, or of another quality, their pixels have traces
+that a classifier may learn instead of the classes.
 """
 
 import dataclasses
@@ -22,7 +22,8 @@ _SAMPLINGS = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:
-    """format: Pillow's name. setting, tables: of a JPEG, see `describe`; else empty."""
+    """format: Pillow's name. setting: a JPEG's, in words. tables: a JPEG's
+    quantisation tables, 64 numbers each."""
 
     format: str
     setting: str = ""
@@ -30,21 +31,20 @@ class Encoding:
 
 
 def inspect(data: bytes) -> Encoding:
-    """How a picture file is encoded, by its header; no pixel is decoded."""
+    """Returns how a picture file is encoded, by its header; decodes no pixel."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.format != "JPEG":
                 return Encoding(image.format)
             tables = _tables(image)
             sampling = JpegImagePlugin.get_sampling(image)
-            return Encoding("JPEG", describe(tables, sampling), tables)
+            return Encoding("JPEG", _describe(tables, sampling), tables)
     except OSError:  # Pillow's UnidentifiedImageError is one
         return Encoding("unknown")
 
 
 def summary(counts: Counter[Encoding]) -> dict[str, Any]:
-    """Pictures by format, number of JPEG settings, the commonest of them with their
-    quantisation tables (64 numbers each, in natural order)."""
+    """Returns the numbers of pictures by format and the commonest JPEG settings."""
     formats = Counter()
     for encoding, count in counts.items():
         formats[encoding.format] += count
@@ -59,13 +59,9 @@ def summary(counts: Counter[Encoding]) -> dict[str, Any]:
     }
 
 
-def describe(tables: tuple[tuple[int, ...], ...], sampling: int) -> str:
-    """A JPEG setting in words: quality (or a name for unusual tables) and sampling.
-
-    sampling: as Pillow's get_sampling gives it. The quality is that of libjpeg's
-    standard tables where the tables are these.
-    """
-    quality = _standard().get(tables)
+def _describe(tables: tuple[tuple[int, ...], ...], sampling: int) -> str:
+    """Returns quality and chroma sampling; other tables than libjpeg's get a name."""
+    quality = _qualities().get(tables)
     if quality is None:
         name = hashlib.blake2b(repr(tables).encode(), digest_size=3).hexdigest()
         text = f"tables {name} (first numbers {', '.join(map(str, tables[0][:4]))})"
@@ -76,16 +72,16 @@ def describe(tables: tuple[tuple[int, ...], ...], sampling: int) -> str:
 
 
 @functools.cache
-def _standard() -> dict[tuple[tuple[int, ...], ...], int]:
-    """libjpeg's tables for every quality, as Pillow writes them."""
-    found = {}
+def _qualities() -> dict[tuple[tuple[int, ...], ...], int]:
+    """Returns the quality of libjpeg's tables, as Pillow writes them."""
+    qualities = {}
     for mode in ("L", "RGB"):
         for quality in range(1, 101):
             buffer = io.BytesIO()
             Image.new(mode, (8, 8)).save(buffer, "JPEG", quality=quality)
             with Image.open(buffer) as image:
-                found[_tables(image)] = quality
-    return found
+                qualities[_tables(image)] = quality
+    return qualities
 
 
 def _tables(image: Image.Image) -> tuple[tuple[int, ...], ...]:
@@ -95,48 +91,37 @@ def _tables(image: Image.Image) -> tuple[tuple[int, ...], ...]:
 def of_folders(
     pool: str | None, real: str | None, generator_names: Sequence[str]
 ) -> dict[str, Any]:
-    """How the stored picture files of the real training set, the pool and each
-    generator are encoded: summary, or {"unseen": why}.
+    """Returns the summary of the real training set, the pool and each generator.
 
-    pool, real: folders; None where there is none.
+    Each is `summary`, or {"unseen": reason}. pool, real: folders, or None.
     """
-    found = {
-        "real": _encoding_counts(real, False),
-        "pool": _encoding_counts(pool, True),
-    }
-    summaries: dict[str, Any] = {}
-    for name, counts in found.items():
-        if isinstance(counts, str):
-            summaries[name] = {"unseen": counts}
-        else:
-            total = sum(counts.values(), Counter())
-            summaries[name] = summary(total)
-    counts = found["pool"]
-    summaries["generators"] = [
-        {"unseen": counts}
-        if isinstance(counts, str)
-        else summary(counts.get(g, Counter()))
-        for g in range(len(generator_names))
-    ]
-    return summaries
+    counts = {"real": _count(real, False), "pool": _count(pool, True)}
+
+    def of(name: str, generator: int | None = None) -> dict[str, Any]:
+        by_generator = counts[name]
+        if isinstance(by_generator, str):
+            return {"unseen": by_generator}
+        if generator is None:
+            return summary(sum(by_generator.values(), Counter()))
+        return summary(by_generator.get(generator, Counter()))
+
+    generators = [of("pool", g) for g in range(len(generator_names))]
+    return {"real": of("real"), "pool": of("pool"), "generators": generators}
 
 
-def _encoding_counts(
+def _count(
     folder: str | None, with_generators: bool
 ) -> dict[int, Counter[Encoding]] | str:
-    """Encodings by generator (-1: none); or why they cannot be seen."""
+    """Returns encodings by generator (-1: none), or why they cannot be read."""
     if folder is None or not dataset_folder.is_dataset(folder):
-        return "decoded pictures alone are here, no picture files"
+        return "there are only decoded pictures, no picture files"
     try:
-        from rsmatch_jax.data.stores import (
-            tf_encoded,  # lazy: decoded copies need no TF
-        )
+        from rsmatch_jax.data.stores import tf_encoded  # lazy: needs TensorFlow
     except ImportError as e:
         return f"TensorFlow and tensorflow-datasets are not installed ({e})"
     counts: dict[int, Counter] = {}
     batches = tf_encoded.read(folder, "train", with_generators=with_generators)
     for files, generators in batches:
         for data, generator in zip(files, generators.tolist(), strict=True):
-            encoding = inspect(data)
-            counts.setdefault(generator, Counter())[encoding] += 1
+            counts.setdefault(generator, Counter())[inspect(data)] += 1
     return counts

@@ -1,51 +1,51 @@
-"""A contact sheet: a row per class, real pictures left, each generator's right."""
+"""Draws a contact sheet: a row per class, real pictures left, synthetic ones right."""
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from rsmatch_jax.data.stores.arrays import ImageArrays
 
 MAX_ROWS = 100  # of classes
-_TILE = (48, 96)  # least and most pixels of a side, as drawn
+_TILE = (48, 96)  # fewest and most pixels of a tile's side
 _SPACE, _GAP = 2, 16  # pixels between pictures and between groups
+_TOP, _MARGIN, _FONT = 64, 12, 13  # pixels
 _WHITE = 255
 
 
 def draw(path: str, pool: ImageArrays, train: ImageArrays, per_class: int, seed: int):
-    """Writes the contact sheet: per_class pictures of each class, drawn by seed."""
+    """Writes the contact sheet: per_class pictures of each class, chosen by seed."""
     rng = np.random.default_rng(seed)
 
-    def group(images, labels, of=None):
-        rows = [
-            np.flatnonzero((labels == c) & (True if of is None else of))
-            for c in range(pool.num_classes)
-        ]
-        return [images[np.sort(rng.permutation(r)[:per_class])] for r in rows]
+    def group(data: ImageArrays, members: np.ndarray) -> list[np.ndarray]:
+        classes = range(pool.num_classes)
+        rows = [np.flatnonzero((data.labels == c) & members) for c in classes]
+        return [data.images[np.sort(rng.permutation(r)[:per_class])] for r in rows]
 
-    groups = [group(train.images, train.labels)]
+    groups = [group(train, np.ones(len(train.labels), bool))]
     for g in range(len(pool.generator_names)):
-        groups.append(group(pool.images, pool.labels, pool.generators == g))
+        groups.append(group(pool, pool.generators == g))
     canvas, edges = sheet(groups, per_class)
-    save(
-        path,
-        canvas,
-        edges,
-        pool.class_names,
-        ["real", *pool.generator_names],
-        f"{train.name}: real and synthetic pictures, {per_class} of each class",
-    )
+    title = f"{train.name}: real and synthetic pictures, {per_class} of each class"
+    names = ["real", *pool.generator_names]
+    _label(canvas, edges, pool.class_names[:MAX_ROWS], names, title).save(path)
 
 
 def sheet(
     groups: Sequence[Sequence[np.ndarray]], columns: int
 ) -> tuple[np.ndarray, list[int]]:
-    """Pictures as one, with the left edge of each group.
+    """Arranges pictures in one, uint8 [H', W', 3].
 
-    groups: of real pictures, then of each generator's: for every class uint8
-    [n, H, W, 1 or 3], of which the first `columns` are drawn. Small pictures are
-    enlarged without smoothing, large ones shrunk. Returns uint8 [H', W', 3].
+    Small pictures are enlarged without smoothing, large ones reduced.
+
+    Args:
+        groups: of real pictures, then of each generator's: for every class uint8
+            [n, H, W, 1 or 3], of which the first `columns` are drawn.
+
+    Returns:
+        The sheet and the left edge of each group in pixels.
     """
     rows = min(len(groups[0]), MAX_ROWS)
     height, width = _tile_size(groups[0][0].shape[1:3])
@@ -57,20 +57,20 @@ def sheet(
         for row, pictures in enumerate(group[:rows]):
             for column, picture in enumerate(pictures[:columns]):
                 top, left = row * (height + _SPACE), edge + column * (width + _SPACE)
-                tile = _draw(picture, (height, width))
+                tile = _tile(picture, (height, width))
                 canvas[top : top + height, left : left + width] = tile
     return canvas, edges
 
 
 def _tile_size(size: tuple[int, int]) -> tuple[int, int]:
-    least, most = _TILE
+    fewest, most = _TILE
     if max(size) > most:
         return tuple(max(1, round(s * most / max(size))) for s in size)
-    zoom = -(-least // max(size))
+    zoom = -(-fewest // max(size))
     return tuple(s * zoom for s in size)
 
 
-def _draw(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _tile(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     height, width = size
     image = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
     smaller = width < image.width
@@ -78,57 +78,33 @@ def _draw(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(image.resize((width, height), kernel).convert("RGB"))
 
 
-def save(
-    path: str,
+def _label(
     canvas: np.ndarray,
     edges: Sequence[int],
     class_names: Sequence[str],
     group_names: Sequence[str],
     title: str,
-):
-    """Writes the sheet as PNG with the names of its rows and groups."""
-    from matplotlib.figure import Figure  # lazy: half a second
+) -> Image.Image:
+    """Returns the sheet with the names of its rows and groups."""
+    import matplotlib  # lazy: half a second; for its font
 
-    names = [_short(name, 24) for name in class_names[:MAX_ROWS]]
-    left = 24 + 8 * max(map(len, names))  # pixels around the sheet
-    above, below, right = 64, 12, 24
+    folder = os.path.join(matplotlib.get_data_path(), "fonts", "ttf")
+    font = ImageFont.truetype(os.path.join(folder, "DejaVuSans.ttf"), _FONT)
+    names = [_short(name, 24) for name in class_names]
+    left = 2 * _MARGIN + round(max(map(font.getlength, names)))
     height, width = canvas.shape[:2]
-    total_height = height + above + below
-    # A title may be wider than a narrow sheet.
-    total_width = max(left + width + right, 24 + 8 * len(title))
-    figure = Figure(figsize=(total_width / 100, total_height / 100), dpi=100)
-    axes = figure.add_axes(
-        (
-            left / total_width,
-            below / total_height,
-            width / total_width,
-            height / total_height,
-        )
-    )
-    axes.imshow(canvas, interpolation="nearest", aspect="auto")
-    axes.set_xticks([])
-    rows = len(names)
-    axes.set_yticks(
-        (np.arange(rows) + 0.5) * height / rows - 0.5, names, parse_math=False
-    )
-    axes.tick_params(length=0, labelsize=9)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    group_width = width - edges[-1]
+    total = max(left + width, _MARGIN + round(font.getlength(title))) + _MARGIN
+    image = Image.new("RGB", (total, _TOP + height + _MARGIN), "white")
+    image.paste(Image.fromarray(canvas), (left, _TOP))
+    pen = ImageDraw.Draw(image)
+    pen.text((_MARGIN, _MARGIN), title, "black", font)
+    for row, name in enumerate(names):
+        middle = _TOP + (row + 0.5) * (height + _SPACE) / len(names)
+        pen.text((left - _MARGIN, middle), name, "black", font, anchor="rm")
     for edge, name in zip(edges, group_names, strict=True):
-        text = _short(name, max(4, group_width // 8))
-        axes.text(
-            edge, -8, text, fontsize=9, fontweight="bold", va="bottom", parse_math=False
-        )
-    figure.text(
-        12 / total_width,
-        1 - 12 / total_height,
-        title,
-        fontsize=10,
-        va="top",
-        parse_math=False,
-    )
-    figure.savefig(path)
+        name = _short(name, max(4, (width - edges[-1]) // _FONT))
+        pen.text((left + edge, _TOP - 8), name, "black", font, anchor="ls")
+    return image
 
 
 def _short(text: str, length: int) -> str:

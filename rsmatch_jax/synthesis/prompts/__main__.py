@@ -3,11 +3,13 @@
     python -m rsmatch_jax.synthesis.prompts --dataset=cifar10 --per_class=1000 \\
       --out=prompts.jsonl
 
-Every class name is fed to the model as a word. Kept are sentences that come to an end,
-hold the word and are new to their class. The same command again goes on where a killed
-one was, and ends with the same file; a larger --per_class makes a finished file longer.
+The model's input is each class name as a word. Sentences are accepted if they are
+complete, contain the word and are new to their class. The same command continues a
+killed run and ends with the same file. A larger --per_class makes a finished file
+longer.
 """
 
+import argparse
 import dataclasses
 import json
 import os
@@ -17,21 +19,28 @@ from typing import Any
 
 from rsmatch_jax import files, terminal
 from rsmatch_jax.data import class_names
-from rsmatch_jax.errors import RequestError, RunFailed, exit_code
-from rsmatch_jax.synthesis.prompts import journal, jsonl, sentences, settings, words
-from rsmatch_jax.synthesis.prompts.journal import Tally
-from rsmatch_jax.synthesis.prompts.jsonl import Prompt
+from rsmatch_jax.errors import RequestError, RunFailed
+from rsmatch_jax.runs.workdir import differences
+from rsmatch_jax.synthesis.prompts import (
+    journal,
+    prompt_file,
+    sentences,
+    settings,
+    tally,
+    words,
+)
+from rsmatch_jax.synthesis.prompts.prompt_file import Prompt
+from rsmatch_jax.synthesis.prompts.tally import Tally
 from rsmatch_jax.terminal import say
 
-GO_ON = "the same command again goes on from here"
-STAGE = ".partial"
+GO_ON = "the same command again continues from here"
+JOURNAL = ".partial"  # ends the journal's name, after that of the prompt file
 _SHOWN = 10
 
 
-def run(argv: Sequence[str]):
-    """The whole command."""
-    args, sampling = settings.parse(argv, __doc__)
-    settings.check(args, sampling)
+def run(args: argparse.Namespace):
+    """Writes the prompt file, or makes it longer."""
+    sampling = settings.check(args)
     names = class_names.class_names(args.dataset, data_dir=args.data_dir)
     request = {
         "dataset": args.dataset,
@@ -43,46 +52,56 @@ def run(argv: Sequence[str]):
         **dataclasses.asdict(sampling),
     }
     out = os.path.abspath(os.path.expanduser(args.out))
-    finished = _finished(out, request)
+    finished = _finished_header(out, request)
     if finished and finished["per_class"] == args.per_class:
-        _clear(out)
         say(f"{out} is finished already: {_total(request)} sentences; nothing to do")
         return
     if not os.path.isdir(os.path.dirname(out)):
         raise RequestError(f"--out={out}: there is no folder {os.path.dirname(out)}")
-    with journal.opened(out + STAGE) as stage:
-        finished = _finished(out, request)  # anew, for nobody else writes it now
-        if stage.header is not None:
-            _refuse_other(stage.path, stage.header, request)
-        tallies = _tallies(out, finished, stage, request)
+    with journal.opened(out + JOURNAL) as record:
+        # Again, under the lock: another run may have written it in between.
+        finished = _finished_header(out, request)
+        if record.header is not None:
+            _check_same(record.path, record.header, request)
+        tallies = _tallies(out, finished, record, request)
         writer = sentences.load(args.model, sampling)
         made_with = {"made_with": writer.made_with}
-        for path, header in ((out, finished), (stage.path, stage.header)):
+        for path, header in ((out, finished), (record.path, record.header)):
             if header is not None:
-                _refuse_other(path, header, made_with)
-        if stage.header is None:
+                _check_same(path, header, made_with)
+        if record.header is None:
             header = {**request, **made_with, "model_licence": writer.licence}
-            stage.begin({k: (finished or header)[k] for k in header})
-        _sample(args, request, writer, stage, tallies)
-        _finish(out, {**stage.header, "per_class": args.per_class}, tallies)
-        os.remove(stage.path)
-    say(_summary(out, request, tallies))
+            record.begin({k: (finished or header)[k] for k in header})
+        _sample(args, request, writer, record, tallies)
+        _finish(out, {**record.header, "per_class": args.per_class}, tallies)
+        os.remove(record.path)
+    lines = [f"{_total(request)} sentences in {out}"]
+    for name, counts in zip(names, tallies, strict=True):
+        lines.append(f"  {name}: {tally.shares([counts])}")
+    say("\n".join([*lines, f"all: {tally.shares(tallies)}"]))
 
 
-def _finished(out: str, request: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The header of the file that is there already, None where there is none.
+def _finished_header(out: str, request: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns the header of the prompt file at `out`, or None if there is none.
 
-    Raises: RequestError unless it holds what is asked for, or the beginning of it.
+    Raises:
+        RequestError: it is no prompt file, or not the beginning of the requested one.
     """
     if not os.path.lexists(out):
         return None
-    header = _header(out)
-    _refuse_other(out, header, request)
-    there, wanted = header.get("per_class"), request["per_class"]
-    if type(there) is not int or there > wanted:
+    try:
+        with open(out, encoding="utf-8") as f:
+            header = json.loads(f.readline())
+    except (OSError, ValueError):
+        header = None
+    if not isinstance(header, dict):
+        raise RequestError(f"--out={out} exists and is no prompt file; name another")
+    _check_same(out, header, request)
+    count, requested = header.get("per_class"), request["per_class"]
+    if type(count) is not int or count > requested:
         raise RequestError(
-            f"--per_class={wanted} is fewer than the {there} sentences a class that "
-            f"{out} has; give --per_class={there} or more, or name another --out"
+            f"--per_class={requested} is fewer than the {count} sentences a class that "
+            f"{out} has; give --per_class={count} or more, or name another --out"
         )
     return header
 
@@ -90,70 +109,59 @@ def _finished(out: str, request: Mapping[str, Any]) -> dict[str, Any] | None:
 def _tallies(
     out: str,
     finished: Mapping[str, Any] | None,
-    stage: journal.Stage,
+    record: journal.Journal,
     request: Mapping[str, Any],
 ) -> list[Tally]:
-    """What the finished file and the stage amount to."""
+    """Returns what the finished file and the journal hold together."""
     if finished is None:
         tallies = [Tally() for _ in request["class_names"]]
     else:
-        tallies = journal.of_finished(out, jsonl.read(out))
-    stage.replay(tallies)
-    most = max(len(tally.texts) for tally in tallies)
+        tallies = tally.from_file(out, prompt_file.read(out))
+    record.replay(tallies)
+    most = max(len(counts.texts) for counts in tallies)
     if most > request["per_class"]:
         raise RequestError(
             f"--per_class={request['per_class']} is fewer than the {most} sentences "
-            f"that {stage.path} has of a class already; give --per_class={most} or "
+            f"that {record.path} already has of a class; give --per_class={most} or "
             "more, or name another --out"
         )
     return tallies
 
 
-def _clear(out: str):
-    """Removes the stage of a finished file, left by a run that was killed between its
-    two last steps. One that has gone further stays."""
-    if os.path.exists(out + STAGE):
-        with journal.opened(out + STAGE) as stage:
-            tallies = journal.of_finished(out, jsonl.read(out))
-            if stage.header is not None and not stage.replay(tallies):
-                os.remove(stage.path)
-
-
-def _sample(args, request, writer, stage, tallies):
+def _sample(args, request, writer, record: journal.Journal, tallies: Sequence[Tally]):
     """Samples batch after batch until every class is full."""
-    kept = sum(len(tally.texts) for tally in tallies)
-    if kept:
-        say(f"going on from {kept} of {_total(request)} sentences")
-    progress = terminal.Progress("writing", "sentences", _total(request) - kept, say)
-    while (c := journal.next_class(tallies, args.per_class)) is not None:
-        _refuse_hopeless(args, request, stage.path, tallies)
-        word, tally = request["words"][c], tallies[c]
-        number, looked_at = divmod(tally.sampled, args.batch_size)
-        rest = tally.rest(writer.write(word, (c, number)), looked_at)
-        batch = journal.sift(tally, rest, word, args.per_class, args.allow_missing_word)
-        stage.append(c, batch)
-        tally.add(batch)
+    done = sum(len(counts.texts) for counts in tallies)
+    if done:
+        say(f"going on from {done} of {_total(request)} sentences")
+    progress = terminal.Progress("writing", "sentences", _total(request) - done, say)
+    while (c := tally.next_class(tallies, args.per_class)) is not None:
+        _stop_if_hopeless(args, request, record.path, tallies)
+        word, counts = request["words"][c], tallies[c]
+        number, judged = divmod(counts.sampled, args.batch_size)
+        left = counts.skip(writer.write(word, (c, number)), judged)
+        batch = tally.judge(counts, left, word, args.per_class, args.allow_missing_word)
+        record.add_batch(c, batch)
+        counts.add(batch)
         if batch["texts"]:
-            progress.advance(len(batch["texts"]), lambda: journal.shares(tallies))
+            progress.advance(len(batch["texts"]), lambda: tally.shares(tallies))
         if c == len(tallies) - 1 and batch["first"] == 0:
-            say(f"a batch of every class: {journal.shares(tallies)}")
+            say(f"a batch of every class: {tally.shares(tallies)}")
 
 
-def _refuse_hopeless(args, request, path: str, tallies: Sequence[Tally]):
-    """Raises RunFailed for classes of which too few sentences pass.
+def _stop_if_hopeless(args, request, path: str, tallies: Sequence[Tally]):
+    """Raises RunFailed if too few sentences pass for some classes.
 
-    A class has max_tries batches before it is judged, and the others catch up first,
-    so that all such classes are named at once.
+    A class is judged after max_tries batches, once the other classes have caught up, so
+    that one message names all such classes.
     """
     tries = args.max_tries
     short = [c for c, t in enumerate(tallies) if len(t.texts) < args.per_class]
     batches = [tallies[c].sampled // args.batch_size for c in short]
-    fewest, most = min(batches), max(batches)
-    if fewest < max(most, tries):
+    if min(batches) < max(*batches, tries):
         return
     hopeless = [
         f"{request['class_names'][c]} ({request['words'][c]!r}): "
-        + journal.shares([tallies[c]])
+        + tally.shares([tallies[c]])
         for c in short
         if len(tallies[c].texts) * tries < tallies[c].sampled
     ]
@@ -162,61 +170,43 @@ def _refuse_hopeless(args, request, path: str, tallies: Sequence[Tally]):
         raise RunFailed(
             f"fewer than 1 sentence in {tries} passes for "
             + "; ".join(hopeless[:_SHOWN])
-            + (f"; and {more} classes more" if more > 0 else "")
-            + f". Go on with a higher --max_tries (now {tries}); or delete {path} and "
-            "start anew with another word (--words=FILE), another --model, another "
-            "--temperature, or --allow_missing_word"
+            + (f"; and {more} more classes" if more > 0 else "")
+            + f". Continue with a higher --max_tries (now {tries}); or delete {path} "
+            "and start again with another word (--words=FILE), another --model, "
+            "another --temperature, or --allow_missing_word"
         )
 
 
 def _finish(out: str, header: Mapping[str, Any], tallies: Sequence[Tally]):
-    """Writes the prompt file wholly or not at all, classes in turn."""
+    """Writes the prompt file atomically; classes alternate."""
     how = {k: v for k, v in header.items() if k not in ("dataset", "class_names")}
-    how["sampled"] = [tally.sampled for tally in tallies]
+    how["sampled"] = [counts.sampled for counts in tallies]
     how["rejected"] = {
-        reason: [tally.rejected[reason] for tally in tallies]
-        for reason in journal.REASONS
+        reason: [counts.rejected[reason] for counts in tallies]
+        for reason in tally.REASONS
     }
-    lines = [jsonl.header_line(header["dataset"], header["class_names"], how)]
-    for texts in zip(*(tally.texts for tally in tallies), strict=True):
+    lines = [prompt_file.header_line(header["dataset"], header["class_names"], how)]
+    for texts in zip(*(counts.texts for counts in tallies), strict=True):
         for label, text in enumerate(texts):
-            lines.append(jsonl.prompt_line(Prompt(label, text)))
-    files.write_bytes(out, "".join(lines).encode())
+            lines.append(prompt_file.prompt_line(Prompt(label, text)))
+    files.write_text(out, "".join(lines))
 
 
-def _refuse_other(path: str, found: Mapping[str, Any], wanted: Mapping[str, Any]):
-    """Raises RequestError naming what in a file's header is not as wanted. The number
-    of sentences may differ."""
-    differing = []
-    for key, value in wanted.items():
-        there = found.get(key)
-        if key == "per_class":
-            continue
-        if isinstance(value, dict) and isinstance(there, dict):
-            inner = [k for k, v in value.items() if there.get(k) != v]
-            differing += [f"{k} {there.get(k)!r}, now {value[k]!r}" for k in inner]
-        elif there != value:
-            differing.append(f"{key} {_brief(there)}, now {_brief(value)}")
+def _check_same(path: str, header: Mapping[str, Any], request: Mapping[str, Any]):
+    """Raises RequestError that names each difference, but not per_class."""
+    new = {key: value for key, value in request.items() if key != "per_class"}
+    differing = [
+        f"{key} {_short(old)}, now {_short(value)}"
+        for key, old, value in differences({key: header.get(key) for key in new}, new)
+    ]
     if differing:
         raise RequestError(
-            f"{path} was made otherwise ({'; '.join(differing)}); delete it, or name "
-            "another --out"
+            f"{path} was made with other settings ({'; '.join(differing)}); delete it, "
+            "or name another --out"
         )
 
 
-def _header(path: str) -> dict[str, Any]:
-    """The first line of a file that is there already."""
-    try:
-        with open(path, encoding="utf-8") as f:
-            header = json.loads(f.readline())
-    except (OSError, ValueError):
-        header = None
-    if not isinstance(header, dict):
-        raise RequestError(f"--out={path} exists and is no prompt file; name another")
-    return header
-
-
-def _brief(value: Any) -> str:
+def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -225,30 +215,10 @@ def _total(request: Mapping[str, Any]) -> int:
     return request["per_class"] * len(request["class_names"])
 
 
-def _summary(out: str, request: Mapping[str, Any], tallies: Sequence[Tally]) -> str:
-    lines = [
-        f"  {name}: {journal.shares([tally])}"
-        for name, tally in zip(request["class_names"], tallies, strict=True)
-    ]
-    return "\n".join(
-        [
-            f"{_total(request)} sentences in {out}",
-            *lines,
-            f"all: {journal.shares(tallies)}",
-        ]
-    )
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0 done, 1 failed, 2 the request was wrong, 75 stopped by a signal."""
-
-    def command():
-        try:
-            run(sys.argv[1:] if argv is None else argv)
-        except OSError as e:
-            raise RunFailed(f"{e}; {GO_ON}") from e
-
-    return exit_code(command, GO_ON, resumable=True)
+    """Runs the command and returns its exit code."""
+    parser = settings.parser(__doc__)
+    return terminal.run_command(parser, argv, run, GO_ON, resumable=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""Sentences about a word, by a word-to-sentence model of transformers.
+"""Samples sentences about a word from a word-to-sentence model of transformers.
 
-The one place that imports torch and transformers for the prompts. The model is fed the
-class word alone and sampled from, as He et al. do (arXiv 2210.07574): variety comes
-from chance.
+Only this module of the prompts imports torch and transformers. The model's input is the
+class word alone, as in He et al. (arXiv 2210.07574): variety comes from sampling.
 """
 
 import dataclasses
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from rsmatch_jax.errors import RequestError, RunFailed
+from rsmatch_jax.errors import RequestError, RunFailed, one_line
 
 DEFAULT_MODEL = "mrm8488/t5-base-finetuned-common_gen"
 PIP = "pip install -r requirements-synthesis.txt"
@@ -22,11 +21,11 @@ _UNKNOWN_LICENCE = "see the model's page"
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """What the sentences depend on beside word, model and machine; all are flags.
+    """What the sentences depend on besides word, model and machine; all are flags.
 
-    temperature, top_k and top_p are those of plain sampling in transformers, which He
-    et al. take; max_tokens is that of the model's card. batch_size is here because a
-    batch is drawn from one stream of random numbers.
+    temperature, top_k and top_p are the defaults of sampling in transformers, which He
+    et al. use; max_tokens is from the model's card. batch_size counts because a batch
+    uses one stream of random numbers.
     """
 
     seed: int = 0
@@ -41,8 +40,8 @@ class Sampling:
 class Writer:
     """A loaded model.
 
-    write(word, key): batch_size pairs (sentence, whether it came to its end), decided
-    by word and key alone. made_with: versions, device, precision, the model's commit.
+    write(word, key): batch_size pairs (sentence, whether it is complete), which depend
+    on word and key alone. made_with: versions, device, precision, the model's commit.
     """
 
     write: Callable[[str, tuple[int, int]], list[tuple[str, bool]]]
@@ -53,8 +52,10 @@ class Writer:
 def load(name: str, sampling: Sampling) -> Writer:
     """Loads a sequence-to-sequence model by its hub id or folder.
 
-    Half precision on a GPU is bfloat16, where the GPU has it: T5 overflows float16.
-    Raises: RequestError where the packages or the model are not to be had.
+    On a GPU that has bfloat16, weights are bfloat16, because T5 overflows float16.
+
+    Raises:
+        RequestError: a package is missing or the model cannot be loaded.
     """
     try:
         import torch  # lazy: optional, see requirements-synthesis.txt
@@ -65,20 +66,7 @@ def load(name: str, sampling: Sampling) -> Writer:
         ) from e
     transformers.logging.set_verbosity_error()
     source = os.path.expanduser(name)
-    try:
-        # Without this one asks at the terminal whether a model's own code may run.
-        safe = {"trust_remote_code": False}
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **safe)
-        model = transformers.AutoModelForSeq2SeqLM.from_pretrained(source, **safe)
-    except ImportError as e:
-        raise RequestError(f"--model={name} needs a package more ({e}): {PIP}") from e
-    except Exception as e:
-        # Unknown ids, other architectures, damaged files: each raises its own kind.
-        raise RequestError(
-            f"--model={name} cannot be loaded: {_first_line(e)} Give the hub's id of a "
-            "sequence-to-sequence model, or the folder of a copy; without a network, "
-            f"copy it where there is one: hf download {name} --local-dir=DIR"
-        ) from e
+    tokenizer, model = _pretrained(name, source)
     cuda = torch.cuda.is_available()
     half = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
     dtype = torch.bfloat16 if half else torch.float32
@@ -88,9 +76,12 @@ def load(name: str, sampling: Sampling) -> Writer:
     if end is None:
         raise RequestError(f"--model={name} has no token that ends a sentence")
     ends = torch.tensor(end, device=device)
+    flags = dataclasses.asdict(sampling)
+    seed, count = flags.pop("seed"), flags.pop("batch_size")
+    flags["max_new_tokens"] = flags.pop("max_tokens")
 
     def write(word: str, key: tuple[int, int]) -> list[tuple[str, bool]]:
-        torch.manual_seed(_stream(sampling.seed, key))
+        torch.manual_seed(_stream(seed, key))
         inputs = tokenizer(word, return_tensors="pt").to(device)
         try:
             with torch.inference_mode():
@@ -99,20 +90,16 @@ def load(name: str, sampling: Sampling) -> Writer:
                     attention_mask=inputs["attention_mask"],
                     do_sample=True,
                     num_beams=1,
-                    num_return_sequences=sampling.batch_size,
-                    temperature=sampling.temperature,
-                    top_k=sampling.top_k,
-                    top_p=sampling.top_p,
-                    max_new_tokens=sampling.max_tokens,
+                    num_return_sequences=count,
+                    **flags,
                 )
         except torch.OutOfMemoryError as e:
             raise RunFailed(
-                f"--batch_size={sampling.batch_size} does not fit the GPU: "
-                f"{_first_line(e)} Lower it"
+                f"--batch_size={count} does not fit the GPU: {one_line(e)} Lower it"
             ) from e
         texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        ended = torch.isin(tokens[:, 1:], ends).any(dim=1).tolist()
-        return list(zip(texts, ended, strict=True))
+        complete = torch.isin(tokens[:, 1:], ends).any(dim=1).tolist()
+        return list(zip(texts, complete, strict=True))
 
     made_with = {
         "torch": str(torch.__version__),
@@ -124,23 +111,39 @@ def load(name: str, sampling: Sampling) -> Writer:
     return Writer(write, made_with, _licence(source))
 
 
+def _pretrained(name: str, source: str):
+    """Loads (tokenizer, model); name: for messages."""
+    import transformers
+
+    try:
+        # By default transformers asks at the terminal whether a model's code may run.
+        safe = {"trust_remote_code": False}
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **safe)
+        model = transformers.AutoModelForSeq2SeqLM.from_pretrained(source, **safe)
+        return tokenizer, model
+    except ImportError as e:
+        raise RequestError(f"--model={name} needs another package ({e}): {PIP}") from e
+    except Exception as e:
+        # Unknown ids, other architectures, damaged files: all raise different errors.
+        raise RequestError(
+            f"--model={name} cannot be loaded: {one_line(e, 300)} Give the hub's id of "
+            "a sequence-to-sequence model, or the folder of a copy; without a network, "
+            f"copy it on a machine that has one: hf download {name} --local-dir=DIR"
+        ) from e
+
+
 def _stream(seed: int, key: tuple[int, int]) -> int:
-    """A seed of torch for one batch, unlike those of all others."""
+    """Returns torch's seed for one batch; every batch has another."""
     words = np.random.SeedSequence([seed, *key]).generate_state(1, np.uint64)
     return int(words[0])
 
 
 def _licence(source: str) -> str:
-    """The licence that the model's card names, if it has one and can be read."""
+    """Returns the licence that the model's card names, if it can be read."""
     from huggingface_hub import ModelCard  # lazy: comes with transformers
 
     card = os.path.join(source, "README.md") if os.path.isdir(source) else source
     try:
         return ModelCard.load(card).data.license or _UNKNOWN_LICENCE
-    except Exception:  # offline, no card, a card without metadata: all say the same
+    except Exception:  # offline, no card, or a card without metadata
         return _UNKNOWN_LICENCE
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:300]

@@ -1,9 +1,10 @@
-"""Class names as words, and whether a sentence holds them.
+"""Converts class names to words and looks for them in sentences.
 
-A sentence holds a class's word if it has the word, its plural or its singular as a
-whole word, in any case. Of several words ("pickup truck") all must stand side by side,
-the last may be inflected, and they may be joined or parted otherwise ("pick-up
-truck", "lawnmower"). Synonyms do not count ("plane"), homonyms do ("can", "orange").
+A sentence holds a class's word if it contains the word, its plural or its singular as
+a complete word, in any case. The parts of several words ("pickup truck") must be
+adjacent; the last may be inflected, and they may be joined or split differently
+("pick-up truck", "lawnmower"). Synonyms do not count ("plane"), homonyms do ("can",
+"orange").
 """
 
 import os
@@ -12,36 +13,19 @@ from collections.abc import Sequence
 
 from rsmatch_jax.errors import RequestError
 
-_DIGITS = {
-    "0": "zero",
-    "1": "one",
-    "2": "two",
-    "3": "three",
-    "4": "four",
-    "5": "five",
-    "6": "six",
-    "7": "seven",
-    "8": "eight",
-    "9": "nine",
-}
-_PLURALS = {
-    "calf": "calves",
-    "child": "children",
-    "foot": "feet",
-    "goose": "geese",
-    "knife": "knives",
-    "leaf": "leaves",
-    "loaf": "loaves",
-    "man": "men",
-    "mouse": "mice",
-    "ox": "oxen",
-    "person": "people",
-    "scarf": "scarves",
-    "shelf": "shelves",
-    "tooth": "teeth",
-    "wolf": "wolves",
-    "woman": "women",
-}
+_DIGITS = (
+    *("zero", "one", "two", "three", "four"),
+    *("five", "six", "seven", "eight", "nine"),
+)
+_PLURALS = dict(
+    (
+        *(("calf", "calves"), ("child", "children"), ("foot", "feet")),
+        *(("goose", "geese"), ("knife", "knives"), ("leaf", "leaves")),
+        *(("loaf", "loaves"), ("man", "men"), ("mouse", "mice"), ("ox", "oxen")),
+        *(("person", "people"), ("scarf", "scarves"), ("shelf", "shelves")),
+        *(("tooth", "teeth"), ("wolf", "wolves"), ("woman", "women")),
+    )
+)
 _SINGULARS = {plural: noun for noun, plural in _PLURALS.items()}
 _SYNSET = re.compile(r"n\d{8}")  # WordNet's ids
 _TOKEN = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
@@ -50,12 +34,13 @@ _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def words(class_name: str) -> str:
-    """A class name as English words: aquarium_fish is "aquarium fish", 7 "seven".
+    """Returns a class name as English words: "aquarium fish", or "seven" for 7.
 
-    Raises: RequestError where the name holds no words, such as n01440764.
+    Raises:
+        RequestError: the name has no words, such as n01440764.
     """
-    if class_name in _DIGITS:
-        return _DIGITS[class_name]
+    if re.fullmatch("[0-9]", class_name):
+        return _DIGITS[int(class_name)]
     text = _HUMP.sub(" ", class_name).replace("_", " ").lower()
     text = " ".join(text.split())
     if _SYNSET.match(class_name) or not _is_words(text):
@@ -67,38 +52,38 @@ def words(class_name: str) -> str:
 
 
 def of_classes(class_names: Sequence[str], path: str | None) -> tuple[str, ...]:
-    """The words of every class, from its name or from a file with a line per class.
+    """Returns the words of every class, from its name or from a file's line.
 
-    Raises: RequestError naming the class or line that has no words, or the words that
-    two classes share.
+    Raises:
+        RequestError: a class has no words, or two classes have the same words.
     """
     if path:
-        found = _read(path, class_names)
+        class_words = _read(path, class_names)
     else:
-        found = tuple(words(name) for name in class_names)
+        class_words = tuple(words(name) for name in class_names)
     first = {}
-    for label, text in enumerate(found):
+    for label, text in enumerate(class_words):
         other = first.setdefault(text.casefold(), label)
         if other != label:
             raise RequestError(
                 f"classes {other} and {label} ({class_names[other]}, "
-                f"{class_names[label]}) are both {text!r}: nothing would tell their "
-                "sentences apart; give --words=FILE with a word for each"
+                f"{class_names[label]}) are both {text!r}, so their sentences would "
+                "not differ; give --words=FILE with a word for each"
             )
-    return found
+    return class_words
 
 
 def holds(sentence: str, word: str) -> bool:
-    """Whether a sentence holds a class's word, by the rule above."""
-    own = _tokens(word)
-    forms = {"".join(own[:-1]) + last for last in _inflections(own[-1])}
+    """Returns whether a sentence holds a class's word, by the rule above."""
+    parts = _tokens(word)
+    forms = {"".join(parts[:-1]) + last for last in _inflections(parts[-1])}
     longest = max(map(len, forms))
-    said = _tokens(sentence)
-    for start in range(len(said)):
+    tokens = _tokens(sentence)
+    for start in range(len(tokens)):
         joined = ""
-        for token in said[start:]:
-            # Letters by themselves join nothing, but where the class has them (x ray).
-            if len(token) == 1 and token not in own:
+        for token in tokens[start:]:
+            # Single letters are not joined unless the class has them (x ray).
+            if len(token) == 1 and token not in parts:
                 break
             joined += token
             if joined in forms:
@@ -109,13 +94,13 @@ def holds(sentence: str, word: str) -> bool:
 
 
 def _tokens(text: str) -> list[str]:
-    """Words in lower case, without a possessive s."""
-    found = _TOKEN.findall(text.casefold())
-    return [t[:-2] if t.endswith(("'s", "’s")) else t for t in found]
+    """Returns the words in lower case, without a possessive s."""
+    tokens = _TOKEN.findall(text.casefold())
+    return [t[:-2] if t.endswith(("'s", "’s")) else t for t in tokens]
 
 
 def _inflections(noun: str) -> set[str]:
-    """The noun itself, its plurals, and what it may be the plural of."""
+    """Returns the noun, its plurals and its possible singulars."""
     stems = {noun[:-1], noun[:-2], noun[:-3] + "y"}
     stems = {s for s in stems if len(s) > 2 and noun in _plurals(s)}
     if noun in _SINGULARS:
@@ -153,8 +138,7 @@ def _read(path: str, class_names: Sequence[str]) -> tuple[str, ...]:
     for number, text in enumerate(lines, start=1):
         if not _is_words(text):
             raise RequestError(
-                f"--words={path}, line {number}: {text!r} are no words; letters, "
-                f"digits, spaces and hyphens make the word of "
-                f"{class_names[number - 1]!r}"
+                f"--words={path}, line {number}: {text!r} is no word for "
+                f"{class_names[number - 1]!r}; use letters, digits, spaces and hyphens"
             )
     return lines

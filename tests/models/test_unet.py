@@ -1,4 +1,4 @@
-"""The diffusion model's network against formulas."""
+"""The U-Net of the diffusion model against formulas."""
 
 import dataclasses
 

@@ -1,9 +1,9 @@
-"""Prompts on disk: a JSONL file, first a line about all of them, then one a line.
+"""Reads and writes prompt files: JSON lines, first a header, then one prompt a line.
 
     {"dataset": "cifar10", "class_names": ["airplane", ...], ...how they were made}
     {"label": 0, "prompt": "A silver airplane lands on the runway."}
 
-Classes alternate, so that the first pictures drawn from a file are of all classes.
+Classes alternate, so that the first pictures drawn from a file cover all classes.
 """
 
 import dataclasses
@@ -14,10 +14,12 @@ from typing import Any
 
 from rsmatch_jax.errors import RequestError
 
+_MAKE = "`python -m rsmatch_jax.synthesis.prompts` makes such a file"
+
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """label: position in the class names; text: what the generator is told."""
+    """label: position in the class names; text: the generator's input."""
 
     label: int
     text: str
@@ -25,7 +27,7 @@ class Prompt:
 
 @dataclasses.dataclass(frozen=True)
 class PromptFile:
-    """header: all of the first line; `prompts`: in the file's order."""
+    """header: the first line; prompts: in the order of the file."""
 
     header: Mapping[str, Any]
     prompts: Sequence[Prompt]
@@ -39,10 +41,9 @@ class PromptFile:
         return tuple(self.header["class_names"])
 
     def digest(self, count: int | None = None) -> str:
-        """What tells the first `count` prompts from others: of all where it is None.
+        """Returns text that identifies the first `count` prompts; None is all of them.
 
-        The dataset and classes that they are for count as well, nothing else of the
-        header does.
+        It covers the dataset and the class names, but nothing else of the header.
         """
         first = [dataclasses.astuple(prompt) for prompt in self.prompts[:count]]
         content = json.dumps([self.dataset, self.class_names, first])
@@ -51,35 +52,30 @@ class PromptFile:
 
 
 def header_line(dataset: str, class_names: Sequence[str], how: Mapping[str, Any]):
-    """The file's first line, with its newline."""
+    """Returns the first line of a file, with its newline."""
     content = {"dataset": dataset, "class_names": list(class_names), **how}
     return json.dumps(content, ensure_ascii=False) + "\n"
 
 
 def prompt_line(prompt: Prompt) -> str:
-    """One prompt's line, with its newline."""
+    """Returns the line of one prompt, with its newline."""
     content = {"label": prompt.label, "prompt": prompt.text}
     return json.dumps(content, ensure_ascii=False) + "\n"
 
 
 def read(path: str) -> PromptFile:
-    """Raises RequestError naming the line that is none of the above."""
+    """Reads a prompt file; raises RequestError that names a wrong line."""
     try:
         with open(path, encoding="utf-8-sig") as f:
-            # Not splitlines(): a sentence may hold what Unicode calls a line's end.
+            # Not splitlines(): a sentence may contain Unicode's other line ends.
             lines = f.read().rstrip().split("\n")
     except (OSError, UnicodeDecodeError) as e:
-        raise RequestError(
-            f"--prompts={path} cannot be read: {e}; `python -m "
-            "rsmatch_jax.synthesis.prompts` makes such a file"
-        ) from None
+        raise RequestError(f"--prompts={path} cannot be read: {e}; {_MAKE}") from None
     header = _parse(path, 1, lines[0])
     names = header.get("class_names")
-    if not isinstance(header.get("dataset"), str) or not _are_names(names):
-        raise RequestError(
-            f"{path}, line 1: no dataset and class names; `python -m "
-            "rsmatch_jax.synthesis.prompts` makes such a file"
-        )
+    strings = isinstance(names, list) and all(isinstance(n, str) and n for n in names)
+    if not isinstance(header.get("dataset"), str) or not strings or not names:
+        raise RequestError(f"{path}, line 1: no dataset and class names; {_MAKE}")
     prompts = []
     for number, line in enumerate(lines[1:], start=2):
         content = _parse(path, number, line)
@@ -92,14 +88,6 @@ def read(path: str) -> PromptFile:
             raise RequestError(f"{path}, line {number}: no prompt")
         prompts.append(Prompt(label, text))
     return PromptFile(header, tuple(prompts))
-
-
-def _are_names(names: Any) -> bool:
-    return (
-        isinstance(names, list)
-        and bool(names)
-        and all(isinstance(n, str) and n for n in names)
-    )
 
 
 def _parse(path: str, number: int, line: str) -> dict[str, Any]:

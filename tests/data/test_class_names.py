@@ -1,0 +1,89 @@
+"""The class names of a dataset, from whatever is there of it."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from rsmatch_jax.data import class_names
+from rsmatch_jax.data.stores import arrays
+from rsmatch_jax.errors import RequestError
+
+CLASSES = ("cat", "dog", "maple_tree")
+
+
+def array_folder(folder):
+    data = arrays.ImageArrays(
+        name="pets",
+        images=np.zeros((3, 4, 4, 3), np.uint8),
+        labels=np.arange(3, dtype=np.int32),
+        class_names=CLASSES,
+    )
+    arrays.save(str(folder), data)
+
+
+def tfds_folder(folder, names=True):
+    """As TFDS writes it, but for the images."""
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").write_text('{"name": "pets", "version": "1.0.0"}')
+    label = {"label": {"classLabel": {"numClasses": "3"}}}
+    features = json.dumps({"featuresDict": {"features": label}})
+    (folder / "features.json").write_text(features)
+    if names:
+        (folder / "label.labels.txt").write_text("".join(f"{n}\n" for n in CLASSES))
+
+
+def test_class_names_come_from_what_is_there(tmp_path, monkeypatch):
+    for library in ("tensorflow", "tensorflow_datasets"):
+        monkeypatch.setitem(sys.modules, library, None)
+    nowhere = {"data_dir": str(tmp_path / "no"), "cache_dir": str(tmp_path / "no")}
+    digits = tuple("0123456789")
+    assert class_names.class_names("digits", **nowhere) == digits
+    assert class_names.class_names("fake", **nowhere)[1] == "class_1"
+
+    array_folder(tmp_path / "arrays" / "train")
+    assert class_names.class_names(str(tmp_path / "arrays"), **nowhere) == CLASSES
+    tfds_folder(tmp_path / "data" / "pets" / "1.0.0")
+    prepared = str(tmp_path / "data" / "pets" / "1.0.0")
+    assert class_names.class_names(prepared, **nowhere) == CLASSES
+    data_dir = str(tmp_path / "data")
+    names = class_names.class_names("pets", data_dir=data_dir, cache_dir="/no")
+    assert names == CLASSES
+    tfds_folder(tmp_path / "data" / "plain" / "1.0.0", names=False)
+    names = class_names.class_names("plain", data_dir=data_dir, cache_dir="/no")
+    assert names == ("0", "1", "2")
+    array_folder(tmp_path / "cache" / "datasets" / "birds" / "1.0.0-abc" / "train")
+    cache = str(tmp_path / "cache")
+    names = class_names.class_names("birds", data_dir=data_dir, cache_dir=cache)
+    assert names == CLASSES
+
+    with pytest.raises(RequestError, match="pip install -r requirements.txt"):
+        class_names.class_names("food101", **nowhere)
+    (tmp_path / "data" / "plain" / "1.0.0" / "features.json").write_text("{}")
+    with pytest.raises(RequestError, match=r"features\.json"):
+        class_names.class_names("plain", data_dir=data_dir, cache_dir="/no")
+    with pytest.raises(RequestError, match="no dataset folder"):
+        class_names.class_names(str(tmp_path), **nowhere)
+
+
+def test_class_names_of_a_set_that_is_not_prepared(tmp_path):
+    nowhere = {"data_dir": str(tmp_path), "cache_dir": str(tmp_path)}
+    names = class_names.class_names("food101", **nowhere)
+    assert len(names) == 101
+    assert names[0] == "apple_pie"
+    with pytest.raises(RequestError, match="class names of mnist"):
+        class_names.class_names("mnist", **nowhere)
+    with pytest.raises(RequestError, match="dataset=mnits"):
+        class_names.class_names("mnits", **nowhere)
+    assert not list(tmp_path.iterdir())
+
+
+def test_tfds_writes_the_files_that_the_names_are_read_from(tmp_path):
+    from rsmatch_jax.data.stores import tf_write
+
+    picture = np.zeros((4, 4, 3), np.uint8)
+    examples = [tf_write.Example(picture, label, str(label)) for label in range(3)]
+    folder = str(tmp_path / "pets")
+    tf_write.write(folder, {"train": examples}, class_names=CLASSES, size=(4, 4))
+    assert class_names.class_names(folder) == CLASSES
