@@ -272,17 +272,11 @@ def test_tensorflows_views_draw_apart_by_purpose_and_step():
         assert agree < 0.05, other  # 1/81 by chance
 
 
-def on_devices(forward, images, count):
-    """forward(local images) of images dealt to `count` devices, in global order."""
-    mapped = parallel.map_eval(lambda _, x: forward(x), jax.local_devices()[:count])
-    return jax.tree.map(parallel.collect, mapped((), parallel.deal(images, count)))
-
-
 def test_views_do_not_depend_on_the_devices_nor_on_a_mapped_axis():
     spec = views.ViewSpec(flip=True, crop_pad=1, randaugment_ops=2, cutout=True)
     images, tables = some_images(32, 8), on_device.make_tables(8, spec)
 
-    def forward(local, axis=parallel.AXIS):
+    def forward(tables, local, axis=parallel.AXIS):
         key = jax.random.key(0)
         numbers = on_device.draw(key, len(local), spec, True, axis)
         return (
@@ -291,15 +285,17 @@ def test_views_do_not_depend_on_the_devices_nor_on_a_mapped_axis():
             on_device.weak_view(key, local, flip=True, crop_pad=1, axis=axis),
         )
 
-    alone = jax.jit(functools.partial(forward, axis=None))(images)
+    alone = jax.jit(functools.partial(forward, axis=None))(tables, images)
     for count in (1, 4):
-        for x, y in zip(alone, on_devices(forward, images, count), strict=True):
-            np.testing.assert_array_equal(x, y)
+        mapped = parallel.map_eval(forward, jax.local_devices()[:count])
+        dealt = mapped(tables, parallel.deal(images, count))
+        for x, y in zip(alone, dealt, strict=True):
+            np.testing.assert_array_equal(x, parallel.collect(y))
     for x in (alone[1], alone[2]):
         assert (alone[0] != x).any(axis=(1, 2, 3)).mean() > 0.7
     for axis in ("batch", "mine"):  # an axis that is not bound is no None
         with pytest.raises(NameError, match=axis):
-            jax.jit(functools.partial(forward, axis=axis))(images)
+            jax.jit(functools.partial(forward, axis=axis))(tables, images)
 
 
 def all_crops(image, pad, flip):
