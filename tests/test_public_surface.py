@@ -190,7 +190,7 @@ def test_views(mapped):
     on_device = rsmatch_jax.on_device
     spec = rsmatch_jax.ViewSpec(True, 1, randaugment_ops=2, cutout=True)
     images = np.random.default_rng(2).integers(0, 256, (U, 8, 8, 3)).astype(np.uint8)
-    tables = jax.device_put(on_device.make_tables(8, spec))
+    tables = on_device.make_tables(8, spec)
 
     def views(axis):
         def step(key, x):

@@ -82,6 +82,7 @@ def strong(
 
     The size S is above spec.crop_pad; tables: make_tables(S, spec).
     """
+    tables = jax.tree.map(jnp.asarray, tables)  # numpy cannot be indexed by tracers
     if not spec.randaugment_ops:
         images = weak(images, numbers, spec)
         return _cutout(images, numbers.cutout) if spec.cutout else images

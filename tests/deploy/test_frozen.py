@@ -216,7 +216,7 @@ def saved_config(*path, **values):
 
 ANOTHER = "of another method, model or version"
 UNFIT = {
-    "no_data": (workdirs.remove("data.json"), "holds no data.json.*version"),
+    "no_data": (workdirs.remove("data.json"), "has no data.json.*version"),
     "garbled": (workdirs.write("data.json", b"{"), "data.json cannot be re"),
     "empty": (workdirs.write("data.json", b"{}"), "not that of this version"),
     "names": (data(class_names=["a"]), "1 names of 10 classes"),
