@@ -45,8 +45,7 @@ LIMITS = {
 def measure(request: frame.Request) -> frame.Measured:
     """Trains on one and on four devices, and counts compilations.
 
-    Raises:
-        RunFailed: there are not four devices, all CPUs.
+    Raises RunFailed if there are not four devices, all CPUs.
     """
     terminal.say(
         f"RSMatch, {SIZES['model.classifier']}, 16 + 32 images "

@@ -93,9 +93,7 @@ def check(config: Any):
 def measure(request: frame.Request) -> frame.Measured:
     """Times JAX's programs and, if it is installed, PyTorch's.
 
-    Raises:
-        RequestError: see `check`.
-        RunFailed: the GPU's memory is too small for both.
+    Raises RequestError, see `check`, or RunFailed if a GPU's memory is too small.
     """
     check(request.config)
     kind = request.kind

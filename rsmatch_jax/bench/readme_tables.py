@@ -30,8 +30,7 @@ Documents = Mapping[str, Mapping[str, Any]]
 def main(argv: Sequence[str]):
     """Writes the tables into the README.
 
-    Raises:
-        RequestError: a file is missing or not of the right form; nothing is written.
+    Raises RequestError if a file is missing or not of the right form.
     """
     parser = terminal.Parser("bench records", __doc__)
     for flag, name in (("--folder", "benchmarks"), ("--readme", "README.md")):

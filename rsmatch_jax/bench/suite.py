@@ -89,9 +89,8 @@ def main(argv: Sequence[str]):
 
     A signal that ends the suite also ends its current part.
 
-    Raises:
-        RequestError: the first part refuses the request.
-        RunFailed: a part has failed; raised after the last part.
+    Raises RequestError if the first part refuses the request; after the last part
+    RunFailed if one has failed.
     """
     begin, load = time.monotonic(), os.getloadavg()[0]
     # This process touches no device: a part may need all of its memory.

@@ -34,11 +34,9 @@ def rerun(
 
 
 def require_success(code: int, what: str):
-    """Raises the error of a child's exit code; the child has printed the reason.
+    """Raises RequestError for a child's exit code 2 and RunFailed for others but 0.
 
-    Raises:
-        RequestError: the code is 2.
-        RunFailed: any other code but 0.
+    The child has printed the reason.
     """
     if code == 2:
         raise RequestError(f"{what} refuses the request, see above")

@@ -61,14 +61,9 @@ def parse(
 ) -> Request:
     """Returns the request that the flags of a bench state.
 
-    Args:
-        argv: the flags alone.
-        presets: the user's values override them.
-        extra: flags that only this bench has.
-        fixed: dotted keys that the bench sets and the user may not.
-
-    Raises:
-        RequestError: a flag, key, value or path cannot work.
+    presets: the user's values override them. extra: flags that only this bench has.
+    fixed: dotted keys that the bench sets and the user may not. Raises RequestError if
+    a flag, key, value or path cannot work.
     """
     values = check(argv, extra)
     device = jax.local_devices()[0]

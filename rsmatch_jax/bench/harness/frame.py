@@ -1,8 +1,4 @@
-"""The frame of a bench: flags in; tables, figures and JSON out.
-
-A bench states what it measures (`Bench.measure`), how its rows are shown and which
-limits its figures have.
-"""
+"""The frame of a bench: flags in; tables, figures and JSON out."""
 
 import dataclasses
 import os
@@ -146,9 +142,7 @@ class Bench:
     def main(self, argv: Sequence[str]):
         """Measures, prints tables and figures, and writes --out=FILE.json.
 
-        Raises:
-            RequestError: the flags cannot work.
-            RunFailed: the measurement cannot go on.
+        Raises RequestError if the flags cannot work, RunFailed if measuring cannot.
         """
         is_child = os.environ.get(child.MARKER) == self.name
         if self.environment is not None and not is_child:

@@ -36,8 +36,7 @@ def build(
 ) -> experiment.Experiment:
     """The experiment of a config with changed values, on images of `size` pixels.
 
-    Raises:
-        RequestError: the config cannot work.
+    Raises RequestError if the config cannot work.
     """
     config = copy.deepcopy(config)  # stays locked: an unknown key raises
     for key, value in values.items():

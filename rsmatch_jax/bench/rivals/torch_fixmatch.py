@@ -5,6 +5,7 @@ preact="usb". A parameter's name here is its path there, joined by dots. Imports
 import it lazily.
 """
 
+import collections
 import copy
 import functools
 import math
@@ -38,6 +39,9 @@ class Batch(NamedTuple):
         return torch.cat((self.lab, self.weak, self.strong))
 
 
+_activate = functools.partial(F.leaky_relu, negative_slope=0.1, inplace=True)
+
+
 class Block(nn.Module):
     """Pre-activation residual block, see models.wrn.Block."""
 
@@ -69,29 +73,22 @@ class WideResNet(nn.Module):
     def __init__(self, depth: int, widen: int, num_classes: int, bn_momentum: float):
         super().__init__()
         norm = functools.partial(nn.BatchNorm2d, momentum=bn_momentum)
-        encoder = [("stem", nn.Conv2d(3, 16, 3, 1, 1))]
-        inputs = 16
+        encoder, inputs = {"stem": nn.Conv2d(3, 16, 3, 1, 1)}, 16
         for stage in (1, 2, 3):
             for i in range((depth - 4) // 6):
                 channels = 2 ** (stage + 3) * widen
                 stride = 2 if stage > 1 and i == 0 else 1
                 block = Block(inputs, channels, stride, stage == 1, norm)
-                encoder.append((f"stage{stage}_block{i}", block))
+                encoder[f"stage{stage}_block{i}"] = block
                 inputs = channels
-        encoder.append(("bn", norm(inputs, eps=1e-3)))
-        self.encoder = nn.Sequential()
-        for name, module in encoder:
-            self.encoder.add_module(name, module)
+        encoder["bn"] = norm(inputs, eps=1e-3)
+        self.encoder = nn.Sequential(collections.OrderedDict(encoder))
         self.heads = nn.ModuleDict({"real": nn.Linear(inputs, num_classes)})
         self.apply(_initialise)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = _activate(self.encoder(images))
         return self.heads["real"](F.adaptive_avg_pool2d(x, 1).flatten(1))
-
-
-def _activate(x: torch.Tensor) -> torch.Tensor:
-    return F.leaky_relu(x, 0.1, inplace=True)
 
 
 def _initialise(module: nn.Module):
