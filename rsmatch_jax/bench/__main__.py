@@ -30,42 +30,15 @@ request was wrong.
 import sys
 from collections.abc import Sequence
 
-from rsmatch_jax.bench import (
-    augment,
-    flags,
-    invariants,
-    kernel_times,
-    loop,
-    memory,
-    peer,
-    predict,
-    queue_cost,
-    readme_tables,
-    roofline,
-    start,
-    step,
-    suite,
-    update,
-)
-from rsmatch_jax.bench import input as input_
+from rsmatch_jax.bench import predict, readme_tables, suite
 from rsmatch_jax.errors import RequestError, exit_code
 
 BENCHES = {
     "suite": suite.main,
-    "step": step.BENCH.main,
-    "loop": loop.BENCH.main,
-    "queue": queue_cost.BENCH.main,
-    "augment": augment.main,
-    "input": input_.BENCH.main,
-    "roofline": roofline.BENCH.main,
-    "update": update.BENCH.main,
-    "flags": flags.BENCH.main,
-    "profile": kernel_times.BENCH.main,
-    "memory": memory.main,
-    "peer": peer.BENCH.main,
-    "predict": predict.BENCH.main,
-    "start": start.main,
-    "invariants": invariants.BENCH.main,
+    **{
+        module.BENCH.name: getattr(module, "main", module.BENCH.main)
+        for module in (*suite.MODULES, predict)
+    },
     "records": readme_tables.main,
 }
 GO_ON = "nothing was written; start it again"

@@ -9,7 +9,7 @@ import functools
 import itertools
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -24,7 +24,6 @@ from rsmatch_jax.bench.harness import (
     timing,
     workload,
 )
-from rsmatch_jax.bench.rivals import pillow_views, tf_images
 
 DEVICE, PILLOW, TF_IMAGES = "device", "Pillow", "tf.data image by image"
 MEASURED_AT = {
@@ -57,9 +56,6 @@ EXACT_IMAGES = 64  # on which each operation is compared
 LEAST_SECONDS = 0.25  # of one contender's turn in a round
 ROUNDS = 9
 
-# (uint8 images [N, S, S, 3], their views' spec, whether strong) -> timed program
-Maker = Callable[[np.ndarray, views.ViewSpec, bool], timing.Run]
-
 
 def main(argv: Sequence[str]):
     """Runs the bench, on a CPU in a process that has one core."""
@@ -71,9 +67,7 @@ def main(argv: Sequence[str]):
         BENCH.main(argv)
 
 
-def measure(
-    request: frame.Request, least_seconds: float = LEAST_SECONDS, rounds: int = ROUNDS
-) -> frame.Measured:
+def measure(request: frame.Request) -> frame.Measured:
     """Times weak and strong views of every contender that is installed.
 
     Drawing random numbers counts. Images start in memory of the contender's kind and
@@ -87,45 +81,52 @@ def measure(
         f"{count} images of {size} pixels at a time; device: "
         f"{request.device.device_kind}, host: {machine.cores()} core(s)"
     )
-    makers = _makers(request.device)
-    table, runs = [], {}
-    kinds = {"weak": 0}
-    for ops in sorted({COMPARED_OPS, exp.views.randaugment_ops}):
-        kinds[f"strong, n = {ops}"] = ops
-    for kind, name in itertools.product(kinds, makers):
-        spec = dataclasses.replace(exp.views, randaugment_ops=kinds[kind])
-        label = f"{kind}: {name}"
-        runs[label] = makers[name](images, spec, kind != "weak")
-        table.append({"row": label, "view": kind, "contender": name, "images": count})
-    seconds = timing.in_turns(runs, least_seconds, rounds)
+    strengths = sorted({COMPARED_OPS, exp.views.randaugment_ops})
+    kinds = {"weak": 0, **{f"strong, n = {ops}": ops for ops in strengths}}
+    makers = {DEVICE: _device, PILLOW: _pillow, TF_IMAGES: _tf_images}
+    runs = {}
+    for name, make in makers.items():
+        try:
+            for kind, ops in kinds.items():
+                spec = dataclasses.replace(exp.views, randaugment_ops=ops)
+                runs[f"{kind}: {name}"] = make(images, spec, kind != "weak")
+        except ImportError as e:
+            terminal.say(f"{name}: not measured ({e})")
+    table = [
+        {"row": f"{kind}: {name}", "view": kind, "contender": name, "images": count}
+        for kind, name in itertools.product(kinds, makers)
+        if f"{kind}: {name}" in runs
+    ]
+    seconds = timing.in_turns(runs, LEAST_SECONDS, ROUNDS)
     for row in table:
         times, device = seconds[row["row"]], seconds[f"{row['view']}: {DEVICE}"]
         row |= timing.columns("ms", 1e3 * times)
         row["views_per_second"] = 1e3 * count / row["ms"]
         row |= timing.columns("device_speed_ratio", times / device)
-    if PILLOW not in makers:
+    if f"weak: {PILLOW}" not in runs:
         return table, {}
-    exact = exact_operations(size, request.device)
+    exact = exact_operations(size)
     differ = [name for name in views.OP_NAMES if name not in exact]
     if differ:
         terminal.say(f"not equal to Pillow: {', '.join(differ)}")
     return table, {"C3": len(exact)}
 
 
-def exact_operations(size: int, device: jax.Device) -> list[str]:
+def exact_operations(size: int) -> list[str]:
     """Names of the operations whose every pixel equals Pillow's.
 
     On EXACT_IMAGES random images with a random level each. Needs Pillow.
     """
+    from rsmatch_jax.bench.rivals import pillow_views  # lazy: Pillow
+
     spec = views.ViewSpec(flip=False, crop_pad=0, randaugment_ops=1, cutout=False)
     rng, count = np.random.default_rng(0), EXACT_IMAGES
     # A random range per channel: on full-range noise some operations do nothing.
     low, high = np.sort(rng.integers(0, 256, (2, count, 1, 1, 3)), axis=0)
     images = rng.integers(low, high + 1, (count, size, size, 3)).astype(np.uint8)
-    pillow = pillow_views.PillowViews(spec)
     strong = jax.jit(functools.partial(on_device.strong, spec=spec))
     tables = on_device.make_tables(size, spec)
-    placed, tables = jax.device_put((images, tables), device)
+    placed, tables = jax.device_put((images, tables))
     exact = []
     for i, name in enumerate(views.OP_NAMES):
         levels = rng.integers(0, views.LEVELS, count, dtype=np.int32)
@@ -137,24 +138,13 @@ def exact_operations(size: int, device: jax.Device) -> list[str]:
             cutout=np.zeros((count, 3), np.int32),
         )
         pairs = zip(images, views.value(name, levels), strict=True)
-        expected = [pillow.apply(name, x, float(v)) for x, v in pairs]
+        expected = [pillow_views.apply(name, x, float(v)) for x, v in pairs]
         if np.array_equal(strong(placed, drawn, tables), expected):
             exact.append(name)
     return exact
 
 
-def _makers(device: jax.Device) -> dict[str, Maker]:
-    """The contenders whose libraries are installed."""
-    makers: dict[str, Maker] = {DEVICE: functools.partial(_device, device=device)}
-    for name, find in ((PILLOW, _pillow), (TF_IMAGES, _tf_images)):
-        try:
-            makers[name] = find()
-        except ImportError as e:
-            terminal.say(f"{name}: not measured ({e})")
-    return makers
-
-
-def _device(images, spec, strong, device) -> timing.Run:
+def _device(images, spec, strong) -> timing.Run:
     """This package's augmentation; the numbers of step t come from a key and t."""
 
     def make(images, tables, step):
@@ -165,30 +155,23 @@ def _device(images, spec, strong, device) -> timing.Run:
         return on_device.weak(images, numbers, spec)
 
     tables = on_device.make_tables(images.shape[1], spec)
-    placed = jax.device_put((images, tables), device)
+    placed = jax.device_put((images, tables))
     compiled, steps = jax.jit(make), itertools.count()
     return timing.repeat(lambda: compiled(*placed, np.int32(next(steps))))
 
 
-def _pillow() -> Maker:
-    # Raises ImportError now if Pillow is missing.
-    pillow_views.PillowViews(views.ViewSpec(False, 0, 0, False))
+def _pillow(images, spec, strong) -> timing.Run:
+    from rsmatch_jax.bench.rivals import pillow_views  # lazy: Pillow
 
-    def maker(images, spec, strong):
-        pillow, rng = pillow_views.PillowViews(spec), random.Random(0)
-        return timing.repeat(lambda: pillow.batch(images, rng, strong=strong))
-
-    return maker
+    pillow, rng = pillow_views.PillowViews(spec), random.Random(0)
+    return timing.repeat(lambda: pillow.batch(images, rng, strong=strong))
 
 
-def _tf_images() -> Maker:
-    from rsmatch_jax.data.stores.tf_import import tf  # lazy: TensorFlow
+def _tf_images(images, spec, strong) -> timing.Run:
+    from rsmatch_jax.bench.rivals import tf_images  # lazy: TensorFlow
 
-    def maker(images, spec, strong):
-        stream = iter(tf_images.dataset(tf, tf.constant(images), spec, strong=strong))
-        return timing.repeat(lambda: next(stream))
-
-    return maker
+    stream = iter(tf_images.dataset(images, spec, strong=strong))
+    return timing.repeat(lambda: next(stream))
 
 
 def _can_pin() -> bool:
@@ -202,9 +185,5 @@ TABLE = {
     "device is faster by": frame.Column("device_speed_ratio"),
 }
 BENCH = frame.Bench(
-    "augment",
-    measure,
-    TABLE,
-    LIMITS,
-    presets=command_line.AS_CONFIGURED,
+    "augment", measure, TABLE, LIMITS, presets=command_line.AS_CONFIGURED
 )

@@ -1,8 +1,8 @@
 """Times the convolutions of the networks one by one, for `bench roofline`."""
 
+import collections
 import dataclasses
 import math
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -63,17 +63,17 @@ def of_step(exp: Experiment) -> list[Conv]:
 
     Traces the step, and the networks each time that it applies them.
     """
-    counts: dict[Conv, int] = {}
+    counts = collections.Counter()
 
     def traced(name, net):
         def apply(params, stats, images, train):
-            jaxpr = jax.make_jaxpr(lambda *args: net.apply(*args, train))(
-                params, stats, images
-            )
+            make = jax.make_jaxpr(net.apply, static_argnums=3)
+            jaxpr = make(params, stats, images, train)
             for eqn in _equations(jaxpr.jaxpr):
                 if eqn.primitive.name == "conv_general_dilated":
-                    conv = _conv(name, eqn)
-                    counts[conv] = counts.get(conv, 0) + 1
+                    shapes = (v.aval.shape for v in (*eqn.invars, *eqn.outvars))
+                    options = tuple((key, eqn.params[key]) for key in _OPTIONS)
+                    counts[Conv(name, *shapes, options)] += 1
             return net.apply(params, stats, images, train)
 
         return net._replace(apply=apply)
@@ -93,27 +93,34 @@ def measure(
     rates: Mapping[str, float],
     least_seconds: float,
     rounds: int,
-    clock: timing.Clock = time.perf_counter,
 ) -> list[dict[str, Any]]:
     """A row per convolution and dtype: forward, input and weight gradient together.
 
     The first layer has an input gradient here, which training does not need.
 
-    Args:
-        rates: FLOP/s of matrix products, {dtype: rate}.
-    Returns:
-        Rows. A program that fails, or whose error is above ERROR_BOUND, has the reason
-        as "failed". Errors are the largest difference from float32's result on the
-        same bfloat16 numbers, over the largest value.
+    rates: FLOP/s of matrix products, {dtype: rate}. A program that fails, or whose
+    error is above ERROR_BOUND, has the reason as "failed". Errors are the largest
+    difference from float32's result on the same bfloat16 numbers, over the largest
+    value.
     """
     rows, runs = [], {}
     most = max(max(math.prod(c.lhs), math.prod(c.out)) for c in convs)
     numbers = np.random.default_rng(0).standard_normal(most, np.float32)
     numbers = numbers.astype(jnp.bfloat16)
-    for conv in timing.within(SECONDS, convs, clock):
+    for conv in timing.within(SECONDS, convs):
         reference = None
         for dtype in DTYPES:
-            row = _row(conv, dtype)
+            row = {
+                "row": f"{conv} {dtype}",
+                "part": "conv",
+                "network": conv.network,
+                "dtype": dtype,
+                "lhs": list(conv.lhs),
+                "rhs": list(conv.rhs),
+                "count": conv.count,
+                "gflop": 3 * conv.flops / 1e9,  # each gradient costs as much
+                "failed": None,
+            }
             rows.append(row)
             try:
                 runs[row["row"]], passes = _three_passes(conv, dtype, numbers)
@@ -130,22 +137,12 @@ def measure(
                 if not row["error"] <= ERROR_BOUND:  # nan, too
                     row["failed"] = f"error {row['error']:.2g} is above {ERROR_BOUND:g}"
     seconds = timing.in_turns(runs, least_seconds, rounds) if runs else {}
-    return [{**row, **_timed_columns(row, seconds, rates)} for row in rows]
-
-
-def _timed_columns(
-    row: Mapping[str, Any],
-    seconds: Mapping[str, np.ndarray],
-    rates: Mapping[str, float],
-) -> dict[str, Any]:
-    """The columns of time from seconds {label: [rounds]}, None for what failed."""
-    if row["row"] not in seconds:
-        columns = ("ms", "ms_quartiles", "flops_per_second", "matmul_share")
-        return dict.fromkeys(columns)
-    columns = timing.columns("ms", 1e3 * seconds[row["row"]])
-    speed = 1e12 * row["gflop"] / columns["ms"]
-    share = speed / rates[row["dtype"]]
-    return {**columns, "flops_per_second": speed, "matmul_share": share}
+    for row in rows:
+        if row["row"] in seconds:
+            row |= timing.columns("ms", 1e3 * seconds[row["row"]])
+            row["flops_per_second"] = speed = 1e12 * row["gflop"] / row["ms"]
+            row["matmul_share"] = speed / rates[row["dtype"]]
+    return rows
 
 
 def _three_passes(conv: Conv, dtype: str, numbers: np.ndarray):
@@ -158,12 +155,9 @@ def _three_passes(conv: Conv, dtype: str, numbers: np.ndarray):
     def operand(shape, values):
         return jax.device_put(values[: math.prod(shape)].reshape(shape).astype(dtype))
 
+    args = [operand(shape, numbers) for shape in (conv.lhs, conv.rhs)]
     # The gradient takes its numbers from the other end, so that it differs from x.
-    args = (
-        operand(conv.lhs, numbers),
-        operand(conv.rhs, numbers),
-        operand(conv.out, numbers[::-1]),
-    )
+    args.append(operand(conv.out, numbers[::-1]))
     platform = jax.local_devices()[0].platform
     compiled = compilation.compiled(jax.jit(passes).lower(*args), platform)
     # Compared on the host: on the device it would be one more program per shape.
@@ -178,38 +172,17 @@ def _error(arrays: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> flo
     return float(np.max(errors))  # nan if one is
 
 
-def _row(conv: Conv, dtype: str) -> dict[str, Any]:
-    return {
-        "row": f"{conv} {dtype}",
-        "part": "conv",
-        "network": conv.network,
-        "dtype": dtype,
-        "lhs": list(conv.lhs),
-        "rhs": list(conv.rhs),
-        "count": conv.count,
-        "gflop": 3 * conv.flops / 1e9,  # each gradient costs as much as the forward
-        "error": None,
-        "failed": None,
-    }
-
-
 def _equations(jaxpr: Any) -> Iterator[Any]:
     """Equations of a jaxpr and of all that it calls."""
+
+    def is_jaxpr(value):
+        return hasattr(value, "eqns")  # closed or not
+
     for eqn in jaxpr.eqns:
         yield eqn
-        for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr):
-            if _is_jaxpr(inner):
+        for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=is_jaxpr):
+            if is_jaxpr(inner):
                 yield from _equations(getattr(inner, "jaxpr", inner))
-
-
-def _is_jaxpr(value: Any) -> bool:
-    return hasattr(value, "eqns")  # closed or not
-
-
-def _conv(network: str, eqn: Any) -> Conv:
-    lhs, rhs = (tuple(v.aval.shape) for v in eqn.invars)
-    options = tuple((key, eqn.params[key]) for key in _OPTIONS)
-    return Conv(network, lhs, rhs, tuple(eqn.outvars[0].aval.shape), options)
 
 
 TABLE = {

@@ -64,21 +64,15 @@ class Program(workload.Program):
         return True
 
 
-def measure(
-    request: frame.Request,
-    options: Mapping[str, Options] | None = None,
-    rounds: int = ROUNDS,
-    clock: timing.Clock = time.perf_counter,
-) -> frame.Measured:
-    """Times the step under each of `options`, {label: compiler options}.
+def measure(request: frame.Request) -> frame.Measured:
+    """Times the step under each of the device's OPTIONS.
 
     An option that this jaxlib does not know, or with which the step fails, is a row
-    with the reason as "failed". No option is begun after --seconds by `clock`. Seconds
-    to compile may be short because of JAX's persistent cache: see the column
-    "compilation_cache".
+    with the reason as "failed". No option is begun after --seconds. Seconds to compile
+    may be short because of JAX's persistent cache, see the column "compilation_cache".
     """
-    options = OPTIONS[request.kind] if options is None else options
-    labels = timing.within(request.flags["seconds"], list(options), clock)
+    options = OPTIONS[request.kind]
+    labels = timing.within(request.flags["seconds"], list(options))
     values = {"method.name": "fixmatch"}
     exp = workload.build(request.config, values, request.device)
     terminal.say(f"FixMatch, {workload.describe(exp)}, {len(options)} compiler options")
@@ -93,11 +87,10 @@ def measure(
         table.append(row)
         try:
             program = Program(lowered, options[label], start, batch)
-            row |= _compiled(program)
             distance = loss_difference(program.losses(COMPARED_STEPS), losses)
-            row["loss_difference"] = distance
+            row |= {**_compiled(program), "loss_difference": distance}
             runs = {DEFAULT: default.run, label: program.run}
-            seconds = timing.in_turns(runs, LEAST_SECONDS[request.preset], rounds)
+            seconds = timing.in_turns(runs, LEAST_SECONDS[request.preset], ROUNDS)
             of_default.append(seconds[DEFAULT])
             row |= timing.timed(seconds, label, DEFAULT)
             row["default_ms"] = 1e3 * float(np.median(seconds[DEFAULT]))
@@ -125,11 +118,11 @@ def loss_difference(losses: Sequence[float], reference: Sequence[float]) -> floa
 def verdict(rows: Sequence[frame.Row]) -> str:
     """Names the options that were faster than the default in at least three quarters
     of the rounds, and by more than the default was faster than itself."""
-    timed = [
-        r for r in rows if r["ratio"] is not None and r["row"] not in (DEFAULT, AGAIN)
-    ]
-    noise = [r["ratio_quartiles"][0] for r in rows if r["row"] == AGAIN and r["ratio"]]
-    bound = min([1.0, *noise])
+    by_name = {r["row"]: r for r in rows if "ratio" in r}
+    bound = 1.0
+    if AGAIN in by_name:
+        bound = min(bound, by_name[AGAIN]["ratio_quartiles"][0])
+    timed = [row for name, row in by_name.items() if name not in (DEFAULT, AGAIN)]
     faster = [
         f"{row['row']} ({frame.number(row['ratio'])} of its time)"
         for row in timed
@@ -141,26 +134,17 @@ def verdict(rows: Sequence[frame.Row]) -> str:
 
 
 def _compiled(program: Program) -> dict[str, Any]:
-    memory = program.compiled.memory_analysis()
     return {
         "compile_seconds": program.compile_seconds,
-        "temp_bytes": None if memory is None else memory.temp_size_in_bytes,
+        "temp_bytes": workload.temp_bytes(program.compiled),
     }
 
 
 def _row(label: str, options: Options) -> dict[str, Any]:
     """A row with nothing measured yet."""
-    columns = (
-        *("ms", "ms_quartiles", "default_ms", "ratio", "ratio_quartiles"),
-        *("compile_seconds", "temp_bytes", "loss_difference", "failed"),
-    )
     cached = jax.config.jax_compilation_cache_dir is not None
-    return {
-        "row": label,
-        "options": dict(options),
-        "compilation_cache": cached,
-        **dict.fromkeys(columns),
-    }
+    row = {"row": label, "options": dict(options), "compilation_cache": cached}
+    return {**row, "failed": None}
 
 
 def _show(rows: Sequence[frame.Row]):

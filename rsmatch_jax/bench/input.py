@@ -4,7 +4,6 @@ Random images in the number and size of CIFAR-10's training set.
 """
 
 import itertools
-from typing import Any
 
 import jax
 import numpy as np
@@ -21,50 +20,44 @@ ROUNDS = 9
 FIRST_STEPS = 16  # of tf.data, not timed: more than its buffers hold
 
 
-def measure(
-    request: frame.Request,
-    num_unlabeled: int = workload.NUM_UNLABELED,
-    least_seconds: float = LEAST_SECONDS,
-    rounds: int = ROUNDS,
-) -> frame.Measured:
-    """Times batches made on the device and, if TensorFlow is installed, on the host.
-
-    num_unlabeled: images to draw from.
-    """
+def measure(request: frame.Request) -> frame.Measured:
+    """Times batches made on the device and, if TensorFlow is installed, on the host."""
     exp = workload.build(request.config, {}, request.device)
     dims = exp.dims
     terminal.say(
         f"{dims.batch_size} labelled + {dims.unlabeled_batch} unlabelled images per "
         f"step, weak and strong (n = {exp.views.randaugment_ops}), of "
-        f"{dims.num_labeled} and {num_unlabeled}; device: "
+        f"{dims.num_labeled} and {dims.num_unlabeled}; device: "
         f"{request.device.device_kind}, host: {machine.cores()} cores"
     )
-    task = workload.random_task(exp, num_unlabeled)
-    runs = {RESIDENT: _resident(exp, task), ORDERS: _orders(exp, num_unlabeled)}
-    seconds = timing.in_turns(runs, least_seconds, rounds)
+    task = workload.random_task(exp)
+    epochs = itertools.count(1)
+    runs = {
+        RESIDENT: _resident(exp, task),
+        # One of its steps is an epoch.
+        ORDERS: timing.repeat(lambda: workload.epoch_orders(exp, next(epochs))),
+    }
+    seconds = timing.in_turns(runs, LEAST_SECONDS, ROUNDS)
     seconds[ORDERS] = seconds[ORDERS] / sampler.STEPS_PER_EPOCH
     # tf.data reads ahead in background threads. In turns with others it would slow them
     # down and have batches ready before its turn, so it runs last and alone.
     host = _tf_data(exp, task)
     if host is not None:
         host(FIRST_STEPS)
-        seconds |= timing.in_turns({TFDATA: host}, least_seconds, rounds)
-    return [_row(name, s, dims.unlabeled_batch) for name, s in seconds.items()], {}
-
-
-def _row(name: str, seconds: np.ndarray, pairs: int) -> dict[str, Any]:
-    """A row of seconds per step; a pair is the weak and the strong view of one
-    unlabelled image."""
-    columns = timing.columns("ms", 1e3 * seconds)
-    rate = 1e3 / columns["ms"]
-    columns |= {"pairs_per_second": pairs * rate, "steps_per_second": rate}
-    return {"row": name, **columns}
+        seconds |= timing.in_turns({TFDATA: host}, LEAST_SECONDS, ROUNDS)
+    table = []
+    for name, times in seconds.items():
+        row = {"row": name, **timing.columns("ms", 1e3 * times)}
+        row["steps_per_second"] = rate = 1e3 / row["ms"]
+        # A pair is the weak and the strong view of one unlabelled image.
+        table.append({**row, "pairs_per_second": dims.unlabeled_batch * rate})
+    return table, {}
 
 
 def _resident(exp: Experiment, task: rs_ssl.Task) -> timing.Run:
     """Batches made on the device, one per dispatch."""
     data = resident.gather(task, exp.views, oracle=False, unlabelled=True)
-    orders = workload.epoch_orders(exp, 0, len(task.unl_images))
+    orders = workload.epoch_orders(exp, 0)
     inputs = parallel.replicate((data, orders), exp.devices)
 
     def one(step, inputs):
@@ -74,14 +67,6 @@ def _resident(exp: Experiment, task: rs_ssl.Task) -> timing.Run:
     mapped = parallel.map_resident_step(one, 1, exp.devices)
     step = parallel.replicate(np.int32(0), exp.devices)
     return workload.Program(mapped, step, inputs, parallel.ranks(exp.devices)).run
-
-
-def _orders(exp: Experiment, num_unlabeled: int) -> timing.Run:
-    """Which images the steps of an epoch take; one of its steps is an epoch."""
-    epochs = itertools.count(1)
-    return timing.repeat(
-        lambda: workload.epoch_orders(exp, next(epochs), num_unlabeled)
-    )
 
 
 def _tf_data(exp: Experiment, task: rs_ssl.Task) -> timing.Run | None:
@@ -114,9 +99,4 @@ TABLE = {
     "pairs/s": frame.Column("pairs_per_second", 0),
     "steps/s at most": frame.Column("steps_per_second", 1),
 }
-BENCH = frame.Bench(
-    "input",
-    measure,
-    TABLE,
-    presets=command_line.AS_CONFIGURED,
-)
+BENCH = frame.Bench("input", measure, TABLE, presets=command_line.AS_CONFIGURED)

@@ -8,7 +8,6 @@ import contextlib
 import functools
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -46,8 +45,7 @@ LIMITS = {
 def measure(request: frame.Request) -> frame.Measured:
     """Trains on one and on four devices, and counts compilations.
 
-    Raises:
-        RunFailed: there are not four devices, all CPUs.
+    Raises RunFailed if there are not four devices, all CPUs.
     """
     terminal.say(
         f"RSMatch, {SIZES['model.classifier']}, 16 + 32 images "
@@ -59,17 +57,16 @@ def measure(request: frame.Request) -> frame.Measured:
             f"XLA_FLAGS={os.environ.get('XLA_FLAGS')} leaves {len(devices)} "
             f"{devices[0].platform} device(s) of {DEVICES} CPUs; clear it"
         )
-    one, four = (_trained(request, *devices[:n]) for n in (1, DEVICES))
+    params, losses, queue = zip(
+        _trained(request, devices[0]), _trained(request, *devices), strict=True
+    )
     compiled, loops = _compiled(request, devices[0])
     values = {
         "C9": compiled,
         "C9_loops": loops,
-        "C10_params": max(
-            float(np.max(np.abs(a - b)))
-            for a, b in zip(one.params, four.params, strict=True)
-        ),
-        "C10_losses": float(np.max(np.abs(four.losses / one.losses - 1))),
-        "C10_queue": float(np.mean(one.queue == four.queue)),
+        "C10_params": float(np.max(np.abs(params[0] - params[1]))),
+        "C10_losses": float(np.max(np.abs(losses[1] / losses[0] - 1))),
+        "C10_queue": float(np.mean(queue[0] == queue[1])),
     }
     return [{"row": LIMITS[k].unit, "value": v} for k, v in values.items()], values
 
@@ -80,8 +77,7 @@ def compilations() -> Iterator[list[str]]:
     from its cache within the block."""
     seen, counting = [], True
 
-    def note(event: str, seconds: float, **_):
-        del seconds
+    def note(event: str, _: float, **_options):
         if counting and event.endswith("backend_compile_duration"):
             seen.append(event)
 
@@ -100,23 +96,21 @@ def _program(request: frame.Request, *devices: jax.Device) -> workload.FeedProgr
     return workload.FeedProgram(exp, source)
 
 
-class _Trained(NamedTuple):
-    """params: float64 arrays after one step. losses: float64 [STEPS]. queue: all of its
-    numbers after STEPS, flat."""
+def _trained(
+    request: frame.Request, *devices: jax.Device
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(all parameters after one step, losses [STEPS], all numbers of the queue after
+    STEPS), flat float64."""
 
-    params: list[np.ndarray]
-    losses: np.ndarray
-    queue: np.ndarray
+    def flat(tree):
+        leaves = jax.tree.leaves(tree)
+        return np.concatenate([np.ravel(x) for x in leaves]).astype(np.float64)
 
-
-def _trained(request: frame.Request, *devices: jax.Device) -> _Trained:
     program = _program(request, *devices)
-    losses = [float(program.run(1)["loss"])]
-    params = jax.tree.leaves(program.state.params)
-    params = [np.asarray(x, np.float64) for x in params]
-    losses += [float(program.run(1)["loss"]) for _ in range(STEPS - 1)]
-    queue = [np.ravel(x) for x in jax.tree.leaves(program.state.extra["queue"])]
-    return _Trained(params, np.array(losses), np.concatenate(queue))
+    losses = [program.run(1)["loss"]]
+    params = flat(program.state.params)
+    losses += [program.run(1)["loss"] for _ in range(STEPS - 1)]
+    return params, flat(losses), flat(program.state.extra["queue"])
 
 
 def _compiled(request: frame.Request, device: jax.Device) -> tuple[int, int]:

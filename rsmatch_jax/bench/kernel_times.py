@@ -26,53 +26,35 @@ MEASURED_AT = {  # the step of a run with default settings
     **step.TIMED_AT["gpu"],
     "method.rsmatch.individual_models": True,
 }
-LIMITS = {
-    "G10": frame.Limit(
-        "idle share of the device, RSMatch",
-        0.10,
-        0.03,
-        row="rsmatch",
-        column="idle_share",
-        at={"gpu": MEASURED_AT},
-    )
-}
+_AT = {"row": "rsmatch", "column": "idle_share", "at": {"gpu": MEASURED_AT}}
+LIMITS = {"G10": frame.Limit("idle share of the device, RSMatch", 0.10, 0.03, **_AT)}
 WINDOW_STEPS = {"cpu": 1, "gpu": 100}
 WINDOWS = {"cpu": 3, "gpu": 1}  # on a GPU each has half a million events
 LARGEST = 10  # number of single kernels to list
 
 
-def measure(
-    request: frame.Request,
-    methods: Sequence[str] = METHODS,
-    num_unlabeled: int = workload.NUM_UNLABELED,
-    windows: int | None = None,
-) -> frame.Measured:
+def measure(request: frame.Request) -> frame.Measured:
     """Profiles windows of steps of each method, in turns.
 
-    num_unlabeled: images to draw from. windows: None = the device's number.
-
-    Raises:
-        RunFailed: the profiler saw no kernel.
+    Raises RunFailed if the profiler saw no kernel.
     """
-    windows, steps = windows or WINDOWS[request.kind], WINDOW_STEPS[request.kind]
-    experiments = {
-        name: workload.build(request.config, {"method.name": name}, request.device)
-        for name in methods
-    }
+    windows, steps = WINDOWS[request.kind], WINDOW_STEPS[request.kind]
+    profiles, seconds = {}, {name: [] for name in METHODS}
+    for name in METHODS:
+        values = {"method.name": name}
+        exp = workload.build(request.config, values, request.device)
+        profiles[name] = profile = Profile(exp)
+        profile.run(steps)
+        terminal.say(f"  {name}: compiled in {profile.compile_seconds:.1f} s")
     terminal.say(
-        f"{windows} profiled windows of {steps} step(s), "
-        f"{workload.describe(experiments[methods[0]])}"
+        f"{windows} profiled windows of {steps} step(s), {workload.describe(exp)}"
     )
     if request.kind == "cpu":
         terminal.say(
             "  a CPU profiler does not see convolutions: no idle share, and classes "
             "of the other kernels alone"
         )
-    profiles = {name: Profile(exp, num_unlabeled) for name, exp in experiments.items()}
-    for name, profile in profiles.items():
-        profile.run(steps)
-        terminal.say(f"  {name}: compiled in {profile.compile_seconds:.1f} s")
-    seen, seconds = {name: [] for name in methods}, {name: [] for name in methods}
+    seen = collections.defaultdict(list)
     for _ in range(windows):
         for name, profile in profiles.items():
             begin = time.perf_counter()
@@ -99,13 +81,13 @@ class Profile(workload.FeedProgram):
 
     program: dict[str, Source]
 
-    def __init__(self, exp: Experiment, num_unlabeled: int):
+    def __init__(self, exp: Experiment):
         # A cached program may be older than the names of its scopes.
         key = "jax_compilation_cache_include_metadata_in_key"
         before = getattr(jax.config, key)
         jax.config.update(key, True)
         try:
-            super().__init__(exp, workload.resident_feed(exp, num_unlabeled))
+            super().__init__(exp, workload.resident_feed(exp))
         finally:
             jax.config.update(key, before)
         module = hlo.Module.parse(self.compiled.as_text())
@@ -137,30 +119,32 @@ def columns(
     kernels are summed over streams or threads, without nested kernels. So classes may
     add up to more than busy_ms, the time in which any kernel ran.
     """
-    by_class = [dict.fromkeys(kernel_trace.CLASSES, 0.0) for _ in windows]
-    by_kernel = [collections.Counter() for _ in windows]
     launches, classes = collections.Counter(), {}
+    # Of every class and kernel: nanoseconds in each window.
+    by_name = collections.defaultdict(lambda: np.zeros(len(windows)))
     for i, kernels in enumerate(windows):
         for kernel, nanoseconds in kernel_trace.self_times(kernels):
             name = (kernel.name, kernel.op)
             if name not in classes:
                 classes[name] = kernel_trace.classify(kernel, program)
-            by_class[i][classes[name]] += nanoseconds
-            by_kernel[i][name] += nanoseconds
+            by_name[classes[name]][i] += nanoseconds
+            by_name[name][i] += nanoseconds
             launches[name] += 1
 
     def per_step(nanoseconds):
         return float(np.median(nanoseconds)) / 1e6 / steps
 
-    times = {name: per_step([w[name] for w in by_kernel]) for name in classes}
-    class_times = {
-        name: per_step([w[name] for w in by_class]) for name in kernel_trace.CLASSES
-    }
+    times = {name: per_step(by_name[name]) for name in classes}
+    class_times = {name: per_step(by_name[name]) for name in kernel_trace.CLASSES}
     total = math.fsum(class_times.values())
+    busy, window = (
+        np.array([of(kernels) for kernels in windows])
+        for of in (kernel_trace.busy, kernel_trace.window)
+    )
     return {
-        "window_ms": per_step([kernel_trace.window(kernels) for kernels in windows]),
-        "busy_ms": per_step([kernel_trace.busy(kernels) for kernels in windows]),
-        **timing.columns("idle_gap", [kernel_trace.idle_gap(k) for k in windows]),
+        "window_ms": per_step(window),
+        "busy_ms": per_step(busy),
+        **timing.columns("idle_gap", 1 - busy / window),
         "kernels_per_step": float(np.median([len(k) for k in windows]) / steps),
         "classes": class_times,
         "largest": [
@@ -178,7 +162,7 @@ def columns(
     }
 
 
-def idle_share(row: frame.Row) -> dict[str, Any]:
+def idle_share(row: frame.Row) -> frame.Row:
     """The columns of the share of an unprofiled step in which no kernel runs."""
     times = (row["ms"], *row["ms_quartiles"])
     value, *quartiles = (max(0.0, 1 - row["busy_ms"] / ms) for ms in times)
@@ -190,19 +174,12 @@ def _show(rows: Sequence[frame.Row]):
     for row in rows:
         terminal.say(f"\n{row['row']}, by class and the largest:")
         total = math.fsum(row["classes"].values())
-        frame.show(
-            CLASSES,
-            [
-                {"class": name, "ms": ms, "share": ms / total}
-                for name, ms in row["classes"].items()
-            ],
-        )
+        classes = [
+            {"class": name, "ms": ms, "share": ms / total}
+            for name, ms in row["classes"].items()
+        ]
+        frame.show(CLASSES, classes)
         frame.show(KERNELS, row["largest"])
-
-
-def _short_name(kernel: Mapping[str, Any]) -> str:
-    name = kernel["kernel"]
-    return name if len(name) <= 48 else f"{name[:45]}..."
 
 
 TABLE = {
@@ -220,7 +197,7 @@ CLASSES = {
     "%": frame.Column("share", 1, 0.01),
 }
 KERNELS = {
-    "kernel": _short_name,
+    "kernel": lambda row: row["kernel"][:48],
     **CLASSES,
     "per step": frame.Column("launches_per_step", 1),
 }

@@ -6,7 +6,6 @@ step on one fixed batch, which has no input to prepare.
 
 import functools
 import math
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -64,24 +63,26 @@ class OneBatch:
         return self._step
 
     def _arguments(self, count):
-        if self._loop:
-            return self._batch, np.int32(count), self._ranks
-        return self._batch, self._ranks
+        counts = [np.int32(count)] if self._loop else []
+        return self._batch, *counts, self._ranks
 
 
-def measure(
-    request: frame.Request,
-    least_seconds: float = LEAST_SECONDS,
-    rounds: int = ROUNDS,
-    clock: timing.Clock = time.perf_counter,
-) -> frame.Measured:
+def measure(request: frame.Request) -> frame.Measured:
     """Times the programs that can be compiled within --seconds, the important first.
 
     On a CPU a dispatch has one step, as in a run.
     """
-    programs = contenders(request)
+    dtype = request.config.model.dtype
+    other = "float32" if dtype == "bfloat16" else "bfloat16"
+    programs = {  # {label: (row of bench step, dtype, whether it has input)}
+        "fixmatch": ("fixmatch", dtype, True),
+        "fixmatch, one batch": ("fixmatch", dtype, False),
+        "rsmatch": ("rsmatch", dtype, True),
+        f"fixmatch, {other}": ("fixmatch", other, True),
+        "rsmatch, one batch": ("rsmatch", dtype, False),
+    }
     limit = request.flags["seconds"]
-    labels = timing.within(limit, list(programs), clock, always=1)
+    labels = timing.within(limit, list(programs), always=1)
     loop = None if request.kind == "cpu" else max(DISPATCH)
     table, runs, units = [], {}, {}
     for label in labels:
@@ -100,7 +101,7 @@ def measure(
             "precision": dtype,
             "input": with_input,
             "images_per_step": exp.dims.batch_size + 2 * exp.dims.unlabeled_batch,
-            **workload.cost(program.compiled, program.state),
+            **program.cost(),
             # Of the step alone, before a backend rewrites it.
             "gflop": workload.gflop(exp),
         }
@@ -113,24 +114,11 @@ def measure(
             units[name] = size if size == 1 else DISPATCHES * size
             table.append({"row": name, "steps_per_dispatch": size, **columns})
         terminal.say(f"  {label}: compiled")
-    seconds = timing.in_turns(runs, least_seconds, rounds, units)
+    seconds = timing.in_turns(runs, LEAST_SECONDS, ROUNDS, units)
     for row in table:
         row |= timing.timed(seconds, row["row"], "fixmatch", row["images_per_step"])
         row["tflops"] = row["gflop"] and row["gflop"] / row["ms"]
     return table, figures(seconds, table)
-
-
-def contenders(request: frame.Request) -> dict[str, tuple[str, str, bool]]:
-    """{label: (row of bench step, dtype, whether it has input)}."""
-    dtype = request.config.model.dtype
-    other = "float32" if dtype == "bfloat16" else "bfloat16"
-    return {
-        "fixmatch": ("fixmatch", dtype, True),
-        "fixmatch, one batch": ("fixmatch", dtype, False),
-        "rsmatch": ("rsmatch", dtype, True),
-        f"fixmatch, {other}": ("fixmatch", other, True),
-        "rsmatch, one batch": ("rsmatch", dtype, False),
-    }
 
 
 def figures(

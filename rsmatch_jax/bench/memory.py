@@ -18,64 +18,43 @@ from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.runtime import parallel
 
 MB = 1e6
-PRESETS = {
-    "cpu": {"model.classifier": "wrn_10_1"},
-    "gpu": command_line.PRESETS["gpu"],
-}
-RESIDENT_AT = {
-    **workload.PAPER,
-    "data.labels_per_class": 25,
-}
+PRESETS = {**command_line.PRESETS, "cpu": {"model.classifier": "wrn_10_1"}}
+RESIDENT_AT = {**workload.PAPER, "data.labels_per_class": 25}
 HOST_AT = {
     "model.detector": "wrn_10_1",
     "method.rsmatch.individual_models": True,
     **workload.PAPER,
     "train.weak_forward": "cat",
 }
+_ON_CPU = {**HOST_AT, **PRESETS["cpu"], "model.dtype": "float32"}
+_BOTH = {"cpu": RESIDENT_AT, "gpu": RESIDENT_AT}
 LIMITS = {
     "memory_resident_mb": frame.Limit(
-        "MB of data on the device",
-        200,
-        at={"cpu": RESIDENT_AT, "gpu": RESIDENT_AT},
-        any_device=True,
+        "MB of data on the device", 200, at=_BOTH, any_device=True
     ),
     "memory_host_mb": frame.Limit(  # on a GPU with any classifier
-        "MB of the host at the peak",
-        2000,
-        at={
-            "cpu": {**HOST_AT, **PRESETS["cpu"], "model.dtype": "float32"},
-            "gpu": HOST_AT,
-        },
+        "MB of the host at the peak", 2000, at={"cpu": _ON_CPU, "gpu": HOST_AT}
     ),
 }
 STEPS = 2  # dispatches
 
 
-def main(argv: Sequence[str]):
-    """Runs the bench in a fresh process."""
-    START.append(stage("start, packages imported"))
-    BENCH.main(argv)
-
-
-def measure(request: frame.Request, num_unlabeled: int | None = None) -> frame.Measured:
-    """Measures this process: places the data, makes the state, and does STEPS.
-
-    num_unlabeled: None = CIFAR-10's number.
-    """
+def measure(request: frame.Request) -> frame.Measured:
+    """Measures this process: places the data, makes the state, and does STEPS."""
+    stages = [stage("start, packages imported")]
     values = {"method.name": "rsmatch"}
     exp = workload.build(request.config, values, request.device)
-    d, stages = exp.dims, START[-1:]
-    count = d.num_unlabeled if num_unlabeled is None else num_unlabeled
+    d = exp.dims
     terminal.say(
-        f"{d.num_labeled} labelled and {count} unlabelled images, {STEPS} dispatches "
-        f"of RSMatch steps, {workload.describe(exp)}"
+        f"{d.num_labeled} labelled and {d.num_unlabeled} unlabelled images, {STEPS} "
+        f"dispatches of RSMatch steps, {workload.describe(exp)}"
     )
-    columns = resident_columns(exp, count)
+    columns = resident_columns(exp)
     stages.append(stage("data placed, twice, and once freed"))
-    feed = workload.resident_feed(exp, count)
+    feed = workload.resident_feed(exp)
     state = jax.block_until_ready(exp.init_state())
     stages.append(stage("state made"))
-    memory = feed.compile(state).memory_analysis()
+    program = feed.compile(state)
     stages.append(stage("step compiled"))
     for i in range(STEPS):
         state, _ = feed.run(state, i * feed.most, feed.most)
@@ -84,24 +63,27 @@ def measure(request: frame.Request, num_unlabeled: int | None = None) -> frame.M
     row = {
         "row": "rsmatch",
         **columns,
-        "temp_bytes": None if memory is None else memory.temp_size_in_bytes,
+        "temp_bytes": workload.temp_bytes(program),
         "stages": stages,
         "tensorflow": "tensorflow" in sys.modules,
     }
     return [row], figures(row)
 
 
-def resident_columns(exp: Experiment, num_unlabeled: int) -> dict[str, Any]:
+def resident_columns(exp: Experiment) -> dict[str, Any]:
     """The device memory of a run beside its state and activations.
 
-    Returns:
-        arrays: {path: bytes}. resident_bytes: their sum. measured_bytes: what the
-        device's allocator reports, None if it reports nothing.
+    arrays: {path: bytes}. resident_bytes: their sum. measured_bytes: what the device's
+    allocator reports, None if it reports nothing.
     """
-    before = bytes_in_use(exp.devices[0])
-    orders = workload.epoch_orders(exp, 0, num_unlabeled)
+
+    def bytes_in_use():  # None if the device's allocator does not report
+        return (exp.devices[0].memory_stats() or {}).get("bytes_in_use")
+
+    before = bytes_in_use()
+    orders = workload.epoch_orders(exp, 0)
     data = resident.gather(
-        workload.random_task(exp, num_unlabeled),
+        workload.random_task(exp),
         exp.views,
         oracle=exp.method.needs_truth,
         unlabelled=True,
@@ -109,7 +91,7 @@ def resident_columns(exp: Experiment, num_unlabeled: int) -> dict[str, Any]:
     placed = parallel.replicate({"data": data, "orders": orders}, exp.devices)
     del orders, data
     jax.block_until_ready(placed)
-    after = bytes_in_use(exp.devices[0])
+    after = bytes_in_use()
     leaves = jax.tree_util.tree_leaves_with_path(placed)
     arrays = {
         jax.tree_util.keystr(path, simple=True, separator="."): int(x.nbytes)
@@ -120,11 +102,6 @@ def resident_columns(exp: Experiment, num_unlabeled: int) -> dict[str, Any]:
         "resident_bytes": sum(arrays.values()),
         "measured_bytes": None if before is None else after - before,
     }
-
-
-def bytes_in_use(device: jax.Device) -> int | None:
-    """Bytes that the device's allocator has handed out, None if it does not report."""
-    return (device.memory_stats() or {}).get("bytes_in_use")
 
 
 def stage(name: str) -> dict[str, Any]:
@@ -161,7 +138,6 @@ def _show(rows: Sequence[frame.Row]):
     frame.show(STAGES, row["stages"])
 
 
-START: list[dict[str, Any]] = []  # the first stage, of before JAX sees its devices
 ARRAYS = {"on the device": "array", "MB": frame.Column("bytes", 3, MB)}
 TOTALS = {
     "method": "row",

@@ -4,7 +4,6 @@ PyTorch runs as in USB, with and without its loader, and as lean as it allows. W
 PyTorch there are JAX's rows alone and no figure.
 """
 
-import dataclasses
 import functools
 import os
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ import jax
 import numpy as np
 
 from rsmatch_jax import terminal
-from rsmatch_jax.bench.harness import frame, machine, timing, workload
+from rsmatch_jax.bench.harness import command_line, frame, machine, timing, workload
 from rsmatch_jax.engine import checks
 from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.errors import RequestError, RunFailed
@@ -23,8 +22,8 @@ OURS, OURS_INPUT = "JAX, fixed batch", "JAX, its own input"
 USB, USB_LOADER = "torch as in USB, fixed batch", "torch as in USB, its loader"
 LEAN = "torch lean, fixed batch"
 PRESETS = {
+    **command_line.PRESETS,
     "cpu": {"train.batch_size": 8, "train.unlabeled_ratio": 7},
-    "gpu": {"model.dtype": "bfloat16"},
 }
 # The only values that the step in PyTorch implements.
 WRITTEN_FOR = {
@@ -37,13 +36,10 @@ NETWORK = {"model.classifier": "wrn_28_2", "train.unlabeled_ratio": 7}
 _CPU = {"cpu": {**NETWORK, "train.batch_size": 8, "model.dtype": "float32"}}
 _GPU = {"gpu": {**NETWORK, **workload.VIEWS, "train.batch_size": 64}}
 _speed = functools.partial(frame.Limit, at_least=True, column="jax_speed_ratio")
+_USB = "JAX / torch as in USB speed"
 LIMITS = {
-    "C8": _speed(
-        "JAX / torch as in USB speed, fixed batch", 0.35, 0.5, row=USB, at=_CPU
-    ),
-    "G7": _speed(
-        "JAX / torch as in USB speed, with input", 2, 3, row=USB_LOADER, at=_GPU
-    ),
+    "C8": _speed(f"{_USB}, fixed batch", 0.35, 0.5, row=USB, at=_CPU),
+    "G7": _speed(f"{_USB}, with input", 2, 3, row=USB_LOADER, at=_GPU),
     "G8": _speed("JAX / lean torch speed, fixed batch", 0.9, 1.1, row=LEAN, at=_GPU),
 }
 LEAST_SECONDS = {"cpu": 0.0, "gpu": 0.3}  # of one program's turn in a round
@@ -85,56 +81,43 @@ def check(config: Any):
             f"--config.model.classifier={config.model.classifier}: the network in "
             "PyTorch is a WideResNet; use wrn_28_2 or another wrn_DEPTH_WIDTH"
         )
-    for key, value in WRITTEN_FOR.items():
-        if checks.get(config, key) != value:
+    for key, only in WRITTEN_FOR.items():
+        value = checks.get(config, key)
+        if value != only:
             raise RequestError(
-                f"--config.{key}={checks.get(config, key)}: the step in PyTorch "
-                f"supports {value} alone; leave it out"
+                f"--config.{key}={value}: the step in PyTorch supports {only} alone; "
+                "leave it out"
             )
 
 
-def measure(
-    request: frame.Request,
-    num_unlabeled: int = workload.NUM_UNLABELED,
-    least_seconds: float | None = None,
-    rounds: int | None = None,
-) -> frame.Measured:
+def measure(request: frame.Request) -> frame.Measured:
     """Times JAX's programs and, if it is installed, PyTorch's.
 
-    Args:
-        num_unlabeled: images to draw from.
-        least_seconds: of a turn; None = the device's.
-        rounds: None = ROUNDS.
-    Raises:
-        RequestError: see `check`.
-        RunFailed: the GPU's memory is too small for both.
+    Raises RequestError, see `check`, or RunFailed if a GPU's memory is too small.
     """
     check(request.config)
-    kind, rounds = request.kind, rounds or ROUNDS
-    least = LEAST_SECONDS[kind] if least_seconds is None else least_seconds
+    kind = request.kind
     # Lean torch computes in bfloat16 on a GPU, so one of JAX's rows does, too.
     dtypes = [request.config.model.dtype, *(["bfloat16"] if kind == "gpu" else [])]
-    experiments = [
-        workload.build(
-            request.config,
-            {"method.name": "fixmatch", "model.dtype": dtype},
-            request.device,
-        )
-        for dtype in dict.fromkeys(dtypes)
-    ]
+    experiments = []
+    for dtype in dict.fromkeys(dtypes):
+        values = {"method.name": "fixmatch", "model.dtype": dtype}
+        experiments.append(workload.build(request.config, values, request.device))
     d = experiments[0].dims
     images = d.batch_size + 2 * d.unlabeled_batch
     terminal.say(
         f"FixMatch, {images} rows of {workload.describe(experiments[0])}, "
         f"host: {machine.cores()} cores"
     )
-    rival = _torch(experiments[0], request.device, num_unlabeled)
+    rival = _torch(experiments[0], request.device)
     try:
-        in_turns, alone = _ours(experiments, num_unlabeled)
+        in_turns, alone = _ours(experiments)
         if rival is not None:
-            in_turns += _fixed(rival, experiments, lean_bfloat16=kind == "gpu")
-            alone += _loaded(rival, experiments)
-        seconds = _time(in_turns, alone, least, rounds, getattr(rival, "ahead", 0))
+            partners = [row["row"] for row, _ in in_turns + alone]
+            fixed, loaded = _theirs(rival, partners, lean_bfloat16=kind == "gpu")
+            in_turns, alone = in_turns + fixed, alone + loaded
+        least, ahead = LEAST_SECONDS[kind], getattr(rival, "ahead", 0)
+        seconds = _time(in_turns, alone, least, ahead)
     except Exception as e:
         if type(e).__name__ != "OutOfMemoryError":  # torch's; torch may be missing
             raise
@@ -147,16 +130,13 @@ def measure(
         if rival is not None:
             rival.close()
     table = [row for row, _ in in_turns + alone]
-    for row in table:
-        row |= timed_columns(seconds, row, images)
-    return table, {}
+    return [row | timed_columns(seconds, row, images) for row in table], {}
 
 
 def _time(
     in_turns: Sequence[Contender],
     alone: Sequence[Contender],
     least: float,
-    rounds: int,
     ahead: int,
 ) -> dict[str, np.ndarray]:
     """Seconds per step, {row: float [rounds]}; ahead: batches that a loader prepares.
@@ -165,72 +145,82 @@ def _time(
     background, which would disturb others and prepare batches before their own turn.
     """
     runs = {row["row"]: run for row, run in in_turns}
-    seconds = timing.in_turns(runs, least, rounds)
+    seconds = timing.in_turns(runs, least, ROUNDS)
     for row, run in alone:
         name, workers, units = row["row"], row["loader_workers"], None
         if workers is not None:
             run(1)  # starts the workers
             run(ahead)  # batches that were prepared before
             units = {name: 2 * workers}  # they deliver in bursts
-        seconds |= timing.in_turns({name: run}, least, rounds, units)
+        seconds |= timing.in_turns({name: run}, least, ROUNDS, units)
     return seconds
 
 
 def timed_columns(
     seconds: Mapping[str, np.ndarray], row: frame.Row, images: int
-) -> dict[str, Any]:
+) -> frame.Row:
     """A row's columns from seconds per step, {row: float [rounds]}.
 
     images: rows through the network per step. jax_speed_ratio: the partner's speed
-    over this row's, within a round if both took turns.
+    over this row's, within a round if both took turns; absent without a partner.
     """
     times = seconds[row["row"]]
     columns = timing.columns("ms", 1e3 * times)
     columns |= timing.rates(columns["ms"], images)
     if row["partner"] is None:
-        ratio = dict.fromkeys(("jax_speed_ratio", "jax_speed_ratio_quartiles"))
-    elif row["loader_workers"] is None:
-        partner = seconds[row["partner"]]
-        ratio = timing.columns("jax_speed_ratio", times / partner)
-    else:  # timed one after the other: no common rounds, so the widest quartiles
-        ours, theirs = timing.spread(seconds[row["partner"]]), timing.spread(times)
-        low, high = theirs.low / ours.high, theirs.high / ours.low
-        ratio = {"jax_speed_ratio": theirs.median / ours.median}
-        ratio["jax_speed_ratio_quartiles"] = [low, high]
-    return {**columns, **ratio}
-
-
-def _name(label: str, exp: Experiment) -> str:
-    return f"{label}, {exp.config.model.dtype}"
+        return columns
+    ours = seconds[row["partner"]]
+    if row["loader_workers"] is None:
+        return columns | timing.columns("jax_speed_ratio", times / ours)
+    # Timed one after the other: no common rounds, so the widest quartiles.
+    ours, theirs = timing.spread(ours), timing.spread(times)
+    columns["jax_speed_ratio"] = theirs.median / ours.median
+    quartiles = [theirs.low / ours.high, theirs.high / ours.low]
+    return {**columns, "jax_speed_ratio_quartiles": quartiles}
 
 
 def _ours(
-    experiments: Sequence[Experiment], num_unlabeled: int
+    experiments: Sequence[Experiment],
 ) -> tuple[list[Contender], list[Contender]]:
     """JAX on a fixed batch in every precision, one step per dispatch; and with input,
     as training runs it, in the last precision."""
-    fixed = [
-        (
-            contender(_name(OURS, exp), _precision(exp), "XLA"),
-            workload.step_program(exp).run,
-        )
-        for exp in experiments
-    ]
+
+    def row(name, exp):
+        precision = dtype = exp.config.model.dtype
+        if dtype == "float32" and exp.devices[0].platform == "gpu":
+            precision += " (TF32 convolutions)"
+        return contender(f"{name}, {dtype}", precision, "XLA")
+
+    fixed = [(row(OURS, exp), workload.step_program(exp).run) for exp in experiments]
     last = experiments[-1]
-    dims = dataclasses.replace(last.dims, num_unlabeled=num_unlabeled)
-    source = workload.resident_feed(dataclasses.replace(last, dims=dims))
+    source = workload.resident_feed(last)
     run = functools.partial(workload.FeedProgram(last, source).run, most=source.most)
-    row = contender(_name(OURS_INPUT, last), _precision(last), "XLA")
-    return fixed, [(row, run)]
+    return fixed, [(row(OURS_INPUT, last), run)]
 
 
-def _precision(exp: Experiment) -> str:
-    dtype = exp.config.model.dtype
-    tf32 = dtype == "float32" and exp.devices[0].platform == "gpu"
-    return f"{dtype} (TF32 convolutions)" if tf32 else dtype
+def _theirs(
+    rival: Any, partners: Sequence[str], lean_bfloat16: bool
+) -> tuple[list[Contender], list[Contender]]:
+    """PyTorch's steps on a fixed batch; and with USB's loader, if workers can run.
+
+    partners: JAX's rows: on a fixed batch, the last of these in lean torch's precision,
+    and with input.
+    """
+    run, form = rival.lean(bfloat16=lean_bfloat16)
+    usb, lean, loader = partners[0], partners[-2], partners[-1]
+    precision = rival.precision(False)
+    fixed = [
+        (contender(USB, precision, "eager", usb), rival.usb_fixed),
+        (contender(LEAN, rival.precision(lean_bfloat16), form, lean), run),
+    ]
+    if not rival.workers:
+        return fixed, []
+    workers = (rival.workers, rival.needed)
+    row = contender(USB_LOADER, precision, "eager", loader, *workers)
+    return fixed, [(row, rival.usb_loader)]
 
 
-def _torch(exp: Experiment, device: jax.Device, num_unlabeled: int) -> Any:
+def _torch(exp: Experiment, device: jax.Device) -> Any:
     """The programs in PyTorch; None, and a line with the reason, without PyTorch."""
     if device.platform == "cpu":
         # Read when torch is loaded. Waiting threads would spin: beside other processes
@@ -247,28 +237,7 @@ def _torch(exp: Experiment, device: jax.Device, num_unlabeled: int) -> Any:
             f"PyTorch: not measured because the installed one sees no {device.platform}"
         )
         return None
-    return torch_programs.Programs(exp, torch_device, num_unlabeled)
-
-
-def _fixed(
-    rival: Any, experiments: Sequence[Experiment], lean_bfloat16: bool
-) -> list[Contender]:
-    """PyTorch's steps on a fixed batch."""
-    run, form = rival.lean(bfloat16=lean_bfloat16)
-    usb, lean = (_name(OURS, exp) for exp in (experiments[0], experiments[-1]))
-    return [
-        (contender(USB, rival.precision(False), "eager", usb), rival.usb_fixed),
-        (contender(LEAN, rival.precision(lean_bfloat16), form, lean), run),
-    ]
-
-
-def _loaded(rival: Any, experiments: Sequence[Experiment]) -> list[Contender]:
-    """USB's step with its loader, if workers can run."""
-    if not rival.workers:
-        return []
-    ours, workers = _name(OURS_INPUT, experiments[-1]), (rival.workers, rival.needed)
-    row = contender(USB_LOADER, rival.precision(False), "eager", ours, *workers)
-    return [(row, rival.usb_loader)]
+    return torch_programs.Programs(exp, torch_device)
 
 
 TABLE = {
@@ -282,10 +251,5 @@ TABLE = {
     "JAX is x as fast": frame.Column("jax_speed_ratio"),
 }
 BENCH = frame.Bench(
-    "peer",
-    measure,
-    TABLE,
-    LIMITS,
-    presets=PRESETS,
-    fixed=("method.name",),
+    "peer", measure, TABLE, LIMITS, presets=PRESETS, fixed=("method.name",)
 )

@@ -4,7 +4,7 @@ The cost of a push should depend on the number of classes it writes to, not on t
 number of classes in the queue.
 """
 
-import math
+import itertools
 from typing import Any
 
 import jax
@@ -23,18 +23,13 @@ MEASURED_AT = {
     "method.rsmatch.queue_classes": 10,
     "method.rsmatch.queue_push": 1,
 }
-LIMITS = {
-    "C5": frame.Limit(
-        "push K=1000 / K=10 time", 4, 2, row="push K=1000", at={"cpu": MEASURED_AT}
-    )
-}
+_AT = {"row": "push K=1000", "at": {"cpu": MEASURED_AT}}
+LIMITS = {"C5": frame.Limit("push K=1000 / K=10 time", 4, 2, **_AT)}
 LEAST_SECONDS = 0.05  # of one program's turn: a single call is too noisy
 ROUNDS = 21
 
 
-def measure(
-    request: frame.Request, least_seconds: float = LEAST_SECONDS, rounds: int = ROUNDS
-) -> frame.Measured:
+def measure(request: frame.Request) -> frame.Measured:
     """Times a push and a draw for every number of classes."""
     r = request.config.method.rsmatch
     values = {
@@ -48,17 +43,17 @@ def measure(
         f"{exp.dims.unlabeled_batch} candidates, {exp.dims.batch_size} drawn "
         f"({r.queue_sample}), on {request.device.device_kind}"
     )
-    programs = {
-        (f"{name} K={classes}", classes): make(exp, r, classes)
-        for name, make in (("push", _push), ("sample", _sample))
-        for classes in CLASSES
-    }
-    table = [
-        {"row": label, "classes": k, **_columns(program)}
-        for (label, k), program in programs.items()
-    ]
-    runs = {label: program.run for (label, _), program in programs.items()}
-    seconds = timing.in_turns(runs, least_seconds, rounds)
+    table, runs = [], {}
+    for make, classes in itertools.product((_push, _sample), CLASSES):
+        label = f"{make.__name__[1:]} K={classes}"
+        program = make(exp, r, classes)
+        queue, cost = jax.tree.leaves(program.state[0]), program.cost()
+        row = {"row": label, "classes": classes}
+        row["queue_bytes"] = sum(x.nbytes for x in queue)
+        row |= {key: cost[key] for key in ("state_leaves", "aliased_leaves")}
+        runs[label] = program.run
+        table.append(row)
+    seconds = timing.in_turns(runs, LEAST_SECONDS, ROUNDS)
     for row in table:  # the ratio is to the same operation at the fewest classes
         reference = f"{row['row'].split()[0]} K={CLASSES[0]}"
         row |= timing.timed(seconds, row["row"], reference)
@@ -70,17 +65,8 @@ def _push(exp: Experiment, r: Any, classes: int) -> workload.Program:
 
     def push(state, batch):
         queue, step = state
-        images, indices, labels, scores = batch
-        queue = csqueue.push(
-            queue,
-            _key(step),
-            images,
-            indices,
-            labels,
-            scores,
-            select=min(r.queue_classes, classes),
-            top=r.queue_push,
-        )
+        select = min(r.queue_classes, classes)
+        queue = csqueue.push(queue, _key(step), *batch, select=select, top=r.queue_push)
         return (queue, step + 1), {}
 
     mapped = parallel.map_step(push, exp.devices)
@@ -129,14 +115,6 @@ def _candidates(exp: Experiment, classes: int):
     return parallel.shard_rows(rows, exp.devices)
 
 
-def _columns(program: workload.Program) -> frame.Row:
-    queue, cost = jax.tree.leaves(program.state[0]), program.cost()
-    return {
-        "queue_bytes": sum(math.prod(x.shape) * x.itemsize for x in queue),
-        **{key: cost[key] for key in ("state_leaves", "aliased_leaves")},
-    }
-
-
 TABLE = {
     "operation": "row",
     "ms": frame.Column("ms", 3),
@@ -144,10 +122,4 @@ TABLE = {
     "queue MB": frame.Column("queue_bytes", 1, 1e6),
     "aliased": frame.aliased,
 }
-BENCH = frame.Bench(
-    "queue",
-    measure,
-    TABLE,
-    LIMITS,
-    presets=command_line.AS_CONFIGURED,
-)
+BENCH = frame.Bench("queue", measure, TABLE, LIMITS, presets=command_line.AS_CONFIGURED)

@@ -6,6 +6,7 @@ Replaces the text between two marks in the README. A figure that no file holds r
 "not yet measured".
 """
 
+import glob
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -29,8 +30,7 @@ Documents = Mapping[str, Mapping[str, Any]]
 def main(argv: Sequence[str]):
     """Writes the tables into the README.
 
-    Raises:
-        RequestError: a file is missing or not of the right form; nothing is written.
+    Raises RequestError if a file is missing or not of the right form.
     """
     parser = terminal.Parser("bench records", __doc__)
     for flag, name in (("--folder", "benchmarks"), ("--readme", "README.md")):
@@ -51,8 +51,8 @@ def write(folder: str, readme: str) -> str:
     if text.count(BEGIN) != 1 or END not in text.split(BEGIN)[1]:
         raise RequestError(f"--readme={readme} lacks the lines {BEGIN!r} and {END!r}")
     head, tail = text.split(BEGIN)
-    tables = "\n".join(lines(read(folder)))
-    return f"{head}{BEGIN}\n\n{tables}\n{END}{tail.split(END, 1)[1]}"
+    blocks = [BEGIN, *paragraphs(read(folder)), END]
+    return head + "\n\n".join(blocks) + tail.split(END, 1)[1]
 
 
 def read(folder: str) -> dict[str, dict[str, Any]]:
@@ -60,97 +60,74 @@ def read(folder: str) -> dict[str, dict[str, Any]]:
     if not os.path.isdir(folder):
         raise RequestError(f"--folder={folder}: there is no such folder")
     documents = {}
-    for name in sorted(os.listdir(folder)):
-        if name.endswith(".json"):
-            path = os.path.join(folder, name)
-            document = files.read_json(path) or {}
-            missing = {"figures", "device", "versions", "command"} - set(document)
-            if missing:
-                raise RequestError(
-                    f"{path} is no file of a bench: it lacks {min(missing)}; move it "
-                    "away"
-                )
-            documents[name] = document
+    for path in sorted(glob.glob(os.path.join(glob.escape(folder), "*.json"))):
+        document = files.read_json(path) or {}
+        missing = {"figures", "device", "versions", "command"} - set(document)
+        if missing:
+            raise RequestError(
+                f"{path} is no file of a bench: it lacks {min(missing)}; move it away"
+            )
+        documents[os.path.basename(path)] = document
     return documents
 
 
-def lines(documents: Documents) -> Iterator[str]:
+def paragraphs(documents: Documents) -> Iterator[str]:
     """Markdown; of files that share a figure, the last one by name counts."""
     for kind, title in KINDS.items():
         yield f"**{title}**"
-        yield ""
-        yield from figure_table(documents, kind)
-        yield ""
-    yield from method_table(documents)
-    yield from sources(documents)
+        yield figure_table(documents, kind)
+    for document in documents.values():
+        if "step" in document.get("parts", {}):
+            yield from method_table(document)
+    for name, document in documents.items():
+        yield (
+            f"[benchmarks/{name}](benchmarks/{name}): {machine(document)}, jax "
+            f"{document['versions']['jax']}, load {document['device']['load']:.1f} at "
+            f"the start; `{document['command']}`."
+        )
 
 
-def figure_table(documents: Documents, kind: str) -> Iterator[str]:
+def figure_table(documents: Documents, kind: str) -> str:
     """Every figure of a kind that has a limit, measured or not."""
     rows = []
     for name, limit in sorted(suite.limits().items(), key=lambda x: suite.order(x[0])):
         gpu_alone = name[0] == "G" or name in GPU_ALONE
         if gpu_alone != (kind == "G") and not name.startswith(BOTH):
             continue
-        measured = [
-            document["figures"][name]
-            for document in documents.values()
-            if name in document["figures"]
-            and (document["device"]["platform"] == "cpu") == (kind == "C")
-        ]
-        value = _value(measured[-1], limit) if measured else MISSING
-        sign = ">=" if limit.at_least else "<="
-        goal = "" if limit.goal is None else f"{sign} {limit.goal:g}"
-        rows.append([name, limit.unit, value, f"{sign} {limit.must:g}", goal])
-    yield terminal.table(["figure", "what", "median (quartiles)", "must", "goal"], rows)
+        text = MISSING
+        for document in documents.values():
+            on_cpu = document["device"]["platform"] == "cpu"
+            if name in document["figures"] and on_cpu == (kind == "C"):
+                text = _value(document["figures"][name], limit)
+        rows.append([name, limit.unit, text, *limit.bounds()])
+    return terminal.table(
+        ["figure", "what", "median (quartiles)", "must", "goal"], rows
+    )
 
 
 def _value(figure: Mapping[str, Any], limit: frame.Limit) -> str:
     """A figure's value and quartiles, bold if it misses its limit."""
     value, spread = figure["value"], figure["spread"]
     digits = 0 if spread is None and float(value).is_integer() else 2
-    text = frame.number(value, digits)
-    if spread is not None:
-        text += f" ({frame.interval(spread)})"
+    text = frame.Column("value", digits)({**figure, "value_quartiles": spread})
     return text if limit.holds(value) else f"**{text}**"
 
 
-def method_table(documents: Documents) -> Iterator[str]:
-    """What a step of each method costs, of every file that has timed them."""
-    for document in documents.values():
-        if "step" in document.get("parts", {}):
-            part = document["parts"]["step"]
-            t = part["config"]["train"]
-            yield (
-                f"One step of {t['batch_size']} labelled + "
-                f"{t['batch_size'] * t['unlabeled_ratio']} unlabelled images by "
-                f"{part['config']['model']['classifier']}, {part['precision']}, "
-                f"on {machine(document)}:"
-            )
-            yield ""
-            rows = [
-                [
-                    row["row"],
-                    frame.Column("ratio")(row),
-                    frame.number(row["ms"], 0),
-                    frame.number(row["gflop"], 1),
-                ]
-                for row in part["rows"]
-            ]
-            yield terminal.table(["method", "time / FixMatch's", "ms", "GFLOP"], rows)
-            yield ""
-
-
-def sources(documents: Documents) -> Iterator[str]:
-    """A line per file: the machine and the command."""
-    for name, document in documents.items():
-        versions = document["versions"]
-        yield (
-            f"[benchmarks/{name}](benchmarks/{name}): {machine(document)}, "
-            f"jax {versions['jax']}, load {document['device']['load']:.1f} at the "
-            f"start; `{document['command']}`."
-        )
-        yield ""
+def method_table(document: Mapping[str, Any]) -> Iterator[str]:
+    """What a step of each method costs, with the sizes and the machine above."""
+    part = document["parts"]["step"]
+    train, model = part["config"]["train"], part["config"]["model"]
+    yield (
+        f"One step of {train['batch_size']} labelled + "
+        f"{train['batch_size'] * train['unlabeled_ratio']} unlabelled images by "
+        f"{model['classifier']}, {part['precision']}, on {machine(document)}:"
+    )
+    shown = frame.Column("ratio"), frame.Column("ms", 0), frame.Column("gflop", 1)
+    rows = [
+        [row["row"], *(c({**row, "ms_quartiles": None}) for c in shown)]
+        for row in part["rows"]
+    ]
+    yield terminal.table(["method", "time / FixMatch's", "ms", "GFLOP"], rows)
 
 
 def machine(document: Mapping[str, Any]) -> str:

@@ -3,13 +3,11 @@
 The convolutions of the networks are timed beside them.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from rsmatch_jax import terminal
 from rsmatch_jax.bench import convolutions
@@ -23,30 +21,17 @@ COPIED_MIB = {"cpu": (4, 16, 64, 256), "gpu": (64, 256, 1024, 2048)}
 LARGE = 2  # number of sizes, from the largest down, that fit into no cache
 MULTIPLIED = {"cpu": (1024, 2048), "gpu": (4096, 8192)}
 # {name: (dtype, precision)}. XLA's default for float32 is TF32 on GPUs that have it.
+_DEFAULT = {"bfloat16": ("bfloat16", None), "float32": ("float32", None)}
 PRODUCTS = {
-    "cpu": {"bfloat16": ("bfloat16", None), "float32": ("float32", None)},
-    "gpu": {
-        "bfloat16": ("bfloat16", None),
-        "float32": ("float32", None),
-        "float32_highest": ("float32", "highest"),
-    },
+    "cpu": _DEFAULT,
+    "gpu": {**_DEFAULT, "float32_highest": ("float32", "highest")},
 }
 LEAST_SECONDS = {"cpu": 0.02, "gpu": 0.03}  # of one program's turn in a round
 ROUNDS = 7
 
 
-def measure(
-    request: frame.Request,
-    least_seconds: float | None = None,
-    rounds: int = ROUNDS,
-    clock: timing.Clock = time.perf_counter,
-) -> frame.Measured:
-    """Rows of the parts copy, matmul, launch and conv.
-
-    least_seconds: of one program's turn in a round, None = the preset's. clock: for
-    convolutions.SECONDS alone.
-    """
-    least = LEAST_SECONDS[request.preset] if least_seconds is None else least_seconds
+def measure(request: frame.Request) -> frame.Measured:
+    """Rows of the parts copy, matmul, launch and conv."""
     rsmatch = {"method.name": "rsmatch", "method.rsmatch.individual_models": True}
     exp = workload.build(request.config, rsmatch, request.device)
     convs = convolutions.of_step(exp)
@@ -56,9 +41,11 @@ def measure(
         f"forward, input and weight gradient, on {request.device.device_kind}"
     )
     with jax.default_device(request.device):
-        table = _time_machine(request.preset, least, rounds)
+        table = _time_machine(request.preset)
         rates = ceilings({"rows": table})["matmul_flops_per_second"]
-        table += convolutions.measure(convs, rates, least, rounds, clock)
+        table += convolutions.measure(
+            convs, rates, LEAST_SECONDS[request.preset], ROUNDS
+        )
     failed = [row["row"] for row in table if row.get("failed")]
     if failed:
         terminal.say(f"failed or not exact enough: {', '.join(failed)}")
@@ -70,26 +57,22 @@ def ceilings(content: Mapping[str, Any]) -> dict[str, Any]:
 
     copy_bytes_per_second: bytes read and written, the best of the large sizes.
     matmul_flops_per_second: {dtype: the best of all sizes}, with "float32_highest"
-    where the default precision is lower. launch_seconds: of an empty program.
+    where the default precision is lower.
     """
-    rows = content["rows"]
-    copies = [r["bytes_per_second"] for r in rows if r["part"] == "copy" and r["large"]]
-    products: dict[str, float] = {}
+    rows, products = content["rows"], {}
     for r in rows:
         if r["part"] == "matmul":
             best = products.get(r["dtype"], 0.0)
             products[r["dtype"]] = max(best, r["flops_per_second"])
-    launch = next(r["ms"] for r in rows if r["row"] == "launch")
     return {
-        "copy_bytes_per_second": max(copies),
+        "copy_bytes_per_second": max(
+            r["bytes_per_second"] for r in rows if r.get("large")
+        ),
         "matmul_flops_per_second": products,
-        "launch_seconds": launch / 1e3,
     }
 
 
-def _time_machine(
-    preset: str, least_seconds: float, rounds: int
-) -> list[dict[str, Any]]:
+def _time_machine(preset: str) -> list[frame.Row]:
     """Rows of copies, products and launches, timed in turns."""
     rows, runs = [], {}
     sizes = COPIED_MIB[preset]
@@ -112,17 +95,14 @@ def _time_machine(
     runs["launch"] = _chain(increment, jnp.zeros((), jnp.int32))
     runs["launch and wait"] = _chain(increment, jnp.zeros((), jnp.int32), wait=True)
     rows += [{"row": r, "part": "launch"} for r in ("launch", "launch and wait")]
-    seconds = timing.in_turns(runs, least_seconds, rounds)
-    return [{**row, **_machine_columns(row, seconds)} for row in rows]
-
-
-def _machine_columns(row: Mapping[str, Any], seconds: Mapping[str, np.ndarray]):
-    columns = timing.columns("ms", 1e3 * seconds[row["row"]])
-    if row["part"] == "copy":
-        columns["bytes_per_second"] = 1e3 * row["bytes"] / columns["ms"]
-    if row["part"] == "matmul":
-        columns["flops_per_second"] = 2e3 * row["n"] ** 3 / columns["ms"]
-    return columns
+    seconds = timing.in_turns(runs, LEAST_SECONDS[preset], ROUNDS)
+    for row in rows:
+        row |= timing.columns("ms", 1e3 * seconds[row["row"]])
+        if row["part"] == "copy":
+            row["bytes_per_second"] = 1e3 * row["bytes"] / row["ms"]
+        if row["part"] == "matmul":
+            row["flops_per_second"] = 2e3 * row["n"] ** 3 / row["ms"]
+    return rows
 
 
 def _chain(program: Callable, x: jax.Array, wait: bool = False) -> timing.Run:

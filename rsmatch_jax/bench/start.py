@@ -5,7 +5,6 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -27,24 +26,37 @@ PAIRS = {"cpu": 5, "gpu": 1}  # of starts, each with a new cache
 def main(argv: Sequence[str]):
     """Runs pairs of starts in child processes; with --cache=DIR, one start."""
     # No device is touched before the starts end: they may need all of its memory.
-    _, flags = command_line.check(argv, BENCH.extra)
-    if flags.cache is not None:
-        request = BENCH.parse(argv)
-        row = _start(request, flags.cache)
-        if request.out is not None:
-            files.write_json(request.out, {"preset": request.preset, "rows": [row]})
-        return
-    starts = _pairs(command_line.without(argv, "out"))
+    cache = command_line.check(argv, BENCH.extra).cache
+    starts = None if cache else _pairs(command_line.without(argv, "out"))
     request = BENCH.parse(argv)
-    BENCH.deliver(request, BENCH.content(request, starts=starts))
+    if starts is not None:
+        BENCH.deliver(request, BENCH.content(request, starts=starts))
+        return
+    row = _start(request, cache)
+    if request.out is not None:
+        files.write_json(request.out, {"preset": request.preset, "rows": [row]})
 
 
 def measure(
     request: frame.Request, starts: Mapping[str, Sequence[Mapping[str, float]]]
 ) -> frame.Measured:
-    """Rows of starts, {COLD: rows of first starts, WARM: rows of second starts}."""
+    """Rows of starts, {COLD: seconds of first starts, WARM: those of second starts}."""
     del request
-    return [_row(label, rows, starts[COLD]) for label, rows in starts.items()], {}
+    cold = np.array([seconds["compile_seconds"] for seconds in starts[COLD]])
+    table = []
+    for label, rows in starts.items():
+        init, trace, compiling = np.array([list(row.values()) for row in rows]).T
+        table.append(
+            {
+                "row": label,
+                "starts": len(rows),
+                "init_seconds": float(np.median(init)),
+                "trace_seconds": float(np.median(trace)),
+                **timing.columns("compile_seconds", compiling),
+                **timing.columns("ratio", compiling / cold),
+            }
+        )
+    return table, {}
 
 
 def _pairs(flags: Sequence[str]) -> dict[str, list[dict[str, float]]]:
@@ -63,7 +75,7 @@ def _pairs(flags: Sequence[str]) -> dict[str, list[dict[str, float]]]:
                 code = child.run("start", words, environment=environment)
                 child.require_success(code, "a start")
                 content = files.read_json(out)
-                starts[label].append(content["rows"][0])
+                starts[label] += content["rows"]
             pair, pairs = pair + 1, PAIRS[content["preset"]]
     return starts
 
@@ -83,35 +95,12 @@ def _start(request: frame.Request, cache: str) -> dict[str, float]:
     trace = time.perf_counter() - begin
     begin = time.perf_counter()
     compilation.compiled(lowered, request.device.platform)
-    compiling = time.perf_counter() - begin
+    seconds = time.perf_counter() - begin
     terminal.say(
         f"  started: first state {init:.1f} s, traced {trace:.1f} s, "
-        f"compiled {compiling:.1f} s"
+        f"compiled {seconds:.1f} s"
     )
-    return {
-        "init_seconds": init,
-        "trace_seconds": trace,
-        "compile_seconds": compiling,
-    }
-
-
-def _row(
-    label: str,
-    rows: Sequence[Mapping[str, float]],
-    cold: Sequence[Mapping[str, float]],
-) -> dict[str, Any]:
-    def of(column, rows=rows):
-        return np.array([row[column] for row in rows])
-
-    seconds = of("compile_seconds")
-    return {
-        "row": label,
-        "starts": len(rows),
-        "init_seconds": float(np.median(of("init_seconds"))),
-        "trace_seconds": float(np.median(of("trace_seconds"))),
-        **timing.columns("compile_seconds", seconds),
-        **timing.columns("ratio", seconds / of("compile_seconds", cold)),
-    }
+    return {"init_seconds": init, "trace_seconds": trace, "compile_seconds": seconds}
 
 
 TABLE = {
@@ -122,10 +111,4 @@ TABLE = {
     "/ first": frame.Column("ratio"),
 }
 # cache: compile once with this cache folder, as one start.
-BENCH = frame.Bench(
-    "start",
-    measure,
-    TABLE,
-    LIMITS,
-    extra={"cache": None},
-)
+BENCH = frame.Bench("start", measure, TABLE, LIMITS, extra={"cache": None})

@@ -4,7 +4,6 @@ All methods are compiled first and then run in turns.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -19,11 +18,10 @@ _RSMATCH = {
     "method.rsmatch.individual_models": True,
 }
 ROWS = {
-    REFERENCE: {"method.name": "fixmatch"},
-    "supervised": {"method.name": "supervised"},
-    "flexmatch": {"method.name": "flexmatch"},
-    "freematch": {"method.name": "freematch"},
-    "simmatch": {"method.name": "simmatch"},
+    **{
+        name: {"method.name": name}
+        for name in (REFERENCE, "supervised", "flexmatch", "freematch", "simmatch")
+    },
     "rsmatch": _RSMATCH,
     "rsmatch+flexmatch": {**_RSMATCH, "method.rsmatch.pseudo_label": "flexmatch"},
     "rsmatch+freematch": {**_RSMATCH, "method.rsmatch.pseudo_label": "freematch"},
@@ -74,73 +72,55 @@ LIMITS = {
         for name, must in (("FlexMatch", 1.25), ("FreeMatch", 1.25), ("SimMatch", 1.35))
     },
 }
-
 LEAST_SECONDS = {"cpu": 0.0, "gpu": 0.2}  # of one method's turn in a round
 ROUNDS = (5, 25)  # at least, at most
 TARGET_SECONDS = 120.0  # for all rounds, within these bounds
 
 
-def measure(
-    request: frame.Request,
-    rows: Mapping[str, Mapping[str, Any]] | None = None,
-    rounds: int = 0,
-) -> frame.Measured:
-    """Times the steps of `rows`, {label: config values}, which include REFERENCE.
-
-    rows: None = ROWS. rounds: 0 = as many as fit into TARGET_SECONDS, within ROUNDS.
-    """
-    rows = ROWS if rows is None else rows
+def measure(request: frame.Request) -> frame.Measured:
+    """Times the steps of ROWS, in as many rounds as fit into TARGET_SECONDS."""
     experiments = {
         label: workload.build(request.config, values, request.device)
-        for label, values in rows.items()
+        for label, values in ROWS.items()
     }
     terminal.say(
         f"{workload.describe(experiments[REFERENCE])}, one of "
         f"{jax.local_device_count()} visible device(s)"
     )
-    programs, steps, turn = {}, {}, 0.0
+    table, runs, steps, turn = [], {}, {}, 0.0
     for label, exp in experiments.items():
-        programs[label] = workload.step_program(exp)
-        run = programs[label].run
-        steps[label], seconds = timing.warm_up(run, LEAST_SECONDS[request.kind])
+        program, d = workload.step_program(exp), exp.dims
+        runs[label] = program.run
+        steps[label], seconds = timing.warm_up(program.run, LEAST_SECONDS[request.kind])
         turn += steps[label] * seconds
-        compiled = programs[label].compile_seconds
-        terminal.say(f"  {label}: compiled in {compiled:.1f} s")
-    rounds = rounds or int(np.clip(TARGET_SECONDS / turn, *ROUNDS))
-    terminal.say(f"{rounds} rounds, about {rounds * turn:.0f} s")
-    runs = {label: program.run for label, program in programs.items()}
-    seconds = timing.interleave(runs, steps, rounds)
-    table = []
-    for label, exp in experiments.items():
-        d = exp.dims
         images = d.batch_size + 2 * d.unlabeled_batch * exp.method.uses_unlabeled
-        row = {"row": label, "config": dict(rows[label]), "images_per_step": images}
-        row |= timing.timed(seconds, label, REFERENCE, images)
+        row = {"row": label, "config": dict(ROWS[label]), "images_per_step": images}
+        table.append({**row, **program.cost()})
+        terminal.say(f"  {label}: compiled in {program.compile_seconds:.1f} s")
+    rounds = int(np.clip(TARGET_SECONDS / turn, *ROUNDS))
+    terminal.say(f"{rounds} rounds, about {rounds * turn:.0f} s")
+    seconds = timing.interleave(runs, steps, rounds)
+    for row in table:
+        label = row["row"]
+        row |= timing.timed(seconds, label, REFERENCE, row["images_per_step"])
         speed = seconds[REFERENCE] / seconds[label]
         row |= timing.columns("speed_ratio", speed)
-        row |= {"steps": steps[label] * rounds, **programs[label].cost()}
-        table.append(row)
-    return table, figures(table, counted(request, rows))
+        row["steps"] = steps[label] * rounds
+    return table, figures(table, counted(request))
 
 
-def counted(
-    request: frame.Request, rows: Mapping[str, Mapping[str, Any]]
-) -> dict[str, float]:
+def counted(request: frame.Request) -> dict[str, float]:
     """{label: GFLOP} of FixMatch and RSMatch at the paper's batch, without running it.
 
     Empty for networks that the limits were not set for.
     """
     if request.preset != "cpu" or not request.holds(NETWORKS):
         return {}
-    counts = {
-        label: workload.gflop(
-            workload.build(
-                request.config, {**rows[label], **COUNTED_AT}, request.device
-            )
-        )
-        for label in (REFERENCE, "rsmatch")
-        if label in rows
-    }
+    counts = {}
+    for label in (REFERENCE, "rsmatch"):
+        values = {**ROWS[label], **COUNTED_AT}
+        exp = workload.build(request.config, values, request.device)
+        counts[label] = workload.gflop(exp)
     return {label: count for label, count in counts.items() if count is not None}
 
 

@@ -6,7 +6,7 @@ rivals, its parts. On a GPU the suite ends within nine minutes and names what it
 out.
 """
 
-import dataclasses
+import contextlib
 import os
 import shlex
 import signal
@@ -31,13 +31,14 @@ from rsmatch_jax.bench import (
     step,
     update,
 )
+from rsmatch_jax.bench import input as input_
 from rsmatch_jax.bench.harness import child, command_line, frame
 from rsmatch_jax.errors import RunFailed
 from rsmatch_jax.runtime import child as process
 
 MODULES = (
-    *(augment, flags, invariants, kernel_times, loop, memory, peer),
-    *(queue_cost, roofline, start, step, update),
+    *(step, loop, queue_cost, augment, input_, roofline, update, flags),
+    *(kernel_times, memory, peer, start, invariants),
 )
 COMBINED = {
     "G2_share": frame.Limit("of the matmul rate measured", 0.14, 0.23, at_least=True),
@@ -53,103 +54,85 @@ COMBINED = {
 MODELLED_BYTES = 16.1e9
 
 
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """A bench of the suite.
-
-    seconds: its time limit. flags: added to the user's.
-    """
-
-    name: str
-    seconds: float
-    flags: tuple[str, ...] = ()
-
-
-# In order of importance: on a GPU the last ones are left out when time runs short.
+# {part: its time limit in seconds}, in order of importance: on a GPU the last ones are
+# left out when time runs short.
 PARTS = {
-    "gpu": (
-        Part("roofline", 80),
-        Part("update", 80),
-        Part("flags", 100, ("--seconds=30",)),
-        Part("loop", 220, ("--seconds=120",)),
-        Part("queue", 40),
-        Part("peer", 150),
-        Part("profile", 100),
-        Part("start", 90),
-        Part("memory", 60),
-        Part("augment", 90),
-        Part("input", 60),
-    ),
-    "cpu": tuple(
-        Part(name, 1200)
-        for name in (
+    "gpu": {
+        "roofline": 80,
+        "update": 80,
+        "flags": 100,
+        "loop": 220,
+        "queue": 40,
+        "peer": 150,
+        "profile": 100,
+        "start": 90,
+        "memory": 60,
+        "augment": 90,
+        "input": 60,
+    },
+    "cpu": dict.fromkeys(
+        (
             *("roofline", "update", "flags", "step", "loop", "queue", "profile"),
             *("peer", "start", "memory", "augment", "input", "invariants"),
-        )
+        ),
+        1200,
     ),
 }
+# Flags beside the user's.
+ADDED = {"gpu": {"flags": ["--seconds=30"], "loop": ["--seconds=120"]}, "cpu": {}}
 SECONDS = {"gpu": 530.0, "cpu": float("inf")}  # for all parts
 LEAST = 15.0  # seconds left that a part needs to begin
 
 
 def main(argv: Sequence[str]):
-    """Runs all parts; a signal that ends the suite also ends its current part."""
-    before = {s: signal.signal(s, _end) for s in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        _main(argv)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    """Runs all parts, prints all figures, and writes --out=FILE.json after each part.
 
+    A signal that ends the suite also ends its current part.
 
-def _end(number: int, frame: Any):
-    del frame
-    sys.exit(128 + number)  # through child.run, which kills the part
-
-
-def _main(argv: Sequence[str]):
-    """Prints all figures, and writes --out=FILE.json after each part.
-
-    Raises:
-        RequestError: the first part refuses the request.
-        RunFailed: a part has failed; raised after the last part.
+    Raises RequestError if the first part refuses the request; after the last part
+    RunFailed if one has failed.
     """
     begin, load = time.monotonic(), os.getloadavg()[0]
     # This process touches no device: a part may need all of its memory.
-    _, values = command_line.check(argv)
+    values = command_line.check(argv)
     preset = values.preset or _preset()
     words = [f"--preset={preset}", *command_line.without(argv, "out", "preset")]
     documents: dict[str, Mapping[str, Any]] = {}
-    rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for i, part in enumerate(PARTS[preset]):
-            terminal.say(f"\n{part.name} ({i + 1} of {len(PARTS[preset])})")
+    rows: list[frame.Row] = []
+    with contextlib.ExitStack() as stack:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            # Through child.run, which kills the part.
+            end = signal.signal(number, lambda number, _: sys.exit(128 + number))
+            stack.callback(signal.signal, number, end)
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        for i, (part, limit) in enumerate(PARTS[preset].items()):
+            terminal.say(f"\n{part} ({i + 1} of {len(PARTS[preset])})")
             started = time.monotonic()
             left = begin + SECONDS[preset] - started
             code, document = _run(part, words, preset, left, folder)
             if code == 2 and not documents:
-                child.require_success(code, f"bench {part.name}")
+                child.require_success(code, f"bench {part}")
             if document is not None:
-                documents[part.name] = document
-            outcome = _outcome(code, out_of_time=left < part.seconds)
-            terminal.say(f"{part.name}: {outcome}")
+                documents[part] = document
+            outcome = _outcome(code, out_of_time=left < limit)
+            terminal.say(f"{part}: {outcome}")
             seconds = time.monotonic() - started
-            rows.append({"row": part.name, "seconds": seconds, "outcome": outcome})
+            rows.append({"row": part, "seconds": seconds, "outcome": outcome})
             if documents and values.out is not None:
                 files.write_json(values.out, merge(words, load, documents, rows))
-    failed = [row["row"] for row in rows if row["outcome"].startswith("failed")]
     if documents:
         merged = merge(words, load, documents, rows)
         frame.show_figures(merged["figures"], limits())
         frame.show(TABLE, rows)
-    if values.out is not None and documents:
-        terminal.say(f"written: {values.out}")
+        if values.out is not None:
+            terminal.say(f"written: {values.out}")
+    failed = [row["row"] for row in rows if row["outcome"].startswith("failed")]
     if failed:
         raise RunFailed(f"{', '.join(failed)} failed, see above; the others succeeded")
 
 
 def _run(
-    part: Part, words: Sequence[str], preset: str, left: float, folder: str
+    part: str, words: Sequence[str], preset: str, left: float, folder: str
 ) -> tuple[int | None, dict[str, Any] | None]:
     """(exit code, JSON) of a part; the code is None if too little time is left."""
     if left < LEAST:
@@ -157,12 +140,12 @@ def _run(
     environment = {}
     if preset == "gpu":  # parts have programs in common; bench start has its cache
         environment["JAX_COMPILATION_CACHE_DIR"] = os.path.join(folder, "cache")
-    out = os.path.join(folder, f"{part.name}.json")
+    out = os.path.join(folder, f"{part}.json")
     code = child.run(
-        part.name,
-        [*words, *part.flags, f"--out={out}"],
+        part,
+        [*words, *ADDED[preset].get(part, []), f"--out={out}"],
         environment=environment,
-        seconds=min(part.seconds, left),
+        seconds=min(PARTS[preset][part], left),
     )
     return code, files.read_json(out) if code == 0 else None
 
@@ -175,8 +158,8 @@ def merge(
 ) -> dict[str, Any]:
     """The suite's JSON: all figures and each part's document.
 
-    Machine and versions are the first part's. words: the flags that say what was
-    measured. load: of the machine before the suite, over a minute.
+    Machine and versions are the first part's. words: the suite's flags. load: of the
+    machine before the suite, over a minute.
     """
     first = next(iter(documents.values()))
     figures = {k: v for d in documents.values() for k, v in d["figures"].items()}
@@ -195,8 +178,7 @@ def merge(
 def combined(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Figures that need several parts; absent where a part is missing."""
     values: dict[str, float] = {}
-    loop_ = documents.get("loop", {"figures": {}})
-    figures = loop_["figures"]
+    figures = documents.get("loop", {"figures": {}})["figures"]
     if "G1" not in figures:  # other sizes, or another device
         return values
     if "roofline" in documents:
@@ -207,15 +189,14 @@ def combined(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         values["G3"] = moved / ceilings["copy_bytes_per_second"]
     if "queue" in documents and "G4" in figures:
         # At most: here each program has its own dispatch.
-        queue, step_ms = documents["queue"], _row(loop_, "rsmatch")["ms"]
+        queue, step_ms = (
+            {row["row"]: row["ms"] for row in documents[part]["rows"]}
+            for part in ("queue", "loop")
+        )
         for k in (10, 1000):
-            push, sample = (_row(queue, f"{op} K={k}") for op in ("push", "sample"))
-            values[f"G6_K{k}"] = (push["ms"] + sample["ms"]) / step_ms
+            both = queue[f"push K={k}"] + queue[f"sample K={k}"]
+            values[f"G6_K{k}"] = both / step_ms["rsmatch"]
     return {name: COMBINED[name].figure(value) for name, value in values.items()}
-
-
-def _row(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    return next(row for row in document["rows"] if row["row"] == name)
 
 
 def order(name: str) -> tuple[str, int, str]:

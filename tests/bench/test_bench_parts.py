@@ -36,15 +36,10 @@ def request(*flags):
 # The queue.
 
 
-@pytest.fixture(scope="module")
-def queues():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(queue_cost, "CLASSES", (10, 20))
-        small = request(*SMALL, "--config.method.rsmatch.queue_classes=5")
-        return queue_cost.BENCH.content(small, least_seconds=0.0, rounds=2)
-
-
-def test_queue_rows(queues):
+def test_queue_rows(monkeypatch):
+    monkeypatch.setattr(queue_cost, "CLASSES", (10, 20))
+    small = request(*SMALL, "--config.method.rsmatch.queue_classes=5")
+    queues = queue_cost.BENCH.content(small)
     rows = benches.rows_of(queues)
     assert list(rows) == ["push K=10", "push K=20", "sample K=10", "sample K=20"]
     assert queues["figures"] == {}
@@ -68,7 +63,7 @@ def test_a_larger_config_is_cut_to_the_classes_there_are(monkeypatch):
 
     monkeypatch.setattr(csqueue, "push", spy)
     large = request(*SMALL, "--config.method.rsmatch.queue_classes=100")
-    queue_cost.measure(large, least_seconds=0.0, rounds=1)
+    queue_cost.measure(large)
     assert set(selects) == {10, 20}
 
 
@@ -145,30 +140,28 @@ def test_pillow_draws_by_the_same_law():
 
 
 def test_operations_equal_to_pillow_are_counted(monkeypatch):
-    exact = functools.partial(
-        augment.exact_operations, size=32, device=jax.local_devices()[0]
-    )
-    assert exact() == list(views.OP_NAMES)
+    assert augment.exact_operations(32) == list(views.OP_NAMES)
     for broken, name in (
         ("_autocontrast", "autocontrast"),
         ("_equalize", "equalize"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(operations, broken, lambda x, *unused: x)
-            assert exact() == [other for other in views.OP_NAMES if other != name]
+            equal = [other for other in views.OP_NAMES if other != name]
+            assert augment.exact_operations(32) == equal
 
 
 def test_tensorflows_operations_are_those_of_pillow():
     """On a smooth image, so that rounding to a pixel changes little."""
-    rng, pillow = np.random.default_rng(1), pillow_views.PillowViews(SPEC)
+    rng = np.random.default_rng(1)
     y, x = np.mgrid[:32, :32][..., None]
     image = (20 + 6 * y + 2 * x * np.array([1, 0.5, 0.2])).astype(np.uint8)
-    for name, op in tf_images.operations(tf_augment.tf, 32).items():
+    for name, op in tf_images.operations(32).items():
         low, high = next((a, b) for n, a, b in views.OPS if n == name)
         for level in rng.random(5, dtype=np.float32):
             view = op(tf_augment.tf.constant(image), level).numpy().astype(int)
             value = float(low + (high - low) * level)
-            error = np.abs(view - pillow.apply(name, image, value))
+            error = np.abs(view - pillow_views.apply(name, image, value))
             assert error.mean() < 2 and (error > 8).mean() < 0.1, (name, level)
 
 
@@ -201,7 +194,7 @@ def test_figures_of_the_augmentation(monkeypatch):
 
 def test_augment_rows():
     small = request(*SMALL, "--config.input.randaugment_ops=2")
-    content = augment.BENCH.content(small, least_seconds=0.0, rounds=2)
+    content = augment.BENCH.content(small)
     rows = benches.rows_of(content)
     kinds = ("weak", "strong, n = 2")
     names = (augment.DEVICE, augment.PILLOW, augment.TF_IMAGES)
@@ -233,9 +226,7 @@ def test_input_rows(monkeypatch):
     monkeypatch.setattr(parallel, "shard_rows", spy)
     monkeypatch.setattr(resident, "make_batch", spy_on_step)
     monkeypatch.setattr(input_, "FIRST_STEPS", 2)
-    content = input_.BENCH.content(
-        request(*SMALL), num_unlabeled=64, least_seconds=0.0, rounds=2
-    )
+    content = input_.BENCH.content(request(*SMALL))
     rows = benches.rows_of(content)
     assert list(rows) == [input_.RESIDENT, input_.ORDERS, input_.TFDATA]
     assert content["figures"] == {}
@@ -255,7 +246,7 @@ def test_an_epochs_cost_is_spread_over_its_steps(monkeypatch):
     monkeypatch.setattr(input_.timing, "in_turns", epochs_take_two_seconds)
     monkeypatch.delattr(data, "tf_pipeline", raising=False)
     monkeypatch.setitem(sys.modules, "rsmatch_jax.data.tf_pipeline", None)
-    rows = benches.rows_of(input_.BENCH.content(request(*SMALL), num_unlabeled=64))
+    rows = benches.rows_of(input_.BENCH.content(request(*SMALL)))
     assert list(rows) == [input_.RESIDENT, input_.ORDERS], "there is no tf.data"
     assert rows[input_.RESIDENT]["ms"] == 2000
     assert rows[input_.ORDERS]["ms"] == 2000 / sampler.STEPS_PER_EPOCH

@@ -1,22 +1,19 @@
 """Profile and memory of a step: what is read from a trace, counted and compared."""
 
 import json
-import tempfile
+import types
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import benches
 
 from rsmatch_jax.bench import kernel_times, memory
 from rsmatch_jax.bench.harness import child, hlo, kernel_trace, workload
-from rsmatch_jax.bench.harness.kernel_trace import Kernel, Source
+from rsmatch_jax.bench.harness.kernel_trace import Kernel
 from rsmatch_jax.data import sampler
 from rsmatch_jax.errors import RunFailed
 
 SMALL = benches.small()
-UNLABELLED = 64
 
 
 def experiment(method):
@@ -31,31 +28,15 @@ def kernel(name="k", start=0.0, end=1.0, line="a", op=""):
 # Intervals.
 
 
-def test_the_idle_gap_of_known_intervals():
-    kernels = [
-        kernel(start=10, end=20),
-        kernel(start=15, end=30, line="b"),  # overlaps
-        kernel(start=16, end=18, line="c"),  # within
-        kernel(start=40, end=50),
-        kernel(start=50, end=60),  # touches
-    ]
-    assert kernel_trace.busy(kernels) == 40
-    assert kernel_trace.window(kernels) == 50
-    assert kernel_trace.idle_gap(kernels) == pytest.approx(0.2)
-    assert kernel_trace.idle_gap(kernels[:1]) == 0
-
-
 def test_busy_time_is_a_count_of_marked_points():
     rng = np.random.default_rng(0)
-    starts, lengths = rng.integers(0, 900, 60), rng.integers(1, 30, 60)
-    marked = np.zeros(1000, bool)
-    for start, length in zip(starts, lengths, strict=True):
+    marked, kernels = np.zeros(1000, bool), []
+    for start, length in rng.integers((0, 1), (900, 30), (60, 2)):
         marked[start : start + length] = True
-    kernels = [
-        kernel(start=float(s), end=float(s + n))
-        for s, n in zip(starts, lengths, strict=True)
-    ]
+        kernels.append(kernel(start=float(start), end=float(start + length)))
     assert kernel_trace.busy(kernels) == marked.sum()
+    at = np.flatnonzero(marked)
+    assert kernel_trace.window(kernels) == at[-1] + 1 - at[0]
 
 
 def test_a_loop_has_only_the_time_that_what_it_repeats_leaves():
@@ -144,20 +125,14 @@ def test_classes_of_a_gpus_kernels(name, op, expected):
     assert kernel_trace.classify(kernel(name, op=op), program) == expected
 
 
-def test_instructions_of_a_text():
-    program = kernel_trace.sources(hlo.Module.parse(GPU_PROGRAM))
-    assert len(program) == 14
-    assert program["loop_add_fusion.4"] == Source("fusion", "jit(s)/update/add", "")
-    assert program["tuple.11"].opcode == "tuple"
-    assert program["cudnn-conv.1"].convolution == kernel_trace.FORWARD
-
-
 # A real trace.
 
 
 @pytest.fixture(scope="module")
 def fixmatch():
-    return kernel_times.Profile(experiment("fixmatch"), UNLABELLED)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workload, "NUM_UNLABELED", 64)
+        return kernel_times.Profile(experiment("fixmatch"))
 
 
 def test_convolutions_of_a_real_step(fixmatch):
@@ -165,6 +140,8 @@ def test_convolutions_of_a_real_step(fixmatch):
     The stem's input needs no gradient."""
     fixmatch.run(1)
     kernels = fixmatch.traced(1)
+    assert all(k.op and k.end > k.start for k in kernels)
+    assert kernels == sorted(kernels, key=lambda k: k.start)
     ops = {name: set() for name in kernel_trace.CLASSES}
     for k in kernels:
         ops[kernel_trace.classify(k, fixmatch.program)].add(k.op)
@@ -186,27 +163,11 @@ def test_convolutions_of_a_real_step(fixmatch):
     assert times == sorted(times, reverse=True) and 0 < sum(times)
 
 
-def test_a_trace_of_a_tiny_program():
-    @jax.jit
-    def program(x):
-        with jax.named_scope("views"):
-            x = jnp.sort(x, axis=1)
-        with jax.named_scope("ema"):
-            return jnp.cumsum(jnp.sin(x), axis=0)
-
-    x = jnp.arange(512.0 * 64).reshape(512, 64)
-    text = program.lower(x).compile().as_text()
-    program(x).block_until_ready()
-    with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder):
-            program(x).block_until_ready()
-        kernels = kernel_trace.read(folder, "cpu")
-        assert kernel_trace.read(folder, "gpu") == []
-    assert all(k.op and k.end > k.start for k in kernels)
-    assert kernels == sorted(kernels, key=lambda k: k.start)
-    program = kernel_trace.sources(hlo.Module.parse(text))
-    classes = {kernel_trace.classify(k, program) for k in kernels}
-    assert {kernel_trace.VIEWS, kernel_trace.UPDATE} <= classes
+def test_a_trace_without_kernels(fixmatch, monkeypatch):
+    gpu = types.SimpleNamespace(platform="gpu", device_kind="H")
+    monkeypatch.setattr(fixmatch, "_device", gpu)
+    with pytest.raises(RunFailed, match="no kernel on H"):
+        fixmatch.traced(1)
 
 
 # Figures.
@@ -257,7 +218,7 @@ def test_columns_and_figure_of_known_kernels():
 
 def test_resident_arrays_take_what_their_shapes_say():
     exp = experiment("rsmatch")
-    row = memory.resident_columns(exp, UNLABELLED)
+    row = memory.resident_columns(exp)
     arrays, d = row["arrays"], exp.dims
     image = 32 * 32 * 3
     tables = {k: n for k, n in arrays.items() if k.startswith("data.tables.")}
@@ -265,13 +226,13 @@ def test_resident_arrays_take_what_their_shapes_say():
     assert {k: n for k, n in arrays.items() if k not in tables} == {
         "data.lab_images": d.num_labeled * image,
         "data.lab_labels": 4 * d.num_labeled,
-        "data.unl_images": UNLABELLED * image,
+        "data.unl_images": d.num_unlabeled * image,
         "orders.labelled": 4 * sampler.STEPS_PER_EPOCH * d.batch_size,
         "orders.unlabelled": 4 * sampler.STEPS_PER_EPOCH * d.unlabeled_batch,
     }
     assert row["resident_bytes"] == sum(arrays.values())
     # Larger by as much as the images that CIFAR-10 has more, it stays below the limit.
-    total = row["resident_bytes"] + (d.num_unlabeled - UNLABELLED) * image
+    total = row["resident_bytes"] + (50_000 - d.num_unlabeled) * image
     total += 4 * sampler.STEPS_PER_EPOCH * (512 - d.batch_size - d.unlabeled_batch)
     assert total / memory.MB <= memory.LIMITS["memory_resident_mb"].must
 
@@ -297,12 +258,11 @@ def test_memory_figures_of_known_numbers():
         request = memory.BENCH.parse(["--preset=cpu", *flags])
         return benches.figures(memory.BENCH, request, [], memory.figures(row))
 
-    results = figures()
-    assert set(results) == {"memory_resident_mb", "memory_host_mb"}
-    assert results["memory_resident_mb"]["value"] == pytest.approx(181)
-    assert results["memory_resident_mb"]["holds"]
-    assert results["memory_host_mb"]["value"] == pytest.approx(2500)
-    assert not results["memory_host_mb"]["holds"]
+    results = {name: (f["value"], f["holds"]) for name, f in figures().items()}
+    assert results == {
+        "memory_resident_mb": (pytest.approx(181), True),
+        "memory_host_mb": (pytest.approx(2500), False),
+    }
     other = figures("--config.model.classifier=wrn_28_2")
     assert set(other) == {"memory_resident_mb"}
     assert figures("--config.train.batch_size=4") == {}
@@ -318,17 +278,16 @@ def test_memory_is_measured_in_a_fresh_process(monkeypatch):
 
     monkeypatch.setattr(child, "run", run)
     flags = ["--preset=cpu", "--config.train.batch_size=4"]
-    memory.main(flags)
+    memory.BENCH.main(flags)
     variables = {child.MARKER: "memory", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     assert seen == [("memory", flags, variables, None)]
     with pytest.raises(RunFailed, match="7"):
-        memory.main(flags)
+        memory.BENCH.main(flags)
 
 
 def test_memory_of_a_small_run(monkeypatch, capsys):
     monkeypatch.setenv(child.MARKER, "memory")
-    monkeypatch.setattr(memory.workload, "NUM_UNLABELED", UNLABELLED)
-    memory.main([*SMALL, "--config.data.labels_per_class=1"])
+    memory.BENCH.main([*SMALL, "--config.data.labels_per_class=1"])
     text = capsys.readouterr().out
     assert "| data.unl_images " in text and "| dispatch 2 done " in text
     assert "start, packages imported" in text

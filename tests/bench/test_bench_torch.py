@@ -3,7 +3,6 @@ views. Skipped without PyTorch."""
 
 import functools
 import itertools
-import os
 import random
 
 import jax
@@ -28,12 +27,6 @@ def experiment(*flags):
     request = peer.BENCH.parse([*SMALL, *flags])
     values = {"method.name": "fixmatch"}
     return workload.build(request.config, values, request.device)
-
-
-@pytest.fixture
-def torch():
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the bench does
-    return pytest.importorskip("torch")
 
 
 # The network and the step.
@@ -244,33 +237,33 @@ def test_the_loader_makes_pillows_views(torch):
     from rsmatch_jax.bench.rivals import torch_loader
 
     size, labelled, unlabelled, seed = 8, 6, 20, 3
-    images = torch_loader.RandomImages(
-        SPEC, size, 10, labelled, unlabelled, (tuple(MEAN), tuple(STD)), seed
+    batches = torch_loader.RandomBatches(
+        *(SPEC, size, 10, labelled, unlabelled, 2, 4),
+        normalisation=(tuple(MEAN), tuple(STD)),
+        seed=seed,
     )
-    stream = torch_loader.stream(images, 2, 4, workers=1, pinned=False, seed=seed)
+    stream = torch_loader.stream(batches, workers=1, pinned=False)
     got = list(itertools.islice(stream, 2))
     del stream
-    images[0]  # here it draws the same images
+    images, labels = batches.draw()
+    assert images.shape == (labelled + unlabelled, size, size, 3)
+    assert 0 <= labels.min() and labels.max() < 10
     pillow, rng = pillow_views.PillowViews(SPEC), random.Random(f"{seed} 0")
 
     def view(at, strong):
-        made = pillow.view(images.images[at], pillow.draw(rng, size, strong))
+        made = pillow.view(images[at], pillow.draw(rng, size, strong))
         return ((made / 255 - MEAN) / STD).transpose(2, 0, 1)
 
-    rows = iter(torch_loader.RandomRows(images, 2, 4, seed))
     seen = set()
-    for batch in got:
-        lab, labels, weak, strong = (x.numpy() for x in batch)
-        assert lab.shape == (2, 3, size, size) and lab.dtype == np.float32
+    for lab, labels_of_lab, weak, strong in got:
+        assert lab.shape == (2, 3, size, size) and lab.dtype == torch.float32
         assert weak.shape == strong.shape == (4, 3, size, size)
-        at = next(rows)
-        seen |= set(at)
-        assert max(at[:2]) < labelled <= min(at[2:])
-        assert labels.tolist() == [int(images.labels[i]) for i in at[:2]]
-        close(lab, [view(i, False) for i in at[:2]], 1e-5)
-        pairs = [(view(i, False), view(i, True)) for i in at[2:]]
+        rows = rng.choices(range(labelled), k=2)
+        others = rng.choices(range(labelled, len(images)), k=4)
+        assert labels_of_lab.tolist() == labels[rows].tolist()
+        pairs = [(view(i, False), view(i, True)) for i in others]
         close(weak, [w for w, _ in pairs], 1e-5)
         close(strong, [s for _, s in pairs], 1e-5)
+        close(lab, [view(i, False) for i in rows], 1e-5)
+        seen |= {*rows, *others}
     assert len(seen) > 6, "every batch is another one"
-    assert images.images.shape == (labelled + unlabelled, size, size, 3)
-    assert 0 <= images.labels.min() and images.labels.max() < 10

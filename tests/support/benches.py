@@ -21,15 +21,10 @@ def small(batch=2, ratio=1, classifier="wrn_10_1"):
     ]
 
 
-def elsewhere(request, preset, platform):
-    """The request as on another device."""
-    device = types.SimpleNamespace(platform=platform, device_kind=platform)
-    return dataclasses.replace(request, preset=preset, device=device)
-
-
 def figures(bench, request, rows=(), values=None, platform=None):
     """The figures that follow from made-up rows and values, on the preset's device."""
-    request = elsewhere(request, request.preset, platform or request.preset)
+    device = types.SimpleNamespace(platform=platform or request.preset)
+    request = dataclasses.replace(request, device=device)
     return frame.figures(request, bench.limits, rows, values or {})
 
 

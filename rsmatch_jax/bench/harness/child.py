@@ -1,6 +1,5 @@
 """Runs benches in child processes: on one core, with other devices, started cold."""
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -19,11 +18,6 @@ def run(name: str, flags: Sequence[str], **kwargs) -> int:
     return child.run(command, **kwargs)
 
 
-def is_rerun(name: str) -> bool:
-    """Whether `rerun` started this process for the bench."""
-    return os.environ.get(MARKER) == name
-
-
 def rerun(
     name: str,
     flags: Sequence[str],
@@ -32,8 +26,7 @@ def rerun(
 ):
     """Runs the bench again in a child process, which measures and writes the results.
 
-    Raises:
-        RequestError, RunFailed: see `require_success`.
+    Raises the errors of `require_success`.
     """
     variables = {MARKER: name, **(environment or {})}
     code = run(name, flags, environment=variables, core=core)
@@ -41,11 +34,9 @@ def rerun(
 
 
 def require_success(code: int, what: str):
-    """Raises the error of a child's exit code; the child has printed the reason.
+    """Raises RequestError for a child's exit code 2 and RunFailed for others but 0.
 
-    Raises:
-        RequestError: the code is 2.
-        RunFailed: any other code but 0.
+    The child has printed the reason.
     """
     if code == 2:
         raise RequestError(f"{what} refuses the request, see above")

@@ -1,8 +1,7 @@
 """Reads the flags of a bench: config, preset, output file and its extra flags."""
 
+import argparse
 import dataclasses
-import os
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -18,9 +17,9 @@ PRESETS = {
     "gpu": {"model.dtype": "bfloat16"},
 }
 AS_CONFIGURED = {"cpu": {}, "gpu": {}}  # for benches that run no network
-CONFIG = "cifar10.py"
+CONFIG = "cifar10"  # the packaged config without --config
 Presets = Mapping[str, Mapping[str, Any]]  # {preset: {dotted key: value}}
-Extra = Mapping[str, float | None]  # {flag: default}
+Extra = Mapping[str, float | None]  # {flag: default}; None takes text
 NO_FLAGS: Extra = {}
 
 
@@ -62,17 +61,11 @@ def parse(
 ) -> Request:
     """Returns the request that the flags of a bench state.
 
-    Args:
-        argv: the flags alone. Without --config it is configs/cifar10.py of this
-            repository, whatever the current folder is.
-        presets: the user's values override them.
-        extra: flags that only this bench has, see `check`.
-        fixed: dotted keys that the bench sets and the user may not.
-
-    Raises:
-        RequestError: a flag, key, value or path cannot work.
+    presets: the user's values override them. extra: flags that only this bench has.
+    fixed: dotted keys that the bench sets and the user may not. Raises RequestError if
+    a flag, key, value or path cannot work.
     """
-    name, values = check(argv, extra)
+    values = check(argv, extra)
     device = jax.local_devices()[0]
     preset = values.preset or ("cpu" if device.platform == "cpu" else "gpu")
     overridden = set(fixed) & set(config_file.override_keys(["bench", *argv]))
@@ -82,10 +75,7 @@ def parse(
         )
     # The user's flags come later: the last of two values is used.
     defaults = [f"--config.{key}={value}" for key, value in presets[preset].items()]
-    file, others = _config_file(argv)
-    config, _, _ = config_file.parse(
-        ["bench", *file, *defaults, *others], _definitions(extra)
-    )
+    config, name, _ = _read([*defaults, *argv], extra)
     return Request(
         config=config,
         config_name=name,
@@ -97,55 +87,30 @@ def parse(
     )
 
 
-def check(argv: Sequence[str], extra: Extra = NO_FLAGS) -> tuple[str, flags.FlagValues]:
-    """Checks flags without touching a device; returns the config's name and all flags.
-
-    extra: a float takes numbers from 0; None takes text.
-
-    Raises:
-        RequestError: as `parse` does.
-    """
-    file, others = _config_file(argv)
-    _, name, values = config_file.parse(["bench", *file, *others], _definitions(extra))
+def check(argv: Sequence[str], extra: Extra = NO_FLAGS) -> flags.FlagValues:
+    """Checks the flags as `parse` does, without a device; returns their values."""
+    _, _, values = _read(argv, extra)
     files.check_output(values.out)
-    return name, values
+    return values
 
 
 def without(argv: Sequence[str], *names: str) -> list[str]:
     """The words without some flags and their values (--flag=value or --flag value)."""
-    words, skip = [], False
-    for word in argv:
-        name = word.lstrip("-").split("=", 1)[0]
-        if skip:
-            skip = False
-        elif word.startswith("-") and name in names:
-            skip = "=" not in word
-        else:
-            words.append(word)
-    return words
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in names:
+        parser.add_argument(f"--{name}", f"-{name}")
+    return parser.parse_known_args(argv)[1]
 
 
-def _config_file(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(the words that name the config file, the other words)."""
-    for i, arg in enumerate(argv):
-        if arg.lstrip("-").split("=", 1)[0] == "config" and arg.startswith("-"):
-            end = i + 1 if "=" in arg else i + 2
-            return list(argv[i:end]), [*argv[:i], *argv[end:]]
-    if config_file.ROOT not in sys.path:
-        sys.path.append(config_file.ROOT)  # config files import each other from there
-    return [f"--config={os.path.join(config_file.CONFIGS, CONFIG)}"], list(argv)
-
-
-def _definitions(extra: Extra):
+def _read(argv: Sequence[str], extra: Extra) -> tuple[Any, str, flags.FlagValues]:
     def define(values):
         flags.DEFINE_enum("preset", None, list(PRESETS), "Sizes.", flag_values=values)
         flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
         for name, default in extra.items():
-            if isinstance(default, float):
-                flags.DEFINE_float(
-                    name, default, name, lower_bound=0.0, flag_values=values
-                )
+            options = {"name": name, "default": default, "flag_values": values}
+            if default is None:
+                flags.DEFINE_string(**options, help=name)
             else:
-                flags.DEFINE_string(name, default, name, flag_values=values)
+                flags.DEFINE_float(**options, help=name, lower_bound=0.0)
 
-    return define
+    return config_file.parse(["bench", f"--config={CONFIG}", *argv], define)

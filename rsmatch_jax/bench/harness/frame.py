@@ -1,10 +1,7 @@
-"""The frame of a bench: flags in; tables, figures and JSON out.
-
-A bench states what it measures (`Bench.measure`), how its rows are shown and which
-limits its figures have.
-"""
+"""The frame of a bench: flags in; tables, figures and JSON out."""
 
 import dataclasses
+import os
 import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -53,6 +50,12 @@ class Limit:
         """Whether a value reaches `must`."""
         return value >= self.must if self.at_least else value <= self.must
 
+    def bounds(self) -> tuple[str, str]:
+        """`must` and `goal` with their signs; "" without a goal."""
+        sign = ">=" if self.at_least else "<="
+        goal = "" if self.goal is None else f"{sign} {self.goal:g}"
+        return f"{sign} {self.must:g}", goal
+
     def figure(self, value: float | Spread) -> dict[str, Any]:
         """The figure's JSON; a plain number has no spread."""
         number = value.median if isinstance(value, Spread) else value
@@ -74,8 +77,7 @@ def figures(
 ) -> dict[str, dict[str, Any]]:
     """{ID: figure's JSON} of the limits that apply to the request.
 
-    A figure that is neither in `values` nor a row's is absent. A row whose column
-    "fair" is False has no figure.
+    A figure that was not measured is absent. A row whose "fair" is False has no figure.
     """
     by_name = {row["row"]: row for row in rows if row.get("fair", True)}
     result = {}
@@ -97,13 +99,14 @@ class Column(NamedTuple):
     unit: float = 1.0
 
     def __call__(self, row: Row) -> str:
+        def text(value):
+            return number(value / self.unit, self.digits)
+
         value, quartiles = row.get(self.key), row.get(f"{self.key}_quartiles")
         if value is None:
             return "-"
-        text = number(value / self.unit, self.digits)
-        if quartiles is not None:
-            text += f" ({interval([q / self.unit for q in quartiles], self.digits)})"
-        return text
+        between = f" ({' to '.join(map(text, quartiles))})" if quartiles else ""
+        return text(value) + between
 
 
 # {title: what its cells show}: the key of a text, or a function of the row.
@@ -111,9 +114,7 @@ Table = Mapping[str, str | Callable[[Row], str]]
 FIGURES: Table = {
     "figure": "figure",
     "median (quartiles)": Column("value", 3),
-    "must": "must",
-    "goal": "goal",
-    "holds": "holds",
+    **{name: name for name in ("must", "goal", "holds")},
 }
 
 
@@ -124,7 +125,7 @@ class Bench:
     name: the subcommand. measure: request -> (rows, {figure ID: value}). table: of the
     rows, or a function that prints them. presets, extra, fixed: see
     `command_line.parse`. environment: returns the variables of the child process that
-    measures; None = this process measures.
+    measures; None = this process.
     """
 
     name: str
@@ -132,20 +133,19 @@ class Bench:
     table: Table | Callable[[Sequence[Row]], None]
     limits: Limits = dataclasses.field(default_factory=dict)
     presets: command_line.Presets = dataclasses.field(
-        default_factory=lambda: command_line.PRESETS
+        default_factory=command_line.PRESETS.copy
     )
     extra: command_line.Extra = dataclasses.field(default_factory=dict)
     fixed: Collection[str] = ()
     environment: Callable[[], Mapping[str, str]] | None = None
 
-    def main(self, argv: Sequence[str]) -> None:
+    def main(self, argv: Sequence[str]):
         """Measures, prints tables and figures, and writes --out=FILE.json.
 
-        Raises:
-            RequestError: the flags cannot work.
-            RunFailed: the measurement cannot go on.
+        Raises RequestError if the flags cannot work, RunFailed if measuring cannot.
         """
-        if self.environment is not None and not child.is_rerun(self.name):
+        is_child = os.environ.get(child.MARKER) == self.name
+        if self.environment is not None and not is_child:
             command_line.check(argv, self.extra)
             child.rerun(self.name, argv, self.environment())
             return
@@ -172,7 +172,7 @@ class Bench:
             "rows": rows,
         }
 
-    def deliver(self, request: Request, content: Mapping[str, Any]) -> None:
+    def deliver(self, request: Request, content: Mapping[str, Any]):
         """Prints tables and figures, and writes --out."""
         if callable(self.table):
             self.table(content["rows"])
@@ -186,11 +186,10 @@ class Bench:
 
 def show(table: Table, rows: Sequence[Row]):
     """Prints a table of rows."""
-
-    def cell(row, column):
-        return column(row) if callable(column) else str(row[column] or "")
-
-    lines = [[cell(row, column) for column in table.values()] for row in rows]
+    lines = [
+        [c(row) if callable(c) else str(row[c] or "") for c in table.values()]
+        for row in rows
+    ]
     terminal.say(f"\n{terminal.table(list(table), lines, numbers=True)}")
 
 
@@ -199,7 +198,20 @@ def show_figures(figures: Mapping[str, Mapping[str, Any]], limits: Limits):
     if not figures:
         terminal.say("\nno limit applies at these sizes on this device\n")
         return
-    show(FIGURES, [_figure_row(name, f, limits[name]) for name, f in figures.items()])
+    rows = []
+    for name, f in figures.items():
+        must, goal = limits[name].bounds()
+        rows.append(
+            {
+                "figure": f"{name} ({f['unit']})",
+                "value": f["value"],
+                "value_quartiles": f["spread"],
+                "must": must,
+                "goal": goal or "-",
+                "holds": "yes" if f["holds"] else "NO",
+            }
+        )
+    show(FIGURES, rows)
     terminal.say()
     missed = [name for name, f in figures.items() if not f["holds"]]
     if missed:
@@ -209,29 +221,12 @@ def show_figures(figures: Mapping[str, Mapping[str, Any]], limits: Limits):
         )
 
 
-def _figure_row(name: str, figure: Mapping[str, Any], limit: Limit) -> Row:
-    sign, goal = ">=" if limit.at_least else "<=", figure["goal"]
-    return {
-        "figure": f"{name} ({figure['unit']})",
-        "value": figure["value"],
-        "value_quartiles": figure["spread"],
-        "must": f"{sign} {figure['must']:g}",
-        "goal": "-" if goal is None else f"{sign} {goal:g}",
-        "holds": "yes" if figure["holds"] else "NO",
-    }
-
-
 def number(value: float | None, digits: int = 2) -> str:
     """Formats with `digits` decimals; values too small for them as 1.2e-07."""
     if value is None:
         return "-"
     small = 0 < abs(value) < 10**-digits
     return f"{value:.1e}" if small else f"{value:,.{digits}f}"
-
-
-def interval(low_high: Sequence[float], digits: int = 2) -> str:
-    """Formats quartiles as "low to high"."""
-    return f"{number(low_high[0], digits)} to {number(low_high[1], digits)}"
 
 
 def aliased(row: Row) -> str:

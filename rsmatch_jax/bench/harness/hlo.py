@@ -2,15 +2,12 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 COLLECTIVES = {
-    "all-reduce",
-    "all-gather",
-    "all-to-all",
-    "collective-permute",
-    "reduce-scatter",
+    *("all-reduce", "all-gather", "all-to-all"),
+    *("collective-permute", "reduce-scatter"),
 }
 NO_WORK = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast"}
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
@@ -31,16 +28,14 @@ class Instruction(NamedTuple):
 
     def called(self) -> list[str]:
         """Names of the computations that it calls."""
-        words = " ".join(_CALLS.findall(self.text))
-        return re.findall(r"[\w.\-]+", words)
+        return re.findall(r"[\w.\-]+", " ".join(_CALLS.findall(self.text)))
 
     @property
     def is_convolution(self) -> bool:
         """Whether it is a convolution or a library's call that computes one."""
-        library = self.opcode == "custom-call" and re.search(
-            r'target="[^"]*conv', self.text
-        )
-        return self.opcode == "convolution" or bool(library)
+        if self.opcode == "custom-call":
+            return bool(re.search(r'target="[^"]*conv', self.text))
+        return self.opcode == "convolution"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,13 +77,9 @@ class Module:
 
     def convolutions_in_loops(self) -> int:
         """Number of convolutions in bodies of `while` and in what these call."""
-        pending = [
-            body
-            for instructions in self.computations.values()
-            for i in instructions
-            for body in re.findall(r"body=%?([\w.\-]+)", i.text)
-        ]
-        reached = set()
+        bodies = self.computations.values()
+        text = "\n".join(i.text for instructions in bodies for i in instructions)
+        pending, reached = re.findall(r"body=%?([\w.\-]+)", text), set()
         while pending:
             name = pending.pop()
             if name in self.computations and name not in reached:
@@ -103,19 +94,16 @@ class Module:
 
         A call counts as what it calls: XLA's CPU backend wraps parallel fusions so.
         """
-        fusions, kernels = self._count(self.entry)
-        return {"fusions": fusions, "kernels": kernels}
+        kernels = list(self._kernels(self.entry))
+        return {"fusions": kernels.count("fusion"), "kernels": len(kernels)}
 
-    def _count(self, name: str) -> tuple[int, int]:
-        fusions = kernels = 0
+    def _kernels(self, name: str) -> Iterator[str]:
         for i in self.computations[name]:
             if i.opcode == "call":
                 for called in i.called():
-                    inner = self._count(called)
-                    fusions, kernels = fusions + inner[0], kernels + inner[1]
+                    yield from self._kernels(called)
             elif i.opcode not in NO_WORK and not i.opcode.endswith("-done"):
-                fusions, kernels = fusions + (i.opcode == "fusion"), kernels + 1
-        return fusions, kernels
+                yield i.opcode
 
 
 def _split(text: str) -> tuple[str, str, str]:

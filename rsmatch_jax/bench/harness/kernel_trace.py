@@ -16,19 +16,19 @@ import jax
 
 from rsmatch_jax.bench.harness import hlo
 
-FORWARD = "convolution, forward"
-INPUT_GRADIENT = "convolution, input gradient"
-WEIGHT_GRADIENT = "convolution, weight gradient"
-SOME_CONVOLUTION = "convolution, unknown pass"
-NETWORK = "network: BatchNorm, elementwise, losses"
-VIEWS, QUEUE, UPDATE = "views", "queue", "optimiser and EMA"
-COPIES, OTHER = "copies and transposes", "other"
 CLASSES = (
-    *(FORWARD, INPUT_GRADIENT, WEIGHT_GRADIENT, SOME_CONVOLUTION, NETWORK),
-    *(VIEWS, QUEUE, UPDATE, COPIES, OTHER),
+    FORWARD := "convolution, forward",
+    INPUT_GRADIENT := "convolution, input gradient",
+    WEIGHT_GRADIENT := "convolution, weight gradient",
+    SOME_CONVOLUTION := "convolution, unknown pass",
+    NETWORK := "network: BatchNorm, elementwise, losses",
+    VIEWS := "views",
+    QUEUE := "queue",
+    UPDATE := "optimiser and EMA",
+    COPIES := "copies and transposes",
+    OTHER := "other",
 )
-# Named scopes of the step.
-SCOPES = {
+SCOPES = {  # named scopes of the step
     "views": VIEWS,
     "queue": QUEUE,
     "loss": NETWORK,
@@ -132,27 +132,18 @@ def window(kernels: Sequence[Kernel]) -> float:
     return max(k.end for k in kernels) - min(k.start for k in kernels)
 
 
-def idle_gap(kernels: Sequence[Kernel]) -> float:
-    """The share of the window in which no kernel ran, 0 to 1."""
-    return 1 - busy(kernels) / window(kernels)
-
-
 def self_times(kernels: Iterable[Kernel]) -> list[tuple[Kernel, float]]:
     """(kernel, nanoseconds without the kernels nested in it), by line, then start.
 
     On a CPU a loop is an operation, and so is each operation that it repeats.
     """
-    times: list[list] = []
-    running: list[int] = []  # positions in `times`
+    times, running = [], []  # [kernel, nanoseconds] of all, and of those not yet ended
     for k in sorted(kernels, key=lambda k: (k.line, k.start, -k.end)):
-        while running:
-            outer = times[running[-1]][0]
-            if outer.line == k.line and outer.end > k.start:
-                times[running[-1]][1] -= min(k.end, outer.end) - k.start
-                break
-            running.pop()
-        running.append(len(times))
-        times.append([k, k.end - k.start])
+        running = [x for x in running if x[0].line == k.line and x[0].end > k.start]
+        if running:
+            running[-1][1] -= min(k.end, running[-1][0].end) - k.start
+        running.append([k, k.end - k.start])
+        times.append(running[-1])
     return [(k, nanoseconds) for k, nanoseconds in times]
 
 

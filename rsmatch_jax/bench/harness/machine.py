@@ -1,5 +1,6 @@
 """Describes the machine and the installed packages for a bench's JSON."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -30,10 +31,8 @@ def versions() -> dict[str, str]:
     for name in (*PACKAGES, *OPTIONAL):
         # TensorFlow's CPU build is a distribution of another name.
         for distribution in (f"{name}-cpu", name):
-            try:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
                 result[name] = importlib.metadata.version(distribution)
-            except importlib.metadata.PackageNotFoundError:
-                continue
     return result
 
 
@@ -45,11 +44,8 @@ def cores() -> int | None:
 
 
 def _cpu_model() -> str:
-    try:
-        with open("/proc/cpuinfo") as f:
-            for line in f:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as f:
+        for line in f:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()

@@ -12,6 +12,7 @@ from rsmatch_jax import terminal
 
 Run = Callable[[int], Any]  # does so many steps and waits for the last one
 Clock = Callable[[], float]
+budget_clock: Clock = time.perf_counter  # of `within`
 
 
 class Spread(NamedTuple):
@@ -47,7 +48,7 @@ def timed(
     """
     result = columns("ms", 1e3 * seconds[label])
     result |= columns("ratio", seconds[label] / seconds[reference])
-    return result if images is None else {**result, **rates(result["ms"], images)}
+    return result if images is None else result | rates(result["ms"], images)
 
 
 def rates(ms: float, images: int) -> dict[str, float]:
@@ -74,8 +75,7 @@ def in_turns(
 ) -> dict[str, np.ndarray]:
     """Warms programs up and times them; seconds per step, {name: float [rounds]}.
 
-    Each turn takes at least `least_seconds` and a multiple of `units` steps (default
-    1).
+    Each turn takes at least `least_seconds` and a multiple of `units` steps, default 1.
     """
     steps = {}
     for name, run in runs.items():
@@ -117,24 +117,22 @@ def interleave(
     return seconds
 
 
-def within(
-    seconds: float, items: Sequence[Any], clock: Clock, always: int = 0
-) -> Iterator[Any]:
+def within(seconds: float, items: Sequence[Any], always: int = 0) -> Iterator[Any]:
     """Iterates over items until `seconds` from now have passed.
 
     The first `always` items come in any case. Prints the items that were left out.
     """
-    return _until(clock() + seconds, list(items), clock, always)
+    end, left = budget_clock() + seconds, list(items)
 
+    def until_then():
+        try:
+            while left and (len(items) - len(left) < always or budget_clock() < end):
+                yield left.pop(0)
+        finally:  # also where the caller closes the iterator
+            if left:
+                terminal.say(f"left out: {'; '.join(map(str, left))}")
 
-def _until(end: float, left: list, clock: Clock, always: int) -> Iterator[Any]:
-    try:
-        while left and (always > 0 or clock() < end):
-            always -= 1
-            yield left.pop(0)
-    finally:  # also where the caller closes the iterator
-        if left:
-            terminal.say(f"left out: {'; '.join(map(str, left))}")
+    return until_then()
 
 
 def _per_step(run: Run, steps: int, clock: Clock) -> float:

@@ -36,8 +36,7 @@ def build(
 ) -> experiment.Experiment:
     """The experiment of a config with changed values, on images of `size` pixels.
 
-    Raises:
-        RequestError: the config cannot work.
+    Raises RequestError if the config cannot work.
     """
     config = copy.deepcopy(config)  # stays locked: an unknown key raises
     for key, value in values.items():
@@ -75,17 +74,20 @@ def describe(exp: experiment.Experiment) -> str:
     )
 
 
+def _noise(exp: experiment.Experiment):
+    """(n -> uint8 images [n, S, S, 3], (n, end) -> int32 numbers [n] below end)."""
+    rng = np.random.default_rng(exp.config.seed)
+    return (
+        lambda n: rng.integers(0, 256, (n, *exp.dims.image_shape), dtype=np.uint8),
+        lambda n, end: rng.integers(0, end, n, dtype=np.int32),
+    )
+
+
 def random_batch(exp: experiment.Experiment) -> Batch:
     """One global batch of noise, numpy; the same for all methods at one size."""
-    rng, d = np.random.default_rng(exp.config.seed), exp.dims
+    (images, numbers), d = _noise(exp), exp.dims
     unlabeled = d.unlabeled_batch if exp.method.uses_unlabeled else 0
-
-    def images(n):
-        return rng.integers(0, 256, (n, *d.image_shape), dtype=np.uint8)
-
-    def numbers(n, end):
-        return rng.integers(0, end, n, dtype=np.int32)
-
+    needs_truth = exp.method.needs_truth
     return Batch(
         lab=images(d.batch_size),
         labels=numbers(d.batch_size, d.num_classes),
@@ -93,39 +95,24 @@ def random_batch(exp: experiment.Experiment) -> Batch:
         weak=images(unlabeled),
         strong=images(unlabeled),
         indices=numbers(unlabeled, d.num_unlabeled),
-        synthetic=numbers(unlabeled, 2).astype(bool)
-        if exp.method.needs_truth
-        else None,
+        synthetic=numbers(unlabeled, 2).astype(bool) if needs_truth else None,
     )
 
 
-def random_task(
-    exp: experiment.Experiment, num_unlabeled: int | None = None
-) -> rs_ssl.Task:
-    """Training images of noise; every second unlabelled one counts as synthetic.
-
-    num_unlabeled: None = the experiment's number.
-    """
-    rng, d = np.random.default_rng(exp.config.seed), exp.dims
-    count = d.num_unlabeled if num_unlabeled is None else num_unlabeled
-
-    def images(n):
-        return rng.integers(0, 256, (n, *d.image_shape), dtype=np.uint8)
-
-    def labels(n):
-        return rng.integers(0, d.num_classes, n, dtype=np.int32)
-
+def random_task(exp: experiment.Experiment) -> rs_ssl.Task:
+    """Training images of noise; every second unlabelled one counts as synthetic."""
+    (images, numbers), d = _noise(exp), exp.dims
     empty = np.zeros(0, np.int32)
-    synthetic = np.arange(count) % 2 == 1
+    synthetic = np.arange(d.num_unlabeled) % 2 == 1
     return rs_ssl.Task(
         name=exp.config.data.name,
         split=rs_ssl.Split(empty, empty, empty, empty),
         class_names=tuple(map(str, range(d.num_classes))),
         generator_names=("noise",),
         lab_images=images(d.num_labeled),
-        lab_labels=labels(d.num_labeled),
-        unl_images=images(count),
-        unl_labels=labels(count),
+        lab_labels=numbers(d.num_labeled, d.num_classes),
+        unl_images=images(d.num_unlabeled),
+        unl_labels=numbers(d.num_unlabeled, d.num_classes),
         unl_synthetic=synthetic,
         unl_generator=np.where(synthetic, 0, -1).astype(np.int32),
         val_images=images(0),
@@ -135,31 +122,27 @@ def random_task(
     )
 
 
-def epoch_orders(
-    exp: experiment.Experiment, epoch: int, num_unlabeled: int
-) -> resident.Orders:
+def epoch_orders(exp: experiment.Experiment, epoch: int) -> resident.Orders:
     """Which images the steps of an epoch take."""
     with jax.default_device(exp.devices[0]):
         return resident.epoch_orders(
             exp.config.seed,
             epoch,
             num_labelled=exp.dims.num_labeled,
-            num_unlabelled=num_unlabeled,
+            num_unlabelled=exp.dims.num_unlabeled,
             batch=exp.dims.batch_size,
             unlabelled_batch=exp.dims.unlabeled_batch,
         )
 
 
-def resident_feed(
-    exp: experiment.Experiment, num_unlabeled: int | None = None
-) -> feed.ResidentFeed:
+def resident_feed(exp: experiment.Experiment) -> feed.ResidentFeed:
     """A run's input on this device, with random images.
 
     On a CPU a dispatch has one step and no loop, as in a run.
     """
     on_cpu = exp.devices[0].platform == "cpu"
     loop = None if on_cpu else exp.config.train.steps_per_dispatch
-    return feed.ResidentFeed(exp, random_task(exp, num_unlabeled), loop)
+    return feed.ResidentFeed(exp, random_task(exp), loop)
 
 
 def gflop(exp: experiment.Experiment) -> float | None:
@@ -196,12 +179,29 @@ class Program:
         return jax.block_until_ready((self.state, output))[1]
 
     def cost(self) -> dict[str, Any]:
-        """`cost` and the time to compile.
+        """What the compiler says about the program; a loop counts as one iteration.
 
-        Tracing counts as compiling. A compilation cache makes the time short.
+        Values that the backend does not know are None. compile_seconds: with tracing;
+        a compilation cache makes it short.
         """
-        columns = cost(self.compiled, self.state)
-        return {"compile_seconds": self.compile_seconds, **columns}
+        counted = self.compiled.cost_analysis() or {}
+        module, flops = hlo.Module.parse(self.compiled.as_text()), counted.get("flops")
+        return {
+            "compile_seconds": self.compile_seconds,
+            "gflop": None if flops is None else flops / 1e9,
+            "bytes_accessed": counted.get("bytes accessed"),
+            "temp_bytes": temp_bytes(self.compiled),
+            "state_leaves": len(jax.tree.leaves(self.state)),
+            "aliased_leaves": module.aliased_leaves(),
+            "collectives": module.collectives(),
+            **module.kernels(),
+        }
+
+
+def temp_bytes(compiled: jax.stages.Compiled) -> int | None:
+    """Bytes of a program's buffers within a step; None if the backend does not know."""
+    memory = compiled.memory_analysis()
+    return None if memory is None else memory.temp_size_in_bytes
 
 
 def step_program(exp: experiment.Experiment) -> Program:
@@ -210,7 +210,7 @@ def step_program(exp: experiment.Experiment) -> Program:
     return Program(exp.train_step(), exp.init_state(), batch)
 
 
-class FeedProgram:
+class FeedProgram(Program):
     """The compiled steps of a feed with their state; done: steps done so far."""
 
     def __init__(self, exp: experiment.Experiment, source: feed.Feed):
@@ -231,22 +231,3 @@ class FeedProgram:
             self.state, dispatched = self.feed.run(self.state, self.done, room)
             self.done += dispatched.count
         return jax.block_until_ready((self.state, dispatched.metrics))[1]
-
-
-def cost(compiled: jax.stages.Compiled, state: Any) -> dict[str, Any]:
-    """What the compiler says about a program whose first argument, `state`, is donated.
-
-    Values that the backend does not know are None. A loop counts as one iteration.
-    """
-    counted = compiled.cost_analysis() or {}
-    memory, module = compiled.memory_analysis(), hlo.Module.parse(compiled.as_text())
-    flops = counted.get("flops")
-    return {
-        "gflop": None if flops is None else flops / 1e9,
-        "bytes_accessed": counted.get("bytes accessed"),
-        "temp_bytes": None if memory is None else memory.temp_size_in_bytes,
-        "state_leaves": len(jax.tree.leaves(state)),
-        "aliased_leaves": module.aliased_leaves(),
-        "collectives": module.collectives(),
-        **module.kernels(),
-    }

@@ -1,16 +1,44 @@
 """Weak and strong views as PyTorch code bases make them: one Pillow image at a time.
 
 Follows USB (randaugment.py and torchvision's RandomCrop with reflect padding). But
-Pillow pastes the padding, for which torchvision uses numpy.
+Pillow pastes the padding, for which torchvision uses numpy. Imports Pillow; import it
+lazily.
 """
 
+import dataclasses
 import random
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from rsmatch_jax.augment import views
+
+_MIRROR = Image.Transpose.FLIP_LEFT_RIGHT
+_TURN = Image.Transpose.FLIP_TOP_BOTTOM
+
+
+def _warp(im, *coefficients):
+    return im.transform(im.size, Image.Transform.AFFINE, coefficients)
+
+
+OPERATIONS = {  # functions of (Pillow image, value)
+    "autocontrast": lambda im, v: ImageOps.autocontrast(im),
+    "brightness": lambda im, v: ImageEnhance.Brightness(im).enhance(v),
+    "color": lambda im, v: ImageEnhance.Color(im).enhance(v),
+    "contrast": lambda im, v: ImageEnhance.Contrast(im).enhance(v),
+    "equalize": lambda im, v: ImageOps.equalize(im),
+    "identity": lambda im, v: im,
+    "posterize": lambda im, v: ImageOps.posterize(im, max(1, int(v))),
+    "rotate": lambda im, v: im.rotate(v),
+    "sharpness": lambda im, v: ImageEnhance.Sharpness(im).enhance(v),
+    "shear_x": lambda im, v: _warp(im, 1, v, 0, 0, 1, 0),
+    "shear_y": lambda im, v: _warp(im, 1, 0, 0, v, 1, 0),
+    "solarize": lambda im, v: ImageOps.solarize(im, v),
+    "translate_x": lambda im, v: _warp(im, 1, 0, v * im.width, 0, 1, 0),
+    "translate_y": lambda im, v: _warp(im, 1, 0, 0, 0, 1, v * im.height),
+}
 
 
 class Numbers(NamedTuple):
@@ -27,16 +55,11 @@ class Numbers(NamedTuple):
     cutout: tuple[float, float, float] | None = None
 
 
+@dataclasses.dataclass(frozen=True)
 class PillowViews:
-    """Makes views of uint8 arrays [S, S, 3]. Raises ImportError without Pillow."""
+    """Makes views of uint8 arrays [S, S, 3]."""
 
-    def __init__(self, spec: views.ViewSpec):
-        from PIL import Image, ImageDraw, ImageEnhance, ImageOps
-
-        self._spec, self._image, self._draw = spec, Image, ImageDraw
-        self._ops = _operations(Image, ImageEnhance, ImageOps)
-        self._mirror = Image.Transpose.FLIP_LEFT_RIGHT
-        self._turn = Image.Transpose.FLIP_TOP_BOTTOM
+    spec: views.ViewSpec
 
     def batch(
         self, images: np.ndarray, rng: random.Random, *, strong: bool
@@ -47,7 +70,7 @@ class PillowViews:
 
     def draw(self, rng: random.Random, size: int, strong: bool) -> Numbers:
         """Draws numbers by USB's distribution, from Python's generator."""
-        spec, stop = self._spec, 2 * self._spec.crop_pad
+        spec, stop = self.spec, 2 * self.spec.crop_pad
         shift = (rng.randint(0, stop), rng.randint(0, stop))
         flip = spec.flip and rng.random() < 0.5
         if not strong:
@@ -63,69 +86,45 @@ class PillowViews:
 
     def view(self, image: np.ndarray, numbers: Numbers) -> np.ndarray:
         """Makes one view; it stays a Pillow image between operations."""
-        im = self._image.fromarray(image)
-        if self._spec.crop_pad:
-            im = self._crop(im, numbers.shift)
+        im = Image.fromarray(image)
+        if self.spec.crop_pad:
+            im = _crop(im, numbers.shift, self.spec.crop_pad)
         if numbers.flip:
-            im = im.transpose(self._mirror)
+            im = im.transpose(_MIRROR)
         for name, value in numbers.ops:
-            im = self._ops[name](im, value)
+            im = OPERATIONS[name](im, value)
         if numbers.cutout is not None:
-            im = self._cutout(im, *numbers.cutout)
+            im = _cutout(im, *numbers.cutout)
         return np.asarray(im)
 
-    def apply(self, name: str, image: np.ndarray, value: float) -> np.ndarray:
-        """Applies one operation."""
-        return np.asarray(self._ops[name](self._image.fromarray(image), value))
 
-    def _crop(self, im, shift):
-        size, pad = im.width, self._spec.crop_pad
-        end = size - 1  # the edge is not repeated
-        wide = self._image.new("RGB", (size + 2 * pad, size))
-        wide.paste(im.crop((1, 0, 1 + pad, size)).transpose(self._mirror), (0, 0))
-        wide.paste(im, (pad, 0))
-        right = im.crop((end - pad, 0, end, size)).transpose(self._mirror)
-        wide.paste(right, (pad + size, 0))
-        full = self._image.new("RGB", (size + 2 * pad, size + 2 * pad))
-        width = wide.width
-        full.paste(wide.crop((0, 1, width, 1 + pad)).transpose(self._turn), (0, 0))
-        full.paste(wide, (0, pad))
-        bottom = wide.crop((0, end - pad, width, end)).transpose(self._turn)
-        full.paste(bottom, (0, pad + size))
-        y, x = shift
-        return full.crop((x, y, x + size, y + size))
+def apply(name: str, image: np.ndarray, value: float) -> np.ndarray:
+    """Applies one operation to uint8 [S, S, 3]."""
+    return np.asarray(OPERATIONS[name](Image.fromarray(image), value))
 
-    def _cutout(self, im, share, centre_y, centre_x):
-        if share <= 0:
-            return im
-        side = share * im.width
-        x0, y0 = (int(max(0, c - side / 2)) for c in (centre_x, centre_y))
-        box = (x0, y0, min(im.width, x0 + side), min(im.height, y0 + side))
-        im = im.copy()
-        self._draw.Draw(im).rectangle(box, views.CUTOUT_FILL)
+
+def _crop(im, shift, pad):
+    size = im.width
+    end, width = size - 1, size + 2 * pad  # the edge is not repeated
+    wide = Image.new("RGB", (width, size))
+    wide.paste(im.crop((1, 0, 1 + pad, size)).transpose(_MIRROR), (0, 0))
+    wide.paste(im, (pad, 0))
+    wide.paste(im.crop((end - pad, 0, end, size)).transpose(_MIRROR), (pad + size, 0))
+    full = Image.new("RGB", (width, width))
+    full.paste(wide.crop((0, 1, width, 1 + pad)).transpose(_TURN), (0, 0))
+    full.paste(wide, (0, pad))
+    bottom = wide.crop((0, end - pad, width, end)).transpose(_TURN)
+    full.paste(bottom, (0, pad + size))
+    y, x = shift
+    return full.crop((x, y, x + size, y + size))
+
+
+def _cutout(im, share, centre_y, centre_x):
+    if share <= 0:
         return im
-
-
-def _operations(image: Any, enhance: Any, ops: Any) -> dict[str, Any]:
-    """{name: function of (Pillow image, value)}."""
-    affine = image.Transform.AFFINE
-
-    def warp(im, *coefficients):
-        return im.transform(im.size, affine, coefficients)
-
-    return {
-        "autocontrast": lambda im, v: ops.autocontrast(im),
-        "brightness": lambda im, v: enhance.Brightness(im).enhance(v),
-        "color": lambda im, v: enhance.Color(im).enhance(v),
-        "contrast": lambda im, v: enhance.Contrast(im).enhance(v),
-        "equalize": lambda im, v: ops.equalize(im),
-        "identity": lambda im, v: im,
-        "posterize": lambda im, v: ops.posterize(im, max(1, int(v))),
-        "rotate": lambda im, v: im.rotate(v),
-        "sharpness": lambda im, v: enhance.Sharpness(im).enhance(v),
-        "shear_x": lambda im, v: warp(im, 1, v, 0, 0, 1, 0),
-        "shear_y": lambda im, v: warp(im, 1, 0, 0, v, 1, 0),
-        "solarize": lambda im, v: ops.solarize(im, v),
-        "translate_x": lambda im, v: warp(im, 1, 0, v * im.width, 0, 1, 0),
-        "translate_y": lambda im, v: warp(im, 1, 0, 0, 0, 1, v * im.height),
-    }
+    side = share * im.width
+    x0, y0 = (int(max(0, c - side / 2)) for c in (centre_x, centre_y))
+    box = (x0, y0, min(im.width, x0 + side), min(im.height, y0 + side))
+    im = im.copy()
+    ImageDraw.Draw(im).rectangle(box, views.CUTOUT_FILL)
+    return im

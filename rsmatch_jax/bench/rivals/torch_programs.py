@@ -33,16 +33,16 @@ class Programs:
     many can run. On a GPU cuDNN searches for the fastest convolutions.
     """
 
-    def __init__(self, exp: Experiment, device: torch.device, num_unlabeled: int):
+    def __init__(self, exp: Experiment, device: torch.device):
         self._exp, self._device = exp, device
-        self._num_unlabeled = num_unlabeled
         torch.manual_seed(exp.config.seed)
         torch.backends.cudnn.benchmark = True
         if device.type == "cpu":
             torch.set_num_threads(machine.cores())
         self._batch = placed(exp, device)
         self._usb = AsInUSB(exp, device)
-        self.needed, self.workers = self._count_workers()
+        self.needed = max(1, machine.cores() - 2)
+        self.workers = self._count_workers()
         self._stream = None  # opened late: workers disturb other programs
 
     @property
@@ -59,7 +59,22 @@ class Programs:
     def usb_loader(self, steps: int):
         """USB's step; every batch comes from the workers."""
         if self._stream is None:
-            self._stream = self._open()
+            exp, d = self._exp, self._exp.dims
+            batches = torch_loader.RandomBatches(
+                spec=exp.views,
+                size=d.image_shape[0],
+                num_classes=d.num_classes,
+                num_labeled=d.num_labeled,
+                num_unlabeled=d.num_unlabeled,
+                batch=d.batch_size,
+                unlabeled_batch=d.unlabeled_batch,
+                normalisation=normalise.normalisation(exp.config.data.name),
+                seed=exp.config.seed,
+            )
+            pinned = self._device.type == "cuda"
+            self._stream = torch_loader.stream(
+                batches, workers=self.workers, pinned=pinned
+            )
         for _ in range(steps):
             self._usb.step(Batch(*next(self._stream)).to(self._device))
         self._wait()
@@ -70,13 +85,8 @@ class Programs:
         Compiled on a GPU, if that works. On a CPU compiling would take longer than the
         rest of the bench.
         """
-        program = Lean(
-            self._exp,
-            self._device,
-            self._batch,
-            bfloat16=bfloat16,
-            compiled=self._device.type == "cuda",
-        )
+        options = {"bfloat16": bfloat16, "compiled": self._device.type == "cuda"}
+        program = Lean(self._exp, self._device, self._batch, **options)
         if program.why_not is not None:
             why = program.why_not.strip().split("\n", 1)[0]
             terminal.say(f"lean torch stays eager because torch.compile failed: {why}")
@@ -103,52 +113,28 @@ class Programs:
         if self._device.type == "cuda":
             torch.cuda.synchronize()
 
-    def _count_workers(self) -> tuple[int, int]:
-        """(workers needed, workers that can run)."""
-        needed = max(1, machine.cores() - 2)
+    def _count_workers(self) -> int:
         if importlib.util.find_spec("PIL") is None:
             terminal.say("torch's loader: not measured because there is no Pillow")
-            return needed, 0
+            return 0
         if not os.path.isdir(SHARED_MEMORY):
-            return needed, needed
+            return self.needed
         batch = sum(x.numel() * x.element_size() for x in self._batch)
         free = shutil.disk_usage(SHARED_MEMORY).free
         # The prepared batches, and one that each worker is writing.
         fit = int(free // (batch * (torch_loader.PREFETCH + 1)))
-        if fit < needed:
+        if fit < self.needed:
             terminal.say(
                 f"{SHARED_MEMORY} has {free / 2**20:.0f} MiB, enough for {fit} of "
-                f"{needed} loader workers: no fair comparison with the loader"
+                f"{self.needed} loader workers: no fair comparison with the loader"
             )
-        return needed, min(needed, fit)
-
-    def _open(self):
-        exp, d = self._exp, self._exp.dims
-        images = torch_loader.RandomImages(
-            exp.views,
-            d.image_shape[0],
-            d.num_classes,
-            d.num_labeled,
-            self._num_unlabeled,
-            normalise.normalisation(exp.config.data.name),
-            exp.config.seed,
-        )
-        return torch_loader.stream(
-            images,
-            d.batch_size,
-            d.unlabeled_batch,
-            workers=self.workers,
-            pinned=self._device.type == "cuda",
-            seed=exp.config.seed,
-        )
+        return min(self.needed, fit)
 
 
 def placed(exp: Experiment, device: torch.device) -> Batch:
     """JAX's batch of noise, normalised, on torch's device."""
     batch = workload.random_batch(exp)
-    mean, std = (
-        np.array(x, np.float32) for x in normalise.normalisation(exp.config.data.name)
-    )
+    mean, std = np.float32(normalise.normalisation(exp.config.data.name))
 
     def images(rows):
         normalised = (rows.astype(np.float32) / 255 - mean) / std
