@@ -48,10 +48,22 @@ def find(
         RequestError: a name means no image.
     """
     paths: dict[str, None] = {}
+    suffixes = ", ".join(image_source.SUFFIXES)
     for name in names:
         path = os.path.expanduser(name)
         if os.path.isdir(path):
-            matches = _in_folder(name, path, note)
+            images, others = image_source.in_folder(path)
+            if not images:
+                raise RequestError(
+                    f"{name}: there is no image in this folder ({suffixes})"
+                )
+            if others:
+                note(
+                    f"{name}: {len(others)} of {len(images) + len(others)} files are "
+                    f"left out, such as {others[0].path}: an image in a folder ends in "
+                    f"{suffixes}"
+                )
+            matches = [os.path.join(path, file.path) for file in images]
         elif os.path.exists(path):
             matches = [path]
         else:
@@ -65,19 +77,6 @@ def find(
                 )
         paths.update(dict.fromkeys(matches))
     return list(paths)
-
-
-def _in_folder(name: str, path: str, note: Callable[[str], None]) -> list[str]:
-    images, others = image_source.in_folder(path)
-    suffixes = ", ".join(image_source.SUFFIXES)
-    if not images:
-        raise RequestError(f"{name}: there is no image in this folder ({suffixes})")
-    if others:
-        note(
-            f"{name}: {len(others)} of {len(images) + len(others)} files are left out, "
-            f"such as {others[0].path}: an image in a folder ends in {suffixes}"
-        )
-    return [os.path.join(path, file.path) for file in images]
 
 
 def batches(
@@ -118,16 +117,16 @@ def load(path: str, size: int, *, central: bool = False) -> Loaded:
             on (`encoded.central_view`), for images of any size.
     """
     try:
-        image = image_source.decode(image_source.read_file(path))
+        picture = image_source.decode(image_source.read_file(path))
     except image_source.Unreadable as e:
         return Loaded(path, None, reason=str(e))
     if not central:
-        picture = image_source.square(image, size)
-        return Loaded(path, picture.pixels, image.original, picture.changes)
+        picture = image_source.square(picture, size)
+        return Loaded(path, picture.pixels, picture.original, picture.changes)
     changes = (
-        *image.changes,
+        *picture.changes,
         f"cropped to {encoded.CENTRE:g} of its central square",
-        image_source.resized_from(image.original),
+        image_source.resized_from(picture.original),
     )
-    pixels = encoded.central_view(image.rgb, size)
-    return Loaded(path, pixels, image.original, changes)
+    pixels = encoded.central_view(picture.rgb, size)
+    return Loaded(path, pixels, picture.original, changes)

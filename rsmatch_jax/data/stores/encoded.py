@@ -8,6 +8,7 @@ has searched. Needs no TensorFlow.
 import dataclasses
 import io
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -106,6 +107,25 @@ class EncodedImages:
                 f"the image at byte {offset} of {self.files[file]} cannot be decoded "
                 f"({e}); copy or prepare the dataset again"
             ) from None
+
+
+def locate(
+    folder: str, shards: Sequence[str], places: np.ndarray, size: int
+) -> EncodedImages:
+    """Returns the images at `places` in the files `shards` of a folder.
+
+    Raises:
+        ValueError: the arrays have wrong dtypes, shapes or values.
+    """
+    if places.dtype != np.int64 or places.shape != (len(places), 3):
+        raise ValueError(f"places are {places.dtype} {places.shape}")
+    # A path in place of a file name could lead out of the dataset's folder.
+    if any(os.path.basename(shard) != shard for shard in shards):
+        raise ValueError("shards are no file names")
+    if len(places) and (places.min() < 0 or places[:, 0].max() >= len(shards)):
+        raise ValueError("places lie in no shard")
+    paths = tuple(os.path.join(folder, shard) for shard in shards)
+    return EncodedImages(paths, places, size)
 
 
 def evaluation_view(data: bytes, size: int) -> np.ndarray:
