@@ -29,10 +29,10 @@ _TRAIN_TEST = ("train", "test")
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a dataset is.
+    """Where a dataset is; folder: None if it does not exist.
 
-    kind: `datasets` for a TFDS name, `folders` or `pools` for a path. name: in the
-    cache. version: None for any. folder: None if it does not exist.
+    kind: `datasets` for a TFDS name, `folders` or `pools` for a path. name, version: in
+    the cache; version None for any.
     """
 
     kind: str
@@ -49,16 +49,13 @@ def load_real(
     cache_dir: str | None = None,
     image_size: int | None = None,
 ) -> tuple[ImageArrays, ImageArrays]:
-    """Loads the training and test images of a real dataset.
+    """Loads the training and test images of a real dataset, memory-mapped.
 
-    A dataset without a labelled `test` split is tested on `validation`. Images on disk
-    are memory-mapped.
+    A dataset without a labelled `test` split is tested on `validation`.
 
     Args:
         name: `digits`, `fake`, a TFDS name, or a folder (a TFDS dataset, or array
             folders train/ and test/).
-        data_dir: None for TFDS's default.
-        download: whether TFDS may fetch a missing dataset.
         image_size: None for arrays in the stored size. Otherwise images of any sizes
             stay encoded, and views have this size (`encoded.EncodedImages`).
 

@@ -39,13 +39,8 @@ def find(
     """Returns the paths of all images that `names` mean, each once.
 
     A name is a file, a folder (all files below it with an image's suffix, in natural
-    order), or a pattern.
-
-    Args:
-        note: gets a line for each folder with other files, which are left out.
-
-    Raises:
-        RequestError: a name means no image.
+    order), or a pattern; RequestError if it means no image.
+    note: gets a line for each folder with other files, which are left out.
     """
     paths: dict[str, None] = {}
     suffixes = ", ".join(image_source.SUFFIXES)
@@ -82,10 +77,7 @@ def find(
 def batches(
     paths: Sequence[str], size: int, count: int, *, central: bool = False
 ) -> Iterator[list[Loaded]]:
-    """Yields the files in order, `count` at a time. Threads load them a little ahead.
-
-    size, central: as for `load`.
-    """
+    """Yields what `load` returns, `count` files at a time; threads work ahead."""
 
     def load_all(part: Sequence[str]) -> list[Loaded]:
         return [load(path, size, central=central) for path in part]
@@ -107,14 +99,10 @@ def batches(
 
 
 def load(path: str, size: int, *, central: bool = False) -> Loaded:
-    """Loads one file at `size` x `size`.
+    """Loads one file at `size` x `size`, as the importer does (`image_source.fit`).
 
-    An image of another size becomes the area mean of its central square, as in the
-    importer (`image_source.fit`).
-
-    Args:
-        central: gives the view that encoded datasets (data.image_size) are evaluated
-            on (`encoded.central_view`), for images of any size.
+    central: gives the view that encoded datasets (data.image_size) are evaluated on
+    (`encoded.central_view`), whatever size the image has.
     """
     try:
         picture = image_source.decode(image_source.read_file(path))

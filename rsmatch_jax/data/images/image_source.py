@@ -67,8 +67,7 @@ class Picture:
 def open_source(source: str) -> Iterator[tuple[list[File], list[File]]]:
     """Opens a folder or zip: its image files in natural order, and the other files.
 
-    Raises:
-        RequestError: it is neither, or the zip is damaged or refused by `safe_zip`.
+    Raises RequestError if it is neither, or the zip is damaged or refused.
     """
     source = os.path.abspath(os.path.expanduser(source))
     if os.path.isdir(source):
@@ -113,10 +112,9 @@ def read_file(path: str) -> bytes:
 
 @contextlib.contextmanager
 def bombs_refused_by_name() -> Iterator[None]:
-    """Silences Pillow's warning of too many pixels, which names no file.
+    """Silences Pillow's warning of too many pixels; `decode` refuses such files.
 
-    `decode` refuses such a file. Enter this in the main thread, around threads that
-    decode.
+    Enter this in the main thread, around threads that decode.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -176,9 +174,6 @@ def fit(data: bytes, size: int | None) -> Picture:
     central square and resized by Pillow's BOX, which is the area mean when it shrinks.
     This one antialiased kernel serves all images, so the kernel does not tell one
     generator from another.
-
-    Raises:
-        Unreadable: as for `decode`.
     """
     with bombs_refused_by_name():
         return square(decode(data), size)

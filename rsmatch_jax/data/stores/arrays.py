@@ -1,9 +1,8 @@
 """Decoded images as arrays: the form in which every dataset reaches a run.
 
 On disk a dataset is a folder of `images.npy`, `labels.npy`, for a pool also
-`generators.npy`, and `meta.json` with names, shapes and checksums. Arrays are
-memory-mapped, so that opening them costs no memory. scikit-learn's digits and the
-made-up set `fake` need no folder.
+`generators.npy`, and `meta.json`. scikit-learn's digits and the made-up set `fake` need
+no folder.
 """
 
 import dataclasses
@@ -139,8 +138,6 @@ def load(folder: str, shards: str = "", size: int | None = None) -> ImageArrays:
         names = {key: tuple(meta[key]) for key in ("class_names", "generator_names")}
         data = ImageArrays(name=meta["name"], **columns, **names)
         data.check()
-    except RequestError:
-        raise
     except (AttributeError, KeyError, TypeError, ValueError) as e:
         # A meta.json or .npy file of another kind, or one that holds objects.
         raise RequestError(
@@ -153,16 +150,11 @@ def load(folder: str, shards: str = "", size: int | None = None) -> ImageArrays:
 def _column(folder: str, file: str, sha256: str) -> np.ndarray:
     path = os.path.join(folder, file)
     if not os.path.isfile(path) or _sha256(path) != sha256:
-        raise RequestError(
-            f"{path} is missing, or its checksum differs from {META}; delete {folder}, "
-            "so that it is made again, or restore the file"
-        )
+        raise ValueError(f"{file} is missing, or its checksum differs from {META}")
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (EOFError, ValueError) as e:
-        raise RequestError(
-            f"{path} is no array of numbers ({e}); delete {folder}, or restore the file"
-        ) from None
+        raise ValueError(f"{file} is no array of numbers: {e}") from None
 
 
 def _sha256(path: str) -> str:

@@ -10,6 +10,7 @@ import fnmatch
 import hashlib
 import json
 import os
+import pathlib
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -107,8 +108,7 @@ def inspect(folder: str) -> Source:
     """Reads the description of a dataset folder.
 
     Raises:
-        RequestError: there is no description, it is damaged, or it names code that is
-            not TFDS's.
+        RequestError: it is absent or damaged, or names code that is not TFDS's.
     """
     path = os.path.join(folder, INFO)
     info = files.read_json(path) if os.path.isdir(folder) else None
@@ -160,11 +160,7 @@ def check_shards(source: Source, splits: Sequence[str]):
 
 
 def shards(source: Source, split: str) -> list[tuple[str, int]]:
-    """Returns (path, number of records) of a split's files, in order.
-
-    Raises:
-        RequestError: a file is absent.
-    """
+    """Returns (path, number of records) of a split's files; RequestError if absent."""
     infos = source.info.get("splits", ())
     info = next((info for info in infos if info["name"] == split), {})
     lengths = info.get("shardLengths", ())
@@ -193,11 +189,7 @@ def damaged(source: Source, path: str, reason: str) -> RequestError:
 
 
 def label_names(folder: str, feature: str = "label") -> tuple[str, ...]:
-    """Returns the names of a class feature, from the files beside the images.
-
-    Raises:
-        RequestError: there is no such feature.
-    """
+    """Returns a class feature's names; RequestError if there is no such feature."""
     inspect(folder)
     with contextlib.suppress(FileNotFoundError):  # TFDS numbers classes without names
         path = os.path.join(folder, f"{feature}.labels.txt")
@@ -292,11 +284,10 @@ def _fingerprint(folder: str) -> str:
     ends of a shard show what is in it.
     """
     digest = hashlib.sha256()
-    for name in sorted(f.name for f in os.scandir(folder) if f.is_file()):
-        path = os.path.join(folder, name)
-        size = os.path.getsize(path)
-        digest.update(json.dumps([name, size]).encode())
-        with open(path, "rb") as f:
+    for path in sorted(p for p in pathlib.Path(folder).iterdir() if p.is_file()):
+        size = path.stat().st_size
+        digest.update(json.dumps([path.name, size]).encode())
+        with path.open("rb") as f:
             digest.update(f.read(_ENDS))
             f.seek(max(0, size - _ENDS))
             digest.update(f.read(_ENDS))

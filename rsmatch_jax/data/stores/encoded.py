@@ -7,6 +7,7 @@ has searched. Needs no TensorFlow.
 
 import dataclasses
 import io
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,22 +37,16 @@ class EncodedImages:
     places: np.ndarray
     size: int
 
+    dtype = np.dtype(np.uint8)
+
     @property
     def shape(self) -> tuple[int, int, int, int]:
         return (len(self.places), self.size, self.size, 3)
 
     @property
-    def dtype(self) -> np.dtype:
-        return np.dtype(np.uint8)
-
-    @property
-    def ndim(self) -> int:
-        return 4
-
-    @property
     def nbytes(self) -> int:
         """Size of all decoded views."""
-        return len(self.places) * self.size * self.size * 3
+        return math.prod(self.shape)
 
     def __len__(self) -> int:
         return len(self.places)
@@ -129,10 +124,7 @@ def locate(
 
 
 def evaluation_view(data: bytes, size: int) -> np.ndarray:
-    """Returns the fixed view of an image file, uint8 [size, size, 3].
-
-    Resized by Pillow's antialiased bilinear kernel, as torchvision's crops.
-    """
+    """Returns the fixed view of an image file, uint8 [size, size, 3]."""
     from PIL import Image  # lazy: decoded datasets need no Pillow
 
     with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
@@ -140,7 +132,10 @@ def evaluation_view(data: bytes, size: int) -> np.ndarray:
 
 
 def central_view(rgb: Any, size: int) -> np.ndarray:
-    """Returns the `evaluation_view` of a decoded PIL.Image of mode RGB."""
+    """Returns the `evaluation_view` of a decoded PIL.Image of mode RGB.
+
+    Resized by Pillow's antialiased bilinear kernel, as torchvision's crops.
+    """
     from PIL import Image  # lazy, as above
 
     side = CENTRE * min(rgb.size)

@@ -50,8 +50,6 @@ def test_other_modes_become_rgb_and_are_reported(tmp_path):
     grey, colour = noise(SIZE, SIZE), noise(SIZE, SIZE, 3)
     alpha = noise(SIZE, SIZE, seed=1)
     bits = grey > 127
-    palette = Image.fromarray(grey % 4).convert("P")
-    palette.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90, 1, 2, 3])
     dropped, three = "alpha channel dropped", "grey made three channels"
     pictures = {
         "grey": (Image.fromarray(grey), np.stack([grey] * 3, -1), (three,)),
