@@ -95,15 +95,9 @@ def write(
     if generator_names:
         features["generator"] = _class_label("generator", generator_names)
     with _new_folder(folder) as temporary:
-        identity = tfds.core.DatasetIdentity(
-            name=_dataset_name(name, folder),
-            version=tfds.core.Version("1.0.0"),
-            data_dir=temporary,
-            module_name="rsmatch_jax",
-        )
         info = tfds.core.DatasetInfo(
-            builder=identity,
-            description=description or identity.name,
+            builder=_identity(_dataset_name(name, folder), temporary),
+            description=description or _dataset_name(name, folder),
             features=tfds.features.FeaturesDict(features),
             supervised_keys=("image", "label"),
             license=licence,
@@ -143,6 +137,15 @@ def _new_folder(folder: str) -> Iterator[str]:
         raise OSError(code, f"cannot be written: {e.message}", folder) from e
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _identity(name: str, data_dir: str) -> tfds.core.DatasetIdentity:
+    return tfds.core.DatasetIdentity(
+        name=name,
+        version=tfds.core.Version("1.0.0"),
+        data_dir=data_dir,
+        module_name="rsmatch_jax",
+    )
 
 
 def _class_label(kind: str, names: Sequence[str]) -> tfds.features.ClassLabel:
