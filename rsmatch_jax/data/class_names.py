@@ -26,13 +26,10 @@ _KNOWN = {"cifar10": CIFAR10, "cifar100": tuple(_CIFAR100.split())}
 def class_names(
     name: str, *, data_dir: str | None = None, cache_dir: str | None = None
 ) -> tuple[str, ...]:
-    """Returns the class names of a real dataset, in the order of the labels.
+    """Returns a dataset's class names in label order; arguments as `sources.load_real`.
 
     TFDS is imported only for one of its datasets that is neither prepared nor decoded
-    here. The arguments are those of `sources.load_real`.
-
-    Raises:
-        RequestError: the names are not known.
+    here. Raises RequestError if the names are not known.
     """
     if name in sources.BUILT_IN:
         return sources.BUILT_IN[name]("test").class_names

@@ -13,12 +13,10 @@ With --full_size images keep their sizes, for training with data.image_size.
 """
 
 import argparse
-import dataclasses
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from types import ModuleType
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rsmatch_jax.data.images import image_source
@@ -32,18 +30,130 @@ SIZE, SIZES = 32, {"tiny_imagenet": 64}  # default pixels per side, by layout
 NOTHING = "nothing was written, start again"
 
 
-@dataclasses.dataclass
-class Tally:
-    """Counts of one import. images: by (split, label)."""
+class Import:
+    """One import: what to read, and counts of what was read.
 
-    images: Counter = dataclasses.field(default_factory=Counter)
-    per_generator: Counter = dataclasses.field(default_factory=Counter)
-    unreadable: list[str] = dataclasses.field(default_factory=list)
-    duplicates: int = 0
-    two_classes: int = 0
-    two_splits: int = 0
-    resized: int = 0
-    cropped: int = 0
+    images: by (split, label). counts: `duplicates`, `two_classes`, `two_splits`,
+    `resized` and `cropped`. report: the content of pool.json, once all is read.
+    """
+
+    def __init__(self, plan: Plan, args: argparse.Namespace):
+        self.plan, self.args = plan, args
+        self.images, self.per_generator, self.counts = Counter(), Counter(), Counter()
+        self.unreadable: list[str] = []
+        self.report: dict[str, Any] = {}
+        self._seen: dict[bytes, set[tuple[str, int]]] = {}  # digest: (split, label)
+        self._progress = Progress("reading", "images", len(plan.items), say)
+
+    def examples(self, example: Callable[..., Any]) -> dict[str, Iterator]:
+        """Returns a stream of examples per split; the last one completes the report.
+
+        example: tf_write.Example.
+        """
+        splits = {s: [i for i in self.plan.items if i.split == s] for s in SPLITS}
+        splits = {s: items for s, items in splits.items() if items}
+        last = list(splits)[-1]
+        return {s: self._stream(example, splits[s], s == last) for s in splits}
+
+    def _stream(
+        self, example: Callable[..., Any], items: Sequence[Item], is_last: bool
+    ) -> Iterator:
+        for item in items:
+            self._progress.advance(1)
+            try:
+                picture = image_source.fit(item.file.read(), self.args.size)
+            except image_source.Unreadable as e:
+                self.unreadable.append(f"{item.file.path} ({e})")
+                continue
+            if not self._is_new(picture, item):
+                continue
+            self.images[item.split, item.label] += 1
+            self.per_generator[item.generator] += 1
+            self.counts["resized"] += picture.resized
+            self.counts["cropped"] += picture.cropped
+            yield example(
+                image=picture.pixels if picture.encoded is None else picture.encoded,
+                label=item.label,
+                id=item.file.path,
+                generator=item.generator,
+            )
+        if is_last:
+            if self.unreadable and not self.args.skip_unreadable:
+                raise RequestError(
+                    f"{len(self.unreadable)} files are no complete images, nothing "
+                    f"was written: {_some(self.unreadable)}. Replace or delete them, "
+                    "or leave them out with --skip_unreadable"
+                )
+            self._complete_report()
+
+    def _is_new(self, picture: image_source.Picture, item: Item) -> bool:
+        """Whether an image is no duplicate to drop; counts equal pixels."""
+        places = self._seen.setdefault(picture.digest(), set())
+        place = (item.split, item.label)
+        if place in places:
+            self.counts["duplicates"] += 1
+            return self.args.keep_duplicates
+        if places:
+            labels = {label for _, label in places}
+            splits = {split for split, _ in places}
+            self.counts["two_classes"] += labels != {item.label}
+            self.counts["two_splits"] += splits != {item.split}
+        places.add(place)
+        return True
+
+    def _complete_report(self):
+        plan, counts = self.plan, self.counts
+        duplicates = counts["duplicates"]
+        self.report |= {
+            "generators": {
+                name: {"how": how, "images": self.per_generator[i]}
+                for i, (name, how) in enumerate(plan.generators.items())
+            },
+            "resize": {
+                "kernel": image_source.KERNEL if counts["resized"] else None,
+                "size": self.args.size,
+                "resized": counts["resized"],
+                "cropped_to_square": counts["cropped"],
+            },
+            "exact_duplicates": duplicates,
+            "exact_duplicates_dropped": 0 if self.args.keep_duplicates else duplicates,
+            "same_pixels_in_two_classes": counts["two_classes"],
+            "unreadable_left_out": self.unreadable,
+            "licence": plan.licence,
+            "source": plan.source,
+        }
+
+    def summary(self, out: str, num_others: int) -> str:
+        """Returns what was imported, in lines for the user."""
+        plan, args, counts = self.plan, self.args, self.counts
+        kind = f"pool of {', '.join(plan.generators)}" if plan.generators else "dataset"
+        size = "their own sizes" if args.size is None else f"{args.size}x{args.size}"
+        lines = [f"{kind}: {sum(self.images.values())} images of {size}"]
+        for split in SPLITS:
+            numbers = [self.images[split, c] for c in range(len(plan.class_names))]
+            if sum(numbers):
+                lines.append(f"{split}: {sum(numbers)}")
+                for name, number in zip(plan.class_names, numbers, strict=True):
+                    lines.append(f"  {name}: {number}")
+        fate = "kept" if args.keep_duplicates else "dropped"
+        lines.append(f"exact duplicates {fate}: {counts['duplicates']}")
+        kept_as = "kept although the same pixels"
+        for number, what in (
+            (counts["two_classes"], f"{kept_as} have another class as well"),
+            (counts["two_splits"], f"{kept_as} are also in another split"),
+            (counts["resized"], f"resized by {image_source.KERNEL} and stored as PNG"),
+            (counts["cropped"], "of these were cropped to their central square"),
+            (num_others, "other files ignored"),
+            *((n, f"images ignored: {reason}") for reason, n in plan.ignored.items()),
+            (len(self.unreadable), f"unreadable left out: {_some(self.unreadable)}"),
+        ):
+            if number:
+                lines.append(f"{number} {what}")
+        if not plan.generators and len({split for split, _ in self.images}) == 1:
+            lines.append("no test split: training on it needs train/ and test/ folders")
+        flag = "data.synthetic_pool" if plan.generators else "data.name"
+        lines.append(f"written to {out}; use it with --config.{flag}={out}")
+        return "\n".join(lines)
 
 
 def run(args: argparse.Namespace):
@@ -65,18 +175,18 @@ def run(args: argparse.Namespace):
             )
         with dataset_folder.needs_tensorflow("importing images"):
             from rsmatch_jax.data.stores import tf_write  # lazy: after all checks
-        tally, report = Tally(), {}
+        job = Import(plan, args)
         tf_write.write(
             out,
-            _examples(plan, args, tally, report, tf_write),
+            job.examples(tf_write.Example),
             class_names=plan.class_names,
             size=(args.size, args.size),
             generator_names=tuple(plan.generators),
-            pool=report if plan.generators else None,
+            pool=job.report if plan.generators else None,
             description=plan.source,
             licence=plan.licence,
         )
-    say(_summary(out, plan, tally, len(others), args))
+    say(job.summary(out, len(others)))
 
 
 def _size(args: argparse.Namespace) -> int | None:
@@ -89,132 +199,6 @@ def _size(args: argparse.Namespace) -> int | None:
     if size < 1:
         raise RequestError(f"--size={size} must be at least 1")
     return size
-
-
-def _examples(
-    plan: Plan,
-    args: argparse.Namespace,
-    tally: Tally,
-    report: dict[str, Any],
-    tf_write: ModuleType,
-) -> dict[str, Iterator]:
-    """A stream of examples per split. The last one completes the report."""
-    splits = {s: [i for i in plan.items if i.split == s] for s in SPLITS}
-    splits = {s: items for s, items in splits.items() if items}
-    last = list(splits)[-1]
-    progress = Progress("reading", "images", len(plan.items), say)
-    seen: dict[bytes, set[tuple[str, int]]] = {}  # digest -> (split, label)
-
-    def stream(split: str) -> Iterator:
-        for item in splits[split]:
-            progress.advance(1)
-            picture = _read(item, args, tally)
-            if picture is None or not _is_new(picture, item, args, tally, seen):
-                continue
-            tally.images[split, item.label] += 1
-            tally.per_generator[item.generator] += 1
-            tally.resized += picture.resized
-            tally.cropped += picture.cropped
-            yield tf_write.Example(
-                image=picture.pixels if picture.encoded is None else picture.encoded,
-                label=item.label,
-                id=item.file.path,
-                generator=item.generator,
-            )
-        if split == last:
-            if tally.unreadable and not args.skip_unreadable:
-                raise RequestError(
-                    f"{len(tally.unreadable)} files are no complete images, nothing "
-                    f"was written: {_some(tally.unreadable)}. Replace or delete them, "
-                    "or leave them out with --skip_unreadable"
-                )
-            report.update(_report(plan, tally, args))
-
-    return {split: stream(split) for split in splits}
-
-
-def _read(
-    item: Item, args: argparse.Namespace, tally: Tally
-) -> image_source.Picture | None:
-    try:
-        return image_source.fit(item.file.read(), args.size)
-    except image_source.Unreadable as e:
-        tally.unreadable.append(f"{item.file.path} ({e})")
-        return None
-
-
-def _is_new(
-    picture: image_source.Picture,
-    item: Item,
-    args: argparse.Namespace,
-    tally: Tally,
-    seen: dict[bytes, set[tuple[str, int]]],
-) -> bool:
-    """Whether an image is no duplicate to drop; counts equal pixels."""
-    places = seen.setdefault(picture.digest(), set())
-    place = (item.split, item.label)
-    if place in places:
-        tally.duplicates += 1
-        return args.keep_duplicates
-    if places:
-        tally.two_classes += any(label != item.label for _, label in places)
-        tally.two_splits += any(split != item.split for split, _ in places)
-    places.add(place)
-    return True
-
-
-def _report(plan: Plan, tally: Tally, args: argparse.Namespace) -> dict[str, Any]:
-    """The content of pool.json."""
-    return {
-        "generators": {
-            name: {"how": how, "images": tally.per_generator[i]}
-            for i, (name, how) in enumerate(plan.generators.items())
-        },
-        "resize": {
-            "kernel": image_source.KERNEL if tally.resized else None,
-            "size": args.size,
-            "resized": tally.resized,
-            "cropped_to_square": tally.cropped,
-        },
-        "exact_duplicates": tally.duplicates,
-        "exact_duplicates_dropped": 0 if args.keep_duplicates else tally.duplicates,
-        "same_pixels_in_two_classes": tally.two_classes,
-        "unreadable_left_out": tally.unreadable,
-        "licence": plan.licence,
-        "source": plan.source,
-    }
-
-
-def _summary(
-    out: str, plan: Plan, tally: Tally, num_others: int, args: argparse.Namespace
-) -> str:
-    kind = f"pool of {', '.join(plan.generators)}" if plan.generators else "dataset"
-    size = "their own sizes" if args.size is None else f"{args.size}x{args.size}"
-    lines = [f"{kind}: {sum(tally.images.values())} images of {size}"]
-    for split in SPLITS:
-        counts = [tally.images[split, c] for c in range(len(plan.class_names))]
-        if sum(counts):
-            lines.append(f"{split}: {sum(counts)}")
-            for name, count in zip(plan.class_names, counts, strict=True):
-                lines.append(f"  {name}: {count}")
-    fate = "kept" if args.keep_duplicates else "dropped"
-    lines.append(f"exact duplicates {fate}: {tally.duplicates}")
-    for count, what in (
-        (tally.two_classes, "kept although the same pixels have another class as well"),
-        (tally.two_splits, "kept although the same pixels are also in another split"),
-        (tally.resized, f"resized by {image_source.KERNEL} and stored as PNG"),
-        (tally.cropped, "of these were cropped to their central square"),
-        (num_others, "other files ignored"),
-        *((n, f"images ignored: {reason}") for reason, n in plan.ignored.items()),
-        (len(tally.unreadable), f"unreadable left out: {_some(tally.unreadable)}"),
-    ):
-        if count:
-            lines.append(f"{count} {what}")
-    if not plan.generators and len({split for split, _ in tally.images}) == 1:
-        lines.append("no test split: training on it needs train/ and test/ folders")
-    flag = "data.synthetic_pool" if plan.generators else "data.name"
-    lines.append(f"written to {out}; use it with --config.{flag}={out}")
-    return "\n".join(lines)
 
 
 def _some(texts: list[str]) -> str:

@@ -24,18 +24,13 @@ _VIEWS = zlib.crc32(b"views")  # separates the views' keys from those of methods
 
 @flax.struct.dataclass
 class Resident:
-    """A dataset, replicated on the devices and never donated.
+    """A dataset, replicated on the devices and never donated."""
 
-    lab_images: uint8 [L, S, S, 3]; lab_labels: int32 [L]; unl_images: uint8
-    [N, S, S, 3]; synthetic: bool [N], ground truth, None unless the run is an oracle;
-    tables: what the strong view looks up, None without RandAugment.
-    """
-
-    lab_images: jax.Array
-    lab_labels: jax.Array
-    unl_images: jax.Array
-    synthetic: jax.Array | None
-    tables: on_device.Tables | None
+    lab_images: jax.Array  # uint8 [L, S, S, 3]
+    lab_labels: jax.Array  # int32 [L]
+    unl_images: jax.Array  # uint8 [N, S, S, 3]
+    synthetic: jax.Array | None  # bool [N], ground truth, only for an oracle
+    tables: on_device.Tables | None  # of the strong view, None without RandAugment
 
 
 @flax.struct.dataclass
@@ -51,8 +46,8 @@ def gather(
 ) -> Resident:
     """Returns the run's images in host memory, ready to be placed.
 
-    oracle: includes the flags of synthetic images. unlabelled: False leaves out the
-    unlabelled images, for a method that never looks at them.
+    oracle, unlabelled: whether the method needs the flags of synthetic images, and the
+    unlabelled images.
     """
     size = task.lab_images.shape[1]
     return Resident(
@@ -109,8 +104,7 @@ def make_batch(
     """Returns this device's share of a step's batch; everything random is global.
 
     Args:
-        data: see `gather`.
-        orders: of the step's epoch, see `epoch_orders`.
+        orders: of the step's epoch.
         key: the run's root key, equal on all devices.
         step: the number of completed steps.
         weak_views: 2 adds `weak2`, an independent draw of the weak view.

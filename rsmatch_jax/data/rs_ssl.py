@@ -12,6 +12,7 @@ class by class, and the first of each class are labelled.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -23,11 +24,10 @@ from rsmatch_jax.errors import RequestError
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """The images of a run as indices, int64.
+    """The images of a run as indices, int64, into the real training images or the pool.
 
-    `labeled`, `validation` and `unlabeled_real` index the real training images,
-    `unlabeled_synthetic` the pool. The unlabelled set is `unlabeled_real`, which starts
-    with `labeled`, followed by `unlabeled_synthetic`.
+    The unlabelled set is `unlabeled_real`, which starts with `labeled`, followed by
+    `unlabeled_synthetic`, which indexes the pool.
     """
 
     labeled: np.ndarray
@@ -42,10 +42,10 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """The images of a run. Labels of unlabelled images are for evaluation only.
+    """The images of a run: lab_* [L, ...], unl_* [N, ...], all of one type.
 
-    name: the real dataset's. lab_*: [L, ...]. unl_*: [N, ...]. unl_synthetic: bool [N].
-    unl_generator: int32 [N], -1 for real images. All four *_images have one type.
+    name: the real dataset's. unl_labels: for evaluation only. unl_synthetic: bool [N].
+    unl_generator: int32 [N], -1 for real images.
     """
 
     name: str
@@ -85,7 +85,7 @@ def make_split(
 ) -> Split:
     """Chooses the images of a run.
 
-    Class c has N_c unlabelled real images and gets S_c synthetic ones:
+    Class c has N_c unlabelled real images and gets S_c synthetic, rounded half up:
       mode "replace" (paper v1): S_c = ratio * N_c. They replace as many real images,
         but no labelled ones. A larger ratio replaces a superset.
       mode "add" (paper v2): S_c / (N_c + S_c) = ratio. No real image leaves.
@@ -99,25 +99,24 @@ def make_split(
     Raises:
         RequestError: the real set or the pool has too few images.
     """
+    counts = np.bincount(labels, minlength=num_classes)
+    _check_counts(counts, labels_per_class, validation_per_class)
+    num_unlabeled = counts - validation_per_class  # N_c
+    share = ratio if mode == "replace" else ratio / (1 - ratio)
+    num_synthetic = np.floor(share * num_unlabeled + 0.5).astype(int)  # S_c
+    num_replaced = num_synthetic if mode == "replace" else np.zeros_like(counts)
+    _check_ratio(ratio, num_replaced, num_unlabeled, labels_per_class)
     rng = np.random.RandomState(seed)
-    _check_counts(labels, num_classes, labels_per_class, validation_per_class)
     labeled, validation, unlabeled = [], [], []
     for c in range(num_classes):
         members = np.flatnonzero(labels == c)
         rng.shuffle(members)
-        end = len(members) - validation_per_class
+        end = num_unlabeled[c]
         labeled.append(members[:labels_per_class])
-        unlabeled.append(members[labels_per_class:end])
+        unlabeled.append(members[labels_per_class : end - num_replaced[c]])
         validation.append(members[end:])
-
-    num_unlabeled = [labels_per_class + len(members) for members in unlabeled]  # N_c
-    num_synthetic = [_num_synthetic(n, ratio, mode) for n in num_unlabeled]  # S_c
-    if mode == "replace":
-        for c, number in enumerate(num_synthetic):
-            _check_ratio(ratio, c, number, num_unlabeled[c], labels_per_class)
-            unlabeled[c] = unlabeled[c][: len(unlabeled[c]) - number]
     synthetic = np.zeros(0, np.int64)
-    if not real_only and sum(num_synthetic):
+    if not real_only and num_synthetic.any():
         synthetic = _choose_synthetic(
             pool_labels, pool_generators, num_synthetic, mix, seed
         )
@@ -132,9 +131,7 @@ def make_split(
 def make_task(
     train: ImageArrays, test: ImageArrays, pool: ImageArrays | None, split: Split
 ) -> Task:
-    """Gathers the images of a split.
-
-    The images are uint8 [.., S, S, 3], either all as arrays or all encoded.
+    """Gathers the images of a split, uint8 [.., S, S, 3], all arrays or all encoded.
 
     Raises:
         RequestError: the pool does not fit the real images.
@@ -167,11 +164,7 @@ def make_task(
 
 
 def check_pool(pool: ImageArrays, real: ImageArrays):
-    """Raises RequestError if a pool cannot be mixed into a real dataset.
-
-    Both need the same classes and image size, and no generator has the name that
-    stands for real images.
-    """
+    """Raises RequestError if a pool cannot be mixed into a real dataset."""
     if arrays.REAL_ORIGIN in pool.generator_names:
         raise RequestError(
             f"data.synthetic_pool {pool.name} has a generator called "
@@ -192,26 +185,6 @@ def check_pool(pool: ImageArrays, real: ImageArrays):
         )
 
 
-def _unlabeled_images(
-    train: ImageArrays, pool: ImageArrays | None, split: Split
-) -> np.ndarray | EncodedImages:
-    """The real images of a split, then its synthetic ones."""
-    real, synthetic = split.unlabeled_real, split.unlabeled_synthetic
-    if isinstance(train.images, EncodedImages):
-        images = train.images.take(real)
-        if len(synthetic):
-            images = images.followed_by(pool.images.take(synthetic))
-        return images
-    # One aligned array, because it may be most of a run's memory and JAX then takes it
-    # over without a copy.
-    images = arrays.aligned((len(real) + len(synthetic), *train.images.shape[1:]))
-    np.take(train.images, real, axis=0, out=images[: len(real)], mode="clip")
-    if len(synthetic):
-        out = images[len(real) :]
-        np.take(pool.images, synthetic, axis=0, out=out, mode="clip")
-    return images
-
-
 def _take(
     images: np.ndarray | EncodedImages, indices: np.ndarray
 ) -> np.ndarray | EncodedImages:
@@ -220,16 +193,31 @@ def _take(
     return np.asarray(images[indices])
 
 
-def _num_synthetic(num_unlabeled: int, ratio: float, mode: str) -> int:
-    """S_c of a class. Halves round up, whether the class is odd or even."""
-    share = ratio if mode == "replace" else ratio / (1 - ratio)
-    return int(np.floor(share * num_unlabeled + 0.5))
+def _unlabeled_images(
+    train: ImageArrays, pool: ImageArrays | None, split: Split
+) -> np.ndarray | EncodedImages:
+    """The real images of a split, then its synthetic ones."""
+    parts = [(train, split.unlabeled_real)]
+    if len(split.unlabeled_synthetic):
+        parts.append((pool, split.unlabeled_synthetic))
+    if isinstance(train.images, EncodedImages):
+        taken = (data.images.take(indices) for data, indices in parts)
+        return functools.reduce(EncodedImages.followed_by, taken)
+    # One aligned array, because it may be most of a run's memory and JAX then takes it
+    # over without a copy.
+    count = sum(len(indices) for _, indices in parts)
+    images, done = arrays.aligned((count, *train.images.shape[1:])), 0
+    for data, indices in parts:
+        out = images[done : done + len(indices)]
+        np.take(data.images, indices, axis=0, out=out, mode="clip")
+        done += len(indices)
+    return images
 
 
 def _choose_synthetic(
     labels: np.ndarray | None,
     generators: np.ndarray,
-    numbers: list[int],
+    numbers: np.ndarray,
     mix: bool,
     seed: int,
 ) -> np.ndarray:
@@ -257,10 +245,7 @@ def _choose_synthetic(
     return np.concatenate(chosen)
 
 
-def _check_counts(
-    labels: np.ndarray, num_classes: int, labels_per_class: int, validation: int
-):
-    counts = np.bincount(labels, minlength=num_classes)
+def _check_counts(counts: np.ndarray, labels_per_class: int, validation: int):
     c = int(np.argmin(counts))
     if labels_per_class + validation > counts[c]:
         also = f" and data.validation_per_class={validation}" if validation else ""
@@ -270,14 +255,18 @@ def _check_counts(
         )
 
 
-def _check_ratio(ratio: float, c: int, number: int, num_unlabeled: int, labeled: int):
+def _check_ratio(
+    ratio: float, num_replaced: np.ndarray, num_unlabeled: np.ndarray, labeled: int
+):
     most = num_unlabeled - labeled
-    if number > most:
+    c = np.argmax(num_replaced > most)  # the first such class, or 0
+    if num_replaced[c] > most[c]:
         raise RequestError(
-            f"data.synthetic_ratio={ratio} replaces {number} of the {num_unlabeled} "
-            f"unlabelled images of class {c}, but the {labeled} labelled ones stay; at "
-            f"most {most / num_unlabeled:.3f} is possible: lower data.synthetic_ratio "
-            "or data.labels_per_class, or use data.synthetic_mode=add"
+            f"data.synthetic_ratio={ratio} replaces {num_replaced[c]} of the "
+            f"{num_unlabeled[c]} unlabelled images of class {c}, but the {labeled} "
+            f"labelled ones stay; at most {most[c] / num_unlabeled[c]:.3f} is "
+            "possible: lower data.synthetic_ratio or data.labels_per_class, or use "
+            "data.synthetic_mode=add"
         )
 
 

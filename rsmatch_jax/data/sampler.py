@@ -31,8 +31,8 @@ def epoch_indices(
 ) -> Int32[Array, "{steps_per_epoch} {batch}"]:
     """Returns the image positions of one epoch, in 0..n-1.
 
-    seed, epoch: int32 scalars, which may be traced; stream: one of STREAMS. Needs a few
-    times n + steps_per_epoch * batch integers of memory.
+    stream: one of STREAMS. Needs a few times n + steps_per_epoch * batch integers of
+    memory.
     """
     total = steps_per_epoch * batch
     # Names the generator, so that jax's configuration does not change the order.
@@ -54,13 +54,10 @@ def step_indices(
     batch: int,
     steps_per_epoch: int = STEPS_PER_EPOCH,
 ) -> np.ndarray:
-    """Returns the image positions of one step on the host, read-only int32 [batch].
+    """Returns row `step % steps_per_epoch` of `epoch_indices`, read-only, on the host.
 
-    They are row `step % steps_per_epoch` of the epoch's `epoch_indices`. The CPU makes
-    the epochs; the last 8 stay in memory, and threads may share them.
-
-    Raises:
-        RequestError: n is 0.
+    The CPU makes the epochs; the last 8 stay in memory, and threads may share them.
+    Raises RequestError if n is 0.
     """
     if n < 1:
         raise RequestError(

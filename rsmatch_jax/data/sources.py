@@ -29,10 +29,10 @@ _TRAIN_TEST = ("train", "test")
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a dataset is.
+    """Where a dataset is; folder: None if it does not exist.
 
-    kind: `datasets` for a TFDS name, `folders` or `pools` for a path. name: in the
-    cache. version: None for any. folder: None if it does not exist.
+    kind: `datasets` for a TFDS name, `folders` or `pools` for a path. name, version: in
+    the cache; version None for any.
     """
 
     kind: str
@@ -49,16 +49,13 @@ def load_real(
     cache_dir: str | None = None,
     image_size: int | None = None,
 ) -> tuple[ImageArrays, ImageArrays]:
-    """Loads the training and test images of a real dataset.
+    """Loads the training and test images of a real dataset, memory-mapped.
 
-    A dataset without a labelled `test` split is tested on `validation`. Images on disk
-    are memory-mapped.
+    A dataset without a labelled `test` split is tested on `validation`.
 
     Args:
         name: `digits`, `fake`, a TFDS name, or a folder (a TFDS dataset, or array
             folders train/ and test/).
-        data_dir: None for TFDS's default.
-        download: whether TFDS may fetch a missing dataset.
         image_size: None for arrays in the stored size. Otherwise images of any sizes
             stay encoded, and views have this size (`encoded.EncodedImages`).
 
@@ -199,46 +196,34 @@ def _load(
         data = array_cache.find(cache, place.kind, place.name, place.version, splits)
         return [data[split] for split in splits] if data else None
     parts = [folder] if is_pool else [os.path.join(folder, s) for s in splits]
-    if not all(arrays.is_array_folder(part) for part in parts):
-        data = _decode(place, splits, cache, image_size)
-        return [data[split] for split in splits]
-    if image_size is not None:
+    if all(arrays.is_array_folder(part) for part in parts):
+        if image_size is None:
+            return [arrays.load(part) for part in parts]
         key = "data.synthetic_pool" if is_pool else "data.name"
         raise RequestError(
             f"{key}={folder} holds decoded arrays, which data.image_size={image_size} "
             "cannot crop from: use a TFDS dataset folder (import_images or generate "
             "with --full_size write one), or leave data.image_size None"
         )
-    return [arrays.load(part) for part in parts]
-
-
-def _decode(
-    place: Place, splits: Sequence[str], cache: str, image_size: int | None
-) -> dict[str, ImageArrays]:
-    """The splits of a TFDS dataset folder, by way of the cache."""
-    folder, with_generators = place.folder, place.kind == "pools"
     source = dataset_folder.inspect(folder)
     stored = {split: _stored_split(source, split) for split in splits}
 
-    def build(split: str):
+    def build(split: str) -> tuple[ImageArrays, dict]:
         name = stored[split]
-        if image_size is None:
-            dataset_folder.check_shards(source, [name])
-            data = _tf_read().read_split(folder, name, with_generators=with_generators)
+        if image_size is not None:
+            data = encoded_index.build(
+                source, name, image_size, with_generators=is_pool
+            )
         else:
-            data = encoded_index.build(source, name, with_generators=with_generators)
+            dataset_folder.check_shards(source, [name])
+            data = _tf_read().read_split(source, name, with_generators=is_pool)
         report = files.read_json(os.path.join(folder, POOL_REPORT))
         return data, {} if report is None else {"pool": report}
 
-    if image_size is None:
-        return array_cache.get_or_build(
-            cache, place.kind, place.name, source, splits, build
-        )
-    kind, form = f"encoded_{place.kind}", encoded_index.Index
     data = array_cache.get_or_build(
-        cache, kind, place.name, source, splits, build, form
+        cache, place.kind, place.name, source, splits, build, image_size
     )
-    return {split: data[split].images(folder, image_size) for split in splits}
+    return [data[split] for split in splits]
 
 
 def _stored_split(source: Source, split: str) -> str:

@@ -10,8 +10,6 @@ import functools
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
 from rsmatch_jax.augment import views
 from rsmatch_jax.data.stores.tf_import import tf
 
@@ -26,8 +24,8 @@ def draw(
     purpose: one of views.PURPOSES; each has its own numbers. The result holds
     shift: int32 [rows, 2], vertical and horizontal crop offset, 0..2 * crop_pad.
     flip: bool [rows]. Strong views add
-    ops: int32 [randaugment_ops, rows], positions in views.OPS.
-    values: float64 [randaugment_ops, rows], in the unit of the drawn operation.
+    ops: int32 [rows, randaugment_ops], positions in views.OPS.
+    values: float64 [rows, randaugment_ops], in the unit of the drawn operation.
     cutout: float64 [rows, 3], side as a share of the image, then centre y and x as
       uniform numbers in [0, 1) that `strong` maps to (1, size].
     """
@@ -39,12 +37,13 @@ def draw(
         return numbers
     slots = [spec.randaugment_ops, rows]
     ops = _integers(_fold_in(key, 2), slots, len(views.OPS))
-    low = tf.gather(tf.constant([op[1] for op in views.OPS], tf.float64), ops)
-    high = tf.gather(tf.constant([op[2] for op in views.OPS], tf.float64), ops)
+    ranges = tf.constant([op[1:] for op in views.OPS], tf.float64)
+    low, high = tf.unstack(tf.gather(ranges, ops), axis=-1)
     values = low + (high - low) * _uniform(_fold_in(key, 3), slots)
     share = tf.constant([views.CUTOUT_MAX, 1.0, 1.0], tf.float64)
     cutout = share * _uniform(_fold_in(key, 4), [rows, 3])
-    return {**numbers, "ops": ops, "values": values, "cutout": cutout}
+    slots = {"ops": tf.transpose(ops), "values": tf.transpose(values)}
+    return {**numbers, **slots, "cutout": cutout}
 
 
 def draw_uniform(
@@ -54,19 +53,10 @@ def draw_uniform(
     return _uniform(_fold_in(_key(seed, step, purpose), 5), shape)
 
 
-def take(numbers: _Numbers, rows: np.ndarray) -> _Numbers:
-    """Returns the numbers that `draw` made for some rows; rows: positions, int [n]."""
-    by_slot = ("ops", "values")
-    return {
-        name: tf.gather(drawn, rows, axis=1 if name in by_slot else 0)
-        for name, drawn in numbers.items()
-    }
-
-
 def weak(images: tf.Tensor, numbers: _Numbers, spec: views.ViewSpec) -> tf.Tensor:
     """Returns the random crop after reflect padding (edge not repeated), then flip.
 
-    images: uint8 [N, S, S, 3], S > spec.crop_pad; the result has the same shape.
+    images and result: uint8 [N, S, S, 3], S > spec.crop_pad.
     """
     if not (spec.flip or spec.crop_pad):
         return images
@@ -82,13 +72,15 @@ def weak(images: tf.Tensor, numbers: _Numbers, spec: views.ViewSpec) -> tf.Tenso
 
 
 def strong(images: tf.Tensor, numbers: _Numbers, spec: views.ViewSpec) -> tf.Tensor:
-    """Returns crop and flip, then spec.randaugment_ops operations, then Cutout.
+    """Returns the weak view, distorted."""
+    return distort(weak(images, numbers, spec), numbers, spec)
 
-    images: uint8 [N, S, S, 3], S > spec.crop_pad; the result has the same shape.
-    """
-    images = weak(images, numbers, spec)
+
+def distort(images: tf.Tensor, numbers: _Numbers, spec: views.ViewSpec) -> tf.Tensor:
+    """Applies spec.randaugment_ops operations, then Cutout: uint8 [N, S, S, 3]."""
     for slot in range(spec.randaugment_ops):
-        images = apply_ops(images, numbers["ops"][slot], numbers["values"][slot])
+        ops, values = numbers["ops"][:, slot], numbers["values"][:, slot]
+        images = apply_ops(images, ops, values)
     return cutout(images, numbers["cutout"]) if spec.cutout else images
 
 
@@ -237,8 +229,7 @@ def _channel_levels(x):
     return tf.cast(x, tf.int32) + offsets
 
 
-def _autocontrast(x, value):
-    del value
+def _autocontrast(x):
     low, high = (
         tf.cast(tf.reshape(reduce(x, axis=(1, 2)), [-1, 1]), tf.float64)
         for reduce in (tf.reduce_min, tf.reduce_max)
@@ -268,8 +259,7 @@ def _sharpness(x, value):
     return _blend(p + tf.pad(smooth - inner, frame), x, value)
 
 
-def _equalize(x, value):
-    del value
+def _equalize(x):
     levels = _channel_levels(x)
     counts = tf.math.unsorted_segment_sum(
         tf.ones_like(levels), levels, tf.shape(x)[0] * 3 * 256
@@ -300,11 +290,11 @@ def _solarize(x, value):
 
 
 _PIXEL_OPS = {
-    "autocontrast": _autocontrast,
+    "autocontrast": lambda x, value: _autocontrast(x),
     "brightness": lambda x, value: _blend(tf.zeros([], tf.uint8), x, value),
     "color": lambda x, value: _blend(_luma(x), x, value),
     "contrast": _contrast,
-    "equalize": _equalize,
+    "equalize": lambda x, value: _equalize(x),
     "posterize": _posterize,
     "sharpness": _sharpness,
     "solarize": _solarize,

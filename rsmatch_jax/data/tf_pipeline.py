@@ -5,15 +5,16 @@ the step keys the augmentation's random numbers. Resuming needs only the step.
 """
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from rsmatch_jax.augment import views
-from rsmatch_jax.data import sampler, tf_augment, tf_encoded_pipeline
+from rsmatch_jax.data import sampler, tf_augment, tf_crop
 from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.data.stores.encoded import EncodedImages
 from rsmatch_jax.data.stores.tf_import import tf
+from rsmatch_jax.errors import RunFailed
 from rsmatch_jax.state import Batch
 
 Images = np.ndarray | EncodedImages
@@ -38,7 +39,6 @@ def batches(
 ) -> Iterator[Batch]:
     """Yields the batches of the steps start_step..num_steps - 1 as numpy arrays.
 
-    `tf_augment` makes views of arrays, `tf_encoded_pipeline` those of encoded images.
     The reading threads stop when the iterator is closed or dropped, or when the program
     ends. parallel_steps and prefetch change no batch.
 
@@ -71,24 +71,24 @@ def batches(
     ]
     steps = tf.data.Dataset.range(start_step, num_steps)
     encoded = isinstance(lab_images, EncodedImages)
-    make = tf_encoded_pipeline.make_views if encoded else _make_views
-    parts = [make(steps, stream, spec, parallel_steps) for stream in streams]
-    dataset = _join(*parts, np.asarray(lab_labels, np.int32))
-    running = _start(dataset, prefetch, synthetic)
+    make = _encoded_views if encoded else _array_views
+    parts = (make(steps, stream, spec, parallel_steps) for stream in streams)
+    dataset = tf.data.Dataset.zip(tuple(parts))
+    running = _start(dataset, prefetch, np.asarray(lab_labels, np.int32), synthetic)
     if encoded:
-        return tf_encoded_pipeline.named_failures(running, streams, start_step)
+        return _named_failures(running, streams, start_step)
     return running
 
 
-def _make_views(
+def _array_views(
     steps: tf.data.Dataset,
     stream: sampler.Stream,
     spec: views.ViewSpec,
     parallel_steps: int,
 ) -> tf.data.Dataset:
-    """As tf_encoded_pipeline.make_views, for arrays."""
-    views.check(spec, stream.images.shape[1])
+    """A dataset of {purpose: uint8 [rows, S, S, 3], "indices": int32 [rows]}."""
     rows, size = len(stream.rows), stream.images.shape[1]
+    views.check(spec, size)
 
     def read(step):
         at = stream.indices(step)
@@ -99,55 +99,124 @@ def _make_views(
         images = tf.ensure_shape(images, [rows, size, size, 3])
         made = {"indices": tf.ensure_shape(at, [rows])}
         for purpose in stream.purposes:
-            drawn = tf_augment.draw(stream.seed, step, purpose, stream.batch, spec)
-            if rows < stream.batch:
-                drawn = tf_augment.take(drawn, stream.rows)
             view = tf_augment.strong if purpose == "strong" else tf_augment.weak
-            made[purpose] = view(images, drawn, spec)
+            made[purpose] = view(images, _draw(stream, step, purpose, spec), spec)
         return made
 
-    return steps.map(
-        tf_encoded_pipeline.plain(make),
-        num_parallel_calls=parallel_steps,
-        deterministic=True,
-    )
+    many = {"num_parallel_calls": parallel_steps, "deterministic": True}
+    return steps.map(_plain(make), **many)
 
 
-def _join(labelled, unlabelled, lab_labels: np.ndarray) -> tf.data.Dataset:
-    """A dataset of {field of Batch: array} of the views of both streams."""
-    all_labels = tf.constant(lab_labels)
+def _encoded_views(
+    steps: tf.data.Dataset,
+    stream: sampler.Stream,
+    spec: views.ViewSpec,
+    parallel_steps: int,
+) -> tf.data.Dataset:
+    """As `_array_views`. Images are read, decoded and cropped one by one, in threads.
 
-    def join(lab, unl):
-        at = lab["indices"]
-        labels = tf.gather(all_labels, at)
-        return {**unl, "lab": lab["labelled"], "labels": labels, "lab_indices": at}
+    A weak view is a random-resized crop (spec.crop_area) and flip; the strong view an
+    independent such crop and flip, then the operations. spec.crop_pad is unused.
+    """
+    rows, size, purposes = len(stream.rows), stream.images.size, stream.purposes
+    if not rows:
+        nothing = dict.fromkeys(purposes, tf.zeros([0, size, size, 3], tf.uint8))
+        nothing["indices"] = tf.zeros([0], tf.int32)
+        return steps.map(lambda step: nothing)
 
-    dataset = tf.data.Dataset.zip((labelled, unlabelled))
-    return dataset.map(tf_encoded_pipeline.plain(join))
+    def plan(step):
+        """Positions and random numbers of the step's views, the rows first."""
+        at = tf.numpy_function(stream.indices, [step], tf.int32)
+        drawn = {}
+        for purpose in purposes:
+            numbers = _draw(stream, step, purpose, spec)
+            tries = [stream.batch, tf_crop.TRIES, 4]
+            crops = tf_augment.draw_uniform(stream.seed, step, purpose, tries)
+            numbers["crop"] = tf.gather(crops, stream.rows)
+            drawn[purpose] = {
+                # TensorFlow's unbatch crashes on tensors without elements.
+                name: value
+                for name, value in numbers.items()
+                if value.shape.num_elements()
+            }
+        return tf.ensure_shape(at, [rows]), drawn
+
+    def crop(at, drawn):
+        data = tf.numpy_function(stream.images.read, [at], tf.string)
+        image = tf_crop.decode(tf.ensure_shape(data, []))
+        height, width = tf.unstack(tf.shape(image)[:2])
+        crops = {}
+        for purpose, numbers in drawn.items():
+            box = tf_crop.box(numbers["crop"], height, width, spec.crop_area)
+            view = tf_crop.resized(image, box, size)
+            crops[purpose] = tf.where(numbers["flip"], view[:, ::-1], view)
+        return crops, at, drawn
+
+    def finish(crops, at, drawn):
+        if "strong" in crops:
+            numbers = drawn["strong"]
+            crops["strong"] = tf_augment.distort(crops["strong"], numbers, spec)
+        return {**crops, "indices": at}
+
+    many = {"num_parallel_calls": parallel_steps, "deterministic": True}
+    dataset = steps.map(_plain(plan), **many).unbatch()
+    dataset = dataset.map(_plain(crop), **many).batch(rows, drop_remainder=True)
+    return dataset.map(_plain(finish), **many)
+
+
+def _draw(stream, step, purpose, spec):
+    """The random numbers of the rows of one step's views."""
+    numbers = tf_augment.draw(stream.seed, step, purpose, stream.batch, spec)
+    return {name: tf.gather(value, stream.rows) for name, value in numbers.items()}
+
+
+def _plain(function):
+    """The function without AutoGraph, which adds a second to the start."""
+    return tf.autograph.experimental.do_not_convert(function)
 
 
 def _start(
-    dataset: tf.data.Dataset, prefetch: int, synthetic: np.ndarray | None
+    dataset: tf.data.Dataset,
+    prefetch: int,
+    lab_labels: np.ndarray,
+    synthetic: np.ndarray | None,
 ) -> Iterator[Batch]:
-    """The batches of the dataset, with its threads."""
+    """The batches of a dataset of both streams' views, with its threads."""
     options = tf.data.Options()
     # Steps run side by side; threads within an operation would only add to them.
     options.threading.max_intra_op_parallelism = 1
     dataset = dataset.prefetch(prefetch).with_options(options)
     running = [dataset.as_numpy_iterator()]
-    stream = _stream(running, synthetic)
+    stream = _stream(running, lab_labels, synthetic)
     # `read` runs in TensorFlow's threads. If the iterator were freed during the
     # interpreter's shutdown, when threads no longer run, the process would hang.
     weakref.finalize(stream, running.clear)
     return stream
 
 
-def _stream(running, synthetic) -> Iterator[Batch]:
+def _stream(running, lab_labels, synthetic) -> Iterator[Batch]:
     while running:
         # Only the list may hold a reference to the iterator beyond this call.
-        fields = next(running[0], None)
+        labelled, fields = next(running[0], (None, None))
         if fields is None:
             return
+        at = labelled["indices"]
+        fields |= {"lab": labelled["labelled"], "labels": lab_labels[at]}
         if synthetic is not None:
             fields["synthetic"] = np.asarray(synthetic[fields["indices"]], bool)
-        yield Batch(**fields)
+        yield Batch(**fields, lab_indices=at)
+
+
+def _named_failures(
+    batches: Iterator[Batch], streams: Sequence[sampler.Stream], step: int
+) -> Iterator[Batch]:
+    """The batches from `step` on; RunFailed names the place of a damaged image."""
+    try:
+        for batch in batches:
+            yield batch
+            step += 1
+    except tf.errors.OpError as e:
+        for stream in streams:
+            if stream.batch:
+                stream.images.check(stream.indices(step))
+        raise RunFailed(f"the images of step {step + 1} cannot be made: {e}") from e

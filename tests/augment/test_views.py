@@ -75,7 +75,6 @@ class TensorFlow:
 
     def plain(self, numbers):
         n = {name: value.numpy() for name, value in numbers.items()}
-        n |= {name: n[name].T for name in ("ops", "values")}
         return types.SimpleNamespace(**n)
 
     def numbers(self, shift, flip, cutout):

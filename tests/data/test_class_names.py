@@ -37,34 +37,31 @@ def tfds_folder(folder, names=True):
 def test_class_names_come_from_what_is_there(tmp_path, monkeypatch):
     for library in ("tensorflow", "tensorflow_datasets"):
         monkeypatch.setitem(sys.modules, library, None)
-    nowhere = {"data_dir": str(tmp_path / "no"), "cache_dir": str(tmp_path / "no")}
-    digits = tuple("0123456789")
-    assert class_names.class_names("digits", **nowhere) == digits
-    assert class_names.class_names("fake", **nowhere)[1] == "class_1"
 
+    def names(name, data="no", cache="no"):
+        return class_names.class_names(
+            str(name), data_dir=str(tmp_path / data), cache_dir=str(tmp_path / cache)
+        )
+
+    assert names("digits") == tuple("0123456789")
+    assert names("fake")[1] == "class_1"
     array_folder(tmp_path / "arrays" / "train")
-    assert class_names.class_names(str(tmp_path / "arrays"), **nowhere) == CLASSES
+    assert names(tmp_path / "arrays") == CLASSES
     tfds_folder(tmp_path / "data" / "pets" / "1.0.0")
-    prepared = str(tmp_path / "data" / "pets" / "1.0.0")
-    assert class_names.class_names(prepared, **nowhere) == CLASSES
-    data_dir = str(tmp_path / "data")
-    names = class_names.class_names("pets", data_dir=data_dir, cache_dir="/no")
-    assert names == CLASSES
+    assert names(tmp_path / "data" / "pets" / "1.0.0") == CLASSES
+    assert names("pets", "data") == CLASSES
     tfds_folder(tmp_path / "data" / "plain" / "1.0.0", names=False)
-    names = class_names.class_names("plain", data_dir=data_dir, cache_dir="/no")
-    assert names == ("0", "1", "2")
+    assert names("plain", "data") == ("0", "1", "2")
     array_folder(tmp_path / "cache" / "datasets" / "birds" / "1.0.0-abc" / "train")
-    cache = str(tmp_path / "cache")
-    names = class_names.class_names("birds", data_dir=data_dir, cache_dir=cache)
-    assert names == CLASSES
+    assert names("birds", "data", "cache") == CLASSES
 
     with pytest.raises(RequestError, match="pip install -r requirements.txt"):
-        class_names.class_names("food101", **nowhere)
+        names("food101")
     (tmp_path / "data" / "plain" / "1.0.0" / "features.json").write_text("{}")
     with pytest.raises(RequestError, match=r"features\.json"):
-        class_names.class_names("plain", data_dir=data_dir, cache_dir="/no")
+        names("plain", "data")
     with pytest.raises(RequestError, match="no dataset folder"):
-        class_names.class_names(str(tmp_path), **nowhere)
+        names(tmp_path)
 
 
 def test_class_names_of_a_set_that_is_not_prepared(tmp_path):

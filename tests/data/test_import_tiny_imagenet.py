@@ -5,9 +5,9 @@ import os
 import numpy as np
 import pytest
 from PIL import Image
-from support.import_sources import decode, encode, make_folder, make_zip, pixels
+from support.import_sources import decode, encode, make_folder, make_zip, pixels, run
 
-from rsmatch_jax.data import import_images, sources
+from rsmatch_jax.data import sources
 
 TINY = {
     "wnids.txt": b"n03\nn01\nn02\nn04\n",
@@ -40,8 +40,7 @@ def test_tiny_imagenet_splits_labels_and_names(form, tmp_path, capsys):
         top = "tiny-imagenet-200/" if form == "wrapped" else ""
         source = make_zip(tmp_path / "t.zip", {top + k: v for k, v in files.items()})
     out = tmp_path / "tiny_imagenet" / "1.0.0"
-    flags = ["--layout=tiny_imagenet", f"--source={source}", f"--out={out}"]
-    assert import_images.main(flags) == 0
+    assert run(source, out, layout="tiny_imagenet", size=None) == 0
     text = capsys.readouterr().out
     assert "10 images of 64x64" in text
     assert "1 images ignored: Tiny-ImageNet's test images have no labels" in text
@@ -58,8 +57,7 @@ def test_tiny_imagenet_splits_labels_and_names(form, tmp_path, capsys):
     assert np.abs(train.images[0].astype(int) - expected).mean() < 8
     grey = test.images[0]
     assert (grey == grey[..., :1]).all()
-    smaller = tmp_path / "small"
-    assert import_images.main([*flags[:2], f"--out={smaller}", "--size=16"]) == 0
+    assert run(source, tmp_path / "small", layout="tiny_imagenet", size=16) == 0
     assert "10 images of 16x16" in capsys.readouterr().out
 
 
@@ -77,7 +75,7 @@ def test_wrong_archives_and_flags_are_refused(change, flags, word, tmp_path, cap
     files = {**tiny_imagenet_files(8), **change}
     files = {k: v for k, v in files.items() if v is not None}
     source = make_zip(tmp_path / "t.zip", files)
-    argv = ["--layout=tiny_imagenet", f"--source={source}", f"--out={tmp_path}/o"]
-    assert import_images.main([*argv, *flags]) == 2
+    out = tmp_path / "o"
+    assert run(source, out, *flags, layout="tiny_imagenet", size=None) == 2
     assert word in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["t.zip"]

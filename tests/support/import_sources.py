@@ -42,8 +42,8 @@ def make_folder(path, files: dict[str, bytes]) -> str:
 
 
 def run(source, out, *flags, layout="folders", size=SIZE) -> int:
-    argv = [f"--layout={layout}", f"--source={source}", f"--out={out}"]
-    return import_images.main([*argv, f"--size={size}", *flags])
+    argv = [f"--layout={layout}", f"--source={source}", f"--out={out}", *flags]
+    return import_images.main(argv if size is None else [*argv, f"--size={size}"])
 
 
 def pool_of(out, tmp_path):

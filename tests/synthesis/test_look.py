@@ -218,8 +218,8 @@ def test_a_truncated_shard_is_named(dataset_folders, tmp_path, capsys):
 
 
 def test_without_tensorflow_the_files_are_not_looked_at(dataset_folders, monkeypatch):
-    monkeypatch.setitem(sys.modules, "rsmatch_jax.data.stores.tf_encoded", None)
-    monkeypatch.delattr(stores, "tf_encoded", raising=False)
+    monkeypatch.setitem(sys.modules, "rsmatch_jax.data.stores.tf_read", None)
+    monkeypatch.delattr(stores, "tf_read", raising=False)
     figures = pool_encoding.of_folders(*dataset_folders, ("a", "b"))
     assert "TensorFlow" in figures["pool"]["unseen"]
     assert "TensorFlow" in figures["generators"][1]["unseen"]

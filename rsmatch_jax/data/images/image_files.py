@@ -39,19 +39,26 @@ def find(
     """Returns the paths of all images that `names` mean, each once.
 
     A name is a file, a folder (all files below it with an image's suffix, in natural
-    order), or a pattern.
-
-    Args:
-        note: gets a line for each folder with other files, which are left out.
-
-    Raises:
-        RequestError: a name means no image.
+    order), or a pattern; RequestError if it means no image.
+    note: gets a line for each folder with other files, which are left out.
     """
     paths: dict[str, None] = {}
+    suffixes = ", ".join(image_source.SUFFIXES)
     for name in names:
         path = os.path.expanduser(name)
         if os.path.isdir(path):
-            matches = _in_folder(name, path, note)
+            images, others = image_source.in_folder(path)
+            if not images:
+                raise RequestError(
+                    f"{name}: there is no image in this folder ({suffixes})"
+                )
+            if others:
+                note(
+                    f"{name}: {len(others)} of {len(images) + len(others)} files are "
+                    f"left out, such as {others[0].path}: an image in a folder ends in "
+                    f"{suffixes}"
+                )
+            matches = [os.path.join(path, file.path) for file in images]
         elif os.path.exists(path):
             matches = [path]
         else:
@@ -67,26 +74,10 @@ def find(
     return list(paths)
 
 
-def _in_folder(name: str, path: str, note: Callable[[str], None]) -> list[str]:
-    images, others = image_source.in_folder(path)
-    suffixes = ", ".join(image_source.SUFFIXES)
-    if not images:
-        raise RequestError(f"{name}: there is no image in this folder ({suffixes})")
-    if others:
-        note(
-            f"{name}: {len(others)} of {len(images) + len(others)} files are left out, "
-            f"such as {others[0].path}: an image in a folder ends in {suffixes}"
-        )
-    return [os.path.join(path, file.path) for file in images]
-
-
 def batches(
     paths: Sequence[str], size: int, count: int, *, central: bool = False
 ) -> Iterator[list[Loaded]]:
-    """Yields the files in order, `count` at a time. Threads load them a little ahead.
-
-    size, central: as for `load`.
-    """
+    """Yields what `load` returns, `count` files at a time; threads work ahead."""
 
     def load_all(part: Sequence[str]) -> list[Loaded]:
         return [load(path, size, central=central) for path in part]
@@ -108,26 +99,22 @@ def batches(
 
 
 def load(path: str, size: int, *, central: bool = False) -> Loaded:
-    """Loads one file at `size` x `size`.
+    """Loads one file at `size` x `size`, as the importer does (`image_source.fit`).
 
-    An image of another size becomes the area mean of its central square, as in the
-    importer (`image_source.fit`).
-
-    Args:
-        central: gives the view that encoded datasets (data.image_size) are evaluated
-            on (`encoded.central_view`), for images of any size.
+    central: gives the view that encoded datasets (data.image_size) are evaluated on
+    (`encoded.central_view`), whatever size the image has.
     """
     try:
-        image = image_source.decode(image_source.read_file(path))
+        picture = image_source.decode(image_source.read_file(path))
     except image_source.Unreadable as e:
         return Loaded(path, None, reason=str(e))
     if not central:
-        picture = image_source.square(image, size)
-        return Loaded(path, picture.pixels, image.original, picture.changes)
+        picture = image_source.square(picture, size)
+        return Loaded(path, picture.pixels, picture.original, picture.changes)
     changes = (
-        *image.changes,
+        *picture.changes,
         f"cropped to {encoded.CENTRE:g} of its central square",
-        image_source.resized_from(image.original),
+        image_source.resized_from(picture.original),
     )
-    pixels = encoded.central_view(image.rgb, size)
-    return Loaded(path, pixels, image.original, changes)
+    pixels = encoded.central_view(picture.rgb, size)
+    return Loaded(path, pixels, picture.original, changes)

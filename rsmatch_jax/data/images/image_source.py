@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import io
 import os
@@ -37,34 +38,25 @@ class File:
 
 
 @dataclasses.dataclass(frozen=True)
-class Decoded:
-    """An image in its original size.
-
-    rgb: upright, mode RGB. original: width and height in the file. plain: whether the
-    file, a JPEG or PNG, shows these pixels to any reader. changes: what was done, in
-    words.
-    """
-
-    rgb: Image.Image
-    original: tuple[int, int]
-    plain: bool
-    changes: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
 class Picture:
-    """An image in its final size.
+    """A decoded image.
 
-    encoded: the file's bytes if nothing had to change, else None. pixels: uint8
-    [H, W, 3]. original, changes: as in Decoded.
+    encoded: the file's bytes if it is a JPEG or PNG that shows these pixels to any
+    reader, else None. rgb: upright, mode RGB. original: width and height in the file.
+    changes: what was done to the image, in words.
     """
 
     encoded: bytes | None
-    pixels: np.ndarray
-    resized: bool
-    cropped: bool
+    rgb: Image.Image
     original: tuple[int, int]
     changes: tuple[str, ...]
+    resized: bool = False
+    cropped: bool = False
+
+    @functools.cached_property
+    def pixels(self) -> np.ndarray:
+        """uint8 [H, W, 3]."""
+        return np.asarray(self.rgb)
 
     def digest(self) -> bytes:
         """Returns 16 bytes that are equal for equal pixels."""
@@ -75,8 +67,7 @@ class Picture:
 def open_source(source: str) -> Iterator[tuple[list[File], list[File]]]:
     """Opens a folder or zip: its image files in natural order, and the other files.
 
-    Raises:
-        RequestError: it is neither, or the zip is damaged or refused by `safe_zip`.
+    Raises RequestError if it is neither, or the zip is damaged or refused.
     """
     source = os.path.abspath(os.path.expanduser(source))
     if os.path.isdir(source):
@@ -121,17 +112,16 @@ def read_file(path: str) -> bytes:
 
 @contextlib.contextmanager
 def bombs_refused_by_name() -> Iterator[None]:
-    """Silences Pillow's warning of too many pixels, which names no file.
+    """Silences Pillow's warning of too many pixels; `decode` refuses such files.
 
-    `decode` refuses such a file. Enter this in the main thread, around threads that
-    decode.
+    Enter this in the main thread, around threads that decode.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         yield
 
 
-def decode(data: bytes) -> Decoded:
+def decode(data: bytes) -> Picture:
     """Decodes an image file's first picture. Several threads may call it.
 
     Raises:
@@ -156,7 +146,7 @@ def decode(data: bytes) -> Decoded:
             upright = image.getexif().get(_ORIENTATION) not in range(2, 9)
             rgb = image if upright else ImageOps.exif_transpose(image)
             rgb = rgb if rgb.mode == "RGB" else rgb.convert("RGB")
-            plain = mode in ("RGB", "L") and image.format in ("JPEG", "PNG")
+            plain = mode in ("RGB", "L") and image.format in ("JPEG", "PNG") and upright
             changes = {
                 "first frame of several": getattr(image, "is_animated", False),
                 "turned upright": not upright,
@@ -174,7 +164,7 @@ def decode(data: bytes) -> Decoded:
     except Exception as e:  # Pillow's decoders raise nearly anything on damaged files
         raise Unreadable(str(e) or type(e).__name__) from None
     applied = tuple(words for words, is_applied in changes.items() if is_applied)
-    return Decoded(rgb, original, plain and upright, applied)
+    return Picture(data if plain else None, rgb, original, applied)
 
 
 def fit(data: bytes, size: int | None) -> Picture:
@@ -184,36 +174,28 @@ def fit(data: bytes, size: int | None) -> Picture:
     central square and resized by Pillow's BOX, which is the area mean when it shrinks.
     This one antialiased kernel serves all images, so the kernel does not tell one
     generator from another.
-
-    Raises:
-        Unreadable: as for `decode`.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        image = decode(data)
-    return square(image, size, data)
+    with bombs_refused_by_name():
+        return square(decode(data), size)
 
 
-def square(image: Decoded, size: int | None, data: bytes | None = None) -> Picture:
-    """Brings a decoded image to its size, see `fit`. data: the file's bytes."""
-    rgb, changes = image.rgb, image.changes
-    resized = size is not None and rgb.size != (size, size)
-    cropped = resized and rgb.width != rgb.height
-    if resized:
-        side = min(rgb.size)
-        left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
-        box = (left, top, left + side, top + side)
-        rgb = rgb.resize((size, size), Image.Resampling.BOX, box=box)
-        if cropped:
-            changes += ("cropped to its central square",)
-        changes += (resized_from(image.original),)
-    return Picture(
-        encoded=data if image.plain and not resized else None,
-        pixels=np.asarray(rgb),
-        resized=resized,
+def square(picture: Picture, size: int | None) -> Picture:
+    """Brings a picture in its original size to another, see `fit`."""
+    rgb = picture.rgb
+    if size is None or rgb.size == (size, size):
+        return picture
+    side = min(rgb.size)
+    left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
+    box = (left, top, left + side, top + side)
+    cropped = rgb.width != rgb.height
+    changes = ("cropped to its central square",) if cropped else ()
+    return dataclasses.replace(
+        picture,
+        encoded=None,
+        rgb=rgb.resize((size, size), Image.Resampling.BOX, box=box),
+        changes=(*picture.changes, *changes, resized_from(picture.original)),
+        resized=True,
         cropped=cropped,
-        original=image.original,
-        changes=changes,
     )
 
 
@@ -236,7 +218,5 @@ def _is_image(path: str) -> bool:
 def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
     try:
         return safe_zip.read(archive, entry)
-    except (
-        Exception
-    ) as e:  # damaged streams raise zlib.error, BadZipFile, EOFError, ...
+    except Exception as e:  # of a damaged stream: zlib.error, BadZipFile, EOFError, ...
         raise Unreadable(str(e) or type(e).__name__) from None

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 from rsmatch_jax.data.images.image_source import File, Unreadable
 from rsmatch_jax.data.stores.dataset_folder import natural_key
@@ -12,13 +12,6 @@ from rsmatch_jax.errors import RequestError
 
 _CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 CIFAR10 = tuple(_CIFAR10.split())
-CIFAKE_GENERATOR = "stable-diffusion-1.4"
-CIFAKE_HOW = "CIFAKE's own run of Stable Diffusion 1.4, per class of CIFAR-10"
-CIFAKE_SOURCE = (
-    "CIFAKE: J. J. Bird and A. Lotfi 2023, arXiv:2303.14126, after CIFAR-10 by "
-    "A. Krizhevsky 2009"
-)
-CIFAKE_LICENCE = "MIT, as the dataset's page states"
 _CIFAKE_FILE = re.compile(r"\d+(?: \((\d+)\))?\.jpe?g", re.IGNORECASE)
 SPLITS = ("train", "test", "validation")
 _SHOWN = 10
@@ -87,8 +80,16 @@ def cifake_plan(images: Images) -> Plan:
             f"--source={images.root} has no images in a folder FAKE; --layout=cifake "
             "reads CIFAKE's archive, for other images use --layout=folders"
         )
-    generators = {images.generator or CIFAKE_GENERATOR: CIFAKE_HOW}
-    return Plan(items, CIFAR10, generators, CIFAKE_LICENCE, CIFAKE_SOURCE, ignored)
+    how = "CIFAKE's own run of Stable Diffusion 1.4, per class of CIFAR-10"
+    return Plan(
+        items,
+        class_names=CIFAR10,
+        generators={images.generator or "stable-diffusion-1.4": how},
+        licence="MIT, as the dataset's page states",
+        source="CIFAKE: J. J. Bird and A. Lotfi 2023, arXiv:2303.14126, after CIFAR-10 "
+        "by A. Krizhevsky 2009",
+        ignored=ignored,
+    )
 
 
 def folders_plan(images: Images) -> Plan:
@@ -111,7 +112,15 @@ def folders_plan(images: Images) -> Plan:
             "--generator"
         )
     names = [generator] if generator else ([] if has_splits else tops)
-    labels = _class_positions({p[-1] for p in paths}, images.class_names)
+    folders = {path[-1] for path in paths}
+    unlisted = folders - set(images.class_names)
+    if images.class_names and unlisted:
+        raise RequestError(
+            f"the class folders {', '.join(sorted(unlisted)[:_SHOWN])} are not in "
+            "--class_names; rename them, or correct that file"
+        )
+    class_names = images.class_names or sorted(folders, key=natural_key)
+    labels = {name: label for label, name in enumerate(class_names)}
     items, ignored = [], Counter()
     for file, path in zip(files, paths, strict=True):
         split = path[0] if has_splits else "train"
@@ -122,11 +131,11 @@ def folders_plan(images: Images) -> Plan:
         items.append(Item(file, split, labels[path[-1]], position if names else None))
     return Plan(
         items,
-        tuple(labels),
-        {name: "not stated; images imported from disk" for name in names},
-        "not stated",
-        f"images imported from {os.path.basename(root)}",
-        ignored,
+        class_names=tuple(labels),
+        generators=dict.fromkeys(names, "not stated; images imported from disk"),
+        licence="not stated",
+        source=f"images imported from {os.path.basename(root)}",
+        ignored=ignored,
     )
 
 
@@ -147,7 +156,10 @@ def tiny_imagenet_plan(images: Images) -> Plan:
     top, texts = _tiny_imagenet_tables(root, images.others)
     wnids = sorted(texts["wnids.txt"].split())
     labels = {wnid: label for label, wnid in enumerate(wnids)}
-    truth = dict(row.split("\t")[:2] for row in _rows(texts["val/val_annotations.txt"]))
+    truth = _table(texts["val/val_annotations.txt"])
+    # A wnid without a row in words.txt is its own word.
+    words = _table(texts["words.txt"])
+    names = [words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
     items, ignored = [], Counter()
     for file in images.files:
         match file.path.removeprefix(top).split("/"):
@@ -176,11 +188,14 @@ def tiny_imagenet_plan(images: Images) -> Plan:
         )
     return Plan(
         items,
-        _first_words(wnids, texts["words.txt"]),
-        {},
-        "not stated; for research, as ImageNet's",
-        "Tiny-ImageNet (Stanford CS231N), after ImageNet by J. Deng et al. 2009",
-        ignored,
+        class_names=tuple(
+            name if names.count(name) == 1 else f"{name} ({wnid})"
+            for name, wnid in zip(names, wnids, strict=True)
+        ),
+        generators={},
+        licence="not stated; for research, as ImageNet's",
+        source="Tiny-ImageNet (Stanford CS231N), after ImageNet by J. Deng et al. 2009",
+        ignored=ignored,
     )
 
 
@@ -212,18 +227,10 @@ def _tiny_imagenet_tables(
     return top, texts
 
 
-def _rows(text: str) -> list[str]:
-    return [row for row in text.splitlines() if "\t" in row]
-
-
-def _first_words(wnids: Sequence[str], words: str) -> tuple[str, ...]:
-    """`n02124075 <tab> Egyptian cat, ...` gives `Egyptian cat`; no row gives the id."""
-    by_wnid = dict(row.split("\t", 1) for row in _rows(words))
-    names = [by_wnid.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
-    return tuple(
-        name if names.count(name) == 1 else f"{name} ({wnid})"
-        for name, wnid in zip(names, wnids, strict=True)
-    )
+def _table(text: str) -> dict[str, str]:
+    """First column to second column of lines with tabs."""
+    rows = (line.split("\t") for line in text.splitlines() if "\t" in line)
+    return {row[0]: row[1] for row in rows}
 
 
 def _unwrap(paths: list[list[str]], generator: str | None) -> list[list[str]]:
@@ -232,17 +239,3 @@ def _unwrap(paths: list[list[str]], generator: str | None) -> list[list[str]]:
         len(p) == 3 or (len(p) == 2 and generator and p[0] not in SPLITS) for p in paths
     )
     return [p[1:] for p in paths] if wrapped else paths
-
-
-def _class_positions(
-    folders: Collection[str], class_names: Sequence[str]
-) -> dict[str, int]:
-    """Class name to label, in the order of --class_names or else in natural order."""
-    unlisted = set(folders) - set(class_names)
-    if class_names and unlisted:
-        raise RequestError(
-            f"the class folders {', '.join(sorted(unlisted)[:_SHOWN])} are not in "
-            "--class_names; rename them, or correct that file"
-        )
-    names = class_names or sorted(folders, key=natural_key)
-    return {name: label for label, name in enumerate(names)}

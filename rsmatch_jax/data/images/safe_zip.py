@@ -29,13 +29,9 @@ Member = tuple[str, zipfile.ZipInfo]  # path with forward slashes, entry
 def members(
     source: str, archive: zipfile.ZipFile, is_read: Callable[[str], bool]
 ) -> list[Member]:
-    """Returns all files of an archive.
+    """Returns all files of an archive; RequestError names a member that breaks a rule.
 
-    Args:
-        is_read: which paths will be read; only these have limits in size.
-
-    Raises:
-        RequestError: a member breaks a rule; the message names it and the limit.
+    is_read: which paths will be read; only these have limits in size.
     """
     entries = archive.infolist()
     if len(entries) > MAX_MEMBERS:
@@ -54,11 +50,9 @@ def members(
 
 
 def read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    """Returns the bytes of a member.
+    """Returns the bytes of a member; raises ValueError if it breaks a limit.
 
-    Raises:
-        ValueError: it breaks a limit. zipfile and zlib raise other exceptions for a
-            damaged member.
+    zipfile and zlib raise other exceptions for a damaged member.
     """
     if reason := _fault(entry):
         raise ValueError(reason)

@@ -10,16 +10,17 @@ import fnmatch
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from absl import logging
 
 from rsmatch_jax import files
 from rsmatch_jax.data.stores import arrays
+from rsmatch_jax.data.stores.arrays import ImageArrays
 from rsmatch_jax.data.stores.dataset_folder import Source
 from rsmatch_jax.errors import RequestError
 
-Splits = dict[str, Any]
+Splits = dict[str, ImageArrays]
+Build = Callable[[str], tuple[ImageArrays, dict]]
 _PARTIAL = ".partial"
 
 
@@ -29,26 +30,32 @@ def get_or_build(
     name: str,
     source: Source,
     splits: Sequence[str],
-    build: Callable[[str], tuple[Any, dict]],
-    form: type = arrays.ImageArrays,
+    build: Build,
+    size: int | None = None,
 ) -> Splits:
     """Returns the splits of `source` from the cache; builds them if they are absent.
 
     A damaged entry is built again, with one warning.
 
     Args:
-        kind: `datasets`, `folders` or `pools`, or one of these after `encoded_`.
-        build: returns a split as a `form`, and more content for its meta.json.
-        form: the dataclass of a split, ImageArrays or encoded_index.Index.
+        kind: `datasets`, `folders` or `pools`.
+        build: returns a split, and more content for its meta.json.
+        size: of the views of encoded images, which have entries of their own; None for
+            decoded images.
 
     Raises:
         RequestError: the cache cannot be written.
     """
+    kind = kind if size is None else f"encoded_{kind}"
     parent = os.path.join(cache_dir, kind, _safe_name(name))
     entry = os.path.join(parent, f"{source.version}-{source.fingerprint}")
+
+    def cached() -> Splits | None:
+        return _open(entry, splits, source.folder, size)
+
     with contextlib.suppress(RequestError):
-        if cached := _open(entry, splits, form):
-            return cached
+        if data := cached():
+            return data
     try:
         os.makedirs(parent, exist_ok=True)
         with open(entry + ".lock", "w") as lock:
@@ -56,8 +63,8 @@ def get_or_build(
                 logging.info("Waiting for another process that decodes %s", name)
                 files.wait_for_lock(lock)
             try:
-                if cached := _open(entry, splits, form):  # by another process
-                    return cached
+                if data := cached():  # by another process
+                    return data
                 logging.info("Reading %s into %s, once", source.folder, entry)
             except RequestError as e:
                 logging.warning("Reading %s again: %s", name, e)
@@ -67,7 +74,7 @@ def get_or_build(
             f"the cached copy of {name} cannot be written to {entry} ({e}); set "
             "data.cache_dir to a folder with room"
         ) from e
-    return _open(entry, splits, form)
+    return cached()
 
 
 def find(
@@ -102,7 +109,7 @@ def find(
         entries[0],
         meta.get("source", {}).get("folder", "an unknown folder"),
     )
-    return _open(entries[0], splits, arrays.ImageArrays)
+    return _open(entries[0], splits)
 
 
 def _safe_name(name: str) -> str:
@@ -110,30 +117,23 @@ def _safe_name(name: str) -> str:
     return name.replace("/", "__")
 
 
-def _open(entry: str, splits: Sequence[str], form: type) -> Splits | None:
+def _open(
+    entry: str, splits: Sequence[str], folder: str = "", size: int | None = None
+) -> Splits | None:
     """The splits of an entry; None if it is absent. Raises RequestError if damaged."""
     if not os.path.isdir(entry):
         return None
     try:
-        return {s: arrays.load(os.path.join(entry, s), form) for s in splits}
+        return {s: arrays.load(os.path.join(entry, s), folder, size) for s in splits}
     except OSError as e:
         raise RequestError(f"{entry} is damaged ({e!r}); delete it") from e
 
 
-def _write(
-    entry: str,
-    source: Source,
-    splits: Sequence[str],
-    build: Callable[[str], tuple[Any, dict]],
-):
+def _write(entry: str, source: Source, splits: Sequence[str], build: Build):
     # This process holds the lock, so a partial entry is left from a killed process.
     temporary = entry + _PARTIAL
     shutil.rmtree(temporary, ignore_errors=True)
-    origin = {
-        "folder": source.folder,
-        "version": source.version,
-        "fingerprint": source.fingerprint,
-    }
+    origin = {key: getattr(source, key) for key in ("folder", "version", "fingerprint")}
     try:
         for split in splits:
             data, extra = build(split)

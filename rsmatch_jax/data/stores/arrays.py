@@ -1,9 +1,8 @@
 """Decoded images as arrays: the form in which every dataset reaches a run.
 
 On disk a dataset is a folder of `images.npy`, `labels.npy`, for a pool also
-`generators.npy`, and `meta.json` with names, shapes and checksums. Arrays are
-memory-mapped, so that opening them costs no memory. scikit-learn's digits and the
-made-up set `fake` need no folder.
+`generators.npy`, and `meta.json`. scikit-learn's digits and the made-up set `fake` need
+no folder.
 """
 
 import dataclasses
@@ -11,11 +10,13 @@ import hashlib
 import math
 import os
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from rsmatch_jax import files
+from rsmatch_jax.data.stores import encoded
+from rsmatch_jax.data.stores.encoded import EncodedImages
 from rsmatch_jax.errors import RequestError
 
 META = "meta.json"
@@ -26,16 +27,16 @@ REAL_ORIGIN = "real"  # stands for real images in reports; no generator may be c
 
 @dataclasses.dataclass(frozen=True)
 class ImageArrays:
-    """Decoded images of one split or pool.
+    """Images of one split or pool.
 
-    images: uint8 [N, H, W, C], C = 1 or 3, possibly memory-mapped; or
-      `encoded.EncodedImages`, which decode images when they are indexed.
+    images: uint8 [N, H, W, C], C = 1 or 3, possibly memory-mapped; or encoded images,
+      which are decoded when they are indexed.
     labels: int32 [N], positions in class_names.
     generators: int32 [N], positions in generator_names; None for real images.
     """
 
     name: str
-    images: np.ndarray
+    images: np.ndarray | EncodedImages
     labels: np.ndarray
     class_names: tuple[str, ...]
     generators: np.ndarray | None = None
@@ -51,34 +52,19 @@ class ImageArrays:
 
     def check(self):
         """Raises ValueError if arrays have wrong dtypes, shapes or values."""
-        images = self.images
-        if (
-            images.dtype != np.uint8
-            or images.ndim != 4
-            or images.shape[3] not in (1, 3)
+        dtype, shape = self.images.dtype, self.images.shape
+        if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3):
+            raise ValueError(f"images are {dtype} {shape}")
+        for what, column, names in (
+            ("labels", self.labels, self.class_names),
+            ("generators", self.generators, self.generator_names),
         ):
-            raise ValueError(f"images are {images.dtype} {images.shape}")
-        check_classes(self, len(images))
-
-
-Columns = TypeVar("Columns")  # a dataclass of arrays and names with a method `check`
-
-
-def check_classes(data: Any, count: int):
-    """Raises ValueError unless labels and generators are int32 [count], each in range.
-
-    data: ImageArrays, or an object with the same four fields.
-    """
-    for what, column, names in (
-        ("labels", data.labels, data.class_names),
-        ("generators", data.generators, data.generator_names),
-    ):
-        if column is None:
-            continue
-        if column.dtype != np.int32 or column.shape != (count,):
-            raise ValueError(f"{what} are {column.dtype} {column.shape}")
-        if count and not 0 <= column.min() <= column.max() < len(names):
-            raise ValueError(f"{what} are outside 0..{len(names) - 1}")
+            if column is None:
+                continue
+            if column.dtype != np.int32 or column.shape != shape[:1]:
+                raise ValueError(f"{what} are {column.dtype} {column.shape}")
+            if shape[0] and not 0 <= column.min() <= column.max() < len(names):
+                raise ValueError(f"{what} are outside 0..{len(names) - 1}")
 
 
 def aligned(shape: tuple[int, ...]) -> np.ndarray:
@@ -89,30 +75,30 @@ def aligned(shape: tuple[int, ...]) -> np.ndarray:
     return memory[begin : begin + size].reshape(shape)
 
 
-def save(folder: str, data: Any, extra: Mapping[str, Any] | None = None):
-    """Writes a dataclass of arrays and names, such as ImageArrays, to a folder.
+def save(folder: str, data: ImageArrays, extra: Mapping[str, Any] | None = None):
+    """Writes a dataset to a folder. Of encoded images it has the places alone.
 
-    Each array becomes <field>.npy. `meta.json` comes last, so it marks a complete
-    folder. It has the other fields, the arrays' shapes and checksums, and `extra`.
+    `meta.json` comes last, so it marks a complete folder. It has the names, the arrays'
+    shapes and checksums, and `extra`.
     """
     os.makedirs(folder, exist_ok=True)
-    meta, columns = {}, {}
-    for field in dataclasses.fields(data):
-        value = getattr(data, field.name)
-        if isinstance(value, np.ndarray):
-            is_class = field.name in ("labels", "generators")
-            array = value.astype(np.int32) if is_class else value
-            path = os.path.join(folder, f"{field.name}.npy")
-            np.save(path, array, allow_pickle=False)
-            columns[f"{field.name}.npy"] = {
-                "shape": array.shape,
-                "dtype": str(array.dtype),
-                "sha256": _sha256(path),
-            }
-        elif value is not None:
-            meta[field.name] = value
-    content = {**meta, "files": columns, **(extra or {})}
-    files.write_json(os.path.join(folder, META), content)
+    content = {"name": data.name, "class_names": data.class_names}
+    columns = {"images": data.images, "labels": data.labels.astype(np.int32)}
+    if isinstance(data.images, EncodedImages):
+        columns["places"] = columns.pop("images").places
+        content["shards"] = [os.path.basename(path) for path in data.images.files]
+    if data.generators is not None:
+        columns["generators"] = data.generators.astype(np.int32)
+    content |= {"generator_names": data.generator_names, "files": {}}
+    for key, column in columns.items():
+        path = os.path.join(folder, f"{key}.npy")
+        np.save(path, column, allow_pickle=False)
+        content["files"][f"{key}.npy"] = {
+            "shape": column.shape,
+            "dtype": str(column.dtype),
+            "sha256": _sha256(path),
+        }
+    files.write_json(os.path.join(folder, META), {**content, **(extra or {})})
 
 
 def is_array_folder(folder: str) -> bool:
@@ -128,13 +114,14 @@ def load_meta(folder: str) -> dict[str, Any]:
     return meta
 
 
-def load(folder: str, form: type[Columns] = ImageArrays) -> Columns:
+def load(folder: str, shards: str = "", size: int | None = None) -> ImageArrays:
     """Opens what `save` wrote, memory-mapped, after checking all checksums.
 
     Nothing that is stored is ever run.
 
     Args:
-        form: the dataclass that was saved.
+        shards: the folder with the files of encoded images.
+        size: of the views of encoded images; None for decoded ones.
 
     Raises:
         RequestError: a file is missing, damaged, or does not fit the others.
@@ -145,15 +132,12 @@ def load(folder: str, form: type[Columns] = ImageArrays) -> Columns:
             file.removesuffix(".npy"): _column(folder, file, entry["sha256"])
             for file, entry in meta["files"].items()
         }
-        names = {
-            field.name: tuple(meta[field.name])
-            for field in dataclasses.fields(form)
-            if field.type == tuple[str, ...]
-        }
-        data = form(name=meta["name"], **columns, **names)
+        if size is not None:
+            places = columns.pop("places")
+            columns["images"] = encoded.locate(shards, meta["shards"], places, size)
+        names = {key: tuple(meta[key]) for key in ("class_names", "generator_names")}
+        data = ImageArrays(name=meta["name"], **columns, **names)
         data.check()
-    except RequestError:
-        raise
     except (AttributeError, KeyError, TypeError, ValueError) as e:
         # A meta.json or .npy file of another kind, or one that holds objects.
         raise RequestError(
@@ -166,16 +150,11 @@ def load(folder: str, form: type[Columns] = ImageArrays) -> Columns:
 def _column(folder: str, file: str, sha256: str) -> np.ndarray:
     path = os.path.join(folder, file)
     if not os.path.isfile(path) or _sha256(path) != sha256:
-        raise RequestError(
-            f"{path} is missing, or its checksum differs from {META}; delete {folder}, "
-            "so that it is made again, or restore the file"
-        )
+        raise ValueError(f"{file} is missing, or its checksum differs from {META}")
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (EOFError, ValueError) as e:
-        raise RequestError(
-            f"{path} is no array of numbers ({e}); delete {folder}, or restore the file"
-        ) from None
+        raise ValueError(f"{file} is no array of numbers: {e}") from None
 
 
 def _sha256(path: str) -> str:

@@ -10,6 +10,7 @@ import fnmatch
 import hashlib
 import json
 import os
+import pathlib
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 
 from rsmatch_jax import files
 from rsmatch_jax.data.stores import tfrecord
+from rsmatch_jax.data.stores.arrays import ImageArrays
 from rsmatch_jax.errors import RequestError
 
 INFO = "dataset_info.json"
@@ -78,26 +80,35 @@ def find(name: str, data_dir: str) -> str | None:
     """Returns the folder of the newest prepared version of a TFDS dataset, or None."""
     base, config, version = split_name(name)
     folder = os.path.join(data_dir, base)
-    config = config or _default_config(folder)
-    configs = [config] if config else ["", *_subfolders(folder)]  # "": without configs
-    versions = {c: _versions(os.path.join(folder, c), version or "*") for c in configs}
-    prepared = [c for c in configs if versions[c]]
+    if not config:
+        with contextlib.suppress(RequestError):  # TFDS may have noted a default
+            noted = files.read_json(os.path.join(folder, ".config", "metadata.json"))
+            config = (noted or {}).get("default_config_name")
+    prepared = {}
+    for part in [config] if config else ["", *_subfolders(folder)]:  # "": no configs
+        versions = [
+            inner
+            for inner in _subfolders(os.path.join(folder, part))
+            if is_version(inner)
+            and fnmatch.fnmatchcase(inner, version or "*")
+            and is_dataset(os.path.join(folder, part, inner))
+        ]
+        if versions:
+            newest = max(versions, key=natural_key)
+            prepared[part] = os.path.join(folder, part, newest)
     if len(prepared) > 1 and "" not in prepared:
         raise RequestError(
             f"{name} in {data_dir} has the configs {', '.join(prepared)}: choose one, "
-            f"such as --config.data.name={base}/{prepared[0]}"
+            f"such as --config.data.name={base}/{next(iter(prepared))}"
         )
-    if not prepared:
-        return None
-    return os.path.join(folder, prepared[0], versions[prepared[0]][-1])
+    return next(iter(prepared.values()), None)
 
 
 def inspect(folder: str) -> Source:
     """Reads the description of a dataset folder.
 
     Raises:
-        RequestError: there is no description, it is damaged, or it names code that is
-            not TFDS's.
+        RequestError: it is absent or damaged, or names code that is not TFDS's.
     """
     path = os.path.join(folder, INFO)
     info = files.read_json(path) if os.path.isdir(folder) else None
@@ -149,22 +160,26 @@ def check_shards(source: Source, splits: Sequence[str]):
 
 
 def shards(source: Source, split: str) -> list[tuple[str, int]]:
-    """Returns (path, number of records) of a split's files, in order.
-
-    Raises:
-        RequestError: a file is absent.
-    """
+    """Returns (path, number of records) of a split's files; RequestError if absent."""
+    infos = source.info.get("splits", ())
+    info = next((info for info in infos if info["name"] == split), {})
+    lengths = info.get("shardLengths", ())
     paths = []
-    for info in source.info.get("splits", ()):
-        if info["name"] == split:
-            lengths = [int(n) for n in info.get("shardLengths", ())]
-            for shard, length in enumerate(lengths):
-                path = _shard_path(source, info, shard, len(lengths))
-                if not os.path.isfile(path):
-                    raise RequestError(
-                        f"{path} is absent, {INFO} lists it; {_way_out(source)}"
-                    )
-                paths.append((path, length))
+    for shard, length in enumerate(lengths):
+        file = info.get("filepathTemplate") or _TEMPLATE
+        for key, value in {
+            "DATASET": source.name,
+            "SPLIT": split,
+            "FILEFORMAT": source.file_format,
+            "SHARD_X_OF_Y": f"{shard:05d}-of-{len(lengths):05d}",
+            "SHARD_INDEX": f"{shard:05d}",
+            "NUM_SHARDS": f"{len(lengths):05d}",
+        }.items():
+            file = file.replace("{" + key + "}", value)
+        path = os.path.join(source.folder, file)
+        if not os.path.isfile(path):
+            raise RequestError(f"{path} is absent, {INFO} lists it; {_way_out(source)}")
+        paths.append((path, int(length)))
     return paths
 
 
@@ -174,11 +189,7 @@ def damaged(source: Source, path: str, reason: str) -> RequestError:
 
 
 def label_names(folder: str, feature: str = "label") -> tuple[str, ...]:
-    """Returns the names of a class feature, from the files beside the images.
-
-    Raises:
-        RequestError: there is no such feature.
-    """
+    """Returns a class feature's names; RequestError if there is no such feature."""
     inspect(folder)
     with contextlib.suppress(FileNotFoundError):  # TFDS numbers classes without names
         path = os.path.join(folder, f"{feature}.labels.txt")
@@ -197,14 +208,16 @@ def label_names(folder: str, feature: str = "label") -> tuple[str, ...]:
     return tuple(str(label) for label in range(count))
 
 
-def sort_and_check(
-    folder: str,
+def assemble(
+    source: Source,
     split: str,
     columns: dict[str, np.ndarray],
     ids: Sequence[str],
     classes: dict[str, tuple[str, ...]],
-) -> dict[str, np.ndarray]:
-    """Sorts the columns of a split by ids in natural order, if all images have one.
+) -> ImageArrays:
+    """Returns a split, sorted by ids in natural order if all images have one.
+
+    columns: `image` [N, ...], and for each feature in `classes` int [N].
 
     Raises:
         RequestError: a column of `classes` has a value without a name.
@@ -217,9 +230,17 @@ def sort_and_check(
         outside = (columns[key] < 0) | (columns[key] >= len(names))
         if outside.any():
             raise RequestError(
-                f"{folder}: {outside.sum()} images of {split} have no {key}"
+                f"{source.folder}: {outside.sum()} images of {split} have no {key}"
             )
-    return columns
+        columns[key] = columns[key].astype(np.int32, copy=False)
+    return ImageArrays(
+        name=source.name,
+        images=columns["image"],
+        labels=columns["label"],
+        class_names=classes["label"],
+        generators=columns.get("generator"),
+        generator_names=classes.get("generator", ()),
+    )
 
 
 @contextlib.contextmanager
@@ -263,29 +284,14 @@ def _fingerprint(folder: str) -> str:
     ends of a shard show what is in it.
     """
     digest = hashlib.sha256()
-    for name in sorted(f.name for f in os.scandir(folder) if f.is_file()):
-        path = os.path.join(folder, name)
-        size = os.path.getsize(path)
-        digest.update(json.dumps([name, size]).encode())
-        with open(path, "rb") as f:
+    for path in sorted(p for p in pathlib.Path(folder).iterdir() if p.is_file()):
+        size = path.stat().st_size
+        digest.update(json.dumps([path.name, size]).encode())
+        with path.open("rb") as f:
             digest.update(f.read(_ENDS))
             f.seek(max(0, size - _ENDS))
             digest.update(f.read(_ENDS))
     return digest.hexdigest()[:12]
-
-
-def _shard_path(source: Source, split: dict[str, Any], shard: int, count: int) -> str:
-    file = split.get("filepathTemplate") or _TEMPLATE
-    for key, value in {
-        "DATASET": source.name,
-        "SPLIT": split["name"],
-        "FILEFORMAT": source.file_format,
-        "SHARD_X_OF_Y": f"{shard:05d}-of-{count:05d}",
-        "SHARD_INDEX": f"{shard:05d}",
-        "NUM_SHARDS": f"{count:05d}",
-    }.items():
-        file = file.replace("{" + key + "}", value)
-    return os.path.join(source.folder, file)
 
 
 def _way_out(source: Source) -> str:
@@ -299,26 +305,6 @@ def _way_out(source: Source) -> str:
         "copy or prepare the dataset again (a synthetic pool: import it again), then "
         f"delete {source.folder} if it is the damaged copy"
     )
-
-
-def _default_config(folder: str) -> str | None:
-    """The default config, which TFDS may have noted beside the prepared configs."""
-    with contextlib.suppress(RequestError):
-        metadata = files.read_json(os.path.join(folder, ".config", "metadata.json"))
-        return (metadata or {}).get("default_config_name")
-    return None
-
-
-def _versions(folder: str, pattern: str) -> list[str]:
-    """Prepared versions below `folder` that match, oldest first."""
-    versions = (
-        v
-        for v in _subfolders(folder)
-        if is_version(v)
-        and fnmatch.fnmatchcase(v, pattern)
-        and is_dataset(os.path.join(folder, v))
-    )
-    return sorted(versions, key=natural_key)
 
 
 def _subfolders(folder: str) -> list[str]:

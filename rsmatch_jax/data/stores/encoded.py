@@ -7,7 +7,9 @@ has searched. Needs no TensorFlow.
 
 import dataclasses
 import io
+import math
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -35,22 +37,16 @@ class EncodedImages:
     places: np.ndarray
     size: int
 
+    dtype = np.dtype(np.uint8)
+
     @property
     def shape(self) -> tuple[int, int, int, int]:
         return (len(self.places), self.size, self.size, 3)
 
     @property
-    def dtype(self) -> np.dtype:
-        return np.dtype(np.uint8)
-
-    @property
-    def ndim(self) -> int:
-        return 4
-
-    @property
     def nbytes(self) -> int:
         """Size of all decoded views."""
-        return len(self.places) * self.size * self.size * 3
+        return math.prod(self.shape)
 
     def __len__(self) -> int:
         return len(self.places)
@@ -108,11 +104,27 @@ class EncodedImages:
             ) from None
 
 
-def evaluation_view(data: bytes, size: int) -> np.ndarray:
-    """Returns the fixed view of an image file, uint8 [size, size, 3].
+def locate(
+    folder: str, shards: Sequence[str], places: np.ndarray, size: int
+) -> EncodedImages:
+    """Returns the images at `places` in the files `shards` of a folder.
 
-    Resized by Pillow's antialiased bilinear kernel, as torchvision's crops.
+    Raises:
+        ValueError: the arrays have wrong dtypes, shapes or values.
     """
+    if places.dtype != np.int64 or places.shape != (len(places), 3):
+        raise ValueError(f"places are {places.dtype} {places.shape}")
+    # A path in place of a file name could lead out of the dataset's folder.
+    if any(os.path.basename(shard) != shard for shard in shards):
+        raise ValueError("shards are no file names")
+    if len(places) and (places.min() < 0 or places[:, 0].max() >= len(shards)):
+        raise ValueError("places lie in no shard")
+    paths = tuple(os.path.join(folder, shard) for shard in shards)
+    return EncodedImages(paths, places, size)
+
+
+def evaluation_view(data: bytes, size: int) -> np.ndarray:
+    """Returns the fixed view of an image file, uint8 [size, size, 3]."""
     from PIL import Image  # lazy: decoded datasets need no Pillow
 
     with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
@@ -120,7 +132,10 @@ def evaluation_view(data: bytes, size: int) -> np.ndarray:
 
 
 def central_view(rgb: Any, size: int) -> np.ndarray:
-    """Returns the `evaluation_view` of a decoded PIL.Image of mode RGB."""
+    """Returns the `evaluation_view` of a decoded PIL.Image of mode RGB.
+
+    Resized by Pillow's antialiased bilinear kernel, as torchvision's crops.
+    """
     from PIL import Image  # lazy, as above
 
     side = CENTRE * min(rgb.size)

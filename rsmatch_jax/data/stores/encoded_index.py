@@ -6,13 +6,13 @@ ImageNet if the disk keeps up. The images themselves are not read. Needs no Tens
 
 import dataclasses
 import functools
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from rsmatch_jax.data.stores import arrays, dataset_folder, tfrecord
+from rsmatch_jax.data.stores import dataset_folder, tfrecord
+from rsmatch_jax.data.stores.arrays import ImageArrays
 from rsmatch_jax.data.stores.dataset_folder import Source
 from rsmatch_jax.data.stores.encoded import EncodedImages
 from rsmatch_jax.errors import RequestError
@@ -21,52 +21,13 @@ _ORDERS = ("id", "file_name")  # features by which images are sorted
 _READERS = 16  # files searched at the same time
 
 
-@dataclasses.dataclass(frozen=True)
-class Index:
-    """The places of a split's images, sorted by `id` or `file_name` in natural order.
+def build(
+    source: Source, split: str, size: int, *, with_generators: bool
+) -> ImageArrays:
+    """Searches the files of a split; returns encoded images with views of `size` px.
 
-    Without these features they are in file order. `arrays.save` and `arrays.load` keep
-    an index on disk.
-
-    shards: file names. places: int64 [N, 3] as in EncodedImages. labels, generators:
-    int32 [N] as in ImageArrays.
-    """
-
-    name: str
-    shards: tuple[str, ...]
-    places: np.ndarray
-    labels: np.ndarray
-    class_names: tuple[str, ...]
-    generators: np.ndarray | None = None
-    generator_names: tuple[str, ...] = ()
-
-    def images(self, folder: str, size: int) -> arrays.ImageArrays:
-        """Returns the split of the dataset in `folder`, with images of `size` px."""
-        files = tuple(os.path.join(folder, shard) for shard in self.shards)
-        return arrays.ImageArrays(
-            name=self.name,
-            images=EncodedImages(files, self.places, size),
-            labels=self.labels,
-            class_names=self.class_names,
-            generators=self.generators,
-            generator_names=self.generator_names,
-        )
-
-    def check(self):
-        """Raises ValueError if arrays have wrong dtypes, shapes or values."""
-        places, count = self.places, len(self.places)
-        if places.dtype != np.int64 or places.shape != (count, 3):
-            raise ValueError(f"places are {places.dtype} {places.shape}")
-        # A path in place of a file name could lead out of the dataset's folder.
-        if any(os.path.basename(shard) != shard for shard in self.shards):
-            raise ValueError("shards are no file names")
-        if count and (places.min() < 0 or places[:, 0].max() >= len(self.shards)):
-            raise ValueError("places lie in no shard")
-        arrays.check_classes(self, count)
-
-
-def build(source: Source, split: str, *, with_generators: bool) -> Index:
-    """Searches the files of a split.
+    They are sorted by `id` or `file_name` in natural order; without these features they
+    are in file order.
 
     Raises:
         RequestError: the dataset has another format, an image has no label, or a shard
@@ -87,16 +48,9 @@ def build(source: Source, split: str, *, with_generators: bool) -> Index:
         parts = list(pool.map(search, range(len(shards)), shards))
     columns = {key: np.concatenate([part[key] for part, _ in parts]) for key in keys}
     ids = [name for _, names in parts for name in names]
-    columns = dataset_folder.sort_and_check(source.folder, split, columns, ids, classes)
-    return Index(
-        name=source.name,
-        shards=tuple(os.path.basename(path) for path, _ in shards),
-        places=columns["image"],
-        labels=columns["label"],
-        class_names=classes["label"],
-        generators=columns.get("generator"),
-        generator_names=classes.get("generator", ()),
-    )
+    data = dataset_folder.assemble(source, split, columns, ids, classes)
+    paths = tuple(path for path, _ in shards)
+    return dataclasses.replace(data, images=EncodedImages(paths, data.images, size))
 
 
 def _search(

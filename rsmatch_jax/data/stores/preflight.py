@@ -67,25 +67,23 @@ def unreachable(url: str, timeout: float) -> str | None:
     Proxy variables are respected. The request runs in a thread, because name lookups
     and redirects are not covered by the socket's timeout.
     """
-    reason: list[str | None] = [f"no answer within {timeout:g} s"]
+    request = urllib.request.Request(url, headers={"User-Agent": "rsmatch_jax"})
+    reason = f"no answer within {timeout:g} s"
 
-    def request():
-        reason[0] = _request(url, timeout)
+    def ask():
+        nonlocal reason
+        try:
+            with urllib.request.urlopen(request, timeout=timeout):
+                reason = None  # the body stays unread
+        except urllib.error.HTTPError as e:
+            # A refusal comes from the host; an error of a gateway or a proxy does not.
+            proxy = http.client.PROXY_AUTHENTICATION_REQUIRED
+            answered = e.code < 500 and e.code != proxy
+            reason = None if answered else f"HTTP {e.code}"
+        except (OSError, http.client.HTTPException) as e:
+            reason = str(getattr(e, "reason", e)) or type(e).__name__
 
-    thread = threading.Thread(target=request, daemon=True)
+    thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(timeout)
-    return reason[0]
-
-
-def _request(url: str, timeout: float) -> str | None:
-    request = urllib.request.Request(url, headers={"User-Agent": "rsmatch_jax"})
-    try:
-        with urllib.request.urlopen(request, timeout=timeout):
-            return None  # the body stays unread
-    except urllib.error.HTTPError as e:
-        # A refusal comes from the host; an error of a gateway or a proxy does not.
-        answered = e.code < 500 and e.code != http.client.PROXY_AUTHENTICATION_REQUIRED
-        return None if answered else f"HTTP {e.code}"
-    except (OSError, http.client.HTTPException) as e:
-        return str(getattr(e, "reason", e)) or type(e).__name__
+    return reason

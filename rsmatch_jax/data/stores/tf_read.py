@@ -9,6 +9,7 @@ from absl import logging
 
 from rsmatch_jax.data.stores import dataset_folder
 from rsmatch_jax.data.stores.arrays import ImageArrays
+from rsmatch_jax.data.stores.dataset_folder import Source
 from rsmatch_jax.data.stores.tf_import import tf
 from rsmatch_jax.errors import RequestError, one_line
 
@@ -27,12 +28,12 @@ def prepare(name: str, data_dir: str) -> str:
         builder.download_and_prepare()
     except tfds.core.DatasetNotFoundError as e:
         raise RequestError(
-            f"data.name={name!r} is no dataset that TFDS knows: {_text(e)}"
+            f"data.name={name!r} is no dataset that TFDS knows: {one_line(e, _MESSAGE)}"
         ) from e
     except Exception as e:  # of any kind, from requests' errors to AssertionError
         raise RequestError(
-            f"TFDS cannot prepare {name} in {data_dir}: {_text(e)}; prepare it on "
-            "another machine and pass --config.data.data_dir=DIR"
+            f"TFDS cannot prepare {name} in {data_dir}: {one_line(e, _MESSAGE)}; "
+            "prepare it on another machine and pass --config.data.data_dir=DIR"
         ) from e
     return str(builder.data_dir)
 
@@ -55,7 +56,9 @@ def class_names(name: str) -> tuple[str, ...]:
             f"--dataset={name} is neither a dataset that TFDS knows nor a folder"
         ) from None
     except Exception as e:  # of any kind: a dataset may need a package that is missing
-        raise RequestError(f"TFDS cannot describe {name}: {_text(e)}; {way_out}") from e
+        raise RequestError(
+            f"TFDS cannot describe {name}: {one_line(e, _MESSAGE)}; {way_out}"
+        ) from e
     label = features["label"] if features and "label" in features else None
     if not isinstance(label, tfds.features.ClassLabel) or not label.num_classes:
         raise RequestError(
@@ -70,42 +73,59 @@ def class_names(name: str) -> tuple[str, ...]:
     return names
 
 
-def read_split(folder: str, split: str, *, with_generators: bool) -> ImageArrays:
+def read_split(source: Source, split: str, *, with_generators: bool) -> ImageArrays:
     """Decodes one split, sorted by `id` in natural order, or in file order without id.
-
-    Returns:
-        Images uint8 [N, H, W, 1 or 3], labels int32 [N], for a pool also generators
-        int32 [N].
 
     Raises:
         RequestError: features do not fit, images differ in size or have no label, or a
             file is damaged.
     """
+    folder = source.folder
     builder = tfds.builder_from_directory(folder)
-    features = builder.info.features
+    features = dict(builder.info.features.items())
     keys = ["label"] + ["generator"] * with_generators
     classes = {key: dataset_folder.label_names(folder, key) for key in keys}
-    _check_images(folder, features)
-    has_ids = "id" in features
-    columns = _read_columns(folder, builder, split, ["image", *keys] + ["id"] * has_ids)
+    image = features.get("image")
+    if not isinstance(image, tfds.features.Image):
+        raise RequestError(
+            f"{folder} has no feature image of kind Image, only {', '.join(features)}"
+        )
+    if image.shape[-1] not in (1, 3) or image.np_dtype != np.uint8:
+        raise RequestError(
+            f"{folder} has images of {image.shape[-1]} channels, {image.np_dtype}; "
+            "1 or 3 channels of uint8 are needed"
+        )
+    columns = _read_columns(builder, split, keys + ["id"] * ("id" in features))
     ids = [
         i.decode(errors="replace") if isinstance(i, bytes) else str(i)
         for i in columns.pop("id", np.array([])).tolist()
     ]
-    columns = dataset_folder.sort_and_check(folder, split, columns, ids, classes)
-    name, count = builder.info.name, len(columns["label"])
-    logging.info("Decoded %d images of %s %s", count, name, split)
-    return ImageArrays(
-        name=name,
-        images=columns["image"],
-        labels=columns["label"].astype(np.int32),
-        class_names=classes["label"],
-        generators=columns["generator"].astype(np.int32) if with_generators else None,
-        generator_names=classes.get("generator", ()),
-    )
+    data = dataset_folder.assemble(source, split, columns, ids, classes)
+    logging.info("Decoded %d images of %s %s", len(data.labels), data.name, split)
+    return data
 
 
-def batches(
+def read_files(
+    folder: str, split: str, *, with_generators: bool
+) -> Iterator[tuple[list[bytes], np.ndarray]]:
+    """Yields batches of (image files, generators int32 [B]) in file order.
+
+    Generators are -1 if with_generators is False.
+
+    Raises:
+        RequestError: a shard is damaged.
+    """
+    dataset_folder.check_shards(dataset_folder.inspect(folder), [split])
+    builder = tfds.builder_from_directory(folder)
+    keys = ["image"] + ["generator"] * with_generators
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    for batch in _batches(builder, split, keys, _BATCH, decoders):
+        files = batch["image"].tolist()
+        generators = batch.get("generator", np.full(len(files), -1))
+        yield files, generators.astype(np.int32)
+
+
+def _batches(
     builder: tfds.core.DatasetBuilder,
     split: str,
     keys: Sequence[str],
@@ -130,25 +150,33 @@ def batches(
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as e:
         raise RequestError(
             f"{_damaged_file(builder, split) or builder.data_dir} cannot be decoded "
-            f"({_text(e)}); copy or prepare the dataset again (a synthetic pool: "
-            "import it again)"
+            f"({one_line(e, _MESSAGE)}); copy or prepare the dataset again (a "
+            "synthetic pool: import it again)"
         ) from e
 
 
 def _read_columns(
-    folder: str, builder: tfds.core.DatasetBuilder, split: str, keys: list[str]
+    builder: tfds.core.DatasetBuilder, split: str, keys: list[str]
 ) -> dict[str, np.ndarray]:
-    """The features `keys` of all examples, in file order."""
+    """The image and the features `keys` of all examples, in file order."""
+    folder = builder.data_dir
     # Images of one size decode fastest in batches; others need a look at each size.
     one_size = None not in builder.info.features["image"].shape
     total = builder.info.splits[split].num_examples
     images, done = None, 0
-    columns = {key: [] for key in keys if key != "image"}
-    for batch in batches(builder, split, keys, _BATCH if one_size else 1):
+    columns = {key: [] for key in keys}
+    for batch in _batches(builder, split, ["image", *keys], _BATCH if one_size else 1):
         pixels = batch["image"]
         if images is None:
             images = np.empty((total, *pixels.shape[1:]), np.uint8)
-        _check_size(folder, pixels.shape[1:], images.shape[1:])
+        if pixels.shape[1:] != images.shape[1:]:
+            sizes = [f"{h}x{w}" for _, h, w, _ in (images.shape, pixels.shape)]
+            raise RequestError(
+                f"{folder} has images of differing sizes ({' and '.join(sizes)}); "
+                "resize them with python -m rsmatch_jax.data.import_images "
+                "--layout=folders --size=N, or keep them with "
+                "--config.data.image_size=N"
+            )
         images[done : done + len(pixels)] = pixels
         done += len(pixels)
         for key, values in columns.items():
@@ -161,29 +189,6 @@ def _read_columns(
     return {"image": images, **{k: np.concatenate(v) for k, v in columns.items()}}
 
 
-def _check_images(folder: str, features: tfds.features.FeaturesDict):
-    if not isinstance(dict(features.items()).get("image"), tfds.features.Image):
-        raise RequestError(
-            f"{folder} has no feature image of kind Image, only {', '.join(features)}"
-        )
-    image = features["image"]
-    if image.shape[-1] not in (1, 3) or image.np_dtype != np.uint8:
-        raise RequestError(
-            f"{folder} has images of {image.shape[-1]} channels, {image.np_dtype}; "
-            "1 or 3 channels of uint8 are needed"
-        )
-
-
-def _check_size(folder: str, size: tuple[int, ...], first: tuple[int, ...]):
-    if size != first:
-        sizes = " and ".join(f"{h}x{w}" for h, w, _ in (first, size))
-        raise RequestError(
-            f"{folder} has images of differing sizes ({sizes}); resize them with "
-            "python -m rsmatch_jax.data.import_images --layout=folders --size=N, or "
-            "keep them with --config.data.image_size=N"
-        )
-
-
 def _damaged_file(builder: tfds.core.DatasetBuilder, split: str) -> str | None:
     """The first file of a split that has a record with a wrong checksum."""
     for path in builder.info.splits[split].filepaths:
@@ -193,7 +198,3 @@ def _damaged_file(builder: tfds.core.DatasetBuilder, split: str) -> str | None:
         except tf.errors.DataLossError:
             return str(path)
     return None
-
-
-def _text(error: Exception) -> str:
-    return one_line(error, _MESSAGE)

@@ -43,6 +43,15 @@ class Example:
     id: str
     generator: int | None = None
 
+    def fields(self) -> dict[str, Any]:
+        """Returns the features to be stored."""
+        is_file = isinstance(self.image, bytes)
+        image = self.image if is_file else encode_png(self.image)
+        fields = {"id": self.id, "image": image, "label": int(self.label)}
+        if self.generator is not None:
+            fields["generator"] = int(self.generator)
+        return fields
+
 
 def write(
     folder: str,
@@ -77,17 +86,23 @@ def write(
     """
     folder = os.path.abspath(os.path.expanduser(folder))
     dataset_folder.refuse_existing(folder)
-    _check_names("class", class_names)
-    _check_names("generator", generator_names)
+    features = {
+        "id": tfds.features.Text(),
+        # No encoding_format: each image is decoded by what its bytes say.
+        "image": tfds.features.Image(shape=(*size, 3)),
+        "label": _class_label("class", class_names),
+    }
+    if generator_names:
+        features["generator"] = _class_label("generator", generator_names)
     with _new_folder(folder) as temporary:
-        features = _features(class_names, generator_names, size)
-        identity = tfds.core.DatasetIdentity(
-            name=_dataset_name(name, folder),
-            version=tfds.core.Version("1.0.0"),
-            data_dir=temporary,
-            module_name="rsmatch_jax",
+        info = tfds.core.DatasetInfo(
+            builder=_identity(_dataset_name(name, folder), temporary),
+            description=description or _dataset_name(name, folder),
+            features=tfds.features.FeaturesDict(features),
+            supervised_keys=("image", "label"),
+            license=licence,
         )
-        counts = _write_splits(splits, identity, features, description, licence)
+        counts = _write_splits(splits, info)
         empty = [split for split, count in counts.items() if not count]
         if empty:
             raise RequestError(f"no images for {folder} in {', '.join(empty)}")
@@ -124,44 +139,27 @@ def _new_folder(folder: str) -> Iterator[str]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _check_names(kind: str, names: Sequence[str]):
+def _identity(name: str, data_dir: str) -> tfds.core.DatasetIdentity:
+    return tfds.core.DatasetIdentity(
+        name=name,
+        version=tfds.core.Version("1.0.0"),
+        data_dir=data_dir,
+        module_name="rsmatch_jax",
+    )
+
+
+def _class_label(kind: str, names: Sequence[str]) -> tfds.features.ClassLabel:
     wrong = {n for n in names if list(names).count(n) > 1 or not n or "\n" in n}
     if wrong:
         raise RequestError(
             f"{kind} names must be single lines that differ, not {sorted(wrong)}"
         )
-
-
-def _features(
-    class_names: Sequence[str],
-    generator_names: Sequence[str],
-    size: tuple[int | None, int | None],
-) -> tfds.features.FeaturesDict:
-    features = {
-        "id": tfds.features.Text(),
-        # No encoding_format: each image is decoded by what its bytes say.
-        "image": tfds.features.Image(shape=(*size, 3)),
-        "label": tfds.features.ClassLabel(names=list(class_names)),
-    }
-    if generator_names:
-        features["generator"] = tfds.features.ClassLabel(names=list(generator_names))
-    return tfds.features.FeaturesDict(features)
+    return tfds.features.ClassLabel(names=list(names))
 
 
 def _write_splits(
-    splits: Mapping[str, Iterable[Example]],
-    identity: tfds.core.DatasetIdentity,
-    features: tfds.features.FeaturesDict,
-    description: str,
-    licence: str,
+    splits: Mapping[str, Iterable[Example]], info: tfds.core.DatasetInfo
 ) -> dict[str, int]:
-    info = tfds.core.DatasetInfo(
-        builder=identity,
-        description=description or identity.name,
-        features=features,
-        supervised_keys=("image", "label"),
-        license=licence,
-    )
     writer = tfds.core.SequentialWriter(info, _EXAMPLES_PER_SHARD)
     writer.initialize_splits(list(splits))
     # TFDS leaves the order of an example's features to a seed of the process.
@@ -175,7 +173,7 @@ def _write_splits(
         examples = iter(examples)
         # In chunks, because the writer rewrites its description at every call.
         while chunk := list(itertools.islice(examples, _CHUNK)):
-            writer.add_examples({split: [_fields(e) for e in chunk]})
+            writer.add_examples({split: [e.fields() for e in chunk]})
             counts[split] += len(chunk)
     writer.close_all()
     return counts
@@ -199,18 +197,6 @@ def _put_digests_in_names(folder: str):
         template = split["filepathTemplate"]
         split["filepathTemplate"] = template.replace("{SPLIT}.", "{SPLIT}" + tag)
     files.write_json(path, info)
-
-
-def _fields(example: Example) -> dict[str, Any]:
-    image = example.image
-    fields = {
-        "id": example.id,
-        "image": image if isinstance(image, bytes) else encode_png(image),
-        "label": int(example.label),
-    }
-    if example.generator is not None:
-        fields["generator"] = int(example.generator)
-    return fields
 
 
 def _dataset_name(name: str | None, folder: str) -> str:

@@ -32,10 +32,9 @@ Value = Place | int
 
 
 def records(path: str, keys: Sequence[str]) -> Iterator[dict[str, Value]]:
-    """Yields the first value of each feature in `keys`, record by record.
+    """Yields the first value of each feature in `keys` that a record has.
 
-    Bytes are given by their place, integers by value. A feature that a record lacks is
-    left out.
+    Bytes are given by their place, integers by value.
 
     Raises:
         Damaged: with the number of records before the damage.

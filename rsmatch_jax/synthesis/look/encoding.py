@@ -116,11 +116,11 @@ def _count(
     if folder is None or not dataset_folder.is_dataset(folder):
         return "there are only decoded pictures, no picture files"
     try:
-        from rsmatch_jax.data.stores import tf_encoded  # lazy: needs TensorFlow
+        from rsmatch_jax.data.stores import tf_read  # lazy: needs TensorFlow
     except ImportError as e:
         return f"TensorFlow and tensorflow-datasets are not installed ({e})"
     counts: dict[int, Counter] = {}
-    batches = tf_encoded.read(folder, "train", with_generators=with_generators)
+    batches = tf_read.read_files(folder, "train", with_generators=with_generators)
     for files, generators in batches:
         for data, generator in zip(files, generators.tolist(), strict=True):
             counts.setdefault(generator, Counter())[inspect(data)] += 1

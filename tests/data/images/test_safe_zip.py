@@ -1,25 +1,23 @@
 """Harmful zips are refused, with the member and the limit, at little cost."""
 
+import io
 import os
 import stat
 import zipfile
 
 import pytest
 from PIL import Image
+from support.import_sources import SIZE, run
 
-from rsmatch_jax.data import import_images
 from rsmatch_jax.data.images import image_source, safe_zip
 
-SIZE = 8
 MIB = 2**20
 
 
-def png(folder, size=SIZE, mode="RGB"):
-    path = folder / "picture.png"
-    Image.new(mode, (size, size)).save(path)
-    content = path.read_bytes()
-    path.unlink()
-    return content
+def png(size=SIZE, mode="RGB"):
+    buffer = io.BytesIO()
+    Image.new(mode, (size, size)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -28,7 +26,7 @@ def archive(tmp_path):
 
     def open_zip():
         file = zipfile.ZipFile(tmp_path / "s.zip", "w", zipfile.ZIP_DEFLATED)
-        file.writestr("c/good.png", png(tmp_path))
+        file.writestr("c/good.png", png())
         return file
 
     return open_zip
@@ -37,8 +35,7 @@ def archive(tmp_path):
 def refused(tmp_path, capsys, *words, flags=()):
     """The import ends with 2 and a message of these words, and leaves only the zip."""
     before = (tmp_path / "s.zip").stat().st_mtime_ns
-    argv = ["--layout=folders", f"--source={tmp_path}/s.zip", f"--out={tmp_path}/out"]
-    code = import_images.main([*argv, f"--size={SIZE}", "--generator=g", *flags])
+    code = run(tmp_path / "s.zip", tmp_path / "out", "--generator=g", *flags)
     error = capsys.readouterr().err
     assert code == 2, error
     assert error.startswith("error: ")
@@ -79,10 +76,10 @@ def test_a_plain_zip_of_any_system_is_read(tmp_path, archive):
         info = zipfile.ZipInfo(f"./d{number}/1.png")
         info.create_system, info.external_attr = system, mode << 16
         with archive() as file:
-            file.writestr(info, png(tmp_path))
+            file.writestr(info, png())
         with image_source.open_source(str(tmp_path / "s.zip")) as (files, others):
             assert [f.path for f in files] == ["c/good.png", f"d{number}/1.png"]
-            assert [f.read() for f in files] == [png(tmp_path)] * 2
+            assert [f.read() for f in files] == [png()] * 2
             assert not others
 
 
@@ -156,7 +153,7 @@ def test_a_member_that_is_larger_than_it_says(tmp_path, archive, capsys, monkeyp
 @pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
 def test_other_methods(tmp_path, archive, capsys, method):
     with archive() as file:
-        file.writestr("c/1.png", png(tmp_path), compress_type=method)
+        file.writestr("c/1.png", png(), compress_type=method)
     refused(tmp_path, capsys, "'c/1.png'", f"method {method}", "deflate")
 
 
@@ -176,8 +173,8 @@ def test_a_member_that_is_there_twice(tmp_path, archive, capsys):
 )
 def test_limits(tmp_path, archive, capsys, monkeypatch, limit, value, words):
     with archive() as file:
-        file.writestr("c/1.png", png(tmp_path))
-        file.writestr("c/2.png", png(tmp_path, 9))
+        file.writestr("c/1.png", png())
+        file.writestr("c/2.png", png(9))
     monkeypatch.setattr(safe_zip, limit, value)
     refused(tmp_path, capsys, *words)
 
@@ -185,7 +182,7 @@ def test_limits(tmp_path, archive, capsys, monkeypatch, limit, value, words):
 def test_pictures_of_too_many_pixels(tmp_path, archive, capsys):
     """20,000 x 20,000 white pixels are 50 kB of PNG and 1.2 GB of memory."""
     with archive() as file:
-        file.writestr("c/large.png", png(tmp_path, 20_000, "1"))
+        file.writestr("c/large.png", png(20_000, "1"))
     refused(tmp_path, capsys, "c/large.png", "400000000 pixels", "limit")
 
 
@@ -193,8 +190,7 @@ def test_a_file_too_large_in_a_folder(tmp_path, capsys, monkeypatch):
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "1.png").write_bytes(bytes(2000))
     monkeypatch.setattr(safe_zip, "MAX_FILE_MIB", 0.001)
-    argv = ["--layout=folders", f"--source={tmp_path}", f"--out={tmp_path}/out"]
-    assert import_images.main(argv) == 2
+    assert run(tmp_path, tmp_path / "out") == 2
     assert "c/1.png (larger than 0.001 MiB)" in capsys.readouterr().err
 
 

@@ -1,6 +1,6 @@
 """Views of encoded images: torchvision's crops, Pillow's pixels, damaged files.
 
-See also test_tf_pipeline.py for what holds of arrays and encoded images.
+See test_tf_pipeline.py for what holds of arrays and encoded images.
 """
 
 import dataclasses
@@ -8,22 +8,16 @@ import io
 import itertools
 import math
 
-import jax
 import numpy as np
 import pytest
 import tensorflow as tf
+from data import test_tf_pipeline
+from data.test_tf_pipeline import assert_equal
 from PIL import Image
 from support import encoded_sets
 
 from rsmatch_jax.augment import views
-from rsmatch_jax.data import (
-    rs_ssl,
-    sampler,
-    sources,
-    tf_augment,
-    tf_crop,
-    tf_pipeline,
-)
+from rsmatch_jax.data import rs_ssl, sampler, sources, tf_augment, tf_crop
 from rsmatch_jax.errors import RunFailed
 
 SIZE, BATCH, RATIO = 16, 4, 2
@@ -51,25 +45,9 @@ def task(tmp_path_factory):
 
 
 def batches(task, spec=SPEC, **changes):
-    settings = {
-        "seed": 3,
-        "batch_size": BATCH,
-        "unlabeled_ratio": RATIO,
-        "start_step": 0,
-        "num_steps": 5,
-        "prefetch": 2,
-    }
-    return tf_pipeline.batches(
-        task.lab_images,
-        task.lab_labels,
-        task.unl_images,
-        spec,
-        **{**settings, **changes},
-    )
-
-
-def assert_equal(got, want):
-    jax.tree.map(np.testing.assert_array_equal, got, want)
+    data = task.lab_images, task.lab_labels, task.unl_images
+    settings = {"seed": 3, "unlabeled_ratio": RATIO, "num_steps": 5, **changes}
+    return test_tf_pipeline.batches(data, spec, **settings)
 
 
 # --- one crop ------------------------------------------------------------------------
@@ -189,7 +167,8 @@ def test_strong_views_are_crops_then_randaugment_then_cutout(task):
     numbers = tf_augment.draw(3, 0, "strong", BATCH * RATIO, SPEC)
     want = tf.constant(crops.strong)
     for slot in range(2):
-        want = tf_augment.apply_ops(want, numbers["ops"][slot], numbers["values"][slot])
+        ops, values = numbers["ops"][:, slot], numbers["values"][:, slot]
+        want = tf_augment.apply_ops(want, ops, values)
     without = views.ViewSpec(True, 2, randaugment_ops=2, cutout=False)
     assert_equal(next(batches(task, without)).strong, want.numpy())
     assert_equal(full.strong, tf_augment.cutout(want, numbers["cutout"]).numpy())
