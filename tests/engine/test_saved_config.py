@@ -186,7 +186,7 @@ def test_old_run_is_evaluated_and_predicts(old, later, name, tmp_path, capsys):
     assert evaluate.main([f"--workdir={folder}", "--step=best"]) == 0
     out, err = capsys.readouterr()
     expected = workdir.read_result(str(folder))["test_accuracy"]
-    assert f"test accuracy           {expected:.4f}" in out
+    assert f"{'test accuracy':<40}{expected:.4f}" in out
     assert err.count("note: this run began before these keys existed") == 1
     assert ("method.rsmatch.made_up" in err) == (name == "unfinished")
     Image.fromarray(arrays.fake("test").images[0]).save(tmp_path / "a.png")
