@@ -9,10 +9,9 @@ from collections.abc import Callable
 
 
 class RequestError(ValueError):
-    """A user's mistake: a key, path or value that cannot work.
+    """A user's mistake: a key, path or value that cannot work. Exit code 2.
 
-    The message names the key, the value and the way out. Commands print it without a
-    traceback and exit with code 2.
+    The message names the key, the value and the way out.
     """
 
 
@@ -41,9 +40,8 @@ def exit_code(
 ) -> int:
     """Runs a command and returns its exit code.
 
-    0: done. 1: it failed. 2: the request was wrong. 75: stopped, and resumable. A
-    traceback is printed only for an exception that is neither a RequestError, a
-    RunFailed nor an OSError.
+    0: done. 1: it failed. 2: the request was wrong. 75: stopped, and resumable. Only an
+    unexpected exception prints a traceback.
 
     Args:
         go_on: what the user can do after a failure or Ctrl-C.

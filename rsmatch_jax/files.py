@@ -20,10 +20,9 @@ _LOCK_RETRY = 0.1  # seconds; a process that only tests a lock holds it for less
 
 
 def write_bytes(path: str, content: bytes, *, sync_folder: bool = True):
-    """Writes a file atomically: it has all of `content`, or stays as it was.
+    """Writes a file to disk: it has all of `content`, or stays as it was.
 
-    The content is on disk when this returns, so that it survives a power cut. Several
-    processes and threads may write the same path at the same time.
+    Several processes and threads may write the same path at the same time.
     sync_folder: False saves a wait per file; call `sync` on the folder after the last.
     """
     temporary = f"{path}.{os.getpid()}-{threading.get_ident()}{TEMPORARY}"
@@ -74,12 +73,9 @@ def read_json(path: str) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def writing(path: str) -> Iterator[TextIO]:
-    """Opens a text file that replaces `path` at the end of the block.
+    """Opens a text file that replaces `path` at the end of the block without an error.
 
-    An exception in the block leaves `path` as it was.
-
-    Raises:
-        RequestError: the file cannot be written.
+    Raises RequestError if the file cannot be written.
     """
     temporary = f"{path}.{os.getpid()}{TEMPORARY}"
     try:
@@ -173,9 +169,7 @@ def wait_for_lock(file: IO):
 def locked(path: str, message: str) -> Iterator[None]:
     """Holds the lock of the file `path`, which is created, for the block.
 
-    Raises:
-        RequestError: another process holds it; the text is `message`.
-        OSError: the file cannot be created.
+    Raises RequestError(message) if another process holds it.
     """
     with open(path, "w") as file:
         if not try_lock(file):

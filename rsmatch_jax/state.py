@@ -38,11 +38,7 @@ class Batch:
 
 @flax.struct.dataclass
 class Outputs:
-    """A network's outputs for N images, always float32.
-
-    features: after pooling. logits: {head: [N, its classes]}. projections: {head:
-    [N, size]} of the heads that project.
-    """
+    """A network's outputs for N images, float32, by head; features: after pooling."""
 
     features: Float[Array, "N D"]
     logits: Mapping[str, Float[Array, "N classes"]]

@@ -1,16 +1,14 @@
 """The command rsmatch: its list, its doors, and that it answers at once."""
 
-import pathlib
-import subprocess
 import sys
 import types
 
 import pytest
+from support import fresh_process
 
 from rsmatch_jax import cli
 from rsmatch_jax.version import __version__
 
-ROOT = pathlib.Path(__file__).parent.parent
 NAMES = (
     *("train", "evaluate", "predict", "export", "sweep", "report", "import", "look"),
     *("prompts", "generate", "ddpm", "see", "tsne", "bench"),
@@ -53,7 +51,4 @@ def test_nothing_is_imported_before_a_command_is_called():
         "print(sorted(n for n in sys.modules if n.split('.')[0] in"
         " ('jax', 'numpy', 'absl', 'ml_collections', 'tensorflow')))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+    assert fresh_process.run(program).splitlines()[-1] == "[]"

@@ -10,6 +10,7 @@ import pytest
 from sklearn import metrics as sk
 from support import workdirs
 from support.helpers import TINY, config
+from support.runs import saved_state
 
 from rsmatch_jax import evaluate, train
 from rsmatch_jax.engine import experiment
@@ -94,9 +95,7 @@ def test_figures_are_scikit_learns(folder):
     dims = experiment.task_dims(c, task)
     one = jax.local_devices()[:1]
     exp = experiment.build(c, dims, task.name, one)
-    checkpoints = Checkpoints(str(folder), keep=None)
-    state = checkpoints.restore(8, exp.init_state()).state
-    checkpoints.close()
+    state = saved_state(folder, 8, exp.init_state())
 
     def probabilities(name, head, images):
         @jax.jit

@@ -3,9 +3,9 @@ may be imported. Also a whole run without TensorFlow."""
 
 import ast
 import pathlib
-import subprocess
 import sys
-import textwrap
+
+from support import fresh_process
 
 from rsmatch_jax.methods.catalogue import METHODS
 
@@ -150,12 +150,4 @@ def test_every_method_without_tensorflow():
         )
     assert result["status"] == "finished"
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == len(METHODS)
+    assert len(fresh_process.run(program).splitlines()) == len(METHODS)

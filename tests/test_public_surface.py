@@ -1,14 +1,11 @@
 """The public names from outside, without an axis and inside pmap and shard_map."""
 
-import subprocess
-import sys
-import textwrap
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
+from support import fresh_process
 from support.helpers import TINY, assert_bit_equal, batches, build, leaves
 
 import rsmatch_jax
@@ -222,4 +219,4 @@ def test_names_are_found_and_importing_stays_light():
     else:
         raise AssertionError
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)
+    fresh_process.run(program)

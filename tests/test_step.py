@@ -66,20 +66,26 @@ def test_one_device_equals_four(keys):
     assert (final_1[".extra['queue'].count"] > 0).any()
 
 
-@pytest.mark.parametrize("method", ["supervised", "fixmatch"])
-def test_methods_without_buffers_on_four_devices_equal_one(method):
-    """Parameters after three steps to 1e-5; tests of the other methods compare their
-    buffers, too."""
+@pytest.mark.parametrize(
+    ("method", "keys", "used"),
+    [
+        ("supervised", {}, "loss"),
+        ("fixmatch", {}, "utilisation"),
+        ("simmatch", {"method.simmatch.warmup_steps": 1}, "loss_instance"),
+    ],
+)
+def test_other_methods_on_four_devices_equal_one(method, keys, used):
+    """State and metrics of three steps to 1e-5; the rules have their own such test."""
     results = []
     for devices in (1, 4):
-        _, _, exp = build(devices, **LOOSE, **{"method.name": method})
+        _, _, exp = build(devices, **LOOSE, **keys, **{"method.name": method})
         state, metrics = train(exp, batches(exp, 3))
         results.append((leaves(state), metrics))
     (one, metrics_1), (four, metrics_4) = results
-    assert metrics_1[-1].get("utilisation", 1) > 0
+    assert metrics_1[-1][used] > 0
     for a, b in zip(metrics_1, metrics_4, strict=True):
         for name in a:
-            np.testing.assert_allclose(a[name], b[name], rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(a[name], b[name], 1e-5, 1e-5, err_msg=name)
     for path, value in one.items():
         np.testing.assert_allclose(value, four[path], atol=1e-5, err_msg=path)
 
@@ -195,28 +201,23 @@ def test_communication_is_what_the_method_declares(method, networks, metrics, ga
         assert f"stablehlo.{other}" not in text
 
 
-def test_weak_images_reach_the_gradient_through_batch_statistics():
-    """Their logits are constants, their activations are not: even without an unlabelled
-    loss, other weak images give another gradient."""
-    _, _, exp = build(**{"method.name": "fixmatch", "method.unsup_weight": 0.0})
-    (batch,) = batches(exp, 1)
-    a, _ = train(exp, [batch])
-    b, _ = train(exp, [batch.replace(weak=255 - batch.weak)])
-    assert np.abs(stem(a) - stem(b)).max() > 1e-6
-
-
-def test_separate_weak_images_give_no_gradient():
-    """weak_forward=separate cuts that path: the same two batches, the same bits."""
+@pytest.mark.parametrize("weak_forward", ["cat", "separate"])
+def test_weak_images_reach_the_gradient_through_batch_statistics(weak_forward):
+    """Their logits are constants, their activations are not: without an unlabelled loss
+    other weak images give another gradient, unless `separate` cuts that path."""
     _, _, exp = build(
         **{
             "method.name": "fixmatch",
             "method.unsup_weight": 0.0,
-            "train.weak_forward": "separate",
+            "train.weak_forward": weak_forward,
         }
     )
     (batch,) = batches(exp, 1)
     a, _ = train(exp, [batch])
     b, _ = train(exp, [batch.replace(weak=255 - batch.weak)])
+    if weak_forward == "cat":
+        assert np.abs(stem(a) - stem(b)).max() > 1e-6
+        return
     np.testing.assert_array_equal(stem(a), stem(b))
     stats = [leaves(s.stats["classifier"]) for s in (a, b)]
     assert any((stats[0][p] != stats[1][p]).any() for p in stats[0])

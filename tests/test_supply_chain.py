@@ -10,6 +10,7 @@ import shutil
 
 import numpy as np
 import pytest
+from support import workdirs
 
 from rsmatch_jax import train
 from rsmatch_jax.data import sources
@@ -209,11 +210,6 @@ def test_objects_in_a_decoded_copy_are_not_run(tmp_path):
     assert not mark.exists()
 
 
-def change(folder, **changes):
-    meta = json.loads((folder / "meta.json").read_text())
-    (folder / "meta.json").write_text(json.dumps({**meta, **changes}))
-
-
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
@@ -228,7 +224,7 @@ def change(folder, **changes):
 def test_a_meta_json_of_something_else_is_refused(tmp_path, capsys, changes, word):
     folder = tmp_path / "pool"
     shutil.copytree(POOL, folder)
-    change(folder, **changes)
+    workdirs.change("meta.json", **changes)(folder)
     refused([f"--config.data.synthetic_pool={folder}"], capsys, str(folder), word)
 
 

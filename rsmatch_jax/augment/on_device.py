@@ -38,7 +38,7 @@ def draw(
         key: the same on all devices.
         rows: number of rows on each device.
         strong: adds the numbers of strong views.
-        axis: the mapped axis over which the batch is spread; None for one device.
+        axis: the mapped axis; None for one device.
     """
     rows *= parallel.num_devices(axis)
     slots = spec.randaugment_ops if strong else 0

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from rsmatch_jax.data import rs_ssl
-from rsmatch_jax.engine import content, experiment, saved_config
+from rsmatch_jax.engine import experiment, saved_config
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.methods.catalogue import Dims
 from rsmatch_jax.runs import same_data, workdir
@@ -112,5 +112,5 @@ def load_task(
         raise RequestError(
             f"{e} (if the data have moved: --data_dir=DIR, --synthetic_pool=DIR)"
         ) from None
-    same_data.check(run.folder, task.split.arrays(), content.digest(task))
+    same_data.check(run.folder, task.split.arrays(), same_data.digest(task))
     return task

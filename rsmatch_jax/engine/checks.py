@@ -26,10 +26,11 @@ BOUNDS = {
     "data.synthetic_ratio": _NOT_NEGATIVE,
     "data.synthetic_mode": Bounds(choices=("replace", "add")),
     "data.split_seed": _NOT_NEGATIVE,
+    "data.image_size": Bounds(least=SMALLEST),
     "input.mode": Bounds(choices=("auto", "resident", "tfdata")),
     "input.resident_budget_gb": _NOT_NEGATIVE,
     "input.crop_pad": _NOT_NEGATIVE,
-    "input.crop_area": _SHARE,
+    "input.crop_area": Bounds(least=0, most=1, above=0),
     "input.randaugment_ops": _NOT_NEGATIVE,
     "input.prefetch": _ONE_OR_MORE,
     "model.dtype": Bounds(choices=("float32", "bfloat16")),
@@ -69,11 +70,7 @@ def check(config: Any, num_devices: int):
     for key in ("seed", "data.split_seed"):
         if (get(config, key) or 0) >= 2**31:
             refuse(config, key, "it must be below 2**31")
-    if config.optim.warmup_steps >= config.train.num_steps:
-        refuse(config, "optim.warmup_steps", "it must be below train.num_steps")
-    _check_ratio(config)
-    _check_image_size(config)
-    _check_batch(config, num_devices)
+    _check_pairs(config, num_devices)
     for key in ("classifier", "detector"):
         try:
             networks.make(config.model[key], {"real": 2})
@@ -118,26 +115,17 @@ def check_overrides(config: Any, keys: Iterable[str]):
         refuse(config, key, f"{method} ignores it; it belongs to {owners}")
 
 
-def _check_ratio(config: Any):
+def _check_pairs(config: Any, num_devices: int):
+    """Checks the keys that have to fit each other, or the devices."""
+    if config.optim.warmup_steps >= config.train.num_steps:
+        refuse(config, "optim.warmup_steps", "it must be below train.num_steps")
     ratio, mode = config.data.synthetic_ratio, config.data.synthetic_mode
     if ratio > 1 or (mode == "add" and ratio == 1):
         bound = "below 1" if mode == "add" else "at most 1"
-        refuse(
-            config,
-            "data.synthetic_ratio",
-            f"with data.synthetic_mode={mode} it must be {bound}",
-        )
-
-
-def _check_image_size(config: Any):
+        way_out = f"with data.synthetic_mode={mode} it must be {bound}"
+        refuse(config, "data.synthetic_ratio", way_out)
     size = config.data.image_size
-    if not config.input.crop_area > 0:
-        refuse(config, "input.crop_area", "it must be above 0")
-    if size is None:
-        return
-    if size < SMALLEST:
-        refuse(config, "data.image_size", f"it must be {SMALLEST} or more")
-    if config.input.mode == "resident":
+    if size is not None and config.input.mode == "resident":
         refuse(
             config,
             "input.mode",
@@ -145,9 +133,6 @@ def _check_image_size(config: Any):
             "made on the host; use input.mode=tfdata, or data.image_size=None for a "
             "set that is small enough",
         )
-
-
-def _check_batch(config: Any, num_devices: int):
     batch = config.train.batch_size
     if batch % num_devices:
         refuse(

@@ -30,13 +30,11 @@ CONFIGS = _PACKAGED if os.path.isdir(_PACKAGED) else os.path.join(ROOT, "configs
 def parse(
     argv: Sequence[str], define: Callable[[flags.FlagValues], None]
 ) -> tuple[Any, str, flags.FlagValues]:
-    """Reads the config and the flags of a command line.
+    """Returns (locked config, name of its file without .py, flag values).
 
     Args:
         argv: as sys.argv, program name first.
         define: adds the command's flags to the values.
-    Returns:
-        The locked config, the name of its file without .py, and all flag values.
     Raises:
         RequestError: a flag, key, value or file does not fit.
     """
@@ -85,11 +83,7 @@ def ready() -> list[str]:
 
 
 def load(path: str) -> ConfigDict:
-    """The locked config of a file, without overrides.
-
-    Raises:
-        RequestError: the file cannot be loaded, or has another kind of config.
-    """
+    """Returns the locked config of a file; raises RequestError if it has none."""
     try:
         config = call(path, "get_config")
     except Exception as e:  # the file is the user's and may raise anything
@@ -104,10 +98,9 @@ def load(path: str) -> ConfigDict:
 
 
 def call(path: str, function: str) -> Any:
-    """Runs a Python file, calls a function of it and returns the result.
+    """Runs a Python file and returns the result of a function of it.
 
-    `from configs import common` in the file takes the packaged module, wherever the
-    file lies.
+    `from configs import common` takes the packaged module, wherever the file lies.
     """
     name = "configs._file"  # below `configs`, so that it disappears with it
     loader = importlib.machinery.SourceFileLoader(name, path)

@@ -37,10 +37,7 @@ class Experiment:
 
     @functools.cached_property
     def first_state(self) -> jax.stages.Lowered:
-        """The program seed -> state before step 0, not yet compiled.
-
-        Its `out_info` has the state's shapes.
-        """
+        """The uncompiled program seed -> state before step 0; `out_info` has shapes."""
         return jax.jit(self._first_state).lower(self.config.seed)
 
     def _first_state(self, seed) -> TrainState:
@@ -80,10 +77,7 @@ class Experiment:
 
 
 def load_task(config: Any) -> rs_ssl.Task:
-    """Loads the images of the run, real and synthetic, by the config's `data` group.
-
-    Raises RequestError if data is missing or does not fit.
-    """
+    """Loads the images of the run, real and synthetic, by the config's `data` group."""
     d = config.data
     options = {"cache_dir": d.cache_dir, "image_size": d.image_size}
     train, test = sources.load_real(
@@ -125,10 +119,7 @@ def task_dims(config: Any, task: rs_ssl.Task) -> Dims:
 
 
 def describe_data(task: rs_ssl.Task, dims: Dims) -> dict[str, Any]:
-    """Returns what a workdir keeps of its data, ready for JSON.
-
-    With it and the config, the run can be opened without the data.
-    """
+    """Returns what a workdir keeps of its data, to be opened without them: JSON."""
     return {
         "dataset": task.name,
         "class_names": list(task.class_names),
@@ -140,10 +131,7 @@ def describe_data(task: rs_ssl.Task, dims: Dims) -> dict[str, Any]:
 def build(
     config: Any, dims: Dims, dataset: str, devices: Sequence[jax.Device]
 ) -> Experiment:
-    """Builds everything but the images.
-
-    dataset: the name that decides how images are normalised.
-    """
+    """Builds everything but the images; `dataset` decides how they are normalised."""
     method = METHODS[config.method.name].make(config, dims)
     mean, std = normalise.normalisation(dataset)
     names = {"classifier": config.model.classifier, "detector": config.model.detector}

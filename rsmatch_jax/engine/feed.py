@@ -30,9 +30,9 @@ class Feed(Protocol):
     def run(
         self, state: TrainState, done: int, room: int
     ) -> tuple[TrainState, Dispatched]:
-        """Dispatches one or more of the steps after `done`, at most `room`.
+        """Dispatches 1 to `room` of the steps after `done`, without waiting for them.
 
-        The state is donated. Nothing waits for the device.
+        The state is donated.
         """
         ...
 
@@ -89,8 +89,7 @@ def resident_bytes(exp: Experiment, task: rs_ssl.Task) -> int:
 class ResidentFeed:
     """Images and views on the device, several steps a dispatch.
 
-    The program is the same for any number of steps, so that the length of a dispatch
-    changes no bit.
+    One program for any number of steps: the length of a dispatch changes no bit.
     """
 
     def __init__(self, exp: Experiment, task: rs_ssl.Task, loop: int | None):

@@ -1,23 +1,33 @@
 """The loop of a run: step, log, evaluate, save, stop."""
 
 import contextlib
+import io
 import math
 import os
 import time
+from collections import deque
 from typing import Any
+
+import jax
+import numpy as np
 
 from rsmatch_jax import files
 from rsmatch_jax.data import rs_ssl
-from rsmatch_jax.engine import evaluation_files, feed, health, in_flight, plan
+from rsmatch_jax.engine import feed, plan
 from rsmatch_jax.engine.experiment import Experiment
-from rsmatch_jax.metrics import measure, names
+from rsmatch_jax.metrics import measure, names, queue_picture
 from rsmatch_jax.runs import history, workdir
 from rsmatch_jax.runs.checkpoint import Checkpoints
-from rsmatch_jax.runs.history import Record, Stopwatch
+from rsmatch_jax.runs.history import Dispatched, Record, Stopwatch
 from rsmatch_jax.runs.logbook import Logbook
 from rsmatch_jax.runtime import hosts
 from rsmatch_jax.runtime.stopping import Stop
 from rsmatch_jax.terminal import say
+
+# Work under way on the device while the next dispatch is made: enough that the device
+# never waits for the host, little enough that a stop comes soon.
+DISPATCHES = 4
+STEPS = 16  # beside those of the oldest dispatch
 
 
 class Loop:
@@ -53,9 +63,8 @@ class Loop:
         self.started = time.monotonic() - self.record.seconds
         self.clock = Stopwatch()
         self.idle_at = (first, 0.0)  # last step and time with no step under way
-        self.under_way = in_flight.InFlight(
-            hosts.steps_ahead(in_flight.DISPATCHES, exp.devices[0].platform)
-        )
+        self.under_way: deque[Dispatched] = deque()
+        self.dispatches = hosts.steps_ahead(DISPATCHES, exp.devices[0].platform)
         self.evaluation_seconds = 0.0
         self.logbook = Logbook(
             folder,
@@ -99,7 +108,7 @@ class Loop:
                 self.checkpoints.require_written()
                 if due:
                     self._log(*due)
-                due = (self.step, self.record.take_pending())
+                due, self.record.pending = (self.step, self.record.pending), []
             evaluate = self._due(self.config.eval.every_steps)
             save = self._due(self.config.checkpoint.every_steps)
             if evaluate or save or stopping:
@@ -137,20 +146,25 @@ class Loop:
             self.logbook.count_step(done)
         self.step += dispatched.count
         self.record.pending.append(dispatched)
-        self.under_way.add(dispatched)
+        self.under_way.append(dispatched)
+        while self.under_way and (
+            len(self.under_way) > self.dispatches
+            or sum(d.count for d in self.under_way) > self.under_way[0].count + STEPS
+        ):
+            jax.block_until_ready(self.under_way.popleft().metrics)
 
     def _settle(self):
         """Waits for all steps; raises RunFailed if a metric is not finite."""
         self.record.pending = history.per_step(self.record.pending)
         self.under_way.clear()
-        health.require_finite(self.step, self.record.pending, self.checkpoints.latest)
+        history.require_finite(self.step, self.record.pending, self.checkpoints.latest)
         self.idle_at = (self.step, self.clock.read())
 
     def _log(self, step: int, pending: history.Pending):
         """Writes the means of the metrics of the interval that ended with `step`."""
         steps = history.per_step(pending)  # waits for the device
         since, begin = self.idle_at
-        health.require_finite(step, steps, self.checkpoints.latest)
+        history.require_finite(step, steps, self.checkpoints.latest)
         alarms = self.exp.method.alarms(
             steps,
             first=step == len(steps),
@@ -198,12 +212,24 @@ class Loop:
         shown = {names.TITLES[key]: metrics[key] for key in names.SHOWN}
         text = "  ".join(f"{k} {v:.4f}" for k, v in shown.items() if v is not None)
         say(f"evaluation at step {step}: {text}{'  (best)' if best else ''}")
-        picture = evaluation_files.write(self.folder, step, measured, queue, self.task)
-        if picture is not None:
+        confusion = io.BytesIO()
+        np.save(confusion, measured.confusion)
+        self._write(workdir.CONFUSION_FILE, confusion.getvalue())
+        self._write(workdir.MISTAKES_FILE, measured.mistakes.to_bytes())
+        if metrics["queue_fill"]:
+            picture = queue_picture.draw_queue(
+                os.path.join(self.folder, workdir.QUEUE_PICTURE),
+                jax.device_get(queue),
+                self.task,
+                f"CSQueue at step {step}",
+            )
             self.logbook.write_image(step, "queue", picture)
         self._write_result("running")
         self.evaluation_seconds = time.monotonic() - begin
         return best
+
+    def _write(self, name: str, content: bytes):
+        files.write_bytes(os.path.join(self.folder, name), content)
 
     def _save(self):
         self._clock_in()
@@ -217,22 +243,18 @@ class Loop:
         """Records the time spent, and the speed since the start."""
         self.record.seconds = time.monotonic() - self.started
         if self.step > self.first:
-            t = self.config.train
-            method = self.exp.method
-            views = (1 + method.weak_views) * t.unlabeled_ratio
-            views = views if method.uses_unlabeled else 0
+            t, method = self.config.train, self.exp.method
+            views = (1 + method.weak_views) * t.unlabeled_ratio * method.uses_unlabeled
             rate = (self.step - self.first) / max(self.clock.read(), 1e-9)
             self.record.images_per_second = t.batch_size * (1 + views) * rate
 
     def abandon(self):
         """Cleans up after a failure: waits for saves, and notes it in result.json."""
+        actions = [lambda: self._write_result("failed"), self.logbook.close]
         # One of several processes that fails alone would wait for the others.
-        wait = self.checkpoints.close if hosts.num_processes() == 1 else lambda: None
-        for action in (
-            wait,
-            lambda: self._write_result("failed"),
-            self.logbook.close,
-        ):
+        if hosts.num_processes() == 1:
+            actions.insert(0, self.checkpoints.close)
+        for action in actions:
             with contextlib.suppress(Exception):  # such as a full disk
                 action()
 

@@ -26,8 +26,8 @@ _GIB, _MIB = 2**30, 2**20
 def parts(exp: Experiment, images: int) -> dict[str, int]:
     """Returns bytes on each device: the parts of KEYS and of the method's memory_keys.
 
-    images: bytes of the images on a device. Nothing is allocated. What a step needs
-    meanwhile, mostly activations, only its compiled program knows.
+    images: bytes of the images on a device. Activations are not counted: only the
+    compiled program knows them.
     """
     state = exp.first_state.out_info
     large = {name: size(state.extra[name]) for name in exp.method.memory_keys}
@@ -57,10 +57,9 @@ def describe(parts: Mapping[str, int], limit: int | None) -> Iterator[str]:
 
 
 def check(parts: Mapping[str, int], limit: int | None, memory_keys: Mapping[str, str]):
-    """Raises RequestError if the parts exceed `limit` bytes, None = no limit.
+    """Raises RequestError if the parts, a lower bound, exceed `limit` bytes.
 
-    memory_keys: of the method. The parts are a lower bound, so a refused run cannot
-    work.
+    None = no limit. memory_keys: of the method.
     """
     total = sum(parts.values())
     if limit is None or total <= limit:

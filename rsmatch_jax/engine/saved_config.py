@@ -34,8 +34,7 @@ def load(folder: str) -> Any:
     that its method uses. Keys that this version lacks stay in the config.
 
     Raises:
-        RequestError: the folder holds no run, or its config.json lacks a key that has
-            no neutral value, or has a value that cannot work.
+        RequestError: there is no run, or a value cannot work or is missing.
     """
     if not os.path.isdir(folder):
         raise RequestError(f"--workdir={folder}: there is no such folder")
@@ -66,11 +65,7 @@ def load(folder: str) -> Any:
 def missing_values(saved: Mapping[str, Any], path: str) -> dict[str, Any]:
     """Returns {dotted key: neutral value} of the keys that a saved config lacks.
 
-    Args:
-        saved: the content of config.json.
-        path: names the file in a message.
-    Raises:
-        RequestError: the config lacks a key that every workdir has.
+    path: of its file. Raises RequestError if a key has no neutral value.
     """
     config, neutral = reference()
     flat = workdir.flat(saved)
@@ -116,8 +111,6 @@ def continue_run(
         way_out: ends the message.
     Returns:
         {dotted key: neutral value} that the run keeps instead of the default.
-    Raises:
-        RequestError: the folder holds a run of another config, or something else.
     """
     workdir.check_run_or_empty(folder, way_out)
     saved = workdir.read_config(folder)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from rsmatch_jax.data import rs_ssl
-from rsmatch_jax.engine import checks, content, experiment, feed, plan, saved_config
+from rsmatch_jax.engine import checks, experiment, feed, plan, saved_config
 from rsmatch_jax.engine.loop import Loop
 from rsmatch_jax.errors import RunFailed
 from rsmatch_jax.methods.catalogue import METHODS
@@ -58,11 +58,7 @@ def check(
     overwrite: bool,
     explicit: Collection[str],
 ) -> Start:
-    """Checks the config and the folder before anything is loaded.
-
-    Raises:
-        RequestError: a value cannot work, or the folder belongs to something else.
-    """
+    """Checks the config and the folder before anything is loaded."""
     devices = list(devices or parallel.all_devices())
     checks.check(config, len(devices))
     _require_equal_hosts(config)
@@ -70,7 +66,7 @@ def check(
     def look():
         workdir.check_writable(folder)
         if overwrite:
-            workdir.check_clearable(folder)
+            workdir.check_run_or_empty(folder)
             return {}, None, None
         neutral = saved_config.continue_run(folder, config, explicit)
         line = saved_config.neutral_line(folder, neutral)
@@ -129,9 +125,6 @@ def claim(start: Start, parts: Parts) -> Iterator[str]:
 
     That is the folder itself on process 0. The others write the same files into a
     temporary folder, which nobody reads.
-
-    Raises:
-        RequestError: another process trains in the folder, or the data have changed.
     """
     folder, config = start.folder, start.config
     with contextlib.ExitStack() as stack:
@@ -143,7 +136,7 @@ def claim(start: Start, parts: Parts) -> Iterator[str]:
             else:  # again, because another process may have begun since
                 saved_config.continue_run(folder, config, start.explicit)
             about = experiment.describe_data(parts.task, parts.exp.dims)
-            about[same_data.CONTENT] = content.digest(parts.task)
+            about[same_data.CONTENT] = same_data.digest(parts.task)
             split = parts.task.split.arrays()
             if os.path.exists(os.path.join(folder, workdir.SPLIT_FILE)):
                 same_data.check(folder, split, about[same_data.CONTENT])
@@ -158,11 +151,7 @@ def claim(start: Start, parts: Parts) -> Iterator[str]:
 
 
 def train(start: Start, parts: Parts, output_folder: str, stop: Stop) -> dict[str, Any]:
-    """Trains from the last checkpoint, or from step 0; returns result.json's content.
-
-    Raises:
-        RunFailed: the run cannot go on.
-    """
+    """Trains from the last checkpoint or step 0; returns result.json's content."""
     loop = None
     try:
         checkpoints = Checkpoints(start.folder, start.config.checkpoint.keep)

@@ -44,9 +44,8 @@ class Dims:
 class StepInputs:
     """What a loss reads beside the parameters.
 
-    stats, extra: before the step. batch: this device's share. key: of the step, equal
-    on all devices. step: completed steps. axis: the mapped axis for collectives, None =
-    one device. ema: shadow parameters, None unless the method sets `reads_ema`.
+    stats, extra: before the step. batch: this device's share. key: equal on all
+    devices. axis: the mapped axis, None = one device. ema: None unless `reads_ema`.
     """
 
     nets: Mapping[str, Network]
@@ -184,7 +183,7 @@ class Rule:
     ) -> tuple[Labels, Weights, Buffers]:
         """Returns (labels, weights, new buffers), constants for the gradient.
 
-        A weight is the factor of a row in the unlabelled loss, 0 = not used.
+        A weight is the factor of a row in the unlabelled loss.
         """
         raise NotImplementedError
 
@@ -195,9 +194,9 @@ class Rule:
         buffers: Buffers,
         axis: str | None,
     ) -> tuple[Float[Array, ""], Metrics]:
-        """Returns a further, weighted term of the loss and its metrics.
+        """Returns a weighted term of the loss, equal on all devices, and its metrics.
 
-        It takes the buffers that `select` returned and must be equal on all devices.
+        buffers: those that `select` returned.
         """
         return jnp.float32(0.0), {}
 
@@ -218,11 +217,6 @@ def pseudo_label_loss(
     return losses.masked_mean(entropy(logits, labels), weights)
 
 
-def hard_labels(labels: Labels) -> Int[Array, " unlabelled"]:
-    """Returns the class numbers of hard or soft labels, int32."""
-    return labels if labels.ndim == 1 else jnp.argmax(labels, 1).astype(jnp.int32)
-
-
 def forward(
     name: str,
     params: PyTree,
@@ -240,15 +234,14 @@ def forward(
     """
     net, params, stats = inputs.nets[name], params[name], inputs.stats[name]
     weak, strong = inputs.batch.weak, inputs.batch.strong
-    if weak_forward == "cat":
-        groups = [*labelled, weak, strong]
-        outputs, stats = net.apply(params, stats, jnp.concatenate(groups), True)
-        *supervised, weak_out, strong_out = split(outputs, groups)
-        return supervised, weak_out, strong_out, stats
-    groups = [*labelled, strong]
+    joined = [weak] if weak_forward == "cat" else []
+    groups = [*labelled, *joined, strong]
     outputs, stats = net.apply(params, stats, jnp.concatenate(groups), True)
     *supervised, strong_out = split(outputs, groups)
-    weak_out, stats = net.apply(jax.lax.stop_gradient(params), stats, weak, True)
+    if joined:
+        weak_out = supervised.pop()
+    else:
+        weak_out, stats = net.apply(jax.lax.stop_gradient(params), stats, weak, True)
     return supervised, weak_out, strong_out, stats
 
 

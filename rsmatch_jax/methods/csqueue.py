@@ -95,10 +95,7 @@ def sample_distinct(queue: CSQueue, key: jax.Array, batch: int) -> Slots:
 
 
 def sample_uniform(queue: CSQueue, key: jax.Array, batch: int) -> Slots:
-    """Draws B filled slots with replacement, each with the same probability.
-
-    Returns what `sample_distinct` returns, but is ready from the first image on.
-    """
+    """As `sample_distinct` with replacement; ready from the first image on."""
     ends = jnp.cumsum(queue.count)
     draw = jax.random.randint(key, (batch,), 0, jnp.maximum(ends[-1], 1))
     k = jnp.searchsorted(ends, draw, side="right").astype(jnp.int32)
@@ -107,10 +104,7 @@ def sample_uniform(queue: CSQueue, key: jax.Array, batch: int) -> Slots:
 
 
 def sample_class_balanced(queue: CSQueue, key: jax.Array, batch: int) -> Slots:
-    """Draws B times with replacement: first a non-empty queue, then one of its slots.
-
-    Returns what `sample_distinct` returns, but is ready from the first image on.
-    """
+    """As `sample_uniform`, but draws first a non-empty queue, then one of its slots."""
     class_key, slot_key = jax.random.split(key)
     present = (queue.count > 0).astype(jnp.float32)
     k = jax.random.categorical(class_key, jnp.log(present), shape=(batch,))

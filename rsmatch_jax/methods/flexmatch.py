@@ -33,10 +33,9 @@ class FlexMatch(base.Rule):
         }
 
     def select(self, inputs, buffers):
-        """weight = [max q >= tau * beta / (2 - beta)].
+        """weight = [max q >= tau * beta / (2 - beta)], of the label's class.
 
-        beta is that of the label's class after the step before: at step 0 every image
-        passes.
+        beta is that after the step before: at step 0 every image passes.
         """
         labels, confidence = losses.pseudo_label(inputs.weak_logits)
         thresholds = class_thresholds(buffers["effect"], self.threshold)

@@ -43,10 +43,7 @@ class FreeMatch(base.Rule):
         }
 
     def select(self, inputs, buffers):
-        """weight = [max q >= tau * p_c / max p], c being the label.
-
-        The buffers take in this batch first.
-        """
+        """weight = [max q >= tau * p_c / max p], c = the label, p after its update."""
         labels, confidence = losses.pseudo_label(inputs.weak_logits)
         buffers = self._update(buffers, inputs, labels, confidence)
         probs = buffers["probs"]

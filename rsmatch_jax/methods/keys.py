@@ -41,52 +41,40 @@ class Bounds:
         return None
 
 
-@dataclasses.dataclass(frozen=True)
-class _Key:
-    path: str  # "" = in the block of the class
-    bounds: Bounds
-    own_method_only: bool
+def key(path: str = "", *, own_method_only: bool = False, **bounds: Any) -> Any:
+    """Declares a dataclass field that is a config key within Bounds(**bounds).
 
-
-def key(
-    path: str = "",
-    *,
-    choices: tuple[str, ...] = (),
-    least: float | None = None,
-    most: float | None = None,
-    above: float | None = None,
-    own_method_only: bool = False,
-) -> Any:
-    """Declares a dataclass field that is a config key.
-
-    path: dotted config key; "" = the field's name in the block of the class. The bounds
-    are those of Bounds. own_method_only: the key is refused if set for another method.
+    path: dotted config key; "" = the field's name in the block of the class.
+    own_method_only: the key is refused if set for another method.
     """
-    bounds = Bounds(choices, least, most, above)
-    return dataclasses.field(metadata={"key": _Key(path, bounds, own_method_only)})
+    metadata = {
+        "path": path,
+        "bounds": Bounds(**bounds),
+        "own_method_only": own_method_only,
+    }
+    return dataclasses.field(metadata=metadata)
 
 
 def paths(cls: type, block: str) -> dict[str, str]:
     """Returns {field name: dotted config key} of the fields declared with `key`."""
     return {
-        field.name: field.metadata["key"].path or f"method.{block}.{field.name}"
+        field.name: field.metadata["path"] or f"method.{block}.{field.name}"
         for field in dataclasses.fields(cls)
-        if "key" in field.metadata
+        if "path" in field.metadata
     }
 
 
 def check(cls: type, block: str, config: Config):
     """Raises RequestError for a value of the block that is out of its bounds."""
     for field in dataclasses.fields(cls):
-        declared = field.metadata.get("key")
-        if not declared or declared.path:
+        if field.metadata.get("path") != "":
             continue  # engine/checks.py has the bounds of the keys from elsewhere
         path = f"method.{block}.{field.name}"
         value = get(config, path)
-        problem = declared.bounds.problem(value)
+        problem = field.metadata["bounds"].problem(value)
         if problem:
             refuse(config, path, problem)
-        if declared.own_method_only and value and config.method.name != block:
+        if field.metadata["own_method_only"] and value and config.method.name != block:
             way_out = (
                 f"method.name={config.method.name} does not know it; it belongs to "
                 f"method.name={block}"
@@ -95,8 +83,7 @@ def check(cls: type, block: str, config: Config):
 
 
 def from_config(cls: type[T], block: str, config: Config, **derived: Any) -> T:
-    """Builds the dataclass `cls` from its keys; `derived` holds its other fields and
-    replaces keys."""
+    """Builds the dataclass from its keys; `derived` adds fields or replaces keys."""
     values = {name: get(config, path) for name, path in paths(cls, block).items()}
     return cls(**{**values, **derived})
 

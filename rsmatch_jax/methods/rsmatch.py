@@ -99,6 +99,7 @@ class RSMatch(base.Method):
 
     check = staticmethod(rsmatch_checks.check)
     check_data = staticmethod(rsmatch_checks.check_data)
+    alarms = staticmethod(rsmatch_checks.alarms)
 
     @property
     def needs_truth(self):
@@ -130,9 +131,6 @@ class RSMatch(base.Method):
 
     def queue(self, extra):
         return extra["queue"]
-
-    def alarms(self, steps, *, first, images_a_step):
-        return rsmatch_checks.alarms(steps, first, images_a_step)
 
     def loss(self, params, inputs):
         sample_key, view_key, route_key, push_key = jax.random.split(inputs.key, 4)
@@ -280,7 +278,7 @@ class RSMatch(base.Method):
         eligible = (confidence >= self.queue_min_confidence) & (
             score >= self.queue_min_score
         )
-        classes = base.hard_labels(labels)
+        classes = labels if labels.ndim == 1 else jnp.argmax(labels, 1).astype("int32")
         select, top = self.queue_classes, self.queue_push
         if not self.classwise_queue:  # Table 3's single queue, as many images a step
             classes = jnp.zeros_like(classes)

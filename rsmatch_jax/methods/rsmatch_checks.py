@@ -84,12 +84,9 @@ def check_data(config: keys.Config, num_classes: int, num_synthetic: int) -> lis
 
 
 def alarms(
-    steps: Sequence[Mapping[str, float]], first: bool, images_a_step: int
+    steps: Sequence[Mapping[str, float]], *, first: bool, images_a_step: int
 ) -> dict[str, str]:
-    """Returns the alarms of one log interval; see `Method.alarms`.
-
-    The first interval has none, because the queue fills then.
-    """
+    """See `Method.alarms`. The first interval has none: the queue fills then."""
     alarms = {}
     if first:
         return alarms

@@ -33,10 +33,7 @@ def multipliers(size: int) -> tuple[int, ...]:
 
 
 def attention_sizes(size: int) -> tuple[int, ...]:
-    """Returns the resolutions with self-attention, in px, for images of `size` px.
-
-    Those of 8 to 16 px; none for images of 8 px.
-    """
+    """Returns the resolutions with self-attention: 8 to 16 px, none at `size` 8."""
     resolutions = [size >> i for i in range(len(multipliers(size)))]
     return tuple(s for s in resolutions if 8 <= s <= 16) if size >= 16 else ()
 
@@ -54,7 +51,7 @@ def drop(
 ) -> Float[Array, "b ..."]:
     """Returns x after dropout, with a key per row and the name of its place in the net.
 
-    A row's mask depends on its key alone, so the number of devices does not change it.
+    A mask does not depend on the number of devices.
     """
     place = zlib.crc32(name.encode())
 
@@ -160,8 +157,12 @@ class UNet(nn.Module):
         def conv(width: int, name: str, **options) -> nn.Conv:
             return nn.Conv(width, (3, 3), dtype=self.dtype, name=name, **options)
 
+        def residual(h: jax.Array, width: int, name: str) -> jax.Array:
+            block = Block(width, self.dropout, self.dtype, name=name)
+            return block(h, condition, keys)
+
         def block(h: jax.Array, width: int, name: str) -> jax.Array:
-            h = Block(width, self.dropout, self.dtype, name=name)(h, condition, keys)
+            h = residual(h, width, name)
             if h.shape[1] in self.attention:
                 h = Attention(self.dtype, name=f"attention_{name}")(h)
             return h
@@ -175,14 +176,10 @@ class UNet(nn.Module):
             for j in range(self.blocks):
                 h = block(h, width, f"encode_{i}_{j}")
                 skips.append(h)
-        h = Block(widths[-1], self.dropout, self.dtype, name="middle_0")(
-            h, condition, keys
-        )
+        h = residual(h, widths[-1], "middle_0")
         if self.attention:
             h = Attention(self.dtype, name="attention_middle")(h)
-            h = Block(widths[-1], self.dropout, self.dtype, name="middle_1")(
-                h, condition, keys
-            )
+            h = residual(h, widths[-1], "middle_1")
         for i, width in reversed(list(enumerate(widths))):
             for j in range(self.blocks):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)

@@ -1,10 +1,12 @@
-"""What a run keeps of its past beside the state: evaluations, best step, time."""
+"""What a run keeps of its past beside the state: evaluations, best step, time, and the
+metrics that end it if they are not finite."""
 
 import contextlib
 import dataclasses
+import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -73,34 +75,22 @@ class Record:
     def add_evaluation(self, step: int, metrics: dict[str, Any]) -> bool:
         """Adds an evaluation; returns True if it is better than all before."""
         self.evaluations.append({"step": step, **metrics})
-        earlier = [self._choice(e) for e in self.evaluations[:-1]]
-        best = not earlier or self.choice_accuracy() > max(earlier)
+        # On the validation images if there are any, else (USB's rule) on the test set.
+        *earlier, now = (
+            e.get("validation_accuracy", e["test_accuracy"]) for e in self.evaluations
+        )
+        best = not earlier or now > max(earlier)
         if best:
             self.best_step = step
         return best
 
-    def choice_accuracy(self) -> float:
-        """Returns the accuracy of the last evaluation that chooses the best step.
-
-        On the validation images if there are any, else (USB's rule) on the test set.
-        """
-        return self._choice(self.evaluations[-1])
-
     def warn_once(self, alarms: Mapping[str, str], step: int) -> list[str]:
         """Adds and returns a warning for each new alarm of {name: text}."""
-        new = [
-            f"step {step}: {text}"
-            for name, text in alarms.items()
-            if name not in self.alarmed
-        ]
-        self.alarmed += [name for name in alarms if name not in self.alarmed]
-        self.warnings += new
-        return new
-
-    def take_pending(self) -> Pending:
-        """Returns the pending metrics and removes them."""
-        pending, self.pending = self.pending, []
-        return pending
+        new = [name for name in alarms if name not in self.alarmed]
+        warnings = [f"step {step}: {alarms[name]}" for name in new]
+        self.alarmed += new
+        self.warnings += warnings
+        return warnings
 
     def to_meta(self) -> dict[str, Any]:
         """Returns the record as a JSON-ready dict."""
@@ -153,24 +143,44 @@ class Record:
             "config": config,
         }
 
-    @staticmethod
-    def _choice(evaluation: dict[str, Any]) -> float:
-        return evaluation.get("validation_accuracy", evaluation["test_accuracy"])
-
 
 def per_step(pending: Pending) -> list[dict[str, float]]:
     """Returns one dict per step, in order; waits for the device if need be."""
     steps = []
-    counts = [p.count if isinstance(p, Dispatched) else 1 for p in pending]
-    metrics = [p.metrics if isinstance(p, Dispatched) else p for p in pending]
-    for values, count in zip(jax.device_get(metrics), counts, strict=True):
+    dispatches = [p if isinstance(p, Dispatched) else Dispatched(p, 1) for p in pending]
+    fetched = jax.device_get([d.metrics for d in dispatches])
+    for values, dispatched in zip(fetched, dispatches, strict=True):
         columns = {name: np.atleast_1d(v) for name, v in values.items()}
-        steps += [
-            {name: float(v[i]) for name, v in columns.items()} for i in range(count)
-        ]
+        for i in range(dispatched.count):
+            steps.append({name: float(v[i]) for name, v in columns.items()})
     return steps
 
 
 def interval_means(steps: list[dict[str, float]]) -> dict[str, float]:
     """Returns the mean of each metric over steps, in float64."""
     return {name: float(np.mean([step[name] for step in steps])) for name in steps[0]}
+
+
+def require_finite(
+    step: int,
+    steps: Sequence[Mapping[str, float]],
+    last_saved: Callable[[], int | None],
+):
+    """Raises RunFailed with the first metric of `steps` that is NaN or infinite.
+
+    steps: the metrics of the steps up to `step`, on the host. last_saved: returns the
+    step of the newest checkpoint, None if there is none.
+    """
+    for number, values in enumerate(steps, start=step - len(steps) + 1):
+        for name, value in values.items():
+            if math.isfinite(value):
+                continue
+            saved = last_saved()
+            checkpoint = f"the last good checkpoint is of step {saved}"
+            if saved is None:
+                checkpoint = "nothing was saved before it"
+            raise RunFailed(
+                f"{name} is {value} at step {number}: the run has diverged, and the "
+                f"same start would diverge again; {checkpoint}. Start anew with a "
+                "lower optim.learning_rate or model.dtype=float32, or check the data"
+            )

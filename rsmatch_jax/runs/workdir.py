@@ -42,6 +42,7 @@ FILES = (
     RESULT_FILE,
 )
 
+LEFT_ALONE = "it is left alone, choose another workdir"
 # Keys that change how a run computes, never what.
 FREE = ("input.prefetch", "train.steps_per_dispatch", "checkpoint.", "log.")
 
@@ -57,11 +58,7 @@ def read_result(workdir: str) -> dict[str, Any] | None:
 
 
 def read_metrics(workdir: str) -> list[dict[str, Any]]:
-    """Returns the lines of metrics.jsonl; a killed run's half line is left out.
-
-    Raises:
-        RequestError: the file cannot be read or a line holds no JSON object.
-    """
+    """Returns the lines of metrics.jsonl; a killed run's half line is left out."""
     path = os.path.join(workdir, METRICS_FILE)
     try:
         with open(path, encoding="utf-8") as f:
@@ -91,9 +88,11 @@ def check_writable(workdir: str, flag: str = "--workdir"):
         )
 
 
-def check_run_or_empty(workdir: str, way_out: str):
+def check_run_or_empty(workdir: str, way_out: str = LEFT_ALONE):
     """Raises RequestError, ending with `way_out`, if a folder holds something else."""
-    if _content(workdir) and read_config(workdir) is None:
+    names = os.listdir(workdir) if os.path.isdir(workdir) else ()
+    content = [n for n in names if n != LOCK_FILE and not n.endswith(files.TEMPORARY)]
+    if content and read_config(workdir) is None:
         raise RequestError(
             f"--workdir={workdir} is not empty and holds no run (no {CONFIG_FILE}); "
             f"{way_out}"
@@ -101,11 +100,7 @@ def check_run_or_empty(workdir: str, way_out: str):
 
 
 def read_data(workdir: str) -> dict[str, Any]:
-    """Returns the `data` of the `claim` of a run.
-
-    Raises:
-        RequestError: the file is missing.
-    """
+    """Returns the `data` of a run's `claim`; raises RequestError without its file."""
     data = files.read_json(os.path.join(workdir, DATA_FILE))
     if data is None:
         raise RequestError(
@@ -124,11 +119,7 @@ def claim(
 ):
     """Makes the folder, with config.json, split.npz and data.json in it.
 
-    Args:
-        split: index arrays by name.
-        data: describes the data, JSON-ready.
-    Raises:
-        RequestError: the folder cannot be written.
+    split: index arrays by name. data: describes the data, JSON-ready.
     """
     arrays = io.BytesIO()
     np.savez(arrays, **split)
@@ -168,18 +159,9 @@ def check_out(
         files.check_output(path, extension if path == out else "")
 
 
-def check_clearable(workdir: str):
-    """Raises RequestError if a folder holds something other than a run."""
-    if _content(workdir) and read_config(workdir) is None:
-        raise RequestError(
-            f"--overwrite: {workdir} holds no run (no {CONFIG_FILE}) and is left "
-            "alone; choose another workdir"
-        )
-
-
 def clear(workdir: str):
     """Removes an earlier run; raises RequestError if there is something else."""
-    check_clearable(workdir)
+    check_run_or_empty(workdir)
     # After a kill the folder must still be a run, without half-removed checkpoints.
     checkpoints = os.path.join(workdir, CHECKPOINTS)
     shutil.rmtree(checkpoints + _REMOVED, ignore_errors=True)
@@ -197,11 +179,7 @@ def clear(workdir: str):
 
 @contextlib.contextmanager
 def locked(workdir: str) -> Iterator[None]:
-    """Makes `workdir` and keeps other processes from training there for the block.
-
-    Raises:
-        RequestError: another process trains there, or the folder cannot be made.
-    """
+    """Makes `workdir` and keeps other processes from training there for the block."""
     message = (
         f"--workdir={workdir}: another process is training there; wait for it, or "
         "choose another"
@@ -231,21 +209,13 @@ def differences(
 ) -> list[tuple[str, Any, Any]]:
     """Returns (dotted key, old value, new value) for each difference of two dicts."""
     differing = []
-    for key in sorted(set(old) | set(new)):
+    for key in sorted({*old, *new}):
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
             differing += differences(a, b, f"{prefix}{key}.")
         elif a != b:
             differing.append((f"{prefix}{key}", a, b))
     return differing
-
-
-def _content(workdir: str) -> list[str]:
-    """Names of the files in a folder, except the lock and unfinished files."""
-    if not os.path.isdir(workdir):
-        return []
-    names = os.listdir(workdir)
-    return [n for n in names if n != LOCK_FILE and not n.endswith(files.TEMPORARY)]
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

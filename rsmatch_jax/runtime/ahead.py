@@ -10,8 +10,7 @@ Item = TypeVar("Item")
 def ahead(items: Iterable[Item], depth: int) -> Iterator[Item]:
     """Yields the items in order, each once `depth` further ones have been taken.
 
-    Taking an item starts its work, such as `pool.submit(...)` or a dispatched program:
-    at most depth + 1 pieces of work are under way.
+    Taking an item starts its work, so at most depth + 1 pieces of work are under way.
     """
     started: deque[Item] = deque()
     for item in items:

@@ -42,7 +42,6 @@ def run(
     The child imports the same rsmatch_jax as this process.
 
     Args:
-        command: the program and its arguments.
         environment: variables to set beside those of this process.
         core: the only CPU core that the child may use.
         seconds: time limit, after which the child and all its children are killed.

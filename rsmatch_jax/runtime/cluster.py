@@ -53,11 +53,7 @@ def define_flags(values: flags.FlagValues):
 
 
 def from_command_line(argv: Sequence[str], environ: Mapping[str, str]) -> Group | None:
-    """Returns the group by the flags of a command line; ignores its other flags.
-
-    Raises:
-        RequestError: see `find`.
-    """
+    """Returns the group by the flags of a command line; ignores its other flags."""
     values = flags.FlagValues()
     define_flags(values)
     try:
@@ -75,8 +71,7 @@ def find(
 ) -> Group | None:
     """Returns the group by the three flags or the environment; None = a process alone.
 
-    Raises:
-        RequestError: the flags do not fit each other.
+    Raises RequestError if the flags do not fit each other.
     """
     values = (coordinator, num_processes, process_id)
     if values == (None, 1, None):

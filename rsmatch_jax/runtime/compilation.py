@@ -42,12 +42,7 @@ def compiled(lowered: jax.stages.Lowered, platform: str) -> jax.stages.Compiled:
         # The options only change speed and rounding, so a jaxlib that does not know one
         # goes without. Any other error occurs again.
         program = lowered.compile()
-    _give_back_memory()
-    return program
-
-
-def _give_back_memory():
-    """Returns some hundred MB, which the compiler has freed, from C's heap to the
-    system."""
+    # Gives the system some hundred MB that the compiler has freed in C's heap.
     with contextlib.suppress(AttributeError, OSError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)
+    return program

@@ -81,10 +81,7 @@ class Stop:
 
 @contextlib.contextmanager
 def on_signals() -> Iterator[Stop]:
-    """Yields a Stop that SIGTERM requests within the block.
-
-    For the main thread, after `hosts.start`.
-    """
+    """Yields a Stop for SIGTERM in the main thread, after `hosts.start`."""
     stop = Stop()
     before = signal.signal(signal.SIGTERM, lambda *_: stop.request())
     thread = threading.Thread(target=stop.agree, daemon=True)

@@ -34,14 +34,7 @@ def map_step(step: Callable, devices: Sequence[jax.Device]) -> Callable:
     The state is donated. Inside, collectives over AXIS are available and the batch is
     one device's share. `step` must return the same on all devices; nothing checks it.
     """
-    return jax.pmap(
-        step,
-        axis_name=AXIS,
-        in_axes=(None, 0),
-        out_axes=(None, None),
-        donate_argnums=0,
-        devices=devices,
-    )
+    return _map_with_state(step, (None, 0), devices)
 
 
 def map_resident_step(
@@ -49,17 +42,21 @@ def map_resident_step(
 ) -> Callable:
     """Returns the pmap of `step(state, *inputs)` with inputs replicated on all devices.
 
-    The state is donated, the inputs are not. The mapped function takes `ranks(devices)`
-    after the inputs, because pmap needs an argument that differs between devices.
+    The state is donated, the inputs are not. `ranks(devices)` follow them, because pmap
+    needs an argument that differs between devices.
     """
 
     def on_one_device(state, *inputs_and_rank):
         return step(state, *inputs_and_rank[:-1])
 
+    return _map_with_state(on_one_device, (None,) * (1 + num_inputs) + (0,), devices)
+
+
+def _map_with_state(function, in_axes, devices):
     return jax.pmap(
-        on_one_device,
+        function,
         axis_name=AXIS,
-        in_axes=(None,) * (1 + num_inputs) + (0,),
+        in_axes=in_axes,
         out_axes=(None, None),
         donate_argnums=0,
         devices=devices,
@@ -108,7 +105,7 @@ def replicated(devices: Sequence[jax.Device]) -> NamedSharding:
 def own_rows(count: int, devices: Sequence[jax.Device]) -> np.ndarray:
     """Returns the positions of this process's rows in a global batch, ascending.
 
-    count: rows of the global batch, a multiple of the number of devices.
+    count: rows of the batch, a multiple of the number of devices.
     """
     rows = np.arange(count).reshape(-1, len(devices))
     return rows[:, _local_positions(devices)].reshape(-1)

@@ -86,21 +86,30 @@ def on_signals() -> Iterator[Stop]:
     nohup.
     """
     stop = Stop()
-    numbers = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
     wakeup_before = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
-    before = {n: signal.signal(n, lambda *_: None) for n in numbers}
     reader = threading.Thread(target=_read, args=(read_end, stop), daemon=True)
-    reader.start()
     try:
-        yield stop
+        with handled_by(lambda *_: None):
+            reader.start()
+            yield stop
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         signal.set_wakeup_fd(wakeup_before)
         os.close(write_end)  # the reader sees the end
         reader.join()
+
+
+@contextlib.contextmanager
+def handled_by(handler: Callable[[int, object], None]) -> Iterator[None]:
+    """Calls `handler` for SIGNALS within the block, but not for ignored ones."""
+    numbers = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {n: signal.signal(n, handler) for n in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def _read(descriptor: int, stop: Stop):

@@ -6,22 +6,20 @@ a small one, which passes signals on and exit codes back, and explains an abort.
 never imports JAX.
 """
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from rsmatch_jax.errors import STOPPED
 from rsmatch_jax.runtime import child
-from rsmatch_jax.runtime.stopping import ECHO
+from rsmatch_jax.runtime.stopping import ECHO, handled_by
 
 MARK = "RSMATCH_JAX_PARENT"  # in the child's environment: PID:FILE_DESCRIPTOR
 EXPLAINED = (0, 1, 2, STOPPED)  # exit codes for which the child prints a message
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 WATCH = 1.0  # seconds between two checks whether the parent lives
 GO_ON = "The same command on all hosts goes on from the last checkpoint"
 REASONS = {
@@ -45,16 +43,12 @@ def tell(word: str):
 def supervise(command: Sequence[str], name: str) -> int:
     """Runs a command as the child of this process and returns the exit code.
 
-    SIGTERM, SIGINT and SIGHUP reach the child as SIGTERM; a second one kills it. The
-    codes 0, 1, 2 and 75 pass through; any other becomes 1 with a message. Call it from
-    the main thread.
-
-    Args:
-        command: the program and its arguments; the child imports the same rsmatch_jax.
-        name: this process in messages.
+    For the main thread. SIGTERM, SIGINT and SIGHUP reach the child as SIGTERM; a second
+    one kills it. The codes 0, 1, 2 and 75 pass through; any other becomes 1 with a
+    message. The child imports the same rsmatch_jax. name: this process in messages.
     """
     stop, (read_end, write_end) = _Stop(), os.pipe()
-    with stop.caught(), os.fdopen(read_end, "rb", buffering=0) as lines:
+    with handled_by(stop), os.fdopen(read_end, "rb", buffering=0) as lines:
         mark = {MARK: f"{os.getpid()}:{write_end}"}
         stop.process = process = subprocess.Popen(
             command,
@@ -79,8 +73,14 @@ def supervise(command: Sequence[str], name: str) -> int:
     if code == -signal.SIGTERM and stop.signals:
         sys.stderr.write(f"\n{name} was stopped before its first step. {GO_ON}\n")
         return STOPPED
+    ending = f"exit code {code}"
+    if code < 0:
+        number = signal.Signals(-code)
+        ending = number.name
+        if number in REASONS:
+            ending += f" ({REASONS[number]})"
     at = f" while {last[0]}" if last and last[0] else ""
-    sys.stderr.write(f"error: {name} ended with {_ending(code)}{at}. {GO_ON}\n")
+    sys.stderr.write(f"error: {name} ended with {ending}{at}. {GO_ON}\n")
     return 1
 
 
@@ -105,35 +105,14 @@ class _Stop:
         if self.signals and now - self._since < ECHO:
             return
         self.signals, self._since = self.signals + 1, now
-        if self.process is not None:
-            self.process.send_signal(
-                signal.SIGTERM if self.signals == 1 else signal.SIGKILL
-            )
-
-    @contextlib.contextmanager
-    def caught(self):
-        # An ignored signal stays ignored, such as SIGHUP under nohup.
-        numbers = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
-        before = {n: signal.signal(n, self) for n in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        if self.process is not None and self.signals == 1:
+            self.process.terminate()
+        elif self.process is not None:
+            self.process.kill()
 
 
-def _ending(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    number = signal.Signals(-code)
-    reason = REASONS.get(number)
-    return number.name + (f" ({reason})" if reason else "")
-
-
-def _end_with(
-    parent: int, leave: Callable[[int], None] = os._exit, pause: float = WATCH
-):
+def _end_with(parent: int):
     # The kernel gives an orphan another parent, with another number.
     while os.getppid() == parent:
-        time.sleep(pause)
-    leave(1)
+        time.sleep(WATCH)
+    os._exit(1)

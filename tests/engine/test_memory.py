@@ -25,10 +25,6 @@ def device(limit, process=0):
     )
 
 
-def with_devices(exp, *devices):
-    return dataclasses.replace(exp, devices=devices)
-
-
 def test_parts_are_what_the_state_holds():
     _, task, exp = build()
     parts = memory.parts(exp, feed.resident_bytes(exp, task))
@@ -78,7 +74,7 @@ def test_a_small_device_is_refused_with_the_keys_to_lower():
     parts = memory.parts(exp, feed.resident_bytes(exp, task))
     total = sum(parts.values())
     with pytest.raises(RequestError) as e:
-        feed.make(with_devices(exp, device(total - 1)), task)
+        feed.make(dataclasses.replace(exp, devices=[device(total - 1)]), task)
     assert f"{total / MIB:.0f} MiB on each" in str(e.value)
     queue = f"{parts['queue'] / MIB:.0f} MiB of queue"
     assert f"{queue} (lower method.rsmatch.queue_length)" in str(e.value)

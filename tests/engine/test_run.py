@@ -12,7 +12,7 @@ from support.helpers import assert_bit_equal, config
 from support.runs import KEYS, ONE_NETWORK, first_state, lines, run, saved_state
 
 from rsmatch_jax import files, train
-from rsmatch_jax.engine import content, experiment
+from rsmatch_jax.engine import experiment
 from rsmatch_jax.errors import RequestError, RunFailed
 from rsmatch_jax.runs import same_data, workdir
 from rsmatch_jax.runs.checkpoint import Checkpoints
@@ -133,7 +133,7 @@ def test_digest_tells_images_apart():
     images = task.test_images.copy()
     images[-1, 3, 3, 0] ^= 1
     digests = {
-        content.digest(t)
+        same_data.digest(t)
         for t in (
             task,
             dataclasses.replace(task),

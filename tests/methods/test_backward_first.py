@@ -52,13 +52,8 @@ def test_the_detector_adds_no_activations_to_those_of_the_classifier():
     one program for both losses needs twice as much."""
     temporary = {}
     for name in ("fixmatch", "rsmatch"):
-        _, _, exp = build(
-            **{
-                "method.name": name,
-                "train.batch_size": 32,
-                "train.unlabeled_ratio": 7,
-            }
-        )
+        keys = {"train.batch_size": 32, "train.unlabeled_ratio": 7}
+        _, _, exp = build(**keys, **{"method.name": name})
         lowered = exp.train_step().lower(
             exp.init_state(), jax.tree.map(lambda x: x[None], next(batches(exp, 1)))
         )

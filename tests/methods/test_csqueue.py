@@ -147,15 +147,6 @@ def test_fewer_rows_per_device_than_pushed():
     assert content(queue, 1) == []
 
 
-def test_only_p_queues_are_touched():
-    push, place = mapped_push(1, select=2, top=1)
-    queue = place(csqueue.create(K, LENGTH, SHAPE))
-    images, indices, _, _ = batch(np.random.default_rng(0))
-    classes = np.arange(U, dtype=np.int32) % K
-    queue = push(queue, jax.random.key(3), images, indices, classes, np.ones(U, "f4"))
-    assert int((queue.count > 0).sum()) == 2
-
-
 def test_queues_are_drawn_uniformly_and_once():
     draw = jax.jit(lambda key: csqueue.draw_queues(key, K, 2))
     drawn = np.asarray(jax.vmap(draw)(jax.random.split(jax.random.key(0), 2000)))

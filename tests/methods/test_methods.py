@@ -14,6 +14,7 @@ from rsmatch_jax.state import Batch, Outputs
 
 B, U, K = 4, 12, 10
 TAU, TAU_DETECTOR = 0.5, 0.7
+UNSUPERVISED = {"loss_unsup", "loss_unsup_fake"}
 
 
 def table_network(heads):
@@ -39,12 +40,13 @@ def table_network(heads):
 
 
 def picture(row):
-    return np.broadcast_to(np.asarray(row)[:, None, None, None], (len(row), 8, 8, 3))
+    row = np.asarray(row, np.uint8)
+    return np.broadcast_to(row[:, None, None, None], (len(row), 8, 8, 3))
 
 
 def batch(rng):
     def rows(n):
-        return picture(rng.integers(0, 256, n).astype(np.uint8))
+        return picture(rng.integers(0, 256, n))
 
     return Batch(
         lab=rows(B),
@@ -57,13 +59,13 @@ def batch(rng):
     )
 
 
-def evaluate(method, nets, params, extra, b, step=0):
-    """The method's loss and metrics as inside a train step, on one device."""
+def evaluate(method, nets, params, extra, b):
+    """The method's loss and metrics as inside train step 0, on one device."""
     devices = jax.local_devices()[:1]
 
     def run(state, batch):
         params, extra = state
-        inputs = step_inputs(nets, extra, batch, jax.random.key(7), jnp.int32(step))
+        inputs = step_inputs(nets, extra, batch, jax.random.key(7), jnp.int32(0))
         loss_of = jax.value_and_grad(lambda p: method.loss(p, inputs), has_aux=True)
         (loss, (_, extra, metrics)), grads = loss_of(params)
         return (params, extra), {"grads": grads, "value": loss, **metrics}
@@ -234,19 +236,13 @@ def changed_terms(**overrides):
         ({"method.rsmatch.fake_head": False}, {"loss_unsup_fake"}),
         ({"method.rsmatch.individual_models": False}, set()),  # same logits given
         ({"method.rsmatch.classwise_queue": False}, set()),  # only what is pushed
-        ({"method.rsmatch.routing": "oracle"}, {"loss_unsup", "loss_unsup_fake"}),
-        ({"method.rsmatch.routing": "random"}, {"loss_unsup", "loss_unsup_fake"}),
-        (
-            {"method.rsmatch.route_threshold": 0.9},
-            {"loss_unsup", "loss_unsup_fake"},
-        ),
-        (
-            {"method.rsmatch.route_warmup_steps": 5},
-            {"loss_unsup", "loss_unsup_fake"},
-        ),
+        ({"method.rsmatch.routing": "oracle"}, UNSUPERVISED),
+        ({"method.rsmatch.routing": "random"}, UNSUPERVISED),
+        ({"method.rsmatch.route_threshold": 0.9}, UNSUPERVISED),
+        ({"method.rsmatch.route_warmup_steps": 5}, UNSUPERVISED),
         ({"method.rsmatch.detector_threshold": 0.99}, {"detector_loss_unsup"}),
         ({"method.rsmatch.queue_sample": "uniform"}, {"detector_loss_sup"}),
-        ({"method.threshold": 0.8}, {"loss_unsup", "loss_unsup_fake"}),
+        ({"method.threshold": 0.8}, UNSUPERVISED),
         ({"train.weak_forward": "separate"}, set()),
     ],
 )

@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.helpers import batches, build, config, leaves, step_inputs, train
+from support.helpers import build, config, leaves, step_inputs
+from test_methods import picture
 
 from rsmatch_jax.engine import checks
 from rsmatch_jax.errors import RequestError
@@ -40,12 +41,6 @@ def table_network(size):
         ), stats
 
     return Network(init, apply)
-
-
-def picture(rows):
-    return np.broadcast_to(
-        rows.astype(np.uint8)[:, None, None, None], (len(rows), 8, 8, 3)
-    )
 
 
 def stream(seed=0, steps=STEPS):
@@ -217,27 +212,6 @@ def test_four_devices_equal_one():
             )
         for name, value in extra_1.items():
             np.testing.assert_allclose(value, extra_4[name], atol=1e-6, err_msg=name)
-
-
-def test_real_networks_on_four_devices_equal_one():
-    keys = {
-        "method.name": "simmatch",
-        "method.threshold": 0.1,
-        "method.simmatch.warmup_steps": 1,
-    }
-    results = []
-    for devices in (1, 4):
-        _, _, exp = build(devices, **keys)
-        state, metrics = train(exp, batches(exp, 3))
-        results.append((leaves(state.params), leaves(state.extra), metrics))
-    (params_1, extra_1, metrics_1), (params_4, extra_4, metrics_4) = results
-    assert metrics_1[-1]["loss_instance"] > 0
-    for a, b in zip(metrics_1, metrics_4, strict=True):
-        for name in a:
-            np.testing.assert_allclose(a[name], b[name], atol=1e-5, err_msg=name)
-    for one, four in ((params_1, params_4), (extra_1, extra_4)):
-        for path, value in one.items():
-            np.testing.assert_allclose(value, four[path], atol=1e-5, err_msg=path)
 
 
 def test_first_alignment_flattens_the_mean():

@@ -1,5 +1,6 @@
 """Whole runs of four steps on the `fake` set, and readers of their files."""
 
+import contextlib
 import json
 
 import jax
@@ -33,11 +34,14 @@ def first_state(**overrides):
     return build(**{**KEYS, **overrides})[2].init_state()
 
 
-def saved_state(folder, step, like):
+def restored(folder, step, like):
     checkpoints = Checkpoints(str(folder), keep=None)
-    state = checkpoints.restore(step, like).state
-    checkpoints.close()
-    return state
+    with contextlib.closing(checkpoints):
+        return checkpoints.restore(step, like)
+
+
+def saved_state(folder, step, like):
+    return restored(folder, step, like).state
 
 
 def lines(folder):
