@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from rsmatch_jax.data import class_names
+from rsmatch_jax.data import class_names, stores
 from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.errors import RequestError
 
@@ -35,7 +35,9 @@ def tfds_folder(folder, names=True):
 
 
 def test_class_names_come_from_what_is_there(tmp_path, monkeypatch):
-    for library in ("tensorflow", "tensorflow_datasets"):
+    # A module that is imported already is an attribute of its package as well.
+    monkeypatch.delattr(stores, "tf_read", raising=False)
+    for library in ("tensorflow", "tensorflow_datasets", f"{stores.__name__}.tf_read"):
         monkeypatch.setitem(sys.modules, library, None)
 
     def names(name, data="no", cache="no"):
