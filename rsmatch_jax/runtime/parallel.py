@@ -39,7 +39,7 @@ def map_step(step: Callable, devices: Sequence[jax.Device]) -> Callable:
 
 def map_resident_step(
     step: Callable, num_inputs: int, devices: Sequence[jax.Device]
-) -> Callable:
+) -> jax.stages.Wrapped:
     """Returns the pmap of `step(state, *inputs)` with inputs replicated on all devices.
 
     The state is donated, the inputs are not. `ranks(devices)` follow them, because pmap
@@ -75,7 +75,7 @@ def ranks(devices: Sequence[jax.Device]) -> jax.Array:
     return _place(numbers[_local_positions(devices)], devices)
 
 
-def map_eval(forward: Callable, devices: Sequence[jax.Device]) -> Callable:
+def map_eval(forward: Callable, devices: Sequence[jax.Device]) -> jax.stages.Wrapped:
     """Returns the pmap of `forward(variables, batch) -> rows`; rows are [D, ...]."""
     return jax.pmap(
         forward, axis_name=AXIS, in_axes=(None, 0), out_axes=0, devices=devices

@@ -1,23 +1,47 @@
 """Checks that the commands which make pools share."""
 
+import contextlib
+import dataclasses
 import math
+import os
+from typing import Any
 
+from rsmatch_jax import files
+from rsmatch_jax.data.stores import dataset_folder
 from rsmatch_jax.errors import RequestError
+from rsmatch_jax.runs import workdir
 
 
-def check_range(flag: str, value: float, low: float, high: float = math.inf):
-    """Raises RequestError unless low <= value <= high and the value is finite."""
-    if not (math.isfinite(value) and low <= value <= high):
-        most = "or more" if high == math.inf else f"to {high}"
-        raise RequestError(f"--{flag}={value} cannot work: give {low} {most}")
+def check_range(
+    flag: str, value: float, low: float, high: float = math.inf, above: bool = False
+):
+    """Raises RequestError unless low <= value <= high and the value is finite.
+
+    above: the value must be more than `low`.
+    """
+    if not (math.isfinite(value) and low <= value <= high) or (above and value == low):
+        least, most = (f"above {low}", ", at most") if above else (low, " to")
+        limits = f"{least}{most} {high}"
+        if high == math.inf:
+            limits = f"{least}" if above else f"{low} or more"
+        raise RequestError(f"--{flag}={value} cannot work: give {limits}")
+
+
+def setting(default: Any, text: str, *bounds: float) -> Any:
+    """Returns a dataclass field with its flag's help and the bounds for check_range."""
+    metadata = {"help": text, "bounds": bounds}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def check_settings(settings: Any):
+    """Raises RequestError for a field of a dataclass that is out of its bounds."""
+    for field in dataclasses.fields(settings):
+        if bounds := field.metadata["bounds"]:
+            check_range(field.name, getattr(settings, field.name), *bounds)
 
 
 def tfds_writer(hint: str = ""):
-    """Returns the module that writes TFDS folders.
-
-    Raises:
-        RequestError: TensorFlow is not installed; hint: another way out.
-    """
+    """Returns the module that writes TFDS folders. hint: how to do without it."""
     try:
         from rsmatch_jax.data.stores import tf_write  # lazy: drawing needs no TF
     except ImportError as e:
@@ -26,3 +50,32 @@ def tfds_writer(hint: str = ""):
             f"pip install -r requirements.txt{hint}"
         ) from e
     return tf_write
+
+
+def locked(folder: str, flag: str) -> contextlib.AbstractContextManager[None]:
+    """Makes the folder and returns a context that keeps other processes out of it."""
+    os.makedirs(folder, exist_ok=True)
+    message = (
+        f"{flag}: another process is at work in {folder}; wait for it, or name another "
+        "folder"
+    )
+    return files.locked(os.path.join(folder, workdir.LOCK_FILE), message)
+
+
+def check_pool_folder(out: str):
+    """Raises RequestError unless `out` is absent, empty or has unfinished work."""
+    workdir.check_writable(out, "--out")
+    staging = dataset_folder.STAGING
+    names = os.listdir(out) if os.path.isdir(out) else []
+    if names and staging not in names:
+        raise RequestError(
+            f"--out={out} has files but no {staging}, so it was not made by this "
+            "command (an imported pool?) and is left alone; name another folder"
+        )
+
+
+def changes(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """Returns a line per difference of two dicts, "" if there is none."""
+    return "".join(
+        f"  {key}: {a} there, {b} here\n" for key, a, b in workdir.differences(old, new)
+    )

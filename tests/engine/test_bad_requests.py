@@ -44,6 +44,7 @@ MAINS = {
 FOLDERS = ["--layout=folders", "--out=new"]
 DDPM = ["--dataset=digits", "--out=new"]
 DRAW = ["--prompts=prompts.jsonl", "--generator=sd14", "--out=new"]
+SDXL = [*DRAW, "--generator=sdxl_lightning"]
 WRITE = ["--dataset=digits", "--per_class=3", "--out=new.jsonl"]
 LOOK = ["pool", "--real=digits", "--out=new"]
 POOL = "--config.data.synthetic_pool="
@@ -169,6 +170,10 @@ CASES = {
         (["--dataset=digits", "--out=notes"], ["--out=", "notes"]),
         ([*DDPM, "--steps=0"], ["--steps=0"]),
         ([*DDPM, "--steps=many"], ["--steps", "many"]),
+        ([*DDPM, "--per_class=-1"], ["--per_class=-1"]),
+        ([*DDPM, "--label_dropout=1.5"], ["--label_dropout=1.5"]),
+        ([*DDPM, "--dropout=1"], ["--dropout=1"]),
+        ([*DDPM, "--blocks=0"], ["--blocks=0"]),
         ([*DDPM, "--width=6"], ["--width=6", "multiple of 4"]),
         ([*DDPM, "--learning_rate=0"], ["--learning_rate=0"]),
         ([*DDPM, "--guidance=nan"], ["--guidance=nan"]),
@@ -194,6 +199,10 @@ CASES = {
         ([*DRAW, "--size=0"], ["--size=0"]),
         ([*DRAW, "--size=9999"], ["--size=9999", "512"]),
         ([*DRAW, "--size=32", "--full_size"], ["--size", "--full_size"]),
+        ([*DRAW, "--steps=0"], ["--steps=0"]),
+        ([*DRAW, "--unet=x"], ["--unet"]),
+        ([*SDXL, "--steps=8"], ["leave out --steps"]),
+        ([*SDXL, "--model_dir=empty"], ["--unet=FILE"]),
         ([*DRAW, "--guidance=inf"], ["--guidance=inf"]),
         ([*DRAW, "--steps=few"], ["--steps", "few"]),
         ([*DRAW, "--device=tpu"], ["--device", "tpu"]),
@@ -220,6 +229,15 @@ CASES = {
         ([], ["--dataset", "--per_class", "--out"]),
         ([*WRITE, "--dataset=./nope"], ["nope"]),
         ([*WRITE, "--per_class=0"], ["--per_class=0"]),
+        ([*WRITE, "--per_class=many"], ["--per_class"]),
+        ([*WRITE, "--batch_size=0"], ["--batch_size=0"]),
+        ([*WRITE, "--temperature=0"], ["--temperature=0", "above 0"]),
+        ([*WRITE, "--temperature=nan"], ["--temperature=nan"]),
+        ([*WRITE, "--top_k=-1"], ["--top_k=-1"]),
+        ([*WRITE, "--max_tokens=0"], ["--max_tokens=0"]),
+        ([*WRITE, "--max_tries=0"], ["--max_tries=0"]),
+        ([*WRITE, "--seed=-1"], ["--seed=-1"]),
+        ([*WRITE, "--dataset=nowhere/at/all"], ["nowhere/at/all"]),
         ([*WRITE, "--top_p=2"], ["--top_p=2"]),
         ([*WRITE, "--words=nope"], ["--words=nope"]),
         ([*WRITE, "--words=two.txt"], ["--words=two.txt", "2", "10"]),
@@ -235,7 +253,7 @@ REAL = [  # also as processes
     ("evaluate", CASES["evaluate"][3]),
     ("data.import_images", CASES["data.import_images"][6]),
     ("sweep", CASES["sweep"][1]),
-    ("synthesis.prompts", CASES["synthesis.prompts"][8]),
+    ("synthesis.prompts", CASES["synthesis.prompts"][-3]),
 ]
 
 
@@ -312,7 +330,7 @@ def make_runs(root):
 
 
 def make_prompts(root):
-    header = prompt_file.header_line("pets", ["cat", "dog"], {})
+    header = prompt_file.text("pets", ["cat", "dog"], {}, ())
     lines = ['{"label": 0, "prompt": "a cat"}\n', '{"label": 1, "prompt": "a dog"}\n']
     bad = '{"label": 9, "prompt": "a cow"}\n'
     for name, content in (
@@ -327,7 +345,7 @@ def make_prompts(root):
     words = "zero one two three four five six seven eight nine"
     how = {"words": words.split(), "model": args.model, "per_class": 5}
     how |= {"allow_missing_word": False, **vars(sampling)}
-    finished = prompt_file.header_line("digits", list("0123456789"), how)
+    finished = prompt_file.text("digits", "0123456789", how, ())
     (root / "digits.jsonl").write_text(finished)
 
 

@@ -6,18 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.trees import moved
 
 from rsmatch_jax.models import unet
 from rsmatch_jax.synthesis.ddpm import diffusion
 from rsmatch_jax.synthesis.ddpm import settings as ddpm_settings
-
-
-def moved(tree, seed=0, size=0.1):
-    """A tree's leaves with noise added, so that no weight is zero."""
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(
-        lambda p: p + size * rng.normal(size=p.shape).astype(np.float32), tree
-    )
 
 
 def test_time_features_are_sinusoids():
@@ -81,10 +74,7 @@ def test_unet_starts_at_zero_and_heeds_time_and_class():
     np.testing.assert_array_equal(apply(params, images, times, labels), 0)
 
     # Once the zero kernels move, time and class both matter.
-    leaves, tree = jax.tree.flatten(params)
-    rng = np.random.default_rng(2)
-    moved = [p + 0.1 * rng.normal(size=p.shape).astype(np.float32) for p in leaves]
-    out = apply(jax.tree.unflatten(tree, moved), images, times, labels)
+    out = apply(moved(params, seed=2), images, times, labels)
     assert jnp.abs(out[0] - out[1]).max() > 1e-3
     assert jnp.abs(out[0] - out[2]).max() > 1e-3
     np.testing.assert_allclose(out[0], out[3], atol=1e-5)

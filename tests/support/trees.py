@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from rsmatch_jax.models import networks
@@ -33,3 +34,11 @@ def check_kernel(name, value, scale):
     assert abs(z.mean()) < 4 / z.size**0.5, name
     assert abs(z.std() - 1) < 4 / (2 * z.size) ** 0.5, name
     assert z.size <= 5000 or abs(z).max() > 3, f"{name} looks truncated"
+
+
+def moved(tree, seed=0, size=0.1):
+    """A tree's leaves with noise added, so that no weight is zero."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda p: p + size * rng.normal(size=p.shape).astype(np.float32), tree
+    )

@@ -45,11 +45,10 @@ def install(monkeypatch):
 
 def write_prompts(path, dataset="pets", classes=CLASSES, count=COUNT):
     text = {FLAGGED: "flagged", TWIN: "twin", OTHER: "twin", 0: "twin"}
-    lines = [prompt_file.header_line(dataset, classes, {"seed": 3})]
-    for i in range(count):
-        prompt = Prompt(i % len(classes), f"{text.get(i, 'a')} {i}")
-        lines.append(prompt_file.prompt_line(prompt))
-    path.write_text("".join(lines))
+    prompts = [
+        Prompt(i % len(classes), f"{text.get(i, 'a')} {i}") for i in range(count)
+    ]
+    path.write_text(prompt_file.text(dataset, classes, {"seed": 3}, prompts))
     return str(path)
 
 

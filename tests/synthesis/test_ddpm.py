@@ -265,26 +265,6 @@ def test_the_source_is_described(tmp_path):
     assert licence == "CC0"
 
 
-@pytest.mark.parametrize(
-    ("flag", "named"),
-    [
-        ("--per_class=-1", "--per_class=-1"),
-        ("--label_dropout=1.5", "--label_dropout=1.5"),
-        ("--sampling_steps=1001", "--sampling_steps=1001"),
-        ("--dropout=1", "--dropout=1"),
-        ("--blocks=0", "--blocks=0"),
-        ("--dataset=/no/such", "/no/such"),
-    ],
-)
-def test_bad_flags_exit_2(flag, named, tmp_path, capsys):
-    argv = ["--dataset=digits", f"--out={tmp_path}/pool", flag]
-    assert ddpm.main(argv) == 2
-    printed = capsys.readouterr().err
-    assert named in printed
-    assert "Traceback" not in printed
-    assert not os.path.exists(f"{tmp_path}/pool")
-
-
 def test_a_diverging_run_exits_1(tmp_path, capsys, monkeypatch):
     def diverge(state, key, images, labels):
         loss = jnp.where(state.step < 7, 1.0, jnp.nan)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support.trees import moved
 from tiny_diffusion import TINY
 
 from rsmatch_jax.data.stores import arrays
@@ -15,14 +16,6 @@ from rsmatch_jax.models import unet
 from rsmatch_jax.runs import checkpoint
 from rsmatch_jax.runtime import parallel
 from rsmatch_jax.synthesis.ddpm import diffusion, process
-
-
-def moved(tree, seed=0, size=0.1):
-    """Returns a tree with noise added to its leaves, so that no weight is zero."""
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(
-        lambda p: p + size * rng.normal(size=p.shape).astype(np.float32), tree
-    )
 
 
 def test_schedule_is_the_papers_cosine():

@@ -21,7 +21,7 @@ from generate_helpers import (
 from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.errors import RunFailed
 from rsmatch_jax.synthesis.generate import __main__ as generate
-from rsmatch_jax.synthesis.generate import drawing, pipelines, staging
+from rsmatch_jax.synthesis.generate import batches, drawing, pipelines
 
 SEED_7 = 4858828716256582319
 
@@ -63,7 +63,7 @@ def test_a_pool_of_two_generators(tmp_path, model, request_of, capsys):
     assert one["prompts"]["drawn"] == one["prompts"]["count"] == COUNT
     assert one["prompts"]["header"]["seed"] == 3
     assert one["environments"] == [{"numpy": "2"}]
-    assert report["resize"] == {"kernel": staging.KERNEL, "size": 8}
+    assert report["resize"] == {"kernel": batches.KERNEL, "size": 8}
     assert report["exact_duplicates"] == 4
     assert report["same_pixels_in_two_classes"] == 1
     assert report["licence"]["glide"] == "MIT"
@@ -146,26 +146,6 @@ def wrap_native(choose, sizes):
         return dataclasses.replace(result, native_size=sizes[generator])
 
     return chosen
-
-
-@pytest.mark.parametrize(
-    ("generator", "flags", "named"),
-    [
-        ("sd15", [], "path of a diffusers model"),
-        ("sd14", ["--steps=0"], "--steps=0"),
-        ("sd14", ["--guidance=nan"], "--guidance=nan"),
-        ("sd14", ["--size=513"], "--size=513 is more than sd14 draws, 512"),
-        ("sdxl_lightning", ["--steps=8"], "leave out --steps"),
-        ("sdxl_lightning", ["--model_dir=."], "--unet=FILE"),
-        ("sd14", ["--unet=x"], "--unet"),
-    ],
-)
-def test_wrong_requests_exit_2(tmp_path, request_of, capsys, generator, flags, named):
-    assert generate.main(request_of(generator, *flags)) == 2
-    printed = capsys.readouterr().err
-    assert named in printed
-    assert "Traceback" not in printed
-    assert not os.path.exists(tmp_path / "pool")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A pool of a longer prompt file equals one that was drawn at once."""
 
+import contextlib
 import json
 import os
 
@@ -17,7 +18,7 @@ from generate_helpers import (
 
 from rsmatch_jax import files
 from rsmatch_jax.synthesis.generate import __main__ as generate
-from rsmatch_jax.synthesis.generate import drawing, staging
+from rsmatch_jax.synthesis.generate import batches, drawing
 
 MORE = 23  # in batches of 5 the last batch of both files is short
 
@@ -105,12 +106,10 @@ def test_killed_at_every_write(tmp_path, drawn, at_once, monkeypatch):
     assert generate.main(flags()) == 0
     command = [*flags(), f"--prompts={longer(tmp_path)}"]
     begun = tree(tmp_path / "pool")
-    real = files.write_bytes
+    real, calls = files.write_bytes, []
 
     class Killed(BaseException):
         pass
-
-    calls = []
 
     def until(limit):
         def call(path, *args, **kwargs):
@@ -124,24 +123,19 @@ def test_killed_at_every_write(tmp_path, drawn, at_once, monkeypatch):
     for limit in range(1, 100):
         restore(tmp_path / "pool", begun)
         calls.clear()
-        monkeypatch.setattr(files, "write_bytes", until(limit))
-        try:
+        ended = False
+        with monkeypatch.context() as patched, contextlib.suppress(Killed):
+            patched.setattr(files, "write_bytes", until(limit))
             ended = generate.main(command) == 0
-        except Killed:
-            ended = False
-        monkeypatch.setattr(files, "write_bytes", real)
         if limit % 2 == 0 and not ended:  # sometimes killed twice
-            monkeypatch.setattr(staging.Part, "stage", interrupt)
-            assert generate.main(command) in (0, 75)
-            monkeypatch.setattr(staging.Part, "stage", STAGE)
+            with monkeypatch.context() as patched:
+                patched.setattr(batches.Part, "stage", interrupt)
+                assert generate.main(command) in (0, 75)
         assert generate.main(command) == 0
         assert tree(tmp_path / "pool") == at_once, limit
         if ended:
             break
     assert limit > 5  # header, three batches, the mark of the written pool
-
-
-STAGE = staging.Part.stage
 
 
 def interrupt(*args):

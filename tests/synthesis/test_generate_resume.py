@@ -1,5 +1,6 @@
 """Stops the generate command: kills, full disks, other processes, damage."""
 
+import contextlib
 import errno
 import os
 import shutil
@@ -22,7 +23,7 @@ from rsmatch_jax import files
 from rsmatch_jax.data import import_images
 from rsmatch_jax.synthesis import checks
 from rsmatch_jax.synthesis.generate import __main__ as generate
-from rsmatch_jax.synthesis.generate import pool_folder, staging
+from rsmatch_jax.synthesis.generate import batches, pool_folder
 
 
 def test_a_finished_pool_is_left_as_it_is(tmp_path, model, request_of, capsys):
@@ -57,7 +58,7 @@ def test_the_pool_is_a_function_of_the_staging(
     assert tree(tmp_path / "pool", without=[".staging"]) == complete
     shutil.rmtree(tmp_path / "pool")
 
-    real, calls = staging.Part.stage, []
+    real, calls = batches.Part.stage, []
 
     def interrupted(*args, **kwargs):
         calls.append(args)
@@ -65,7 +66,7 @@ def test_the_pool_is_a_function_of_the_staging(
             raise KeyboardInterrupt
         real(*args, **kwargs)
 
-    monkeypatch.setattr(staging.Part, "stage", interrupted)
+    monkeypatch.setattr(batches.Part, "stage", interrupted)
     model.clear()
     assert generate.main(request_of()) == 75
     assert not os.path.exists(tmp_path / "pool" / "dataset_info.json")
@@ -88,36 +89,29 @@ def test_a_kill_while_writing_leaves_the_old_pool_or_the_new(
     class Killed(BaseException):
         pass
 
-    real = {name: getattr(os, name) for name in ("replace", "remove")}
     moves = []
 
-    def until(limit):
-        def wrap(name):
-            def call(*args):
+    def until(limit, real):
+        def call(*args):
+            if ".staging" not in args[-1]:  # not the staged files themselves
                 moves.append(args)
-                if staging.STAGING in args[-1]:  # the staged files themselves
-                    moves.pop()
-                if len(moves) > limit:
-                    raise Killed
-                real[name](*args)
+            if len(moves) > limit:
+                raise Killed
+            real(*args)
 
-            return call
-
-        for name in real:
-            monkeypatch.setattr(pool_folder.os, name, wrap(name))
+        return call
 
     seen = []
     for limit in range(20):
         shutil.rmtree(pool)
         shutil.copytree(tmp_path / "copy", pool)
         moves.clear()
-        until(limit)
-        try:
+        code = None
+        with monkeypatch.context() as patched, contextlib.suppress(Killed):
+            for name in ("replace", "remove"):
+                call = until(limit, getattr(os, name))
+                patched.setattr(pool_folder.os, name, call)
             code = generate.main(request_of("glide"))
-        except Killed:
-            code = None
-        monkeypatch.setattr(pool_folder.os, "replace", real["replace"])
-        monkeypatch.setattr(pool_folder.os, "remove", real["remove"])
         loaded = load(pool, tmp_path)
         is_old = len(loaded.labels) == len(old.labels)
         np.testing.assert_array_equal(loaded.images, (old if is_old else new).images)
@@ -148,7 +142,7 @@ def test_a_full_disk_exits_1_and_goes_on(
     printed = capsys.readouterr().err
     assert "free some space and start again" in printed
     assert "Traceback" not in printed
-    assert len(staging.Part(str(tmp_path / "pool"), "sd14").entries) == 5
+    assert len(batches.Part(str(tmp_path / "pool"), "sd14").entries) == 5
     monkeypatch.setattr(files, "write_bytes", real)
     assert generate.main(request_of()) == 0
     assert Counter(model).most_common(8)[-1][1] == 1, "the first batch is not redrawn"
@@ -186,7 +180,7 @@ def test_a_disk_that_really_is_full(tmp_path, model, request_of, capsys):
         printed = capsys.readouterr().err
         assert "free some space and start again" in printed
         assert "Traceback" not in printed
-        staged = staging.Part(str(disk), "sd14").entries
+        staged = batches.Part(str(disk), "sd14").entries
         assert 5 <= len(staged) < 90
         subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
         model.clear()
@@ -198,11 +192,11 @@ def test_a_disk_that_really_is_full(tmp_path, model, request_of, capsys):
 def test_two_processes_on_one_pool(tmp_path, model, request_of, capsys):
     out = str(tmp_path / "pool")
     program = (
-        "import sys; from rsmatch_jax.synthesis.generate import staging\n"
-        "with staging.locked(sys.argv[1]): print('in', flush=True); input()"
+        "import sys; from rsmatch_jax.synthesis import checks\n"
+        "with checks.locked(sys.argv[1], ''): print('in', flush=True); input()"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", program, out],
+        [sys.executable, "-c", program, batches.folder_of(out)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -264,7 +258,7 @@ def test_an_imported_pool_is_left_alone(tmp_path, model, request_of, capsys):
     source = tmp_path / "source"
     for name in CLASSES:
         (source / name).mkdir(parents=True)
-        content, _ = staging.encode(draw(["a"], [len(name)])[0], 8)
+        content, _ = batches.encode(draw(["a"], [len(name)])[0], 8)
         (source / name / "1.png").write_bytes(content)
     flags = ["--layout=folders", f"--source={source}", f"--out={tmp_path}/pool"]
     assert import_images.main([*flags, "--generator=x", "--size=8"]) == 0

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import sys
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from rsmatch_jax.data import sources, stores
 from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.synthesis.look import __main__ as look
-from rsmatch_jax.synthesis.look import encoding as pool_encoding
+from rsmatch_jax.synthesis.look import file_format
 
 SIZE, CLASSES = 16, ("cat", "dog", "owl")
 
@@ -54,32 +55,29 @@ def figures_of(out):
         return json.load(f)
 
 
-def probe_of(tmp_path, real, images, labels):
+@pytest.mark.parametrize(
+    ("frame", "low", "high", "words"),
+    [
+        (False, 0.4, 0.6, ("no shortcut seen", "nothing of the above")),
+        (True, 0.95, 1.0, ("trivially told",)),
+    ],
+)
+def test_a_planted_frame_is_found(frame, low, high, words, tmp_path, real, capsys):
+    images, labels = pictures(150, seed=5)
+    if frame:
+        images[:, (0, -1)] = 0
+        images[:, :, (0, -1)] = 0
     generators = (np.arange(len(labels)) // 3 % 2).astype(np.int32)
     pool = array_set(tmp_path / "pool", images, labels, generators)
     assert run(pool, real, tmp_path / "out") == 0
-    return figures_of(tmp_path / "out")["probe"]
-
-
-def test_no_shortcut_where_pool_and_real_are_alike(tmp_path, real, capsys):
-    probe = probe_of(tmp_path, real, *pictures(150, seed=5))
-    assert probe["pictures"] == 900
+    figures = figures_of(tmp_path / "out")
+    assert figures["near_twins"]["real"] < 0.05
+    assert figures["probe"]["pictures"] == 900
     for name in ("pixels", "statistics"):
-        assert 0.4 < probe[name]["balanced_accuracy"] < 0.6
-        assert len(probe[name]["by_generator"]) == 2
+        assert low < figures["probe"][name]["balanced_accuracy"] <= high
+        assert len(figures["probe"][name]["by_generator"]) == 2
     out = capsys.readouterr().out
-    assert "no shortcut seen" in out
-    assert "nothing of the above" in out
-
-
-def test_a_planted_frame_is_found(tmp_path, real, capsys):
-    images, labels = pictures(150, seed=6)
-    images[:, (0, -1)] = 0
-    images[:, :, (0, -1)] = 0
-    probe = probe_of(tmp_path, real, images, labels)
-    for name in ("pixels", "statistics"):
-        assert probe[name]["balanced_accuracy"] > 0.95
-    assert "trivially told" in capsys.readouterr().out
+    assert all(word in out for word in words)
 
 
 def test_copies_of_real_pictures_do_not_leak(tmp_path, real, capsys):
@@ -110,6 +108,16 @@ def test_copies_of_real_pictures_do_not_leak(tmp_path, real, capsys):
     assert "too few different pictures" in out
 
 
+def test_near_twins_stand_out(tmp_path, real, capsys):
+    images, labels = pictures(10, seed=9)
+    darker = np.concatenate([images, images // 2 + 20])
+    none = np.zeros(2 * len(labels), np.int32)
+    pool = array_set(tmp_path / "pool", darker, np.tile(labels, 2), none)
+    assert run(pool, real, tmp_path / "out", "--sample=100") == 0
+    assert figures_of(tmp_path / "out")["near_twins"]["pool"] == 1
+    assert "- near twins: 100.0 % against" in capsys.readouterr().out
+
+
 def jpeg(image, **options):
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", **options)
@@ -131,13 +139,10 @@ def dataset_folders(tmp_path_factory):
             for i, (image, label) in enumerate(zip(images, labels, strict=True))
         ]
 
-    for split, seed in (("train", 0), ("test", 1)):
-        images, labels = pictures(20, seed)
-        split_examples = examples(images, labels, lambda i: jpeg(i, quality=90), None)
-        if split == "train":
-            splits = {split: split_examples}
-        else:
-            splits[split] = split_examples
+    splits = {
+        split: examples(*pictures(20, seed), lambda i: jpeg(i, quality=90), None)
+        for split, seed in (("train", 0), ("test", 1))
+    }
     real = str(root / "pets")
     tf_write.write(real, splits, class_names=CLASSES, size=(SIZE, SIZE))
     a, labels_a = pictures(10, 2)
@@ -204,10 +209,7 @@ def test_known_faults_are_counted(dataset_folders, tmp_path, capsys):
 def test_a_truncated_shard_is_named(dataset_folders, tmp_path, capsys):
     pool, real = dataset_folders
     copy = tmp_path / "copy"
-    copy.mkdir()
-    for name in os.listdir(pool):
-        with open(os.path.join(pool, name), "rb") as f:
-            (copy / name).write_bytes(f.read())
+    shutil.copytree(pool, copy)
     shard = next(p for p in copy.iterdir() if "tfrecord" in p.name)
     shard.write_bytes(shard.read_bytes()[:-100])
     assert run(copy, real, tmp_path / "out", f"--cache_dir={tmp_path}/cache") == 2
@@ -220,7 +222,7 @@ def test_a_truncated_shard_is_named(dataset_folders, tmp_path, capsys):
 def test_without_tensorflow_the_files_are_not_looked_at(dataset_folders, monkeypatch):
     monkeypatch.setitem(sys.modules, "rsmatch_jax.data.stores.tf_read", None)
     monkeypatch.delattr(stores, "tf_read", raising=False)
-    figures = pool_encoding.of_folders(*dataset_folders, ("a", "b"))
+    figures = file_format.of_folders(*dataset_folders, ("a", "b"))
     assert "TensorFlow" in figures["pool"]["unseen"]
     assert "TensorFlow" in figures["generators"][1]["unseen"]
 
@@ -270,11 +272,7 @@ def test_default_folder_lies_beside_the_pool(tmp_path, real):
 @pytest.mark.parametrize(
     ("names", "size", "words"),
     [
-        (
-            ("dog", "cat", "owl"),
-            SIZE,
-            ("has the classes dog, cat, owl", "in this order"),
-        ),
+        (("dog", "cat", "owl"), SIZE, ("classes dog, cat, owl", "in this order")),
         (("cat", "dog", "owl", "elk"), SIZE, ("has the classes cat, dog, owl, elk",)),
         (("cat", "dog"), SIZE, ("has the classes cat, dog,",)),
         (CLASSES, 12, ("(12, 12) pixels", "(16, 16)", "--size=16")),

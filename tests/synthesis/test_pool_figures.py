@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rsmatch_jax.synthesis.look import cues, encoding, probe, sheet
+from rsmatch_jax.synthesis.look import cues, file_format, probe, sheet
 
 
 def noise(n, height=16, width=16, channels=3, seed=0):
@@ -48,12 +48,12 @@ def test_statistics_against_loops(channels, small_chunks):
                     around = luma[y - 1, x] + luma[y + 1, x]
                     around += luma[y, x - 1] + luma[y, x + 1]
                     detail.append(abs(4 * luma[y, x] - around))
-        np.testing.assert_allclose(stats.border[n], np.mean(border), rtol=1e-5)
+        np.testing.assert_allclose(stats.border[n, 0], np.mean(border), rtol=1e-5)
         np.testing.assert_allclose(stats.inside[n], np.mean(inside), rtol=1e-5)
         np.testing.assert_allclose(stats.detail[n], np.mean(detail), rtol=1e-5)
         if channels == 3:
-            np.testing.assert_allclose(stats.chroma[n], np.mean(chroma))
-    assert (stats.chroma is None) == (channels == 1)
+            np.testing.assert_allclose(stats.chroma[n], [np.mean(chroma)])
+    assert stats.chroma.shape == (7, channels // 3)
     channels_of_all = cues.channels(stats)
     np.testing.assert_allclose(channels_of_all["mean"], images.mean((0, 1, 2)))
     np.testing.assert_allclose(channels_of_all["std"], images.std((0, 1, 2)))
@@ -62,7 +62,7 @@ def test_statistics_against_loops(channels, small_chunks):
 
 def test_small_pictures_have_no_block_edges():
     stats = cues.statistics(noise(3, 8, 8, 1))
-    assert stats.border is None
+    assert stats.border.shape == (3, 0)
     assert cues.blockiness(stats) is None
     assert np.isfinite(stats.features()).all()
     tiny = cues.statistics(noise(3, 1, 2))
@@ -124,22 +124,40 @@ def test_exact_duplicates_as_the_importer_counts_them():
     assert list(cues.exact_duplicates(names[:0], labels[:0]).values()) == [0, 0]
 
 
+def test_near_twins_against_all_pairs(small_chunks):
+    rng = np.random.default_rng(2)
+    base = noise(40, 8, 8, 1, seed=2).astype(float)
+    spread = np.linspace(0.5, 18, 40)[:, None, None, None]  # around the limit
+    copies = np.clip(0.6 * base + 40 + spread * rng.normal(size=base.shape), 0, 255)
+    # Without contrast there is nothing to be alike in.
+    flat = np.full((3, 8, 8, 1), 99) + rng.integers(0, 2, (3, 8, 8, 1))
+    images = np.concatenate([base, copies, flat]).astype(np.uint8)
+    labels = np.concatenate([np.zeros(40), np.arange(40) % 5 == 0, np.zeros(3)])
+    related = np.corrcoef(images.reshape(83, -1)) > cues.NEAR_TWIN
+    related &= (labels[:, None] == labels) & ~np.eye(83, dtype=bool)
+    assert 20 < related.any(1).sum() < 50
+    got = cues.near_twins(images, labels, np.arange(83))
+    assert got == related.any(1).mean()
+    assert cues.near_twins(images, labels, np.arange(40)) == 0
+    assert cues.near_twins(images, labels, np.arange(0)) is None
+
+
 def test_encodings_are_told_apart():
     image = noise(1)[0]
-    plain = encoding.inspect(encode(image, quality=85, subsampling=0))
+    plain = file_format.inspect(encode(image, quality=85, subsampling=0))
     assert (plain.format, plain.setting) == ("JPEG", "quality 85, 4:4:4")
-    assert encoding.inspect(encode(image, "PNG")).format == "PNG"
-    assert encoding.inspect(b"neither").format == "unknown"
-    grey = encoding.inspect(encode(image[..., 0], quality=60))
+    assert file_format.inspect(encode(image, "PNG")).format == "PNG"
+    assert file_format.inspect(b"neither").format == "unknown"
+    grey = file_format.inspect(encode(image[..., 0], quality=60))
     assert grey.setting == "quality 60, grey"
     numbers = [[(i * 3) % 200 + 1 for i in range(64)]] * 2
-    odd = encoding.inspect(encode(image, qtables=numbers, subsampling=2))
+    odd = file_format.inspect(encode(image, qtables=numbers, subsampling=2))
     assert odd.setting.startswith("tables ")
     assert odd.setting.endswith("4:2:0")
     assert odd.tables[0] == tuple(
         Image.open(io.BytesIO(encode(image, qtables=numbers))).quantization[0]
     )
-    got = encoding.summary(Counter({plain: 5, grey: 2, odd: 1}))
+    got = file_format.summary(Counter({plain: 5, grey: 2, odd: 1}))
     assert got["formats"] == {"JPEG": 8}
     assert got["jpeg_settings"] == 3
     assert [c["pictures"] for c in got["commonest"]] == [5, 2, 1]

@@ -6,13 +6,15 @@ from rsmatch_jax.errors import RequestError
 from rsmatch_jax.synthesis.prompts import prompt_file
 from rsmatch_jax.synthesis.prompts.prompt_file import Prompt
 
-HEADER = prompt_file.header_line("pets", ["cat", "dög"], {"seed": 3})
+HEADER = prompt_file.text("pets", ["cat", "dög"], {"seed": 3}, ())
 
 
 def test_round_trip(tmp_path):
     path = tmp_path / "p.jsonl"
     prompts = (Prompt(1, 'A "dög" barks.'), Prompt(0, "a cat"))
-    path.write_text(HEADER + "".join(map(prompt_file.prompt_line, prompts)), "utf-8")
+    text = prompt_file.text("pets", ["cat", "dög"], {"seed": 3}, prompts)
+    assert text.startswith(HEADER)
+    path.write_text(text, "utf-8")
     content_read = prompt_file.read(str(path))
     assert content_read.prompts == prompts
     assert content_read.dataset == "pets"

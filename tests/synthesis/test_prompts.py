@@ -32,30 +32,6 @@ def test_without_torch_one_line_says_what_to_install(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("flag", "named"),
-    [
-        ("--per_class=many", "--per_class"),
-        ("--batch_size=0", "--batch_size=0"),
-        ("--temperature=0", "--temperature=0"),
-        ("--temperature=nan", "--temperature=nan"),
-        ("--top_k=-1", "--top_k=-1"),
-        ("--max_tokens=0", "--max_tokens=0"),
-        ("--max_tries=0", "--max_tries=0"),
-        ("--seed=-1", "--seed=-1"),
-        ("--dataset=nowhere/at/all", "nowhere/at/all"),
-        ("--dataset=./nowhere", "no such folder"),
-    ],
-)
-def test_bad_flags_exit_2(flag, named, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert command("p.jsonl", flag) == 2
-    printed = capsys.readouterr().err
-    assert named in printed
-    assert "Traceback" not in printed
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_taken_out_is_refused(tmp_path, capsys):
     out = tmp_path / "p.jsonl"
     out.write_text("my notes\n")
@@ -114,7 +90,7 @@ def test_a_stage_of_another_request_is_refused_before_the_model_loads(tmp_path, 
 
 def test_a_stage_that_another_run_holds_is_refused(tmp_path, capsys):
     with journal.opened(str(tmp_path / "p.jsonl.partial")) as stage:
-        stage.begin(request())
+        stage.append(request())
         assert command(tmp_path / "p.jsonl") == 2
     assert "another run" in capsys.readouterr().err
 
@@ -194,5 +170,5 @@ def test_half_a_line_is_dropped(tmp_path):
         path.write_text(lines + '{"label": 1, "te')
         with journal.opened(str(path)) as stage:
             assert (stage.header is None) == (not lines)
-            stage.begin({"new": 1})
+            stage.append({"new": 1})
         assert path.read_text() == lines + '{"new": 1}\n'

@@ -197,27 +197,25 @@ def test_a_model_that_writes_otherwise_is_refused(tmp_path, model, capsys):
     assert "seed 0, now 1" in capsys.readouterr().err
 
 
-def without_a_line(lines):
-    return [*lines[:4], *lines[5:]]
+def without_a_line(header, lines):
+    del lines[3]
 
 
-def with_another_count(lines):
-    header = json.loads(lines[0])
+def with_another_count(header, lines):
     header["sampled"][3] += 1
-    return [json.dumps(header) + "\n", *lines[1:]]
 
 
-def without_counts(lines):
-    header = json.loads(lines[0])
+def without_counts(header, lines):
     del header["sampled"]
-    return [json.dumps(header) + "\n", *lines[1:]]
 
 
 @pytest.mark.parametrize("change", [without_a_line, with_another_count, without_counts])
 def test_an_edited_file_is_not_made_longer(tmp_path, model, capsys, change):
     out = tmp_path / "p.jsonl"
     assert command(out, 3) == 0
-    out.write_text("".join(change(out.read_text().splitlines(keepends=True))))
+    header, *lines = map(json.loads, out.read_text().splitlines())
+    change(header, lines)
+    out.write_text("".join(json.dumps(line) + "\n" for line in (header, *lines)))
     before = out.read_bytes()
     assert command(out, 9) == 2
     printed = capsys.readouterr().err

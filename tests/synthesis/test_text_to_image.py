@@ -20,7 +20,7 @@ import generate_helpers  # noqa: E402
 import tiny_models  # noqa: E402
 
 from rsmatch_jax.synthesis.generate import __main__ as generate  # noqa: E402
-from rsmatch_jax.synthesis.generate import staging  # noqa: E402
+from rsmatch_jax.synthesis.generate import batches  # noqa: E402
 from rsmatch_jax.synthesis.prompts import prompt_file  # noqa: E402
 from rsmatch_jax.synthesis.prompts.prompt_file import Prompt  # noqa: E402
 
@@ -42,9 +42,8 @@ def models(tmp_path_factory):
 def write_prompts(path, count):
     words = ("sits", "runs", "sleeps in the sun", "looks up")
     texts = [f"a {CLASSES[i % 2]} {words[i % 4]} {i}" for i in range(count)]
-    lines = [prompt_file.header_line("pets", CLASSES, {})]
-    lines += [prompt_file.prompt_line(Prompt(i % 2, t)) for i, t in enumerate(texts)]
-    path.write_text("".join(lines))
+    prompts = [Prompt(i % 2, text) for i, text in enumerate(texts)]
+    path.write_text(prompt_file.text("pets", CLASSES, {}, prompts))
     return texts
 
 
@@ -60,7 +59,7 @@ def flags(tmp_path, generator, *more):
 
 def staged(tmp_path, name):
     """Returns {prompt: uint8 picture, or None if it was dropped}."""
-    part = staging.Part(str(tmp_path / "pool"), name)
+    part = batches.Part(str(tmp_path / "pool"), name)
     pictures = dict.fromkeys(entry.prompt for entry in part.entries)
     for entry, png in part.pictures():
         pictures[entry.prompt] = np.asarray(Image.open(io.BytesIO(png)))
@@ -204,7 +203,7 @@ for line in sys.stdin:
 def tree(folder):
     """Returns {path: content} of the pool and of the staged batches, in two dicts."""
     files = generate_helpers.tree(folder)
-    pool = {k: v for k, v in files.items() if not k.startswith(staging.STAGING)}
+    pool = {k: v for k, v in files.items() if not k.startswith(".staging")}
     return pool, {k: v for k, v in files.items() if k.endswith(".zip")}
 
 
@@ -260,18 +259,7 @@ def test_three_kills_lose_nothing(tmp_path, models):
             assert until <= done < 20
         start(argv)
         assert code() == 0
-    pool, batches = tree(tmp_path / "pool")
-    assert len(batches) == 20
-    assert (pool, batches) == tree(tmp_path / "whole/pool")
+    pool, zips = tree(tmp_path / "pool")
+    assert len(zips) == 20
+    assert (pool, zips) == tree(tmp_path / "whole/pool")
     assert any(name.endswith("tfrecord-00000") for name in pool)
-
-
-def test_a_pool_made_longer_equals_one_drawn_at_once(tmp_path, models):
-    argv = flags(tmp_path, models["plain"], f"--steps={STEPS}", "--batch_size=4")
-    for count in (6, 11):
-        write_prompts(tmp_path / "prompts.jsonl", count)
-        assert generate.main(argv) == 0
-    assert generate.main([*argv, f"--out={tmp_path}/whole/pool"]) == 0
-    pool, batches = tree(tmp_path / "pool")
-    assert len(batches) == 3
-    assert (pool, batches) == tree(tmp_path / "whole/pool")

@@ -24,7 +24,7 @@ import jax
 
 from rsmatch_jax import terminal
 from rsmatch_jax.data import sources
-from rsmatch_jax.data.stores import arrays
+from rsmatch_jax.data.stores import arrays, dataset_folder
 from rsmatch_jax.errors import RunFailed
 from rsmatch_jax.runs import workdir
 from rsmatch_jax.runtime import compilation
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]):
     out = os.path.abspath(os.path.expanduser(args.out))
     output.check_out(out)
     tf_write = None
-    if ddpm_settings.pool_format(args) == "tfds":
+    if args.format == "tfds" or (not args.format and args.dataset != "digits"):
         tf_write = checks.tfds_writer(", or choose --format=arrays")
     places = {"data_dir": args.data_dir, "cache_dir": args.cache_dir}
     data, _ = sources.load_real(args.dataset, **places)
@@ -58,24 +58,24 @@ def run(args: argparse.Namespace, argv: Sequence[str]):
     source, licence = output.origin(args.dataset, args.data_dir)
     compilation.use_cache(args.cache_dir)
 
-    staging = os.path.join(out, output.STAGING)
+    staging = os.path.join(out, dataset_folder.STAGING)
     model, flag = staging, f"--out={args.out}"
     if args.model_dir:
         model = os.path.abspath(os.path.expanduser(args.model_dir))
         workdir.check_writable(model, "--model_dir")
     with contextlib.ExitStack() as locks:
-        locks.enter_context(output.locked(staging, flag))
+        locks.enter_context(checks.locked(staging, flag))
         if model != staging:
             flag = f"--model_dir={args.model_dir}"
-            locks.enter_context(output.locked(model, flag))
+            locks.enter_context(checks.locked(model, flag))
         values = dataclasses.asdict(settings)
         output.claim_training(model, data, values, flag)
-        keep = output.keeper(staging, values)
+        drawn = output.claim_drawing(staging, values)
         training = {"devices": devices, "folder": model, "save_every": args.save_every}
         state, losses = diffusion.train(settings, data, say, **training)
         levels = DIGITS_LEVELS if args.dataset == "digits" else 256
         pool, dropped = ddpm_pool.draw_pool(
-            settings, state.ema, data, levels, say, devices=devices, keep=keep
+            settings, state.ema, data, levels, say, devices=devices, folder=drawn
         )
         command = ("python", "-m", "rsmatch_jax.synthesis.ddpm", *argv)
         report = {

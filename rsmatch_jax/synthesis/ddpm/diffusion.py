@@ -94,7 +94,7 @@ def make_train_step(
         noisy = process.add_noise(clean, noise, signals[times])
 
         def loss_fn(params):
-            predicted = net.apply(params, noisy, times, shown, drop_keys)
+            predicted: Any = net.apply(params, noisy, times, shown, drop_keys)
             return jnp.mean((predicted - noise) ** 2)
 
         loss, grads = parallel.mean(jax.value_and_grad(loss_fn)(state.params))
@@ -121,12 +121,8 @@ def init_state(
         none = jax.ShapeDtypeStruct((1,), jnp.int32)
         image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
         params = net.lazy_init(key, image, none, none)
-        return State(
-            step=jnp.zeros((), jnp.int32),
-            params=params,
-            ema=jax.tree.map(jnp.copy, params),
-            opt_state=tx.init(params),
-        )
+        ema = jax.tree.map(jnp.copy, params)
+        return State(jnp.zeros((), jnp.int32), params, ema, tx.init(params))
 
     # XLA's generator (rbg): on CPU the default one takes 7 s more to compile here.
     key = jax.random.fold_in(jax.random.key(settings.seed, impl="rbg"), INIT)
@@ -195,14 +191,9 @@ def _mapped_step(
     state: State,
 ) -> tuple[Callable, tuple]:
     """Returns the compiled step and its inputs after the state."""
-    constants = parallel.replicate(
-        (
-            jax.random.fold_in(jax.random.key(settings.seed), TRAIN),
-            np.ascontiguousarray(data.images),
-            np.asarray(data.labels, np.int32),
-        ),
-        devices,
-    )
+    key = jax.random.fold_in(jax.random.key(settings.seed), TRAIN)
+    images, labels = np.ascontiguousarray(data.images), data.labels.astype(np.int32)
+    constants = parallel.replicate((key, images, labels), devices)
     inputs = (*constants, parallel.ranks(devices))
     step = make_train_step(settings, data.num_classes, tx)
     step = parallel.map_resident_step(step, len(constants), devices)
@@ -229,13 +220,11 @@ def make_sampler(
     def forward(params_and_levels, batch):
         params, level, signal, next_signal = params_and_levels
         noisy, labels = batch
-        noise = net.apply(
-            params,
-            jnp.concatenate([noisy, noisy]),
-            jnp.full((2 * len(labels),), level),
-            jnp.concatenate([labels, jnp.full_like(labels, num_classes)]),
-        )
-        noise = process.guide(*jnp.split(noise, 2), settings.guidance)
+        levels = jnp.full((2 * len(labels),), level)
+        shown = jnp.concatenate([labels, jnp.full_like(labels, num_classes)])
+        noise: Any = net.apply(params, jnp.concatenate([noisy] * 2), levels, shown)
+        labelled, unlabelled = jnp.split(noise, 2)
+        noise = process.guide(labelled, unlabelled, settings.guidance)
         return process.ddim_step(noisy, noise, signal, next_signal)
 
     mapped = parallel.map_eval(forward, devices)

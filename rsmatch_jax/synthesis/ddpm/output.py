@@ -5,23 +5,19 @@ there), drawing.json and drawn/, the pictures drawn so far.
 """
 
 import hashlib
-import io
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
 
 from rsmatch_jax import files
 from rsmatch_jax.data import sources
 from rsmatch_jax.data.stores import arrays, dataset_folder
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.runs import workdir
+from rsmatch_jax.synthesis import checks
 from rsmatch_jax.synthesis.ddpm.pool import GENERATOR
 from rsmatch_jax.synthesis.ddpm.settings import DRAWING
 
-STAGING = dataset_folder.STAGING
 TRAINING_FILE, DRAWING_FILE, DRAWN = "training.json", "drawing.json", "drawn"
 DIGITS_SOURCE = (
     "Drawn by a diffusion model trained on scikit-learn's digits: the test part of "
@@ -32,38 +28,19 @@ DIGITS_SOURCE = (
 
 def check_out(out: str):
     """Raises RequestError unless a pool can be started or continued in `out`."""
-    workdir.check_writable(out, "--out")
     if arrays.is_array_folder(out) or dataset_folder.is_dataset(out):
         raise RequestError(
             f"--out={out} holds a pool already; remove it or name another"
         )
-    content = os.listdir(out) if os.path.isdir(out) else []
-    if content and STAGING not in content:
-        raise RequestError(
-            f"--out={out} is not empty and holds no unfinished pool; name another"
-        )
-
-
-def locked(folder: str, flag: str):
-    """Makes the folder and returns a context that keeps other processes out of it."""
-    os.makedirs(folder, exist_ok=True)
-    message = (
-        f"{flag}: another process is at work in {folder}; wait for it, or name another "
-        "folder"
-    )
-    return files.locked(os.path.join(folder, workdir.LOCK_FILE), message)
+    checks.check_pool_folder(out)
 
 
 def claim_training(
     folder: str, data: arrays.ImageArrays, settings: Mapping[str, Any], flag: str
 ):
-    """Notes in `folder` what is trained there.
-
-    Raises:
-        RequestError: the folder holds the training of something else.
-    """
-    digest = hashlib.blake2b(np.ascontiguousarray(data.images), digest_size=8)
-    digest.update(np.ascontiguousarray(data.labels))
+    """Notes in `folder` what is trained there."""
+    digest = hashlib.blake2b(data.images.tobytes(), digest_size=8)
+    digest.update(data.labels.tobytes())
     content = {
         "dataset": data.name,
         "images": list(data.images.shape),
@@ -73,24 +50,18 @@ def claim_training(
     path = os.path.join(folder, TRAINING_FILE)
     earlier = files.read_json(path)
     if earlier is not None and earlier != content:
-        differing = "\n".join(
-            f"  {key}: {old} there, {new} here"
-            for key, old, new in workdir.differences(earlier, content)
-        )
         raise RequestError(
-            f"{flag}: {folder} holds other training:\n{differing}\ngive the same "
-            "flags, name another folder, or delete this one"
+            f"{flag}: {folder} holds other training:\n"
+            f"{checks.changes(earlier, content)}"
+            "give the same flags, name another folder, or delete this one"
         )
     files.write_json(path, content)
 
 
-def keeper(
-    staging: str, settings: Mapping[str, Any]
-) -> Callable[[int, Callable[[], np.ndarray]], np.ndarray]:
-    """Returns keep(number, draw), which returns the stored chunk or stores draw()'s.
+def claim_drawing(staging: str, settings: Mapping[str, Any]) -> str:
+    """Returns the folder of drawn pictures, without those of other settings.
 
-    Chunks that were drawn with other settings are removed, not refused, because
-    training takes most of the time.
+    They are removed, not refused, because training takes most of the time.
     """
     folder = os.path.join(staging, DRAWN)
     path = os.path.join(staging, DRAWING_FILE)
@@ -98,22 +69,7 @@ def keeper(
         shutil.rmtree(folder, ignore_errors=True)
         files.write_json(path, settings)
     os.makedirs(folder, exist_ok=True)
-
-    def keep(number: int, draw: Callable[[], np.ndarray]) -> np.ndarray:
-        path = os.path.join(folder, f"{number:06d}.npy")
-        if os.path.exists(path):
-            try:
-                return np.load(path, allow_pickle=False)
-            except (EOFError, ValueError) as e:
-                raise RequestError(
-                    f"{path} is damaged ({e}); delete it, then it is drawn again"
-                ) from None
-        images, content = draw(), io.BytesIO()
-        np.save(content, images, allow_pickle=False)
-        files.write_bytes(path, content.getvalue())
-        return images
-
-    return keep
+    return folder
 
 
 def origin(dataset: str, data_dir: str | None) -> tuple[str, str]:

@@ -1,14 +1,18 @@
 """Draws a class-balanced pool of different pictures."""
 
+import functools
 import hashlib
+import io
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from rsmatch_jax import files
 from rsmatch_jax.data.stores.arrays import ImageArrays
-from rsmatch_jax.errors import RunFailed
+from rsmatch_jax.errors import RequestError, RunFailed
 from rsmatch_jax.synthesis.ddpm import diffusion
 from rsmatch_jax.synthesis.ddpm.settings import Settings
 from rsmatch_jax.terminal import Progress
@@ -31,20 +35,16 @@ def draw_pool(
     say: Callable[[str], None] = lambda line: None,
     *,
     devices: Sequence[jax.Device] | None = None,
-    keep: Callable[[int, Callable], np.ndarray] = lambda number, draw: draw(),
+    folder: str | None = None,
 ) -> tuple[ImageArrays, int]:
     """Draws per_class pictures of every class, all different and none in `data`.
 
-    Args:
-        keep: keep(number, draw) returns chunk `number`, uint8 [B, S, S, C]: the stored
-            one, or else that of draw().
+    If MAX_ROUNDS give too few different pictures, it raises RunFailed.
+    folder: holds chunks that were drawn before, and gets the others.
 
     Returns:
         The pool, sorted by class, and the number of dropped pictures: exact duplicates
         of another picture or of a training image.
-
-    Raises:
-        RunFailed: MAX_ROUNDS give too few different pictures.
     """
     classes = np.arange(data.num_classes, dtype=np.int32)
     draw = diffusion.make_sampler(
@@ -63,15 +63,19 @@ def draw_pool(
         chunks = [labels[i : i + size] for i in range(0, len(labels), size)]
         total = len(chunks) * settings.sampling_steps
         progress = Progress("drawing", "DDIM steps", total, say)
+        tick = functools.partial(progress.advance, 1)
         for i, chunk in enumerate(chunks, start=1):
-
-            def drawn(number=number, chunk=chunk, tick=progress.advance) -> np.ndarray:
+            path = folder and os.path.join(folder, f"{number:06d}.npy")
+            if path and os.path.exists(path):
+                images = _load(path)
+            else:
                 key = jax.random.fold_in(root, number)
                 same_shape = np.resize(chunk, size)  # compiled once
-                images = draw(params, key, same_shape, lambda: tick(1))
-                return to_uint8(images, levels)
-
-            images = keep(number, drawn)
+                images = to_uint8(draw(params, key, same_shape, tick), levels)
+                if path:
+                    content = io.BytesIO()
+                    np.save(content, images, allow_pickle=False)
+                    files.write_bytes(path, content.getvalue())
             progress.skip_to(i * settings.sampling_steps)
             number += 1
             for image, label in zip(images, chunk, strict=False):
@@ -82,6 +86,15 @@ def draw_pool(
                     seen.add(digest)
                     pictures[label].append(image)
     return _pool(settings, data, pictures), dropped
+
+
+def _load(path: str) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (EOFError, ValueError) as e:
+        raise RequestError(
+            f"{path} is damaged ({e}); delete it, then it is drawn again"
+        ) from None
 
 
 def _pool(

@@ -3,23 +3,19 @@
 import argparse
 import dataclasses
 import math
+from typing import Any
 
 from rsmatch_jax import terminal
 from rsmatch_jax.data.stores.arrays import ImageArrays
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.synthesis import checks
+from rsmatch_jax.synthesis.checks import setting
 
 DTYPES = ("float32", "bfloat16")
 FORMATS = ("arrays", "tfds")
 NOISE_LEVELS = 1000
 SMALL_SIZE = 16  # px; larger images get the COLOUR preset
 SAVE_EVERY = 5000
-
-
-def _setting(default, text: str, *bounds: float):
-    """Returns a field with its help text and its bounds."""
-    metadata = {"help": text, "bounds": bounds}
-    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,23 +25,25 @@ class Settings:
     The defaults are for the digits: three minutes on two CPU cores.
     """
 
-    per_class: int = _setting(190, "pictures per class; 0 is as many as real ones", 0)
-    steps: int = _setting(1500, "training steps", 1)
-    batch_size: int = _setting(128, "images per training step, over all devices", 1)
-    learning_rate: float = _setting(2e-3, "Adam's, falling to 0 along a half cosine")
-    warmup_steps: int = _setting(0, "steps in which the learning rate rises", 0)
-    gradient_clip: float = _setting(0.0, "largest norm of a gradient; 0 is none", 0)
-    width: int = _setting(32, "channels at full resolution, a multiple of 4", 4)
-    blocks: int = _setting(1, "residual blocks per resolution and direction", 1)
-    dropout: float = _setting(0.0, "within residual blocks", 0, 0.99)
-    flip: bool = _setting(False, "mirror images too; wrong if left and right matter")
-    dtype: str = _setting("float32", "of activations; parameters are float32")
-    ema_decay: float = _setting(0.995, "of the weights that draw", 0, 1)
-    label_dropout: float = _setting(0.1, "share of images without their class", 0, 1)
-    guidance: float = _setting(8.0, "w of (1 + w) eps(x, class) - w eps(x)", 0)
-    sampling_steps: int = _setting(50, "DDIM steps per picture", 1, NOISE_LEVELS)
-    sampling_batch: int = _setting(500, "pictures drawn at once", 1)
-    seed: int = _setting(0, "of everything random", 0, 2**32 - 1)
+    per_class: int = setting(190, "pictures per class; 0 is as many as real ones", 0)
+    steps: int = setting(1500, "training steps", 1)
+    batch_size: int = setting(128, "images per training step, over all devices", 1)
+    learning_rate: float = setting(
+        2e-3, "Adam's, falling to 0 along a half cosine", 0, math.inf, True
+    )
+    warmup_steps: int = setting(0, "steps in which the learning rate rises", 0)
+    gradient_clip: float = setting(0.0, "largest norm of a gradient; 0 is none", 0)
+    width: int = setting(32, "channels at full resolution, a multiple of 4", 4)
+    blocks: int = setting(1, "residual blocks per resolution and direction", 1)
+    dropout: float = setting(0.0, "within residual blocks", 0, 0.99)
+    flip: bool = setting(False, "mirror images too; wrong if left and right matter")
+    dtype: str = setting("float32", "of activations; parameters are float32")
+    ema_decay: float = setting(0.995, "of the weights that draw", 0, 1)
+    label_dropout: float = setting(0.1, "share of images without their class", 0, 1)
+    guidance: float = setting(8.0, "w of (1 + w) eps(x, class) - w eps(x)", 0)
+    sampling_steps: int = setting(50, "DDIM steps per picture", 1, NOISE_LEVELS)
+    sampling_batch: int = setting(500, "pictures drawn at once", 1)
+    seed: int = setting(0, "of everything random", 0, 2**32 - 1)
 
 
 SMALL = Settings()
@@ -84,27 +82,21 @@ def parser(description: str | None) -> terminal.Parser:
         "can be drawn from it without training (default: below --out, removed at the "
         "end)",
     )
-    add(
-        "--format",
-        choices=FORMATS,
-        help="form of the pool: a TFDS dataset folder or plain arrays (default: "
-        "arrays for digits, tfds for all others)",
+    text = (
+        "form of the pool: a TFDS dataset folder or plain arrays (default: arrays for "
     )
-    add(
-        "--save_every",
-        type=int,
-        default=SAVE_EVERY,
-        help=f"training steps between saves (default {SAVE_EVERY})",
-    )
+    add("--format", choices=FORMATS, help=f"{text}digits, tfds for all others)")
+    text = f"training steps between saves (default {SAVE_EVERY})"
+    add("--save_every", type=int, default=SAVE_EVERY, help=text)
     for field in dataclasses.fields(Settings):
         small, colour = (getattr(preset, field.name) for preset in (SMALL, COLOUR))
         larger = f", for images above {SMALL_SIZE} px {colour}"
         text = f"{field.metadata['help']} (default {small}{larger * (small != colour)})"
+        form: dict[str, Any] = {"type": field.type}
         if field.type is bool:
             form = {"action": argparse.BooleanOptionalAction}
-        else:
-            choices = DTYPES if field.type is str else None
-            form = {"type": field.type, "choices": choices}
+        elif field.type is str:
+            form["choices"] = DTYPES
         add(f"--{field.name}", default=argparse.SUPPRESS, help=text, **form)
     return flags
 
@@ -123,22 +115,11 @@ def _changed(preset: Settings, args: argparse.Namespace) -> Settings:
     return dataclasses.replace(preset, **changes)
 
 
-def pool_format(args: argparse.Namespace) -> str:
-    return args.format or ("arrays" if args.dataset == "digits" else "tfds")
-
-
 def check(args: argparse.Namespace, num_devices: int = 1):
     """Raises RequestError for a flag that cannot work with either preset."""
     checks.check_range("save_every", args.save_every, 1)
     for settings in (_changed(SMALL, args), _changed(COLOUR, args)):
-        for field in dataclasses.fields(Settings):
-            if bounds := field.metadata["bounds"]:
-                value = getattr(settings, field.name)
-                checks.check_range(field.name, value, *bounds)
-        if not 0 < settings.learning_rate < math.inf:
-            raise RequestError(
-                f"--learning_rate={settings.learning_rate}: give above 0"
-            )
+        checks.check_settings(settings)
         if settings.batch_size % num_devices:
             raise RequestError(
                 f"--batch_size={settings.batch_size} is no multiple of the "

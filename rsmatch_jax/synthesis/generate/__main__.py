@@ -15,18 +15,15 @@ import importlib.util
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rsmatch_jax import terminal
+from rsmatch_jax.data.stores import dataset_folder
 from rsmatch_jax.errors import RequestError, RunFailed
 from rsmatch_jax.synthesis import checks
-from rsmatch_jax.synthesis.generate import drawing, pipelines, pool_folder, staging
-from rsmatch_jax.synthesis.generate.drawing import NO_NUMBERS, Drawer
-from rsmatch_jax.synthesis.generate.pipelines import Generator
-from rsmatch_jax.synthesis.generate.staging import Part
+from rsmatch_jax.synthesis.generate import batches, drawing, pipelines, pool_folder
 from rsmatch_jax.synthesis.prompts import prompt_file
-from rsmatch_jax.synthesis.prompts.prompt_file import PromptFile
 from rsmatch_jax.terminal import say
 
 SIZE = 32
@@ -53,22 +50,24 @@ def run(args: argparse.Namespace):
     generator = pipelines.choose(args.generator, **flags)
     prompts = _read_prompts(args.prompts)
     out = os.path.abspath(os.path.expanduser(args.out))
-    staging.check_folder(out)
+    checks.check_pool_folder(out)
     if importlib.util.find_spec("tensorflow_datasets") is None:
         checks.tfds_writer()  # refuses now, not hours later
     if not os.path.isdir(out):
         pipelines.require(generator)  # before a folder is made
-    with staging.locked(out):
-        settings = _settings(args, generator)
+    with checks.locked(batches.folder_of(out), f"--out={out}"):
+        if dataset_folder.is_dataset(out):
+            source = dataset_folder.inspect(out)
+            dataset_folder.check_shards(source, source.splits)
         size = generator.native_size if args.full_size else args.size or SIZE
         if args.full_size and generator.local:
             size = None  # only the loaded model can tell
-        staging.check_fit(out, prompts.dataset, prompts.class_names, size)
-        part = Part(out, generator.name)
-        _check_settings(part, settings, prompts)
+        batches.check_fit(out, prompts.dataset, prompts.class_names, size)
+        part = batches.Part(out, generator.name)
+        _settings(args, generator, part, prompts)  # refuses other ones
         missing = part.missing(len(prompts.prompts), generator.batch_size)
         if missing:
-            _draw(args, out, generator, prompts, part, settings, missing)
+            _draw(args, out, generator, prompts, part, missing)
         elif pool_folder.is_current(out):
             dropped = sum(entry.dropped is not None for entry in part.entries)
             count = len(part.entries) - dropped
@@ -78,8 +77,8 @@ def run(args: argparse.Namespace):
             )
             return
         say(f"writing {out}")
-        tally = pool_folder.write(out)
-    say(_summary(out, tally))
+        report, per_class = pool_folder.write(out)
+    say(_summary(out, report, per_class))
 
 
 def _check(args: argparse.Namespace):
@@ -88,13 +87,13 @@ def _check(args: argparse.Namespace):
         if (value := getattr(args, flag)) is not None:
             checks.check_range(flag, value, low)
     model = pipelines.GENERATORS.get(args.generator)
-    if model and not args.model_dir:
+    if model and model.native_size and not args.model_dir:
         _refuse_enlarging(args.size or 0, args.generator, model.native_size)
     if args.size is not None and args.full_size:
         raise RequestError("--size and --full_size exclude each other; give one")
 
 
-def _read_prompts(path: str) -> PromptFile:
+def _read_prompts(path: str) -> prompt_file.PromptFile:
     prompts = prompt_file.read(path)
     if not prompts.prompts:
         raise RequestError(f"--prompts={path} has no prompt")
@@ -116,59 +115,66 @@ def _refuse_enlarging(size: int, name: str, native_size: int):
         )
 
 
-def _check_settings(part: Part, settings: dict[str, Any], prompts: PromptFile):
-    """Raises RequestError unless settings and first prompts are the staged ones."""
-    part.check({**settings, "prompts": prompts.digest(part.num_prompts)})
+def _settings(
+    args: argparse.Namespace,
+    generator: pipelines.Generator,
+    part: batches.Part,
+    prompts: prompt_file.PromptFile,
+    **more: Any,
+) -> dict[str, Any]:
+    """Returns what the pictures depend on, or raises RequestError if it has changed.
 
-
-def _settings(args: argparse.Namespace, generator: Generator) -> dict[str, Any]:
-    """Returns what the pictures depend on, as far as known before the model loads."""
-    optional = {"steps": generator.steps, "guidance": generator.guidance}
-    if args.device:
-        optional["precision"] = drawing.precision_on(args.device)
-    return {
+    more: what only the loaded model tells.
+    """
+    optional = {
+        "steps": generator.steps,
+        "guidance": generator.guidance,
+        "precision": drawing.precision_on(args.device) if args.device else None,
+    }
+    settings = {
         **pipelines.identity(generator),
         "seed": args.seed,
         "batch_size": generator.batch_size,
         **{k: v for k, v in optional.items() if v is not None},
+        **more,
     }
+    part.check({**settings, "prompts": prompts.digest(part.num_prompts)})
+    return settings
 
 
 def _draw(
     args: argparse.Namespace,
     out: str,
-    generator: Generator,
-    prompts: PromptFile,
-    part: Part,
-    settings: dict[str, Any],
+    generator: pipelines.Generator,
+    prompts: prompt_file.PromptFile,
+    part: batches.Part,
     missing: Sequence[int],
 ):
     """Loads the model, checks what only it can tell, stages the missing batches."""
     pipelines.require(generator)
-    device = drawing.choose_device(args.device)
-    settings = settings | {"precision": drawing.precision_on(device)}
-    _check_settings(part, settings, prompts)
-    say(f"loading {generator.model if generator.local else generator.name} on {device}")
-    drawer = drawing.load(generator, device)
-    settings = settings | dict(drawer.settings)
-    _check_settings(part, settings, prompts)
+    args.device = drawing.choose_device(args.device)
+    _settings(args, generator, part, prompts)  # refuses before the model loads
+    model = generator.model if generator.local else generator.name
+    say(f"loading {model} on {args.device}")
+    drawer = drawing.load(generator, args.device)
+    settings = _settings(args, generator, part, prompts, **drawer.settings)
     size = drawer.native_size if args.full_size else args.size or SIZE
     _refuse_enlarging(size, generator.name, drawer.native_size)
-    staging.check_fit(out, prompts.dataset, prompts.class_names, size)
+    batches.check_fit(out, prompts.dataset, prompts.class_names, size)
     step, total = generator.batch_size, len(prompts.prompts)
-    batches = {b: range(b * step, min((b + 1) * step, total)) for b in missing}
-    left = sum(map(len, batches.values()))
+    rows = {b: range(b * step, min((b + 1) * step, total)) for b in missing}
+    left = sum(map(len, rows.values()))
     header = _header(generator, drawer, prompts, settings) | {"size": size}
     part.begin(header, drawer.environment)
     if left < total:
         say(f"{total - left} of {total} prompts are done already")
     progress = terminal.Progress(f"drawing {generator.name}", "pictures", left, say)
-    for number, batch in batches.items():
+    for number, batch in rows.items():
         pictures = drawer.draw(
             [prompts.prompts[i].text for i in batch],
             [seed_of(args.seed, generator.name, i) for i in batch],
         )
-        if len(batch) > 1 and all(p is NO_NUMBERS for p in pictures):
+        if len(batch) > 1 and all(p is drawing.NO_NUMBERS for p in pictures):
             raise RunFailed(
                 f"{generator.name} drew {len(batch)} pictures without numbers (NaN) "
                 "in a row; --device=cpu draws in float32"
@@ -179,22 +185,21 @@ def _draw(
 
 
 def _header(
-    generator: Generator, drawer: Drawer, prompts: PromptFile, settings: dict[str, Any]
+    generator: pipelines.Generator,
+    drawer: drawing.Drawer,
+    prompts: prompt_file.PromptFile,
+    settings: dict[str, Any],
 ) -> dict[str, Any]:
     """Returns how the generator draws, for its staging and for pool.json."""
     checker = "with" if settings.get("safety_checker") else "without"
-    how = [
-        generator.model if not generator.local else f"{generator.name} from a folder",
-        f"{settings.get('steps')} steps",
-        f"guidance {settings.get('guidance')}",
-        f"{drawer.native_size} pixels",
-        settings["precision"],
-        f"{checker} safety checker",
-    ]
+    model = f"{generator.name} from a folder" if generator.local else generator.model
+    steps, guidance = settings.get("steps"), settings.get("guidance")
+    how = f"{model}, {steps} steps, guidance {guidance}, {drawer.native_size} pixels, "
+    how += f"{settings['precision']}, {checker} safety checker"
     return {
         "dataset": prompts.dataset,
         "class_names": list(prompts.class_names),
-        "how": ", ".join(how),
+        "how": how,
         "licence": generator.licence,
         "source": generator.source,
         "native_size": drawer.native_size,
@@ -207,35 +212,32 @@ def _header(
     }
 
 
-def _summary(out: str, tally: pool_folder.Tally) -> str:
-    parts = staging.parts(out)
-    dataset, class_names, size = (
-        parts[0].header[key] for key in ("dataset", "class_names", "size")
-    )
-    total = sum(tally.images.values())
-    lines = [f"pool of {total} pictures of {size}x{size} for {dataset}"]
-    for part in parts:
-        name = part.name
-        text = f"{tally.images[name]} of {name}"
-        text += f", {tally.duplicates[name]} exact duplicates dropped"
-        dropped = Counter(e.dropped for e in part.entries if e.dropped)
-        for reason, count in sorted(dropped.items()):
+def _summary(
+    out: str, report: Mapping[str, Any], per_class: Counter[tuple[str, int]]
+) -> str:
+    size = report["resize"]["size"]
+    lines = [
+        f"pool of {per_class.total()} pictures of {size}x{size} for {report['dataset']}"
+    ]
+    for name, made in report["generators"].items():
+        text = f"{made['images']} of {name}, {made['exact_duplicates_dropped']} exact "
+        text += "duplicates dropped"
+        for reason, count in made["dropped"].items():
             text += f", {count} dropped: {reason}"
         lines.append(text)
-        counts = [tally.per_class[name, i] for i in range(len(class_names))]
-        for class_name, count in zip(class_names, counts, strict=True):
+        counts = [per_class[name, i] for i in range(len(report["class_names"]))]
+        for class_name, count in zip(report["class_names"], counts, strict=True):
             lines.append(f"  {class_name}: {count}")
         lines.append(f"  at least {min(counts)} a class; training takes no more")
-        num_prompts = part.header["prompts"]["count"]
-        if len(part.entries) < num_prompts:
+        drawn, total = made["prompts"]["drawn"], made["prompts"]["count"]
+        if drawn < total:
             lines.append(
-                f"  warning: {num_prompts - len(part.entries)} of {num_prompts} "
-                f"prompts are not drawn; start with the flags of {name} again"
+                f"  warning: {total - drawn} of {total} prompts are not drawn; start "
+                f"with the flags of {name} again"
             )
-    if tally.two_classes:
+    if count := report["same_pixels_in_two_classes"]:
         lines.append(
-            f"{tally.two_classes} pictures stay although their pixels also occur in "
-            "another class"
+            f"{count} pictures stay although their pixels also occur in another class"
         )
     lines.append(f"written to {out}; use it with --config.data.synthetic_pool={out}")
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 torch and diffusers are optional, so they are imported late.
 """
 
+import contextlib
 import dataclasses
 import errno
 import importlib.metadata
@@ -31,7 +32,7 @@ class Drawer:
     what the pictures depend on besides the flags. environment: versions and device.
     """
 
-    draw: Callable[[Sequence[str], Sequence[int]], list[np.ndarray | str]]
+    draw: Callable[[Sequence[str], Sequence[int]], Sequence[np.ndarray | str]]
     native_size: int
     settings: Mapping[str, Any]
     environment: Mapping[str, str]
@@ -70,7 +71,16 @@ def load(generator: Generator, device: str) -> Drawer:
         if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
             raise  # a download filled the disk
         # The hub, diffusers and torch raise errors of any type here.
-        raise RequestError(_cannot_load(generator, e)) from e
+        reason = one_line(e, 300)
+        if generator.local:
+            message = f"{generator.model} cannot be loaded as a model: {reason}"
+            raise RequestError(message) from e
+        extra = ", with --unet=FILE" if generator.unet else ""
+        raise RequestError(
+            f"--generator={generator.name}: {generator.model} cannot be loaded "
+            f"({reason}). If its host cannot be reached, download it elsewhere and "
+            f"pass --model_dir=FOLDER{extra}"
+        ) from e
 
     def draw(prompts: Sequence[str], seeds: Sequence[int]):
         try:
@@ -85,19 +95,8 @@ def load(generator: Generator, device: str) -> Drawer:
     return dataclasses.replace(drawer, draw=draw)
 
 
-def _cannot_load(generator: Generator, error: Exception) -> str:
-    reason = one_line(error, 300)
-    if generator.local:
-        return f"{generator.model} cannot be loaded as a model: {reason}"
-    extra = ", with --unet=FILE" if generator.unet else ""
-    return (
-        f"--generator={generator.name}: {generator.model} cannot be loaded ({reason}). "
-        "If its host cannot be reached, download it elsewhere and pass "
-        f"--model_dir=FOLDER{extra}"
-    )
-
-
 def _load_glide(generator: Generator, device: str) -> Drawer:
+    assert generator.steps and generator.guidance is not None  # as in pipelines.GLIDE
     folder = generator.model if generator.local else None
     draw = glide.load(folder, generator.steps, generator.guidance, device)
     settings = {
@@ -165,33 +164,29 @@ def _pipeline(generator: Generator, precision):
     """Loads the pipeline with its weights."""
     import diffusers
 
-    weights: dict[str, Any] = {"torch_dtype": precision}
     if generator.local:
         where = {"local_files_only": True}
     else:
         where = {"revision": generator.revision}
-        if str(precision).endswith("float16"):
-            weights["variant"] = generator.variant
+    weights = {"torch_dtype": precision, **where}
+    if not generator.local and str(precision).endswith("float16"):
+        weights["variant"] = generator.variant
     if generator.unet is None:
-        return diffusers.DiffusionPipeline.from_pretrained(
-            generator.model, **weights, **where
-        )
+        return diffusers.DiffusionPipeline.from_pretrained(generator.model, **weights)
     from huggingface_hub import hf_hub_download
     from safetensors.torch import load_file
 
-    config = diffusers.UNet2DConditionModel.load_config(
-        generator.model, subfolder="unet", **where
-    )
-    unet = diffusers.UNet2DConditionModel.from_config(config).to(precision)
-    if isinstance(generator.unet, str):
-        path = generator.unet
-    else:
-        hub, revision, file = generator.unet
+    network = diffusers.UNet2DConditionModel
+    config = network.load_config(generator.model, subfolder="unet", **where)
+    unet = network.from_config(config).to(precision)
+    path = generator.unet
+    if not isinstance(path, str):
+        hub, revision, file = path
         path = hf_hub_download(hub, file, revision=revision)
     unet.load_state_dict(load_file(path))
     # A watermark would mark the pictures, and depends on the installed packages.
     pipe = diffusers.StableDiffusionXLPipeline.from_pretrained(
-        generator.model, unet=unet, add_watermarker=False, **weights, **where
+        generator.model, unet=unet, add_watermarker=False, **weights
     )
     pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(
         pipe.scheduler.config, timestep_spacing="trailing"
@@ -248,11 +243,9 @@ def _to_uint8(image: np.ndarray, size: int) -> np.ndarray | str:
 def _environment(packages: Sequence[str], device: str) -> dict[str, str]:
     import torch
 
-    environment = {}
+    environment = dict.fromkeys(packages, "unknown")
     for package in packages:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             environment[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            environment[package] = "unknown"
     environment["device"] = torch.cuda.get_device_name() if device == "cuda" else "cpu"
     return environment

@@ -26,9 +26,6 @@ def load(
 
     Args:
         folder: holds base.pt and upsample.pt; None downloads both to torch's hub.
-
-    Raises:
-        RequestError: `folder` lacks one of the files.
     """
     from glide_text2im import model_creation  # lazy: optional, like torch
 
@@ -44,12 +41,10 @@ def load(
         model.load_state_dict(_weights(folder, name, device))
         return model, diffusion, options
 
-    base = build(model_creation.model_and_diffusion_defaults(), str(steps), "base")
-    upsampler = build(
-        model_creation.model_and_diffusion_defaults_upsampler(),
-        RESPACING_UP,
-        "upsample",
-    )
+    defaults = model_creation.model_and_diffusion_defaults()
+    base = build(defaults, str(steps), "base")
+    defaults = model_creation.model_and_diffusion_defaults_upsampler()
+    upsampler = build(defaults, RESPACING_UP, "upsample")
 
     def draw(prompts: Sequence[str], seeds: Sequence[int]) -> list[np.ndarray]:
         return _draw(base, upsampler, prompts, seeds, guidance, device)
@@ -87,9 +82,8 @@ def _draw(base, upsampler, prompts, seeds, guidance: float, device: str):
     with torch.no_grad():
         small = _draw_base(*base, prompts, noise, guidance, device)
         model, diffusion, options = upsampler
-        tokens, mask = _tokens(model, prompts, options["text_ctx"], device)
-        size = options["image_size"]
-        start = noise(size) * TEMPERATURE_UP
+        text = _tokens(model, prompts, options["text_ctx"], device)
+        start = noise(options["image_size"]) * TEMPERATURE_UP
         model.del_cache()
         # eta = 0: this loop cannot draw noise per picture.
         large = diffusion.ddim_sample_loop(
@@ -97,11 +91,7 @@ def _draw(base, upsampler, prompts, seeds, guidance: float, device: str):
             tuple(start.shape),
             noise=start,
             clip_denoised=True,
-            model_kwargs={
-                "low_res": ((small + 1) * 127.5).round() / 127.5 - 1,
-                "tokens": tokens,
-                "mask": mask,
-            },
+            model_kwargs={"low_res": ((small + 1) * 127.5).round() / 127.5 - 1, **text},
             device=device,
             eta=0.0,
         )
@@ -118,8 +108,8 @@ def _draw_base(model, diffusion, options, prompts, noise, guidance, device):
     """
     import torch
 
-    count, context = len(prompts), options["text_ctx"]
-    tokens, mask = _tokens(model, [*prompts, *[None] * count], context, device)
+    count = len(prompts)
+    text = _tokens(model, [*prompts, *[None] * count], options["text_ctx"], device)
 
     def guided(x, t, **kwargs):
         out = model(torch.cat([x, x]), torch.cat([t, t]), **kwargs)
@@ -132,11 +122,7 @@ def _draw_base(model, diffusion, options, prompts, noise, guidance, device):
     for step in reversed(range(diffusion.num_timesteps)):
         t = torch.full((count,), step, device=device)
         out = diffusion.p_mean_variance(
-            guided,
-            x,
-            t,
-            clip_denoised=True,
-            model_kwargs={"tokens": tokens, "mask": mask},
+            guided, x, t, clip_denoised=True, model_kwargs=text
         )
         x = out["mean"]
         if step:  # the last step adds no noise
@@ -146,16 +132,16 @@ def _draw_base(model, diffusion, options, prompts, noise, guidance, device):
     return x
 
 
-def _tokens(model, prompts: Sequence[str | None], context: int, device: str):
+def _tokens(
+    model, prompts: Sequence[str | None], context: int, device: str
+) -> dict[str, Any]:
     """Returns tokens, int64, and mask, bool, both [n, context]; None is no text."""
     import torch
 
-    pairs = [
-        model.tokenizer.padded_tokens_and_mask(
-            [] if prompt is None else model.tokenizer.encode(prompt), context
-        )
-        for prompt in prompts
-    ]
-    tokens = torch.tensor([tokens for tokens, _ in pairs], device=device)
-    mask = torch.tensor([mask for _, mask in pairs], dtype=torch.bool, device=device)
-    return tokens, mask
+    tokenizer = model.tokenizer
+    encoded = [[] if prompt is None else tokenizer.encode(prompt) for prompt in prompts]
+    pairs = [tokenizer.padded_tokens_and_mask(tokens, context) for tokens in encoded]
+    tokens, mask = (
+        torch.tensor(rows, device=device) for rows in zip(*pairs, strict=True)
+    )
+    return {"tokens": tokens, "mask": mask.bool()}

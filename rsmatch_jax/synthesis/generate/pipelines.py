@@ -17,6 +17,7 @@ from rsmatch_jax.synthesis.generate import glide
 PIP = "pip install -r requirements-synthesis.txt"
 GLIDE_PIP = "pip install git+https://github.com/openai/glide-text2im"
 _ENDS = 1 << 16
+_LIGHTNING_FILE = "sdxl_lightning_4step_unet.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,7 @@ SDXL_LIGHTNING = Generator(
     unet=(
         "ByteDance/SDXL-Lightning",
         "c9a24f48e1c025556787b0c58dd67a091ece2e44",
-        "sdxl_lightning_4step_unet.safetensors",
+        _LIGHTNING_FILE,
     ),
     steps=4,
     guidance=0.0,
@@ -112,11 +113,13 @@ def choose(
             raise RequestError(
                 f"--generator={generator} is a folder already; leave out --model_dir"
             )
+        folder = os.path.basename(os.path.abspath(generator))
         chosen = Generator(
-            name=_name_of(generator),
+            name=re.sub(r"[^\w.-]+", "_", folder, flags=re.ASCII).lstrip("_.-")
+            or "model",
             model="",
             licence="see the model's own card",
-            source=f"the model {os.path.basename(os.path.abspath(generator))}",
+            source=f"the model {folder}",
         )
         model_dir = generator
     else:
@@ -134,17 +137,17 @@ def choose(
     if bool(unet) != bool(chosen.unet and model_dir):
         raise RequestError(
             f"--generator=sdxl_lightning with --model_dir needs --unet=FILE, its "
-            f"{SDXL_LIGHTNING.unet[2]}; others have no --unet"
+            f"{_LIGHTNING_FILE}; others have no --unet"
         )
     if unet and not os.path.isfile(unet):
         raise RequestError(f"--unet={unet}: there is no such file")
     if model_dir:
         _refuse_code(model_dir)
-    changes = {"name": name, "steps": steps, "guidance": guidance}
+        model_dir = os.path.abspath(model_dir)
+        chosen = dataclasses.replace(chosen, model=model_dir, local=True)
+    changes: dict[str, Any] = {"name": name, "steps": steps, "guidance": guidance}
     changes |= {"batch_size": batch_size, "unet": unet}
     changes = {key: value for key, value in changes.items() if value is not None}
-    if model_dir:
-        changes |= {"model": os.path.abspath(model_dir), "local": True}
     chosen = dataclasses.replace(chosen, **changes)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", chosen.name, re.ASCII):
         raise RequestError(
@@ -154,10 +157,8 @@ def choose(
 
 
 def _refuse_code(folder: str):
-    """Raises RequestError for a model with code: some versions of diffusers run a
-    pipeline.py without a question."""
-    code = [file for file in _files_below(folder) if file.endswith(".py")]
-    if code:
+    # Some versions of diffusers run a model's pipeline.py without a question.
+    if code := [file for file in _files_below(folder) if file.endswith(".py")]:
         raise RequestError(
             f"{code[0]}: a model with code is not loaded; remove that file, or give "
             "another model"
@@ -168,11 +169,10 @@ def require(generator: Generator):
     """Raises RequestError with the pip command if a package is missing."""
     missing = [p for p in generator.packages if importlib.util.find_spec(p) is None]
     if missing:
-        line = PIP if missing != ["glide_text2im"] else ""
-        if "glide_text2im" in missing:
-            line = " && ".join(filter(None, (line, GLIDE_PIP)))
+        lines = [GLIDE_PIP if p == "glide_text2im" else PIP for p in missing]
         raise RequestError(
-            f"--generator={generator.name} needs {', '.join(missing)}: {line}"
+            f"--generator={generator.name} needs {', '.join(missing)}: "
+            + " && ".join(dict.fromkeys(lines))
         )
 
 
@@ -187,11 +187,6 @@ def identity(generator: Generator) -> dict[str, Any]:
     if generator.unet:
         weights["unet"] = "@".join(generator.unet)
     return weights
-
-
-def _name_of(path: str) -> str:
-    name = os.path.basename(os.path.abspath(path))
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).lstrip("_.-") or "model"
 
 
 def _fingerprint(path: str) -> str:

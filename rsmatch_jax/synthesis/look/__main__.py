@@ -19,7 +19,7 @@ from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.runs import workdir
 from rsmatch_jax.synthesis import checks
-from rsmatch_jax.synthesis.look import comparison, encoding, sheet, tables
+from rsmatch_jax.synthesis.look import comparison, file_format, sheet, tables
 from rsmatch_jax.terminal import say
 
 JSON, PNG = "look.json", "look.png"
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace):
         **comparison.compare(pool, train, test, args.sample, args.seed),
     }
     say("reading how the pictures are encoded ...")
-    figures["encoding"] = encoding.of_folders(
+    figures["encoding"] = file_format.of_folders(
         None if path == "fake" else path,
         sources.prepared_folder(args.real, args.data_dir),
         pool.generator_names,

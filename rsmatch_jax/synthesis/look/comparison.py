@@ -18,33 +18,40 @@ def compare(
     Pool and real set have the same classes, size and channels. sample: number of
     pictures for the classifier, half of them real.
     """
+    classes, channels = pool.num_classes, pool.images.shape[3]
     say("looking for duplicates ...")
     digests, train_digests, test_digests = (
         cues.digests(data.images) for data in (pool, train, test)
     )
     copies = np.isin(digests, train_digests)
-    rows, train_rows = map(_first_of_each, (digests, train_digests))
+    # The first of equal pictures, in order.
+    rows, train_rows = (
+        np.sort(np.unique(d, return_index=True)[1]) for d in (digests, train_digests)
+    )
+    twins = _near_twins(pool, train, rows, train_rows, seed)
     say("measuring colours and edges ...")
     stats, train_stats = map(cues.statistics, (pool.images, train.images))
 
     def each(figure: Callable[[cues.Statistics, np.ndarray], Any]) -> dict[str, Any]:
-        groups = [pool.generators == g for g in range(len(pool.generator_names))]
+        groups = np.arange(len(pool.generator_names))[:, None] == pool.generators
         return {
             "real": figure(train_stats, train.labels),
             "pool": figure(stats, pool.labels),
             "generators": [figure(stats.rows(g), pool.labels[g]) for g in groups],
         }
 
-    classes = pool.num_classes
+    counts = each(lambda s, labels: np.bincount(labels, minlength=classes).tolist())
+    grey = None
+    if channels == 3:
+        grey = each(lambda s, labels: cues.grey_share(s, labels, classes))
     say("training a classifier to tell real from synthetic ...")
+    both = (train, train_stats, train_rows), (pool, stats, rows[~copies[rows]])
     return {
         "class_names": pool.class_names,
         "generator_names": pool.generator_names,
         "size": list(pool.images.shape[1:3]),
-        "channels": pool.images.shape[3],
-        "counts": each(
-            lambda s, labels: np.bincount(labels, minlength=classes).tolist()
-        ),
+        "channels": channels,
+        "counts": counts,
         "duplicates": {
             "pool": {
                 **cues.exact_duplicates(digests, pool.labels),
@@ -53,32 +60,35 @@ def compare(
             },
             "real": cues.exact_duplicates(train_digests, train.labels),
         },
-        "limits": {"near_grey_below": cues.NEAR_GREY},
-        "near_grey": each(lambda s, labels: cues.grey_share(s, labels, classes))
-        if stats.chroma is not None
-        else None,
+        "near_twins": twins,
+        "limits": {
+            "near_grey_below": cues.NEAR_GREY,
+            "near_twin_above": cues.NEAR_TWIN,
+        },
+        "near_grey": grey,
         "colour": each(lambda s, labels: cues.channels(s)),
         "blockiness": each(lambda s, labels: cues.blockiness(s)),
-        "probe": _probe(
-            pool,
-            train,
-            stats,
-            train_stats,
-            rows[~copies[rows]],
-            train_rows,
-            sample,
-            seed,
-        ),
+        "probe": _probe(*both, sample, seed),
     }
 
 
-def _first_of_each(digests: np.ndarray) -> np.ndarray:
-    """Returns the rows of different pictures, in order."""
-    return np.sort(np.unique(digests, return_index=True)[1])
+def _near_twins(pool, train, rows, train_rows, seed: int) -> dict[str, float | None]:
+    """Compares equally many pictures a class, because more pictures have more twins."""
+    chosen_real, chosen = probe.choose(
+        train.labels[train_rows], pool.labels[rows], 0 * rows, len(rows), seed
+    )
+    return {
+        "real": cues.near_twins(train.images, train.labels, train_rows[chosen_real]),
+        "pool": cues.near_twins(pool.images, pool.labels, rows[chosen]),
+    }
 
 
-def _probe(pool, train, stats, train_stats, rows, train_rows, sample: int, seed: int):
-    """Returns the verdicts of a classifier on pixels and on statistics."""
+def _probe(real, synthetic, sample: int, seed: int) -> dict[str, Any]:
+    """Returns the verdicts of a classifier on pixels and on statistics.
+
+    real, synthetic: images, their statistics and the rows to choose from.
+    """
+    (train, train_stats, train_rows), (pool, stats, rows) = real, synthetic
     chosen_real, chosen = probe.choose(
         train.labels[train_rows],
         pool.labels[rows],
@@ -91,7 +101,7 @@ def _probe(pool, train, stats, train_stats, rows, train_rows, sample: int, seed:
     images = np.concatenate([train.images[train_rows], pool.images[rows]])
     both = train_stats.rows(train_rows), stats.rows(rows)
     features = {
-        "pixels": probe.pixels(images),
+        "pixels": cues.shrink(images, probe.SIDE).reshape(len(images), -1),
         "statistics": np.concatenate([s.features() for s in both]),
     }
     count = len(pool.generator_names)

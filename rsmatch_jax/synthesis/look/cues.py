@@ -4,80 +4,69 @@ Pictures are uint8 [N, H, W, C], C = 1 or 3. They may be memory-mapped and are r
 chunks. Grey is JPEG's luma (BT.601). Levels are 0..255.
 """
 
-import dataclasses
 import hashlib
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 NEAR_GREY = 7.0  # levels of mean colourfulness
+NEAR_TWIN = 0.98  # correlation of two thumbnails
+THUMBNAIL = 8  # pixels a side
 BLOCK = 8  # of JPEG, pixels
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _CHUNK_VALUES = 1 << 22
 
 
-@dataclasses.dataclass(frozen=True)
-class Statistics:
+class Statistics(NamedTuple):
     """Figures of each picture, float64, in levels.
 
-    means, stds: [N, C] over a picture's pixels. chroma: [N], mean of largest minus
-    smallest channel; None for grey pictures. border, inside: [N], mean absolute
+    means, stds: [N, C] over a picture's pixels. chroma: [N, 1], mean of largest minus
+    smallest channel; [N, 0] for grey pictures. border [N, 1], inside [N]: mean absolute
     difference of neighbouring grey pixels across the edges of JPEG's 8-pixel blocks,
-    and elsewhere; border is None if pictures have no such edge. detail: [N], mean
+    and elsewhere; border is [N, 0] if pictures have no such edge. detail: [N], mean
     absolute Laplacian of grey, 0 in pictures below 3 pixels.
     """
 
     means: np.ndarray
     stds: np.ndarray
-    chroma: np.ndarray | None
-    border: np.ndarray | None
+    chroma: np.ndarray
+    border: np.ndarray
     inside: np.ndarray
     detail: np.ndarray
 
     def rows(self, which: np.ndarray) -> "Statistics":
         """Returns the figures of some pictures. which: an index array or a mask."""
-        columns = {k: getattr(self, k) for k in self.__dataclass_fields__}
-        return Statistics(
-            **{k: None if v is None else v[which] for k, v in columns.items()}
-        )
+        return Statistics(*(column[which] for column in self))
 
     def features(self) -> np.ndarray:
         """Returns the input of a classifier, float64 [N, F]."""
-        columns = [self.means, self.stds, self.inside, self.detail]
-        if self.chroma is not None:
-            columns.append(self.chroma)
-        if self.border is not None:
-            columns += [self.border, self.border / (self.inside + 1)]
-        return np.column_stack(columns)
+        relative = self.border / (self.inside[:, None] + 1)
+        columns = (self.means, self.stds, self.inside, self.detail, self.chroma)
+        return np.column_stack([*columns, self.border, relative])
 
 
 def statistics(images: np.ndarray) -> Statistics:
     """Returns the figures of every picture."""
     parts = [_chunk_statistics(chunk) for chunk in _chunks(images)]
-    joined = {}
-    for name in Statistics.__dataclass_fields__:
-        columns = [part[name] for part in parts]
-        joined[name] = None if columns[0] is None else np.concatenate(columns)
-    return Statistics(**joined)
+    return Statistics(*map(np.concatenate, zip(*parts, strict=True)))
 
 
-def _chunk_statistics(images: np.ndarray) -> dict[str, np.ndarray | None]:
+def _chunk_statistics(images: np.ndarray) -> Statistics:
     planes = np.ascontiguousarray(np.moveaxis(images, 3, 0))
     planes = planes.reshape(len(planes), len(images), -1)
-    chroma = None
-    if len(planes) == 3:
-        chroma = (planes.max(0) - planes.min(0)).mean(1)
+    chroma = (planes.max(0) - planes.min(0)).mean(1, keepdims=True)
     grey = to_grey(images)
     border, inside = _steps(grey)
-    return {
-        "means": planes.mean(2).T,
-        "stds": planes.std(2).T,
-        "chroma": chroma,
-        "border": border,
-        "inside": inside,
-        "detail": _detail(grey),
-    }
+    return Statistics(
+        means=planes.mean(2).T,
+        stds=planes.std(2).T,
+        chroma=chroma if len(planes) == 3 else chroma[:, :0],
+        border=border,
+        inside=inside,
+        detail=_detail(grey),
+    )
 
 
 def to_grey(images: np.ndarray) -> np.ndarray:
@@ -86,7 +75,7 @@ def to_grey(images: np.ndarray) -> np.ndarray:
     return images[..., 0] if images.shape[3] == 1 else images @ _LUMA
 
 
-def _steps(grey: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
+def _steps(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns (border, inside) of Statistics."""
     sums, counts = np.zeros((2, len(grey))), np.zeros(2)
     for axis in (1, 2):
@@ -97,8 +86,8 @@ def _steps(grey: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
             length = grey.shape[3 - axis]
             sums[i] += steps[:, which].sum(1) * length
             counts[i] += which.sum() * length
-    border = sums[0] / counts[0] if counts[0] else None
-    return border, sums[1] / max(counts[1], 1)
+    border, inside = sums / np.maximum(counts, 1)[:, None]
+    return border[:, None][:, : int(counts[0] > 0)], inside
 
 
 def _detail(grey: np.ndarray) -> np.ndarray:
@@ -126,7 +115,7 @@ def blockiness(stats: Statistics) -> float | None:
 
     None if the pictures have no block edge, or are flat.
     """
-    if stats.border is None or not stats.inside.sum():
+    if not stats.border.size or not stats.inside.sum():
         return None
     return float(stats.border.sum() / stats.inside.sum())
 
@@ -136,7 +125,7 @@ def grey_share(
 ) -> list[float | None]:
     """Returns each class's share of pictures with chroma below NEAR_GREY, or None."""
     counts = np.bincount(labels, minlength=num_classes)
-    grey = np.bincount(labels[stats.chroma < NEAR_GREY], minlength=num_classes)
+    grey = np.bincount(labels[stats.chroma[:, 0] < NEAR_GREY], minlength=num_classes)
     return [g / n if n else None for g, n in zip(grey.tolist(), counts, strict=True)]
 
 
@@ -161,27 +150,49 @@ def exact_duplicates(digests: np.ndarray, labels: np.ndarray) -> dict[str, int]:
     }
 
 
+def near_twins(
+    images: np.ndarray, labels: np.ndarray, rows: np.ndarray
+) -> float | None:
+    """Returns the share of pictures with a near twin in their class, None if no row.
+
+    The 8x8 grey thumbnails of near twins correlate by more than NEAR_TWIN, whatever
+    their brightness and contrast. Contrast below one level counts as one, so that flat
+    pictures resemble nothing. rows: the pictures to compare, no two of them equal.
+    """
+    if not len(rows):
+        return None
+    labels = labels[rows]
+    vectors = to_grey(shrink(images, THUMBNAIL)[rows]).reshape(len(rows), -1)
+    vectors -= vectors.mean(1, keepdims=True)
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors /= np.maximum(length, math.sqrt(vectors.shape[1]))
+    count = 0
+    for label in np.unique(labels):
+        members = vectors[labels == label]
+        block = max(1, _CHUNK_VALUES // len(members))
+        for start in range(0, len(members), block):
+            near = members[start : start + block] @ members.T > NEAR_TWIN
+            near[np.arange(len(near)), np.arange(len(near)) + start] = False
+            count += int(near.any(1).sum())
+    return count / len(rows)
+
+
 def shrink(images: np.ndarray, side: int) -> np.ndarray:
     """Returns area means, float32 [N, min(H, side), min(W, side), C]."""
-    height, width, channels = images.shape[1:]
-    down, across = _area(height, side), _area(width, side)
-    parts = []
-    for chunk in _chunks(images):
-        rows = chunk.reshape(len(chunk), height, -1).astype(np.float32)
-        small = (down @ rows).reshape(len(chunk) * len(down), width, channels)
-        shape = (len(chunk), len(down), len(across), channels)
-        parts.append((across @ small).reshape(shape))
-    return np.concatenate(parts)
+    down, across = (_area(size, side) for size in images.shape[1:3])
+    means = [
+        np.einsum("yh,nhwc,xw->nyxc", down, chunk, across, optimize=True)
+        for chunk in (chunk.astype(np.float32) for chunk in _chunks(images))
+    ]
+    return np.concatenate(means)
 
 
 def _area(size: int, side: int) -> np.ndarray:
     """Returns the shares of `size` pixels (columns) in at most `side` new ones."""
     side = min(side, size)
-    edges = np.arange(side + 1) * size / side
-    pixels = np.arange(size)
-    ends = np.minimum(edges[1:, None], pixels + 1)
-    overlap = ends - np.maximum(edges[:-1, None], pixels)
-    return (np.maximum(overlap, 0) * side / size).astype(np.float32)
+    # Each pixel in `side` equal parts: every `size` parts make a new pixel.
+    parts = np.repeat(np.eye(side), size, axis=0).reshape(size, side, side)
+    return (parts.sum(1).T / size).astype(np.float32)
 
 
 def _chunks(images: np.ndarray) -> Iterator[np.ndarray]:

@@ -4,8 +4,6 @@ from typing import Any
 
 import numpy as np
 
-from rsmatch_jax.synthesis.look import cues
-
 FOLDS = 5
 PENALTY = 3.0  # C of the support vector machine
 SIDE = 16  # pixels a side of the reduced pictures
@@ -29,24 +27,16 @@ def choose(
     for label in np.union1d(real_labels, labels):
         real = rng.permutation(np.flatnonzero(real_labels == label))
         synthetic = rng.permutation(np.flatnonzero(labels == label))
-        synthetic = synthetic[_turns(generators[synthetic])]
+        # The generators alternate until they have no more.
+        turn = np.zeros(len(synthetic), np.int64)
+        for g in np.unique(generators[synthetic]):
+            members = generators[synthetic] == g
+            turn[members] = np.arange(members.sum())
+        synthetic = synthetic[np.argsort(turn, kind="stable")]
         count = min(per_class, len(synthetic), len(real))
         real_rows.append(real[:count])
         rows.append(synthetic[:count])
     return np.concatenate(real_rows), np.concatenate(rows)
-
-
-def _turns(generators: np.ndarray) -> np.ndarray:
-    """Returns an order in which the generators alternate until they have no more."""
-    turn = np.zeros(len(generators), np.int64)
-    for g in np.unique(generators):
-        turn[generators == g] = np.arange((generators == g).sum())
-    return np.argsort(turn, kind="stable")
-
-
-def pixels(images: np.ndarray) -> np.ndarray:
-    """Returns area means of 16x16 pixels in all channels, float32 [N, F]."""
-    return cues.shrink(images, SIDE).reshape(len(images), -1)
 
 
 def judge(

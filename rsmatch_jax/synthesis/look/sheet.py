@@ -25,8 +25,8 @@ def draw(path: str, pool: ImageArrays, train: ImageArrays, per_class: int, seed:
         return [data.images[np.sort(rng.permutation(r)[:per_class])] for r in rows]
 
     groups = [group(train, np.ones(len(train.labels), bool))]
-    for g in range(len(pool.generator_names)):
-        groups.append(group(pool, pool.generators == g))
+    generators = np.arange(len(pool.generator_names))[:, None]
+    groups += [group(pool, members) for members in generators == pool.generators]
     canvas, edges = sheet(groups, per_class)
     title = f"{train.name}: real and synthetic pictures, {per_class} of each class"
     names = ["real", *pool.generator_names]
@@ -48,7 +48,7 @@ def sheet(
         The sheet and the left edge of each group in pixels.
     """
     rows = min(len(groups[0]), MAX_ROWS)
-    height, width = _tile_size(groups[0][0].shape[1:3])
+    height, width = _tile_size(*groups[0][0].shape[1:3])
     group_width = columns * (width + _SPACE) - _SPACE
     edges = [g * (group_width + _GAP) for g in range(len(groups))]
     total = (rows * (height + _SPACE) - _SPACE, edges[-1] + group_width, 3)
@@ -57,21 +57,23 @@ def sheet(
         for row, pictures in enumerate(group[:rows]):
             for column, picture in enumerate(pictures[:columns]):
                 top, left = row * (height + _SPACE), edge + column * (width + _SPACE)
-                tile = _tile(picture, (height, width))
+                tile = _tile(picture, height, width)
                 canvas[top : top + height, left : left + width] = tile
     return canvas, edges
 
 
-def _tile_size(size: tuple[int, int]) -> tuple[int, int]:
+def _tile_size(height: int, width: int) -> tuple[int, int]:
     fewest, most = _TILE
-    if max(size) > most:
-        return tuple(max(1, round(s * most / max(size))) for s in size)
-    zoom = -(-fewest // max(size))
-    return tuple(s * zoom for s in size)
+    larger = max(height, width)
+    if larger > most:
+        return max(1, round(height * most / larger)), max(
+            1, round(width * most / larger)
+        )
+    zoom = -(-fewest // larger)
+    return height * zoom, width * zoom
 
 
-def _tile(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    height, width = size
+def _tile(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     image = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
     smaller = width < image.width
     kernel = Image.Resampling.BOX if smaller else Image.Resampling.NEAREST

@@ -7,6 +7,7 @@ from rsmatch_jax import terminal
 
 # Differences between pool and real set from which on a figure is listed.
 GREY_GAP = 0.10  # of a class's share of near-grey pictures
+TWIN_GAP = 0.05  # of the share of pictures with a near twin
 FORMAT_GAP = 0.05  # of the share of JPEG files
 BLOCK_GAP = 0.05  # of the real set's blockiness
 _READINGS = (
@@ -53,6 +54,9 @@ def stands_out(figures: Mapping[str, Any]) -> list[str]:
     for key, what in _DUPLICATES.items():
         if count := figures["duplicates"]["pool"][key]:
             lines.append(f"{count} {what}")
+    pool, real = (figures["near_twins"][k] for k in ("pool", "real"))
+    if None not in (pool, real) and pool - real > TWIN_GAP:
+        lines.append(f"near twins: {_share(pool)} against {_share(real)} real")
     if grey := figures["near_grey"]:
         for name, p, r in zip(names, grey["pool"], grey["real"], strict=True):
             if None not in (p, r) and abs(p - r) > GREY_GAP:
@@ -111,15 +115,9 @@ def _colours(figures: Mapping[str, Any]) -> str:
         if figures["near_grey"] and sum(counts):
             pairs = zip(pick(figures["near_grey"]), counts, strict=True)
             grey = _share(sum(share * n for share, n in pairs if n) / sum(counts))
-        rows.append(
-            [
-                name,
-                str(sum(counts)),
-                f"{min(counts)} to {max(counts)}",
-                grey,
-                *(" ".join(f"{v:.1f}" for v in colour[k]) for k in ("mean", "std")),
-            ]
-        )
+        levels = [" ".join(f"{v:.1f}" for v in colour[k]) for k in ("mean", "std")]
+        a_class = f"{min(counts)} to {max(counts)}"
+        rows.append([name, str(sum(counts)), a_class, grey, *levels])
     head = ["", "pictures", "a class", "near grey", "mean", "std"]
     return terminal.table(head, rows, numbers=True)
 
@@ -148,6 +146,8 @@ def _duplicates(figures: Mapping[str, Any]) -> str:
     ]
     for key, what in _DUPLICATES.items():
         rows.append([what, *(duplicates[k].get(key) for k in ("pool", "real"))])
+    twins = [_share(figures["near_twins"][k]) for k in ("pool", "real")]
+    rows.append(["near twins, of equally many", *twins])
     cells = [[_NONE if c is None else str(c) for c in row] for row in rows]
     return terminal.table(["", "pool", "real"], cells, numbers=True)
 
@@ -163,13 +163,8 @@ def _probe(figures: Mapping[str, Any]) -> str:
             continue
         value = verdict["balanced_accuracy"]
         by_generator = verdict["by_generator"] if shown else ()
-        rows.append(
-            [
-                name,
-                f"{value:.3f} ± {verdict['error']:.3f}",
-                *(_NONE if v is None else f"{v:.3f}" for v in by_generator),
-            ]
-        )
+        cells = [_NONE if v is None else f"{v:.3f}" for v in by_generator]
+        rows.append([name, f"{value:.3f} ± {verdict['error']:.3f}", *cells])
         lines.append(f"{name}: {_reading(value)}")
     head = ["input", "balanced accuracy", *shown]
     table = [terminal.table(head, rows, numbers=True)] if rows else []

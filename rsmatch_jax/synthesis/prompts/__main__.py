@@ -29,8 +29,6 @@ from rsmatch_jax.synthesis.prompts import (
     tally,
     words,
 )
-from rsmatch_jax.synthesis.prompts.prompt_file import Prompt
-from rsmatch_jax.synthesis.prompts.tally import Tally
 from rsmatch_jax.terminal import say
 
 GO_ON = "the same command again continues from here"
@@ -71,9 +69,9 @@ def run(args: argparse.Namespace):
                 _check_same(path, header, made_with)
         if record.header is None:
             header = {**request, **made_with, "model_licence": writer.licence}
-            record.begin({k: (finished or header)[k] for k in header})
+            record.append({k: (finished or header)[k] for k in header})
         _sample(args, request, writer, record, tallies)
-        _finish(out, {**record.header, "per_class": args.per_class}, tallies)
+        _finish(out, {**(record.header or {}), "per_class": args.per_class}, tallies)
         os.remove(record.path)
     lines = [f"{_total(request)} sentences in {out}"]
     for name, counts in zip(names, tallies, strict=True):
@@ -84,8 +82,7 @@ def run(args: argparse.Namespace):
 def _finished_header(out: str, request: Mapping[str, Any]) -> dict[str, Any] | None:
     """Returns the header of the prompt file at `out`, or None if there is none.
 
-    Raises:
-        RequestError: it is no prompt file, or not the beginning of the requested one.
+    A file that is not the beginning of the requested one raises RequestError.
     """
     if not os.path.lexists(out):
         return None
@@ -111,10 +108,10 @@ def _tallies(
     finished: Mapping[str, Any] | None,
     record: journal.Journal,
     request: Mapping[str, Any],
-) -> list[Tally]:
+) -> list[tally.Tally]:
     """Returns what the finished file and the journal hold together."""
     if finished is None:
-        tallies = [Tally() for _ in request["class_names"]]
+        tallies = [tally.Tally() for _ in request["class_names"]]
     else:
         tallies = tally.from_file(out, prompt_file.read(out))
     record.replay(tallies)
@@ -128,7 +125,9 @@ def _tallies(
     return tallies
 
 
-def _sample(args, request, writer, record: journal.Journal, tallies: Sequence[Tally]):
+def _sample(
+    args, request, writer, record: journal.Journal, tallies: Sequence[tally.Tally]
+):
     """Samples batch after batch until every class is full."""
     done = sum(len(counts.texts) for counts in tallies)
     if done:
@@ -140,7 +139,7 @@ def _sample(args, request, writer, record: journal.Journal, tallies: Sequence[Ta
         number, judged = divmod(counts.sampled, args.batch_size)
         left = counts.skip(writer.write(word, (c, number)), judged)
         batch = tally.judge(counts, left, word, args.per_class, args.allow_missing_word)
-        record.add_batch(c, batch)
+        record.append({"label": c, **batch})
         counts.add(batch)
         if batch["texts"]:
             progress.advance(len(batch["texts"]), lambda: tally.shares(tallies))
@@ -148,7 +147,7 @@ def _sample(args, request, writer, record: journal.Journal, tallies: Sequence[Ta
             say(f"a batch of every class: {tally.shares(tallies)}")
 
 
-def _stop_if_hopeless(args, request, path: str, tallies: Sequence[Tally]):
+def _stop_if_hopeless(args, request, path: str, tallies: Sequence[tally.Tally]):
     """Raises RunFailed if too few sentences pass for some classes.
 
     A class is judged after max_tries batches, once the other classes have caught up, so
@@ -177,7 +176,7 @@ def _stop_if_hopeless(args, request, path: str, tallies: Sequence[Tally]):
         )
 
 
-def _finish(out: str, header: Mapping[str, Any], tallies: Sequence[Tally]):
+def _finish(out: str, header: Mapping[str, Any], tallies: Sequence[tally.Tally]):
     """Writes the prompt file atomically; classes alternate."""
     how = {k: v for k, v in header.items() if k not in ("dataset", "class_names")}
     how["sampled"] = [counts.sampled for counts in tallies]
@@ -185,11 +184,14 @@ def _finish(out: str, header: Mapping[str, Any], tallies: Sequence[Tally]):
         reason: [counts.rejected[reason] for counts in tallies]
         for reason in tally.REASONS
     }
-    lines = [prompt_file.header_line(header["dataset"], header["class_names"], how)]
-    for texts in zip(*(counts.texts for counts in tallies), strict=True):
-        for label, text in enumerate(texts):
-            lines.append(prompt_file.prompt_line(Prompt(label, text)))
-    files.write_text(out, "".join(lines))
+    rows = zip(*(counts.texts for counts in tallies), strict=True)
+    prompts = [
+        prompt_file.Prompt(label, text)
+        for row in rows
+        for label, text in enumerate(row)
+    ]
+    dataset, names = header["dataset"], header["class_names"]
+    files.write_text(out, prompt_file.text(dataset, names, how, prompts))
 
 
 def _check_same(path: str, header: Mapping[str, Any], request: Mapping[str, Any]):

@@ -9,7 +9,7 @@ numbers too, so that a longer file continues from it.
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import IO, Any
 
 from rsmatch_jax import files
@@ -29,12 +29,14 @@ class Journal:
         self.header: dict[str, Any] | None = parsed[0] if parsed else None
         self._batches = parsed[1:]
 
-    def begin(self, header: Mapping[str, Any]):
-        self._append(header)
-        self.header = dict(header)
-
-    def add_batch(self, label: int, batch: Mapping[str, Any]):
-        self._append({"label": label, **batch})
+    def append(self, content: Mapping[str, Any]):
+        """Writes a line: the header, or a batch with its label."""
+        line = json.dumps(content, ensure_ascii=False).encode() + b"\n"
+        os.truncate(self.path, self._size)  # only now: a refused journal stays as it is
+        files.append(self.path, line)
+        self._size += len(line)
+        if self.header is None:
+            self.header = dict(content)
 
     def replay(self, tallies: Sequence[Tally]):
         """Adds the batches that the tallies do not hold yet."""
@@ -48,12 +50,6 @@ class Journal:
                     tally.add(batch)
             except (KeyError, TypeError, ValueError) as e:
                 raise self._damaged(number) from e
-
-    def _append(self, content: Mapping[str, Any]):
-        line = json.dumps(content, ensure_ascii=False).encode() + b"\n"
-        os.truncate(self.path, self._size)  # only now: a refused journal stays as it is
-        files.append(self.path, line)
-        self._size += len(line)
 
     def _parse(self, number: int, line: bytes) -> dict[str, Any]:
         with contextlib.suppress(ValueError):
@@ -70,12 +66,8 @@ class Journal:
 
 
 @contextlib.contextmanager
-def opened(path: str) -> Iterator[Journal]:
-    """Opens or creates the journal and locks it against other processes.
-
-    Raises:
-        RequestError: it is damaged, cannot be created, or another run holds it.
-    """
+def opened(path: str) -> Generator[Journal]:
+    """Opens or creates the journal and locks it against other processes."""
     try:
         file = open(path, "a+b")  # noqa: SIM115
     except OSError as e:

@@ -9,7 +9,7 @@ Classes alternate, so that the first pictures drawn from a file cover all classe
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rsmatch_jax.errors import RequestError
@@ -51,16 +51,18 @@ class PromptFile:
         return f"{len(first)} of digest {number}"
 
 
-def header_line(dataset: str, class_names: Sequence[str], how: Mapping[str, Any]):
-    """Returns the first line of a file, with its newline."""
-    content = {"dataset": dataset, "class_names": list(class_names), **how}
-    return json.dumps(content, ensure_ascii=False) + "\n"
-
-
-def prompt_line(prompt: Prompt) -> str:
-    """Returns the line of one prompt, with its newline."""
-    content = {"label": prompt.label, "prompt": prompt.text}
-    return json.dumps(content, ensure_ascii=False) + "\n"
+def text(
+    dataset: str,
+    class_names: Sequence[str],
+    how: Mapping[str, Any],
+    prompts: Iterable[Prompt],
+) -> str:
+    """Returns the content of a prompt file. how: what else the header holds."""
+    lines: list[dict[str, Any]] = [
+        {"dataset": dataset, "class_names": list(class_names), **how}
+    ]
+    lines += [{"label": prompt.label, "prompt": prompt.text} for prompt in prompts]
+    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
 def read(path: str) -> PromptFile:

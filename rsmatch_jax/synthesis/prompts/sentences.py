@@ -6,6 +6,7 @@ class word alone, as in He et al. (arXiv 2210.07574): variety comes from samplin
 
 import dataclasses
 import importlib.metadata
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from rsmatch_jax.errors import RequestError, RunFailed, one_line
+from rsmatch_jax.synthesis.checks import setting
 
 DEFAULT_MODEL = "mrm8488/t5-base-finetuned-common_gen"
 PIP = "pip install -r requirements-synthesis.txt"
@@ -28,12 +30,14 @@ class Sampling:
     uses one stream of random numbers.
     """
 
-    seed: int = 0
-    batch_size: int = 64
-    temperature: float = 1.0
-    top_k: int = 50
-    top_p: float = 1.0
-    max_tokens: int = 32
+    seed: int = setting(0, "of everything random", 0, 2**32 - 1)
+    batch_size: int = setting(64, "sentences sampled at once, all of one class", 1)
+    temperature: float = setting(
+        1.0, "of sampling; higher is more varied and less fluent", 0, math.inf, True
+    )
+    top_k: int = setting(50, "tokens to choose from, 0 for all", 0)
+    top_p: float = setting(1.0, "share of probability to choose from", 0, 1, True)
+    max_tokens: int = setting(32, "longest sentence, in tokens", 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +57,6 @@ def load(name: str, sampling: Sampling) -> Writer:
     """Loads a sequence-to-sequence model by its hub id or folder.
 
     On a GPU that has bfloat16, weights are bfloat16, because T5 overflows float16.
-
-    Raises:
-        RequestError: a package is missing or the model cannot be loaded.
     """
     try:
         import torch  # lazy: optional, see requirements-synthesis.txt
@@ -81,7 +82,9 @@ def load(name: str, sampling: Sampling) -> Writer:
     flags["max_new_tokens"] = flags.pop("max_tokens")
 
     def write(word: str, key: tuple[int, int]) -> list[tuple[str, bool]]:
-        torch.manual_seed(_stream(seed, key))
+        # Every batch has a stream of its own.
+        stream = np.random.SeedSequence([seed, *key])
+        torch.manual_seed(int(stream.generate_state(1, np.uint64)[0]))
         inputs = tokenizer(word, return_tensors="pt").to(device)
         try:
             with torch.inference_mode():
@@ -130,12 +133,6 @@ def _pretrained(name: str, source: str):
             "a sequence-to-sequence model, or the folder of a copy; without a network, "
             f"copy it on a machine that has one: hf download {name} --local-dir=DIR"
         ) from e
-
-
-def _stream(seed: int, key: tuple[int, int]) -> int:
-    """Returns torch's seed for one batch; every batch has another."""
-    words = np.random.SeedSequence([seed, *key]).generate_state(1, np.uint64)
-    return int(words[0])
 
 
 def _licence(source: str) -> str:

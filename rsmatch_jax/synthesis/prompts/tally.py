@@ -15,9 +15,7 @@ REASONS = ("unfinished", "word missing", "repeated")
 class Tally:
     """The state of one class.
 
-    texts: accepted sentences. sampled: how many sentences were judged. rejected: counts
-    by reason.
-    """
+    texts: accepted sentences. sampled: number of judged ones. rejected: by reason."""
 
     texts: list[str] = dataclasses.field(default_factory=list)
     seen: set[str] = dataclasses.field(default_factory=set)
@@ -40,16 +38,14 @@ class Tally:
         self.texts += batch["texts"]
         self.seen.update(text.casefold() for text in batch["texts"])
         self.sampled += batch["sampled"]
-        for reason in REASONS:
-            self.rejected[reason] += rejected[reason]
+        self.rejected = {r: self.rejected[r] + n for r, n in rejected.items()}
 
     def skip(
         self, batch: Sequence[tuple[str, bool]], count: int
     ) -> Sequence[tuple[str, bool]]:
         """Drops the first `count` sentences of a batch, which are judged already.
 
-        Raises:
-            RunFailed: the last of them differs from the last accepted sentence.
+        The last of them must be the last accepted one, else it raises RunFailed.
         """
         # A shorter file stopped in this batch, at the sentence that filled the class.
         if count and _one_line(batch[count - 1][0]) != self.texts[-1]:
@@ -69,10 +65,8 @@ def judge(
 ) -> dict[str, Any]:
     """Accepts the sentences of a batch until a class has `per_class`.
 
-    A sentence becomes one line. The tally does not change.
-
-    Args:
-        sentences: (text, whether it is complete) each.
+    A sentence becomes one line. The tally does not change. sentences: (text, whether it
+    is complete) each.
 
     Returns:
         {"first": sentences of the class judged before, "texts": accepted, "sampled":
@@ -102,11 +96,7 @@ def judge(
 
 
 def from_file(path: str, content: PromptFile) -> list[Tally]:
-    """Returns the tallies with which a prompt file was finished.
-
-    Raises:
-        RequestError: the lines do not match the header.
-    """
+    """Returns the tallies with which a prompt file was finished."""
     header, classes = content.header, len(content.class_names)
     try:
         tallies = [
@@ -142,11 +132,8 @@ def shares(tallies: Sequence[Tally]) -> str:
     """Returns such as "812 of 1000 kept; word missing 15.0 %, repeated 3.8 %"."""
     sampled = sum(tally.sampled for tally in tallies)
     accepted = sum(len(tally.texts) for tally in tallies)
-    parts = []
-    for reason in REASONS:
-        count = sum(tally.rejected[reason] for tally in tallies)
-        if count:
-            parts.append(f"{reason} {100 * count / sampled:.1f} %")
+    counts = {r: sum(tally.rejected[r] for tally in tallies) for r in REASONS}
+    parts = [f"{r} {100 * n / sampled:.1f} %" for r, n in counts.items() if n]
     return f"{accepted} of {sampled} kept" + ("; " + ", ".join(parts) if parts else "")
 
 

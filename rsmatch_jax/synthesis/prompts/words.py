@@ -17,16 +17,14 @@ _DIGITS = (
     *("zero", "one", "two", "three", "four"),
     *("five", "six", "seven", "eight", "nine"),
 )
-_PLURALS = dict(
-    (
-        *(("calf", "calves"), ("child", "children"), ("foot", "feet")),
-        *(("goose", "geese"), ("knife", "knives"), ("leaf", "leaves")),
-        *(("loaf", "loaves"), ("man", "men"), ("mouse", "mice"), ("ox", "oxen")),
-        *(("person", "people"), ("scarf", "scarves"), ("shelf", "shelves")),
-        *(("tooth", "teeth"), ("wolf", "wolves"), ("woman", "women")),
-    )
-)
-_SINGULARS = {plural: noun for noun, plural in _PLURALS.items()}
+_IRREGULAR = """
+calf calves, child children, foot feet, goose geese, knife knives, leaf leaves,
+loaf loaves, man men, mouse mice, ox oxen, person people, scarf scarves, shelf shelves,
+tooth teeth, wolf wolves, woman women
+"""
+_PAIRS = [pair.split() for pair in _IRREGULAR.split(",")]
+_PLURALS = {noun: plural for noun, plural in _PAIRS}
+_SINGULARS = {plural: noun for noun, plural in _PAIRS}
 _SYNSET = re.compile(r"n\d{8}")  # WordNet's ids
 _TOKEN = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _WORDS = re.compile(r"[^\W_]+(?:[ '’-][^\W_]+)*")
@@ -34,11 +32,7 @@ _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def words(class_name: str) -> str:
-    """Returns a class name as English words: "aquarium fish", or "seven" for 7.
-
-    Raises:
-        RequestError: the name has no words, such as n01440764.
-    """
+    """Returns a class name as English words: "aquarium fish", or "seven" for 7."""
     if re.fullmatch("[0-9]", class_name):
         return _DIGITS[int(class_name)]
     text = _HUMP.sub(" ", class_name).replace("_", " ").lower()
@@ -52,11 +46,7 @@ def words(class_name: str) -> str:
 
 
 def of_classes(class_names: Sequence[str], path: str | None) -> tuple[str, ...]:
-    """Returns the words of every class, from its name or from a file's line.
-
-    Raises:
-        RequestError: a class has no words, or two classes have the same words.
-    """
+    """Returns the words of every class, from its name or from a file's line."""
     if path:
         class_words = _read(path, class_names)
     else:

@@ -15,7 +15,7 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,10 @@ from rsmatch_jax import files
 from rsmatch_jax.data.images import image_source
 from rsmatch_jax.data.stores import dataset_folder
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.runs import workdir
+from rsmatch_jax.synthesis import checks
 
-STAGING = dataset_folder.STAGING
 KERNEL = image_source.KERNEL
-_GENERATORS, _LOCK = "generators", ".lock"
+_GENERATORS = "generators"
 _HEADER, _BATCHES, _ENTRIES = "header.json", "batches", "entries.json"
 _OLD_JOURNAL = "journal.jsonl"  # of versions that staged each picture as a file
 _BATCH = re.compile(r"\d{7}\.zip")
@@ -56,37 +55,7 @@ class Entry:
 
 
 def folder_of(out: str) -> str:
-    return os.path.join(out, STAGING)
-
-
-def check_folder(out: str):
-    """Raises RequestError unless `out` is absent, empty or a pool of this command."""
-    workdir.check_writable(out, "--out")
-    names = os.listdir(out) if os.path.isdir(out) else []
-    if names and STAGING not in names:
-        raise RequestError(
-            f"--out={out} has files but no {STAGING}, so it was not made by this "
-            "command (an imported pool?) and is left alone; name another folder"
-        )
-
-
-@contextlib.contextmanager
-def locked(out: str) -> Iterator[None]:
-    """Makes the pool's folder and keeps other processes from writing it.
-
-    Raises:
-        RequestError: another process is writing this pool, or its shards are damaged.
-    """
-    os.makedirs(folder_of(out), exist_ok=True)
-    message = (
-        f"--out={out}: another process is making this pool; wait for it, or name "
-        "another folder"
-    )
-    with files.locked(os.path.join(folder_of(out), _LOCK), message):
-        if dataset_folder.is_dataset(out):
-            source = dataset_folder.inspect(out)
-            dataset_folder.check_shards(source, source.splits)
-        yield
+    return os.path.join(out, dataset_folder.STAGING)
 
 
 def parts(out: str) -> list["Part"]:
@@ -126,7 +95,7 @@ def check_fit(out: str, dataset: str, class_names: Sequence[str], size: int | No
 class Part:
     """The staged pictures of one generator.
 
-    header: None before the first `begin`. batches: entries by batch number.
+    header: {} before the first `begin`. batches: entries by batch number.
     """
 
     def __init__(self, out: str, name: str):
@@ -139,9 +108,9 @@ class Part:
                 "--out (a finished pool can still be used for training)"
             )
         self._batches = os.path.join(self.folder, _BATCHES)
-        self.header = files.read_json(os.path.join(self.folder, _HEADER))
+        self.header = files.read_json(os.path.join(self.folder, _HEADER)) or {}
         self.batches: dict[int, list[Entry]] = {}
-        if self.header is not None and os.path.isdir(self._batches):
+        if self.header and os.path.isdir(self._batches):
             for file in filter(_BATCH.fullmatch, sorted(os.listdir(self._batches))):
                 with self._opened(int(file[:7])) as archive:
                     entries = json.loads(archive.read(_ENTRIES))
@@ -151,7 +120,7 @@ class Part:
         return os.path.join(self._batches, f"{batch:07d}.zip")
 
     @contextlib.contextmanager
-    def _opened(self, batch: int) -> Iterator[zipfile.ZipFile]:
+    def _opened(self, batch: int) -> Generator[zipfile.ZipFile]:
         """Opens a batch for reading; zip's own check sums tell damage."""
         path = self._path(batch)
         try:
@@ -184,7 +153,7 @@ class Part:
             b for b, n in lengths.items() if n > 0 and len(self.batches.get(b, ())) != n
         ]
 
-    def check(self, settings: Mapping[str, Any]):
+    def check(self, settings: dict[str, Any]):
         """Raises RequestError that names every setting unlike those of staged pictures.
 
         `prompts` among them is the digest of the first `num_prompts`. Settings that
@@ -194,24 +163,22 @@ class Part:
             return
         digest = self.header["prompts"].get("digest")
         old = {**self.header["settings"], "prompts": digest}
-        both = [key for key in settings if key in old]
-        old, new = ({k: values[k] for k in both} for values in (old, settings))
-        changed = workdir.differences(old, new)
-        if changed:
+        if changed := checks.changes(
+            {key: old[key] for key in settings if key in old},
+            {key: value for key, value in settings.items() if key in old},
+        ):
             raise RequestError(
                 f"{self.name} has {len(self.entries)} staged pictures that were drawn "
-                "in another way:\n"
-                + "\n".join(f"  {key}: {a} there, {b} here" for key, a, b in changed)
-                + "\ngive the same settings, another --name or another --out, or "
+                f"in another way:\n{changed}"
+                "give the same settings, another --name or another --out, or "
                 f"delete {self.folder} to draw all of them anew"
             )
 
     def begin(self, header: Mapping[str, Any], environment: Mapping[str, Any]):
         """Prepares the folder: writes the header, removes a killed process's files.
 
-        If pictures are staged, only `prompts` of their header changes. Otherwise the
-        generator gets the last position in the pool.
-        environment: versions and device; every new one is noted.
+        If pictures are staged, only `prompts` of their header changes, and a new
+        environment is noted. Otherwise the generator gets the pool's last position.
         """
         os.makedirs(self._batches, exist_ok=True)
         done = {os.path.basename(self._path(batch)) for batch in self.batches}
@@ -239,10 +206,8 @@ class Part:
     ):
         """Writes a batch to disk; it is done when this returns.
 
-        Args:
-            size: pixels a side of the stored pictures.
-            prompts: (index, label) of each prompt.
-            pictures: uint8 [H, W, 3] each, or the reason why it was dropped.
+        size: pixels a side as stored. prompts: (index, label) of each. pictures: uint8
+        [H, W, 3] each, or the reason why it was dropped.
         """
         entries, content = [], io.BytesIO()
         with zipfile.ZipFile(content, "w") as archive:

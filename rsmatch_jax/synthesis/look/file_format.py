@@ -8,15 +8,17 @@ import dataclasses
 import functools
 import hashlib
 import io
+import itertools
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from PIL import Image, JpegImagePlugin
 
 from rsmatch_jax.data.stores import dataset_folder
 
 _SHOWN = 3
+Tables: TypeAlias = tuple[tuple[int, ...], ...]
 _SAMPLINGS = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
 
 
@@ -27,15 +29,16 @@ class Encoding:
 
     format: str
     setting: str = ""
-    tables: tuple[tuple[int, ...], ...] = ()
+    tables: Tables = ()
 
 
 def inspect(data: bytes) -> Encoding:
     """Returns how a picture file is encoded, by its header; decodes no pixel."""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            if image.format != "JPEG":
-                return Encoding(image.format)
+            kind = image.format or "unknown"
+            if kind != "JPEG" or not isinstance(image, JpegImagePlugin.JpegImageFile):
+                return Encoding(kind)
             tables = _tables(image)
             sampling = JpegImagePlugin.get_sampling(image)
             return Encoding("JPEG", _describe(tables, sampling), tables)
@@ -59,32 +62,29 @@ def summary(counts: Counter[Encoding]) -> dict[str, Any]:
     }
 
 
-def _describe(tables: tuple[tuple[int, ...], ...], sampling: int) -> str:
+def _describe(tables: Tables, sampling: int) -> str:
     """Returns quality and chroma sampling; other tables than libjpeg's get a name."""
-    quality = _qualities().get(tables)
-    if quality is None:
+    text = f"quality {_qualities().get(tables)}"
+    if tables not in _qualities():
         name = hashlib.blake2b(repr(tables).encode(), digest_size=3).hexdigest()
         text = f"tables {name} (first numbers {', '.join(map(str, tables[0][:4]))})"
-    else:
-        text = f"quality {quality}"
     colours = _SAMPLINGS.get(sampling, "grey" if len(tables) == 1 else "other")
     return f"{text}, {colours}"
 
 
 @functools.cache
-def _qualities() -> dict[tuple[tuple[int, ...], ...], int]:
+def _qualities() -> dict[Tables, int]:
     """Returns the quality of libjpeg's tables, as Pillow writes them."""
     qualities = {}
-    for mode in ("L", "RGB"):
-        for quality in range(1, 101):
-            buffer = io.BytesIO()
-            Image.new(mode, (8, 8)).save(buffer, "JPEG", quality=quality)
-            with Image.open(buffer) as image:
-                qualities[_tables(image)] = quality
+    for mode, quality in itertools.product(("L", "RGB"), range(1, 101)):
+        buffer = io.BytesIO()
+        Image.new(mode, (8, 8)).save(buffer, "JPEG", quality=quality)
+        buffer.seek(0)
+        qualities[_tables(JpegImagePlugin.JpegImageFile(buffer))] = quality
     return qualities
 
 
-def _tables(image: Image.Image) -> tuple[tuple[int, ...], ...]:
+def _tables(image: JpegImagePlugin.JpegImageFile) -> Tables:
     return tuple(tuple(table) for _, table in sorted(image.quantization.items()))
 
 
@@ -95,23 +95,25 @@ def of_folders(
 
     Each is `summary`, or {"unseen": reason}. pool, real: folders, or None.
     """
-    counts = {"real": _count(real, False), "pool": _count(pool, True)}
-
-    def of(name: str, generator: int | None = None) -> dict[str, Any]:
-        by_generator = counts[name]
-        if isinstance(by_generator, str):
-            return {"unseen": by_generator}
-        if generator is None:
-            return summary(sum(by_generator.values(), Counter()))
-        return summary(by_generator.get(generator, Counter()))
-
-    generators = [of("pool", g) for g in range(len(generator_names))]
-    return {"real": of("real"), "pool": of("pool"), "generators": generators}
+    pool_counts, real_counts = _count(pool, True), _count(real, False)
+    generators = range(len(generator_names))
+    return {
+        "real": _of(real_counts, None),
+        "pool": _of(pool_counts, None),
+        "generators": [_of(pool_counts, g) for g in generators],
+    }
 
 
-def _count(
-    folder: str | None, with_generators: bool
-) -> dict[int, Counter[Encoding]] | str:
+def _of(counts: dict[int, Counter] | str, generator: int | None) -> dict[str, Any]:
+    """Returns the summary of one generator, or of all if it is None."""
+    if isinstance(counts, str):
+        return {"unseen": counts}
+    if generator is None:
+        return summary(sum(counts.values(), Counter()))
+    return summary(counts.get(generator, Counter()))
+
+
+def _count(folder: str | None, with_generators: bool) -> dict[int, Counter] | str:
     """Returns encodings by generator (-1: none), or why they cannot be read."""
     if folder is None or not dataset_folder.is_dataset(folder):
         return "there are only decoded pictures, no picture files"

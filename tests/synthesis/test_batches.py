@@ -11,8 +11,9 @@ from PIL import Image
 
 from rsmatch_jax import files
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.synthesis.generate import staging
-from rsmatch_jax.synthesis.generate.staging import Part
+from rsmatch_jax.synthesis import checks
+from rsmatch_jax.synthesis.generate import batches
+from rsmatch_jax.synthesis.generate.batches import Part
 
 POOL = {"dataset": "pets", "class_names": ["cat", "dog"], "size": 4}
 HEADER = {
@@ -30,13 +31,13 @@ def picture(seed, size=8):
 
 
 def begun(out, name="a"):
-    os.makedirs(staging.folder_of(out), exist_ok=True)
+    os.makedirs(batches.folder_of(out), exist_ok=True)
     part = Part(out, name)
     part.begin(HEADER, VERSIONS)
     return part
 
 
-def batches(part):
+def folder_of(part):
     return os.path.join(part.folder, "batches")
 
 
@@ -70,17 +71,6 @@ def test_a_batch_is_read_again(part, out):
     assert third.pixels == want
 
 
-def test_equal_pictures_make_equal_files(part, out, tmp_path):
-    other = begun(str(tmp_path / "other"))
-    other.stage(0, 4, PROMPTS, [picture(0), "ugly", picture(2)])
-    contents = []
-    for folder in map(batches, (part, other)):
-        (name,) = os.listdir(folder)
-        with open(os.path.join(folder, name), "rb") as f:
-            contents.append(f.read())
-    assert contents[0] == contents[1]
-
-
 def test_missing_batches(out):
     part = begun(out)
     assert part.missing(7, 3) == [0, 1, 2]
@@ -94,19 +84,19 @@ def test_missing_batches(out):
 
 
 def test_the_files_of_a_killed_process_are_removed(part, out):
-    (name,) = os.listdir(batches(part))
-    with open(os.path.join(batches(part), f"0000001.zip.77-1{files.TEMPORARY}"), "w"):
+    (name,) = os.listdir(folder_of(part))
+    with open(os.path.join(folder_of(part), f"0000001.zip.77-1{files.TEMPORARY}"), "w"):
         pass
     again = Part(out, "a")
     assert list(again.batches) == [0]
-    assert len(os.listdir(batches(part))) == 2, "reading changes nothing"
+    assert len(os.listdir(folder_of(part))) == 2, "reading changes nothing"
     again.begin(HEADER, VERSIONS)
-    assert os.listdir(batches(part)) == [name]
+    assert os.listdir(folder_of(part)) == [name]
 
 
 def test_a_batch_without_its_file_does_not_count(part, out):
     part.stage(1, 4, ((3, 1),), [picture(3)])
-    os.remove(os.path.join(batches(part), "0000000.zip"))
+    os.remove(os.path.join(folder_of(part), "0000000.zip"))
     again = Part(out, "a")
     assert list(again.batches) == [1]
     again.begin(HEADER, VERSIONS)
@@ -115,7 +105,7 @@ def test_a_batch_without_its_file_does_not_count(part, out):
 
 
 def test_damage_is_named(part, out):
-    path = os.path.join(batches(part), "0000000.zip")
+    path = os.path.join(folder_of(part), "0000000.zip")
     with open(path, "rb") as f:
         content = bytearray(f.read())
     content[content.index(b"IDAT") + 8] ^= 1
@@ -161,9 +151,9 @@ def test_generators_keep_their_places(out):
         part = begun(out, name)
         if name != "none":
             part.stage(0, 4, PROMPTS, ["x"] * 3)
-    assert [part.name for part in staging.parts(out)] == ["b", "a"]
+    assert [part.name for part in batches.parts(out)] == ["b", "a"]
     begun(out, "none").stage(0, 4, PROMPTS, ["x"] * 3)
-    assert [part.name for part in staging.parts(out)] == ["b", "a", "none"]
+    assert [part.name for part in batches.parts(out)] == ["b", "a", "none"]
 
 
 @pytest.mark.parametrize(
@@ -176,15 +166,15 @@ def test_generators_keep_their_places(out):
     ],
 )
 def test_other_prompts(part, out, change, named):
-    staging.check_fit(out, **POOL)
-    staging.check_fit(out, **{**POOL, "size": None})
-    staging.check_fit(f"{out}2", **{**POOL, **change})
+    batches.check_fit(out, **POOL)
+    batches.check_fit(out, **{**POOL, "size": None})
+    batches.check_fit(f"{out}2", **{**POOL, **change})
     with pytest.raises(RequestError, match=named):
-        staging.check_fit(out, **{**POOL, **change})
+        batches.check_fit(out, **{**POOL, **change})
 
 
 def test_a_full_disk_loses_only_the_batch(part, out, monkeypatch):
-    before = staging.state(out)
+    before = batches.state(out)
 
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -194,19 +184,19 @@ def test_a_full_disk_loses_only_the_batch(part, out, monkeypatch):
         patched.setattr(files.os, "fsync", full)
         with pytest.raises(OSError, match="No space"):
             part.stage(1, 4, ((3, 1), (4, 0)), drawn)
-    assert staging.state(out) == before
+    assert batches.state(out) == before
     assert 1 not in part.batches
-    assert os.listdir(batches(part)) == ["0000000.zip"]
+    assert os.listdir(folder_of(part)) == ["0000000.zip"]
     part.stage(1, 4, ((3, 1), (4, 0)), drawn)
     assert sorted(Part(out, "a").batches) == [0, 1]
 
 
 def test_folders_that_are_no_pools_of_this_command(tmp_path, out):
-    staging.check_folder(out)
+    checks.check_pool_folder(out)
     os.mkdir(out)
-    staging.check_folder(out)
+    checks.check_pool_folder(out)
     (tmp_path / "pool" / "dataset_info.json").write_text("{}")
     with pytest.raises(RequestError, match="not made by this command"):
-        staging.check_folder(out)
+        checks.check_pool_folder(out)
     with pytest.raises(RequestError, match="is a file"):
-        staging.check_folder(str(tmp_path / "pool" / "dataset_info.json"))
+        checks.check_pool_folder(str(tmp_path / "pool" / "dataset_info.json"))
