@@ -56,7 +56,7 @@ def test_it_records_how_it_was_made():
     argv = meta["command"].split("rsmatch_jax.synthesis.ddpm ")[1].split()
     args = ddpm_settings.parser(None).parse_args(argv)
     ddpm_settings.check(args)
-    assert (args.dataset, ddpm_settings.pool_format(args)) == ("digits", "arrays")
+    assert (args.dataset, args.format) == ("digits", None)  # None: arrays for digits
     assert args.out == "rsmatch_jax/data/digits_pool"
     settings = ddpm_settings.settle(args, 8, images_per_class=129)
     assert dataclasses.asdict(settings) == meta["settings"]
