@@ -19,11 +19,10 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from rsmatch_jax.errors import RequestError, one_line
+from rsmatch_jax.runtime.child import ROOT
 
-PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-ROOT = os.path.dirname(PACKAGE)  # the repository, or an environment's site-packages
 # A wheel has the configs inside the package; in the repository they lie beside it.
-_PACKAGED = os.path.join(PACKAGE, "configs")
+_PACKAGED = os.path.join(ROOT, "rsmatch_jax", "configs")
 CONFIGS = _PACKAGED if os.path.isdir(_PACKAGED) else os.path.join(ROOT, "configs")
 
 

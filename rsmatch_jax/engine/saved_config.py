@@ -6,7 +6,6 @@ the key in configs/common.py (`Later`).
 
 import copy
 import os
-import runpy
 import sys
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -23,8 +22,11 @@ WAY_OUT = "choose another workdir, use the same config, or start anew with --ove
 def reference() -> tuple[Any, dict[str, Any]]:
     """Returns configs/common.py's config and {dotted key: neutral value} of its later
     keys."""
-    common = runpy.run_path(os.path.join(config_file.CONFIGS, "common.py"))
-    return common["get_config"](), common["neutral_values"]()
+    common = config_file.find("common")
+    return (
+        config_file.call(common, "get_config"),
+        config_file.call(common, "neutral_values"),
+    )
 
 
 def load(folder: str) -> Any:

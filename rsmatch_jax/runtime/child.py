@@ -14,7 +14,7 @@ from typing import IO
 
 from rsmatch_jax.runtime.stopping import ECHO
 
-ROOT = os.path.dirname(  # the folder that holds this package
+ROOT = os.path.dirname(  # of this package: the repository, or a site-packages
     os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 )
 

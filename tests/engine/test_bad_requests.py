@@ -12,6 +12,7 @@ import zipfile
 import numpy as np
 import pytest
 from PIL import Image
+from support import pool_requests
 
 from rsmatch_jax import evaluate, sweep, train
 from rsmatch_jax.bench import __main__ as bench
@@ -42,11 +43,6 @@ MAINS = {
 }
 
 FOLDERS = ["--layout=folders", "--out=new"]
-DDPM = ["--dataset=digits", "--out=new"]
-DRAW = ["--prompts=prompts.jsonl", "--generator=sd14", "--out=new"]
-SDXL = [*DRAW, "--generator=sdxl_lightning"]
-WRITE = ["--dataset=digits", "--per_class=3", "--out=new.jsonl"]
-LOOK = ["pool", "--real=digits", "--out=new"]
 POOL = "--config.data.synthetic_pool="
 
 CASES = {
@@ -163,90 +159,7 @@ CASES = {
         (["records", "--folder=nope", "--readme=file.txt"], ["--readme=file.txt"]),
         (["records", "--foldr=nope"], ["--foldr"]),
     ],
-    "synthesis.ddpm": [
-        ([], ["--dataset", "--out"]),
-        (["--dataset=./nope", "--out=new"], ["nope"]),
-        (["--dataset=digits", "--out=file.txt"], ["--out=", "file.txt"]),
-        (["--dataset=digits", "--out=notes"], ["--out=", "notes"]),
-        ([*DDPM, "--steps=0"], ["--steps=0"]),
-        ([*DDPM, "--steps=many"], ["--steps", "many"]),
-        ([*DDPM, "--per_class=-1"], ["--per_class=-1"]),
-        ([*DDPM, "--label_dropout=1.5"], ["--label_dropout=1.5"]),
-        ([*DDPM, "--dropout=1"], ["--dropout=1"]),
-        ([*DDPM, "--blocks=0"], ["--blocks=0"]),
-        ([*DDPM, "--width=6"], ["--width=6", "multiple of 4"]),
-        ([*DDPM, "--learning_rate=0"], ["--learning_rate=0"]),
-        ([*DDPM, "--guidance=nan"], ["--guidance=nan"]),
-        ([*DDPM, "--sampling_steps=2000"], ["--sampling_steps=2000", "1000"]),
-        ([*DDPM, "--dtype=float16"], ["--dtype", "float16"]),
-        ([*DDPM, "--format=zip"], ["--format", "zip"]),
-        ([*DDPM, "--save_every=0"], ["--save_every=0"]),
-        ([*DDPM, "--seed=-1"], ["--seed=-1"]),
-        ([*DDPM, "--batch_size=3"], ["--batch_size=3", "4 devices"]),
-        ([*DDPM, "--model_dir=file.txt"], ["--model_dir=", "file.txt is a file"]),
-        ([*DDPM, "--stepps=3"], ["--stepps=3"]),
-    ],
-    "synthesis.generate": [
-        ([], ["--prompts", "--generator"]),
-        ([*DRAW, "--prompts=nope"], ["--prompts=nope"]),
-        ([*DRAW, "--prompts=file.txt"], ["file.txt, line 1"]),
-        ([*DRAW, "--prompts=label.jsonl"], ["label.jsonl, line 2", "label=9"]),
-        ([*DRAW, "--prompts=bare.jsonl"], ["bare.jsonl", "dog"]),
-        ([*DRAW, "--prompts=none.jsonl"], ["none.jsonl", "no prompt"]),
-        ([*DRAW, "--generator=sd99"], ["sd99", "sd14"]),
-        ([*DRAW, "--out=file.txt"], ["--out=", "file.txt"]),
-        ([*DRAW, "--out=notes"], ["--out=", "notes", "left alone"]),
-        ([*DRAW, "--size=0"], ["--size=0"]),
-        ([*DRAW, "--size=9999"], ["--size=9999", "512"]),
-        ([*DRAW, "--size=32", "--full_size"], ["--size", "--full_size"]),
-        ([*DRAW, "--steps=0"], ["--steps=0"]),
-        ([*DRAW, "--unet=x"], ["--unet"]),
-        ([*SDXL, "--steps=8"], ["leave out --steps"]),
-        ([*SDXL, "--model_dir=empty"], ["--unet=FILE"]),
-        ([*DRAW, "--guidance=inf"], ["--guidance=inf"]),
-        ([*DRAW, "--steps=few"], ["--steps", "few"]),
-        ([*DRAW, "--device=tpu"], ["--device", "tpu"]),
-        ([*DRAW, "--name=a/b"], ["--name=a/b"]),
-        ([*DRAW, "--model_dir=nope"], ["--model_dir=nope"]),
-        ([*DRAW, "--sise=4"], ["--sise=4"]),
-    ],
-    "synthesis.look": [
-        ([], ["POOL", "--real"]),
-        (["nope", "--real=digits"], ["nope", "no such folder"]),
-        (["file.txt", "--real=digits"], ["file.txt"]),
-        (["empty", "--real=digits", "--out=new"], ["empty"]),
-        (["pool_cut", "--real=digits", "--out=new"], ["pool_cut", "images.npy"]),
-        (["pool", "--real=./nope", "--out=new"], ["--real=", "nope"]),
-        (["pool", "--real=fake", "--out=new"], ["pool", "fake"]),
-        (["pool", "--real=digits", "--out=pool/look"], ["--out=", "pool/look"]),
-        (["pool", "--real=digits", "--out=file.txt"], ["--out=", "file.txt"]),
-        ([*LOOK, "--sample=1"], ["--sample=1"]),
-        ([*LOOK, "--per_class=0"], ["--per_class=0"]),
-        ([*LOOK, "--seed=-1"], ["--seed=-1"]),
-        ([*LOOK, "--sed=1"], ["--sed=1"]),
-    ],
-    "synthesis.prompts": [
-        ([], ["--dataset", "--per_class", "--out"]),
-        ([*WRITE, "--dataset=./nope"], ["nope"]),
-        ([*WRITE, "--per_class=0"], ["--per_class=0"]),
-        ([*WRITE, "--per_class=many"], ["--per_class"]),
-        ([*WRITE, "--batch_size=0"], ["--batch_size=0"]),
-        ([*WRITE, "--temperature=0"], ["--temperature=0", "above 0"]),
-        ([*WRITE, "--temperature=nan"], ["--temperature=nan"]),
-        ([*WRITE, "--top_k=-1"], ["--top_k=-1"]),
-        ([*WRITE, "--max_tokens=0"], ["--max_tokens=0"]),
-        ([*WRITE, "--max_tries=0"], ["--max_tries=0"]),
-        ([*WRITE, "--seed=-1"], ["--seed=-1"]),
-        ([*WRITE, "--dataset=nowhere/at/all"], ["nowhere/at/all"]),
-        ([*WRITE, "--top_p=2"], ["--top_p=2"]),
-        ([*WRITE, "--words=nope"], ["--words=nope"]),
-        ([*WRITE, "--words=two.txt"], ["--words=two.txt", "2", "10"]),
-        ([*WRITE, "--out=file.txt"], ["--out=", "file.txt", "no prompt file"]),
-        ([*WRITE, "--out=nope/p.jsonl"], ["--out=", "nope"]),
-        ([*WRITE, "--out=digits.jsonl"], ["--per_class=3", "the 5 sentences"]),
-        ([*WRITE, "--out=digits.jsonl", "--seed=1"], ["digits.jsonl", "seed 0, now 1"]),
-        ([*WRITE, "--perclass=3"], ["--perclass=3"]),
-    ],
+    **pool_requests.CASES,
 }
 REAL = [  # also as processes
     ("train", CASES["train"][0]),
@@ -340,7 +253,7 @@ def make_prompts(root):
         ("none", []),
     ):
         (root / f"{name}.jsonl").write_text(header + "".join(content))
-    args = settings.parser(None).parse_args(WRITE)
+    args = settings.parser(None).parse_args(pool_requests.WRITE)
     sampling = settings.check(args)
     words = "zero one two three four five six seven eight nine"
     how = {"words": words.split(), "model": args.model, "per_class": 5}
