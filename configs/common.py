@@ -91,6 +91,8 @@ def _keys() -> ml_collections.ConfigDict:
     m.detector = "wrn_10_1"  # the paper says "lightweight"; this size is our choice
     m.dtype = "float32"  # or bfloat16: type of computations; parameters are float32
     m.bn_momentum = 0.999  # share of the old running statistics that stays each step
+    # Running variance. unbiased: n/(n-1) times that of n values, as in torch.
+    m.bn_variance = Later("unbiased", neutral="biased")
     m.sync_bn = True  # batch statistics over all devices
     m.wrn_preact = "usb"  # usb: stages 2 and 3 start from the raw input; tf: activated
 

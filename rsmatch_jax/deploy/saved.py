@@ -66,7 +66,8 @@ def load(
                 "use the version that trained the run"
             ) from None
         devices = list(devices or jax.local_devices()[:1])
-        exp = experiment.build(config, dims, dataset, devices)
+        saved_shapes = checkpoints.shapes(number)
+        exp = experiment.build(config, dims, dataset, devices, saved_shapes)
         shapes = exp.state_shapes()
         checkpoints.require_fits(number, shapes)
         state = checkpoints.restore(number, shapes).state

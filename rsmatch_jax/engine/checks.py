@@ -35,6 +35,7 @@ BOUNDS = {
     "input.prefetch": _ONE_OR_MORE,
     "model.dtype": Bounds(choices=("float32", "bfloat16")),
     "model.bn_momentum": _SHARE,
+    "model.bn_variance": Bounds(choices=("unbiased", "biased")),
     "model.wrn_preact": Bounds(choices=("usb", "tf")),
     "method.name": Bounds(choices=tuple(catalogue.METHODS)),
     "method.threshold": _SHARE,

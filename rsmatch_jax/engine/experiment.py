@@ -129,10 +129,20 @@ def describe_data(task: rs_ssl.Task, dims: Dims) -> dict[str, Any]:
 
 
 def build(
-    config: Any, dims: Dims, dataset: str, devices: Sequence[jax.Device]
+    config: Any,
+    dims: Dims,
+    dataset: str,
+    devices: Sequence[jax.Device],
+    saved_shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Experiment:
-    """Builds everything but the images; `dataset` decides how they are normalised."""
+    """Builds everything but the images; `dataset` decides how they are normalised.
+
+    saved_shapes: {path of a leaf: its shape} of a run's checkpoint. Earlier versions
+    built some networks with other shapes, which the run keeps.
+    """
     method = METHODS[config.method.name].make(config, dims)
+    if saved_shapes:
+        method = method.as_saved(saved_shapes)
     mean, std = normalise.normalisation(dataset)
     names = {"classifier": config.model.classifier, "detector": config.model.detector}
     nets = {
@@ -143,6 +153,7 @@ def build(
                 dtype=jnp.dtype(config.model.dtype),
                 bn_momentum=config.model.bn_momentum,
                 sync_axis=parallel.AXIS if config.model.sync_bn else None,
+                bn_variance=config.model.bn_variance,
                 preact=config.model.wrn_preact,
             ),
             mean,

@@ -16,7 +16,7 @@ from rsmatch_jax.engine import checks, experiment, feed, plan, saved_config
 from rsmatch_jax.engine.loop import Loop
 from rsmatch_jax.errors import RunFailed
 from rsmatch_jax.methods.catalogue import METHODS
-from rsmatch_jax.runs import same_data, workdir
+from rsmatch_jax.runs import checkpoint, same_data, workdir
 from rsmatch_jax.runs.checkpoint import Checkpoints
 from rsmatch_jax.runtime import hosts, parallel
 from rsmatch_jax.runtime.stopping import Stop
@@ -100,7 +100,11 @@ def load(start: Start) -> Parts:
     warnings = METHODS[config.method.name].check_data(
         config, dims.num_classes, int(task.unl_synthetic.sum())
     )
-    exp = experiment.build(config, dims, task.name, start.devices)
+    saved_shapes = hosts.on_primary(
+        "saved shapes",
+        lambda: {} if start.overwrite else checkpoint.newest_shapes(start.folder),
+    )
+    exp = experiment.build(config, dims, task.name, start.devices, saved_shapes)
     source, lines = feed.make(exp, task)
     for line in (
         *plan.describe(exp, task),

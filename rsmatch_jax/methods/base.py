@@ -97,6 +97,14 @@ class Method:
         """Returns warnings about keys and data; raises RequestError if they clash."""
         return []
 
+    def as_saved(self, shapes: Mapping[str, tuple[int, ...]]) -> "Method":
+        """Returns the method whose networks have the shapes of a checkpoint.
+
+        For methods that earlier versions built with other shapes. shapes: {path of a
+        leaf of the state: its shape}.
+        """
+        return self
+
     @property
     def needs_truth(self) -> bool:
         """Whether `batch.synthetic` holds the ground truth."""

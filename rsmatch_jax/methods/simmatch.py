@@ -31,7 +31,7 @@ BANK_NORMS = {"fixed": 0, "usb": 1}
 @dataclasses.dataclass(frozen=True)
 class SimMatch(base.Method):
     """Fields are described in configs/common.py. The seed decides the bank before
-    step 0."""
+    step 0. hidden_width: of the projectors, None = the encoder's number of features."""
 
     training_heads = frozenset({PROJECTOR})
 
@@ -48,10 +48,18 @@ class SimMatch(base.Method):
     bank_decay: float = keys.key(least=0, most=1)
     bank_norm: str = keys.key(choices=tuple(BANK_NORMS))
     epass: bool = keys.key(own_method_only=True)
+    hidden_width: int | None = None
+
+    def as_saved(self, shapes):
+        """Keeps the width of a run of an earlier version, which was projection_size."""
+        for path, shape in shapes.items():
+            if path.endswith(f"projectors/{PROJECTOR}_0/hidden/bias"):
+                return dataclasses.replace(self, hidden_width=shape[0])
+        return self
 
     def heads(self, num_classes):
         count = EPASS_PROJECTORS if self.epass else 1
-        projector = Projector(self.projection_size, count)
+        projector = Projector(self.projection_size, count, self.hidden_width)
         return {"classifier": {"real": num_classes, PROJECTOR: projector}}
 
     def init_extra(self, dims):

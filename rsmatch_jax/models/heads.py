@@ -1,7 +1,7 @@
 """The heads of an encoder: linear classifiers and projectors."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax
@@ -19,28 +19,53 @@ xavier_normal = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
 class Projector:
     """A head that embeds: the mean of `count` independent two-layer perceptrons.
 
-    Each is D -> size -> size with a ReLU between. With count > 1 it is the ensemble of
-    EPASS (Nguyen 2023).
+    Each is D -> hidden -> size with a ReLU between; hidden=None means D, as in USB
+    (nets/simmatch). With count > 1 it is the ensemble of EPASS (Nguyen 2023).
     """
 
     size: int
     count: int = 1
+    hidden: int | None = None
 
 
 Head = int | Projector  # int: a linear classifier with that many classes
 
 
+def torch_linear(size: int, fan_in: int, name: str) -> nn.Dense:
+    """Returns a linear layer that starts as torch's: U(-b, b), b = 1/sqrt(fan-in)."""
+    bound = fan_in**-0.5
+
+    def symmetric(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return nn.Dense(
+        size,
+        dtype=jnp.float32,
+        kernel_init=symmetric,
+        bias_init=symmetric,
+        name=name,
+    )
+
+
+def xavier_linear(size: int, fan_in: int, name: str) -> nn.Dense:
+    """Returns a linear layer with Xavier's normal weights and no bias at first."""
+    del fan_in
+    return nn.Dense(size, dtype=jnp.float32, kernel_init=xavier_normal, name=name)
+
+
 class LinearHeads(nn.Module):
-    """A linear classifier per name in `sizes`: [N, D] -> {name: [N, size]}, float32."""
+    """A linear classifier per name in `sizes`: [N, D] -> {name: [N, size]}, float32.
+
+    linear: makes a layer, `xavier_linear` or `torch_linear`.
+    """
 
     sizes: Mapping[str, int]
+    linear: Callable[[int, int, str], nn.Dense] = xavier_linear
 
     @nn.compact
     def __call__(self, features: jax.Array) -> dict[str, jax.Array]:
         return {
-            name: nn.Dense(
-                size, dtype=jnp.float32, kernel_init=xavier_normal, name=name
-            )(features)
+            name: self.linear(size, features.shape[-1], name)(features)
             for name, size in self.sizes.items()
         }
 
@@ -58,7 +83,7 @@ class Projectors(nn.Module):
         projections = {}
         for name, spec in self.specs.items():
             members = [
-                Perceptron(spec.size, name=f"{name}_{i}")(features)
+                Perceptron(spec.size, spec.hidden, name=f"{name}_{i}")(features)
                 for i in range(spec.count)
             ]
             projections[name] = sum(members) / spec.count
@@ -66,28 +91,17 @@ class Projectors(nn.Module):
 
 
 class Perceptron(nn.Module):
-    """Linear, ReLU, linear: [N, D] -> [N, size], float32."""
+    """Linear, ReLU, linear: [N, D] -> [N, size], float32; hidden as in `Projector`."""
 
     size: int
+    hidden: int | None = None
 
     @nn.compact
     def __call__(self, features: jax.Array) -> jax.Array:
-        return self._linear("out", nn.relu(self._linear("hidden", features)))
-
-    def _linear(self, name: str, x: jax.Array) -> jax.Array:
-        """Weights and biases start from U(-b, b), b = 1/sqrt(fan-in), as in torch."""
-        bound = x.shape[-1] ** -0.5
-
-        def symmetric(key, shape, dtype=jnp.float32):
-            return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-        return nn.Dense(
-            self.size,
-            dtype=jnp.float32,
-            kernel_init=symmetric,
-            bias_init=symmetric,
-            name=name,
-        )(x)
+        width = features.shape[-1]
+        middle = self.hidden or width
+        hidden = nn.relu(torch_linear(middle, width, "hidden")(features))
+        return torch_linear(self.size, middle, "out")(hidden)
 
 
 class EncoderWithHeads(nn.Module):

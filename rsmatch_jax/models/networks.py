@@ -17,6 +17,7 @@ from rsmatch_jax.models.heads import (
     Projector,
     Projectors,
 )
+from rsmatch_jax.models.norm import VARIANCES
 from rsmatch_jax.models.resnet import resnet18, resnet50
 from rsmatch_jax.models.wrn import PREACTS, WideResNet
 from rsmatch_jax.state import Outputs, PyTree
@@ -59,6 +60,7 @@ def make(
     dtype: Any = jnp.float32,
     bn_momentum: float = 0.999,
     sync_axis: str | None = None,
+    bn_variance: str = "unbiased",
     preact: str = "usb",
 ) -> Network:
     """Returns the network `name` with these heads.
@@ -71,24 +73,34 @@ def make(
         bn_momentum: share of the old running statistics that an update keeps.
         sync_axis: mapped axis over which the batch statistics of training are averaged;
             None for one device or for statistics of each device.
+        bn_variance: "unbiased" or "biased", see `norm.make_norm`.
         preact: "usb" or "tf", see `wrn.Block`; a resnet ignores it.
 
     Raises:
-        RequestError: name or preact is unknown.
+        RequestError: name, bn_variance or preact is unknown.
     """
-    if preact not in PREACTS:
-        raise RequestError(
-            f"model.wrn_preact={preact!r} is unknown; choose {' or '.join(PREACTS)}"
-        )
+    for key, value, choices in (
+        ("wrn_preact", preact, PREACTS),
+        ("bn_variance", bn_variance, VARIANCES),
+    ):
+        if value not in choices:
+            raise RequestError(
+                f"model.{key}={value!r} is unknown; choose {' or '.join(choices)}"
+            )
     constructor = _constructor(name)
     if constructor.func is WideResNet:
         constructor = functools.partial(constructor, preact=preact)
-    encoder = constructor(dtype=dtype, bn_momentum=bn_momentum, sync_axis=sync_axis)
+    encoder = constructor(
+        dtype=dtype,
+        bn_momentum=bn_momentum,
+        sync_axis=sync_axis,
+        bn_variance=bn_variance,
+    )
     projectors = {k: h for k, h in heads.items() if isinstance(h, Projector)}
     linear = {k: h for k, h in heads.items() if k not in projectors}
     model = EncoderWithHeads(
         encoder=encoder,
-        heads=LinearHeads(sizes=linear),
+        heads=LinearHeads(sizes=linear, linear=encoder.linear),
         projectors=Projectors(specs=projectors),
     )
     return _pure(model, encoder.stages)

@@ -1,11 +1,12 @@
 """ImageNet's residual networks, version 1.5, as torchvision and USB build them.
 
 Source: USB nets/resnet/resnet.py. A bottleneck's stride is on the 3x3 convolution, not
-on the 1x1 before it. A norm follows every convolution, which has no bias.
+on the 1x1 before it. A norm follows every convolution, which has no bias. Linear
+classifiers start as torch's.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
+from rsmatch_jax.models.heads import torch_linear
 from rsmatch_jax.models.norm import conv_init, make_norm
 from rsmatch_jax.models.tap import Tap, untouched
 
@@ -30,6 +32,7 @@ class Block(nn.Module):
     dtype: Any
     bn_momentum: float
     sync_axis: str | None
+    bn_variance: str = "unbiased"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -69,6 +72,12 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
     bn_momentum: float = 0.999
     sync_axis: str | None = None
+    bn_variance: str = "unbiased"
+
+    @property
+    def linear(self) -> Callable[[int, int, str], nn.Dense]:
+        """Makes the linear classifiers."""
+        return torch_linear
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -91,6 +100,7 @@ class ResNet(nn.Module):
                     dtype=self.dtype,
                     bn_momentum=self.bn_momentum,
                     sync_axis=self.sync_axis,
+                    bn_variance=self.bn_variance,
                     name=f"stage{stage + 1}_block{block}",
                 )(x, train)
             x = tap(f"stage{stage + 1}", x)

@@ -5,6 +5,7 @@ in the last norm, and the input of the first block's conv1 in stages 2 and 3 (`B
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
+from rsmatch_jax.models.heads import xavier_linear
 from rsmatch_jax.models.norm import conv_init, make_norm
 from rsmatch_jax.models.tap import Tap, untouched
 
@@ -45,6 +47,7 @@ class Block(nn.Module):
     dtype: Any
     bn_momentum: float
     sync_axis: str | None
+    bn_variance: str = "unbiased"
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -80,7 +83,8 @@ class Block(nn.Module):
 class WideResNet(nn.Module):
     """WRN-depth-widen, depth = 6n + 4: [N, S, S, 3] images -> [N, 64 widen] features.
 
-    preact: see `Block`. dtype, bn_momentum and sync_axis: see `norm.make_norm`.
+    preact: see `Block`. dtype, bn_momentum, sync_axis and bn_variance: see
+    `norm.make_norm`.
     Features are pooled in float32. tap(name, x) -> x is called on the outputs of
     "stage1", "stage2" and, after the last norm and activation, "stage3".
     """
@@ -91,6 +95,12 @@ class WideResNet(nn.Module):
     dtype: Any = jnp.float32
     bn_momentum: float = 0.999
     sync_axis: str | None = None
+    bn_variance: str = "unbiased"
+
+    @property
+    def linear(self) -> Callable[[int, int, str], nn.Dense]:
+        """Makes the linear classifiers."""
+        return xavier_linear
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -119,6 +129,7 @@ class WideResNet(nn.Module):
                     dtype=self.dtype,
                     bn_momentum=self.bn_momentum,
                     sync_axis=self.sync_axis,
+                    bn_variance=self.bn_variance,
                     name=f"stage{stage}_block{block}",
                 )(x, train)
             if stage < 3:

@@ -141,14 +141,17 @@ class Checkpoints:
 
         It passes a damaged checkpoint, which `restore` reports.
         """
-        path = os.path.join(self._folder.path, str(step))
-        misfit = orbax_parts.misfit(os.path.join(path, "state"), like)
+        misfit = orbax_parts.misfit(self.shapes(step), like)
         if misfit:
             raise RequestError(
-                f"{path} is of another method, model or version than config.json says: "
-                f"{misfit}. Restore config.json, or use the version that trained the "
-                "run"
+                f"{self._folder.path}/{step} is of another method, model or version "
+                f"than config.json says: {misfit}. Restore config.json, or use the "
+                "version that trained the run"
             )
+
+    def shapes(self, step: int) -> dict[str, tuple[int, ...]]:
+        """Returns {path: shape} of a saved state's leaves; empty if it is damaged."""
+        return orbax_parts.shapes(os.path.join(self._folder.path, str(step), "state"))
 
     def restore(self, step: int, like: PyTree) -> Restored:
         """Returns the state of `step`, with the placement of `like`, and its meta.
@@ -253,6 +256,16 @@ class Checkpoints:
                 f"{self._folder.path}: {one_line(e)}. The last good one: {checkpoint}. "
                 "Make room and start again to go on from there"
             ) from e
+
+
+def newest_shapes(workdir: str) -> dict[str, tuple[int, ...]]:
+    """Returns {path: shape} of a workdir's newest readable state; empty without one."""
+    folder = CheckpointFolder(workdir)
+    for step in reversed(folder.steps()):
+        path = os.path.join(folder.path, str(step), "state")
+        if shapes := orbax_parts.shapes(path):
+            return shapes
+    return {}
 
 
 def _crc32(meta: dict[str, Any]) -> int:

@@ -3,7 +3,7 @@
 import logging
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,16 +26,23 @@ class NewestAndBest:
         return [i >= first or c.step == self.best for i, c in enumerate(checkpoints)]
 
 
-def misfit(folder: str, like: PyTree) -> str | None:
-    """Returns which leaf of a saved state differs from `like`, None if all fit.
-
-    folder: of the state. None for a damaged one as well, which shows when it is read.
-    """
+def shapes(folder: str) -> dict[str, tuple[int, ...]]:
+    """Returns {path: shape} of the leaves of a saved state; empty if it is damaged."""
     try:
         tree = ocp.StandardCheckpointHandler().metadata(pathlib.Path(folder)).tree
-        saved = {path: tuple(x.shape) for path, x in _leaves(tree)}
+        return {path: tuple(x.shape) for path, x in _leaves(tree)}
     except Exception:  # Orbax raises exceptions of many kinds for bad files
+        return {}
+
+
+def misfit(saved_shapes: Mapping[str, tuple[int, ...]], like: PyTree) -> str | None:
+    """Returns which leaf of a saved state differs from `like`, None if all fit.
+
+    saved_shapes: from `shapes`. An empty one fits: the damage shows when it is read.
+    """
+    if not saved_shapes:
         return None
+    saved = dict(saved_shapes)
     for path, leaf in _leaves(like):
         is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         shape = saved.pop(path, None)

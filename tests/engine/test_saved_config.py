@@ -25,7 +25,10 @@ LATER = {  # keys that a later version may add: dotted key: (default, neutral)
     "method.rsmatch.made_up": (3, 0),
     "method.simmatch.made_up": (None, 1.5),  # no run in OLD uses it
 }
-LINE = "began before these keys existed and keeps method.rsmatch.made_up=0, model.made"
+LINE = (
+    "began before these keys existed and keeps method.rsmatch.made_up=0, "
+    "model.bn_variance=biased, model.made_up=old"
+)
 
 
 def old_config(name="unfinished", **changes):
@@ -139,6 +142,7 @@ def test_what_an_old_run_may_change(later, changes, explicit, word):
     if word is None:
         kept = saved_config.continue_run(folder, later(**changes), explicit)
         assert {"model.made_up": "old", **kept} == {
+            **common.neutral_values(),
             "model.made_up": "old",
             "method.rsmatch.made_up": 0,
         }
@@ -173,7 +177,8 @@ def test_removed_keys(tmp_path):
 def test_key_without_a_neutral_value_is_refused(later):
     path = str(OLD / "unfinished" / workdir.CONFIG_FILE)
     saved = workdir.read_config(str(OLD / "unfinished"))
-    assert set(saved_config.missing_values(saved, path)) == set(LATER)
+    later_keys = set(LATER) | set(common.neutral_values())
+    assert set(saved_config.missing_values(saved, path)) == later_keys
     del saved["seed"]
     with pytest.raises(RequestError, match=r"config\.json lacks seed"):
         saved_config.missing_values(saved, path)

@@ -4,8 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.helpers import leaves
+from support import runs
+from support.helpers import config, leaves
+from support.host_pairs import StopAfter
 
+from rsmatch_jax import train
+from rsmatch_jax.deploy import saved
+from rsmatch_jax.engine import experiment
+from rsmatch_jax.methods.simmatch import PROJECTOR, SimMatch
 from rsmatch_jax.models import networks
 from rsmatch_jax.models.networks import Projector
 
@@ -14,6 +20,45 @@ def initial(heads):
     """wrn_10_2: 128 features, as the classifier of the paper."""
     net = networks.make("wrn_10_2", heads)
     return net, *net.init(jax.random.key(7), jnp.zeros((1, 8, 8, 3)))
+
+
+@pytest.mark.parametrize(
+    ("hidden", "middle"),
+    [(None, 128), (24, 24), (200, 200)],
+)
+def test_the_hidden_width_is_the_number_of_features(hidden, middle):
+    """As USB's Linear(D, D), ReLU, Linear(D, size)."""
+    net = networks.make("wrn_10_2", {"projector": Projector(24, 1, hidden)})
+    images = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
+    params = jax.eval_shape(net.init, jax.random.key(0), images)[0]
+    member = params["projectors"]["projector_0"]
+    assert member["hidden"]["kernel"].shape == (128, middle)
+    assert member["out"]["kernel"].shape == (middle, 24)
+
+
+def test_a_run_of_an_earlier_version_keeps_its_width(tmp_path, monkeypatch):
+    """Their hidden width was projection_size. Resumed, then opened."""
+    keys = {"method.name": "simmatch", "method.simmatch.projection_size": 24}
+    with monkeypatch.context() as earlier:
+        earlier.setattr(
+            SimMatch,
+            "heads",
+            lambda self, k: {
+                "classifier": {"real": k, PROJECTOR: Projector(24, 1, 24)}
+            },
+        )
+        c = config(**{**runs.KEYS, **keys})
+        device = jax.local_devices()[:1]
+        first = train.run(c, str(tmp_path), devices=device, stop=StopAfter(2))
+        assert first["status"] == "stopped"
+    assert train.run(c, str(tmp_path), devices=device)["status"] == "finished"
+    run = saved.load(str(tmp_path))
+    assert run.step == 4
+    member = run.state.params["classifier"]["projectors"]["projector_0"]
+    assert member["hidden"]["kernel"].shape == (16, 24)
+    fresh = experiment.build(c, run.exp.dims, "fake", device).state_shapes()
+    member = fresh.params["classifier"]["projectors"]["projector_0"]
+    assert member["hidden"]["kernel"].shape == (16, 16)
 
 
 @pytest.mark.parametrize(

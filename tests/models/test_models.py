@@ -80,6 +80,8 @@ def test_names_follow_the_rule():
             networks.make(name, DETECTOR)
     with pytest.raises(RequestError, match="wrn_preact='torch'.*usb or tf"):
         networks.make("wrn_28_2", DETECTOR, preact="torch")
+    with pytest.raises(RequestError, match="bn_variance='n'.*unbiased or biased"):
+        networks.make("wrn_28_2", DETECTOR, bn_variance="n")
 
 
 # --- initial values ------------------------------------------------------------------
@@ -125,7 +127,15 @@ def test_another_head_leaves_all_other_values_bit_identical():
 @pytest.fixture(scope="module", params=["usb", "tf"])
 def compared(request):
     """The reference's arrays and ours under the same names."""
-    net = networks.make("wrn_10_2", {"real": 10}, bn_momentum=0.9, preact=request.param)
+    net, biased = (
+        networks.make(
+            *("wrn_10_2", {"real": 10}),
+            bn_momentum=0.9,
+            preact=request.param,
+            bn_variance=variance,
+        )
+        for variance in ("unbiased", "biased")
+    )
     params, stats = map(fill, shapes("wrn_10_2", {"real": 10}, wrn_weights.SIZE))
     images, labels = map(jnp.asarray, wrn_weights.batch())
 
@@ -139,11 +149,13 @@ def compared(request):
         return net.apply(params, stats, images, False)[0], train, new, grads
 
     evaluated, trained, new, grads = run(params, stats, images)
+    _, old_rule = jax.jit(biased.apply, static_argnums=3)(params, stats, images, True)
     ours = {}
     for mode, out in (("eval", evaluated), ("train", trained)):
         ours[f"{mode}/features"] = out.features
         ours[f"{mode}/logits"] = out.logits["real"]
     ours |= {f"stats/{k}": v for k, v in flat(new).items()}
+    ours |= {f"biased_stats/{k}": v for k, v in flat(old_rule).items()}
     ours |= {f"grad/{k}": v for k, v in flat(grads).items()}
     with np.load(REFERENCE) as file:
         prefix = request.param + "/"
@@ -159,17 +171,19 @@ def test_outputs_equal_torch(compared, mode):
 
 
 def test_running_statistics_equal_torch(compared):
+    """Of "unbiased"; "biased" averages (n - 1) / n of torch's variance."""
     torch, ours = compared
     names = [k for k in torch if k.startswith("stats/")]
     assert len(names) == 14 and set(names) <= set(ours)
     for name in names:
+        np.testing.assert_allclose(ours[name], torch[name], 1e-5, 1e-6, err_msg=name)
         expected = torch[name]
         if name.endswith("/var"):
-            # torch stores n / (n - 1) of the batch variance.
             n = torch["count/" + name.removeprefix("stats/").removesuffix("/var")]
             old = 0.9 * wrn_weights.weight(name.removeprefix("stats/"), expected.shape)
             expected = old + (expected - old) * (n - 1) / n
-        np.testing.assert_allclose(ours[name], expected, 1e-5, 1e-6, err_msg=name)
+        biased = ours["biased_" + name]
+        np.testing.assert_allclose(biased, expected, 1e-5, 1e-6, err_msg=name)
 
 
 def test_gradients_equal_torch(compared):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import kstest
 from support.trees import check_kernel, count, flat, shapes, unflat
 
 from rsmatch_jax.models import networks, resnet
@@ -67,6 +68,24 @@ def test_initial_values():
         assert (value == name.endswith("var")).all()
 
 
+def test_a_linear_classifier_starts_as_torchs():
+    """Weights and biases are U(-b, b), b = 1/sqrt(fan-in); a WRN's are Xavier's."""
+    heads, bound = {"real": 300, "fake": 300}, 512**-0.5
+    net = networks.make("resnet18", heads)
+    params, _ = net.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    drawn = []
+    for head in params["heads"].values():
+        for value in (np.ravel(head["kernel"]), head["bias"]):
+            assert abs(value).max() < bound
+            assert kstest(value, "uniform", (-bound, 2 * bound)).pvalue > 1e-3
+        drawn.append(np.array(head["bias"]))
+    assert (drawn[0] != drawn[1]).any()
+    wide, _ = networks.make("wrn_10_2", heads).init(
+        jax.random.key(0), jnp.zeros((1, 8, 8, 3))
+    )
+    assert not np.any(wide["heads"]["real"]["bias"])
+
+
 # --- numpy ---------------------------------------------------------------------------
 
 
@@ -84,9 +103,9 @@ def conv(x, kernel, stride):
     return np.einsum("hwnijc,ijcd->nhwd", x, kernel)
 
 
-def norm(x, params, stats):
-    scale = params["scale"] / np.sqrt(stats["var"] + 1e-5)
-    return (x - stats["mean"]) * scale + params["bias"]
+def norm(x, params, running):
+    scale = params["scale"] / np.sqrt(running["var"] + 1e-5)
+    return (x - running["mean"]) * scale + params["bias"]
 
 
 def relu(x):
@@ -162,14 +181,16 @@ def test_whole_network_equals_numpy(size):
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
 
 
-def test_statistics_move_by_the_momentum():
-    net = resnet.ResNet((1,), bottleneck=False, bn_momentum=0.9)
+@pytest.mark.parametrize("variance", ["unbiased", "biased"])
+def test_statistics_move_by_the_momentum(variance):
+    net = resnet.ResNet((1,), bottleneck=False, bn_momentum=0.9, bn_variance=variance)
     x = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
     variables = net.init(jax.random.key(0), x, False)
     _, moved = net.apply(variables, x, True, mutable=["batch_stats"])
     moved = moved["batch_stats"]["bn"]
     y = conv(np.asarray(x), np.asarray(variables["params"]["stem"]["kernel"]), 2)
+    var = y.var((0, 1, 2), ddof=int(variance == "unbiased"))  # of 64 values
     np.testing.assert_allclose(
         moved["mean"], 0.1 * y.mean((0, 1, 2)), rtol=1e-3, atol=1e-5
     )
-    np.testing.assert_allclose(moved["var"], 0.9 + 0.1 * y.var((0, 1, 2)), rtol=1e-3)
+    np.testing.assert_allclose(moved["var"], 0.9 + 0.1 * var, rtol=2e-5)
