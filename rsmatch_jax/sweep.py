@@ -126,7 +126,7 @@ def _run_all(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
             failed.append(r)
             outcome = f"FAILED with exit code {code}, see {r.workdir}.log"
         else:
-            result = workdir.read_result(r.workdir)
+            result = workdir.read_result(r.workdir) or {}
             outcome = f"test accuracy {result['test_accuracy']:.4f}"
         left = sum(seconds) / len(seconds) * (len(to_do) - i)
         say(
@@ -163,11 +163,12 @@ def _runs(
 
 def _check(r: Run):
     """Checks all that can be checked before data are loaded."""
+
+    def define(values: flags.FlagValues):
+        flags.DEFINE_string("workdir", None, "", flag_values=values)
+
     argv = ["launch.py", *r.argv]
-    config, _, _ = config_file.parse(
-        argv,
-        lambda values: flags.DEFINE_string("workdir", None, "", flag_values=values),
-    )
+    config, _, _ = config_file.parse(argv, define)
     checks.check(config, num_devices=1)
     workdir.check_writable(r.workdir)
     explicit = config_file.override_keys(argv)

@@ -5,6 +5,7 @@ the key in configs/common.py (`Later`).
 """
 
 import copy
+import functools
 import os
 import sys
 from collections.abc import Collection, Mapping
@@ -27,6 +28,12 @@ def reference() -> tuple[Any, dict[str, Any]]:
         config_file.call(common, "get_config"),
         config_file.call(common, "neutral_values"),
     )
+
+
+@functools.cache
+def neutral_values() -> Mapping[str, Any]:
+    """Returns the second part of `reference`, read once in a process."""
+    return reference()[1]
 
 
 def load(folder: str) -> Any:
@@ -91,7 +98,7 @@ def missing_values(saved: Mapping[str, Any], path: str) -> dict[str, Any]:
 def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a saved config with neutral values for the later keys that it lacks."""
     config, flat = copy.deepcopy(dict(saved)), workdir.flat(saved)
-    for key, value in reference()[1].items():
+    for key, value in neutral_values().items():
         if key not in flat:
             _put(config, key, value)
     return config

@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace):
+    """Prints and writes the report of all runs in or below the folders."""
     data_flags = [
         f"--{flag}={getattr(args, flag)}"
         for flag in ("data_dir", "synthetic_pool")
@@ -41,16 +42,8 @@ def _run(args: argparse.Namespace):
     ]
     if data_flags and not args.draw:
         raise RequestError(f"{data_flags[0]} is for --draw alone; leave it out")
-    report(args.folders, args.out, data_flags if args.draw else None)
-
-
-def report(folders: Sequence[str], out: str | None, draw: Sequence[str] | None = None):
-    """Prints and writes the report of all runs in or below the folders.
-
-    draw: flags that name the data, to draw missing pictures first; None draws nothing.
-    """
-    folders = [os.path.normpath(folder) for folder in folders]
-    out = out or os.path.join(folders[0], "report.html")
+    folders = [os.path.normpath(folder) for folder in args.folders]
+    out = args.out or os.path.join(folders[0], "report.html")
     runs, records = collect.find(folders)
     files.check_output(out, ".html")
     stem = out.removesuffix(".html")
@@ -64,7 +57,7 @@ def report(folders: Sequence[str], out: str | None, draw: Sequence[str] | None =
         sys.stdout.write(f"\n{text.section(table)}")
     detailed = [runs.get(os.path.realpath(folder)) for folder in folders]
     detailed = [run for run in detailed if isinstance(run, collect.Run)]
-    failed = [] if draw is None else _draw(detailed, draw)
+    failed = _draw(detailed, data_flags) if args.draw else []
     try:
         page.write(out, made, detailed)
         text.write_cells(f"{stem}.csv", made)
@@ -78,7 +71,7 @@ def report(folders: Sequence[str], out: str | None, draw: Sequence[str] | None =
 
 def _draw(runs: Sequence[collect.Run], data_flags: Sequence[str]) -> list[str]:
     """Draws pictures that are missing or old; returns the commands that failed."""
-    # Lazy: they import the networks and the data, which nothing else here needs.
+    # Lazy: networks and data, which nothing else here needs.
     from rsmatch_jax.analysis import explain, tsne
 
     if not runs:
@@ -87,10 +80,8 @@ def _draw(runs: Sequence[collect.Run], data_flags: Sequence[str]) -> list[str]:
     for run in runs:
         for name, module in ((run_section.GRADCAM, explain), (run_section.TSNE, tsne)):
             path = os.path.join(run.folder, name)
-            if (
-                os.path.exists(path)
-                and run_section.facts(path).get("step") == run.steps
-            ):
+            step = run_section.facts(path).get("step")
+            if os.path.exists(path) and step == run.steps:
                 continue
             if module.main([f"--workdir={run.folder}", *data_flags]):
                 failed.append(run_section.command(name, run.folder))
@@ -104,10 +95,8 @@ def _require_runs(folders: Sequence[str], runs: collect.Runs, records: collect.R
         )
     broken = [run for run in runs.values() if isinstance(run, collect.Broken)]
     if runs and len(broken) == len(runs):
-        raise RequestError(
-            "there are only broken runs:\n"
-            + "\n".join(f"  {run.folder}: {run.reason}" for run in broken)
-        )
+        lines = [f"  {run.folder}: {run.reason}" for run in broken]
+        raise RequestError("\n".join(["there are only broken runs:", *lines]))
 
 
 if __name__ == "__main__":

@@ -39,10 +39,6 @@ class Run:
     def num_steps(self) -> int:
         return self.config["train"]["num_steps"]
 
-    def setting(self) -> dict[str, Any]:
-        """Returns {dotted key: value} that repetitions with other seeds share."""
-        return grid.setting(self.config)
-
 
 @dataclasses.dataclass(frozen=True)
 class Broken:
@@ -64,7 +60,8 @@ def find(folders: Sequence[str]) -> tuple[Runs, Records]:
     Raises:
         RequestError: a folder is missing, or a record is broken.
     """
-    runs, records = {}, {}
+    runs: Runs = {}
+    records: Records = {}
     for folder in folders:
         if not os.path.isdir(folder):
             raise RequestError(f"{folder}: there is no such folder")
@@ -84,7 +81,7 @@ def read(folder: str) -> Run | Broken:
     """Returns the run in a folder with a result.json."""
     path = os.path.join(folder, workdir.RESULT_FILE)
     try:
-        result = workdir.read_result(folder)
+        result = workdir.read_result(folder) or {}
         lines = workdir.read_metrics(folder)
         flat = {**result, **workdir.flat({"test": result["test"]})}
         values = {name: flat.get(key) for name, key in names.COLUMNS.items()}
@@ -96,7 +93,6 @@ def read(folder: str) -> Run | Broken:
             figures={k: None if v is None else float(v) for k, v in values.items()},
             evaluations=tuple(x for x in lines if "eval/test_accuracy" in x),
         )
-        run.setting()
         if run.finished and run.figures["best"] is None:
             raise KeyError(names.BEST)
     except RequestError as e:

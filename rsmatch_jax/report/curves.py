@@ -1,6 +1,5 @@
 """Curves over training as plotly figures: means over seeds, a line per cell."""
 
-import dataclasses
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -9,7 +8,7 @@ import plotly.graph_objects as go
 from plotly import offline
 
 from rsmatch_jax.report.collect import Run
-from rsmatch_jax.report.tables import Cell, Table
+from rsmatch_jax.report.tables import Table
 
 HEIGHT = 340  # pixels
 # Colour-blind safe (Okabe and Ito), without yellow, which is faint on a light page.
@@ -24,8 +23,7 @@ class Chart(NamedTuple):
     html: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """points: (step, value). notes: the texts after the values, None = the unit."""
 
     name: str
@@ -38,21 +36,28 @@ def script() -> str:
     return offline.get_plotlyjs()
 
 
-def of_table(table: Table) -> list[Chart]:
+def of_table(table: Table) -> list[Chart | None]:
     """Returns charts of test accuracy by column, then of detector and queue."""
-    charts, several = [], len(table.columns) > 1
+    charts: list[Chart | None] = []
+    several = len(table.columns) > 1
     for column in table.columns:
         title = f"Test accuracy, {column}" if several else "Test accuracy"
-        cells = [(c.row, c) for c in table.cells if c.column == column]
-        charts.append(_means(title, cells, "eval/test_accuracy"))
-    cells = [(f"{c.row}, {c.column}" if several else c.row, c) for c in table.cells]
+        cells = [c for c in table.cells if c.column == column]
+        lines = [mean_line(c.row, c.runs, "eval/test_accuracy") for c in cells]
+        charts.append(chart(title, lines))
     for title, key in (
         ("Detector: accuracy on unlabelled images (Fig. 4a)", "detector_accuracy"),
         ("Detector: balanced accuracy", "detector_balanced_accuracy"),
         ("Queue: share of synthetic images", "queue_purity"),
     ):
-        charts.append(_means(title, cells, f"eval/{key}"))
-    return [chart for chart in charts if chart]
+        lines = [
+            mean_line(
+                f"{c.row}, {c.column}" if several else c.row, c.runs, f"eval/{key}"
+            )
+            for c in table.cells
+        ]
+        charts.append(chart(title, lines))
+    return charts
 
 
 def mean_line(name: str, runs: Iterable[Run], key: str) -> Line:
@@ -63,14 +68,12 @@ def mean_line(name: str, runs: Iterable[Run], key: str) -> Line:
         for line in run.evaluations:
             if line.get(key) is not None:
                 values.setdefault(line["step"], []).append(100 * line[key])
-    values = {step: v for step, v in sorted(values.items()) if len(v) == len(runs)}
-    points = [(step, statistics.fmean(v)) for step, v in values.items()]
-    texts = [" / ".join(f"{x:.2f}" for x in v) for v in values.values()]
-    return Line(name, points, [f" % ({text})" for text in texts])
-
-
-def _means(title: str, cells: Sequence[tuple[str, Cell]], key: str) -> Chart | None:
-    return chart(title, [mean_line(name, cell.runs, key) for name, cell in cells])
+    points, notes = [], []
+    for step, shares in sorted(values.items()):
+        if len(shares) == len(runs):
+            points.append((step, statistics.fmean(shares)))
+            notes.append(f" % ({' / '.join(f'{x:.2f}' for x in shares)})")
+    return Line(name, points, notes)
 
 
 def chart(title: str, lines: Sequence[Line], unit: str = " %") -> Chart | None:

@@ -79,7 +79,7 @@ class Cell:
         method = keys.pop("method.name", plain["method.name"])
         parts = [f"{key.rsplit('.', 1)[1]}={keys[key]}" for key in sorted(keys)]
         sweep = [self.sweep] if self.common else []
-        return "-".join([*sweep, self.config, method, *parts])
+        return "-".join([*sweep, self.config, str(method), *parts])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,17 +104,20 @@ def load(path: str | None = None) -> dict[str, Sweep]:
     path = path or os.path.join(config_file.CONFIGS, "ablations.py")
     sweeps = {}
     for name, sweep in config_file.call(path, "get_sweeps").items():
-        common = sweep.get("overrides", {})
-        cells = tuple(
-            Cell(**cell, common=common, sweep=name) for cell in sweep["cells"]
-        )
-        sweeps[name] = Sweep(name=name, **{**sweep, "cells": cells})
+        shared = {"common": sweep.get("overrides", {}), "sweep": name}
+        cells = tuple(Cell(**cell, **shared) for cell in sweep.pop("cells"))
+        sweeps[name] = Sweep(name=name, cells=cells, **sweep)
     return sweeps
 
 
 def load_config(name: str) -> Any:
-    """The unlocked ConfigDict of configs/<name>.py."""
-    return config_file.load(config_file.find(name)).unlock()
+    """Returns the unlocked ConfigDict of configs/<name>.py, read once."""
+    return _locked_config(name).copy_and_resolve_references().unlock()
+
+
+@functools.cache
+def _locked_config(name: str) -> Any:
+    return config_file.load(config_file.find(name))
 
 
 def setting(config: Mapping[str, Any]) -> dict[str, Value]:
@@ -123,9 +126,15 @@ def setting(config: Mapping[str, Any]) -> dict[str, Value]:
     return {k: v for k, v in flat.items() if not k.startswith(NOT_THE_SETTING)}
 
 
-def changed(cell: Cell, config: Mapping[str, Any]) -> dict[str, tuple[Value, Value]]:
-    """Returns {dotted key: (cell's, run's value)} of differences, except the pool."""
-    expected = setting(cell.config_dict().to_dict())
+Changed = dict[str, tuple[Value, Value]]  # {dotted key: (cell's, run's value)}
+
+
+def changed(cell: Cell, config: Mapping[str, Any]) -> Changed:
+    """Returns how a run's config differs from a cell's, apart from the pool."""
+    return _changed(setting(cell.config_dict().to_dict()), config)
+
+
+def _changed(expected: dict[str, Value], config: Mapping[str, Any]) -> Changed:
     return {
         key: (old, new)
         for key, old, new in workdir.differences(expected, setting(config))
@@ -134,16 +143,19 @@ def changed(cell: Cell, config: Mapping[str, Any]) -> dict[str, tuple[Value, Val
 
 
 @functools.cache
-def _published() -> tuple[Cell, ...]:
+def _published() -> tuple[tuple[Cell, dict[str, Value]], ...]:
+    """The paper's cells with an accuracy, and their settings."""
     sweeps = load()
-    return tuple(c for name in PAPER for c in sweeps[name].cells if c.accuracy)
+    cells = [c for name in PAPER for c in sweeps[name].cells if c.accuracy]
+    return tuple((c, setting(c.config_dict().to_dict())) for c in cells)
 
 
-def published(config: Mapping[str, Any]) -> Cell | None:
-    """Returns the paper's cell with a config's data and method, None without one."""
-    for cell in _published():
-        if not any(key.startswith(IDENTITY) for key in changed(cell, config)):
-            return cell
+def published(config: Mapping[str, Any]) -> tuple[Cell, Changed] | None:
+    """Returns the paper's cell with a config's data and method, and `changed`."""
+    for cell, expected in _published():
+        differing = _changed(expected, config)
+        if not any(key.startswith(IDENTITY) for key in differing):
+            return cell, differing
     return None
 
 
@@ -158,8 +170,8 @@ def write_record(out: str, sweep: Sweep, seeds: list[int], more: Mapping[str, Va
     path = os.path.join(out, sweep.name + RECORD_SUFFIX)
     with open(f"{path}.lock", "w") as lock:
         files.wait_for_lock(lock)
-        earlier = read_record(path) if os.path.exists(path) else None
-        if earlier is not None:
+        if os.path.exists(path):
+            earlier = read_record(path)
             began, now = (
                 {k: v for k, v in keys.items() if not k.startswith(workdir.FREE)}
                 for keys in (earlier["overrides"], more)
@@ -182,7 +194,7 @@ def write_record(out: str, sweep: Sweep, seeds: list[int], more: Mapping[str, Va
 
 def read_record(path: str) -> dict[str, Any]:
     """Returns a sweep's record; RequestError if the file holds something else."""
-    record = files.read_json(path)
+    record = files.read_json(path) or {}
     try:
         _ = [record[key] for key in RECORD_KEYS]
         _ = [cell[key] for cell in record["cells"] for key in CELL_KEYS]

@@ -1,7 +1,7 @@
 """The report as one HTML file that needs no network."""
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jinja2
@@ -39,7 +39,7 @@ def write(path: str, tables: Sequence[Table], detailed: Sequence[Run] = ()):
     files.write_text(path, page)
 
 
-def _section(table: Table, shown: Collection[str]) -> dict[str, Any]:
+def _section(table: Table, shown: set[str]) -> dict[str, Any]:
     folders = {
         os.path.realpath(run.folder)
         for cell in table.cells
@@ -47,21 +47,18 @@ def _section(table: Table, shown: Collection[str]) -> dict[str, Any]:
         if not isinstance(run, Broken)
     }
     is_detailed_run = len(folders) == 1 and folders <= shown
-    rows = []
-    for row in table.rows:
-        cells = [table.cell(row, column) for column in table.columns]
-        rows.append({"name": row, "lines": list(text.row_lines(table, cells))})
+    charts = [] if is_detailed_run else curves.of_table(table)
     return {
         "title": table.title,
         "columns": table.columns,
-        "rows": rows,
+        "lines": list(text.lines(table)),
         "notes": text.footnotes(table),
-        "charts": [] if is_detailed_run else curves.of_table(table),
+        "charts": [chart for chart in charts if chart],
         "pictures": list(_queues(table, shown))[:PICTURES],
     }
 
 
-def _queues(table: Table, shown: Collection[str]) -> Iterator[dict[str, str]]:
+def _queues(table: Table, shown: set[str]) -> Iterator[dict[str, str]]:
     """Of each cell the queue of the first run with one, without those in `shown`."""
     for cell in table.cells:
         for run in cell.runs:

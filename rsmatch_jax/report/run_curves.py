@@ -52,49 +52,40 @@ BY_CLASS = {
 }
 
 
-def of_classifier(lines: Lines) -> list[Chart]:
+def of_classifier(lines: Lines) -> list[Chart | None]:
     """Returns charts of test figures, pseudo-labels and calibration."""
     charts = [_shares(title, lines, keys) for title, keys in CLASSIFIER.items()]
-    return _drawn([*charts, reliability(lines)])
+    return [*charts, reliability(lines)]
 
 
-def of_detector(lines: Lines, class_names: Sequence[str]) -> list[Chart]:
+def of_detector(lines: Lines, class_names: Sequence[str]) -> list[Chart | None]:
     """Returns charts of detector and queue: overall, by origin and by class."""
     shares = [line.get(ORIGINS) or {} for line in lines]
     origins = [
         _line(name, lines, [x.get(name) for x in shares])
         for name in dict.fromkeys(name for x in shares for name in x)
     ]
-    return _drawn(
-        [
-            *(_shares(title, lines, keys) for title, keys in DETECTOR.items()),
-            curves.chart("Detector accuracy by origin", origins),
-            *(
-                _by_class(title, [x for x in lines if x.get(key)], key, class_names)
-                for title, key in BY_CLASS.items()
-            ),
-        ]
-    )
+    return [
+        *(_shares(title, lines, keys) for title, keys in DETECTOR.items()),
+        curves.chart("Detector accuracy by origin", origins),
+        *(_by_class(title, lines, key, class_names) for title, key in BY_CLASS.items()),
+    ]
 
 
-def of_losses(lines: Lines) -> list[Chart]:
+def of_losses(lines: Lines) -> list[Chart | None]:
     """Returns charts of losses and gradient norms, means over log intervals."""
-    keys = sorted({k for line in lines for k in line if k.startswith("train/")})
-    groups = {
-        "Losses": [k for k in keys if "loss" in k],
-        "Gradient norms": [k for k in keys if k.endswith("grad_norm")],
-    }
-    return _drawn(
-        curves.chart(
-            title,
-            [
-                _line(k.removeprefix("train/"), lines, [x.get(k) for x in lines], 1.0)
-                for k in group
-            ],
-            unit="",
-        )
-        for title, group in groups.items()
-    )
+    losses, norms = [], []
+    for key in sorted({k for x in lines for k in x if k.startswith("train/")}):
+        name = key.removeprefix("train/")
+        line = _line(name, lines, [x.get(key) for x in lines], 1.0)
+        if "loss" in key:
+            losses.append(line)
+        if key.endswith("grad_norm"):
+            norms.append(line)
+    return [
+        curves.chart("Losses", losses, unit=""),
+        curves.chart("Gradient norms", norms, unit=""),
+    ]
 
 
 def reliability(lines: Lines) -> Chart | None:
@@ -158,6 +149,7 @@ def _line(
 def _by_class(
     title: str, lines: Lines, key: str, class_names: Sequence[str]
 ) -> Chart | None:
+    lines = [x for x in lines if x.get(key)]
     if len(class_names) <= MOST_CLASSES:
         drawn = [
             _line(name, lines, [line[key][k] for line in lines])
@@ -170,7 +162,3 @@ def _by_class(
         for name, q in QUANTILES.items()
     ]
     return curves.chart(f"{title} ({len(class_names)} classes)", drawn)
-
-
-def _drawn(charts: Iterable[Chart | None]) -> list[Chart]:
-    return [chart for chart in charts if chart]

@@ -60,16 +60,22 @@ PICTURES = {
 
 def section(run: Run) -> dict[str, Any]:
     """Returns what `run.html.jinja` shows; RequestError if a file is broken."""
-    result = workdir.read_result(run.folder)
+    result = workdir.read_result(run.folder) or {}
     lines = workdir.read_metrics(run.folder)
     confusion = _confusion(os.path.join(run.folder, workdir.CONFUSION_FILE))
     classes = _class_names(run.folder, confusion)
     worst = mistakes.read(os.path.join(run.folder, workdir.MISTAKES_FILE))
-    charts = {
+    groups = {
         "Classifier": run_curves.of_classifier(lines),
         "Detector and queue": run_curves.of_detector(lines, classes),
         "Losses": run_curves.of_losses(lines),
     }
+    pairs = [
+        (classes[truth], classes[predicted], f"{count} of {total}")
+        for truth, predicted, count, total in (
+            [] if confusion is None else scores.most_confused(confusion, PAIRS)
+        )
+    ]
     drawn, missing = [], []
     for name, picture in PICTURES.items():
         if os.path.exists(os.path.join(run.folder, name)):
@@ -81,9 +87,13 @@ def section(run: Run) -> dict[str, Any]:
         "folder": run.folder,
         "warnings": result.get("warnings") or [],
         "figures": list(_figures(result)),
-        "groups": [(title, group) for title, group in charts.items() if group],
+        "groups": [
+            (title, [chart for chart in group if chart])
+            for title, group in groups.items()
+            if any(group)
+        ],
         "classes": [] if confusion is None else _classes(confusion, classes, lines),
-        "pairs": [] if confusion is None else _pairs(confusion, classes),
+        "pairs": pairs,
         "tiles": [] if worst is None else _tiles(worst, classes),
         "pictures": drawn,
         "missing": missing,
@@ -167,14 +177,6 @@ def _classes(
     return list(zip(classes, *columns, strict=True))
 
 
-def _pairs(confusion: np.ndarray, classes: Sequence[str]) -> list[tuple[str, str, str]]:
-    """(truth, prediction, how often)."""
-    return [
-        (classes[truth], classes[predicted], f"{count} of {total}")
-        for truth, predicted, count, total in scores.most_confused(confusion, PAIRS)
-    ]
-
-
 def _tiles(
     worst: mistakes.Mistakes, classes: Sequence[str]
 ) -> list[tuple[str, list[dict[str, str]]]]:
@@ -187,7 +189,7 @@ def _tiles(
         "Test images of the most confused pairs": ~detector,
     }
     return [
-        (title, [_tile(worst, i, classes) for i in np.flatnonzero(group)])
+        (title, [_tile(worst, int(i), classes) for i in np.flatnonzero(group)])
         for title, group in groups.items()
         if group.any()
     ]

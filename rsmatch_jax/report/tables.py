@@ -23,9 +23,9 @@ class Cell:
     """One place of a table.
 
     runs: finished ones, which give the figures. repeated: others of the same seeds,
-    which are left out. expected: the number of runs of a sweep, None for plain runs.
-    paper: accuracy (mean, std) in percent. paper_detector: in percent. reduced: how the
-    runs differ from the paper's, None if they do not.
+    which are left out. expected: number of runs, None outside a sweep. paper: accuracy
+    (mean, std) in percent. paper_detector: in percent. reduced: how the runs differ
+    from the paper's, None if they do not.
     """
 
     row: str
@@ -89,23 +89,20 @@ class Table:
     def cell(self, row: str, column: str) -> Cell | None:
         return next((c for c in self.cells if (c.row, c.column) == (row, column)), None)
 
-    def _base(self, cell: Cell) -> Cell | None:
-        """The baseline's cell in the column of another row's cell."""
-        if self.baseline in (None, cell.row):
-            return None
-        return self.cell(self.baseline, cell.column)
-
     def difference(self, cell: Cell, name: str) -> float | None:
-        """Returns a figure's mean minus that of the baseline in the same column."""
-        base = self._base(cell)
-        mine, other = cell.stat(name), base and base.stat(name)
-        return mine.mean - other.mean if mine and other else None
+        """Returns a figure's mean minus that of the baseline in the same column.
 
-    def paper_difference(self, cell: Cell) -> float | None:
-        """Returns the same difference for the paper's accuracy."""
-        base = self._base(cell)
-        paper = cell.paper and base and base.paper
-        return cell.paper[0] - paper[0] if paper else None
+        name: of the figure, or "paper" for the paper's accuracy.
+        """
+        base = None
+        if self.baseline is not None and self.baseline != cell.row:
+            base = self.cell(self.baseline, cell.column)
+        if base is None:
+            return None
+        mine, other = (
+            c.paper if name == "paper" else c.stat(name) for c in (cell, base)
+        )
+        return mine[0] - other[0] if mine and other else None
 
 
 def of_sweep(
@@ -118,8 +115,8 @@ def of_sweep(
         for seed in record["seeds"]:
             folder = grid.run_folder(base, cell["folder"], seed)
             run = runs.get(os.path.realpath(folder))
-            if isinstance(run, Run):
-                run = _of_cell(run, cell, seed)
+            if isinstance(run, Run) and (reason := _misplaced(run, cell, seed)):
+                run = Broken(run.folder, reason)
             if isinstance(run, Broken):
                 broken.append(run)
             elif run is not None:
@@ -151,7 +148,7 @@ def of_runs(runs: Iterable[Run | Broken]) -> Table:
         if isinstance(run, Broken):
             broken.append(run)
             continue
-        setting = run.setting()
+        setting = grid.setting(run.config)
         key = tuple(sorted(setting.items()))
         if key not in groups:
             kinds.setdefault((run.method, run.dataset), []).append(setting)
@@ -159,8 +156,13 @@ def of_runs(runs: Iterable[Run | Broken]) -> Table:
     cells = []
     for key, group in groups.items():
         kind = (group[0].method, group[0].dataset)
-        row = " ".join([f"{kind[0]} on {kind[1]}", *_distinctive(key, kinds[kind])])
-        paper = grid.published(group[0].config)
+        distinctive = [
+            f"{name}={value}"
+            for name, value in key
+            if any(other.get(name) != value for other in kinds[kind])
+        ]
+        row = " ".join([f"{kind[0]} on {kind[1]}", *distinctive])
+        paper, changed = grid.published(group[0].config) or (None, {})
         by_seed = {r.seed: r for r in reversed(group) if r.finished}
         repeated = [r for r in group if r.finished and r is not by_seed[r.seed]]
         cells.append(
@@ -170,37 +172,25 @@ def of_runs(runs: Iterable[Run | Broken]) -> Table:
                 runs=tuple(by_seed[seed] for seed in sorted(by_seed)),
                 repeated=tuple(repeated),
                 unfinished=tuple(r for r in group if not r.finished),
-                paper=paper and paper.accuracy,
-                paper_detector=paper and paper.detector,
-                reduced=paper and _reduced(None, grid.changed(paper, group[0].config)),
+                paper=paper.accuracy if paper else None,
+                paper_detector=paper.detector if paper else None,
+                reduced=_reduced(None, changed),
             )
         )
     cells += [Cell(b.folder, "runs", (), broken=(b,)) for b in broken]
     return Table(name="runs", title="Runs by setting", cells=tuple(cells))
 
 
-def _distinctive(
-    setting: Iterable[tuple[str, Any]], others: Sequence[Mapping[str, Any]]
-) -> list[str]:
-    """key=value of the keys in which a setting differs from one of the others."""
-    return [
-        f"{key}={value}"
-        for key, value in setting
-        if any(other.get(key) != value for other in others)
-    ]
-
-
-def _of_cell(run: Run, cell: Mapping[str, Any], seed: int) -> Run | Broken:
-    """The run, or Broken if it is not a run of this cell and seed."""
-    setting = {**run.setting(), "seed": run.seed}
-    _, neutral = saved_config.reference()  # a run from before a key has these values
+def _misplaced(run: Run, cell: Mapping[str, Any], seed: int) -> str | None:
+    """The reason why a run does not belong to a cell and seed, None if it does."""
+    setting = {**grid.setting(run.config), "seed": run.seed}
+    neutral = saved_config.neutral_values()  # of a run from before a key
     for key, value in {**cell["setting"], "seed": seed}.items():
         is_neutral = key in neutral and setting.get(key) == neutral[key]
         if setting.get(key) != value and not is_neutral:
             path = os.path.join(run.folder, "config.json")
-            reason = f"{path}: {key}={setting.get(key)}, but this cell has {value}"
-            return Broken(run.folder, reason)
-    return run
+            return f"{path}: {key}={setting.get(key)}, but this cell has {value}"
+    return None
 
 
 def _reduced(text: str | None, changed: Mapping[str, Sequence[Any]]) -> str | None:

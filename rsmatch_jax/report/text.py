@@ -2,13 +2,13 @@
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rsmatch_jax import files, terminal
 from rsmatch_jax.metrics import names
 from rsmatch_jax.report.collect import Broken, Run
-from rsmatch_jax.report.tables import Cell, Stat, Table
+from rsmatch_jax.report.tables import Cell, Table
 
 MARK = "†"  # at every figure of a reduced cell
 DETECTOR_LINES = {
@@ -19,20 +19,23 @@ DETECTOR_LINES = {
 
 def section(table: Table) -> str:
     """Returns the table with its title and notes as Markdown."""
-    lines = []
+    body = terminal.table(["", "%", *table.columns], list(lines(table)))
+    notes = [f"- {note}" for note in footnotes(table)]
+    return "\n".join([f"## {table.title}", "", body, "", *notes, ""])
+
+
+def lines(table: Table) -> Iterator[list[str]]:
+    """Yields [row, what, text of every column]; row: "" after a row's first line."""
     for row in table.rows:
         cells = [table.cell(row, column) for column in table.columns]
-        for what, texts in row_lines(table, cells):
-            lines.append([row if what == "best" else "", what, *texts])
-    head = ["", "%", *table.columns]
-    text = [f"## {table.title}", "", terminal.table(head, lines), ""]
-    return "\n".join([*text, *(f"- {note}" for note in footnotes(table)), ""])
+        for what, texts in _row_lines(table, cells):
+            yield [row if what == "best" else "", what, *texts]
 
 
-def row_lines(
+def _row_lines(
     table: Table, cells: Sequence[Cell | None]
-) -> Iterable[tuple[str, list[str]]]:
-    """Yields (name, text of every column) for the lines of one row of a table."""
+) -> Iterator[tuple[str, list[str]]]:
+    """Yields (what, text of every column) for the lines of one row."""
 
     def figures(name: str, difference: bool = True) -> list[str]:
         return [_figure(table, cell, name, difference) for cell in cells]
@@ -57,12 +60,14 @@ def row_lines(
 
 def _figure(table: Table, cell: Cell | None, name: str, difference: bool) -> str:
     """One of our figures: "93.81 ± 0.70 (+0.86) †"; "-" without one."""
-    stat = cell and cell.stat(name)
-    if not stat:
-        return "-" if cell else ""
-    parts = [spread(stat)]
+    if cell is None:
+        return ""
+    stat = cell.stat(name)
+    if stat is None:
+        return "-"
+    parts = [_spread(stat.mean, None if stat.std is None else f"{stat.std:.2f}")]
     if difference:
-        parts += _bracket(table.difference(cell, name))
+        parts += _bracket(table, cell, name)
     return " ".join(parts + ([MARK] if cell.reduced else []))
 
 
@@ -70,14 +75,16 @@ def _paper(table: Table, cell: Cell | None) -> str:
     """The paper's figure in the same form, with its std as printed."""
     if not cell or not cell.paper:
         return ""
-    mean, std = cell.paper
-    text = f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std}"
-    return " ".join([text, *_bracket(table.paper_difference(cell))])
+    return " ".join([_spread(*cell.paper), *_bracket(table, cell, "paper")])
 
 
-def spread(stat: Stat) -> str:
-    """Returns mean ± standard deviation."""
-    return f"{stat.mean:.2f}" + ("" if stat.std is None else f" ± {stat.std:.2f}")
+def _spread(mean: float, std: float | str | None) -> str:
+    return f"{mean:.2f}" + ("" if std is None else f" ± {std}")
+
+
+def _bracket(table: Table, cell: Cell, name: str) -> list[str]:
+    difference = table.difference(cell, name)
+    return [] if difference is None else [f"({difference:+.2f})"]
 
 
 def footnotes(table: Table) -> list[str]:
@@ -94,10 +101,8 @@ def footnotes(table: Table) -> list[str]:
     for text, places in reduced.items():
         where = "" if len(places) == len(table.cells) else f" ({'; '.join(places)})"
         notes.append(f"{MARK} reduced, no reproduction of the paper{where}: {text}")
-    notes += [
-        f"{'; '.join(places)}: {text}."
-        for text, places in _places(table, "note").items()
-    ]
+    for text, places in _places(table, "note").items():
+        notes.append(f"{'; '.join(places)}: {text}.")
     for cell in table.cells:
         notes += [
             f"{run.folder}: {run.status} at step {run.steps} of {run.num_steps}, not "
@@ -143,7 +148,7 @@ def write_cells(path: str, tables: Iterable[Table]):
                 line[f"{name}_std"] = stat.std if stat else None
             line["best_difference"] = table.difference(cell, "best")
             line["paper_mean"], line["paper_std"] = cell.paper or (None, None)
-            line["paper_difference"] = table.paper_difference(cell)
+            line["paper_difference"] = table.difference(cell, "paper")
             line["paper_detector"] = cell.paper_detector
             line["note"] = cell.note or ""
             rows.append(line)
@@ -152,7 +157,7 @@ def write_cells(path: str, tables: Iterable[Table]):
 
 def write_runs(path: str, runs: Iterable[Run | Broken]):
     """Writes CSV with a line per run; figures as shares of one, as in result.json."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for run in runs:
         if isinstance(run, Broken):
             rows.append({"folder": run.folder, "status": f"broken: {run.reason}"})
@@ -174,17 +179,10 @@ def _write(path: str, rows: Sequence[dict[str, Any]]):
 
 def _choice(table: Table) -> str:
     """The images on which the best evaluation was chosen."""
-    validated = {
-        run.config["data"]["validation_per_class"] > 0
-        for cell in table.cells
-        for run in cell.runs
-    }
+    runs = [run for cell in table.cells for run in cell.runs]
+    validated = {run.config["data"]["validation_per_class"] > 0 for run in runs}
     if validated == {True}:
         return "on validation images"
     if True in validated:
         return "on validation images where a run has them, else on the test set"
     return "on the test set (USB's rule)"
-
-
-def _bracket(difference: float | None) -> list[str]:
-    return [] if difference is None else [f"({difference:+.2f})"]
