@@ -5,7 +5,7 @@ A trained run, from Python:
     import rsmatch_jax
     model = rsmatch_jax.load("runs/demo")
     images = model.read(["scan.png"])           # files -> uint8 [N, S, S, 3]
-    result = model.predict(images)              # .probabilities float32 [N, K], .labels
+    predictions = model.predict(images)         # .probabilities float32 [N, K], .labels
     model.features(images)                      # float32 [N, D]
 
 The parts, for other training code. `axis` names the axis that pmap or shard_map maps,

@@ -43,8 +43,8 @@ def evaluate(
         devices: None means all local ones. Their number may differ from training's.
 
     Returns:
-        The figures and details of `measure.Measured`, with step, confusion (rows of
-        counts, row = truth) and class_names.
+        Figures and details of `measure.Measured`, step, confusion (rows of counts, row
+        = truth) and class_names.
 
     Raises:
         RequestError: there is no such run or step, or its data are missing or changed.
@@ -52,6 +52,7 @@ def evaluate(
     """
     devices = list(devices or jax.local_devices())
     run = saved.load(folder, step, devices)
+    assert run.state is not None
     task = saved.load_task(run, data_dir, synthetic_pool)
     measured = measure.measure(
         measure.mapped_forward(run.exp.nets, devices, run.exp.method.training_heads),

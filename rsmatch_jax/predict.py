@@ -44,12 +44,8 @@ def run(
 ) -> dict[str, str]:
     """Writes the JSON line of each image to `out`, in order.
 
-    Args:
-        top: how many of the most probable classes each line lists.
-        note: takes progress and summary, a line for people each.
-
-    Returns:
-        {path: reason} of the files that cannot be read.
+    top: how many of the most probable classes each line lists. note: takes the lines of
+    progress and summary. Returns {path: reason} of the files that cannot be read.
     """
     unreadable: dict[str, str] = {}
     counts, changed, begin = 0, collections.Counter(), time.monotonic()
@@ -68,10 +64,9 @@ def run(
 
     # The model takes batches ahead of its predictions; tee keeps them until then.
     batches, ahead = itertools.tee(readable())
-    pixels = (np.stack([image.pixels for image in batch]) for batch in ahead)
-    for batch, predictions in zip(
-        batches, model.predict_batches(pixels, rows), strict=True
-    ):
+    pixels = (np.asarray([x.pixels for x in batch], np.uint8) for batch in ahead)
+    outputs = model.predict_batches(pixels, rows)
+    for batch, predictions in zip(batches, outputs, strict=True):
         for line in _lines(model.class_names, predictions, batch, top):
             # "resized from 20x30" counts as "resized".
             changed.update(change.split(" from ")[0] for change in line["changes"])

@@ -127,7 +127,7 @@ def _train(argv: Sequence[str], group: cluster.Group | None) -> int:
         if folder is None:
             folder = f"runs/{stem}-{config.method.name}-{config.seed}"
         hosts.start(group)
-        stop = alone or stack.enter_context(consensus.on_signals())
+        stop: Any = alone or stack.enter_context(consensus.on_signals())
         if not hosts.is_primary():  # it would print the lines of process 0 again
             nowhere = open(os.devnull, "w")  # noqa: SIM115 (as long as the process)
             stack.enter_context(contextlib.redirect_stdout(nowhere))

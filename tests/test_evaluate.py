@@ -1,5 +1,6 @@
 """The figures of a saved run equal those it logged, and scikit-learn's."""
 
+import contextlib
 import json
 import shutil
 import time
@@ -178,10 +179,9 @@ def test_choice_of_a_step(tmp_path):
             with pytest.raises(RequestError, match="not evaluated.*one of 3"):
                 checkpoints.choose("best")
     checkpoints.close()
-    checkpoints = Checkpoints(str(tmp_path), keep=None)
-    chosen = [checkpoints.choose(step) for step in ("last", "best", "3")]
+    with contextlib.closing(Checkpoints(str(tmp_path), keep=None)) as checkpoints:
+        chosen = [checkpoints.choose(step) for step in ("last", "best", "3")]
     assert chosen == [12, 5, 3]
-    checkpoints.close()
 
 
 def test_moved_run_on_moved_data(folder, tmp_path):

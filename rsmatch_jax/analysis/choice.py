@@ -1,6 +1,7 @@
 """Chooses the images of a run to look at."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -74,17 +75,15 @@ def balanced(
     rng, groups = np.random.default_rng(seed), []
     if classes is None:
         shown = max(1, count // (least * len(np.unique(synthetic))))
-        classes = np.sort(rng.permutation(len(task.class_names))[:shown])
+        classes = rng.permutation(len(task.class_names))[:shown].tolist()
     for label in range(len(task.class_names)):
         for origin in (False, True):
             group = np.flatnonzero((labels == label) & (synthetic == origin))
             group = rng.permutation(group)  # of all, so that draws are equal
             if label in classes:
                 groups.append(group)
-    turns = max(map(len, groups), default=0)
-    dealt = [
-        group[turn] for turn in range(turns) for group in groups if turn < len(group)
-    ]
+    turns = itertools.zip_longest(*groups)
+    dealt = [i for turn in turns for i in turn if i is not None]
     return np.asarray(dealt[:count], np.int64)
 
 

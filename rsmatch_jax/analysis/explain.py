@@ -111,8 +111,8 @@ def _run(args: argparse.Namespace):
     model = frozen.Model(run, batch_size=BATCH)
     stages, positions = {}, {}
     for name, part in model.parts.items():
-        stage = stages[name] = gradcam.choose_stage(part, args.stage)
-        positions[name] = gradcam.positions(part, stage, model.image_size)
+        stages[name] = gradcam.choose_stage(part, args.stage)
+        positions[name] = gradcam.positions(part, stages[name], model.image_size)
     unreadable, set_name = {}, None
     if paths:
         chosen, unreadable = _from_disk(model, paths)
@@ -126,13 +126,8 @@ def _run(args: argparse.Namespace):
     title = f"Grad-CAM++ at step {run.step}: the image"
     for name, (height, width) in positions.items():
         title += f", the {name} ({stages[name]}, {height} x {width})"
-    content = {
-        "step": run.step,
-        "set": set_name,
-        "stages": stages,
-        "positions": positions,
-        "images": describe(chosen, shown, names),
-    }
+    content = {"step": run.step, "set": set_name, "stages": stages}
+    content |= {"positions": positions, "images": describe(chosen, shown, names)}
     output.write(out, overlay.draw(chosen, shown, names, title), content)
     for name in [name for name, shape in positions.items() if shape == (1, 1)]:
         say(
@@ -146,13 +141,13 @@ def _run(args: argparse.Namespace):
 
 
 def _check(args: argparse.Namespace) -> tuple[list[str], np.ndarray | None]:
-    """Checks what needs no run; returns the files and the positions of --index."""
+    """Returns the files and the positions of --index; checks all that needs no run."""
     if args.paths:
         for flag in ("set", "index", "images"):
             if getattr(args, flag) is not None:
                 raise RequestError(
-                    f"--{flag} chooses among the run's own images; leave it out, or "
-                    f"the IMAGE arguments ({args.paths[0]} ...)"
+                    f"--{flag} chooses among the run's images; leave it out, or the "
+                    f"IMAGE arguments ({args.paths[0]} ...)"
                 )
     if args.images is not None and not 1 <= args.images <= MOST:
         raise RequestError(f"--images={args.images}: it must lie between 1 and {MOST}")
@@ -171,9 +166,7 @@ def _check(args: argparse.Namespace) -> tuple[list[str], np.ndarray | None]:
     paths = image_files.find(args.paths, say)
     count = len(paths) if indices is None else len(indices)
     if count > MOST:
-        raise RequestError(
-            f"{count} images are too many for one picture: at most {MOST}"
-        )
+        raise RequestError(f"{count} images are too many for a picture: at most {MOST}")
     return paths, indices
 
 
@@ -187,7 +180,7 @@ def _from_disk(
     unreadable = {x.path: x.reason for x in images if x.pixels is None}
     if not good:
         frozen.require_readable(unreadable, len(paths), "drawn")
-    pixels = np.stack([image.pixels for image in good])
+    pixels = np.asarray([image.pixels for image in good], np.uint8)
     return choice.from_disk(pixels, [image.path for image in good]), unreadable
 
 

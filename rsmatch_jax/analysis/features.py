@@ -64,8 +64,7 @@ def probe(features: np.ndarray, synthetic: np.ndarray, seed: int = 0) -> float |
     """Returns how well a linear probe separates real from synthetic images.
 
     It is the balanced accuracy, 0.5 = not at all, of a logistic regression on
-    standardised features, on held-out images (five folds). None if an origin has fewer
-    than five images.
+    standardised features in five folds. None if an origin has fewer than five images.
     """
     if min(synthetic.sum(), (~synthetic).sum()) < FOLDS:
         return None

@@ -53,14 +53,20 @@ def class_map(gradients: jax.Array, activations: jax.Array) -> jax.Array:
     return jax.nn.relu(jnp.sum(weights * activations, axis=-1))
 
 
+def _probe(part: frozen.Part, stage: str) -> Callable:
+    """probe(params, images, shift) -> (outputs, activations of the stage)."""
+    probe = part.net.probe
+    assert probe is not None  # every encoder has one
+    return lambda params, images, shift: probe(params, part.stats, images, stage, shift)
+
+
 def make_maps(part: frozen.Part, stage: str) -> Callable:
     """Returns maps(params, images uint8 [n, S, S, 3], classes int32 [n]).
 
     It returns (maps float32 [n, S, S] in [0, 1], probabilities [n, K]).
     """
 
-    def forward(params, images, shift):
-        return part.net.probe(params, part.stats, images, stage, shift)
+    forward = _probe(part, stage)
 
     def maps(params, images, classes):
         def score(shift):
@@ -99,11 +105,7 @@ def choose_stage(part: frozen.Part, stage: str | None) -> str:
 def positions(part: frozen.Part, stage: str, size: int) -> tuple[int, int]:
     """Returns height and width of a stage's output for images of `size` pixels."""
     images = jax.ShapeDtypeStruct((1, size, size, 3), np.uint8)
-
-    def probe(params, images):
-        return part.net.probe(params, part.stats, images, stage, 0.0)
-
-    _, activations = jax.eval_shape(probe, part.params, images)
+    _, activations = jax.eval_shape(_probe(part, stage), part.params, images, 0.0)
     return activations.shape[1:3]
 
 
@@ -117,15 +119,9 @@ def gradcam(
 ) -> Maps:
     """Returns the maps of uint8 images [N, S, S, 3], N >= 1.
 
-    Args:
-        classes: int [N], None = the predicted ones; the detector's class 1 is
-            synthetic.
-        part: classifier or detector.
-        stage: None = the last one.
-
-    Raises:
-        RequestError: the run has no such part, or the network no such stage.
-        ValueError: wrong images or classes.
+    classes: int [N], None = the predicted ones; the detector's class 1 is synthetic.
+    part: classifier or detector. stage: None = the last one. Raises RequestError if
+    there is no such part or stage, ValueError for wrong images or classes.
     """
     if part not in model.parts:
         raise RequestError(f"this run has no {part}; it has {', '.join(model.parts)}")
@@ -144,16 +140,12 @@ def gradcam(
         raise ValueError(
             f"classes of the {part} lie between 0 and {network.classes - 1}"
         )
-    return _in_batches(model, network, stage, images, classes)
-
-
-def _in_batches(model, part, stage, images, classes) -> Maps:
     batch = min(model.batch_size, len(images))
     shapes = (
         jax.ShapeDtypeStruct((batch, *images.shape[1:]), np.uint8),
         jax.ShapeDtypeStruct((batch,), np.int32),
     )
-    lowered = jax.jit(make_maps(part, stage)).lower(part.params, *shapes)
+    lowered = jax.jit(make_maps(network, stage)).lower(network.params, *shapes)
     device = model.run.exp.devices[0]
     program, outputs = compilation.compiled(lowered, device.platform), []
     for start in range(0, len(images), batch):
@@ -163,7 +155,7 @@ def _in_batches(model, part, stage, images, classes) -> Maps:
             np.resize(images[rows], shapes[0].shape),
             np.resize(classes[rows], batch).astype(np.int32),
         )
-        out = program(part.params, *jax.device_put(padded, device))
+        out = program(network.params, *jax.device_put(padded, device))
         outputs.append([np.asarray(x)[:count] for x in out])
     maps, probabilities = map(np.concatenate, zip(*outputs, strict=True))
     return Maps(maps, classes, probabilities)

@@ -16,6 +16,12 @@ TEN = (
 NAMED = 20  # classes with a written name, at most
 REAL, SYNTHETIC = "o", "^"  # as in the paper's Fig. 2
 _OUTLINE = 0.35  # points, around triangles
+CAPTIONS = {
+    "probe_balanced_accuracy": "linear probe, real or synthetic: balanced accuracy "
+    "{:.3f} (0.5 = chance)",
+    "centroid_distance": "real to synthetic centroid of a class: {:.3f} of the "
+    "distance between classes",
+}
 
 
 def draw(
@@ -37,7 +43,7 @@ def draw(
         axes.set_xticks([])
         axes.set_yticks([])
     figure.suptitle(title, fontsize=10, parse_math=False)
-    _legend(figure, colours, names, chosen.synthetic.any())
+    _legend(figure, colours, names, bool(chosen.synthetic.any()))
     file = io.BytesIO()
     figure.savefig(file, format="png")
     return file.getvalue()
@@ -80,18 +86,8 @@ def _names(axes, points: np.ndarray, labels: np.ndarray, names: Sequence[str]):
 
 
 def _caption(part: str, figures: Mapping) -> str:
-    lines = [part]
-    if figures["probe_balanced_accuracy"] is not None:
-        lines.append(
-            "linear probe, real or synthetic: balanced accuracy "
-            f"{figures['probe_balanced_accuracy']:.3f} (0.5 = chance)"
-        )
-    if figures["centroid_distance"] is not None:
-        lines.append(
-            "real to synthetic centroid of a class: "
-            f"{figures['centroid_distance']:.3f} of the distance between classes"
-        )
-    return "\n".join(lines)
+    shown = {k: text for k, text in CAPTIONS.items() if figures[k] is not None}
+    return "\n".join([part, *(text.format(figures[k]) for k, text in shown.items())])
 
 
 def _legend(figure, colours: Mapping[int, tuple], names: Sequence[str], both: bool):

@@ -1,5 +1,6 @@
 """The card of an exported model: what it is and where it comes from."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -91,12 +92,10 @@ def _other_sizes(config: Any, side: int) -> str:
 
 def _figures(folder: str, step: int) -> dict[str, float | None]:
     result, metrics = workdir.read_result(folder) or {}, {}
-    try:
+    with contextlib.suppress(RequestError):  # without these figures it is still right
         for line in workdir.read_metrics(folder):
             if line.get("step") == step and "eval/test_accuracy" in line:
                 metrics = line
-    except RequestError:
-        pass  # a card without these figures is still right
     return {key: metrics.get(f"eval/{key}") for key in CHECKPOINT_FIGURES} | {
         key: result.get(key) for key in RUN_FIGURES
     }
@@ -106,21 +105,19 @@ def text(card: Mapping[str, Any], file: str) -> str:
     """Returns the card as Markdown for the exported file of this name."""
     training, network, classes = card["training"], card["network"], card["classes"]
     side = card["input"]["shape"][1]
-    synthetic = (
-        f", {100 * training['synthetic_ratio']:g} % of the latter synthetic "
-        f"({', '.join(training['generators'])})"
-        if training["generators"]
-        else ""
-    )
+    synthetic, figures = "", []
+    if training["generators"]:
+        synthetic = (
+            f", {100 * training['synthetic_ratio']:g} % of the latter synthetic "
+            f"({', '.join(training['generators'])})"
+        )
     count = training["unlabelled_images"]
     unlabelled = f" and {count} unlabelled" if count else ""
     titles = {k: f"{names.TITLES[k]}, this checkpoint" for k in CHECKPOINT_FIGURES}
     titles |= {key: names.RESULT_TITLES[key] for key in RUN_FIGURES}
-    figures = [
-        [title, f"{100 * card['figures'][key]:.2f} %"]
-        for key, title in titles.items()
-        if card["figures"][key] is not None
-    ]
+    for key, title in titles.items():
+        if card["figures"][key] is not None:
+            figures.append([title, f"{100 * card['figures'][key]:.2f} %"])
     labels = [f"{i}: {name}" for i, name in enumerate(classes[:CLASSES])]
     if len(classes) > CLASSES:
         labels.append(f"and {len(classes) - CLASSES} more, in `{file}.json`")

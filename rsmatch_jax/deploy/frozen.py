@@ -5,6 +5,7 @@ runs beside them if the run has one.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -74,32 +75,26 @@ class Part:
 
 def parts(run: saved.Saved) -> dict[str, Part]:
     """Returns "classifier" and, if any, "detector", on the run's first device."""
+    state, model, reduced = run.state, run.exp.config.model, {}
+    assert state is not None
     heads = run.exp.method.inference_heads(run.exp.dims.num_classes)
-    return {
-        part: _reduced(run, part, network, head, classes[head])
-        for part, head in (("classifier", "real"), ("detector", "detector"))
-        for network, classes in heads.items()
-        if head in classes
-    }
-
-
-def _reduced(
-    run: saved.Saved, part: str, network: str, head: str, classes: int
-) -> Part:
-    model = run.exp.config.model
-    net = networks.make(
-        model.classifier if network == "classifier" else model.detector,
-        {head: classes},
-        dtype=jnp.dtype(model.dtype),
-        preact=model.wrn_preact,
-    )
-    net = uint8.take_uint8(net, *normalise.normalisation(run.dataset))
-    shadow = run.state.ema[network]
-    params = {"encoder": shadow["encoder"], "heads": {head: shadow["heads"][head]}}
-    variables = params, run.state.stats[network]
-    return Part(
-        part, head, classes, net, *jax.device_put(variables, run.exp.devices[0])
-    )
+    for part, head in (("classifier", "real"), ("detector", "detector")):
+        for network in [name for name in heads if head in heads[name]]:
+            classes = heads[network][head]
+            assert isinstance(classes, int)  # only training has projectors
+            net = networks.make(
+                model[network],
+                {head: classes},
+                dtype=jnp.dtype(model.dtype),
+                preact=model.wrn_preact,
+            )
+            net = uint8.take_uint8(net, *normalise.normalisation(run.dataset))
+            ema = state.ema[network]
+            params = {"encoder": ema["encoder"], "heads": {head: ema["heads"][head]}}
+            variables = params, state.stats[network]
+            variables = jax.device_put(variables, run.exp.devices[0])
+            reduced[part] = Part(part, head, classes, net, *variables)
+    return reduced
 
 
 class Model:
@@ -108,8 +103,8 @@ class Model:
     class_names: K names in the order of labels. image_size: S, the side in pixels of
     the training images. central: `read` keeps only the central part of an image, as the
     evaluation of runs with data.image_size does. parts: see `parts`. step: of the
-    checkpoint. run: what else was saved, without the state: queue and momenta are many
-    times larger than the parts.
+    checkpoint. run: without its state, whose queue and momenta are many times larger
+    than the parts.
     """
 
     def __init__(self, run: saved.Saved, batch_size: int = BATCH):
@@ -137,38 +132,28 @@ class Model:
     def read(self, paths: Sequence[str]) -> np.ndarray:
         """Returns image files of any kind and size as uint8 [N, S, S, 3].
 
-        Raises:
-            RequestError: a file cannot be read; the message names the first one.
+        RequestError names the first file that cannot be read.
         """
         pixels = []
-        for batch in self.open(paths):
-            for image in batch:
-                if image.pixels is None:
-                    raise RequestError(f"{image.path}: {image.reason}")
-                pixels.append(image.pixels)
+        for image in itertools.chain.from_iterable(self.open(paths)):
+            if image.pixels is None:
+                raise RequestError(f"{image.path}: {image.reason}")
+            pixels.append(image.pixels)
         shape = (len(pixels), self.image_size, self.image_size, 3)
         return np.asarray(pixels, np.uint8).reshape(shape)
 
     def predict(self, images: np.ndarray) -> Predictions:
         """Returns class probabilities and synthetic scores of RGB images.
 
-        Args:
-            images: uint8 [N, S, S, 3], any N.
-
-        Raises:
-            RequestError: `images` has another dtype or shape.
+        images: uint8 [N, S, S, 3], any N; RequestError if dtype or shape differ.
         """
         return _predictions(self._all(images, self.parts, _PROBABILITIES))
 
     def features(self, images: np.ndarray, part: str = "classifier") -> np.ndarray:
         """Returns the pooled features of an encoder, float32 [N, D].
 
-        Args:
-            images: uint8 [N, S, S, 3].
-            part: classifier or detector.
-
-        Raises:
-            RequestError: `images` has another dtype or shape, or the run no such part.
+        images: as in `predict`. part: classifier or detector; RequestError if the run
+        has no such part.
         """
         return self._all(images, self._only(part), _FEATURES)[part]
 
@@ -184,13 +169,8 @@ class Model:
     ) -> Iterator[Predictions]:
         """Yields the predictions of each batch while the device works on the next ones.
 
-        Args:
-            batches: uint8 [n, S, S, 3], n <= rows.
-            rows: the program's batch size, to which batches are padded; None means the
-                model's.
-
-        Raises:
-            RequestError: a batch is larger.
+        batches: uint8 [n, S, S, 3]; RequestError if n exceeds rows. rows: the program's
+        batch size, to which batches are padded; None means the model's.
         """
         rows = self.batch_size if rows is None else rows
         for outputs in self._each(batches, rows, self.parts, _PROBABILITIES):
@@ -238,7 +218,7 @@ class Model:
                 if count > rows:
                     raise RequestError(
                         f"a batch of {count} images is larger than the batch size "
-                        f"{rows}; use smaller batches, or a larger batch_size"
+                        f"{rows}; use smaller ones, or a larger batch_size"
                     )
                 if count < rows:
                     batch = np.pad(batch, [(0, rows - count), (0, 0), (0, 0), (0, 0)])
@@ -285,13 +265,9 @@ def require_readable(unreadable: Mapping[str, str], count: int, done: str):
 def load(workdir: str, step: str = "last", *, batch_size: int = BATCH) -> Model:
     """Returns the trained model of a run, on the first local device.
 
-    It holds the EMA weights of the encoder and the real head, and those of the
-    detector if the run has one. The run's data may be gone.
-
-    Args:
-        workdir: of the run.
-        step: last, best or a saved step's number.
-        batch_size: most images at a time.
+    It holds the EMA weights of the encoder, the real head and the detector, if any. The
+    run's data may be gone. step: last, best or a saved step's number. batch_size: most
+    images at a time.
 
     Raises:
         RequestError (a ValueError): there is no such run or step, or another method or

@@ -53,7 +53,7 @@ def load(
         number = checkpoints.choose(step)
         data = workdir.read_data(folder)
         try:
-            dims, dataset = _dims(data["dims"]), data["dataset"]
+            dims, dataset = _read_dims(data["dims"]), data["dataset"]
             classes = tuple(data["class_names"])
             generators = tuple(data["generator_names"])
             if not all(isinstance(name, str) for name in classes + generators):
@@ -74,8 +74,9 @@ def load(
     return Saved(folder, number, exp, state, dataset, classes, generators)
 
 
-def _dims(content: Mapping[str, Any]) -> Dims:
-    dims = Dims(**{**content, "image_shape": tuple(content["image_shape"])})
+def _read_dims(content: Mapping[str, Any]) -> Dims:
+    values: dict[str, Any] = {**content, "image_shape": tuple(content["image_shape"])}
+    dims = Dims(**values)
     sizes = [*dims.image_shape, *dataclasses.astuple(dims)]
     if not all(isinstance(x, int) for x in sizes if not isinstance(x, tuple)):
         raise ValueError("sizes that are no numbers")
@@ -94,13 +95,9 @@ def add_flags(parser: argparse.ArgumentParser, *, data: bool = False):
 def load_task(
     run: Saved, data_dir: str | None = None, synthetic_pool: str | None = None
 ) -> rs_ssl.Task:
-    """Loads the run's images.
+    """Loads the run's images; RequestError if they are missing or have changed.
 
-    Args:
-        data_dir, synthetic_pool: the present folders; None means those of the config.
-
-    Raises:
-        RequestError: the data are missing, or others than in training.
+    data_dir, synthetic_pool: the present folders; None means those of the config.
     """
     config = run.exp.config.copy_and_resolve_references()
     if data_dir is not None:

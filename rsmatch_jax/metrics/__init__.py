@@ -1,1 +1,1 @@
-"""What a state is worth: predictions on whole sets against ground truth."""
+"""Evaluates a state: its predictions on each set against ground truth."""

@@ -40,14 +40,18 @@ class Interrupted(Exception):
     """An evaluation was interrupted before its end."""
 
 
-def make_forward(
-    nets: Mapping[str, Network], training_heads: Collection[str] = ()
+def mapped_forward(
+    nets: Mapping[str, Network],
+    devices: Sequence[jax.Device],
+    training_heads: Collection[str] = (),
 ) -> Callable[[PyTree, Any], Any]:
-    """Returns forward((params, stats), (images, labels)) -> rows of one device.
+    """Returns forward((params, stats), (images, labels)) -> rows, on devices.
 
-    images: uint8 [n, S, S, 3]. labels: int32 [n]. Rows: predicted int32 [n], confidence
-    float32 [n], rank int32 [n] (classes with a higher logit than the label's), and with
-    a detector synthetic_score float32 [n] (Eq. 1). training_heads: left out.
+    images: uint8 [n, S, S, 3], labels: int32 [n], dealt by `parallel.shard_rows`. Rows:
+    predicted int32 [n], confidence float32 [n], rank int32 [n] (classes with a higher
+    logit than the label's), and with a detector synthetic_score float32 [n] (Eq. 1).
+    training_heads: left out. Each shape of a batch is compiled once, with the options
+    of a step.
     """
 
     def forward(variables, batch):
@@ -72,19 +76,7 @@ def make_forward(
             rows["synthetic_score"] = jax.nn.softmax(logits["detector"])[:, 1]
         return rows
 
-    return forward
-
-
-def mapped_forward(
-    nets: Mapping[str, Network],
-    devices: Sequence[jax.Device],
-    training_heads: Collection[str] = (),
-) -> Callable[[PyTree, Any], Any]:
-    """Returns `make_forward` on devices, for rows dealt by `parallel.shard_rows`.
-
-    It is compiled once for each shape of a batch, with the options of a step.
-    """
-    mapped = parallel.map_eval(make_forward(nets, training_heads), devices)
+    mapped = parallel.map_eval(forward, devices)
     programs: dict[tuple[int, ...], jax.stages.Compiled] = {}
 
     def run(variables, batch):
@@ -106,7 +98,7 @@ def predict(
     devices: Sequence[jax.Device],
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Rows:
-    """Returns the rows of `make_forward` for all images, in their order.
+    """Returns the rows of `mapped_forward` for all images, in their order.
 
     The last batch is padded to the size of the others, which saves a compilation. Each
     process reads the images of its devices and gets the rows of all.
@@ -149,7 +141,7 @@ def measure(
     """Returns all figures of a state.
 
     queue: of the state's method. threshold: tau of the pseudo-label figures.
-    interrupted: see `predict`, as for what is raised.
+    interrupted: as in `predict`, which raises Interrupted.
     """
 
     def rows_of(images, labels):
@@ -162,10 +154,8 @@ def measure(
     bins, ece = scores.calibration(test, task.test_labels)
     figures = {f"test_{name}": value for name, value in {**scored, "ece": ece}.items()}
     if len(task.val_images):
-        rows = rows_of(task.val_images, task.val_labels)
-        figures["validation_accuracy"] = float(
-            np.mean(rows["predicted"] == task.val_labels)
-        )
+        predicted = rows_of(task.val_images, task.val_labels)["predicted"]
+        figures["validation_accuracy"] = float(np.mean(predicted == task.val_labels))
     rows = rows_of(task.unl_images, task.unl_labels)
     synthetic = task.unl_synthetic
     figures |= scores.detector_metrics(rows, synthetic, len(task.lab_images))

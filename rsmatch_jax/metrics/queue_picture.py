@@ -26,15 +26,13 @@ def queue_sheet(
 ) -> tuple[np.ndarray, list[str]]:
     """Returns the queue as a picture uint8 [H, W, 3], and the names of its rows.
 
-    A row is a class, a tile a slot. A green frame means synthetic, a red one real. Of
-    images above MAX_SIDE only every n-th pixel is drawn, and the first MAX_ROWS rows.
+    A row is a class, a tile a slot. A green frame means synthetic, a red one real. At
+    most MAX_ROWS rows are drawn, and only every n-th pixel of images above MAX_SIDE.
 
-    Args:
-        images: uint8 [K, N_q, S, S, C].
-        indices: int32 [K, N_q], positions in the unlabelled set, -1 = empty.
-        synthetic: bool [N], ground truth.
-        columns: tiles in a row; a single queue for all classes fills several rows.
-        min_side: pixels to which smaller images are enlarged.
+    images: uint8 [K, N_q, S, S, C]. indices: int32 [K, N_q], positions in the
+    unlabelled set, -1 = empty. synthetic: bool [N], ground truth. columns: tiles in a
+    row; a single queue for all classes fills several rows. min_side: pixels to which
+    smaller images are enlarged.
     """
     names = list(class_names) if len(images) == len(class_names) else ["all classes"]
     images = images.reshape(-1, columns, *images.shape[2:])[:MAX_ROWS]
@@ -58,14 +56,12 @@ def draw_queue(path: str, queue: CSQueue, task: Task, title: str) -> np.ndarray:
     """Writes queue.png of a queue on the host; returns the sheet without its frame."""
     from matplotlib.figure import Figure  # lazy: half a second
 
+    images, indices = np.asarray(queue.images), np.asarray(queue.indices)
+    columns = indices.size // len(task.class_names)
     sheet, names = queue_sheet(
-        queue.images,
-        queue.indices,
-        task.unl_synthetic,
-        task.class_names,
-        columns=queue.indices.size // len(task.class_names),
+        images, indices, task.unl_synthetic, task.class_names, columns
     )
-    purity = np.mean(task.unl_synthetic[queue.indices[queue.indices >= 0]])
+    purity = np.mean(task.unl_synthetic[indices[indices >= 0]])
     height, width = sheet.shape[:2]
     left, above, below, right = 120, 40, 10, 20  # pixels around the sheet
     all_high, all_wide = height + above + below, width + left + right

@@ -1,6 +1,6 @@
 """Figures of predictions against ground truth: accuracy, calibration, detector, queue.
 
-Rows are the outputs of `measure.make_forward` for each image.
+Rows are the outputs of `measure.mapped_forward` for each image.
 """
 
 from typing import Any
@@ -29,7 +29,7 @@ def test_metrics(rows: Rows, labels: np.ndarray, num_classes: int) -> dict[str, 
         rows["predicted"],
         labels=np.arange(num_classes),
         average="macro",
-        zero_division=0.0,
+        zero_division=0,
     )
     return {
         "accuracy": float(np.mean(rows["predicted"] == labels)),
@@ -104,9 +104,9 @@ def detector_metrics(
     if score is None:
         return figures
     called_synthetic = score >= SYNTHETIC_SCORE
+    right = called_synthetic == synthetic
     for name, group in zip(names, groups.values(), strict=True):
-        if group.any():
-            figures[name] = float(np.mean(called_synthetic[group] == synthetic[group]))
+        figures[name] = _share(right[group])
     if 0 < synthetic.sum() < len(synthetic):
         figures[ranked[0]] = float(
             sklearn_metrics.balanced_accuracy_score(synthetic, called_synthetic)
@@ -146,7 +146,7 @@ def detector_groups(rows: Rows, task: Task) -> dict[str, Any]:
 def pseudo_label_metrics(
     rows: Rows, labels: np.ndarray, synthetic: np.ndarray, threshold: float
 ) -> dict[str, float | None]:
-    """Returns figures of all, of the real and of the synthetic unlabelled images.
+    """Returns figures of all, the real and the synthetic unlabelled images.
 
     utilisation: the share whose confidence reaches `threshold`, on plain images, by the
     EMA weights (train/utilisation: on weak views, by the live weights).
@@ -170,20 +170,13 @@ def pseudo_label_metrics(
 def queue_metrics(
     queue: CSQueue | None, synthetic: np.ndarray
 ) -> dict[str, float | None]:
-    """Returns purity (share of queue images that are synthetic) and fill.
-
-    They follow from the slots' positions in the unlabelled set.
-    """
+    """Returns purity (share of queue images that are synthetic) and fill."""
     if queue is None:
         return {"queue_purity": None, "queue_fill": None}
     indices = np.asarray(queue.indices)
     held = indices[indices >= 0]
-    return {
-        "queue_purity": float(np.mean(synthetic[held]))
-        if len(held) and synthetic.any()
-        else None,
-        "queue_fill": len(held) / indices.size,
-    }
+    purity = _share(synthetic[held]) if synthetic.any() else None
+    return {"queue_purity": purity, "queue_fill": len(held) / indices.size}
 
 
 def queue_purity_per_class(
@@ -193,12 +186,9 @@ def queue_purity_per_class(
 
     None without a queue per class or without synthetic images.
     """
-    if queue is None or not synthetic.any():
+    if queue is None or not synthetic.any() or len(queue.indices) != num_classes:
         return None
-    indices = np.asarray(queue.indices)
-    if len(indices) != num_classes:
-        return None
-    return [_share(synthetic[row[row >= 0]]) for row in indices]
+    return [_share(synthetic[row[row >= 0]]) for row in np.asarray(queue.indices)]
 
 
 def _share(flags: np.ndarray) -> float | None:

@@ -119,7 +119,7 @@ def footnotes(table: Table) -> list[str]:
 
 
 def _places(table: Table, attribute: str) -> dict[str, list[str]]:
-    """{text: cells} of the cells that have such a text."""
+    """{text: cells with this text in an attribute}."""
     places: dict[str, list[str]] = {}
     for cell in table.cells:
         if text := getattr(cell, attribute):

@@ -22,14 +22,6 @@ def cloud(count, width, seed=0):
 # --- the numbers ---------------------------------------------------------------------
 
 
-def test_probe_tells_what_is_apart():
-    """On held-out images, and along one direction of many."""
-    synthetic = np.arange(200) % 3 == 0
-    points = cloud(200, 20)
-    points[synthetic, 7] += 20
-    assert features.probe(points, synthetic) == 1.0
-
-
 def test_probe_cannot_tell_what_is_alike():
     """With more dimensions than images any labels can be memorised."""
     synthetic = np.arange(400) % 2 == 0
@@ -48,9 +40,9 @@ def test_probe_is_balanced():
 
 
 def test_probe_takes_scales_as_they_come():
-    """A wide direction without information does not hide a narrow one with it."""
-    synthetic = np.arange(200) % 2 == 0
-    points = cloud(200, 3)
+    """Wide directions without information do not hide a narrow one with it."""
+    synthetic = np.arange(200) % 3 == 0
+    points = cloud(200, 20)
     points[:, 0] *= 1e5
     points[:, 1] = 1e-3 * (points[:, 1] + 10 * synthetic)
     with warnings.catch_warnings():
@@ -234,16 +226,11 @@ def test_real_images_alone_and_one_network(tmp_path, capsys):
 
 
 WRONG = {
-    "no_such_run": (["--workdir=/nowhere"], "--workdir=/nowhere"),
-    "no_such_step": (["--step=3"], "--step=3.*choose last, best or one of 2, 4"),
     "too_few": (["--images=9"], "--images=9.*between 10 and 20000"),
     "too_many": (["--images=20001"], "--images=20001.*between"),
-    "images_in_words": (["--images=some"], "--images.*some"),
     "seed_below_zero": (["--seed=-1"], "--seed=-1.*between 0 and"),
     "seed_too_large": ([f"--seed={2**32}"], "--seed=4294967296.*between 0 and"),
     "no_such_class": (["--class=cat"], "--class=cat.*class_0, class_1"),
-    "out_is_no_png": (["--out=map.svg"], "--out=map.svg.*FILE.png"),
-    "out_has_no_folder": (["--out=/nowhere/a.png"], "--out=/nowhere/a.png"),
     "beside_out": (["--out={run}/data.png"], "--out=.*beside.*data.json.*among"),
     "data_elsewhere": (["--synthetic_pool=/nowhere"], "--synthetic_pool=DIR"),
     "an_image": (["a.png"], "a.png"),

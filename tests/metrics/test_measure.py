@@ -126,7 +126,7 @@ def test_calibration_by_loops():
     assert not members[0] and len(members[2]) > 0
 
 
-def task(**parts):
+def task():
     """Six unlabelled images of three classes, four of them synthetic; six test ones."""
     images = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones(
         (1, 4, 4, 3), np.uint8
@@ -146,7 +146,6 @@ def task(**parts):
         val_labels=np.zeros(0, np.int64),
         test_images=images + 100,
         test_labels=np.array([0, 0, 1, 1, 0, 2]),
-        **parts,
     )
 
 
@@ -191,14 +190,15 @@ def test_worst_mistakes_come_first():
 def test_mistakes_survive_saving(tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2, 200, 200, 3), np.uint8)
-    large = dataclasses.replace(task(), unl_images=images, test_images=images)
     rows = {
         "synthetic_score": np.array([0.9, 0.1]),
         "predicted": np.array([1, 0], np.int32),
         "confidence": np.array([0.5, 0.9], np.float32),
     }
     large = dataclasses.replace(
-        large,
+        task(),
+        unl_images=images,
+        test_images=images,
         unl_labels=np.zeros(2, int),
         unl_synthetic=np.zeros(2, bool),
         unl_generator=np.full(2, -1),
@@ -249,16 +249,15 @@ def test_queue_sheet_frames_and_places():
     assert (sheet[:side, 2 * side :] == queue_picture.EMPTY).all()
     assert (sheet[5, side + 5] == 40).all()
     assert (sheet[side + 5, 5] == 120).all()
-
-
-def test_single_queue_is_drawn_in_rows():
-    images = np.zeros((1, 6, 4, 4, 3), np.uint8)
-    indices = np.arange(6)[None]
-    sheet, names = queue_picture.queue_sheet(
-        images, indices, np.ones(6, bool), ["a", "b"], columns=3, min_side=8
+    one, names = queue_picture.queue_sheet(  # a single queue for all classes, in rows
+        images.reshape(1, 6, 4, 4, 3),
+        indices.reshape(1, 6),
+        synthetic,
+        ["a", "b"],
+        columns=3,
+        min_side=8,
     )
-    side = 8 + 2 * queue_picture.FRAME
-    assert sheet.shape == (2 * side, 3 * side, 3)
+    np.testing.assert_array_equal(one, sheet)
     assert names == ["all classes", ""]
 
 
@@ -275,24 +274,17 @@ def test_large_images_are_drawn_small(size, drawn):
     assert tile[0] == 0 and (np.diff(tile) == -(-size // 64)).all()
 
 
-def evaluated(accuracies, validation=None):
-    record = Record()
-    bests = []
-    for i, a in enumerate(accuracies):
-        metrics = {"test_accuracy": a}
-        if validation:
-            metrics["validation_accuracy"] = validation[i]
-        bests.append(record.add_evaluation(10 * (i + 1), metrics))
-    return record, bests
-
-
-def test_best_is_strictly_better():
-    record, bests = evaluated([0.5, 0.7, 0.7, 0.6])
-    assert bests == [True, True, False, False]
-    assert record.best_step == 20
-
-
-def test_validation_decides_where_there_is_one():
-    record, bests = evaluated([0.9, 0.5, 0.7], validation=[0.1, 0.6, 0.6])
-    assert bests == [True, True, False]
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"test_accuracy": [0.5, 0.7, 0.7, 0.6]},
+        {"test_accuracy": [0.9, 0.5, 0.7], "validation_accuracy": [0.1, 0.6, 0.6]},
+    ],
+)
+def test_best_is_strictly_better_and_validation_decides(figures):
+    record, bests = Record(), []
+    for step, values in enumerate(zip(*figures.values(), strict=True), start=1):
+        metrics = dict(zip(figures, values, strict=True))
+        bests.append(record.add_evaluation(10 * step, metrics))
+    assert bests == [True, True, False, False][: len(bests)]
     assert record.best_step == 20
