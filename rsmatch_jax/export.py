@@ -15,7 +15,7 @@ import contextlib
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import jax
@@ -49,8 +49,9 @@ def exported(run: saved.Saved) -> jax.export.Exported:
 
 
 @contextlib.contextmanager
-def _no_source_paths() -> Iterator[None]:
+def _no_source_paths() -> Generator[None]:
     """Keeps this machine's folders out of the file, which may be passed on."""
+    # pyrefly: ignore[missing-attribute]: JAX adds the options at run time
     before = jax.config.jax_traceback_in_locations_limit
     jax.config.update("jax_traceback_in_locations_limit", 0)
     try:
