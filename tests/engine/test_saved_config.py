@@ -62,6 +62,7 @@ def later(monkeypatch):
         return add(c, {key: value for key, (value, _) in LATER.items()}), neutral
 
     monkeypatch.setattr(saved_config, "reference", reference)
+    monkeypatch.setattr(saved_config, "neutral_values", lambda: reference()[1])
 
     def at(name="unfinished", **changes):
         new = {key: changes.pop(key, value) for key, (value, _) in LATER.items()}
@@ -203,7 +204,7 @@ def test_old_run_is_evaluated_and_predicts(old, later, name, tmp_path, capsys):
 def test_old_run_is_reported_as_one_of_this_version(later, old):
     runs, _ = collect.find([str(old)])
     finished = runs[os.path.realpath(old / "finished")]
-    assert finished.setting()["model.made_up"] == "old"
+    assert finished.config["model"]["made_up"] == "old"
     assert finished.figures["last"] == 0.2
 
 
