@@ -10,7 +10,6 @@ import itertools
 import os
 import random
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +41,7 @@ LIMITS = {
     "C2": _limit(f"{_VIEWS} / tf.data", 2.5, 4.5, row=f"{_STRONG}: {TF_IMAGES}"),
     "C3": frame.Limit(_EQUAL, 14, 14, at_least=True, any_device=True),
 }
-EXACT_IMAGES = 64  # on which each operation is compared
+EXACT_IMAGES = 64  # per operation
 LEAST_SECONDS = 0.25  # of one contender's turn in a round
 ROUNDS = 9
 
@@ -70,7 +69,7 @@ def measure(request: frame.Request) -> frame.Measured:
     for kind, name in itertools.product(kinds, makers):
         if f"{kind}: {name}" in runs:
             times, device = seconds[f"{kind}: {name}"], seconds[f"{kind}: {DEVICE}"]
-            row: dict[str, Any] = {"row": f"{kind}: {name}", "view": kind}
+            row: frame.Row = {"row": f"{kind}: {name}", "view": kind}
             row |= {"contender": name, "images": count, **timing.timed(times)}
             row["views_per_second"] = 1e3 * count / row["ms"]
             table.append(row | timing.columns("device_speed_ratio", times / device))
@@ -84,33 +83,33 @@ def measure(request: frame.Request) -> frame.Measured:
 
 
 def exact_operations(size: int) -> list[str]:
-    """Names of the operations whose every pixel equals Pillow's, on random images with
-    a random level each. Needs Pillow."""
+    """Names of the operations whose every pixel equals Pillow's, on EXACT_IMAGES random
+    images with a random level each. Needs Pillow."""
     from rsmatch_jax.bench.rivals import pillow_views  # lazy: Pillow
 
     spec = views.ViewSpec(flip=False, crop_pad=0, randaugment_ops=1, cutout=False)
-    rng, count = np.random.default_rng(0), EXACT_IMAGES
+    ops = np.repeat(np.arange(len(views.OPS), dtype=np.int32), EXACT_IMAGES)
+    rng, count = np.random.default_rng(0), len(ops)
     # A random range per channel: on full-range noise some operations do nothing.
     low, high = np.sort(rng.integers(0, 256, (2, count, 1, 1, 3)), axis=0)
     images = rng.integers(low, high + 1, (count, size, size, 3)).astype(np.uint8)
+    levels = rng.integers(0, views.LEVELS, count, dtype=np.int32)
+    drawn = on_device.Numbers(
+        shift=jnp.zeros((count, 2), jnp.int32),
+        flip=jnp.zeros(count, bool),
+        ops=jnp.asarray(ops[:, None]),
+        levels=jnp.asarray(levels[:, None]),
+        cutout=jnp.zeros((count, 3), jnp.int32),
+    )
     strong = jax.jit(functools.partial(on_device.strong, spec=spec))
-    tables = on_device.make_tables(size, spec)
-    placed, tables = jax.device_put((images, tables))
-    exact = []
-    for i, name in enumerate(views.OP_NAMES):
-        levels = rng.integers(0, views.LEVELS, count, dtype=np.int32)
-        drawn = on_device.Numbers(
-            shift=jnp.zeros((count, 2), jnp.int32),
-            flip=jnp.zeros(count, bool),
-            ops=jnp.full((count, 1), i, jnp.int32),
-            levels=jnp.asarray(levels[:, None]),
-            cutout=jnp.zeros((count, 3), jnp.int32),
-        )
-        pairs = zip(images, np.asarray(views.value(name, levels)), strict=True)
-        expected = [pillow_views.apply(name, x, float(v)) for x, v in pairs]
-        if np.array_equal(strong(placed, drawn, tables), expected):
-            exact.append(name)
-    return exact
+    made = np.asarray(strong(images, drawn, on_device.make_tables(size, spec)))
+    differ = set()
+    for op, level, image, view in zip(ops, levels, images, made, strict=True):
+        name = views.OP_NAMES[op]
+        value = float(views.value(name, level))
+        if not np.array_equal(view, pillow_views.apply(name, image, value)):
+            differ.add(name)
+    return [name for name in views.OP_NAMES if name not in differ]
 
 
 def _device(images, spec, strong) -> timing.Run:

@@ -43,8 +43,8 @@ def measure(request: frame.Request) -> frame.Measured:
 
 
 def ceilings(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The machine's ceilings from the bench's JSON: the best of the large copies, bytes
-    read and written, and {dtype: the best product}."""
+    """The machine's ceilings from the bench's JSON: bytes that the best of the large
+    copies reads and writes, and {dtype: FLOP/s of the best product}."""
     rows, products = content["rows"], {}
     for r in rows:
         if r["part"] == "matmul":

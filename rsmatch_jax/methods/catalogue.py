@@ -59,7 +59,7 @@ def check(config: keys.Config):
 
 
 def reset_refused(config: keys.Config):
-    """Resets the keys that only another method than the config's takes."""
+    """Resets the keys that the config's method refuses."""
     for name, cls in METHODS.items():
         if name != config.method.name:
             keys.reset_refused(cls, name, config)

@@ -98,12 +98,7 @@ def test_turns_are_whole_dispatches(programs):
     log, program = programs
     runs = {name: program(name, 1.0) for name in ("one", "sixteen")}
     timing.in_turns(runs, 0.0, 2, {"one": 1, "sixteen": 64})
-    assert sorted(log[-4:]) == [
-        ("one", 1),
-        ("one", 1),
-        ("sixteen", 64),
-        ("sixteen", 64),
-    ]
+    assert sorted(log[-4:]) == 2 * [("one", 1)] + 2 * [("sixteen", 64)]
 
 
 def test_what_is_measured(content):
@@ -235,18 +230,14 @@ APPLYING = [  # (bench, changed key, preset, device, IDs)
 ]
 
 
-@pytest.mark.parametrize(("module", "key", "preset", "device", "ids"), APPLYING)
-def test_limits_apply_where_they_were_set(
-    module, key, preset, device, ids, monkeypatch
-):
-    monkeypatch.setattr(frame.machine, "cores", lambda: 2)
-    flags = [f"--preset={preset}", *([f"--config.{key}"] if key else [])]
-    assert benches.applying(module.BENCH, *flags, platform=device) == ids
-
-
-def test_views_are_compared_on_one_core(monkeypatch):
+def test_limits_apply_where_they_were_set(monkeypatch):
     monkeypatch.setattr(frame.machine, "cores", lambda: 1)
     assert benches.applying(augment.BENCH, "--preset=cpu") == {"C1", "C2", "C3"}
+    monkeypatch.setattr(frame.machine, "cores", lambda: 2)
+    for module, key, preset, device, ids in APPLYING:
+        flags = [f"--preset={preset}", *([f"--config.{key}"] if key else [])]
+        shown = benches.applying(module.BENCH, *flags, platform=device)
+        assert shown == ids, (module.__name__, flags, device)
 
 
 def test_the_preset_gives_way_to_the_user():
@@ -296,6 +287,8 @@ WRONG = [
         ["queue_length=1", "batch_size=64"],
     ),
     (["step", "more"], ["'more'"]),
+    (["flags", "--seconds=soon"], ["seconds", "soon"]),
+    (["flags", "--seconds=-1"], ["seconds", "-1"]),
     # What the step in PyTorch does not have.
     ([*PEER, "--config.method.name=rsmatch"], ["method.name", "leave it out"]),
     ([*PEER, "--config.model.wrn_preact=tf"], ["wrn_preact=tf", "usb"]),

@@ -18,9 +18,6 @@ from rsmatch_jax.errors import RunFailed
 SMALL = benches.small(batch=4)
 
 
-# Whole steps
-
-
 def test_loop_rows(monkeypatch, capsys):
     """Programs are compiled until time is up."""
     now = iter([0.0, 1.0, 1.0, 20.0])
@@ -91,9 +88,6 @@ def test_figures_of_whole_steps():
     assert set(figures()) == {"G1", "G9_fixmatch"}
 
 
-# Invariants
-
-
 def test_convolutions_in_loops_are_found():
     x, w = jnp.ones((2, 4, 8, 8)), jnp.ones((4, 4, 3, 3))
 
@@ -149,9 +143,6 @@ def test_invariants_need_devices_and_their_own_sizes(monkeypatch, capsys):
     flags = ["--preset=cpu", "--config.train.batch_size=8"]
     assert bench.main(["invariants", *flags]) == 2
     assert "train.batch_size: this bench sets it" in capsys.readouterr().err
-
-
-# Starts
 
 
 def test_starts_of_known_times(monkeypatch, capsys, tmp_path):

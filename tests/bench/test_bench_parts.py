@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import os
 import random
 import subprocess
@@ -17,7 +18,7 @@ from rsmatch_jax.augment import on_device as views_on_device
 from rsmatch_jax.augment import ops as operations
 from rsmatch_jax.augment import views
 from rsmatch_jax.bench import __main__ as bench
-from rsmatch_jax.bench import augment, queue_cost
+from rsmatch_jax.bench import augment, predict, queue_cost
 from rsmatch_jax.bench import input as input_
 from rsmatch_jax.bench.rivals import pillow_views, tf_images
 from rsmatch_jax.data import resident, sampler, tf_augment
@@ -26,14 +27,12 @@ from rsmatch_jax.runtime import child as processes
 from rsmatch_jax.runtime import parallel
 
 SMALL = benches.small(batch=4, ratio=2, classifier="wrn_28_2")
+TINY = benches.small(ratio=2)  # wrn_10_1, for which the limit was set
 SPEC = views.ViewSpec(flip=True, crop_pad=2, randaugment_ops=3, cutout=True)
 
 
 def request(*flags):
     return augment.BENCH.parse(flags)
-
-
-# The queue.
 
 
 def test_queue_rows(monkeypatch):
@@ -59,9 +58,6 @@ def test_queue_rows(monkeypatch):
         # Images, positions, head, count, and the number of the step.
         assert row["state_leaves"] == row["aliased_leaves"] == 5
     assert rows["push K=10"]["ratio"] == rows["sample K=10"]["ratio"] == 1
-
-
-# The augmentation.
 
 
 @pytest.mark.parametrize("pad", [0, 1, 7])
@@ -141,9 +137,6 @@ def test_augment_rows():
     assert {"pillow", "tensorflow"} <= set(content["versions"])
 
 
-# The input.
-
-
 def test_input_rows(monkeypatch):
     """Each step makes another batch of the right size."""
     made, steps = [], []
@@ -186,7 +179,42 @@ def test_an_epochs_cost_is_spread_over_its_steps(monkeypatch):
     assert rows[input_.ORDERS]["ms"] == 2000 / sampler.STEPS_PER_EPOCH
 
 
-# The commands.
+def test_predict_rows(monkeypatch):
+    monkeypatch.setattr(predict, "IMAGES", 5)
+    monkeypatch.setattr(predict, "ROUNDS", 2)
+    content = predict.BENCH.content(predict.BENCH.parse(TINY))
+    rows = benches.rows_of(content)
+    assert set(rows) == {predict.COMMAND, predict.FORWARD, predict.READING}
+    assert rows[predict.FORWARD]["ratio"] == 1
+    for row in rows.values():
+        assert row["images_per_second"] == pytest.approx(5e3 / row["ms"])
+    assert set(content["figures"]) == {"predict"}
+    assert content["config"]["model"]["classifier"] == "wrn_10_1"
+
+
+def test_the_figure_of_predicting_by_hand():
+    """Speeds within a round: 1/2, 3/4 and 1/1; the median counts."""
+    times = {predict.COMMAND: [2.0, 4.0, 7.0], predict.FORWARD: [1.0, 3.0, 7.0]}
+    seconds = {name: np.array(values) for name, values in times.items()}
+    assert predict.figures(seconds)["predict"].median == 0.75
+
+
+def test_the_networks_alone_return_what_the_command_writes(tmp_path):
+    model = predict._model(predict.BENCH.parse(TINY))
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    paths = predict._write_files(str(tmp_path), images)
+    predict._predict(model, paths, str(tmp_path / "out"))
+    with open(tmp_path / "out") as f:
+        lines = [json.loads(line) for line in f]
+    (batch,) = predict._networks(model, images)()
+    p = np.asarray(batch["classifier"])[:5]
+    assert [line["label"] for line in lines] == p.argmax(axis=1).tolist()
+    for name, values in (
+        ("probability", p.max(axis=1)),
+        ("synthetic_score", np.asarray(batch["detector"])[:5, 1]),
+    ):
+        np.testing.assert_allclose([x[name] for x in lines], values, atol=1e-6)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cannot pin")

@@ -65,21 +65,20 @@ def test_without_torch(monkeypatch, capsys):
     assert OURS in text and OURS_INPUT in text and "torch as" not in text
 
 
-def columns(name, partner=None, workers=None, **seconds):
-    row = peer.columns(name, "", "compiled", partner, workers, workers)
-    times = {name: np.array(s) for name, s in seconds.items()}
-    return peer.timed_columns(times, row, 960)
-
-
 def test_ratios_of_known_times():
-    times = {"ours": [0.1, 1.0, 0.2], "theirs": [0.3, 5.0, 0.4]}
-    theirs = columns("theirs", "ours", **times)
+    times = {"ours": np.array([0.1, 1.0, 0.2]), "theirs": np.array([0.3, 5.0, 0.4])}
+
+    def columns(workers=None):
+        row = peer.columns("theirs", "", "eager", "ours", workers, workers)
+        return peer.timed_columns(times, row, 960)
+
+    theirs = columns()
     assert theirs["jax_speed_ratio"] == pytest.approx(3)
     assert theirs["jax_speed_ratio_quartiles"] == pytest.approx([2.5, 4])
     assert theirs["ms"] == pytest.approx(400)
     assert theirs["images_per_second"] == pytest.approx(960 / 0.4)
     # Not in turns: of medians, 0.4 / 0.2, and of quartiles crosswise.
-    theirs = columns("theirs", "ours", 3, **times)
+    theirs = columns(workers=3)
     assert theirs["jax_speed_ratio"] == pytest.approx(2)
     assert theirs["jax_speed_ratio_quartiles"] == pytest.approx(
         [0.35 / 0.6, 2.7 / 0.15]

@@ -26,9 +26,6 @@ def kernel(name="k", start=0.0, end=1.0, line="a", op=""):
     return Kernel(name, op, line, start, end)
 
 
-# Intervals.
-
-
 def test_busy_time_is_a_count_of_marked_points():
     rng = np.random.default_rng(0)
     marked, kernels = np.zeros(1000, bool), []
@@ -54,8 +51,6 @@ def test_a_loop_has_only_the_time_that_what_it_repeats_leaves():
     inside = {"while": 50, "a": 20, "b": 20, "inner": 10}
     assert times == {**inside, "after": 10, "elsewhere": 100}
 
-
-# Classes.
 
 GPU_PROGRAM = """HloModule jit_step, is_scheduled=true
 
@@ -114,9 +109,6 @@ def test_classes_of_a_gpus_kernels():
         assert kernel_trace.classify(kernel(name, op=op), program) == expected, name
 
 
-# A real trace.
-
-
 @pytest.fixture(scope="module")
 def fixmatch():
     with pytest.MonkeyPatch.context() as patch:
@@ -160,9 +152,6 @@ def test_a_trace_without_kernels(fixmatch):
         kernel_times.traced(fixmatch, 1, gpu)
 
 
-# Figures.
-
-
 def test_columns_and_figure_of_known_kernels():
     program = kernel_trace.sources(hlo.Module(GPU_PROGRAM))
     first = [
@@ -193,9 +182,6 @@ def test_columns_and_figure_of_known_kernels():
     figure = benches.figures(kernel_times.BENCH, request, rows)["G10"]
     assert figure["value"] == pytest.approx(0.4) and not figure["holds"]
     assert figure["spread"] == pytest.approx([0.25, 0.5])
-
-
-# Memory.
 
 
 def test_resident_arrays_take_what_their_shapes_say():

@@ -32,9 +32,6 @@ def document(**figures):
     return {**content, "figures": figures}
 
 
-# Processes
-
-
 def test_a_child_is_killed_with_all_it_has_started(monkeypatch):
     """When its time is up; its own child holds the other end of the pipe."""
     read, write = os.pipe()
@@ -51,9 +48,6 @@ def test_a_child_is_killed_with_all_it_has_started(monkeypatch):
     os.close(write)
     # The end of the file, once nobody holds the other end.
     assert select.select([read], [], [], 30)[0] and os.read(read, 1) == b""
-
-
-# The suite
 
 
 @pytest.fixture
@@ -199,9 +193,6 @@ def test_figures_of_several_parts():
         {"G2_share": 142 / 790, "G3": 0.5, "G6_K10": 0.004, "G6_K1000": 0.006}
     )
     assert suite.combined({"loop": document(), "queue": queue}) == {}
-
-
-# The README's tables
 
 
 @pytest.fixture

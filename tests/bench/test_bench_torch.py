@@ -28,8 +28,6 @@ def experiment(*flags):
     return workload.build(request.config, values, request.device)
 
 
-# The network and the step.
-
 NAMES = {"kernel": "weight", "scale": "weight", "mean": "running_mean"}
 NAMES["var"] = "running_var"
 
@@ -149,6 +147,11 @@ def test_the_steps_do_the_same(torch, two_steps, kind):
         for tree, there in ((state.params, parameters), (state.ema, named(program))):
             for name, x in in_torch(tree["classifier"]).items():
                 close(there[name].detach(), x)
+    buffers = dict(program.network.named_buffers())
+    assert buffers["encoder.bn.num_batches_tracked"] == 2
+    if kind == "usb":  # evaluates with the network's own statistics
+        for name, buffer in program.averaged.named_buffers():
+            assert torch.equal(buffer, buffers[name])
 
 
 def named(program):
@@ -157,18 +160,6 @@ def named(program):
         names = [name for name, _ in program.network.named_parameters()]
         return dict(zip(names, program.averaged, strict=True))
     return dict(program.averaged.named_parameters())
-
-
-def test_usb_evaluates_with_the_networks_own_statistics(torch, two_steps):
-    from rsmatch_jax.bench.rivals import torch_fixmatch, torch_programs
-
-    exp, cpu = two_steps[0], torch.device("cpu")
-    program = torch_fixmatch.AsInUSB(exp, cpu)
-    program.step(torch_programs.placed(exp, cpu))
-    buffers = dict(program.network.named_buffers())
-    for name, buffer in program.averaged.named_buffers():
-        assert torch.equal(buffer, buffers[name])
-    assert buffers["encoder.bn.num_batches_tracked"] == 1
 
 
 def test_lean_torch_goes_on_where_nothing_compiles(torch, two_steps, monkeypatch):
@@ -204,9 +195,6 @@ def test_lean_torch_in_bfloat16_has_float32_weights(torch, two_steps):
     assert seen == {torch.bfloat16}
     assert {p.dtype for p in program.averaged} == {torch.float32}
     assert all(torch.isfinite(p).all() for p in program.averaged)
-
-
-# The loader.
 
 
 def test_the_loader_makes_pillows_views(torch):

@@ -162,7 +162,7 @@ def sources(module: hlo.Module) -> dict[str, Source]:
 
 
 def classify(kernel: Kernel, program: Mapping[str, Source]) -> str:
-    """The kernel's class, one of CLASSES. program: of `sources`."""
+    """The kernel's class, one of CLASSES. program: see `sources`."""
     by_name = next((c for p, c in _KERNELS if p.search(kernel.name)), None)
     source, op = program.get(kernel.op), kernel.op
     if source is None or (source.opcode == "call" and kernel.name != op):
