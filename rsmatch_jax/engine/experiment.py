@@ -71,7 +71,7 @@ class Experiment:
             sync_bn=self.config.model.sync_bn,
         )
 
-    def train_step(self) -> Callable:
+    def train_step(self) -> jax.stages.Wrapped:
         """Returns the mapped train step of `one_step`; the state is donated."""
         return parallel.map_step(self.one_step(), self.devices)
 

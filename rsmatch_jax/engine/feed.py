@@ -138,7 +138,7 @@ class ResidentFeed:
         """Returns the step's program before it is compiled, a jax.stages.Lowered."""
         return self._step.lower(state, *self._arguments(0, self.most))
 
-    def compile(self, state, done=0):
+    def compile(self, state, done=0) -> Any:
         del done  # all steps have one program
         platform = self._exp.devices[0].platform
         self._program = compilation.compiled(self.lower(state), platform)

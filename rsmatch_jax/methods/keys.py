@@ -82,6 +82,13 @@ def check(cls: type, block: str, config: Config):
             refuse(config, path, way_out)
 
 
+def reset_refused(cls: type, block: str, config: Config):
+    """Sets the block's keys that are refused for other methods to False, 0 or ""."""
+    for field in dataclasses.fields(cls):
+        if field.metadata.get("own_method_only"):
+            config.method[block][field.name] = type(config.method[block][field.name])()
+
+
 def from_config(cls: type[T], block: str, config: Config, **derived: Any) -> T:
     """Builds the dataclass from its keys; `derived` adds fields or replaces keys."""
     values = {name: get(config, path) for name, path in paths(cls, block).items()}

@@ -28,7 +28,7 @@ AXIS = "batch"  # the axis of every function that this module maps
 PyTree = Any
 
 
-def map_step(step: Callable, devices: Sequence[jax.Device]) -> Callable:
+def map_step(step: Callable, devices: Sequence[jax.Device]) -> jax.stages.Wrapped:
     """Returns the pmap of `step(state, batch) -> (state, metrics)`.
 
     The state is donated. Inside, collectives over AXIS are available and the batch is
