@@ -16,8 +16,7 @@ from rsmatch_jax.bench import step
 from rsmatch_jax.bench.harness import frame, timing, workload
 from rsmatch_jax.engine import feed
 from rsmatch_jax.engine.experiment import Experiment
-from rsmatch_jax.runs.history import Dispatched
-from rsmatch_jax.runtime import compilation, parallel
+from rsmatch_jax.runtime import parallel
 from rsmatch_jax.step import repeat
 
 FULL = 2**20  # steps of a run of the paper's length
@@ -37,34 +36,25 @@ DISPATCHES = 4  # at least, in a turn, where a dispatch has several steps
 ROUNDS = 9
 
 
-class OneBatch:
-    """A Feed that repeats one batch, which lies on the device."""
+class OneBatch(feed.Feed):
+    """Repeats one batch, which lies on the device."""
 
     def __init__(self, exp: Experiment, loop: int | None):
-        self.most = loop or 1
-        self._loop, self._platform = loop is not None, exp.devices[0].platform
         train_step = exp.one_step()
-        program = repeat(train_step, self.most) if self._loop else train_step
-        self._step = parallel.map_resident_step(
-            program, 2 if self._loop else 1, exp.devices
+        program = repeat(train_step, loop) if loop else train_step
+        super().__init__(
+            exp,
+            parallel.map_resident_step(program, 2 if loop else 1, exp.devices),
         )
+        self.most, self._loop = loop or 1, loop is not None
         self._batch = parallel.replicate(workload.random_batch(exp), exp.devices)
         self._ranks = parallel.ranks(exp.devices)
 
-    def run(self, state, done, room):
+    def inputs(self, done, room):
         del done
         count = min(room, self.most)
-        state, metrics = self._step(state, *self._arguments(count))
-        return state, Dispatched(metrics, count)
-
-    def compile(self, state):
-        lowered = self._step.lower(state, *self._arguments(1))
-        self._step = compilation.compiled(lowered, self._platform)
-        return self._step
-
-    def _arguments(self, count):
         counts = [np.int32(count)] if self._loop else []
-        return self._batch, *counts, self._ranks
+        return (self._batch, *counts, self._ranks), count
 
 
 def measure(request: frame.Request) -> frame.Measured:

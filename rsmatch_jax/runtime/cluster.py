@@ -1,8 +1,7 @@
 """Whether this process is one of several of a run: by flags, or by the environment.
 
-It does not import JAX, because the parent of such a process (`supervisor`) uses it. JAX
-itself connects processes under SLURM, Open MPI, Kubernetes and on TPU pods; this module
-only decides whether there are several.
+JAX itself connects processes under SLURM, Open MPI, Kubernetes and on TPU pods; here it
+is decided whether there are several. The parent (`supervisor`) must not import JAX.
 """
 
 import dataclasses
@@ -25,9 +24,9 @@ METADATA = "/computeMetadata/v1/instance/attributes/worker-network-endpoints"
 class Group:
     """The processes of a run, before JAX has started.
 
-    source: what tells of them. coordinator (HOST:PORT), size and rank: None if JAX
-    finds them. method: JAX's name for its way of finding them, None = JAX chooses.
-    local_devices: this process's GPUs, None = JAX chooses.
+    source: where it is known from. coordinator (HOST:PORT), size, rank: None if JAX
+    finds them. method: JAX's name for its way of finding them. local_devices: this
+    process's GPUs. None = JAX chooses.
     """
 
     source: str
@@ -78,7 +77,7 @@ def find(
         return None
     if values == (None, None, None):
         return _detect(environ)
-    if None in values:
+    if coordinator is None or num_processes is None or process_id is None:
         raise RequestError(
             f"of {THREE} some are missing; use all three, or none under SLURM, Open "
             f"MPI, Kubernetes and on TPU pods, where JAX finds them. {ALONE}"
@@ -162,11 +161,8 @@ def _slurm_tasks_here(environ: Mapping[str, str]) -> int:
 def _gpus_of_process(
     environ: Mapping[str, str], local_processes: int
 ) -> tuple[int, ...] | None:
-    """The GPUs that a process takes of those that it sees; None = JAX chooses.
-
-    JAX chooses the GPU of the local rank, which is wrong for a process that is alone on
-    its machine or sees a single GPU.
-    """
+    """The GPUs that a process takes of those that it sees; None = JAX chooses that of
+    the local rank, which is wrong for one alone on its machine or that sees one GPU."""
     seen = environ.get("CUDA_VISIBLE_DEVICES", "")
     count = len(seen.split(",")) if seen else len(_gpu_files())
     if count == 1:

@@ -1,9 +1,7 @@
-"""The parent of one of several processes of a run.
+"""The parent of one of several processes of a run. It never imports JAX.
 
-When a process of a run dies, JAX aborts the others from C++, so that no Python code can
-explain it or choose the exit code. Therefore each of several processes is the child of
-a small one, which passes signals on and exit codes back, and explains an abort. It
-never imports JAX.
+When a process dies, JAX aborts the others from C++, where no Python code can explain it
+or choose the exit code. So a small parent passes signals on and explains an abort.
 """
 
 import os
@@ -41,11 +39,10 @@ def tell(word: str):
 
 
 def supervise(command: Sequence[str], name: str) -> int:
-    """Runs a command as the child of this process and returns the exit code.
+    """Runs a command as a child and returns its exit code. For the main thread.
 
-    For the main thread. SIGTERM, SIGINT and SIGHUP reach the child as SIGTERM; a second
-    one kills it. The codes 0, 1, 2 and 75 pass through; any other becomes 1 with a
-    message. The child imports the same rsmatch_jax. name: this process in messages.
+    SIGNALS reach the child as SIGTERM; a second one kills it. The codes EXPLAINED pass
+    through; any other becomes 1 with a message about this process, `name`.
     """
     stop, (read_end, write_end) = _Stop(), os.pipe()
     with handled_by(stop), os.fdopen(read_end, "rb", buffering=0) as lines:

@@ -51,16 +51,12 @@ def _collectives(x, axis):
     }
 
 
-def test_without_an_axis_there_is_one_device():
-    x = jnp.arange(8.0)
-    alone = jax.jit(lambda x: _collectives(x, None))(x)
-    one = jax.pmap(lambda x: _collectives(x, "mine"), axis_name="mine")(x[None])
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[0]), alone, one)
-
-
 def test_a_bound_name_is_used_and_an_unbound_one_is_an_error():
+    """Without a name there is one device."""
     x = jnp.arange(8.0)
     mapped = jax.pmap(lambda x: _collectives(x, "mine"), axis_name="mine")
+    alone, one = jax.jit(lambda x: _collectives(x, None))(x), mapped(x[None])
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[0]), alone, one)
     four = mapped(parallel.deal(x, 4))
     np.testing.assert_array_equal(four["num_devices"], [4] * 4)
     np.testing.assert_array_equal(four["mean"], [3.5] * 4)
