@@ -20,10 +20,11 @@ _LOCK_RETRY = 0.1  # seconds; a process that only tests a lock holds it for less
 
 
 @contextlib.contextmanager
-def replacing(path: str, mode: str = "wb") -> Generator[Any]:
-    """Opens a file that takes the place of `path` at the end of a block without error.
+def replacing(path: str, mode: str = "wb", sync_folder: bool = True) -> Generator[Any]:
+    """Opens a file that replaces `path`, on the disk, if the block raises no error.
+    Several processes and threads may do so at the same time.
 
-    Several processes and threads may write the same path at the same time.
+    sync_folder: False saves a wait per file; call `sync` on the folder after the last.
     """
     temporary = f"{path}.{os.getpid()}-{threading.get_ident()}{TEMPORARY}"
     try:
@@ -35,17 +36,14 @@ def replacing(path: str, mode: str = "wb") -> Generator[Any]:
     finally:
         with contextlib.suppress(OSError):
             os.remove(temporary)
+    if sync_folder:
+        sync(os.path.dirname(path) or ".")
 
 
 def write_bytes(path: str, content: bytes, *, sync_folder: bool = True):
-    """Writes a file to disk: it has all of `content`, or stays as it was.
-
-    sync_folder: False saves a wait per file; call `sync` on the folder after the last.
-    """
-    with replacing(path) as f:
+    """Writes a file by `replacing`: it has all of `content`, or stays as it was."""
+    with replacing(path, sync_folder=sync_folder) as f:
         f.write(content)
-    if sync_folder:
-        sync(os.path.dirname(path) or ".")
 
 
 def write_text(path: str, text: str):
@@ -60,10 +58,8 @@ def write_json(path: str, content: Mapping[str, Any]):
 
 
 def read_json(path: str) -> dict[str, Any] | None:
-    """Returns the object in a JSON file, or None if there is no such file.
-
-    Raises RequestError if the file cannot be read or holds no JSON object.
-    """
+    """Returns the object in a JSON file, None if there is no such file; raises
+    RequestError if the file cannot be read or holds no JSON object."""
     try:
         with open(path, encoding="utf-8") as f:
             content = json.load(f)
@@ -148,10 +144,8 @@ def plain(value: Any) -> Any:
 
 
 def try_lock(file: IO) -> bool:
-    """Tries to lock an open file until it is closed; True if this process holds it.
-
-    The system releases the lock however the process ends.
-    """
+    """Tries to lock an open file until it is closed, or the process ends in any way;
+    returns True if this process holds the lock."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -79,11 +79,8 @@ def check(config: Any, num_devices: int):
 
 
 def ignored_keys(config: Any, keys: Iterable[str]) -> dict[str, str]:
-    """Returns {key: settings that read it} of the keys that the method ignores.
-
-    A block of `method` belongs to the method of its name, a rule's block to every
-    method that takes the rule.
-    """
+    """Returns {key: settings that read it} of the keys that the method ignores. A block
+    of `method` belongs to the method, or to the methods with the rule, of its name."""
     options = config.method
     if options.name not in catalogue.METHODS:
         return {}  # `check` refuses it

@@ -1,7 +1,6 @@
 """Finds and loads config files, and reads a command line's overrides of them.
 
-Where absl and ml_collections answer with a traceback, here a RequestError names the
-flag, key, type or file.
+A RequestError names what is wrong, where absl and ml_collections print a traceback.
 """
 
 import contextlib
@@ -30,8 +29,7 @@ def parse(
 ) -> tuple[Any, str, flags.FlagValues]:
     """Returns (locked config, name of its file without .py, flag values).
 
-    argv: as sys.argv, program name first. define: adds the command's flags. Raises
-    RequestError if a flag, key, value or file does not fit.
+    argv: as sys.argv, program name first. define: adds the command's flags.
     """
     value, others = _split(argv)
     path = find(value)
@@ -102,10 +100,8 @@ def call(path: str, function: str) -> Any:
 
 @contextlib.contextmanager
 def _configs_importable(folder: str) -> Generator[None]:
-    """Makes CONFIGS the package `configs`.
-
-    Modules that it lacks come from `folder` or from a user's `configs` on sys.path.
-    """
+    """Makes CONFIGS the package `configs`; modules that it lacks come from `folder`, or
+    from a user's `configs` on sys.path."""
     before = _take_configs()
     package = types.ModuleType("configs")
     others = (os.path.join(entry, "configs") for entry in sys.path)

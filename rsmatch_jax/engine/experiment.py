@@ -132,8 +132,7 @@ def build(
 ) -> Experiment:
     """Builds everything but the images; `dataset` decides how they are normalised.
 
-    saved_shapes: {path of a leaf: its shape} of a checkpoint. A run keeps the shapes
-    that an earlier version gave to some networks.
+    saved_shapes: of a checkpoint's leaves. A run keeps those of an earlier version.
     """
     method = METHODS[config.method.name].make(config, dims)
     if saved_shapes:

@@ -23,10 +23,8 @@ GIB = 2**30
 
 
 class Feed:
-    """The mapped train step and its images; the step is compiled once.
-
-    most: the maximum number of steps in one dispatch.
-    """
+    """The mapped train step, which is compiled once, and its images. most: the maximum
+    number of steps in one dispatch."""
 
     most = 1
 
@@ -53,10 +51,8 @@ class Feed:
     def run(
         self, state: TrainState, done: int, room: int
     ) -> tuple[TrainState, Dispatched]:
-        """Dispatches 1 to `room` of the steps after `done`, without waiting for them.
-
-        The state is donated.
-        """
+        """Dispatches 1 to `room` of the steps after `done`, without waiting for them;
+        donates the state."""
         program = self._program or self.compile(state, done)
         inputs, count = self.inputs(done, room)
         state, metrics = program(state, *inputs)
@@ -64,16 +60,13 @@ class Feed:
 
 
 def make(exp: Experiment, task: rs_ssl.Task) -> tuple[Feed, str]:
-    """Returns the feed of a run, and lines about its memory and its input.
-
-    Raises RequestError if a device cannot hold the run, or the images do not fit
-    input.mode=resident.
-    """
+    """Returns the feed of a run, and lines about its memory and its input; raises
+    RequestError if the run, or its images with input.mode=resident, do not fit."""
     options, on_device = exp.config.input, resident_bytes(exp, task)
     num_bytes = resident.num_bytes(task, unlabelled=exp.method.uses_unlabeled)
     size = f"{num_bytes / 2**20:.0f} MiB of images"
-    too_large = f"{size} are more than input.resident_budget_gb"
-    too_large += f"={options.resident_budget_gb}"
+    budget = options.resident_budget_gb
+    too_large = f"{size} are more than input.resident_budget_gb={budget}"
     memory_line = memory.check(exp, on_device)
     if options.mode == "resident" and not on_device:
         raise RequestError(
@@ -107,10 +100,8 @@ def resident_bytes(exp: Experiment, task: rs_ssl.Task) -> int:
 
 
 class ResidentFeed(Feed):
-    """Images and views on the device, several steps a dispatch.
-
-    One program for any number of steps: the length of a dispatch changes no bit.
-    """
+    """Images and views on the device, several steps a dispatch. All lengths have one
+    program, so that they change no bit."""
 
     def __init__(self, exp: Experiment, task: rs_ssl.Task, loop: int | None):
         """loop: maximum of steps a dispatch; None = a program of one step, no loop."""

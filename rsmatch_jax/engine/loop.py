@@ -31,10 +31,7 @@ STEPS = 16  # beside those of the oldest dispatch
 
 
 class Loop:
-    """The state and the files of a run.
-
-    It goes on from the newest good checkpoint, if there is one.
-    """
+    """The state and the files of a run, from its newest good checkpoint on."""
 
     def __init__(
         self,
@@ -193,10 +190,8 @@ class Loop:
         say("  ".join([*parts, *(f"WARNING: {alarm}" for alarm in alarms)]))
 
     def _evaluate(self) -> bool:
-        """Evaluates, writes metrics, pictures and result.json; True for a new best.
-
-        If a stop becomes due, it returns False and writes nothing.
-        """
+        """Evaluates, writes metrics, pictures and result.json; True for a new best. If
+        a stop becomes due, it writes nothing."""
         begin, step = time.monotonic(), self.step
         queue = self.exp.method.queue(self.state.extra)
         try:
@@ -219,20 +214,14 @@ class Loop:
         shown = {names.TITLES[key]: metrics[key] for key in names.SHOWN}
         text = "  ".join(f"{k} {v:.4f}" for k, v in shown.items() if v is not None)
         say(f"evaluation at step {step}: {text}{'  (best)' if best else ''}")
-        confusion = io.BytesIO()
-        np.save(confusion, measured.confusion)
-        for name, content in (
-            (workdir.CONFUSION_FILE, confusion.getvalue()),
-            (workdir.MISTAKES_FILE, measured.mistakes.to_bytes()),
-        ):
-            files.write_bytes(os.path.join(self.folder, name), content)
+        confusion, mistakes = io.BytesIO(), measured.mistakes.to_bytes()
+        np.save(confusion, measured.confusion)  # into a file, it hides a full disk
+        files.write_bytes(self._path(workdir.CONFUSION_FILE), confusion.getvalue())
+        files.write_bytes(self._path(workdir.MISTAKES_FILE), mistakes)
         if metrics["queue_fill"]:
-            picture = queue_picture.draw_queue(
-                os.path.join(self.folder, workdir.QUEUE_PICTURE),
-                jax.device_get(queue),
-                self.task,
-                f"CSQueue at step {step}",
-            )
+            path, title = self._path(workdir.QUEUE_PICTURE), f"CSQueue at step {step}"
+            on_host = jax.device_get(queue)
+            picture = queue_picture.draw_queue(path, on_host, self.task, title)
             self.logbook.write_image(step, "queue", picture)
         self._write_result("running")
         self.evaluation_seconds = time.monotonic() - begin
@@ -273,5 +262,8 @@ class Loop:
             step=self.step,
             fingerprint=self.fingerprint if self.saved_step == self.step else None,
         )
-        files.write_json(os.path.join(self.folder, workdir.RESULT_FILE), result)
+        files.write_json(self._path(workdir.RESULT_FILE), result)
         return result
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.folder, name)

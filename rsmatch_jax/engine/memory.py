@@ -25,9 +25,7 @@ _GIB, _MIB = 2**30, 2**20
 
 def parts(exp: Experiment, images: int) -> dict[str, int]:
     """Returns bytes on each device: the parts of KEYS and of the method's memory_keys.
-
-    images: of the images on a device. Only the compiled program knows the activations.
-    """
+    images: their bytes on a device. Only the compiled program knows the activations."""
     state = exp.first_state.out_info
     large = {name: size(state.extra[name]) for name in exp.method.memory_keys}
     dims, t = exp.dims, exp.config.train

@@ -27,8 +27,8 @@ def reference() -> tuple[Any, dict[str, Any]]:
 
 
 def load(folder: str) -> Any:
-    """Returns the locked config of the run in a workdir, with this version's unknown
-    keys, and neutral values for keys that it lacks; a line on stderr names those used.
+    """Returns the locked config of the run in a workdir. Keys that it lacks get neutral
+    values, and a line on stderr names those that its method uses.
 
     Raises RequestError if there is no run, or a value cannot work or is missing.
     """

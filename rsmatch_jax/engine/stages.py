@@ -110,11 +110,8 @@ def _claimed(
     overwrite: bool,
     explicit: Collection[str],
 ) -> Generator[str]:
-    """Makes the folder this run's for the block and yields where this process writes.
-
-    That is the folder itself on process 0. The others write the same files into a
-    temporary folder, which nobody reads.
-    """
+    """Makes the folder this run's for the block and yields where this process writes:
+    the folder on process 0; on others a temporary one, which nobody reads."""
     with contextlib.ExitStack() as stack:
 
         def take():

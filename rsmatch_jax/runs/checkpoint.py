@@ -7,7 +7,6 @@ is damaged: the checkpoint is moved aside, never deleted.
 import contextlib
 import functools
 import json
-import os
 import zlib
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
@@ -88,11 +87,10 @@ class Checkpoints:
     def save(
         self, step: int, state: PyTree, meta: dict[str, Any], best: int | None = None
     ) -> str:
-        """Starts to save a state, which may be donated when this returns.
+        """Starts to save a state, which may be donated when this returns; returns its
+        fingerprint. Replaces a checkpoint of the same step. best: the step that stays.
 
-        Replaces a checkpoint of the same step. Returns the state's fingerprint. Raises
-        RunFailed if this save or the one before it cannot be written. best: the step
-        that stays as the best one, if it is saved.
+        Raises RunFailed if this save or the one before it cannot be written.
         """
         with self._writing():
             self._manager.wait_until_finished()
@@ -138,13 +136,11 @@ class Checkpoints:
 
     def shapes(self, step: int) -> dict[str, tuple[int, ...]]:
         """Returns {path: shape} of a saved state's leaves; empty if it is damaged."""
-        return orbax_parts.shapes(os.path.join(self._folder.path, str(step), "state"))
+        return orbax_parts.shapes(self._folder.path, step)
 
     def restore(self, step: int, like: PyTree) -> Restored:
-        """Returns the checkpoint of `step`, its state with the placement of `like`.
-
-        Raises RunFailed if it is damaged.
-        """
+        """Returns the checkpoint of `step`, its state with the placement of `like`;
+        raises RunFailed if it is damaged."""
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
@@ -174,8 +170,8 @@ class Checkpoints:
     ) -> Restored | None:
         """Returns the newest good checkpoint, None if there is no checkpoint at all.
 
-        Newer damaged ones are moved to `checkpoints_damaged`, and `say` gets a warning.
-        Raises RunFailed if all are damaged; they stay where they are.
+        Moves newer ones, which are damaged, aside and warns. If all are damaged, they
+        stay where they are, and it raises RunFailed.
         """
         steps, reasons = hosts.on_primary("saved checkpoints", self._folder.steps), []
         for step in reversed(steps):
@@ -241,11 +237,8 @@ class Checkpoints:
 def newest_shapes(workdir: str) -> dict[str, tuple[int, ...]]:
     """Returns {path: shape} of a workdir's newest readable state; {} without one."""
     folder = CheckpointFolder(workdir)
-    for step in reversed(folder.steps()):
-        path = os.path.join(folder.path, str(step), "state")
-        if shapes := orbax_parts.shapes(path):
-            return shapes
-    return {}
+    shapes = (orbax_parts.shapes(folder.path, s) for s in reversed(folder.steps()))
+    return next(filter(None, shapes), {})
 
 
 def _crc32(meta: dict[str, Any]) -> int:

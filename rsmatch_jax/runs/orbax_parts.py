@@ -27,21 +27,20 @@ class NewestAndBest:
         return [i >= first or c.step == self.best for i, c in enumerate(checkpoints)]
 
 
-def shapes(folder: str) -> dict[str, tuple[int, ...]]:
+def shapes(folder: str, step: int) -> dict[str, tuple[int, ...]]:
     """Returns {path: shape} of the leaves of a saved state; empty if it is damaged."""
+    path = pathlib.Path(folder, str(step), "state")
     try:
         # pyrefly: ignore[bad-argument-type]: asks for etils' Path, takes any
-        tree = ocp.StandardCheckpointHandler().metadata(pathlib.Path(folder)).tree
+        tree = ocp.StandardCheckpointHandler().metadata(path).tree
         return {path: tuple(x.shape) for path, x in leaves(tree)}
     except Exception:  # Orbax raises exceptions of many kinds for bad files
         return {}
 
 
 def misfit(saved_shapes: Mapping[str, tuple[int, ...]], like: PyTree) -> str | None:
-    """Returns which leaf of a saved state differs from `like`, None if all fit.
-
-    saved_shapes: from `shapes`. That of a damaged one is empty, and fits.
-    """
+    """Returns which leaf of a saved state, by its `shapes`, differs from `like`; None
+    if all fit, or if it is damaged."""
     if not saved_shapes:
         return None
     saved = dict(saved_shapes)

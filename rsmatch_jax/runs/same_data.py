@@ -33,11 +33,8 @@ def digest(task: rs_ssl.Task) -> str:
 
 
 def check(folder: str, split: Mapping[str, np.ndarray], content: str | None):
-    """Raises RequestError unless the run in `folder` began with these images.
-
-    split: index arrays by name, chosen again from the present data. content: their
-    `digest`; None, or a run without one, compares the split only.
-    """
+    """Raises RequestError unless the run in `folder` began with these images. split:
+    index arrays by name. content: their `digest`, None compares the split alone."""
     anew = "or train anew with --overwrite"
     changed = f"so the dataset or the pool has changed since; restore them, {anew}"
     path = os.path.join(folder, workdir.SPLIT_FILE)

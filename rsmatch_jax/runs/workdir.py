@@ -1,7 +1,6 @@
 """A run's folder: to which run it belongs, and which files it holds."""
 
 import contextlib
-import io
 import json
 import os
 import shutil
@@ -103,8 +102,6 @@ def claim(
 ):
     """Makes the folder, with config.json, split.npz (index arrays by name) and
     data.json (a JSON-ready description of the data) in it."""
-    arrays = io.BytesIO()
-    np.savez(arrays, **split)
     try:
         os.makedirs(workdir, exist_ok=True)
         for name in os.listdir(workdir):
@@ -112,7 +109,8 @@ def claim(
                 os.remove(os.path.join(workdir, name))
         files.write_json(os.path.join(workdir, CONFIG_FILE), config)
         files.write_json(os.path.join(workdir, DATA_FILE), data)
-        files.write_bytes(os.path.join(workdir, SPLIT_FILE), arrays.getvalue())
+        with files.replacing(os.path.join(workdir, SPLIT_FILE)) as f:
+            np.savez(f, **split)
     except OSError as e:
         raise RequestError(
             f"--workdir={workdir} cannot be written ({e}); choose another"
@@ -122,10 +120,8 @@ def claim(
 def check_out(
     out: str | None, workdir: str, extension: str = ".json", beside: Sequence[str] = ()
 ):
-    """Raises RequestError if a file --out=`out` cannot be written or is the run's.
-
-    None passes. beside: endings of further files, which are checked as well.
-    """
+    """Raises RequestError if a file --out=`out`, or out + an ending of `beside`, cannot
+    be written or is the run's; None passes."""
     if out == "":
         raise RequestError(f"--out= is no file name; use --out=FILE{extension}")
     folder = os.path.realpath(workdir)

@@ -16,9 +16,7 @@ OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": ""}}
 
 def use_cache(cache_dir: str | None):
     """Caches compiled programs in <cache_dir>/compiled; None = the user's cache folder.
-
-    The variables JAX_COMPILATION_CACHE_DIR and JAX_ENABLE_COMPILATION_CACHE win.
-    """
+    JAX_COMPILATION_CACHE_DIR and JAX_ENABLE_COMPILATION_CACHE win."""
     # pyrefly: ignore[missing-attribute]: JAX makes its options at run time
     if jax.config.jax_compilation_cache_dir is None:
         folder = os.path.join(files.default_cache_dir(cache_dir), "compiled")

@@ -20,7 +20,7 @@ _CALLS = "calls of due"
 
 
 class Stop(stopping.Stop):
-    """For several processes, which call `due` equally often.
+    """The Stop of several processes, which call `due` equally often.
 
     After a signal each publishes how often it has called `due`. All stop at the first
     call that none of them has made yet.

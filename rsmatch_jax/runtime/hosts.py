@@ -201,10 +201,8 @@ def losses_named() -> Generator[None]:
 
 
 def leave(code: int) -> int:
-    """Ends the work of this process with the others and returns the exit code.
-
-    One that has failed alone exits at once: JAX's end would wait for the others.
-    """
+    """Ends the work of this process with the others and returns the exit code. One that
+    failed alone exits at once, because JAX's end would wait for the others."""
     if jax.distributed.is_initialized() and code not in (0, STOPPED):
         try:
             barrier("leave", TOGETHER)

@@ -1,8 +1,9 @@
 """Mapping over devices, placement and collectives; the only module that names pmap.
 
 The state is replicated. Row r of a global batch goes to device r mod D, as cards are
-dealt: what one key draws for the global batch is the same for every D, the number of
-the devices of all processes. `axis` names the mapped axis; None = one device.
+dealt to the D devices of all processes: the first b rows are the first b/D of each, and
+what one key draws is the same for every D. `axis` names the mapped axis; None = one
+device, and an unbound name raises a NameError.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,9 +43,7 @@ def map_resident_step(
     step: Callable, num_inputs: int, devices: Sequence[jax.Device]
 ) -> jax.stages.Wrapped:
     """Returns `map_step` of `step(state, *inputs)` with inputs that all devices hold.
-
-    `ranks(devices)` follow them: pmap needs an argument that differs between devices.
-    """
+    `ranks(devices)` follow: pmap needs an argument that differs between devices."""
 
     def on_one_device(state, *inputs_and_rank):
         return step(state, *inputs_and_rank[:-1])
@@ -73,9 +72,7 @@ def map_eval(forward: Callable, devices: Sequence[jax.Device]) -> jax.stages.Wra
 
 def replicate(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
     """Places a tree, the same in every process, on all devices, without a device axis.
-
-    Otherwise the first step would reshard the donated state and hold it twice.
-    """
+    Otherwise the first step would reshard the donated state and hold it twice."""
     mesh, everywhere = _mesh(devices), PartitionSpec()
     local = jax.device_put(tree, NamedSharding(mesh.local_mesh, everywhere))
     if not mesh.is_multi_process:

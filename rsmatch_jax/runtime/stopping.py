@@ -35,10 +35,8 @@ class Stop:
 
     @contextlib.contextmanager
     def at_signal(self, leave: Callable[[], object] | None) -> Generator[None]:
-        """Within the block a signal calls `leave` and ends the process.
-
-        None: the process has something to save, and the signal only makes `due` true.
-        """
+        """Within the block a signal calls `leave` and ends the process; None: there is
+        something to save, and it only makes `due` true."""
         with self._lock:  # waits for ever while `request` ends the process
             before, self._leave = self._leave, leave
         try:
@@ -87,10 +85,8 @@ def on_signals() -> Generator[Stop]:
 
 @contextlib.contextmanager
 def handled_by(handler: Callable[[int, object], None]) -> Generator[None]:
-    """Calls `handler` for SIGNALS within the block.
-
-    Ignored ones stay ignored: SIGINT in a shell's background job, SIGHUP under nohup.
-    """
+    """Calls `handler` for SIGNALS within the block. Ignored ones stay ignored: SIGINT
+    in a shell's background job, SIGHUP under nohup."""
     numbers = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
     before = {n: signal.signal(n, handler) for n in numbers}
     try:

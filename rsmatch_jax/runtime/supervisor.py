@@ -21,9 +21,9 @@ EXPLAINED = (0, 1, 2, STOPPED)  # exit codes for which the child prints a messag
 WATCH = 1.0  # seconds between two checks whether the parent lives
 GO_ON = "The same command on all hosts goes on from the last checkpoint"
 REASONS = {
-    signal.SIGABRT: "JAX does that if another process of the run does not answer any "
-    "more; the message of that process says why",
-    signal.SIGKILL: "the system does that if memory is short",
+    signal.SIGABRT: " (JAX does that if another process of the run does not answer any "
+    "more; the message of that process says why)",
+    signal.SIGKILL: " (the system does that if memory is short)",
 }
 
 
@@ -73,9 +73,7 @@ def supervise(command: Sequence[str], name: str) -> int:
     ending = f"exit code {code}"
     if code < 0:
         number = signal.Signals(-code)
-        ending = number.name
-        if number in REASONS:
-            ending += f" ({REASONS[number]})"
+        ending = number.name + REASONS.get(number, "")
     at = f" while {last[0]}" if last and last[0] else ""
     sys.stderr.write(f"error: {name} ended with {ending}{at}. {GO_ON}\n")
     return 1

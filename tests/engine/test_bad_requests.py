@@ -1,6 +1,7 @@
 """Every command answers a wrong request: exit code 2, key and value named, no
 traceback, nothing written. Values of single config keys are in test_launch.py."""
 
+import importlib
 import json
 import os
 import pathlib
@@ -14,33 +15,14 @@ import pytest
 from PIL import Image
 from support import pool_requests
 
-from rsmatch_jax import evaluate, sweep, train
-from rsmatch_jax.bench import __main__ as bench
-from rsmatch_jax.data import import_images
+from rsmatch_jax import train
 from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.engine import config_file
-from rsmatch_jax.report import __main__ as report
 from rsmatch_jax.runs import workdir
-from rsmatch_jax.synthesis.ddpm import __main__ as ddpm
-from rsmatch_jax.synthesis.generate import __main__ as generate
-from rsmatch_jax.synthesis.look import __main__ as look
-from rsmatch_jax.synthesis.prompts import __main__ as prompts
 from rsmatch_jax.synthesis.prompts import prompt_file, settings
 
 ROOT = pathlib.Path(__file__).parents[2]
 DIGITS = f"--config={ROOT}/configs/digits.py"
-MAINS = {
-    "train": train.main,
-    "bench": bench.main,
-    "data.import_images": import_images.main,
-    "evaluate": evaluate.main,
-    "report": report.main,
-    "sweep": sweep.main,
-    "synthesis.ddpm": ddpm.main,
-    "synthesis.generate": generate.main,
-    "synthesis.look": look.main,
-    "synthesis.prompts": prompts.main,
-}
 
 FOLDERS = ["--layout=folders", "--out=new"]
 POOL = "--config.data.synthetic_pool="
@@ -293,7 +275,10 @@ def check(code, message, words):
     ),
 )
 def test_wrong_request_is_answered(place, capsys, command, argv, words):
-    code = MAINS[command](argv)
+    module = importlib.import_module(f"rsmatch_jax.{command}")
+    if hasattr(module, "__path__"):
+        module = importlib.import_module(f"rsmatch_jax.{command}.__main__")
+    code = module.main(argv)
     check(code, capsys.readouterr().err, words)
 
 

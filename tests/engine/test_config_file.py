@@ -10,20 +10,15 @@ from rsmatch_jax.errors import RequestError
 
 MINE = """
 from __future__ import annotations
-
 import dataclasses
-
 from configs import common
-
 
 @dataclasses.dataclass  # looks for this module in sys.modules
 class Sizes:
     steps: int
 
-
 def get_config():
     from configs import digits  # also when the function is called
-
     c = digits.get_config()
     c.seed = 7
     assert set(c) == set(common.get_config())
@@ -33,17 +28,12 @@ def get_config():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
+    """The working directory; without other tests' `configs` in sys.modules."""
     monkeypatch.chdir(tmp_path)
-    before = _without_configs()
+    before = config_file._take_configs()
     yield tmp_path
-    _without_configs()
+    config_file._take_configs()
     sys.modules.update(before)
-
-
-def _without_configs():
-    """Takes other tests' `configs` out of sys.modules and returns them."""
-    names = [n for n in sys.modules if n.split(".")[0] == "configs"]
-    return {name: sys.modules.pop(name) for name in names}
 
 
 def test_a_bare_name_is_a_packaged_config_and_a_path_is_that_file(folder):

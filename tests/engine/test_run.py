@@ -118,15 +118,6 @@ def test_digest_tells_images_apart():
     assert len({same_data.digest(t) for t in tasks}) == 3
 
 
-def test_two_runs_in_one_workdir(tmp_path):
-    """The second is refused and writes nothing."""
-    with workdir.locked(str(tmp_path / "r")):
-        with pytest.raises(RequestError, match="another process is training there"):
-            run(tmp_path / "r", **{"method.name": "supervised"})
-        assert os.listdir(tmp_path / "r") == [workdir.LOCK_FILE]
-    run(tmp_path / "r", **{"method.name": "supervised"})
-
-
 def test_foreign_folder_is_neither_used_nor_cleared(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     for check in (workdir.check_run_or_empty, workdir.clear):
@@ -146,10 +137,13 @@ def test_plan_trains_and_writes_nothing(tmp_path, capsys):
 
 
 def test_validation_images_choose_the_best_step(tmp_path):
-    result = run(
-        tmp_path / "r",
-        **{"data.validation_per_class": 8, "data.real_only": True, "seed": 1},
-    )
+    """After a second run in the workdir was refused and wrote nothing."""
+    keys = {"data.validation_per_class": 8, "data.real_only": True, "seed": 1}
+    with workdir.locked(str(tmp_path / "r")):
+        with pytest.raises(RequestError, match="another process is training there"):
+            run(tmp_path / "r", **keys)
+        assert os.listdir(tmp_path / "r") == [workdir.LOCK_FILE]
+    result = run(tmp_path / "r", **keys)
     evaluations = [x for x in lines(tmp_path / "r") if "eval/test_accuracy" in x]
     best = max(evaluations, key=lambda x: x["eval/validation_accuracy"])
     assert result["best_step"] == best["step"]

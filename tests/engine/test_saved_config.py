@@ -61,7 +61,6 @@ def later(monkeypatch):
 
 @pytest.fixture
 def old(tmp_path):
-    """A copy of the old workdirs."""
     return shutil.copytree(OLD, tmp_path / "old")
 
 
@@ -88,12 +87,11 @@ def test_old_run_goes_on(old, later, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "resumed at step 4" in out
     assert out.count(LINE) == 1 and "simmatch" not in out
-    for part in (result["config"], workdir.read_config(str(old / "unfinished"))):
+    folder = str(old / "unfinished")
+    for part in (result["config"], workdir.read_config(folder)):
         assert part["model"]["made_up"] == "old"
         assert part["method"]["rsmatch"]["made_up"] == 0
-    assert run(old / "unfinished", later()) == workdir.read_result(
-        str(old / "unfinished")
-    )
+    assert run(folder, later()) == workdir.read_result(folder)
     assert "began before" not in capsys.readouterr().out
     monkeypatch.undo()
     shutil.copytree(OLD / "unfinished", old / "again")
@@ -183,12 +181,10 @@ def test_old_run_is_reported_as_one_of_this_version(later, old):
 def test_old_run_is_swept(later, old, tmp_path):
     """A sweep takes it for one of its cells, with the flags that it would launch."""
     file = tmp_path / "later.py"
-    file.write_text(
-        "from configs import common\n\n\ndef get_config():\n"
-        "    c = common.get_config()\n"
-        + "".join(f"    c.{key} = {value!r}\n" for key, (value, _) in LATER.items())
-        + "    return c\n"
-    )
+    lines = ["from configs import common", "def get_config():"]
+    lines += ["    c = common.get_config()"]
+    lines += [f"    c.{key} = {value!r}" for key, (value, _) in LATER.items()]
+    file.write_text("\n".join([*lines, "    return c"]))
     saved = workdir.flat(workdir.read_config(str(old / "finished")))
     flags = [f"--config.{k}={v}" for k, v in saved.items() if v is not None]
 

@@ -66,6 +66,10 @@ def remove_largest(folder):
     files(folder / "state")[-1].unlink()
 
 
+def remove_meta(folder):
+    shutil.rmtree(folder / "meta")
+
+
 def empty(folder):
     shutil.rmtree(folder)
     folder.mkdir()
@@ -84,7 +88,7 @@ def garbage_meta(folder):
         path.write_text("[1]")
 
 
-DAMAGES = [truncate, remove_largest, empty, another_model, garbage_meta]
+DAMAGES = [truncate, remove_largest, remove_meta, empty, another_model, garbage_meta]
 
 
 def test_newest_comes_back_to_the_bit(saved):

@@ -123,11 +123,10 @@ def test_gpus_of_a_slurm_task(node, gpus, mine):
     assert find(environ).local_devices == mine
 
 
-def test_tasks_of_a_node():
-    environ = {"SLURM_STEP_TASKS_PER_NODE": "4(x2),1"}
-    for node, tasks in enumerate([4, 4, 1, 0]):
-        count = cluster._slurm_tasks_here({**environ, "SLURM_NODEID": str(node)})
-        assert count == tasks
+@pytest.mark.parametrize(("node", "tasks"), enumerate([4, 4, 1, 0]))
+def test_tasks_of_a_node(node, tasks):
+    environ = {"SLURM_STEP_TASKS_PER_NODE": "4(x2),1", "SLURM_NODEID": str(node)}
+    assert cluster._slurm_tasks_here(environ) == tasks
 
 
 def test_open_mpi_that_does_not_tell_jax_the_address():

@@ -5,8 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rsmatch_jax.models import uint8
-from rsmatch_jax.models.networks import Network
 from rsmatch_jax.runtime import parallel
 
 
@@ -70,18 +68,3 @@ def test_a_bound_name_is_used_and_an_unbound_one_is_an_error():
             jax.jit(function)(x)
     with pytest.raises(NameError, match="mine"):
         jax.jit(lambda: parallel.global_positions(8, "mine"))()
-
-
-def test_networks_see_normalised_pixels():
-    seen = {}
-
-    def apply(params, stats, images, train):
-        seen["x"] = images
-        return None, stats
-
-    mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 0.125)
-    net = uint8.take_uint8(Network(None, apply), mean, std)
-    images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3)).astype(np.uint8)
-    net.apply({}, {}, jnp.asarray(images), True)
-    expected = (images / 255 - np.array(mean)) / np.array(std)
-    np.testing.assert_allclose(seen["x"], expected, atol=1e-5)

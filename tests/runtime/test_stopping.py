@@ -17,6 +17,7 @@ from support.runs import timeless
 from rsmatch_jax import files
 from rsmatch_jax.runs import workdir
 from rsmatch_jax.runs.checkpoint import Checkpoints
+from rsmatch_jax.runtime import stopping
 
 PROGRAM = """
 import signal, sys, time
@@ -62,25 +63,20 @@ def test_first_signal_requests_a_stop_only(number):
     assert f"{number.name}: stopping after this step" in err
 
 
-def test_second_signal_ends_the_process_at_once():
-    process = start(after="time.sleep(60)")
+@pytest.mark.parametrize(
+    ("seconds", "code", "output"), [(0, 0, "end\n"), (stopping.ECHO + 0.1, 1, "")]
+)
+def test_second_signal_ends_the_process_at_once(seconds, code, output):
+    """One signal may come twice: a scheduler signals a group of processes, and a parent
+    passes it on."""
+    process = start(after=f"time.sleep({0.5 + 60 * code})")
     process.terminate()
     assert process.stdout.readline() == "due\n"
-    time.sleep(1.1)
+    time.sleep(seconds)
     process.terminate()
     out, err = process.communicate(timeout=30)
-    assert (process.returncode, out) == (1, "")
-    assert "SIGTERM again: ended at once" in err
-
-
-def test_one_signal_that_comes_twice_is_one():
-    """A scheduler signals a group of processes, and a parent passes it on."""
-    process = start(after="time.sleep(0.5)")
-    process.terminate()
-    assert process.stdout.readline() == "due\n"
-    process.terminate()
-    out, _ = process.communicate(timeout=30)
-    assert (process.returncode, out) == (0, "end\n")
+    assert (process.returncode, out) == (code, output)
+    assert ("SIGTERM again: ended at once" in err) == bool(code)
 
 
 @pytest.mark.parametrize(
