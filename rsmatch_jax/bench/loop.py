@@ -13,9 +13,9 @@ import numpy as np
 from rsmatch_jax import terminal
 from rsmatch_jax.bench import step
 from rsmatch_jax.bench.harness import frame, timing, workload
+from rsmatch_jax.engine import feed
 from rsmatch_jax.engine.experiment import Experiment
-from rsmatch_jax.runs.history import Dispatched
-from rsmatch_jax.runtime import compilation, parallel
+from rsmatch_jax.runtime import parallel
 from rsmatch_jax.step import repeat
 
 FULL = 2**20  # steps of a run of the paper's length
@@ -35,33 +35,25 @@ DISPATCHES = 4  # at least, in a turn, where a dispatch has several steps
 ROUNDS = 9
 
 
-class OneBatch:
-    """A Feed that repeats one batch, which lies on the device."""
+class OneBatch(feed.Feed):
+    """Repeats one batch, which lies on the device."""
 
     def __init__(self, exp: Experiment, loop: int | None):
-        """loop: maximum of steps a dispatch; None = a program of one step, no loop."""
-        self.most, self._loop, self._devices = loop or 1, loop, exp.devices
-        one = exp.one_step()
-        step_, num_inputs = (repeat(one, loop), 2) if loop else (one, 1)
-        self._step = parallel.map_resident_step(step_, num_inputs, exp.devices)
+        train_step = exp.one_step()
+        program = repeat(train_step, loop) if loop else train_step
+        super().__init__(
+            exp,
+            parallel.map_resident_step(program, 2 if loop else 1, exp.devices),
+        )
+        self.most, self._loop = loop or 1, loop is not None
         self._batch = parallel.replicate(workload.random_batch(exp), exp.devices)
+        self._ranks = parallel.ranks(exp.devices)
 
-    def run(self, state, done, room):
+    def inputs(self, done, room):
         del done
         count = min(room, self.most)
-        state, metrics = self._program(state, *self._arguments(count))
-        return state, Dispatched(metrics, count)
-
-    def compile(self, state, done=0):
-        del done  # all steps have one program
-        lowered = self._step.lower(state, *self._arguments(1))
-        platform = self._devices[0].platform
-        self._program = compilation.compiled(lowered, platform)
-        return self._program
-
-    def _arguments(self, count):
         counts = [np.int32(count)] if self._loop else []
-        return self._batch, *counts, parallel.ranks(self._devices)
+        return (self._batch, *counts, self._ranks), count
 
 
 def measure(request: frame.Request) -> frame.Measured:
