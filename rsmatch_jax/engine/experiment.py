@@ -17,7 +17,7 @@ from rsmatch_jax.augment import views
 from rsmatch_jax.data import normalise, rs_ssl, sources
 from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.methods.catalogue import METHODS, Dims, Method
-from rsmatch_jax.models import networks, uint8
+from rsmatch_jax.models import networks
 from rsmatch_jax.models.networks import Network
 from rsmatch_jax.runtime import compilation, parallel
 from rsmatch_jax.state import TrainState
@@ -146,7 +146,7 @@ def build(
     mean, std = normalise.normalisation(dataset)
     names = {"classifier": config.model.classifier, "detector": config.model.detector}
     nets = {
-        network: uint8.take_uint8(
+        network: networks.take_uint8(
             networks.make(
                 names[network],
                 heads,
@@ -154,7 +154,7 @@ def build(
                 bn_momentum=config.model.bn_momentum,
                 sync_axis=parallel.AXIS if config.model.sync_bn else None,
                 bn_variance=config.model.bn_variance,
-                preact=config.model.wrn_preact,
+                wrn_preact=config.model.wrn_preact,
             ),
             mean,
             std,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rsmatch_jax.models import uint8
+from rsmatch_jax.models import networks
 from rsmatch_jax.models.networks import Network
 from rsmatch_jax.runtime import parallel
 
@@ -84,7 +84,7 @@ def test_networks_see_normalised_pixels():
         return None, stats
 
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 0.125)
-    net = uint8.take_uint8(Network(None, apply), mean, std)
+    net = networks.take_uint8(Network(None, apply), mean, std)
     images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3)).astype(np.uint8)
     net.apply({}, {}, jnp.asarray(images), True)
     expected = (images / 255 - np.array(mean)) / np.array(std)

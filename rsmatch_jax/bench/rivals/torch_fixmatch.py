@@ -1,8 +1,8 @@
 """FixMatch's train step in PyTorch: as in USB, and as lean as possible.
 
 The network is USB's (semilearn nets/wrn/wrn.py), equal to rsmatch_jax.models.wrn with
-preact="usb". A parameter's name here is its path there, joined by dots. Imports torch;
-import it lazily.
+wrn_preact="usb". A parameter's name here is its path there, joined by dots. Imports
+torch; import it lazily.
 """
 
 import collections
