@@ -90,8 +90,8 @@ class Method:
         return []
 
     def as_saved(self, shapes: Mapping[str, tuple[int, ...]]) -> "Method":
-        """Returns the method whose networks have the shapes of a checkpoint of an
-        earlier version, {path of a leaf of the state: its shape}."""
+        """Returns the method with the network shapes of an earlier version's run.
+        shapes: {path of a leaf of the state: its shape}."""
         return self
 
     @property
@@ -136,8 +136,8 @@ class Method:
     def alarms(
         self, steps: Sequence[Mapping[str, float]], *, first: bool, images_a_step: int
     ) -> dict[str, str]:
-        """Returns {short name for the progress line: warning} of one log interval: the
-        metrics of its steps, of images_a_step unlabelled images each."""
+        """Returns {short name for the progress line: warning} of one log interval.
+        steps: metrics of each. first: of the run. images_a_step: unlabelled ones."""
         return {}
 
 

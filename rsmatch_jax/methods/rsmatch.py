@@ -26,7 +26,7 @@ from rsmatch_jax.methods import (
 from rsmatch_jax.runtime import parallel
 
 DETECTOR = "detector"
-Origins = Float[Array, "unlabelled 2"]  # probabilities of (real, synthetic)
+Origins = Float[Array, "unlabelled 2"]  # q' = softmax(C'(F'(u))): real, synthetic
 
 
 @dataclasses.dataclass(frozen=True)
