@@ -117,7 +117,7 @@ def _device(images, spec, strong) -> timing.Run:
 
     def make(images, tables, step):
         key = jax.random.fold_in(jax.random.key(0), step)
-        numbers = on_device.draw(key, images.shape[0], spec, strong)
+        numbers = on_device.draw(key, images.shape[0], spec, strong, axis=None)
         if strong:
             return on_device.strong(images, numbers, tables, spec)
         return on_device.weak(images, numbers, spec)

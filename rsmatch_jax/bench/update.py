@@ -101,8 +101,9 @@ def update(exp: Experiment, start: TrainState) -> workload.Program:
         grads = jax.tree.map(lambda x: x[0], grads)
         updates, opt_state = exp.tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        decay = optim.ema_decay(o.ema_decay, o.ema_warmup, state.step)
-        ema = optim.ema_update(state.ema, params, decay)
+        ema = optim.ema_update(
+            state.ema, params, state.step, decay=o.ema_decay, warmup=o.ema_warmup
+        )
         state = state.replace(params=params, ema=ema, opt_state=opt_state)
         return state.replace(step=state.step + 1), ()
 

@@ -16,7 +16,7 @@ from rsmatch_jax.data import normalise
 from rsmatch_jax.data.images import image_files
 from rsmatch_jax.deploy import saved
 from rsmatch_jax.errors import RequestError, RunFailed
-from rsmatch_jax.models import networks, uint8
+from rsmatch_jax.models import networks
 from rsmatch_jax.models.networks import Network
 from rsmatch_jax.runtime import compilation
 from rsmatch_jax.runtime.ahead import ahead
@@ -91,9 +91,9 @@ def _reduced(
         model.classifier if network == "classifier" else model.detector,
         {head: classes},
         dtype=jnp.dtype(model.dtype),
-        preact=model.wrn_preact,
+        wrn_preact=model.wrn_preact,
     )
-    net = uint8.take_uint8(net, *normalise.normalisation(run.dataset))
+    net = networks.take_uint8(net, *normalise.normalisation(run.dataset))
     shadow = run.state.ema[network]
     params = {"encoder": shadow["encoder"], "heads": {head: shadow["heads"][head]}}
     variables = params, run.state.stats[network]

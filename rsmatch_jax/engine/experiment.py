@@ -15,7 +15,7 @@ from rsmatch_jax.data import normalise, rs_ssl, sources
 from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.data.stores.encoded import EncodedImages
 from rsmatch_jax.methods.catalogue import METHODS, Dims, Method
-from rsmatch_jax.models import networks, uint8
+from rsmatch_jax.models import networks
 from rsmatch_jax.models.networks import Network
 from rsmatch_jax.runtime import compilation, parallel
 from rsmatch_jax.state import TrainState
@@ -155,9 +155,9 @@ def build(
             bn_momentum=config.model.bn_momentum,
             sync_axis=parallel.AXIS if config.model.sync_bn else None,
             bn_variance=config.model.bn_variance,
-            preact=config.model.wrn_preact,
+            wrn_preact=config.model.wrn_preact,
         )
-        nets[network] = uint8.take_uint8(net, mean, std)
+        nets[network] = networks.take_uint8(net, mean, std)
         o: dict[str, Any] = {**config.optim, **method.optimiser().get(network, {})}
         sgds[network] = optim.SGD(
             o["learning_rate"], o["momentum"], o["nesterov"], o["weight_decay"]

@@ -69,8 +69,8 @@ def test_a_batch_has_the_samplers_images_and_the_augmentations_views(
         keys = [jax.random.fold_in(jax.random.fold_in(root, i), step) for i in range(4)]
         images, lab_images = task.unl_images[at], task.lab_images[lab_at]
         tables = on_device.make_tables(images.shape[1], SPEC)
-        lab_numbers = on_device.draw(keys[0], 4, SPEC, False)
-        numbers = [on_device.draw(keys[i], 8, SPEC, i == 2) for i in (1, 2, 3)]
+        lab_numbers = on_device.draw(keys[0], 4, SPEC, False, None)
+        numbers = [on_device.draw(keys[i], 8, SPEC, i == 2, None) for i in (1, 2, 3)]
         want = {
             "lab": weak(lab_images, lab_numbers, spec=SPEC),
             "weak": weak(images, numbers[0], spec=SPEC),

@@ -1,7 +1,7 @@
 """FixMatch's train step in PyTorch: as in USB, and as lean as possible. Imports torch.
 
 The network is USB's (semilearn nets/wrn/wrn.py), equal to rsmatch_jax.models.wrn with
-preact="usb". A parameter's name here is its path there, joined by dots.
+wrn_preact="usb". A parameter's name here is its path there, joined by dots.
 """
 
 import collections
