@@ -79,9 +79,8 @@ def _keys() -> ml_collections.ConfigDict:
     i.resident_budget_gb = 4.0  # GiB of each device that images may take
     i.flip = True  # random mirroring
     i.crop_pad = placeholder(int)  # pixels of reflect padding; None = image size / 8
-    i.crop_area = (
-        0.08  # with data.image_size, instead of crop_pad: smallest share in a crop
-    )
+    # Smallest share of an image in a crop; with data.image_size, instead of crop_pad.
+    i.crop_area = 0.08
     i.randaugment_ops = 3  # operations, one after the other, on the strong view
     i.cutout = True  # on the strong view
     i.prefetch = 4  # batches made ahead (tfdata)
@@ -99,18 +98,14 @@ def _keys() -> ml_collections.ConfigDict:
     c.method = a = ml_collections.ConfigDict()
     # rsmatch, fixmatch, flexmatch, freematch, simmatch, supervised
     a.name = "rsmatch"
-    a.threshold = (
-        0.95  # tau: confidence that a pseudo-label needs (unused by FreeMatch)
-    )
+    a.threshold = 0.95  # tau: confidence that a label needs (unused by FreeMatch)
     a.unsup_weight = 1.0  # lambda
     a.flexmatch = x = ml_collections.ConfigDict()
     x.threshold_warmup = True  # images that were never selected lower all thresholds
     a.freematch = f = ml_collections.ConfigDict()
     f.ema_decay = 0.999  # of the threshold and of the class statistics
     f.entropy_weight = 0.001  # of the fairness loss
-    f.use_quantile = (
-        False  # threshold follows the 0.8-quantile of confidence, not the mean
-    )
+    f.use_quantile = False  # threshold follows the 0.8-quantile, not the mean
     f.clip_threshold = False  # at most 0.95 (USB on SVHN)
     a.rsmatch = r = ml_collections.ConfigDict()
     r.pseudo_label = "fixmatch"  # or flexmatch, freematch, with their keys above
@@ -127,9 +122,7 @@ def _keys() -> ml_collections.ConfigDict:
     r.detector_weight_decay = placeholder(float)  # None = optim.weight_decay
     r.fake_weight = 1.0  # weight of Eq. 6 beside Eq. 5
     r.route_threshold = 0.0  # an image below this detector confidence counts as real
-    r.route_warmup_steps = (
-        0  # first steps, in which every image counts as real (= FixMatch)
-    )
+    r.route_warmup_steps = 0  # in which every image counts as real (= FixMatch)
     r.individual_models = True  # False: the detector is a head on the classifier
     r.classwise_queue = True  # False: one queue of K * N_q
     r.fake_head = True  # False: images that the detector calls synthetic are dropped
@@ -137,9 +130,7 @@ def _keys() -> ml_collections.ConfigDict:
 
     a.simmatch = s = ml_collections.ConfigDict()
     s.temperature = 0.1  # T of the similarities to the labelled images
-    s.smoothing = (
-        0.9  # share of the classifier in a label; similar images make up 1 - share
-    )
+    s.smoothing = 0.9  # classifier's share in a label; 1 - share is similar images'
     s.projection_size = 128  # width of the embedding
     s.instance_weight = 1.0  # of the similarity loss
     s.da_length = 32  # batches over which distribution alignment averages

@@ -39,7 +39,7 @@ _PUBLIC = {
     "init_state": "step:init_state",
     "make_train_step": "step:make_train_step",
     "networks": "models.networks",
-    "take_uint8": "models.uint8:take_uint8",
+    "take_uint8": "models.networks:take_uint8",
     "optim": "optim",
     "on_device": "augment.on_device",
     "ViewSpec": "augment.views:ViewSpec",

@@ -9,10 +9,7 @@ from collections.abc import Callable
 
 
 class RequestError(ValueError):
-    """A user's mistake: a key, path or value that cannot work. Exit code 2.
-
-    The message names the key, the value and the way out.
-    """
+    """A user's mistake, exit code 2; the message names key, value and the way out."""
 
 
 class RunFailed(RuntimeError):
@@ -23,11 +20,8 @@ STOPPED = 75  # exit code of a run that a signal stopped after it was saved
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:
-    """The message of an error on one line of at most `limit` characters.
-
-    A longer message loses its middle: XLA's and Orbax's run over pages, and the end
-    may hold the reason.
-    """
+    """Returns an error's message on one line of at most `limit` characters, without its
+    middle: XLA's and Orbax's run over pages, and the end may hold the reason."""
     # The text of a KeyError is the representation of its message, with quotes.
     message = error.args[0] if isinstance(error, KeyError) and error.args else error
     text = " ".join(str(message).split()) or type(error).__name__
@@ -38,10 +32,7 @@ def one_line(error: BaseException, limit: int = 200) -> str:
 def exit_code(
     command: Callable[[], None], go_on: str, *, resumable: bool = False
 ) -> int:
-    """Runs a command and returns its exit code.
-
-    0: done. 1: it failed. 2: the request was wrong. 75: stopped, and resumable. Only an
-    unexpected exception prints a traceback.
+    """Runs a command; returns 0: done, 1: failed, 2: a wrong request, 75: resumable.
 
     Args:
         go_on: what the user can do after a failure or Ctrl-C.
@@ -52,12 +43,9 @@ def exit_code(
         with _sigterm_as_ctrl_c() if resumable else contextlib.nullcontext():
             command()
         sys.stdout.flush()
-    except RequestError as e:
+    except (RequestError, RunFailed) as e:
         sys.stderr.write(f"error: {e}\n")
-        return 2
-    except RunFailed as e:
-        sys.stderr.write(f"error: {e}\n")
-        return 1
+        return 2 if isinstance(e, RequestError) else 1
     except BrokenPipeError:  # the reader of stdout, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

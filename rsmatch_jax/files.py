@@ -8,7 +8,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import IO, Any, TextIO
 
 import numpy as np
@@ -19,25 +19,31 @@ TEMPORARY = ".tmp"  # ends the name of a file that is being written
 _LOCK_RETRY = 0.1  # seconds; a process that only tests a lock holds it for less
 
 
-def write_bytes(path: str, content: bytes, *, sync_folder: bool = True):
-    """Writes a file to disk: it has all of `content`, or stays as it was.
+@contextlib.contextmanager
+def replacing(path: str, mode: str = "wb", sync_folder: bool = True) -> Generator[Any]:
+    """Opens a file that replaces `path`, on the disk, if the block raises no error.
+    Several processes and threads may do so at the same time.
 
-    Several processes and threads may write the same path at the same time.
     sync_folder: False saves a wait per file; call `sync` on the folder after the last.
     """
     temporary = f"{path}.{os.getpid()}-{threading.get_ident()}{TEMPORARY}"
     try:
-        with open(temporary, "wb") as f:
-            f.write(content)
+        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as f:
+            yield f
             f.flush()
             os.fsync(f.fileno())
         os.replace(temporary, path)
-    except OSError:
+    finally:
         with contextlib.suppress(OSError):
             os.remove(temporary)
-        raise
     if sync_folder:
         sync(os.path.dirname(path) or ".")
+
+
+def write_bytes(path: str, content: bytes, *, sync_folder: bool = True):
+    """Writes a file by `replacing`: it has all of `content`, or stays as it was."""
+    with replacing(path, sync_folder=sync_folder) as f:
+        f.write(content)
 
 
 def write_text(path: str, text: str):
@@ -52,11 +58,8 @@ def write_json(path: str, content: Mapping[str, Any]):
 
 
 def read_json(path: str) -> dict[str, Any] | None:
-    """Returns the object in a JSON file, or None if there is no such file.
-
-    Raises:
-        RequestError: the file cannot be read or holds no JSON object.
-    """
+    """Returns the object in a JSON file, None if there is no such file; raises
+    RequestError if the file cannot be read or holds no JSON object."""
     try:
         with open(path, encoding="utf-8") as f:
             content = json.load(f)
@@ -72,21 +75,13 @@ def read_json(path: str) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def writing(path: str) -> Iterator[TextIO]:
-    """Opens a text file that replaces `path` at the end of the block without an error.
-
-    Raises RequestError if the file cannot be written.
-    """
-    temporary = f"{path}.{os.getpid()}{TEMPORARY}"
+def writing(path: str) -> Generator[TextIO]:
+    """Opens a text file by `replacing`; raises RequestError if it cannot be written."""
     try:
-        with open(temporary, "w", encoding="utf-8") as f:
+        with replacing(path, "w") as f:
             yield f
-        os.replace(temporary, path)
     except OSError as e:
         raise RequestError(f"--out={path} cannot be written: {e}") from e
-    finally:
-        with contextlib.suppress(OSError):
-            os.remove(temporary)
 
 
 def append(path: str, line: bytes):
@@ -149,10 +144,8 @@ def plain(value: Any) -> Any:
 
 
 def try_lock(file: IO) -> bool:
-    """Tries to lock an open file until it is closed; True if this process holds it.
-
-    The system releases the lock however the process ends.
-    """
+    """Tries to lock an open file until it is closed, or the process ends in any way;
+    returns True if this process holds the lock."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -166,11 +159,9 @@ def wait_for_lock(file: IO):
 
 
 @contextlib.contextmanager
-def locked(path: str, message: str) -> Iterator[None]:
-    """Holds the lock of the file `path`, which is created, for the block.
-
-    Raises RequestError(message) if another process holds it.
-    """
+def locked(path: str, message: str) -> Generator[None]:
+    """Makes the file `path` and holds its lock for the block; raises
+    RequestError(message) if another process holds it."""
     with open(path, "w") as file:
         if not try_lock(file):
             time.sleep(_LOCK_RETRY)

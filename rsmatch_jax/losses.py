@@ -23,22 +23,22 @@ def soft_cross_entropy(
     return optax.softmax_cross_entropy(logits.astype(jnp.float32), targets)
 
 
+def probabilities(logits: Float[Array, "n k"]) -> Float32[Array, "n k"]:
+    """Returns softmax(logits) of each row, a constant for the gradient."""
+    return jax.nn.softmax(jax.lax.stop_gradient(logits.astype(jnp.float32)))
+
+
 def pseudo_label(
     logits: Float[Array, "n k"],
 ) -> tuple[Int32[Array, " n"], Float32[Array, " n"]]:
-    """Returns each row's most probable class and its probability, without gradient.
-
-    On a tie the first class counts.
-    """
-    probs = jax.nn.softmax(jax.lax.stop_gradient(logits.astype(jnp.float32)))
+    """Returns each row's most probable class, the first on a tie, and its probability;
+    both are constants for the gradient."""
+    probs = probabilities(logits)
     return jnp.argmax(probs, axis=-1).astype(jnp.int32), jnp.max(probs, axis=-1)
 
 
 def masked_mean(
     values: Float[Array, " n"], mask: Bool[Array, " n"] | Float[Array, " n"]
 ) -> Float[Array, ""]:
-    """Returns the masked rows' sum divided by the number of ALL rows (1 / (mu B)).
-
-    mask: booleans, or soft weights.
-    """
+    """Returns the sum over the mask, or by soft weights, divided by ALL rows, mu B."""
     return jnp.mean(values * mask.astype(values.dtype))

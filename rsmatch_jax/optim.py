@@ -6,32 +6,32 @@ As in FixMatch and USB (semilearn core/utils/build.py, nets/utils.py, misc.py).
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Int
 
 PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
 class SGD:
-    """One network's optimiser options; weight_decay acts on kernels only."""
+    """One network's optimiser options."""
 
     learning_rate: float
     momentum: float
     nesterov: bool
-    weight_decay: float
+    weight_decay: float  # of kernels only
 
 
 def cosine_7_16(
     learning_rate: float, num_steps: int, warmup_steps: int = 0
 ) -> optax.Schedule:
-    """Returns the schedule lr * max(0, cos(7/16 pi t / T)), t = completed steps.
+    """Returns lr * max(0, cos(7/16 pi t / T)), t = completed steps; 0.195 lr at t = T.
 
-    A warm-up of w steps is linear and comes first; t and T then count from w. The
-    factor at t = T is 0.195: it never reaches zero.
+    A warm-up of w steps is linear and comes first; t and T then count from w.
     """
 
     def schedule(count):
@@ -52,52 +52,37 @@ def decayed(params: PyTree) -> PyTree:
 def make(
     networks: Mapping[str, SGD], num_steps: int, warmup_steps: int
 ) -> optax.GradientTransformation:
-    """Returns one update for all networks: {network name: its options}.
-
-    Each tensor: g = grad + wd * p; b = momentum * b + g; step by g + momentum * b
-    (Nesterov) or b.
+    """Returns one update for all networks: {network name: its options}. Each tensor:
+    g = grad + wd * p; b = momentum * b + g; step by g + momentum * b (Nesterov) or b.
     """
-    transforms = {
-        name: optax.chain(
+
+    def update(sgd):
+        schedule = cosine_7_16(sgd.learning_rate, num_steps, warmup_steps)
+        return optax.chain(
             optax.add_decayed_weights(sgd.weight_decay, mask=decayed),
             optax.trace(sgd.momentum, nesterov=sgd.nesterov),
-            optax.scale_by_learning_rate(
-                cosine_7_16(sgd.learning_rate, num_steps, warmup_steps)
-            ),
+            optax.scale_by_learning_rate(schedule),
         )
-        for name, sgd in networks.items()
-    }
-    return optax.partition(transforms, _labels)
+
+    def network_names(params):  # of each tensor: the top-level key
+        return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key, params)
+
+    return optax.partition(
+        {n: update(sgd) for n, sgd in networks.items()}, network_names
+    )
 
 
-class Shares(NamedTuple):
-    """Shares of the old shadow weights and of the parameters in the new ones."""
+def ema_update(
+    ema: PyTree, params: PyTree, step: Int[Array, ""], *, decay: float, warmup: bool
+) -> PyTree:
+    """Returns d * ema + (1 - d) * params, float32; BN statistics are not averaged.
 
-    old: jax.Array
-    new: jax.Array
-
-
-def ema_decay(decay: float, warmup: bool, step: jax.Array) -> Shares:
-    """Returns (d, 1 - d), float32, d = decay; with `warmup` min(decay, (1+t) / (10+t)).
-
-    1 - d is formed in double precision, or as 9 / (10 + t): from a float32 decay of
-    0.999 it would be off by 5e-5 of its value.
+    d = decay; with `warmup` min(decay, (1+t) / (10+t)), t = step. 1 - d is formed in
+    double precision, or as 9 / (10 + t): from a float32 decay of 0.999 it would be off
+    by 5e-5 of its value.
     """
     old, new = jnp.float32(decay), jnp.float32(1 - decay)
-    if not warmup:
-        return Shares(old, new)
-    t = step.astype(jnp.float32)
-    return Shares(jnp.minimum(old, (1 + t) / (10 + t)), jnp.maximum(new, 9 / (10 + t)))
-
-
-def ema_update(ema: PyTree, params: PyTree, decay: Shares) -> PyTree:
-    """Returns d * ema + (1 - d) * params; BN statistics are not averaged."""
-    return jax.tree.map(lambda s, p: decay.old * s + decay.new * p, ema, params)
-
-
-def _labels(params: PyTree) -> PyTree:
-    """Labels each tensor with its network's name, the top-level key."""
-    return {
-        name: jax.tree.map(lambda _, name=name: name, tree)
-        for name, tree in params.items()
-    }
+    if warmup:
+        t = step.astype(jnp.float32)
+        old, new = jnp.minimum(old, (1 + t) / (10 + t)), jnp.maximum(new, 9 / (10 + t))
+    return jax.tree.map(lambda s, p: old * s + new * p, ema, params)

@@ -1,8 +1,7 @@
 """The data types that pass between the parts. No logic.
 
-Sizes in a step: B = labelled images, U = unlabelled images (mu * B), S = image size,
-K = classes, D = feature width. A device's share of a batch has B and U divided by the
-number of devices.
+Sizes: B = labelled images of a step, U = unlabelled ones (mu * B), S = image size, K =
+classes, D = feature width. A device's share of a batch has B / devices, U / devices.
 """
 
 from collections.abc import Mapping
@@ -17,22 +16,19 @@ PyTree = Any
 
 @flax.struct.dataclass
 class Batch:
-    """One step's images, uint8 from the input pipeline (NHWC, RGB).
+    """One step's images, uint8 from the input pipeline (NHWC, RGB)."""
 
-    lab: weakly augmented. lab_indices: positions in the labelled set.
-    weak, strong: two views of the same unlabelled images. indices: their positions in
-    the unlabelled set. weak2: a second weak view, None unless the method asks for it
-    (`Method.weak_views`). synthetic: ground truth, None unless the method needs it
-    (`Method.needs_truth`): no other method may see which unlabelled image is synthetic.
-    """
-
-    lab: UInt8[Array, "B S S 3"]
+    lab: UInt8[Array, "B S S 3"]  # weakly augmented
     labels: Int[Array, " B"]
-    lab_indices: Int[Array, " B"]
+    lab_indices: Int[Array, " B"]  # positions in the labelled set
+    # Two views of the same unlabelled images, and their positions in the set.
     weak: UInt8[Array, "U S S 3"]
     strong: UInt8[Array, "U S S 3"]
     indices: Int[Array, " U"]
+    # Ground truth, None unless `Method.needs_truth`: no other method may see which
+    # unlabelled image is synthetic.
     synthetic: Bool[Array, " U"] | None = None
+    # A second weak view, None unless `Method.weak_views` is 2.
     weak2: UInt8[Array, "U S S 3"] | None = None
 
 
@@ -49,16 +45,12 @@ class Outputs:
 
 @flax.struct.dataclass
 class CSQueue:
-    """K queues of N_q images in one ring buffer (methods/csqueue.py has its functions).
-
-    indices: the images' positions in the unlabelled set, -1 in an empty slot. head: the
-    slot to be written next. count: filled slots.
-    """
+    """K queues of N_q images in one ring buffer; methods/csqueue.py works on it."""
 
     images: UInt8[Array, "K N_q S S C"]
-    indices: Int[Array, "K N_q"]
-    head: Int[Array, " K"]
-    count: Int[Array, " K"]
+    indices: Int[Array, "K N_q"]  # positions in the unlabelled set, -1 in an empty slot
+    head: Int[Array, " K"]  # the slot to be written next
+    count: Int[Array, " K"]  # filled slots
 
     @property
     def capacity(self) -> int:
@@ -68,17 +60,12 @@ class CSQueue:
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that must survive a restart, in one pytree.
+    """Everything that must survive a restart, in one pytree."""
 
-    step: completed steps. key: typed PRNG key, never changed: a step folds its number
-    in. params, stats (BN running statistics), ema (shadow params): {network: tree}.
-    opt_state: of optax. extra: the method's buffers.
-    """
-
-    step: Int[Array, ""]
-    key: jax.Array
-    params: PyTree
-    stats: PyTree
-    ema: PyTree
-    opt_state: PyTree
-    extra: PyTree
+    step: Int[Array, ""]  # completed steps
+    key: jax.Array  # typed PRNG key, never changed: a step folds its number in
+    params: PyTree  # {network: tree}, as the next two
+    stats: PyTree  # BN running statistics
+    ema: PyTree  # shadow parameters
+    opt_state: PyTree  # of optax
+    extra: PyTree  # the method's buffers

@@ -1,5 +1,6 @@
 """The train step of all methods, and the state before it."""
 
+import dataclasses
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,15 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
 
 from rsmatch_jax import optim
-from rsmatch_jax.methods.base import Dims, Method, StepInputs
+from rsmatch_jax.methods.base import Dims, Method, Metrics, StepInputs
 from rsmatch_jax.models.networks import Network
 from rsmatch_jax.runtime import parallel
 from rsmatch_jax.state import Batch, TrainState
-
-Metrics = dict[str, Float[Array, ""]]
 
 
 def init_state(
@@ -25,11 +23,8 @@ def init_state(
     dims: Dims,
     seed: jax.typing.ArrayLike,
 ) -> TrainState:
-    """Returns the state before step 0.
-
-    Each network's key depends on the seed and its name alone, so all methods of one
-    seed start from the same classifier.
-    """
+    """Returns the state before step 0. Each network's key depends on the seed and its
+    name alone, so all methods of one seed start from the same classifier."""
     key = jax.random.key(seed, impl="threefry2x32")  # independent of JAX's default
     images = jnp.zeros((1, *dims.image_shape), jnp.uint8)
     params, stats = {}, {}
@@ -59,10 +54,10 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Returns train_step(state, batch) -> (state, metrics) of one device.
 
-    A step is one gradient and one update for all networks, then EMA. Jit it if `axis`
-    is None; otherwise map it over an axis of that name: `parallel.map_step`, pmap, or
-    shard_map with check_vma=False. With sync_bn the networks average batch statistics
-    over the same axis. ema_decay, ema_warmup: see optim.ema_decay.
+    A step is one gradient and one update for all networks, then `optim.ema_update`. Jit
+    it if `axis` is None; otherwise map it over an axis of that name:
+    `parallel.map_step`, pmap, or shard_map with check_vma=False. With sync_bn the
+    networks average batch statistics over the same axis.
     """
 
     def train_step(state: TrainState, batch: Batch):
@@ -89,11 +84,12 @@ def make_train_step(
             updates, opt_state = tx.update(grads, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
         with jax.named_scope("ema"):
-            decay = optim.ema_decay(ema_decay, ema_warmup, state.step)
-            ema = optim.ema_update(state.ema, params, decay)
-        new_state = TrainState(
+            ema = optim.ema_update(
+                state.ema, params, state.step, decay=ema_decay, warmup=ema_warmup
+            )
+        new_state = dataclasses.replace(
+            state,
             step=state.step + 1,
-            key=state.key,
             params=params,
             stats=stats,
             ema=ema,
@@ -109,12 +105,9 @@ def repeat(
     one_step: Callable[[TrainState, Any], tuple[TrainState, Metrics]],
     most: int,
 ) -> Callable:
-    """Returns (state, inputs, count) -> (state, metrics of [most]).
-
-    The program runs `count` steps, 1 to `most`, all from the same inputs. Its loop has
-    a variable number of turns: one compilation serves all counts, and no bit depends on
-    how the steps are grouped. Metrics beyond count are 0.
-    """
+    """Returns (state, inputs, count) -> (state, metrics of [most]): `count` steps, 1 to
+    `most`, all from the same inputs. One compilation serves all counts, and no bit
+    depends on how the steps are grouped. Metrics beyond count are 0."""
 
     def many_steps(state, inputs, count):
         _, shapes = jax.eval_shape(one_step, state, inputs)

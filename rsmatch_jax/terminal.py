@@ -1,7 +1,5 @@
-"""Lines, progress and tables on the terminal, and the flags of commands.
-
-It does not import JAX, because the commands that need PyTorch use it.
-"""
+"""Lines, progress and tables on the terminal, and the flags of commands. Without JAX,
+because the commands that need PyTorch use it."""
 
 import argparse
 import os
@@ -15,11 +13,8 @@ REPORT_SECONDS = 5.0
 
 
 def say(text: str = ""):
-    """Prints a line for the user at once.
-
-    If nobody reads any more (a closed terminal, a pipe into an ended command), the work
-    goes on in silence.
-    """
+    """Prints a line for the user at once; goes on in silence if nobody reads any more
+    (a closed terminal, a pipe into an ended command)."""
     try:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
@@ -51,10 +46,7 @@ def run_command(
     *,
     resumable: bool = False,
 ) -> int:
-    """Parses argv (None = sys.argv[1:]) and runs the command; returns its exit code.
-
-    go_on, resumable: see `errors.exit_code`.
-    """
+    """Parses argv and runs the command by `errors.exit_code`; returns its exit code."""
     return exit_code(
         lambda: command(parser.parse_args(argv)), go_on, resumable=resumable
     )
@@ -102,20 +94,13 @@ def table(
     head: Sequence[str], lines: Sequence[Sequence[str]], *, numbers: bool = False
 ) -> str:
     """Returns a table; numbers: aligns all columns but the first to the right."""
-    rows = [head, *lines]
-    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
-
-    def right(i):
-        return numbers and i > 0
-
-    aligned = [
-        [c.rjust(w) if right(i) else c.ljust(w) for i, (c, w) in cells]
-        for cells in (enumerate(zip(row, widths, strict=True)) for row in rows)
-    ]
-    rule = ["-" * (w - 1) + (":" if right(i) else "-") for i, w in enumerate(widths)]
-    return "\n".join(
-        f"| {' | '.join(line)} |" for line in [aligned[0], rule, *aligned[1:]]
-    )
+    columns = []
+    for i, cells in enumerate(zip(head, *lines, strict=True)):
+        width, right = max(3, *map(len, cells)), numbers and i > 0
+        first, *others = (c.rjust(width) if right else c.ljust(width) for c in cells)
+        rule = "-" * (width - 1) + (":" if right else "-")
+        columns.append([first, rule, *others])
+    return "\n".join(f"| {' | '.join(row)} |" for row in zip(*columns, strict=True))
 
 
 def duration(seconds: float) -> str:

@@ -65,22 +65,15 @@ def run(
     """
     from rsmatch_jax.engine import stages
 
-    start = stages.check(
-        config, folder, devices, overwrite=overwrite, explicit=explicit
+    return stages.run(
+        config,
+        folder,
+        overwrite=overwrite,
+        plan_only=plan_only,
+        devices=devices,
+        stop=stop or stopping.Stop(),
+        explicit=explicit,
     )
-    if start.finished and not plan_only:
-        say(
-            f"{folder} holds this run, finished: test accuracy "
-            f"{start.finished['test_accuracy']:.4f}. Nothing to do; --overwrite trains "
-            "anew"
-        )
-        return start.finished
-    parts = stages.load(start)
-    if plan_only:
-        stages.measure(parts)
-        return {}
-    with stages.claim(start, parts) as output_folder:
-        return stages.train(start, parts, output_folder, stop or stopping.Stop())
 
 
 def define_flags(values: flags.FlagValues):

@@ -8,27 +8,22 @@ import pytest
 from rsmatch_jax.errors import RequestError, RunFailed, exit_code
 
 
-def raises(error):
-    raise error
-
-
 @pytest.mark.parametrize(
     ("error", "code"),
     [(RequestError("bad"), 2), (RunFailed("sad"), 1), (KeyError("x"), 1)],
 )
 def test_codes(error, code, capsys):
-    assert exit_code(lambda: raises(error), "start again") == code
+    def command():
+        raise error
+
+    assert exit_code(command, "start again") == code
     message = capsys.readouterr().err
     assert ("Traceback" in message) == isinstance(error, KeyError)
 
 
 @pytest.mark.parametrize(
     ("number", "resumable", "code"),
-    [
-        (signal.SIGINT, False, 1),
-        (signal.SIGINT, True, 75),
-        (signal.SIGTERM, True, 75),
-    ],
+    [(signal.SIGINT, False, 1), (signal.SIGINT, True, 75), (signal.SIGTERM, True, 75)],
 )
 def test_signals(number, resumable, code, capsys, request):
     before = signal.getsignal(signal.SIGTERM)

@@ -50,7 +50,7 @@ KEYS = [  # overrides of the digits' config, and words of the answer
     ("input.flip=maybe", "input.flip | maybe"),
     ("method.rsmatch=3", "method.rsmatch | 3"),
     ("seed=-1", "seed=-1"),
-    ("seed=2147483648", "seed=2147483648 | 2**31"),
+    ("seed=2147483648", "seed=2147483648 | between 0 and 2147483647"),
     # data
     ("data.labels_per_class=0", "labels_per_class=0 | 1 or more"),
     ("data.labels_per_class=127", "labels_per_class=127 | 126"),

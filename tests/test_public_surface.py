@@ -201,6 +201,9 @@ def test_views(mapped):
     key = jax.random.key(3)
     alone = jax.jit(views(None))(key, images)
     assert_bit_equal(alone, mapped(views(AXIS))(key, deal(images)))
+    assert (alone[0] != alone[1]).any(axis=(1, 2, 3)).mean() > 0.7
+    with pytest.raises(NameError, match=AXIS):
+        jax.jit(views(AXIS))(key, images)
 
 
 def test_names_are_found_and_importing_stays_light():

@@ -189,21 +189,19 @@ def test_objects_in_split_npz_are_refused(tmp_path, capsys, lay):
 def test_objects_in_a_decoded_copy_are_not_run(tmp_path):
     from rsmatch_jax.data.stores import array_cache
 
-    source = dataset_folder.Source("folder", "pets", "1.0.0", "0" * 12, {})
+    source = dataset_folder.Source(str(tmp_path), "pets", "1.0.0", {})
     data, mark = arrays.fake("test"), tmp_path / "mark"
 
     def get():
-        return array_cache.get_or_build(
-            str(tmp_path / "cache"),
-            "pools",
-            "pets",
-            source,
-            ("train",),
-            lambda split: (data, {}),
-        )["train"]
+        place = array_cache.Place("pools", "pets", None, None)
+        (copy,) = array_cache.get_or_build(
+            str(tmp_path / "cache"), place, source, ["train"], lambda split: (data, {})
+        )
+        return copy
 
     get()
-    folder = tmp_path / "cache" / "pools" / "pets" / ("1.0.0-" + "0" * 12) / "train"
+    entry = f"1.0.0-{source.fingerprint}"
+    folder = tmp_path / "cache" / "pools" / "pets" / entry / "train"
     as_array(folder / "labels.npy", mark)
     sign(folder)
     np.testing.assert_array_equal(get().labels, data.labels)  # decoded again

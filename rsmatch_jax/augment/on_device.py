@@ -1,17 +1,17 @@
 """Weak and strong views of a batch on the device, bit-exact with Pillow.
 
-`draw` makes the random numbers, from one key for the global batch; `weak` and `strong`
-apply them. The strong view is USB's (randaugment.py): crop, flip, RandAugment, Cutout,
-on uint8. An operation's value is one of views.LEVELS levels, so integers and tables are
-enough; otherwise the law is that of the TensorFlow path.
+`draw` makes the random numbers; `weak` and `strong` apply them. The strong view is
+USB's (randaugment.py): crop, flip, RandAugment, Cutout, on uint8. An operation's value
+is one of views.LEVELS levels, so integers and tables are enough.
 """
 
+import dataclasses
 import functools
 import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key, UInt8
+from jaxtyping import Array, Int32, Key, UInt8
 
 from rsmatch_jax.augment import ops as operations
 from rsmatch_jax.augment import views
@@ -22,36 +22,32 @@ __all__ = ["Numbers", "Tables", "draw", "make_tables", "strong", "weak", "weak_v
 
 
 def draw(
-    key: Key[Array, ""],
-    rows: int,
-    spec: views.ViewSpec,
-    strong: bool,
-    axis: str | None = None,
+    key: Key[Array, ""], rows: int, spec: views.ViewSpec, strong: bool, axis: str | None
 ) -> Numbers:
     """Returns the random numbers of this device's rows of weak or strong views.
 
-    They are drawn for the global batch, so they do not depend on the number of devices.
-    32-bit words are reduced to a range: no value is more likely than another by more
-    than one in 10**7.
-
-    Args:
-        key: the same on all devices.
-        rows: number of rows on each device.
-        strong: adds the numbers of strong views.
-        axis: the mapped axis; None for one device.
+    They are drawn for the global batch, from a key that is the same on all devices, so
+    they do not depend on the number of devices. 32-bit words are reduced to a range: no
+    value is more likely than another by more than one in 10**7. rows: on each device.
+    axis: the mapped axis, None = one device.
     """
+
+    def below(stop, first, last):
+        return (words[:, first:last] % stop).astype(jnp.int32)
+
     rows *= parallel.num_devices(axis)
     slots = spec.randaugment_ops if strong else 0
     words = jax.random.bits(key, (rows, 3 + 2 * slots + 3 * strong), jnp.uint32)
     numbers = Numbers(
-        shift=_below(words[:, :2], 2 * spec.crop_pad + 1),
-        flip=_below(words[:, 2], 2 if spec.flip else 1) == 1,
+        shift=below(2 * spec.crop_pad + 1, 0, 2),
+        flip=below(2 if spec.flip else 1, 2, 3)[:, 0] == 1,
     )
     if strong:
-        numbers = numbers.replace(
-            ops=_below(words[:, 3 : 3 + slots], len(views.OPS)),
-            levels=_below(words[:, 3 + slots : 3 + 2 * slots], views.LEVELS),
-            cutout=_below(words[:, 3 + 2 * slots :], views.LEVELS),
+        numbers = dataclasses.replace(
+            numbers,
+            ops=below(len(views.OPS), 3, 3 + slots),
+            levels=below(views.LEVELS, 3 + slots, 3 + 2 * slots),
+            cutout=below(views.LEVELS, 3 + 2 * slots, None),
         )
     return jax.tree.map(lambda x: parallel.local_rows(x, axis), numbers)
 
@@ -60,16 +56,13 @@ def weak(
     images: UInt8[Array, "n s s c"], numbers: Numbers, spec: views.ViewSpec
 ) -> UInt8[Array, "n s s c"]:
     """Returns the random crop after reflect padding (edge not repeated), then flip.
-
-    The size S is above spec.crop_pad. XLA turns `weak(dataset[indices], ...)` into a
-    single lookup.
-    """
+    XLA turns `weak(dataset[indices], ...)` into a single lookup."""
     if not (spec.flip or spec.crop_pad):
         return images
     axis = jnp.arange(images.shape[1], dtype=jnp.int32)
     y, x = _crop(axis[None, :, None], axis[None, None, :], numbers, spec, axis.size)
     row = jnp.arange(images.shape[0], dtype=jnp.int32)[:, None, None]
-    return jnp.asarray(images).at[row, y, x].get(mode="promise_in_bounds")
+    return images.at[row, y, x].get(mode="promise_in_bounds")
 
 
 def strong(
@@ -79,26 +72,21 @@ def strong(
     spec: views.ViewSpec,
 ) -> UInt8[Array, "n s s 3"]:
     """Returns crop and flip, then spec.randaugment_ops operations, then Cutout.
-
-    The size S is above spec.crop_pad; tables: make_tables(S, spec).
-    """
-    tables = jax.tree.map(jnp.asarray, tables)  # numpy cannot be indexed by tracers
-    if not spec.randaugment_ops:
-        images = weak(images, numbers, spec)
-        return _cutout(images, numbers.cutout) if spec.cutout else images
-
-    def augment(capacity):
-        return _strong(images, numbers, tables, spec, capacity)
-
+    tables: make_tables(S, spec)."""
+    assert numbers.ops is not None and numbers.cutout is not None
     count = images.shape[0]
     capacity = min(count, _capacity(count))
-    if capacity == count:
-        return augment(count)
-    return jax.lax.cond(
-        operations.most_drawn(numbers.ops) <= capacity,
-        lambda: augment(capacity),
-        lambda: augment(count),
-    )
+    if not spec.randaugment_ops:
+        images = weak(images, numbers, spec)
+    elif capacity == count:
+        images = _augment(images, numbers, tables, spec, count)
+    else:
+        images = jax.lax.cond(
+            operations.most_drawn(numbers.ops) <= capacity,
+            lambda: _augment(images, numbers, tables, spec, capacity),
+            lambda: _augment(images, numbers, tables, spec, count),
+        )
+    return _cutout(images, numbers.cutout) if spec.cutout else images
 
 
 def weak_view(
@@ -107,41 +95,37 @@ def weak_view(
     *,
     flip: bool,
     crop_pad: int,
-    axis: str | None = None,
+    axis: str | None,
 ) -> UInt8[Array, "n s s c"]:
     """Returns a weak view of each image, drawn from the key; key and axis as `draw`."""
     spec = views.ViewSpec(flip, crop_pad, randaugment_ops=0, cutout=False)
     return weak(images, draw(key, images.shape[0], spec, False, axis), spec)
 
 
-def _below(words, stop):
-    return (words % stop).astype(jnp.int32)
-
-
 def _crop(y, x, numbers, spec, size):
     """Position in the image from which pixel (y, x) of the weak view is read."""
+
+    def reflect(t):
+        return last - jnp.abs(last - jnp.abs(t))
+
     last = size - 1
     x = jnp.where(numbers.flip[:, None, None], last - x, x)
     shift = numbers.shift[:, :, None, None] - spec.crop_pad
-    return _reflect(y + shift[:, 0], last), _reflect(x + shift[:, 1], last)
+    return reflect(y + shift[:, 0]), reflect(x + shift[:, 1])
 
 
-def _reflect(t, last):
-    return last - jnp.abs(last - jnp.abs(t))
-
-
-def _capacity(count):
-    """Rows that may draw an operation before it is computed on all `count` rows.
-
-    4 standard deviations above the mean; about one slot in 10**5 exceeds it.
-    """
+def _capacity(count: int) -> int:
+    """Rows that may draw an operation before it is computed on all `count` rows: 4
+    standard deviations above the mean; about one slot in 10**5 exceeds it."""
     share = 1 / len(views.OPS)
     return math.ceil(count * share + 4 * math.sqrt(count * share * (1 - share)) + 4)
 
 
-def _strong(images, numbers, tables, spec, capacity):
+def _augment(images, numbers, tables, spec, capacity) -> UInt8[Array, "n s s 3"]:
+    """Applies crop, flip and the operations; capacity as in `ops.colour`."""
     count, size = images.shape[:2]
     last = size - 1
+    tables = jax.tree.map(jnp.asarray, tables)  # numpy cannot be indexed by tracers
 
     def warp(images, ops, levels, crop=lambda y, x: (y, x)):
         y_in, x_in = operations.geometry(ops, levels, tables, size)
@@ -164,15 +148,14 @@ def _strong(images, numbers, tables, spec, capacity):
 
     next_ops = jnp.concatenate([ops[1:], identity])
     next_levels = jnp.concatenate([levels[1:], levels[:1]])
-    images, _ = jax.lax.scan(slot, images, (ops, levels, next_ops, next_levels))
-    return _cutout(images, numbers.cutout) if spec.cutout else images
+    return jax.lax.scan(slot, images, (ops, levels, next_ops, next_levels))[0]
 
 
-def _cutout(images, levels):
-    """Paints one square per image; its edges are inclusive, as Pillow's.
-
-    A side of s pixels covers floor(s) + 1 pixels, fewer at the right and bottom; a side
-    of 0 covers none.
+def _cutout(
+    images: UInt8[Array, "n s s 3"], levels: Int32[Array, "n 3"]
+) -> UInt8[Array, "n s s 3"]:
+    """Paints one square per image; its edges are inclusive, as Pillow's: a side of s
+    pixels covers floor(s) + 1, fewer at the right and bottom; a side of 0 covers none.
     """
     size = images.shape[1]
     # All numbers are integers in units of 2**-18 pixels. The centre is in (1, size]:

@@ -1,8 +1,7 @@
 """RandAugment's operations on batches, one operation per row, bit-exact with Pillow.
 
 Shapes are static; there is no convolution and no double precision. Cheap operations are
-computed on all rows, those that need a histogram or neighbours only on rows that drew
-them.
+computed on all rows.
 """
 
 import jax
@@ -16,14 +15,11 @@ from rsmatch_jax.augment.tables import Tables
 def geometry(
     ops: Int32[Array, " n"], levels: Int32[Array, " n"], tables: Tables, size: int
 ) -> tuple[Int32[Array, "n s s"], Int32[Array, "n s s"]]:
-    """Returns the row and the column from which each output pixel is read.
-
-    ops: positions in views.OPS. A number outside 0..S-1 means black. Operations that
-    move nothing read every pixel in place.
-    """
-    which = sum(
-        jnp.where(_drew(ops, name), 1 + i, 0) for i, name in enumerate(views.GEOMETRIC)
-    )
+    """Returns the row and the column from which each output pixel is read; a number
+    outside 0..S-1 means black. ops: positions in views.OPS."""
+    which = jnp.zeros_like(ops)
+    for i, name in enumerate(views.GEOMETRIC):
+        which = jnp.where(_drew(ops, name), 1 + i, which)
     moved = tables.affine[jnp.maximum(which - 1, 0), levels]
     still = jnp.array([[65536, 0, 32768, 0, 65536, 32768]], jnp.int32)
     a, b, c, d, e, f = jnp.where((which > 0)[:, None], moved, still).T[:, :, None, None]
@@ -51,28 +47,25 @@ def colour(
 ) -> UInt8[Array, "n s s 3"]:
     """Applies each row's operation, unless it is geometric.
 
-    capacity: the most rows that may draw AutoContrast, Equalize or Sharpness, each.
+    capacity: the most rows that may draw each of the EXPENSIVE operations.
     """
-    factor = tables.factor[levels]
-    changed = _enhance(images, ops, factor)
-    changed = _mask_bits(changed, ops, levels)
-    for name, apply in (
-        ("autocontrast", lambda x, _: _autocontrast(x, tables.autocontrast)),
-        ("equalize", lambda x, _: _equalize(x)),
-        ("sharpness", _sharpness),
-    ):
-        changed = _where_drawn(
-            changed, images, factor, _drew(ops, name), apply, capacity
-        )
+    count, factor = images.shape[0], tables.factor[levels]
+    changed = _mask_bits(_enhance(images, ops, factor), ops, levels)
+    for name, apply in EXPENSIVE.items():
+        drew = _drew(ops, name)
+        if capacity >= count:
+            result = apply(images, factor, tables)
+            changed = jnp.where(_per_image(drew), result, changed)
+            continue
+        rows = jnp.nonzero(drew, size=capacity, fill_value=count)[0]
+        few, strength = (x.at[rows].get(mode="clip") for x in (images, factor))
+        changed = changed.at[rows].set(apply(few, strength, tables), mode="drop")
     return changed
 
 
 def most_drawn(ops: Int32[Array, "n slots"]) -> Int32[Array, ""]:
     """Returns the most rows that drew one operation with a capacity in one slot."""
-    counts = [
-        jnp.sum(_drew(ops, name), axis=0, dtype=jnp.int32)
-        for name in ("autocontrast", "equalize", "sharpness")
-    ]
+    counts = [jnp.sum(_drew(ops, n), axis=0, dtype=jnp.int32) for n in EXPENSIVE]
     return jnp.max(jnp.stack(counts))
 
 
@@ -82,16 +75,6 @@ def _drew(ops, name):
 
 def _per_image(x):
     return x[:, None, None, None]
-
-
-def _where_drawn(changed, images, factor, drew, apply, capacity):
-    """Puts apply(images, factor) into the rows of `changed` that drew it."""
-    count = images.shape[0]
-    if capacity >= count:
-        return jnp.where(_per_image(drew), apply(images, factor), changed)
-    rows = jnp.nonzero(drew, size=capacity, fill_value=count)[0]
-    result = apply(images.at[rows].get(mode="clip"), factor.at[rows].get(mode="clip"))
-    return changed.at[rows].set(result, mode="drop")
 
 
 def _blend(degenerate, x, factor):
@@ -143,15 +126,13 @@ def _mask_bits(x, ops, levels):
     return (x & _per_image(mask).astype(jnp.uint8)) ^ inverted.astype(jnp.uint8)
 
 
-def _autocontrast(x, table):
-    low, high = (
-        reduce(x, axis=(1, 2), keepdims=True).astype(jnp.int32)
-        for reduce in (jnp.min, jnp.max)
-    )
-    return table[low, high, x.astype(jnp.int32)]
+def _autocontrast(x, factor, tables):
+    p = x.astype(jnp.int32)
+    low, high = (f(p, axis=(1, 2), keepdims=True) for f in (jnp.min, jnp.max))
+    return tables.autocontrast[low, high, p]
 
 
-def _sharpness(x, factor):
+def _sharpness(x, factor, tables):
     p = x.astype(jnp.int32)
     three_rows = p[:, :-2] + p[:, 1:-1] + p[:, 2:]
     box = three_rows[:, :, :-2] + three_rows[:, :, 1:-1] + three_rows[:, :, 2:]
@@ -161,7 +142,7 @@ def _sharpness(x, factor):
     return _blend(p.at[:, 1:-1, 1:-1].set(smooth), p, factor)
 
 
-def _equalize(x):
+def _equalize(x, factor, tables):
     count = x.shape[0]
     levels = x.astype(jnp.int32)
     # One 256-entry table per image and channel.
@@ -177,3 +158,11 @@ def _equalize(x):
     spread = jnp.minimum((step // 2 + below) // jnp.maximum(step, 1), 255)
     table = jnp.where(step > 0, spread, jnp.arange(256, dtype=jnp.int32)[None, None])
     return table.astype(jnp.uint8).reshape(-1)[position]
+
+
+# Computed only on rows that drew them, because they need a histogram or neighbours.
+EXPENSIVE = {
+    "autocontrast": _autocontrast,
+    "equalize": _equalize,
+    "sharpness": _sharpness,
+}

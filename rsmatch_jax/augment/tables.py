@@ -7,56 +7,48 @@ compute them to Pillow's last bit. Programs take them as arguments.
 import flax.struct
 import jax
 import numpy as np
+from jaxtyping import Array, Bool, Float32, Int32, UInt8
 
 from rsmatch_jax.augment import views
 
 
 @flax.struct.dataclass
 class Numbers:
-    """Random numbers of N views, the rows first.
+    """Random numbers of n views; the last three are of strong views alone."""
 
-    shift: int32 [N, 2], vertical and horizontal crop offset, 0..2 * crop_pad.
-    flip: bool [N]. Strong views add
-    ops: int32 [N, randaugment_ops], positions in views.OPS, in the order of use.
-    levels: int32 [N, randaugment_ops], 0..views.LEVELS-1; see views.value.
-    cutout: int32 [N, 3], levels of the side (range 0 to views.CUTOUT_MAX times the
-      image's) and of the centre's y and x (range from the image's size down to 1).
-    """
-
-    shift: jax.Array
-    flip: jax.Array
-    ops: jax.Array | None = None
-    levels: jax.Array | None = None
-    cutout: jax.Array | None = None
+    # Vertical and horizontal crop offset, 0..2 * crop_pad.
+    shift: Int32[Array, "n 2"]
+    flip: Bool[Array, " n"]
+    # Positions in views.OPS, in the order of use.
+    ops: Int32[Array, "n slots"] | None = None
+    # Of the operations, 0..views.LEVELS-1; see views.value.
+    levels: Int32[Array, "n slots"] | None = None
+    # Levels of the side (range 0 to views.CUTOUT_MAX times the image's) and of the
+    # centre's y and x (range from the image's size down to 1).
+    cutout: Int32[Array, "n 3"] | None = None
 
 
 @flax.struct.dataclass
 class Tables:
-    """numpy arrays until they are placed on a device; L = views.LEVELS; 25 MB in all.
+    """numpy arrays until they lie on a device; L = views.LEVELS; 25 MB in all."""
 
-    affine: int32 [5, L, 6], for each of views.GEOMETRIC the map (a, b, c, d, e, f) in
-      16.16 fixed point: output pixel (x, y) reads pixel (a x + b y + c, d x + e y + f)
-      >> 16.
-    factor: float32 [L], blend factor of views.BLENDS.
-    autocontrast: uint8 [256, 256, 256], new value by (lowest, highest, old value).
-    """
-
-    affine: jax.Array
-    factor: jax.Array
-    autocontrast: jax.Array
+    # For each of views.GEOMETRIC the map (a, b, c, d, e, f) in 16.16 fixed point:
+    # output pixel (x, y) reads pixel (a x + b y + c, d x + e y + f) >> 16.
+    affine: Int32[jax.Array | np.ndarray, "5 L 6"]
+    factor: Float32[jax.Array | np.ndarray, " L"]  # blend factor of views.BLENDS
+    # New value by (lowest, highest, old value).
+    autocontrast: UInt8[jax.Array | np.ndarray, "256 256 256"]
 
 
 def make_tables(size: int, spec: views.ViewSpec) -> Tables | None:
-    """Returns the tables for images of `size` pixels; None without RandAugment.
-
-    Place them on the devices once, not at each step.
-    """
+    """Returns the tables for images of `size` pixels; None without RandAugment. Place
+    them on the devices once, not at each step."""
     if not spec.randaugment_ops:
         return None
     levels = np.arange(views.LEVELS)
     return Tables(
         affine=np.stack([_affine(name, levels, size) for name in views.GEOMETRIC]),
-        factor=views.value("brightness", levels).astype(np.float32),
+        factor=np.asarray(views.value("brightness", levels), np.float32),
         autocontrast=_autocontrast(),
     )
 

@@ -46,29 +46,21 @@ CUTOUT_FILL = (125, 123, 114)  # RGB
 
 @dataclasses.dataclass(frozen=True)
 class ViewSpec:
-    """Options of views. The weak view is crop and flip, the strong one adds the rest.
+    """Options: the weak view is crop and flip, the strong one adds the rest."""
 
-    flip: mirrors left-right with probability 1/2.
-    crop_pad: pixels of reflect padding before the random crop; below the image's size.
-    randaugment_ops: number of operations applied one after the other.
-    cutout: paints a random square at the end.
-    crop_area: encoded images only, whose crop is a random rectangle, resized. The least
-      share of the image that it covers; above 0, at most 1.
-    """
-
-    flip: bool
-    crop_pad: int
-    randaugment_ops: int
-    cutout: bool
+    flip: bool  # mirrors left-right with probability 1/2
+    crop_pad: int  # pixels of reflect padding before the random crop; below the size
+    randaugment_ops: int  # operations applied one after the other
+    cutout: bool  # paints a random square at the end
+    # Encoded images only, whose crop is a random rectangle, resized: the least share of
+    # the image that it covers; above 0, at most 1.
     crop_area: float = 0.08
 
 
-def value(name: str, level: int | np.ndarray) -> np.float64 | np.ndarray:
-    """Returns the values of levels 0..LEVELS-1 of an operation, float64, in its unit.
-
-    A value is the middle of one of LEVELS equal parts of the range. The parts' ends
-    would make some translations exactly half a pixel, which Pillow rounds differently
-    within an image.
+def value(name: str, level: int | np.integer | np.ndarray) -> np.float64 | np.ndarray:
+    """Returns an operation's value at levels 0..LEVELS-1, float64, in its unit: the
+    middle of one of LEVELS equal parts of the range. The parts' ends would make some
+    translations exactly half a pixel, which Pillow rounds differently within an image.
     """
     low, high = OPS[OP_NAMES.index(name)][1:]
     return low + (high - low) * (np.asarray(level, np.float64) + 0.5) / LEVELS

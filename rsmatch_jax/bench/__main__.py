@@ -45,10 +45,7 @@ GO_ON = "nothing was written; start it again"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a bench and returns the exit code.
-
-    argv: the bench's name and its flags; None = sys.argv[1:].
-    """
+    """Runs the bench that argv names, with its flags; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     if any(arg in ("--help", "-help", "-h") for arg in argv):
         sys.stdout.write(__doc__)

@@ -12,18 +12,12 @@ import random
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rsmatch_jax import terminal
 from rsmatch_jax.augment import on_device, views
-from rsmatch_jax.bench.harness import (
-    child,
-    command_line,
-    frame,
-    machine,
-    timing,
-    workload,
-)
+from rsmatch_jax.bench.harness import command_line, frame, machine, timing, workload
 
 DEVICE, PILLOW, TF_IMAGES = "device", "Pillow", "tf.data image by image"
 MEASURED_AT = {
@@ -40,47 +34,25 @@ _limit = functools.partial(
     at={"cpu": MEASURED_AT},
     one_core=True,
 )
-_STRONG = f"strong, n = {COMPARED_OPS}"
+_STRONG, _VIEWS = f"strong, n = {COMPARED_OPS}", "strong views/s, device"
+_EQUAL = "operations equal to Pillow's"
 LIMITS = {
-    "C1": _limit(
-        "strong views/s, device / Pillow", 3.0, 5.0, row=f"{_STRONG}: {PILLOW}"
-    ),
-    "C2": _limit(
-        "strong views/s, device / tf.data", 2.5, 4.5, row=f"{_STRONG}: {TF_IMAGES}"
-    ),
-    "C3": frame.Limit(
-        "operations equal to Pillow's", 14, 14, at_least=True, any_device=True
-    ),
+    "C1": _limit(f"{_VIEWS} / Pillow", 3.0, 5.0, row=f"{_STRONG}: {PILLOW}"),
+    "C2": _limit(f"{_VIEWS} / tf.data", 2.5, 4.5, row=f"{_STRONG}: {TF_IMAGES}"),
+    "C3": frame.Limit(_EQUAL, 14, 14, at_least=True, any_device=True),
 }
-EXACT_IMAGES = 64  # on which each operation is compared
+EXACT_IMAGES = 64  # per operation
 LEAST_SECONDS = 0.25  # of one contender's turn in a round
 ROUNDS = 9
 
 
-def main(argv: Sequence[str]):
-    """Runs the bench, on a CPU in a process that has one core."""
-    request = BENCH.parse(argv)
-    workload.build(request.config, {}, request.device)  # refuses what cannot work
-    if request.preset == request.device.platform == "cpu" and _can_pin():
-        child.rerun("augment", argv, core=max(os.sched_getaffinity(0)))
-    else:
-        BENCH.main(argv)
-
-
 def measure(request: frame.Request) -> frame.Measured:
-    """Times weak and strong views of every contender that is installed.
-
-    Drawing random numbers counts. Images start in memory of the contender's kind and
-    end there as one batch.
-    """
+    """Times every contender that is installed, with drawing random numbers.
+    Images start in memory of the contender's kind and end there as one batch."""
     exp = workload.build(request.config, {}, request.device)
     count, size = exp.dims.unlabeled_batch, exp.dims.image_shape[0]
     rng = np.random.default_rng(request.config.seed)
     images = rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
-    terminal.say(
-        f"{count} images of {size} pixels at a time; device: "
-        f"{request.device.device_kind}, host: {machine.cores()} core(s)"
-    )
     strengths = sorted({COMPARED_OPS, exp.views.randaugment_ops})
     kinds = {"weak": 0, **{f"strong, n = {ops}": ops for ops in strengths}}
     makers = {DEVICE: _device, PILLOW: _pillow, TF_IMAGES: _tf_images}
@@ -92,17 +64,15 @@ def measure(request: frame.Request) -> frame.Measured:
                 runs[f"{kind}: {name}"] = make(images, spec, kind != "weak")
         except ImportError as e:
             terminal.say(f"{name}: not measured ({e})")
-    table = [
-        {"row": f"{kind}: {name}", "view": kind, "contender": name, "images": count}
-        for kind, name in itertools.product(kinds, makers)
-        if f"{kind}: {name}" in runs
-    ]
     seconds = timing.in_turns(runs, LEAST_SECONDS, ROUNDS)
-    for row in table:
-        times, device = seconds[row["row"]], seconds[f"{row['view']}: {DEVICE}"]
-        row |= timing.columns("ms", 1e3 * times)
-        row["views_per_second"] = 1e3 * count / row["ms"]
-        row |= timing.columns("device_speed_ratio", times / device)
+    table = []
+    for kind, name in itertools.product(kinds, makers):
+        if f"{kind}: {name}" in runs:
+            times, device = seconds[f"{kind}: {name}"], seconds[f"{kind}: {DEVICE}"]
+            row: frame.Row = {"row": f"{kind}: {name}", "view": kind}
+            row |= {"contender": name, "images": count, **timing.timed(times)}
+            row["views_per_second"] = 1e3 * count / row["ms"]
+            table.append(row | timing.columns("device_speed_ratio", times / device))
     if f"weak: {PILLOW}" not in runs:
         return table, {}
     exact = exact_operations(size)
@@ -113,35 +83,33 @@ def measure(request: frame.Request) -> frame.Measured:
 
 
 def exact_operations(size: int) -> list[str]:
-    """Names of the operations whose every pixel equals Pillow's.
-
-    On EXACT_IMAGES random images with a random level each. Needs Pillow.
-    """
+    """Names of the operations whose every pixel equals Pillow's, on EXACT_IMAGES random
+    images with a random level each. Needs Pillow."""
     from rsmatch_jax.bench.rivals import pillow_views  # lazy: Pillow
 
     spec = views.ViewSpec(flip=False, crop_pad=0, randaugment_ops=1, cutout=False)
-    rng, count = np.random.default_rng(0), EXACT_IMAGES
+    ops = np.repeat(np.arange(len(views.OPS), dtype=np.int32), EXACT_IMAGES)
+    rng, count = np.random.default_rng(0), len(ops)
     # A random range per channel: on full-range noise some operations do nothing.
     low, high = np.sort(rng.integers(0, 256, (2, count, 1, 1, 3)), axis=0)
     images = rng.integers(low, high + 1, (count, size, size, 3)).astype(np.uint8)
+    levels = rng.integers(0, views.LEVELS, count, dtype=np.int32)
+    drawn = on_device.Numbers(
+        shift=jnp.zeros((count, 2), jnp.int32),
+        flip=jnp.zeros(count, bool),
+        ops=jnp.asarray(ops[:, None]),
+        levels=jnp.asarray(levels[:, None]),
+        cutout=jnp.zeros((count, 3), jnp.int32),
+    )
     strong = jax.jit(functools.partial(on_device.strong, spec=spec))
-    tables = on_device.make_tables(size, spec)
-    placed, tables = jax.device_put((images, tables))
-    exact = []
-    for i, name in enumerate(views.OP_NAMES):
-        levels = rng.integers(0, views.LEVELS, count, dtype=np.int32)
-        drawn = on_device.Numbers(
-            shift=np.zeros((count, 2), np.int32),
-            flip=np.zeros(count, bool),
-            ops=np.full((count, 1), i, np.int32),
-            levels=levels[:, None],
-            cutout=np.zeros((count, 3), np.int32),
-        )
-        pairs = zip(images, views.value(name, levels), strict=True)
-        expected = [pillow_views.apply(name, x, float(v)) for x, v in pairs]
-        if np.array_equal(strong(placed, drawn, tables), expected):
-            exact.append(name)
-    return exact
+    made = np.asarray(strong(images, drawn, on_device.make_tables(size, spec)))
+    differ = set()
+    for op, level, image, view in zip(ops, levels, images, made, strict=True):
+        name = views.OP_NAMES[op]
+        value = float(views.value(name, level))
+        if not np.array_equal(view, pillow_views.apply(name, image, value)):
+            differ.add(name)
+    return [name for name in views.OP_NAMES if name not in differ]
 
 
 def _device(images, spec, strong) -> timing.Run:
@@ -149,7 +117,7 @@ def _device(images, spec, strong) -> timing.Run:
 
     def make(images, tables, step):
         key = jax.random.fold_in(jax.random.key(0), step)
-        numbers = on_device.draw(key, images.shape[0], spec, strong)
+        numbers = on_device.draw(key, images.shape[0], spec, strong, axis=None)
         if strong:
             return on_device.strong(images, numbers, tables, spec)
         return on_device.weak(images, numbers, spec)
@@ -174,16 +142,22 @@ def _tf_images(images, spec, strong) -> timing.Run:
     return timing.repeat(lambda: next(stream))
 
 
-def _can_pin() -> bool:
-    return hasattr(os, "sched_setaffinity") and len(os.sched_getaffinity(0)) > 1
+def _on_one_core(argv: Sequence[str]) -> dict[str, int] | None:
+    """The core of the child process; None if this process does as well."""
+    request = BENCH.parse(argv)
+    workload.build(request.config, {}, request.device)  # refuses what cannot work
+    on_cpu = request.preset == request.device.platform == "cpu"
+    if on_cpu and machine.cores() > 1 and hasattr(os, "sched_setaffinity"):
+        return {"core": max(os.sched_getaffinity(0))}
+    return None
 
 
-TABLE = {
-    "view": "row",
-    "ms/batch": frame.Column("ms"),
-    "views/s": frame.Column("views_per_second", 0),
-    "device is faster by": frame.Column("device_speed_ratio"),
-}
+TABLE = ("row", "ms", "views_per_second", "device_speed_ratio")
 BENCH = frame.Bench(
-    "augment", measure, TABLE, LIMITS, presets=command_line.AS_CONFIGURED
+    "augment",
+    measure,
+    TABLE,
+    LIMITS,
+    presets=command_line.AS_CONFIGURED,
+    rerun=_on_one_core,
 )

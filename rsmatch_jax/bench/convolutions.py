@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rsmatch_jax import step
 from rsmatch_jax.bench.harness import frame, timing, workload
 from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.runtime import compilation
@@ -19,6 +18,7 @@ DTYPES = ("float32", "bfloat16")  # the second is compared with the first
 # Largest error of a bfloat16 result, relative to the largest value: rounding alone
 # makes 2^-9.
 ERROR_BOUND = 1e-2
+ROUNDS = 7
 SECONDS = 40.0  # for compiling; the smallest convolutions are left out after that
 _OPTIONS = (
     *("window_strides", "padding", "lhs_dilation", "rhs_dilation"),
@@ -28,10 +28,10 @@ _OPTIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class Conv:
-    """A convolution of a network, without dtype.
+    """A convolution of a network, without dtype; network: the first one that has it.
 
-    network: the first one that has it. lhs, rhs, out: shapes. options: of
-    `jax.lax.conv_general_dilated`. count: how often a train step runs it.
+    lhs, rhs, out: shapes of image, kernel and result. options: of
+    `jax.lax.conv_general_dilated`. count: times per train step.
     """
 
     network: str = dataclasses.field(compare=False)
@@ -59,10 +59,7 @@ class Conv:
 
 
 def of_step(exp: Experiment) -> list[Conv]:
-    """The distinct convolutions of a train step's forward passes, largest first.
-
-    Traces the step, and the networks each time that it applies them.
-    """
+    """The distinct convolutions of a train step's forward passes, largest first."""
     counts = collections.Counter()
 
     def traced(name, net):
@@ -79,29 +76,22 @@ def of_step(exp: Experiment) -> list[Conv]:
         return net._replace(apply=apply)
 
     nets = {name: traced(name, net) for name, net in exp.nets.items()}
-    state = jax.eval_shape(
-        lambda: step.init_state(exp.method, exp.nets, exp.tx, exp.dims, 0)
-    )
     batch = jax.tree.map(lambda x: x[None], workload.random_batch(exp))
-    jax.eval_shape(dataclasses.replace(exp, nets=nets).train_step(), state, batch)
+    train_step = dataclasses.replace(exp, nets=nets).train_step()
+    jax.eval_shape(train_step, exp.state_shapes(), batch)
     convs = [dataclasses.replace(conv, count=n) for conv, n in counts.items()]
     return sorted(convs, key=lambda conv: -conv.flops)
 
 
 def measure(
-    convs: Sequence[Conv],
-    rates: Mapping[str, float],
-    least_seconds: float,
-    rounds: int,
-) -> list[dict[str, Any]]:
+    convs: Sequence[Conv], rates: Mapping[str, float], least_seconds: float
+) -> list[frame.Row]:
     """A row per convolution and dtype: forward, input and weight gradient together.
 
-    The first layer has an input gradient here, which training does not need.
-
-    rates: FLOP/s of matrix products, {dtype: rate}. A program that fails, or whose
-    error is above ERROR_BOUND, has the reason as "failed". Errors are the largest
-    difference from float32's result on the same bfloat16 numbers, over the largest
-    value.
+    The first layer has an input gradient here, which training does not need. A program
+    that fails, or whose error is above ERROR_BOUND, has the reason as "failed". The
+    error is the `workload.difference` from float32's result on the same bfloat16
+    numbers. rates: FLOP/s of matrix products, {dtype: rate}.
     """
     rows, runs = [], {}
     most = max(max(math.prod(c.lhs), math.prod(c.out)) for c in convs)
@@ -110,17 +100,10 @@ def measure(
     for conv in timing.within(SECONDS, convs):
         reference = None
         for dtype in DTYPES:
-            row = {
-                "row": f"{conv} {dtype}",
-                "part": "conv",
-                "network": conv.network,
-                "dtype": dtype,
-                "lhs": list(conv.lhs),
-                "rhs": list(conv.rhs),
-                "count": conv.count,
-                "gflop": 3 * conv.flops / 1e9,  # each gradient costs as much
-                "failed": None,
-            }
+            row: frame.Row = {"row": f"{conv} {dtype}", "part": "conv"}
+            row |= {"network": conv.network, "dtype": dtype, "count": conv.count}
+            row |= {"lhs": list(conv.lhs), "rhs": list(conv.rhs), "failed": None}
+            row["gflop"] = 3 * conv.flops / 1e9  # each gradient costs as much
             rows.append(row)
             try:
                 runs[row["row"]], passes = _three_passes(conv, dtype, numbers)
@@ -133,13 +116,13 @@ def measure(
             elif reference is None:
                 row["failed"] = f"nothing to compare with: {DTYPES[0]} failed"
             else:
-                row["error"] = _error(passes, reference)
+                row["error"] = workload.difference(passes, reference)
                 if not row["error"] <= ERROR_BOUND:  # nan, too
                     row["failed"] = f"error {row['error']:.2g} is above {ERROR_BOUND:g}"
-    seconds = timing.in_turns(runs, least_seconds, rounds) if runs else {}
+    seconds = timing.in_turns(runs, least_seconds, ROUNDS) if runs else {}
     for row in rows:
         if row["row"] in seconds:
-            row |= timing.columns("ms", 1e3 * seconds[row["row"]])
+            row |= timing.timed(seconds[row["row"]])
             row["flops_per_second"] = speed = 1e12 * row["gflop"] / row["ms"]
             row["matmul_share"] = speed / rates[row["dtype"]]
     return rows
@@ -165,13 +148,6 @@ def _three_passes(conv: Conv, dtype: str, numbers: np.ndarray):
     return timing.repeat(compiled, *args), outputs
 
 
-def _error(arrays: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> float:
-    """Largest difference over largest value, of the worst of several arrays."""
-    pairs = zip(arrays, reference, strict=True)
-    errors = [np.abs(a - b).max() / np.abs(b).max() for a, b in pairs]
-    return float(np.max(errors))  # nan if one is
-
-
 def _equations(jaxpr: Any) -> Iterator[Any]:
     """Equations of a jaxpr and of all that it calls."""
 
@@ -185,12 +161,4 @@ def _equations(jaxpr: Any) -> Iterator[Any]:
                 yield from _equations(getattr(inner, "jaxpr", inner))
 
 
-TABLE = {
-    "convolution": "row",
-    "per step": frame.Column("count", 0),
-    "ms": frame.Column("ms", 3),
-    "TFLOP/s": frame.Column("flops_per_second", 3, 1e12),
-    "of matmul's": frame.Column("matmul_share"),
-    "error": frame.Column("error", 5),
-    "failed": "failed",
-}
+TABLE = ("row", "count", "ms", "flops_per_second", "matmul_share", "error", "failed")

@@ -13,7 +13,7 @@ from rsmatch_jax.runtime import compilation, parallel
 
 DEFAULT = "default"
 AGAIN = "default again"  # the same program against itself: what noise alone does
-Options = Mapping[str, bool | int | str]
+Options = Mapping[str, bool | str]
 # What CUDA graphs may hold by default in jaxlib 0.10 and 0.11. An option replaces the
 # whole list: "+CONVOLUTION", the form of the environment variable, is refused.
 CAPTURED = "CONDITIONAL,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,DYNAMIC_SLICE_FUSION,FUSION"
@@ -42,28 +42,6 @@ LEAST_SECONDS = {"cpu": 0.0, "gpu": 0.2}  # of one program's turn in a round
 ROUNDS = 11
 
 
-class Program(workload.Program):
-    """A lowered train step compiled with `options`, and its copy of a state."""
-
-    def __init__(self, lowered: Any, options: Options, state: Any, batch: Any):
-        self.state, self._args = jax.device_put(state, may_alias=False), (batch,)
-        begin = time.perf_counter()
-        self.compiled = lowered.compile(compiler_options=dict(options) or None)
-        self.compile_seconds = time.perf_counter() - begin
-
-    def losses(self, steps: int) -> list[float]:
-        """The losses of the next steps."""
-        return [float(self.run(1)["loss"]) for _ in range(steps)]
-
-    def works(self) -> bool:
-        """Whether another step succeeds."""
-        try:
-            self.run(1)
-        except Exception:  # any failure counts
-            return False
-        return True
-
-
 def measure(request: frame.Request) -> frame.Measured:
     """Times the step under each of the device's OPTIONS.
 
@@ -75,44 +53,65 @@ def measure(request: frame.Request) -> frame.Measured:
     labels = timing.within(request.flags["seconds"], list(options))
     values = {"method.name": "fixmatch"}
     exp = workload.build(request.config, values, request.device)
-    terminal.say(f"FixMatch, {workload.describe(exp)}, {len(options)} compiler options")
     start = exp.init_state()
     batch = parallel.shard_rows(workload.random_batch(exp), exp.devices)
     lowered = exp.train_step().lower(start, batch)
-    default = Program(lowered, {}, start, batch)
-    losses = default.losses(COMPARED_STEPS)
-    table, of_default = [], []
+
+    def begin(label, options):
+        """(program, its row, its first losses)."""
+        program = compiled(lowered, options, start, batch)
+        row = _row(label, options) | {"compile_seconds": program.compile_seconds}
+        row["temp_bytes"] = workload.temp_bytes(program.compiled)
+        losses = [float(program.run(1)["loss"]) for _ in range(COMPARED_STEPS)]
+        return program, row, losses
+
+    default, first, reference = begin(DEFAULT, {})
+    first["loss_difference"] = 0.0
+    table, of_default = [first], []
     for label in labels:
         row = _row(label, options[label])
-        table.append(row)
         try:
-            program = Program(lowered, options[label], start, batch)
-            distance = loss_difference(program.losses(COMPARED_STEPS), losses)
-            row |= {**_compiled(program), "loss_difference": distance}
+            program, row, losses = begin(label, options[label])
+            row["loss_difference"] = workload.difference(losses, reference)
             runs = {DEFAULT: default.run, label: program.run}
             seconds = timing.in_turns(runs, LEAST_SECONDS[request.preset], ROUNDS)
             of_default.append(seconds[DEFAULT])
-            row |= timing.timed(seconds, label, DEFAULT)
+            row |= timing.timed(seconds[label], seconds[DEFAULT])
             row["default_ms"] = 1e3 * float(np.median(seconds[DEFAULT]))
         # Whatever the compiler or a kernel raises is a result.
         except Exception as e:
             row["failed"] = frame.reason(e)
+        table.append(row)
         terminal.say(f"  {label}: {row['failed'] or 'timed'}")
-        if row["failed"] and not default.works():
-            terminal.say("the default fails now, too: nothing more can be timed")
-            break
+        if row["failed"]:
+            try:
+                default.run(1)
+            except Exception:  # any failure counts
+                terminal.say("the default fails now, too: nothing more can be timed")
+                break
     labels.close()  # names what was left out
-    first = {**_row(DEFAULT, {}), "loss_difference": 0.0, **_compiled(default)}
     if of_default:  # all of its turns; another row has those beside its turns
-        seconds = {DEFAULT: np.concatenate(of_default)}
-        first |= timing.timed(seconds, DEFAULT, DEFAULT)
+        turns = np.concatenate(of_default)
+        first |= timing.timed(turns, turns)
         first["default_ms"] = first["ms"]
-    return [first, *table], {}
+    return table, {}
 
 
-def loss_difference(losses: Sequence[float], reference: Sequence[float]) -> float:
-    """Largest relative difference; nan where one is nan."""
-    return float(np.max(np.abs(np.subtract(losses, reference)) / np.abs(reference)))
+def compiled(
+    lowered: jax.stages.Lowered, options: Options, state: Any, batch: Any
+) -> workload.Program:
+    """The train step compiled with the options, and its copy of a state."""
+    state = jax.device_put(state, may_alias=False)
+    begin = time.perf_counter()
+    program = lowered.compile(compiler_options=dict(options) or None)
+    return workload.Program(program, time.perf_counter() - begin, state, (batch,))
+
+
+def _row(label: str, options: Options) -> dict[str, Any]:
+    """A row with nothing measured yet."""
+    cached = jax.config.values["jax_compilation_cache_dir"] is not None
+    row = {"row": label, "options": dict(options), "compilation_cache": cached}
+    return {**row, "failed": None}
 
 
 def verdict(rows: Sequence[frame.Row]) -> str:
@@ -133,35 +132,14 @@ def verdict(rows: Sequence[frame.Row]) -> str:
     return f"none of {len(timed)} was faster than the default beyond the quartiles"
 
 
-def _compiled(program: Program) -> dict[str, Any]:
-    return {
-        "compile_seconds": program.compile_seconds,
-        "temp_bytes": workload.temp_bytes(program.compiled),
-    }
-
-
-def _row(label: str, options: Options) -> dict[str, Any]:
-    """A row with nothing measured yet."""
-    cached = jax.config.jax_compilation_cache_dir is not None
-    row = {"row": label, "options": dict(options), "compilation_cache": cached}
-    return {**row, "failed": None}
-
-
 def _show(rows: Sequence[frame.Row]):
     frame.show(TABLE, rows)
     terminal.say(f"\n{verdict(rows)}")
 
 
-TABLE = {
-    "compiler options": "row",
-    "ms/step": frame.Column("ms"),
-    "default's": frame.Column("default_ms"),
-    "/ default": frame.Column("ratio", 3),
-    "temp MB": frame.Column("temp_bytes", 0, 1e6),
-    "compile s": frame.Column("compile_seconds", 1),
-    "cache": lambda row: "on" if row["compilation_cache"] else "off",
-    "loss difference": frame.Column("loss_difference", 6),
-    "failed": "failed",
-}
+TABLE = (
+    *("row", "ms", "default_ms", "ratio", "temp_bytes", "compile_seconds"),
+    *("compilation_cache", "loss_difference", "failed"),
+)
 # seconds: after which no option is begun.
 BENCH = frame.Bench("flags", measure, _show, extra={"seconds": 180.0})

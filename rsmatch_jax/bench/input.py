@@ -1,7 +1,4 @@
-"""Times the input alone: finding images and making views, without training.
-
-Random images in the number and size of CIFAR-10's training set.
-"""
+"""Times the input alone: finding images and making views, without training."""
 
 import itertools
 
@@ -9,7 +6,7 @@ import jax
 import numpy as np
 
 from rsmatch_jax import terminal
-from rsmatch_jax.bench.harness import command_line, frame, machine, timing, workload
+from rsmatch_jax.bench.harness import command_line, frame, timing, workload
 from rsmatch_jax.data import resident, rs_ssl, sampler
 from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.runtime import parallel
@@ -23,13 +20,6 @@ FIRST_STEPS = 16  # of tf.data, not timed: more than its buffers hold
 def measure(request: frame.Request) -> frame.Measured:
     """Times batches made on the device and, if TensorFlow is installed, on the host."""
     exp = workload.build(request.config, {}, request.device)
-    dims = exp.dims
-    terminal.say(
-        f"{dims.batch_size} labelled + {dims.unlabeled_batch} unlabelled images per "
-        f"step, weak and strong (n = {exp.views.randaugment_ops}), of "
-        f"{dims.num_labeled} and {dims.num_unlabeled}; device: "
-        f"{request.device.device_kind}, host: {machine.cores()} cores"
-    )
     task = workload.random_task(exp)
     epochs = itertools.count(1)
     runs = {
@@ -47,10 +37,11 @@ def measure(request: frame.Request) -> frame.Measured:
         seconds |= timing.in_turns({TFDATA: host}, LEAST_SECONDS, ROUNDS)
     table = []
     for name, times in seconds.items():
-        row = {"row": name, **timing.columns("ms", 1e3 * times)}
-        row["steps_per_second"] = rate = 1e3 / row["ms"]
+        row: frame.Row = {"row": name, **timing.timed(times)}
+        rate = 1e3 / row["ms"]
         # A pair is the weak and the strong view of one unlabelled image.
-        table.append({**row, "pairs_per_second": dims.unlabeled_batch * rate})
+        pairs = exp.dims.unlabeled_batch * rate
+        table.append({**row, "steps_per_second": rate, "pairs_per_second": pairs})
     return table, {}
 
 
@@ -66,7 +57,7 @@ def _resident(exp: Experiment, task: rs_ssl.Task) -> timing.Run:
 
     mapped = parallel.map_resident_step(one, 1, exp.devices)
     step = parallel.replicate(np.int32(0), exp.devices)
-    return workload.Program(mapped, step, inputs, parallel.ranks(exp.devices)).run
+    return workload.program(mapped, step, inputs, parallel.ranks(exp.devices)).run
 
 
 def _tf_data(exp: Experiment, task: rs_ssl.Task) -> timing.Run | None:
@@ -93,10 +84,5 @@ def _tf_data(exp: Experiment, task: rs_ssl.Task) -> timing.Run | None:
     return timing.repeat(lambda: parallel.shard_rows(next(stream), exp.devices))
 
 
-TABLE = {
-    "input": "row",
-    "ms/step": frame.Column("ms", 3),
-    "pairs/s": frame.Column("pairs_per_second", 0),
-    "steps/s at most": frame.Column("steps_per_second", 1),
-}
+TABLE = ("row", "ms", "pairs_per_second", "steps_per_second")
 BENCH = frame.Bench("input", measure, TABLE, presets=command_line.AS_CONFIGURED)

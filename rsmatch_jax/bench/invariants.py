@@ -7,15 +7,13 @@ CPU, and four devices train as one does.
 import contextlib
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import jax
 import numpy as np
 
-from rsmatch_jax import terminal
 from rsmatch_jax.bench import step
-from rsmatch_jax.bench.harness import command_line, frame, hlo, workload
-from rsmatch_jax.engine import feed
+from rsmatch_jax.bench.harness import frame, hlo, workload
 from rsmatch_jax.errors import RunFailed
 
 DEVICES = 4
@@ -43,14 +41,8 @@ LIMITS = {
 
 
 def measure(request: frame.Request) -> frame.Measured:
-    """Trains on one and on four devices, and counts compilations.
-
-    Raises RunFailed if there are not four devices, all CPUs.
-    """
-    terminal.say(
-        f"RSMatch, {SIZES['model.classifier']}, 16 + 32 images "
-        f"of {PIXELS} pixels per step, on CPUs"
-    )
+    """Trains on one and on four devices, and counts compilations. Raises RunFailed if
+    there are not four devices, all CPUs."""
     devices = jax.local_devices()[:DEVICES]
     if len(devices) < DEVICES or devices[0].platform != "cpu":
         raise RunFailed(
@@ -72,12 +64,13 @@ def measure(request: frame.Request) -> frame.Measured:
 
 
 @contextlib.contextmanager
-def compilations() -> Iterator[list[str]]:
+def compilations() -> Generator[list[str]]:
     """Yields a list that gets an entry for every program that JAX compiles or takes
     from its cache within the block."""
     seen, counting = [], True
 
-    def note(event: str, _: float, **_options):
+    def note(event: str, duration_secs: float, **_: str | int):
+        del duration_secs
         if counting and event.endswith("backend_compile_duration"):
             seen.append(event)
 
@@ -90,55 +83,50 @@ def compilations() -> Iterator[list[str]]:
 
 
 def _program(request: frame.Request, *devices: jax.Device) -> workload.FeedProgram:
-    values = {**step.ROWS["rsmatch"], **SIZES}
+    values = step.ROWS["rsmatch"]
     exp = workload.build(request.config, values, *devices, size=PIXELS)
-    source = feed.ResidentFeed(exp, workload.random_task(exp), None)
-    return workload.FeedProgram(exp, source)
+    return workload.FeedProgram(exp)
 
 
-def _trained(
-    request: frame.Request, *devices: jax.Device
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(all parameters after one step, losses [STEPS], all numbers of the queue after
-    STEPS), flat float64."""
-
-    def flat(tree):
-        leaves = jax.tree.leaves(tree)
-        return np.concatenate([np.ravel(x) for x in leaves]).astype(np.float64)
-
+def _trained(request: frame.Request, *devices: jax.Device) -> list[np.ndarray]:
+    """[parameters after one step, losses [STEPS], the queue after STEPS], each all
+    numbers, flat float64."""
     program = _program(request, *devices)
     losses = [program.run(1)["loss"]]
-    params = flat(program.state.params)
+    params = jax.device_get(program.state.params)
     losses += [program.run(1)["loss"] for _ in range(STEPS - 1)]
-    return params, flat(losses), flat(program.state.extra["queue"])
+    return [
+        np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)]).astype(np.float64)
+        for tree in (params, losses, program.state.extra["queue"])
+    ]
 
 
 def _compiled(request: frame.Request, device: jax.Device) -> tuple[int, int]:
     """(programs compiled after step 2 of COUNTED, convolutions in loops)."""
     program = _program(request, device)
-    module = hlo.Module.parse(program.compiled.as_text())
     program.done = FIRST
     for _ in range(2):
         program.run(1)
     with compilations() as seen:
         for _ in range(COUNTED - 2):
             program.run(1)
+    module = hlo.Module(program.compiled.as_text())
     return len(seen), module.convolutions_in_loops()
 
 
-def _environment() -> dict[str, str]:
+def _on_four_devices(_) -> dict[str, dict[str, str]]:
     flag = f"--xla_force_host_platform_device_count={DEVICES}"
     flags = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()  # the last one counts
-    return {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    return {"environment": {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}}
 
 
-TABLE = {"invariant": "row", "value": frame.Column("value")}
+TABLE = ("row", "value")
 BENCH = frame.Bench(
     "invariants",
     measure,
     TABLE,
     LIMITS,
-    presets=command_line.AS_CONFIGURED,
+    presets={"cpu": SIZES, "gpu": SIZES},
     fixed=SIZES,
-    environment=_environment,
+    rerun=_on_four_devices,
 )

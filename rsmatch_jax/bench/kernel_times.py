@@ -1,7 +1,6 @@
 """Profiles a train step: time by class of kernel, and how long the device is idle.
 
 The step is a run's, with its input: images lie on the device and views are made there.
-Random images in the number and size of CIFAR-10's.
 """
 
 import collections
@@ -18,6 +17,7 @@ from rsmatch_jax import terminal
 from rsmatch_jax.bench import step
 from rsmatch_jax.bench.harness import frame, hlo, kernel_trace, timing, workload
 from rsmatch_jax.bench.harness.kernel_trace import Kernel, Source
+from rsmatch_jax.bench.harness.workload import FeedProgram
 from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.errors import RunFailed
 
@@ -34,21 +34,17 @@ LARGEST = 10  # number of single kernels to list
 
 
 def measure(request: frame.Request) -> frame.Measured:
-    """Profiles windows of steps of each method, in turns.
-
-    Raises RunFailed if the profiler saw no kernel.
-    """
+    """Profiles windows of steps of each method, in turns. Raises RunFailed if the
+    profiler saw no kernel."""
     windows, steps = WINDOWS[request.kind], WINDOW_STEPS[request.kind]
-    profiles, seconds = {}, {name: [] for name in METHODS}
+    programs, seconds = {}, {name: [] for name in METHODS}
     for name in METHODS:
         values = {"method.name": name}
         exp = workload.build(request.config, values, request.device)
-        profiles[name] = profile = Profile(exp)
-        profile.run(steps)
-        terminal.say(f"  {name}: compiled in {profile.compile_seconds:.1f} s")
-    terminal.say(
-        f"{windows} profiled windows of {steps} step(s), {workload.describe(exp)}"
-    )
+        programs[name] = program = compiled(exp)
+        program.run(steps)
+        terminal.say(f"  {name}: compiled in {program.compile_seconds:.1f} s")
+    terminal.say(f"{windows} profiled windows of {steps} step(s)")
     if request.kind == "cpu":
         terminal.say(
             "  a CPU profiler does not see convolutions: no idle share, and classes "
@@ -56,19 +52,20 @@ def measure(request: frame.Request) -> frame.Measured:
         )
     seen = collections.defaultdict(list)
     for _ in range(windows):
-        for name, profile in profiles.items():
+        for name, program in programs.items():
             begin = time.perf_counter()
-            profile.run(steps)
+            program.run(steps)
             seconds[name].append((time.perf_counter() - begin) / steps)
-            seen[name].append(profile.traced(steps))
+            seen[name].append(traced(program, steps, request.device))
     table = []
-    for name, profile in profiles.items():
-        row = {"row": name, "steps": steps, "steps_per_dispatch": profile.feed.most}
-        row["compile_seconds"] = profile.compile_seconds
-        row |= columns(seen[name], profile.program, steps)
+    for name, program in programs.items():
+        row = {"row": name, "steps": steps, "steps_per_dispatch": program.feed.most}
+        row["compile_seconds"] = program.compile_seconds
+        sources = kernel_trace.sources(hlo.Module(program.compiled.as_text()))
+        row |= columns(seen[name], sources, steps)
         # Without the profiler, which delays the host and thereby the device. Under it
         # XLA also launches kernels one by one that it otherwise launches together.
-        row |= timing.columns("ms", 1e3 * np.array(seconds[name]))
+        row |= timing.timed(np.array(seconds[name]))
         row |= idle_share(row)
         if request.kind == "cpu":
             row |= dict.fromkeys(k for k in row if k.startswith("idle_"))
@@ -76,42 +73,31 @@ def measure(request: frame.Request) -> frame.Measured:
     return table, {}
 
 
-class Profile(workload.FeedProgram):
-    """The resident step of one method; program: sources of its instructions."""
+def compiled(exp: Experiment) -> FeedProgram:
+    """The resident step, with the names of its scopes as the source has them now."""
+    # A cached program may be older than these names.
+    jax.config.update("jax_compilation_cache_include_metadata_in_key", True)
+    return FeedProgram(exp)
 
-    program: dict[str, Source]
 
-    def __init__(self, exp: Experiment):
-        # A cached program may be older than the names of its scopes.
-        key = "jax_compilation_cache_include_metadata_in_key"
-        before = getattr(jax.config, key)
-        jax.config.update(key, True)
-        try:
-            super().__init__(exp, workload.resident_feed(exp))
-        finally:
-            jax.config.update(key, before)
-        module = hlo.Module.parse(self.compiled.as_text())
-        self.program = kernel_trace.sources(module)
-        self._device = exp.devices[0]
-
-    def traced(self, steps: int) -> list[Kernel]:
-        """The kernels of so many steps."""
-        options = jax.profiler.ProfileOptions()
-        options.python_tracer_level = 0  # it would slow the host down
-        with tempfile.TemporaryDirectory() as folder:
-            with jax.profiler.trace(folder, profiler_options=options):
-                self.run(steps)
-            kernels = kernel_trace.read(folder, self._device.platform)
-        if not kernels:
-            raise RunFailed(
-                f"the profiler saw no kernel on {self._device.device_kind}; on a GPU "
-                "it needs CUPTI and the right to use performance counters"
-            )
-        return kernels
+def traced(program: FeedProgram, steps: int, device: jax.Device) -> list[Kernel]:
+    """Does so many steps and returns their kernels."""
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0  # it would slow the host down
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder, profiler_options=options):
+            program.run(steps)
+        kernels = kernel_trace.read(folder, device.platform)
+    if not kernels:
+        raise RunFailed(
+            f"the profiler saw no kernel on {device.device_kind}; on a GPU it needs "
+            "CUPTI and the right to use performance counters"
+        )
+    return kernels
 
 
 def columns(
-    windows: Sequence[Sequence[Kernel]], program: Mapping[str, Source], steps: int
+    windows: Sequence[Sequence[Kernel]], sources: Mapping[str, Source], steps: int
 ) -> dict[str, Any]:
     """A row's columns from the kernels of windows of `steps` steps each.
 
@@ -126,7 +112,7 @@ def columns(
         for kernel, nanoseconds in kernel_trace.self_times(kernels):
             name = (kernel.name, kernel.op)
             if name not in classes:
-                classes[name] = kernel_trace.classify(kernel, program)
+                classes[name] = kernel_trace.classify(kernel, sources)
             by_name[classes[name]][i] += nanoseconds
             by_name[name][i] += nanoseconds
             launches[name] += 1
@@ -137,10 +123,7 @@ def columns(
     times = {name: per_step(by_name[name]) for name in classes}
     class_times = {name: per_step(by_name[name]) for name in kernel_trace.CLASSES}
     total = math.fsum(class_times.values())
-    busy, window = (
-        np.array([of(kernels) for kernels in windows])
-        for of in (kernel_trace.busy, kernel_trace.window)
-    )
+    busy, window = np.array([kernel_trace.busy_and_window(w) for w in windows]).T
     return {
         "window_ms": per_step(window),
         "busy_ms": per_step(busy),
@@ -152,7 +135,7 @@ def columns(
                 "kernel": name[0],
                 "instruction": name[1],
                 "class": classes[name],
-                "source": getattr(program.get(name[1]), "op_name", ""),
+                "source": getattr(sources.get(name[1]), "op_name", ""),
                 "ms": times[name],
                 "share": times[name] / total,
                 "launches_per_step": launches[name] / steps / len(windows),
@@ -178,27 +161,13 @@ def _show(rows: Sequence[frame.Row]):
             {"class": name, "ms": ms, "share": ms / total}
             for name, ms in row["classes"].items()
         ]
-        frame.show(CLASSES, classes)
-        frame.show(KERNELS, row["largest"])
+        frame.show(("class", "ms", "share"), classes)
+        largest = [{**k, "kernel": k["kernel"][:48]} for k in row["largest"]]
+        frame.show(("kernel", "class", "ms", "share", "launches_per_step"), largest)
 
 
-TABLE = {
-    "method": "row",
-    "ms/step, not profiled": frame.Column("ms"),
-    "profiled": frame.Column("window_ms"),
-    "of that busy": frame.Column("busy_ms"),
-    "idle, %": frame.Column("idle_gap", 1, 0.01),
-    "kernels/step": frame.Column("kernels_per_step", 0),
-    "steps/dispatch": frame.Column("steps_per_dispatch", 0),
-}
-CLASSES = {
-    "class of kernel": "class",
-    "ms/step": frame.Column("ms", 3),
-    "%": frame.Column("share", 1, 0.01),
-}
-KERNELS = {
-    "kernel": lambda row: row["kernel"][:48],
-    **CLASSES,
-    "per step": frame.Column("launches_per_step", 1),
-}
+TABLE = (
+    *("row", "ms", "window_ms", "busy_ms", "idle_gap"),
+    *("kernels_per_step", "steps_per_dispatch"),
+)
 BENCH = frame.Bench("profile", measure, _show, LIMITS)

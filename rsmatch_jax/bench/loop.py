@@ -6,8 +6,7 @@ step on one fixed batch, which has no input to prepare.
 
 import functools
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -16,8 +15,7 @@ from rsmatch_jax.bench import step
 from rsmatch_jax.bench.harness import frame, timing, workload
 from rsmatch_jax.engine import feed
 from rsmatch_jax.engine.experiment import Experiment
-from rsmatch_jax.runs.history import Dispatched
-from rsmatch_jax.runtime import compilation, parallel
+from rsmatch_jax.runtime import parallel
 from rsmatch_jax.step import repeat
 
 FULL = 2**20  # steps of a run of the paper's length
@@ -37,41 +35,29 @@ DISPATCHES = 4  # at least, in a turn, where a dispatch has several steps
 ROUNDS = 9
 
 
-class OneBatch:
-    """A Feed that repeats one batch, which lies on the device."""
+class OneBatch(feed.Feed):
+    """Repeats one batch, which lies on the device."""
 
     def __init__(self, exp: Experiment, loop: int | None):
-        self.most = loop or 1
-        self._loop, self._platform = loop is not None, exp.devices[0].platform
         train_step = exp.one_step()
-        program = repeat(train_step, self.most) if self._loop else train_step
-        self._step = parallel.map_resident_step(
-            program, 2 if self._loop else 1, exp.devices
+        program = repeat(train_step, loop) if loop else train_step
+        super().__init__(
+            exp,
+            parallel.map_resident_step(program, 2 if loop else 1, exp.devices),
         )
+        self.most, self._loop = loop or 1, loop is not None
         self._batch = parallel.replicate(workload.random_batch(exp), exp.devices)
         self._ranks = parallel.ranks(exp.devices)
 
-    def run(self, state, done, room):
+    def inputs(self, done, room):
         del done
         count = min(room, self.most)
-        state, metrics = self._step(state, *self._arguments(count))
-        return state, Dispatched(metrics, count)
-
-    def compile(self, state):
-        lowered = self._step.lower(state, *self._arguments(1))
-        self._step = compilation.compiled(lowered, self._platform)
-        return self._step
-
-    def _arguments(self, count):
         counts = [np.int32(count)] if self._loop else []
-        return self._batch, *counts, self._ranks
+        return (self._batch, *counts, self._ranks), count
 
 
 def measure(request: frame.Request) -> frame.Measured:
-    """Times the programs that can be compiled within --seconds, the important first.
-
-    On a CPU a dispatch has one step, as in a run.
-    """
+    """Times the programs that can be compiled within --seconds, the important first."""
     dtype = request.config.model.dtype
     other = "float32" if dtype == "bfloat16" else "bfloat16"
     programs = {  # {label: (row of bench step, dtype, whether it has input)}
@@ -81,30 +67,19 @@ def measure(request: frame.Request) -> frame.Measured:
         f"fixmatch, {other}": ("fixmatch", other, True),
         "rsmatch, one batch": ("rsmatch", dtype, False),
     }
-    limit = request.flags["seconds"]
-    labels = timing.within(limit, list(programs), always=1)
+    labels = timing.within(request.flags["seconds"], list(programs), always=1)
     loop = None if request.kind == "cpu" else max(DISPATCH)
     table, runs, units = [], {}, {}
     for label in labels:
         method, dtype, with_input = programs[label]
         values = {**step.ROWS[method], "model.dtype": dtype}
         exp = workload.build(request.config, values, request.device)
-        if with_input:
-            source = feed.ResidentFeed(exp, workload.random_task(exp), loop)
-        else:
-            source = OneBatch(exp, loop)
-        if not runs:
-            terminal.say(workload.describe(exp))
-        program = workload.FeedProgram(exp, source)
-        columns = {
-            "method": method,
-            "precision": dtype,
-            "input": with_input,
-            "images_per_step": exp.dims.batch_size + 2 * exp.dims.unlabeled_batch,
-            **program.cost(),
-            # Of the step alone, before a backend rewrites it.
-            "gflop": workload.gflop(exp),
-        }
+        make = workload.resident_feed if with_input else OneBatch
+        program = workload.FeedProgram(exp, make(exp, loop))
+        columns = {"method": method, "precision": dtype, "input": with_input}
+        columns["images_per_step"] = workload.images_per_step(exp)
+        # The operations are of the step alone, before a backend rewrites it.
+        columns |= {**program.cost(), "gflop": workload.gflop(exp)}
         # One program for all sizes: the number of steps is an argument.
         sizes = DISPATCH if label == "fixmatch" else DISPATCH[:1]
         for size in sizes if loop else (1,):
@@ -116,14 +91,15 @@ def measure(request: frame.Request) -> frame.Measured:
         terminal.say(f"  {label}: compiled")
     seconds = timing.in_turns(runs, LEAST_SECONDS, ROUNDS, units)
     for row in table:
-        row |= timing.timed(seconds, row["row"], "fixmatch", row["images_per_step"])
+        times, reference = seconds[row["row"]], seconds["fixmatch"]
+        row |= timing.timed(times, reference, row["images_per_step"])
         row["tflops"] = row["gflop"] and row["gflop"] / row["ms"]
     return table, figures(seconds, table)
 
 
 def figures(
-    seconds: Mapping[str, np.ndarray], table: list[dict[str, Any]]
-) -> dict[str, timing.Spread]:
+    seconds: Mapping[str, np.ndarray], table: Sequence[frame.Row]
+) -> frame.Values:
     """{figure ID: value}; ratios are taken within a round."""
     fix = seconds["fixmatch"]
     values = {"G1": 1 / fix, "G9_fixmatch": FULL * fix / 3600}
@@ -138,20 +114,9 @@ def figures(
     return {name: timing.spread(value) for name, value in values.items()}
 
 
-TABLE = {
-    "steps": "row",
-    "per dispatch": frame.Column("steps_per_dispatch", 0),
-    "ms/step": frame.Column("ms"),
-    "/ FixMatch": frame.Column("ratio"),
-    "steps/s": frame.Column("steps_per_second"),
-    "images/s": frame.Column("images_per_second", 0),
-    "TFLOP/s": frame.Column("tflops"),
-    "aliased": frame.aliased,
-}
-BENCH = frame.Bench(
-    "loop",
-    measure,
-    TABLE,
-    LIMITS,
-    extra={"seconds": math.inf},  # after which no program is compiled
+TABLE = (
+    *("row", "steps_per_dispatch", "ms", "ratio", "steps_per_second"),
+    *("images_per_second", "tflops", "aliased_leaves", "state_leaves"),
 )
+# seconds: after which no program is compiled.
+BENCH = frame.Bench("loop", measure, TABLE, LIMITS, extra={"seconds": math.inf})

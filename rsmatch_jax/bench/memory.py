@@ -6,12 +6,11 @@ RSMatch's step and does a few steps, without TensorFlow.
 
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 
-from rsmatch_jax import terminal
 from rsmatch_jax.bench.harness import command_line, frame, workload
 from rsmatch_jax.data import resident
 from rsmatch_jax.engine.experiment import Experiment
@@ -44,11 +43,6 @@ def measure(request: frame.Request) -> frame.Measured:
     stages = [stage("start, packages imported")]
     values = {"method.name": "rsmatch"}
     exp = workload.build(request.config, values, request.device)
-    d = exp.dims
-    terminal.say(
-        f"{d.num_labeled} labelled and {d.num_unlabeled} unlabelled images, {STEPS} "
-        f"dispatches of RSMatch steps, {workload.describe(exp)}"
-    )
     columns = resident_columns(exp)
     stages.append(stage("data placed, twice, and once freed"))
     feed = workload.resident_feed(exp)
@@ -60,42 +54,32 @@ def measure(request: frame.Request) -> frame.Measured:
         state, _ = feed.run(state, i * feed.most, feed.most)
         jax.block_until_ready(state)
         stages.append(stage(f"dispatch {i + 1} done"))
-    row = {
-        "row": "rsmatch",
-        **columns,
-        "temp_bytes": workload.temp_bytes(program),
-        "stages": stages,
-        "tensorflow": "tensorflow" in sys.modules,
-    }
+    row = {"row": "rsmatch", **columns, "temp_bytes": workload.temp_bytes(program)}
+    row |= {"stages": stages, "tensorflow": "tensorflow" in sys.modules}
     return [row], figures(row)
 
 
-def resident_columns(exp: Experiment) -> dict[str, Any]:
+def resident_columns(exp: Experiment) -> frame.Row:
     """The device memory of a run beside its state and activations.
 
     arrays: {path: bytes}. resident_bytes: their sum. measured_bytes: what the device's
     allocator reports, None if it reports nothing.
     """
 
-    def bytes_in_use():  # None if the device's allocator does not report
+    def bytes_in_use():
         return (exp.devices[0].memory_stats() or {}).get("bytes_in_use")
 
     before = bytes_in_use()
-    orders = workload.epoch_orders(exp, 0)
-    data = resident.gather(
-        workload.random_task(exp),
-        exp.views,
-        oracle=exp.method.needs_truth,
-        unlabelled=True,
-    )
+    orders, task = workload.epoch_orders(exp, 0), workload.random_task(exp)
+    oracle = exp.method.needs_truth
+    data = resident.gather(task, exp.views, oracle=oracle, unlabelled=True)
     placed = parallel.replicate({"data": data, "orders": orders}, exp.devices)
-    del orders, data
+    del orders, data, task
     jax.block_until_ready(placed)
     after = bytes_in_use()
-    leaves = jax.tree_util.tree_leaves_with_path(placed)
     arrays = {
         jax.tree_util.keystr(path, simple=True, separator="."): int(x.nbytes)
-        for path, x in leaves
+        for path, x in jax.tree_util.tree_leaves_with_path(placed)
     }
     return {
         "arrays": arrays,
@@ -105,11 +89,8 @@ def resident_columns(exp: Experiment) -> dict[str, Any]:
 
 
 def stage(name: str) -> dict[str, Any]:
-    """{"stage", "bytes" of host memory now, "peak_bytes" until now}.
-
-    From Linux's account of this process, because getrusage's peak may be the parent
-    process's. Elsewhere from getrusage, and "bytes" is None.
-    """
+    """{"stage", "bytes" of host memory now, "peak_bytes" until now}, by Linux's account
+    of this process. Elsewhere by getrusage, which knows only the peak."""
     try:
         with open("/proc/self/status") as f:
             lines = dict(line.split(":", 1) for line in f)
@@ -121,35 +102,21 @@ def stage(name: str) -> dict[str, Any]:
     return {"stage": name, "bytes": now, "peak_bytes": peak}
 
 
-def figures(row: Mapping[str, Any]) -> dict[str, float]:
+def figures(row: frame.Row) -> frame.Values:
     """{figure ID: value} of the row."""
     peak = max(stage["peak_bytes"] for stage in row["stages"])
-    return {
-        "memory_resident_mb": row["resident_bytes"] / MB,
-        "memory_host_mb": peak / MB,
-    }
+    resident_bytes = row["resident_bytes"]
+    return {"memory_resident_mb": resident_bytes / MB, "memory_host_mb": peak / MB}
 
 
 def _show(rows: Sequence[frame.Row]):
     (row,) = rows
     arrays = [{"array": path, "bytes": n} for path, n in row["arrays"].items()]
-    frame.show(ARRAYS, arrays)
-    frame.show(TOTALS, rows)
-    frame.show(STAGES, row["stages"])
+    frame.show(("array", "bytes"), arrays)
+    frame.show(("row", "resident_bytes", "measured_bytes", "temp_bytes"), rows)
+    frame.show(("stage", "bytes", "peak_bytes"), row["stages"])
 
 
-ARRAYS = {"on the device": "array", "MB": frame.Column("bytes", 3, MB)}
-TOTALS = {
-    "method": "row",
-    "data, MB": frame.Column("resident_bytes", 1, MB),
-    "reported by the device, MB": frame.Column("measured_bytes", 1, MB),
-    "buffers within a step, MB": frame.Column("temp_bytes", 1, MB),
-}
-STAGES = {
-    "the host after": "stage",
-    "MB": frame.Column("bytes", 1, MB),
-    "peak, MB": frame.Column("peak_bytes", 1, MB),
-}
 BENCH = frame.Bench(
     "memory",
     measure,
@@ -157,5 +124,5 @@ BENCH = frame.Bench(
     LIMITS,
     presets=PRESETS,
     # Memory is allocated as it is needed, so that use shows.
-    environment=lambda: {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+    rerun=lambda _: {"environment": {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}},
 )

@@ -1,19 +1,17 @@
 """Times FixMatch's train step beside PyTorch's, in one process.
 
-PyTorch runs as in USB, with and without its loader, and as lean as it allows. Without
-PyTorch there are JAX's rows alone and no figure.
+PyTorch runs as in USB, with and without its loader, and as lean as it allows.
 """
 
 import functools
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from rsmatch_jax import terminal
-from rsmatch_jax.bench.harness import command_line, frame, machine, timing, workload
+from rsmatch_jax.bench.harness import command_line, frame, timing, workload
 from rsmatch_jax.engine import checks
 from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.errors import RequestError, RunFailed
@@ -44,12 +42,22 @@ LIMITS = {
 }
 LEAST_SECONDS = {"cpu": 0.0, "gpu": 0.3}  # of one program's turn in a round
 ROUNDS = 7
-INSTALL = "pip install -r requirements-torch.txt"
-
-Contender = tuple[frame.Row, timing.Run]  # a row without times, and its program
 
 
-def contender(
+class Contender(NamedTuple):
+    """A row without times, and its program.
+
+    ahead: None = takes turns with others. A program with input runs alone, because its
+    workers continue in the background: they would disturb others and prepare batches
+    before their own turn. ahead is the number of batches that a loader prepares.
+    """
+
+    row: frame.Row
+    run: timing.Run
+    ahead: int | None = None
+
+
+def columns(
     name: str,
     precision: str,
     form: str,
@@ -57,21 +65,14 @@ def contender(
     workers: int | None = None,
     needed: int | None = None,
 ) -> frame.Row:
-    """A row without times.
+    """A row without times. It is fair with enough workers, lean torch if compiled.
 
-    form: XLA, eager or compiled. partner: JAX's row that it is compared with. workers:
-    processes that make its batches, None without a loader. needed: the number of
-    workers for a fair comparison. Lean torch is fair if it is compiled.
+    form: XLA, eager or compiled. partner: JAX's row that it is compared with. workers,
+    needed: processes that make its batches, and those for a fair comparison.
     """
-    return {
-        "row": name,
-        "precision": precision,
-        "form": form,
-        "partner": partner,
-        "loader_workers": workers,
-        "loader_workers_wanted": needed,
-        "fair": workers == needed and (name, form) != (LEAN, "eager"),
-    }
+    row = {"row": name, "precision": precision, "form": form, "partner": partner}
+    row |= {"loader_workers": workers, "loader_workers_wanted": needed}
+    return {**row, "fair": workers == needed and (name, form) != (LEAN, "eager")}
 
 
 def check(config: Any):
@@ -96,28 +97,19 @@ def measure(request: frame.Request) -> frame.Measured:
     Raises RequestError, see `check`, or RunFailed if a GPU's memory is too small.
     """
     check(request.config)
-    kind = request.kind
+    on_gpu = request.kind == "gpu"
     # Lean torch computes in bfloat16 on a GPU, so one of JAX's rows does, too.
-    dtypes = [request.config.model.dtype, *(["bfloat16"] if kind == "gpu" else [])]
+    dtypes = [request.config.model.dtype, *(["bfloat16"] if on_gpu else [])]
     experiments = []
     for dtype in dict.fromkeys(dtypes):
         values = {"method.name": "fixmatch", "model.dtype": dtype}
         experiments.append(workload.build(request.config, values, request.device))
-    d = experiments[0].dims
-    images = d.batch_size + 2 * d.unlabeled_batch
-    terminal.say(
-        f"FixMatch, {images} rows of {workload.describe(experiments[0])}, "
-        f"host: {machine.cores()} cores"
-    )
-    rival = _torch(experiments[0], request.device)
+    images = workload.images_per_step(experiments[0])
     try:
-        in_turns, alone = _ours(experiments)
-        if rival is not None:
-            partners = [row["row"] for row, _ in in_turns + alone]
-            fixed, loaded = _theirs(rival, partners, lean_bfloat16=kind == "gpu")
-            in_turns, alone = in_turns + fixed, alone + loaded
-        least, ahead = LEAST_SECONDS[kind], getattr(rival, "ahead", 0)
-        seconds = _time(in_turns, alone, least, ahead)
+        contenders = _ours(experiments)
+        contenders += _theirs(experiments[0], [c.row["row"] for c in contenders])
+        contenders.sort(key=lambda c: c.ahead is not None)
+        seconds = _time(contenders, LEAST_SECONDS[request.kind])
     except Exception as e:
         if type(e).__name__ != "OutOfMemoryError":  # torch's; torch may be missing
             raise
@@ -126,32 +118,21 @@ def measure(request: frame.Request) -> frame.Measured:
             "XLA_PYTHON_CLIENT_MEM_FRACTION=0.3, or use a smaller batch by "
             "--config.train.batch_size"
         ) from e
-    finally:
-        if rival is not None:
-            rival.close()
-    table = [row for row, _ in in_turns + alone]
-    return [row | timed_columns(seconds, row, images) for row in table], {}
+    return [c.row | timed_columns(seconds, c.row, images) for c in contenders], {}
 
 
-def _time(
-    in_turns: Sequence[Contender],
-    alone: Sequence[Contender],
-    least: float,
-    ahead: int,
-) -> dict[str, np.ndarray]:
-    """Seconds per step, {row: float [rounds]}; ahead: batches that a loader prepares.
-
-    Programs with input do not take turns with others: their workers continue in the
-    background, which would disturb others and prepare batches before their own turn.
-    """
-    runs = {row["row"]: run for row, run in in_turns}
-    seconds = timing.in_turns(runs, least, ROUNDS)
-    for row, run in alone:
-        name, workers, units = row["row"], row["loader_workers"], None
-        if workers is not None:
+def _time(contenders: Sequence[Contender], least: float) -> dict[str, np.ndarray]:
+    """Seconds per step, {row: float [rounds]}."""
+    together = {c.row["row"]: c.run for c in contenders if c.ahead is None}
+    seconds = timing.in_turns(together, least, ROUNDS)
+    for row, run, ahead in contenders:
+        if ahead is None:
+            continue
+        name, units = row["row"], {}
+        if ahead:
             run(1)  # starts the workers
             run(ahead)  # batches that were prepared before
-            units = {name: 2 * workers}  # they deliver in bursts
+            units[name] = 2 * row["loader_workers"]  # they deliver in bursts
         seconds |= timing.in_turns({name: run}, least, ROUNDS, units)
     return seconds
 
@@ -165,8 +146,7 @@ def timed_columns(
     over this row's, within a round if both took turns; absent without a partner.
     """
     times = seconds[row["row"]]
-    columns = timing.columns("ms", 1e3 * times)
-    columns |= timing.rates(columns["ms"], images)
+    columns = timing.timed(times, images=images)
     if row["partner"] is None:
         return columns
     ours = seconds[row["partner"]]
@@ -179,9 +159,7 @@ def timed_columns(
     return {**columns, "jax_speed_ratio_quartiles": quartiles}
 
 
-def _ours(
-    experiments: Sequence[Experiment],
-) -> tuple[list[Contender], list[Contender]]:
+def _ours(experiments: Sequence[Experiment]) -> list[Contender]:
     """JAX on a fixed batch in every precision, one step per dispatch; and with input,
     as training runs it, in the last precision."""
 
@@ -189,67 +167,43 @@ def _ours(
         precision = dtype = exp.config.model.dtype
         if dtype == "float32" and exp.devices[0].platform == "gpu":
             precision += " (TF32 convolutions)"
-        return contender(f"{name}, {dtype}", precision, "XLA")
+        return columns(f"{name}, {dtype}", precision, "XLA")
 
-    fixed = [(row(OURS, exp), workload.step_program(exp).run) for exp in experiments]
-    last = experiments[-1]
-    source = workload.resident_feed(last)
-    run = functools.partial(workload.FeedProgram(last, source).run, most=source.most)
-    return fixed, [(row(OURS_INPUT, last), run)]
-
-
-def _theirs(
-    rival: Any, partners: Sequence[str], lean_bfloat16: bool
-) -> tuple[list[Contender], list[Contender]]:
-    """PyTorch's steps on a fixed batch; and with USB's loader, if workers can run.
-
-    partners: JAX's rows: on a fixed batch, the last of these in lean torch's precision,
-    and with input.
-    """
-    run, form = rival.lean(bfloat16=lean_bfloat16)
-    usb, lean, loader = partners[0], partners[-2], partners[-1]
-    precision = rival.precision(False)
-    fixed = [
-        (contender(USB, precision, "eager", usb), rival.usb_fixed),
-        (contender(LEAN, rival.precision(lean_bfloat16), form, lean), run),
+    result = [
+        Contender(row(OURS, exp), workload.step_program(exp).run) for exp in experiments
     ]
-    if not rival.workers:
-        return fixed, []
-    workers = (rival.workers, rival.needed)
-    row = contender(USB_LOADER, precision, "eager", loader, *workers)
-    return fixed, [(row, rival.usb_loader)]
+    program = workload.FeedProgram(experiments[-1])
+    run = functools.partial(program.run, most=program.feed.most)
+    return [*result, Contender(row(OURS_INPUT, experiments[-1]), run, 0)]
 
 
-def _torch(exp: Experiment, device: jax.Device) -> Any:
-    """The programs in PyTorch; None, and a line with the reason, without PyTorch."""
-    if device.platform == "cpu":
+def _theirs(exp: Experiment, partners: Sequence[str]) -> list[Contender]:
+    """PyTorch's programs; none, and a line with the reason, without PyTorch.
+
+    partners: JAX's rows, see `torch_programs.contenders`.
+    """
+    platform = exp.devices[0].platform
+    if platform == "cpu":
         # Read when torch is loaded. Waiting threads would spin: beside other processes
         # a step takes up to ten times as long.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         from rsmatch_jax.bench.rivals import torch_programs  # lazy: torch is optional
     except (ImportError, OSError) as e:  # OSError: a library that it links to
-        terminal.say(f"PyTorch: not measured because it is missing ({e}); {INSTALL}")
-        return None
-    torch_device = torch_programs.device(device.platform)
-    if torch_device is None:
-        terminal.say(
-            f"PyTorch: not measured because the installed one sees no {device.platform}"
-        )
-        return None
-    return torch_programs.Programs(exp, torch_device)
+        why = f"it is missing ({e}); pip install torch"
+    else:
+        device = torch_programs.device(platform)
+        if device is not None:
+            return torch_programs.contenders(exp, device, partners)
+        why = f"the installed one sees no {platform}"
+    terminal.say(f"PyTorch: not measured because {why}")
+    return []
 
 
-TABLE = {
-    "step": "row",
-    "precision": "precision",
-    "form": "form",
-    "workers": frame.Column("loader_workers", 0),
-    "ms/step": frame.Column("ms", 1),
-    "steps/s": frame.Column("steps_per_second"),
-    "images/s": frame.Column("images_per_second", 0),
-    "JAX is x as fast": frame.Column("jax_speed_ratio"),
-}
+TABLE = (
+    *("row", "precision", "form", "loader_workers"),
+    *("ms", "steps_per_second", "images_per_second", "jax_speed_ratio"),
+)
 BENCH = frame.Bench(
     "peer", measure, TABLE, LIMITS, presets=PRESETS, fixed=("method.name",)
 )

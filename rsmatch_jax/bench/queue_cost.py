@@ -4,13 +4,14 @@ The cost of a push should depend on the number of classes it writes to, not on t
 number of classes in the queue.
 """
 
+import dataclasses
 import itertools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from rsmatch_jax import terminal
 from rsmatch_jax.bench.harness import command_line, frame, timing, workload
 from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.methods import csqueue
@@ -38,30 +39,25 @@ def measure(request: frame.Request) -> frame.Measured:
         "method.rsmatch.queue_classes": min(r.queue_classes, CLASSES[0]),
     }
     exp = workload.build(request.config, values, request.device)
-    terminal.say(
-        f"N_q = {r.queue_length}, P = min({r.queue_classes}, K), Q = {r.queue_push}, "
-        f"{exp.dims.unlabeled_batch} candidates, {exp.dims.batch_size} drawn "
-        f"({r.queue_sample}), on {request.device.device_kind}"
-    )
     table, runs = [], {}
-    for make, classes in itertools.product((_push, _sample), CLASSES):
-        label = f"{make.__name__[1:]} K={classes}"
-        program = make(exp, r, classes)
-        queue, cost = jax.tree.leaves(program.state[0]), program.cost()
-        row = {"row": label, "classes": classes}
+    for operation, classes in itertools.product(("push", "sample"), CLASSES):
+        label = f"{operation} K={classes}"
+        program = _program(exp, r, classes, operation)
+        runs[label], cost = program.run, program.cost()
+        row = {key: cost[key] for key in ("state_leaves", "aliased_leaves")}
+        queue = jax.tree.leaves(program.state[0])
         row["queue_bytes"] = sum(x.nbytes for x in queue)
-        row |= {key: cost[key] for key in ("state_leaves", "aliased_leaves")}
-        runs[label] = program.run
-        table.append(row)
+        table.append({"row": label, "classes": classes, **row})
     seconds = timing.in_turns(runs, LEAST_SECONDS, ROUNDS)
     for row in table:  # the ratio is to the same operation at the fewest classes
         reference = f"{row['row'].split()[0]} K={CLASSES[0]}"
-        row |= timing.timed(seconds, row["row"], reference)
+        row |= timing.timed(seconds[row["row"]], seconds[reference])
     return table, {}
 
 
-def _push(exp: Experiment, r: Any, classes: int) -> workload.Program:
-    """Pushes into one donated queue, as in a train step."""
+def _program(exp: Experiment, r: Any, classes: int, operation: str) -> workload.Program:
+    """Pushes candidates into a full, donated queue, as in a train step; or draws a
+    batch of images from it. r: the block method.rsmatch."""
 
     def push(state, batch):
         queue, step = state
@@ -69,57 +65,34 @@ def _push(exp: Experiment, r: Any, classes: int) -> workload.Program:
         queue = csqueue.push(queue, _key(step), *batch, select=select, top=r.queue_push)
         return (queue, step + 1), {}
 
-    mapped = parallel.map_step(push, exp.devices)
-    state, batch = _state(exp, r, classes), _candidates(exp, classes)
-    return workload.Program(mapped, state, batch)
-
-
-def _sample(exp: Experiment, r: Any, classes: int) -> workload.Program:
-    """Draws a batch of images from a full queue."""
-    draw = csqueue.SAMPLERS[r.queue_sample]
-
-    def sample(state, unused):
-        del unused
+    def sample(state, _):
         queue, step = state
+        draw = csqueue.SAMPLERS[r.queue_sample]
         slots, _ = draw(queue, _key(step), exp.dims.batch_size)
         return (queue, step + 1), csqueue.take(queue, slots)
 
-    mapped = parallel.map_step(sample, exp.devices)
-    ranks = parallel.ranks(exp.devices)
-    return workload.Program(mapped, _state(exp, r, classes), ranks)
+    mapped = parallel.map_step({"push": push, "sample": sample}[operation], exp.devices)
+    empty = csqueue.create(classes, r.queue_length, exp.dims.image_shape)
+    full = dataclasses.replace(
+        empty,
+        count=jnp.full(empty.count.shape, r.queue_length, jnp.int32),
+        indices=jnp.arange(empty.capacity, dtype=jnp.int32).reshape(classes, -1),
+    )
+    state = parallel.replicate((full, np.int32(0)), exp.devices)
+    rng, count = np.random.default_rng(0), exp.dims.unlabeled_batch
+    candidates = (
+        rng.integers(0, 256, (count, *exp.dims.image_shape), dtype=np.uint8),
+        rng.integers(0, exp.dims.num_unlabeled, count, dtype=np.int32),
+        rng.integers(0, classes, count, dtype=np.int32),
+        rng.random(count, dtype=np.float32),  # scores
+    )
+    batch = parallel.shard_rows(candidates, exp.devices)
+    return workload.program(mapped, state, batch)
 
 
 def _key(step: jax.Array) -> jax.Array:
     return jax.random.fold_in(jax.random.key(0), step)
 
 
-def _state(exp: Experiment, r: Any, classes: int):
-    """(a full queue, step 0) on the device, in buffers that can be donated."""
-    empty = csqueue.create(classes, r.queue_length, exp.dims.image_shape)
-    queue = empty.replace(
-        count=np.full(empty.count.shape, r.queue_length, np.int32),
-        indices=np.arange(empty.capacity, dtype=np.int32).reshape(empty.indices.shape),
-    )
-    return parallel.replicate((queue, np.int32(0)), exp.devices)
-
-
-def _candidates(exp: Experiment, classes: int):
-    """Images, indices, classes and scores of a global batch, on the device."""
-    rng, count = np.random.default_rng(0), exp.dims.unlabeled_batch
-    rows = (
-        rng.integers(0, 256, (count, *exp.dims.image_shape), dtype=np.uint8),
-        rng.integers(0, exp.dims.num_unlabeled, count, dtype=np.int32),
-        rng.integers(0, classes, count, dtype=np.int32),
-        rng.random(count, dtype=np.float32),
-    )
-    return parallel.shard_rows(rows, exp.devices)
-
-
-TABLE = {
-    "operation": "row",
-    "ms": frame.Column("ms", 3),
-    f"/ K={CLASSES[0]}": frame.Column("ratio"),
-    "queue MB": frame.Column("queue_bytes", 1, 1e6),
-    "aliased": frame.aliased,
-}
+TABLE = ("row", "ms", "ratio", "queue_bytes", "aliased_leaves", "state_leaves")
 BENCH = frame.Bench("queue", measure, TABLE, LIMITS, presets=command_line.AS_CONFIGURED)

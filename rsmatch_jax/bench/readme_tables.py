@@ -28,10 +28,7 @@ Documents = Mapping[str, Mapping[str, Any]]
 
 
 def main(argv: Sequence[str]):
-    """Writes the tables into the README.
-
-    Raises RequestError if a file is missing or not of the right form.
-    """
+    """Writes the tables into the README."""
     parser = terminal.Parser("bench records", __doc__)
     for flag, name in (("--folder", "benchmarks"), ("--readme", "README.md")):
         parser.add_argument(flag, default=os.path.join(config_file.ROOT, name))
@@ -88,29 +85,25 @@ def paragraphs(documents: Documents) -> Iterator[str]:
 
 
 def figure_table(documents: Documents, kind: str) -> str:
-    """Every figure of a kind that has a limit, measured or not."""
-    rows = []
-    for name, limit in sorted(suite.limits().items(), key=lambda x: suite.order(x[0])):
+    """Every figure of a kind that has a limit, measured or not; bold if it misses."""
+    rows, limits = [], suite.limits()
+    for name in sorted(limits, key=suite.order):
         gpu_alone = name[0] == "G" or name in GPU_ALONE
         if gpu_alone != (kind == "G") and not name.startswith(BOTH):
             continue
-        text = MISSING
+        text, limit = MISSING, limits[name]
         for document in documents.values():
             on_cpu = document["device"]["platform"] == "cpu"
-            if name in document["figures"] and on_cpu == (kind == "C"):
-                text = _value(document["figures"][name], limit)
+            figure = document["figures"].get(name)
+            if figure is not None and on_cpu == (kind == "C"):
+                value, spread = figure["value"], figure["spread"]
+                digits = 0 if spread is None and float(value).is_integer() else 2
+                row = {"value": value, "value_quartiles": spread}
+                text = frame.cell(row, "value", digits)
+                text = text if limit.holds(value) else f"**{text}**"
         rows.append([name, limit.unit, text, *limit.bounds()])
-    return terminal.table(
-        ["figure", "what", "median (quartiles)", "must", "goal"], rows
-    )
-
-
-def _value(figure: Mapping[str, Any], limit: frame.Limit) -> str:
-    """A figure's value and quartiles, bold if it misses its limit."""
-    value, spread = figure["value"], figure["spread"]
-    digits = 0 if spread is None and float(value).is_integer() else 2
-    text = frame.Column("value", digits)({**figure, "value_quartiles": spread})
-    return text if limit.holds(value) else f"**{text}**"
+    head = ["figure", "what", "median (quartiles)", "must", "goal"]
+    return terminal.table(head, rows)
 
 
 def method_table(document: Mapping[str, Any]) -> Iterator[str]:
@@ -122,11 +115,10 @@ def method_table(document: Mapping[str, Any]) -> Iterator[str]:
         f"{train['batch_size'] * train['unlabeled_ratio']} unlabelled images by "
         f"{model['classifier']}, {part['precision']}, on {machine(document)}:"
     )
-    shown = frame.Column("ratio"), frame.Column("ms", 0), frame.Column("gflop", 1)
-    rows = [
-        [row["row"], *(c({**row, "ms_quartiles": None}) for c in shown)]
-        for row in part["rows"]
-    ]
+    rows = []
+    for row in part["rows"]:
+        numbers = frame.number(row["ms"], 0), frame.number(row["gflop"], 1)
+        rows.append([row["row"], frame.cell(row, "ratio"), *numbers])
     yield terminal.table(["method", "time / FixMatch's", "ms", "GFLOP"], rows)
 
 

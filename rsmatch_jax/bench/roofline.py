@@ -1,7 +1,5 @@
-"""Measures the ceilings of a machine: memory, matrix products, launches.
-
-The convolutions of the networks are timed beside them.
-"""
+"""Measures the ceilings of a machine (memory, matrix products, launches), and the
+networks' convolutions beside them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rsmatch_jax import terminal
-from rsmatch_jax.bench import convolutions
+from rsmatch_jax.bench import convolutions, step
 from rsmatch_jax.bench.harness import command_line, frame, timing, workload
 
 PRESETS = {
@@ -27,25 +25,17 @@ PRODUCTS = {
     "gpu": {**_DEFAULT, "float32_highest": ("float32", "highest")},
 }
 LEAST_SECONDS = {"cpu": 0.02, "gpu": 0.03}  # of one program's turn in a round
-ROUNDS = 7
 
 
 def measure(request: frame.Request) -> frame.Measured:
     """Rows of the parts copy, matmul, launch and conv."""
-    rsmatch = {"method.name": "rsmatch", "method.rsmatch.individual_models": True}
-    exp = workload.build(request.config, rsmatch, request.device)
+    exp = workload.build(request.config, step.ROWS["rsmatch"], request.device)
     convs = convolutions.of_step(exp)
-    terminal.say(
-        f"memory, matrix products and {len(convs)} convolutions of "
-        f"{request.config.model.classifier} and {request.config.model.detector}, each "
-        f"forward, input and weight gradient, on {request.device.device_kind}"
-    )
+    least = LEAST_SECONDS[request.preset]
     with jax.default_device(request.device):
         table = _time_machine(request.preset)
         rates = ceilings({"rows": table})["matmul_flops_per_second"]
-        table += convolutions.measure(
-            convs, rates, LEAST_SECONDS[request.preset], ROUNDS
-        )
+        table += convolutions.measure(convs, rates, least)
     failed = [row["row"] for row in table if row.get("failed")]
     if failed:
         terminal.say(f"failed or not exact enough: {', '.join(failed)}")
@@ -53,21 +43,16 @@ def measure(request: frame.Request) -> frame.Measured:
 
 
 def ceilings(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The machine's ceilings from the bench's JSON, in medians.
-
-    copy_bytes_per_second: bytes read and written, the best of the large sizes.
-    matmul_flops_per_second: {dtype: the best of all sizes}, with "float32_highest"
-    where the default precision is lower.
-    """
+    """The machine's ceilings from the bench's JSON: bytes that the best of the large
+    copies reads and writes, and {dtype: FLOP/s of the best product}."""
     rows, products = content["rows"], {}
     for r in rows:
         if r["part"] == "matmul":
             best = products.get(r["dtype"], 0.0)
             products[r["dtype"]] = max(best, r["flops_per_second"])
+    copies = [r["bytes_per_second"] for r in rows if r.get("large")]
     return {
-        "copy_bytes_per_second": max(
-            r["bytes_per_second"] for r in rows if r.get("large")
-        ),
+        "copy_bytes_per_second": max(copies),
         "matmul_flops_per_second": products,
     }
 
@@ -75,29 +60,30 @@ def ceilings(content: Mapping[str, Any]) -> dict[str, Any]:
 def _time_machine(preset: str) -> list[frame.Row]:
     """Rows of copies, products and launches, timed in turns."""
     rows, runs = [], {}
+
+    def add(label, run, **columns):
+        runs[label] = run
+        rows.append({"row": label, **columns})
+
     sizes = COPIED_MIB[preset]
     for mib in sizes:
-        label = f"copy {mib} MiB"
         # Negated in place: one kernel reads and writes every byte.
-        negate = jax.jit(lambda x: -x, donate_argnums=0)
-        runs[label] = _chain(negate, jnp.ones(mib * 2**18, jnp.float32))
-        row = {"row": label, "part": "copy", "bytes": 2 * mib * 2**20}
-        rows.append({**row, "large": mib in sizes[-LARGE:]})
+        run = _chain(lambda x: -x, jnp.ones(mib * 2**18, jnp.float32))
+        columns = {"bytes": 2 * mib * 2**20, "large": mib in sizes[-LARGE:]}
+        add(f"copy {mib} MiB", run, part="copy", **columns)
     for name, (dtype, precision) in PRODUCTS[preset].items():
         for n in MULTIPLIED[preset]:
-            label = f"matmul {n} {name}"
             multiply = jax.jit(lambda x, p=precision: jnp.matmul(x, x, precision=p))
             # Random numbers: some chips are faster on ones or zeros.
             x = jax.random.normal(jax.random.key(0), (n, n)).astype(dtype)
-            runs[label] = timing.repeat(multiply, x)
-            rows.append({"row": label, "part": "matmul", "dtype": name, "n": n})
-    increment = jax.jit(lambda x: x + 1, donate_argnums=0)
-    runs["launch"] = _chain(increment, jnp.zeros((), jnp.int32))
-    runs["launch and wait"] = _chain(increment, jnp.zeros((), jnp.int32), wait=True)
-    rows += [{"row": r, "part": "launch"} for r in ("launch", "launch and wait")]
-    seconds = timing.in_turns(runs, LEAST_SECONDS[preset], ROUNDS)
+            run = timing.repeat(multiply, x)
+            add(f"matmul {n} {name}", run, part="matmul", dtype=name, n=n)
+    for label, wait in (("launch", False), ("launch and wait", True)):
+        run = _chain(lambda x: x + 1, jnp.zeros((), jnp.int32), wait)
+        add(label, run, part="launch")
+    seconds = timing.in_turns(runs, LEAST_SECONDS[preset], convolutions.ROUNDS)
     for row in rows:
-        row |= timing.columns("ms", 1e3 * seconds[row["row"]])
+        row |= timing.timed(seconds[row["row"]])
         if row["part"] == "copy":
             row["bytes_per_second"] = 1e3 * row["bytes"] / row["ms"]
         if row["part"] == "matmul":
@@ -105,8 +91,9 @@ def _time_machine(preset: str) -> list[frame.Row]:
     return rows
 
 
-def _chain(program: Callable, x: jax.Array, wait: bool = False) -> timing.Run:
+def _chain(function: Callable, x: jax.Array, wait: bool = False) -> timing.Run:
     """Each step runs on the result of the step before, which is donated."""
+    program = jax.jit(function, donate_argnums=0)
 
     def run(steps):
         nonlocal x
@@ -124,10 +111,5 @@ def _show(rows: Sequence[frame.Row]):
     frame.show(convolutions.TABLE, [row for row in rows if row["part"] == "conv"])
 
 
-TABLE = {
-    "ceiling": "row",
-    "ms": frame.Column("ms", 4),
-    "GB/s": frame.Column("bytes_per_second", 3, 1e9),
-    "TFLOP/s": frame.Column("flops_per_second", 3, 1e12),
-}
+TABLE = ("row", "ms", "bytes_per_second", "flops_per_second")
 BENCH = frame.Bench("roofline", measure, _show, presets=PRESETS)

@@ -1,11 +1,7 @@
-"""Times one train step of every method, relative to FixMatch's.
-
-All methods are compiled first and then run in turns.
-"""
+"""Times one train step of every method, relative to FixMatch's."""
 
 from collections.abc import Mapping
 
-import jax
 import numpy as np
 
 from rsmatch_jax import terminal
@@ -45,25 +41,13 @@ TIMED_AT = {
 }
 COUNTED_AT = {"train.batch_size": 64, "model.dtype": "float32"}  # and NETWORKS
 _COUNTED = {"at": {"cpu": NETWORKS}, "any_device": True}
+_C4 = {"row": "rsmatch", "at": {"cpu": TIMED_AT["cpu"]}}
+_C6 = {"at_least": True, "at": {"cpu": {}}, "any_device": True}
+_C7_FIXMATCH = "GFLOP of a FixMatch step of 64 + 448"
 LIMITS = {
-    "C4": frame.Limit(
-        "RSMatch / FixMatch time",
-        1.25,
-        1.10,
-        row="rsmatch",
-        at={"cpu": TIMED_AT["cpu"]},
-    ),
-    "C6": frame.Limit(
-        "share of state leaves aliased",
-        1.0,
-        1.0,
-        at_least=True,
-        at={"cpu": {}},
-        any_device=True,
-    ),
-    "C7_fixmatch": frame.Limit(
-        "GFLOP of a FixMatch step of 64 + 448", 1150, 1136, **_COUNTED
-    ),
+    "C4": frame.Limit("RSMatch / FixMatch time", 1.25, 1.10, **_C4),
+    "C6": frame.Limit("share of state leaves aliased", 1.0, 1.0, **_C6),
+    "C7_fixmatch": frame.Limit(_C7_FIXMATCH, 1150, 1136, **_COUNTED),
     "C7": frame.Limit("RSMatch / FixMatch GFLOP", 1.10, 1.063, **_COUNTED),
     **{
         f"step_{name.lower()}": frame.Limit(
@@ -83,75 +67,57 @@ def measure(request: frame.Request) -> frame.Measured:
         label: workload.build(request.config, values, request.device)
         for label, values in ROWS.items()
     }
-    terminal.say(
-        f"{workload.describe(experiments[REFERENCE])}, one of "
-        f"{jax.local_device_count()} visible device(s)"
-    )
     table, runs, steps, turn = [], {}, {}, 0.0
     for label, exp in experiments.items():
-        program, d = workload.step_program(exp), exp.dims
+        program = workload.step_program(exp)
         runs[label] = program.run
         steps[label], seconds = timing.warm_up(program.run, LEAST_SECONDS[request.kind])
         turn += steps[label] * seconds
-        images = d.batch_size + 2 * d.unlabeled_batch * exp.method.uses_unlabeled
-        row = {"row": label, "config": dict(ROWS[label]), "images_per_step": images}
+        row: frame.Row = {"row": label, "config": dict(ROWS[label])}
+        row["images_per_step"] = workload.images_per_step(exp)
         table.append({**row, **program.cost()})
         terminal.say(f"  {label}: compiled in {program.compile_seconds:.1f} s")
     rounds = int(np.clip(TARGET_SECONDS / turn, *ROUNDS))
     terminal.say(f"{rounds} rounds, about {rounds * turn:.0f} s")
     seconds = timing.interleave(runs, steps, rounds)
     for row in table:
-        label = row["row"]
-        row |= timing.timed(seconds, label, REFERENCE, row["images_per_step"])
-        speed = seconds[REFERENCE] / seconds[label]
-        row |= timing.columns("speed_ratio", speed)
-        row["steps"] = steps[label] * rounds
+        times, reference = seconds[row["row"]], seconds[REFERENCE]
+        row |= timing.timed(times, reference, row["images_per_step"])
+        row |= timing.columns("speed_ratio", reference / times)
+        row["steps"] = steps[row["row"]] * rounds
     return table, figures(table, counted(request))
 
 
 def counted(request: frame.Request) -> dict[str, float]:
-    """{label: GFLOP} of FixMatch and RSMatch at the paper's batch, without running it.
-
-    Empty for networks that the limits were not set for.
-    """
+    """{label: GFLOP} of FixMatch and RSMatch at the paper's batch, without running it;
+    empty for networks for which the limits were not set."""
     if request.preset != "cpu" or not request.holds(NETWORKS):
         return {}
     counts = {}
     for label in (REFERENCE, "rsmatch"):
         values = {**ROWS[label], **COUNTED_AT}
         exp = workload.build(request.config, values, request.device)
-        counts[label] = workload.gflop(exp)
-    return {label: count for label, count in counts.items() if count is not None}
+        gflop = workload.gflop(exp)
+        if gflop is None:
+            return {}
+        counts[label] = gflop
+    return counts
 
 
 def figures(table: list[frame.Row], gflop: Mapping[str, float]) -> frame.Values:
     """{figure ID: value} of the rows and of the GFLOP that `counted` returns."""
     aliased = sum(row["aliased_leaves"] for row in table)
     values = {"C6": aliased / sum(row["state_leaves"] for row in table)}
-    if REFERENCE in gflop:
+    if gflop:
         values["C7_fixmatch"] = gflop[REFERENCE]
-    if "rsmatch" in gflop:
         values["C7"] = gflop["rsmatch"] / gflop[REFERENCE]
     return values
 
 
-TABLE = {
-    "method": "row",
-    "ms/step": frame.Column("ms", 1),
-    "/ FixMatch": frame.Column("ratio"),
-    "steps/s": frame.Column("steps_per_second"),
-    "images/s": frame.Column("images_per_second", 0),
-    "GFLOP": frame.Column("gflop"),
-    "GB": frame.Column("bytes_accessed", unit=1e9),
-    "temp MiB": frame.Column("temp_bytes", 0, 2**20),
-    "compile s": frame.Column("compile_seconds", 1),
-    "aliased": frame.aliased,
-    "collectives": frame.Column("collectives", 0),
-}
-BENCH = frame.Bench(
-    "step",
-    measure,
-    TABLE,
-    LIMITS,
-    fixed={key for values in ROWS.values() for key in values},
+TABLE = (
+    *("row", "ms", "ratio", "steps_per_second", "images_per_second", "gflop"),
+    *("bytes_accessed", "temp_bytes", "compile_seconds"),
+    *("aliased_leaves", "state_leaves", "collectives"),
 )
+_FIXED = {key for values in ROWS.values() for key in values}
+BENCH = frame.Bench("step", measure, TABLE, LIMITS, fixed=_FIXED)

@@ -1,9 +1,6 @@
 """Runs every bench in turn, each in a child process, into one JSON file.
 
-The order answers the questions about an unknown machine: its ceilings, whether the
-compiler gets convolutions right, what the settings of the step do, the step itself, its
-rivals, its parts. On a GPU the suite ends within nine minutes and names what it left
-out.
+On a GPU the suite ends within nine minutes and names what it left out.
 """
 
 import contextlib
@@ -37,23 +34,22 @@ from rsmatch_jax.errors import RunFailed
 from rsmatch_jax.runtime import child as process
 
 MODULES = (
-    *(step, loop, queue_cost, augment, input_, roofline, update, flags),
-    *(kernel_times, memory, peer, start, invariants),
+    *(roofline, update, flags, step, loop, queue_cost, kernel_times, peer, start),
+    *(memory, augment, input_, invariants),
 )
+_QUEUE = "share of the queue in a step at most"
 COMBINED = {
     "G2_share": frame.Limit("of the matmul rate measured", 0.14, 0.23, at_least=True),
     "G3": frame.Limit(
         "modelled bytes, of the copy rate measured", 0.37, 0.6, at_least=True
     ),
-    "G6_K10": frame.Limit("share of the queue in a step at most, K=10", 0.03, 0.01),
-    "G6_K1000": frame.Limit("share of the queue in a step at most, K=1000", 0.03, 0.01),
+    "G6_K10": frame.Limit(f"{_QUEUE}, K=10", 0.03, 0.01),
+    "G6_K1000": frame.Limit(f"{_QUEUE}, K=1000", 0.03, 0.01),
 }
 # Bytes that a FixMatch step of 64 + 448 images by WRN-28-2 in bfloat16 must move, by
 # hand: per image 532 thousand numbers leave convolutions and 475 thousand BatchNorms.
 # Each is written and read several times, forward and backward, at two bytes.
 MODELLED_BYTES = 16.1e9
-
-
 # {part: its time limit in seconds}, in order of importance: on a GPU the last ones are
 # left out when time runs short.
 PARTS = {
@@ -70,13 +66,7 @@ PARTS = {
         "augment": 90,
         "input": 60,
     },
-    "cpu": dict.fromkeys(
-        (
-            *("roofline", "update", "flags", "step", "loop", "queue", "profile"),
-            *("peer", "start", "memory", "augment", "input", "invariants"),
-        ),
-        1200,
-    ),
+    "cpu": dict.fromkeys((module.BENCH.name for module in MODULES), 1200),
 }
 # Flags beside the user's.
 ADDED = {"gpu": {"flags": ["--seconds=30"], "loop": ["--seconds=120"]}, "cpu": {}}
@@ -87,17 +77,15 @@ LEAST = 15.0  # seconds left that a part needs to begin
 def main(argv: Sequence[str]):
     """Runs all parts, prints all figures, and writes --out=FILE.json after each part.
 
-    A signal that ends the suite also ends its current part.
-
-    Raises RequestError if the first part refuses the request; after the last part
-    RunFailed if one has failed.
+    A signal that ends the suite also ends its current part. Raises RequestError if the
+    first part refuses the request; after the last part RunFailed if one has failed.
     """
     begin, load = time.monotonic(), os.getloadavg()[0]
     # This process touches no device: a part may need all of its memory.
-    values = command_line.check(argv)
+    values = command_line.check(argv, {})
     preset = values.preset or _preset()
     words = [f"--preset={preset}", *command_line.without(argv, "out", "preset")]
-    documents: dict[str, Mapping[str, Any]] = {}
+    documents: dict[str, Any] = {}
     rows: list[frame.Row] = []
     with contextlib.ExitStack() as stack:
         for number in (signal.SIGTERM, signal.SIGHUP):
@@ -109,11 +97,11 @@ def main(argv: Sequence[str]):
             terminal.say(f"\n{part} ({i + 1} of {len(PARTS[preset])})")
             started = time.monotonic()
             left = begin + SECONDS[preset] - started
-            code, document = _run(part, words, preset, left, folder)
+            code, out = _run(part, words, preset, min(limit, left), folder)
             if code == 2 and not documents:
                 child.require_success(code, f"bench {part}")
-            if document is not None:
-                documents[part] = document
+            if code == 0:
+                documents[part] = files.read_json(out)
             outcome = _outcome(code, out_of_time=left < limit)
             terminal.say(f"{part}: {outcome}")
             seconds = time.monotonic() - started
@@ -121,9 +109,9 @@ def main(argv: Sequence[str]):
             if documents and values.out is not None:
                 files.write_json(values.out, merge(words, load, documents, rows))
     if documents:
-        merged = merge(words, load, documents, rows)
-        frame.show_figures(merged["figures"], limits())
-        frame.show(TABLE, rows)
+        figures = merge(words, load, documents, rows)["figures"]
+        frame.show_figures(figures, limits())
+        frame.show(("row", "seconds", "outcome"), rows)
         if values.out is not None:
             terminal.say(f"written: {values.out}")
     failed = [row["row"] for row in rows if row["outcome"].startswith("failed")]
@@ -132,22 +120,22 @@ def main(argv: Sequence[str]):
 
 
 def _run(
-    part: str, words: Sequence[str], preset: str, left: float, folder: str
-) -> tuple[int | None, dict[str, Any] | None]:
-    """(exit code, JSON) of a part; the code is None if too little time is left."""
-    if left < LEAST:
-        return None, None
-    environment = {}
-    if preset == "gpu":  # parts have programs in common; bench start has its cache
-        environment["JAX_COMPILATION_CACHE_DIR"] = os.path.join(folder, "cache")
+    part: str, words: Sequence[str], preset: str, seconds: float, folder: str
+) -> tuple[int | None, str]:
+    """(exit code, JSON file) of a part; the code is None if there is too little time.
+
+    On a GPU parts share a cache, because they have programs in common.
+    """
     out = os.path.join(folder, f"{part}.json")
-    code = child.run(
+    if seconds < LEAST:
+        return None, out
+    cache = {"JAX_COMPILATION_CACHE_DIR": os.path.join(folder, "cache")}
+    return child.run(
         part,
         [*words, *ADDED[preset].get(part, []), f"--out={out}"],
-        environment=environment,
-        seconds=min(PARTS[preset][part], left),
-    )
-    return code, files.read_json(out) if code == 0 else None
+        environment=cache if preset == "gpu" else {},
+        seconds=seconds,
+    ), out
 
 
 def merge(
@@ -205,17 +193,17 @@ def order(name: str) -> tuple[str, int, str]:
     return (name[0] if number else "z", int(number or 0), name)
 
 
+def limits() -> dict[str, frame.Limit]:
+    """{ID: limit} of all figures of all benches."""
+    return {k: v for m in MODULES for k, v in m.BENCH.limits.items()} | COMBINED
+
+
 def _outcome(code: int | None, *, out_of_time: bool) -> str:
     if code is None or (code == -signal.SIGKILL and out_of_time):
         return "left out: no time was left"
     if code < 0:
         return "failed: killed by its time limit or by the system"
     return {0: "measured", 2: "refused the request"}.get(code, "failed")
-
-
-def limits() -> dict[str, frame.Limit]:
-    """{ID: limit} of all figures of all benches."""
-    return {k: v for m in MODULES for k, v in m.BENCH.limits.items()} | COMBINED
 
 
 def _preset() -> str:
@@ -225,6 +213,3 @@ def _preset() -> str:
     if code:
         raise RunFailed("JAX finds no device, see above")
     return "cpu" if text.strip() == "cpu" else "gpu"
-
-
-TABLE = {"bench": "row", "seconds": frame.Column("seconds", 0), "outcome": "outcome"}

@@ -19,18 +19,14 @@ road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirr
 streetcar sunflower sweet_pepper table tank telephone television tiger tractor train
 trout tulip turtle wardrobe whale willow_tree wolf woman worm
 """
-# TFDS reads these names from the download; before it TFDS has only their number.
+# TFDS learns these names from the download.
 _KNOWN = {"cifar10": CIFAR10, "cifar100": tuple(_CIFAR100.split())}
 
 
 def class_names(
     name: str, *, data_dir: str | None = None, cache_dir: str | None = None
 ) -> tuple[str, ...]:
-    """Returns a dataset's class names in label order; arguments as `sources.load_real`.
-
-    TFDS is imported only for one of its datasets that is neither prepared nor decoded
-    here. Raises RequestError if the names are not known.
-    """
+    """Returns the class names in label order; arguments as `sources.load_real`."""
     if name in sources.BUILT_IN:
         return sources.BUILT_IN[name]("test").class_names
     place = sources.locate(name, data_dir)
@@ -40,14 +36,12 @@ def class_names(
             return tuple(arrays.load_meta(train)["class_names"])
         return dataset_folder.label_names(place.folder)
     cache = files.default_cache_dir(cache_dir)
-    cached = array_cache.find(cache, place.kind, place.name, place.version, ("train",))
-    if cached:
-        return cached["train"].class_names
+    if copy := array_cache.find(cache, place, ("train",)):
+        return copy[0].class_names
     if place.kind == "folders":
         raise RequestError(f"--dataset={name}: there is no such folder")
     if place.name in _KNOWN:
         return _KNOWN[place.name]
-    purpose = f"{name} is not prepared here, and asking TFDS for its class names"
-    with dataset_folder.needs_tensorflow(purpose):
+    with dataset_folder.needs_tensorflow(f"{name} is not prepared here: asking TFDS"):
         from rsmatch_jax.data.stores import tf_read  # lazy: most datasets need no TF
     return tf_read.class_names(name)

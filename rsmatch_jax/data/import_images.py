@@ -13,6 +13,7 @@ With --full_size images keep their sizes, for training with data.image_size.
 """
 
 import argparse
+import itertools
 import os
 import sys
 from collections import Counter
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rsmatch_jax.data.images import image_source
-from rsmatch_jax.data.images.import_layouts import LAYOUTS, SPLITS, Images, Item, Plan
+from rsmatch_jax.data.images.import_layouts import LAYOUTS, SPLITS, Item, Plan
 from rsmatch_jax.data.stores import arrays, dataset_folder
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.terminal import Parser, Progress, run_command, say
@@ -31,33 +32,25 @@ NOTHING = "nothing was written, start again"
 
 
 class Import:
-    """One import: what to read, and counts of what was read.
-
-    images: by (split, label). counts: `duplicates`, `two_classes`, `two_splits`,
-    `resized` and `cropped`. report: the content of pool.json, once all is read.
-    """
+    """One import, and counts of what was read."""
 
     def __init__(self, plan: Plan, args: argparse.Namespace):
         self.plan, self.args = plan, args
-        self.images, self.per_generator, self.counts = Counter(), Counter(), Counter()
+        self.images: Counter[tuple[str, int]] = Counter()  # by (split, label)
+        self.per_generator, self.counts = Counter(), Counter()
         self.unreadable: list[str] = []
-        self.report: dict[str, Any] = {}
+        self.report: dict[str, Any] = {}  # content of pool.json, once all is read
         self._seen: dict[bytes, set[tuple[str, int]]] = {}  # digest: (split, label)
         self._progress = Progress("reading", "images", len(plan.items), say)
 
     def examples(self, example: Callable[..., Any]) -> dict[str, Iterator]:
-        """Returns a stream of examples per split; the last one completes the report.
+        """Returns the streams of examples (tf_write.Example), to be read in order."""
+        items = {s: [i for i in self.plan.items if i.split == s] for s in SPLITS}
+        streams = {s: self._stream(example, items[s]) for s in SPLITS if items[s]}
+        last = list(streams)[-1]
+        return {**streams, last: itertools.chain(streams[last], self._end())}
 
-        example: tf_write.Example.
-        """
-        splits = {s: [i for i in self.plan.items if i.split == s] for s in SPLITS}
-        splits = {s: items for s, items in splits.items() if items}
-        last = list(splits)[-1]
-        return {s: self._stream(example, splits[s], s == last) for s in splits}
-
-    def _stream(
-        self, example: Callable[..., Any], items: Sequence[Item], is_last: bool
-    ) -> Iterator:
+    def _stream(self, example: Callable[..., Any], items: Sequence[Item]) -> Iterator:
         for item in items:
             self._progress.advance(1)
             try:
@@ -65,26 +58,13 @@ class Import:
             except image_source.Unreadable as e:
                 self.unreadable.append(f"{item.file.path} ({e})")
                 continue
-            if not self._is_new(picture, item):
-                continue
-            self.images[item.split, item.label] += 1
-            self.per_generator[item.generator] += 1
-            self.counts["resized"] += picture.resized
-            self.counts["cropped"] += picture.cropped
-            yield example(
-                image=picture.pixels if picture.encoded is None else picture.encoded,
-                label=item.label,
-                id=item.file.path,
-                generator=item.generator,
-            )
-        if is_last:
-            if self.unreadable and not self.args.skip_unreadable:
-                raise RequestError(
-                    f"{len(self.unreadable)} files are no complete images, nothing "
-                    f"was written: {_some(self.unreadable)}. Replace or delete them, "
-                    "or leave them out with --skip_unreadable"
-                )
-            self._complete_report()
+            if self._is_new(picture, item):
+                self.images[item.split, item.label] += 1
+                self.per_generator[item.generator] += 1
+                self.counts["resized"] += picture.resized
+                self.counts["cropped"] += picture.cropped
+                image = picture.encoded or picture.pixels
+                yield example(image, item.label, item.file.path, item.generator)
 
     def _is_new(self, picture: image_source.Picture, item: Item) -> bool:
         """Whether an image is no duplicate to drop; counts equal pixels."""
@@ -101,8 +81,14 @@ class Import:
         places.add(place)
         return True
 
-    def _complete_report(self):
+    def _end(self) -> Iterator:
+        """Checks and reports what was read; yields no example."""
         plan, counts = self.plan, self.counts
+        if self.unreadable and not self.args.skip_unreadable:
+            raise RequestError(
+                f"{len(self.unreadable)} files are no complete images: replace, delete "
+                f"or leave out (--skip_unreadable) {_some(self.unreadable)}"
+            )
         duplicates = counts["duplicates"]
         self.report |= {
             "generators": {
@@ -122,6 +108,7 @@ class Import:
             "licence": plan.licence,
             "source": plan.source,
         }
+        yield from ()
 
     def summary(self, out: str, num_others: int) -> str:
         """Returns what was imported, in lines for the user."""
@@ -129,12 +116,12 @@ class Import:
         kind = f"pool of {', '.join(plan.generators)}" if plan.generators else "dataset"
         size = "their own sizes" if args.size is None else f"{args.size}x{args.size}"
         lines = [f"{kind}: {sum(self.images.values())} images of {size}"]
-        for split in SPLITS:
+        splits = {split for split, _ in self.images}
+        for split in sorted(splits, key=SPLITS.index):
             numbers = [self.images[split, c] for c in range(len(plan.class_names))]
-            if sum(numbers):
-                lines.append(f"{split}: {sum(numbers)}")
-                for name, number in zip(plan.class_names, numbers, strict=True):
-                    lines.append(f"  {name}: {number}")
+            lines.append(f"{split}: {sum(numbers)}")
+            pairs = zip(plan.class_names, numbers, strict=True)
+            lines += [f"  {name}: {number}" for name, number in pairs]
         fate = "kept" if args.keep_duplicates else "dropped"
         lines.append(f"exact duplicates {fate}: {counts['duplicates']}")
         kept_as = "kept although the same pixels"
@@ -149,7 +136,7 @@ class Import:
         ):
             if number:
                 lines.append(f"{number} {what}")
-        if not plan.generators and len({split for split, _ in self.images}) == 1:
+        if not plan.generators and len(splits) == 1:
             lines.append("no test split: training on it needs train/ and test/ folders")
         flag = "data.synthetic_pool" if plan.generators else "data.name"
         lines.append(f"written to {out}; use it with --config.{flag}={out}")
@@ -159,20 +146,19 @@ class Import:
 def run(args: argparse.Namespace):
     """Imports what the flags say and prints a summary."""
     out = os.path.abspath(os.path.expanduser(args.out))
-    dataset_folder.refuse_existing(out)
-    args.size = _size(args)
-    root = os.path.abspath(os.path.expanduser(args.source))
+    args.source = os.path.abspath(os.path.expanduser(args.source))
+    if args.size is None and not args.full_size:
+        args.size = SIZES.get(args.layout, SIZE)
+    if args.size is not None and args.size < 1:
+        raise RequestError(f"--size={args.size} must be at least 1")
     if args.generator is not None and not args.generator.strip():
         raise RequestError("--generator= is empty; name what made the images")
-    class_names = _read_names(args.class_names) if args.class_names else ()
+    args.class_names = _read_names(args.class_names) if args.class_names else ()
     with image_source.open_source(args.source) as (files, others):
-        images = Images(files, others, root, args.generator, class_names)
-        plan = LAYOUTS[args.layout](images)
+        plan = LAYOUTS[args.layout](files, others, args)
         if arrays.REAL_ORIGIN in plan.generators:
-            raise RequestError(
-                f'no generator may be called "{arrays.REAL_ORIGIN}", the name that '
-                "stands for real images; give it another name"
-            )
+            name = f'"{arrays.REAL_ORIGIN}", which stands for real images'
+            raise RequestError(f"no generator may be called {name}")
         with dataset_folder.needs_tensorflow("importing images"):
             from rsmatch_jax.data.stores import tf_write  # lazy: after all checks
         job = Import(plan, args)
@@ -189,18 +175,6 @@ def run(args: argparse.Namespace):
     say(job.summary(out, len(others)))
 
 
-def _size(args: argparse.Namespace) -> int | None:
-    """Pixels per side; None keeps every image's size."""
-    if args.full_size:
-        if args.size is not None:
-            raise RequestError("--size and --full_size exclude each other; give one")
-        return None
-    size = SIZES.get(args.layout, SIZE) if args.size is None else args.size
-    if size < 1:
-        raise RequestError(f"--size={size} must be at least 1")
-    return size
-
-
 def _some(texts: list[str]) -> str:
     more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
     return ", ".join(texts[:_SHOWN]) + more
@@ -214,24 +188,21 @@ def _read_names(path: str) -> tuple[str, ...]:
         raise RequestError(f"--class_names={path} cannot be read: {e}") from None
 
 
-def _parser() -> Parser:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code: 0 done, 1 failed, 2 wrong request."""
     parser = Parser("data.import_images", __doc__)
     add = parser.add_argument
     add("--layout", required=True, choices=sorted(LAYOUTS))
     add("--source", required=True, help="folder or zip; a zip is read in place")
     add("--out", required=True, help="new dataset folder; must not exist")
     add("--generator", help="name of what made the images; makes the result a pool")
-    add("--size", type=int, help="pixels per side (default 32; 64 for tiny_imagenet)")
-    add("--full_size", action="store_true", help="keep every image's size")
+    size = parser.add_mutually_exclusive_group().add_argument
+    size("--size", type=int, help="pixels per side (default 32; 64 for tiny_imagenet)")
+    size("--full_size", action="store_true", help="keep every image's size")
     add("--keep_duplicates", action="store_true", help="keep equal images of a class")
     add("--skip_unreadable", action="store_true", help="leave out damaged images")
     add("--class_names", help="file with one class name per line, in label order")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code: 0 done, 1 failed, 2 wrong request."""
-    return run_command(_parser(), argv, run, NOTHING)
+    return run_command(parser, argv, run, NOTHING)
 
 
 if __name__ == "__main__":

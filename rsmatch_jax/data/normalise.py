@@ -26,9 +26,5 @@ STATISTICS: dict[str, tuple[Triple, Triple]] = {
 
 
 def normalisation(name: str) -> tuple[Triple, Triple]:
-    """Returns the (mean, std) per channel of a dataset's pixels, scaled to [0, 1].
-
-    A TFDS config or version in the name is ignored. Datasets that are not listed get
-    ImageNet's figures.
-    """
+    """Returns (mean, std) per channel of pixels in [0, 1]; ImageNet's by default."""
     return STATISTICS.get(name.split(":")[0].split("/")[0], IMAGENET)

@@ -1,7 +1,6 @@
 """Input from the device: it holds the dataset as uint8 and makes every step's views.
 
-The batch of step t is a pure function of (seed, t). It has the images that the tf.data
-input takes at that step; its views follow the same law with other random bits.
+Batches have the images of tf.data's at the same seed and step, and other views.
 """
 
 import functools
@@ -21,15 +20,17 @@ from rsmatch_jax.state import Batch
 
 _VIEWS = zlib.crc32(b"views")  # separates the views' keys from those of methods
 
+AnyArray = jax.Array | np.ndarray  # on the host until it is placed
+
 
 @flax.struct.dataclass
 class Resident:
     """A dataset, replicated on the devices and never donated."""
 
-    lab_images: jax.Array  # uint8 [L, S, S, 3]
-    lab_labels: jax.Array  # int32 [L]
-    unl_images: jax.Array  # uint8 [N, S, S, 3]
-    synthetic: jax.Array | None  # bool [N], ground truth, only for an oracle
+    lab_images: AnyArray  # uint8 [L, S, S, 3]
+    lab_labels: AnyArray  # int32 [L]
+    unl_images: AnyArray  # uint8 [N, S, S, 3]
+    synthetic: AnyArray | None  # bool [N], ground truth, only for an oracle
     tables: on_device.Tables | None  # of the strong view, None without RandAugment
 
 
@@ -44,11 +45,7 @@ class Orders:
 def gather(
     task: Task, spec: views.ViewSpec, *, oracle: bool, unlabelled: bool
 ) -> Resident:
-    """Returns the run's images in host memory, ready to be placed.
-
-    oracle, unlabelled: whether the method needs the flags of synthetic images, and the
-    unlabelled images.
-    """
+    """Returns the run's images in host memory; oracle: with the synthetic flags."""
     size = task.lab_images.shape[1]
     return Resident(
         lab_images=np.ascontiguousarray(task.lab_images),
@@ -60,7 +57,7 @@ def gather(
 
 
 def num_bytes(task: Task, *, unlabelled: bool) -> int:
-    """Returns the size of a run's images on a device; unlabelled as in `gather`."""
+    """Returns the bytes of a run's images on a device."""
     return task.lab_images.nbytes + (task.unl_images.nbytes if unlabelled else 0)
 
 
@@ -99,34 +96,26 @@ def make_batch(
     step: Int32[Array, ""],
     *,
     weak_views: int = 1,
-    axis: str | None = parallel.AXIS,
 ) -> Batch:
     """Returns this device's share of a step's batch; everything random is global.
 
-    Args:
-        orders: of the step's epoch.
-        key: the run's root key, equal on all devices.
-        step: the number of completed steps.
-        weak_views: 2 adds `weak2`, an independent draw of the weak view.
-        axis: the mapped axis; None for one device.
+    orders: of the step's epoch. key: the run's root key. step: completed steps.
+    weak_views: 2 adds `weak2`, an independent draw of the weak view.
     """
     row = step % orders.labelled.shape[0]
     key = jax.random.fold_in(key, _VIEWS)
-    lab_at, at = (
-        parallel.local_rows(order[row], axis)
-        for order in (orders.labelled, orders.unlabelled)
-    )
+    lab_at = parallel.local_rows(orders.labelled[row])
+    at = parallel.local_rows(orders.unlabelled[row])
     unlabelled = _take(data.unl_images, at) if at.size else data.unl_images[:0]
 
     def view(purpose, images):
         if not images.shape[0]:
             return images
         purpose_key = jax.random.fold_in(key, views.PURPOSES.index(purpose))
-        is_strong = purpose == "strong"
-        numbers = on_device.draw(
-            jax.random.fold_in(purpose_key, step), len(images), spec, is_strong, axis
-        )
-        if is_strong:
+        step_key = jax.random.fold_in(purpose_key, step)
+        strong = purpose == "strong"
+        numbers = on_device.draw(step_key, len(images), spec, strong, parallel.AXIS)
+        if strong:
             return on_device.strong(images, numbers, data.tables, spec)
         return on_device.weak(images, numbers, spec)
 
@@ -142,5 +131,5 @@ def make_batch(
     )
 
 
-def _take(rows: jax.Array, at: jax.Array) -> jax.Array:
+def _take(rows: AnyArray, at: jax.Array) -> jax.Array:
     return jnp.asarray(rows).at[at].get(mode="promise_in_bounds")

@@ -1,9 +1,8 @@
 """The images of each step: a pure function of (seed, stream, step).
 
 USB's law (samplers.py, RandomSampler): an epoch of 1024 steps is a sequence of full
-permutations, the last one cut short, and batches are its consecutive slices. So an
-image's counts differ by at most one within an epoch. Unlike USB's, the order depends on
-the seed.
+permutations, the last one cut short, in slices of a batch. So the counts of two images
+in an epoch differ by at most one. Unlike USB's, the order depends on the seed.
 """
 
 import functools
@@ -29,10 +28,9 @@ def epoch_indices(
     batch: int,
     steps_per_epoch: int = STEPS_PER_EPOCH,
 ) -> Int32[Array, "{steps_per_epoch} {batch}"]:
-    """Returns the image positions of one epoch, in 0..n-1.
+    """Returns the image positions of one epoch, in 0..n-1; stream: one of STREAMS.
 
-    stream: one of STREAMS. Needs a few times n + steps_per_epoch * batch integers of
-    memory.
+    Needs a few times n + steps_per_epoch * batch integers of memory.
     """
     total = steps_per_epoch * batch
     # Names the generator, so that jax's configuration does not change the order.
@@ -49,41 +47,30 @@ def epoch_indices(
 def step_indices(
     seed: int,
     stream: str,
-    step: int,
+    step: int | np.integer,
     n: int,
     batch: int,
     steps_per_epoch: int = STEPS_PER_EPOCH,
 ) -> np.ndarray:
-    """Returns row `step % steps_per_epoch` of `epoch_indices`, read-only, on the host.
-
-    The CPU makes the epochs; the last 8 stay in memory, and threads may share them.
-    Raises RequestError if n is 0.
-    """
+    """Returns row `step % steps_per_epoch` of `epoch_indices`, read-only, as numpy."""
     if n < 1:
-        raise RequestError(
-            f"the {stream} set has {n} images but a step draws {batch}; give it at "
-            "least one image"
-        )
+        raise RequestError(f"the {stream} set has 0 images, but a step draws {batch}")
     epoch, row = divmod(int(step), steps_per_epoch)
     return _host_epoch(seed, stream, epoch, n, batch, steps_per_epoch)[row]
 
 
 class Stream(NamedTuple):
-    """A run's labelled or unlabelled images, and the rows of its batches to make.
+    """A run's labelled or unlabelled images, and the rows of its batches to make."""
 
-    name: one of STREAMS; images: anything with `shape`; batch: rows of a global batch;
-    rows: int [n], positions in it; purposes: of the views, see views.PURPOSES.
-    """
-
-    name: str
-    images: Any
+    name: str  # one of STREAMS
+    images: Any  # has a shape
     seed: int
-    batch: int
-    rows: np.ndarray
-    purposes: tuple[str, ...]
+    batch: int  # rows of a global batch
+    rows: np.ndarray  # int [n], positions in it
+    purposes: tuple[str, ...]  # of the views, see views.PURPOSES
 
-    def indices(self, step: int) -> np.ndarray:
-        """Returns the positions among the images of the rows of a step, int32 [n]."""
+    def indices(self, step: int | np.integer) -> np.ndarray:
+        """Returns the images' positions in a step's rows, int32 [n]."""
         count = self.images.shape[0]
         return step_indices(self.seed, self.name, step, count, self.batch)[self.rows]
 

@@ -1,14 +1,10 @@
 """Weak and strong views of a batch in TensorFlow, bit-exact with Pillow.
 
-`draw` makes the random numbers, by stateless philox operations keyed by (seed, step,
-purpose), so a step's views do not depend on how the pipeline runs. `weak` and `strong`
-apply them. The strong view is USB's (randaugment.py): crop, flip, RandAugment, Cutout,
-on uint8.
+The random numbers are stateless, so a step's views do not depend on how the pipeline
+runs. The strong view is USB's (randaugment.py): crop, flip, RandAugment, Cutout.
 """
 
-import functools
 import math
-from collections.abc import Sequence
 
 from rsmatch_jax.augment import views
 from rsmatch_jax.data.stores.tf_import import tf
@@ -17,52 +13,49 @@ _Numbers = dict[str, tf.Tensor]
 
 
 def draw(
-    seed: int, step: tf.Tensor, purpose: str, rows: int, spec: views.ViewSpec
+    seed: int,
+    step: tf.Tensor,
+    purpose: str,
+    rows: int,
+    spec: views.ViewSpec,
+    tries: int = 0,
 ) -> _Numbers:
-    """Returns the random numbers of one step's views.
+    """Returns the random numbers of one step's views of a purpose (views.PURPOSES).
 
-    purpose: one of views.PURPOSES; each has its own numbers. The result holds
     shift: int32 [rows, 2], vertical and horizontal crop offset, 0..2 * crop_pad.
-    flip: bool [rows]. Strong views add
+    flip: bool [rows]. If tries > 0 also
+    crop: float64 [rows, tries, 4], in [0, 1), for `tf_crop.box`. Strong views add
     ops: int32 [rows, randaugment_ops], positions in views.OPS.
     values: float64 [rows, randaugment_ops], in the unit of the drawn operation.
     cutout: float64 [rows, 3], side as a share of the image, then centre y and x as
-      uniform numbers in [0, 1) that `strong` maps to (1, size].
+      uniform numbers in [0, 1) that `cutout` maps to (1, size].
     """
-    key = _key(seed, step, purpose)
+    key = tf.stack([tf.cast(seed, tf.int64), tf.cast(step, tf.int64)])
+    key = _fold_in(key, views.PURPOSES.index(purpose))
     shift = _integers(_fold_in(key, 0), [rows, 2], 2 * spec.crop_pad + 1)
     flip = _integers(_fold_in(key, 1), [rows], 2 if spec.flip else 1) == 1
     numbers = {"shift": shift, "flip": flip}
-    if purpose != "strong":
-        return numbers
-    slots = [spec.randaugment_ops, rows]
-    ops = _integers(_fold_in(key, 2), slots, len(views.OPS))
-    ranges = tf.constant([op[1:] for op in views.OPS], tf.float64)
-    low, high = tf.unstack(tf.gather(ranges, ops), axis=-1)
-    values = low + (high - low) * _uniform(_fold_in(key, 3), slots)
-    share = tf.constant([views.CUTOUT_MAX, 1.0, 1.0], tf.float64)
-    cutout = share * _uniform(_fold_in(key, 4), [rows, 3])
-    slots = {"ops": tf.transpose(ops), "values": tf.transpose(values)}
-    return {**numbers, **slots, "cutout": cutout}
-
-
-def draw_uniform(
-    seed: int, step: tf.Tensor, purpose: str, shape: Sequence[int]
-) -> tf.Tensor:
-    """Returns more random numbers of one step's views, float64 in [0, 1)."""
-    return _uniform(_fold_in(_key(seed, step, purpose), 5), shape)
+    if tries:
+        numbers["crop"] = _uniform(_fold_in(key, 5), [rows, tries, 4])
+    if purpose == "strong":
+        slots = [spec.randaugment_ops, rows]
+        ops = _integers(_fold_in(key, 2), slots, len(views.OPS))
+        ranges = tf.constant([op[1:] for op in views.OPS], tf.float64)
+        low, high = tf.unstack(tf.gather(ranges, ops), axis=-1)
+        values = low + (high - low) * _uniform(_fold_in(key, 3), slots)
+        share = tf.constant([views.CUTOUT_MAX, 1.0, 1.0], tf.float64)
+        numbers["ops"], numbers["values"] = tf.transpose(ops), tf.transpose(values)
+        numbers["cutout"] = share * _uniform(_fold_in(key, 4), [rows, 3])
+    return numbers
 
 
 def weak(images: tf.Tensor, numbers: _Numbers, spec: views.ViewSpec) -> tf.Tensor:
-    """Returns the random crop after reflect padding (edge not repeated), then flip.
-
-    images and result: uint8 [N, S, S, 3], S > spec.crop_pad.
-    """
+    """Crops uint8 [N, S, S, 3] with reflect padding (edge not repeated), then flips."""
     if not (spec.flip or spec.crop_pad):
         return images
     size = images.shape[1]
-    last = size - 1
-    axis = tf.range(size)
+    assert size is not None
+    last, axis = size - 1, tf.range(size)
     columns = tf.where(numbers["flip"][:, None], last - axis, axis)
     y = _reflect(axis + numbers["shift"][:, :1] - spec.crop_pad, last)
     x = _reflect(columns + numbers["shift"][:, 1:] - spec.crop_pad, last)
@@ -72,7 +65,7 @@ def weak(images: tf.Tensor, numbers: _Numbers, spec: views.ViewSpec) -> tf.Tenso
 
 
 def strong(images: tf.Tensor, numbers: _Numbers, spec: views.ViewSpec) -> tf.Tensor:
-    """Returns the weak view, distorted."""
+    """Applies `weak`, then `distort`."""
     return distort(weak(images, numbers, spec), numbers, spec)
 
 
@@ -88,8 +81,7 @@ def apply_ops(images: tf.Tensor, ops: tf.Tensor, values: tf.Tensor) -> tf.Tensor
     """Applies an operation per image: uint8 [N, S, S, 3] -> the same.
 
     ops: int32 [N], positions in views.OPS; values: float64 [N], in the operation's
-    unit. Rows are sorted into one group per operation, so each operation is computed
-    only where it was drawn; the geometric ones share a group.
+    unit. Each operation is computed only for the rows that drew it.
     """
     warp_group = views.OP_NAMES.index(views.GEOMETRIC[0])
     to_group = [
@@ -97,28 +89,27 @@ def apply_ops(images: tf.Tensor, ops: tf.Tensor, values: tf.Tensor) -> tf.Tensor
         for index, name in enumerate(views.OP_NAMES)
     ]
     groups = tf.gather(tf.constant(to_group, tf.int32), ops)
-    split = functools.partial(
-        tf.dynamic_partition, partitions=groups, num_partitions=len(views.OPS)
+    rows, image_groups, op_groups, value_groups = (
+        tf.dynamic_partition(column, groups, len(views.OPS))
+        for column in (tf.range(tf.shape(images)[0]), images, ops, values)
     )
-    rows = split(tf.range(tf.shape(images)[0]))
-    image_groups, op_groups, value_groups = split(images), split(ops), split(values)
     for group, name in enumerate(views.OP_NAMES):
         x, value = image_groups[group], value_groups[group]
         if group == warp_group:
             image_groups[group] = _warp(x, op_groups[group], value)
         elif name in _PIXEL_OPS:
-            image_groups[group] = _PIXEL_OPS[name](x, value)
-    result = tf.dynamic_stitch(rows, image_groups)
-    return tf.ensure_shape(result, images.shape)
+            image_groups[group] = _PIXEL_OPS[name](x, value[:, None, None, None])
+    return tf.ensure_shape(tf.dynamic_stitch(rows, image_groups), images.shape)
 
 
 def cutout(images: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
-    """Paints one square per image; its edges are inclusive, as Pillow's.
+    """Paints one square on each of uint8 [N, S, S, 3]; numbers: `cutout` of `draw`.
 
-    images: uint8 [N, S, S, 3]; numbers: float64 [N, 3], from `draw`. A side of s pixels
-    covers floor(s) + 1 pixels, fewer at the right and bottom; a share of 0 covers none.
+    Edges are inclusive, as Pillow's: a side of s pixels covers floor(s) + 1, fewer at
+    the right and bottom. A share of 0 covers none.
     """
     size = images.shape[1]
+    assert size is not None
     side = size * numbers[:, :1]
     # In (1, size]: USB calls uniform(size), whose one argument is the lower bound.
     centre = size + (1 - size) * numbers[:, 1:]
@@ -131,11 +122,6 @@ def cutout(images: tf.Tensor, numbers: tf.Tensor) -> tf.Tensor:
     fill = tf.constant([views.CUTOUT_FILL], tf.uint8)
     fill = tf.repeat(fill, tf.shape(pixels)[0], axis=0)
     return tf.tensor_scatter_nd_update(images, pixels, fill)
-
-
-def _key(seed, step, purpose):
-    key = tf.stack([tf.cast(seed, tf.int64), tf.cast(step, tf.int64)])
-    return _fold_in(key, views.PURPOSES.index(purpose))
 
 
 def _fold_in(key, data):
@@ -159,13 +145,13 @@ def _reflect(t, last):
 def _warp(x, ops, value):
     """Nearest-neighbour affine maps, fill 0, in Pillow's 16.16 fixed point.
 
-    x: uint8 [M, S, S, 3]; ops: int32 [M], geometric positions in views.OPS.
     Output pixel (x, y) reads the pixel at (a x + b y + c, d x + e y + f).
     """
     size = x.shape[1]
     a, b, c, d, e, f = _affine(ops, value, size)
     row = tf.range(tf.shape(x)[0])[:, None, None]
-    out_y, out_x = tf.range(size)[:, None], tf.range(size)[None, :]
+    out_x = tf.range(size)
+    out_y = out_x[:, None]
     in_x = tf.bitwise.right_shift(c + a * out_x + b * out_y, 16)
     in_y = tf.bitwise.right_shift(f + d * out_x + e * out_y, 16)
     inside = (in_x >= 0) & (in_x < size) & (in_y >= 0) & (in_y < size)
@@ -176,7 +162,7 @@ def _warp(x, ops, value):
 
 
 def _affine(ops, value, size):
-    """Six fixed-point coefficients, each int32 [M, 1, 1]; sources at pixel centres."""
+    """Returns six fixed-point coefficients, each int32 [M, 1, 1]."""
 
     def drawn(name):
         return ops == views.OP_NAMES.index(name)
@@ -184,9 +170,8 @@ def _affine(ops, value, size):
     angle = tf.where(drawn("rotate"), -value * (math.pi / 180), 0.0)
     cos, sin = tf.cos(angle), tf.sin(angle)
     centre = size / 2
-    zero = tf.zeros_like(value)
-    a, b = cos, sin + tf.where(drawn("shear_x"), value, zero)
-    d, e = -sin + tf.where(drawn("shear_y"), value, zero), cos
+    a, b = cos, sin + tf.where(drawn("shear_x"), value, 0.0)
+    d, e = -sin + tf.where(drawn("shear_y"), value, 0.0), cos
     # Rotation is about the centre, shear about the top left corner.
     c = centre - centre * cos - centre * sin
     f = centre + centre * sin - centre * cos
@@ -205,14 +190,10 @@ def _fixed(v):
     return tf.cast(tf.floor(v * 65536 + 0.5), tf.int32)
 
 
-def _per_image(value):
-    return value[:, None, None, None]
-
-
 def _blend(degenerate, x, value):
     # Pillow's blend: single precision, truncated.
     start = tf.cast(degenerate, tf.float32)
-    factor = tf.cast(_per_image(value), tf.float32)
+    factor = tf.cast(value, tf.float32)
     return tf.cast(start + factor * (tf.cast(x, tf.float32) - start), tf.uint8)
 
 
@@ -224,7 +205,7 @@ def _luma(x):
 
 
 def _channel_levels(x):
-    """Pixels as positions in 256-entry tables in a row, one per image and channel."""
+    """Returns pixels as positions in tables of 256, one per image and channel."""
     offsets = tf.reshape(tf.range(tf.shape(x)[0] * 3) * 256, [-1, 1, 1, 3])
     return tf.cast(x, tf.int32) + offsets
 
@@ -277,14 +258,14 @@ def _equalize(x):
 
 
 def _posterize(x, value):
-    bits = tf.cast(_per_image(value), tf.int32)  # 4..7: 8 has probability 0
+    bits = tf.cast(value, tf.int32)  # 4..7: 8 has probability 0
     mask = tf.bitwise.left_shift(255, 8 - bits) & 255
     return tf.bitwise.bitwise_and(x, tf.cast(mask, tf.uint8))
 
 
 def _solarize(x, value):
     # For integer p, p >= v means p >= ceil(v); 255 - p is p with all bits inverted.
-    threshold = tf.cast(tf.math.ceil(_per_image(value)), tf.int16)
+    threshold = tf.cast(tf.math.ceil(value), tf.int16)
     inverted = tf.cast(tf.cast(x, tf.int16) >= threshold, tf.uint8) * 255
     return tf.bitwise.bitwise_xor(x, inverted)
 

@@ -1,8 +1,4 @@
-"""Random-resized crops of one encoded image in TensorFlow.
-
-The law is torchvision's (transforms.RandomResizedCrop): a rectangle of random area,
-aspect ratio and place, resized to a square by an antialiased bilinear kernel.
-"""
+"""Random-resized crops of one image by torchvision's law (RandomResizedCrop)."""
 
 import math
 
@@ -22,11 +18,11 @@ def decode(data: tf.Tensor) -> tf.Tensor:
 def box(
     numbers: tf.Tensor, height: tf.Tensor, width: tf.Tensor, least_area: float
 ) -> tf.Tensor:
-    """Returns the rectangle of a crop, int32 [4]: top, left, height, width.
+    """Returns a random rectangle, int32 [4]: top, left, height, width.
 
-    numbers: float64 [TRIES, 4], uniform in [0, 1); per try the area, the aspect ratio,
-    and the vertical and horizontal place. The first try that fits the image counts. If
-    none fits, the result is the largest central rectangle of an allowed aspect ratio.
+    numbers: float64 [TRIES, 4], in [0, 1); per try the area, the aspect ratio, and the
+    vertical and horizontal place. The first try that fits the image counts. If none
+    fits, the result is the largest central rectangle of an allowed aspect ratio.
     """
     area = least_area + (1 - least_area) * numbers[:, 0]
     area *= tf.cast(height * width, tf.float64)
@@ -63,8 +59,7 @@ def _central(height, width):
 
 def _place(number, room):
     """Maps a number in [0, 1) to one of room + 1 positions."""
-    stop = tf.cast(room + 1, tf.float64)
-    return tf.cast(tf.floor(number * stop), tf.int32)
+    return tf.cast(tf.floor(number * tf.cast(room + 1, tf.float64)), tf.int32)
 
 
 def _rounded(value):

@@ -1,11 +1,11 @@
 """Input from the host: a tf.data stream of augmented uint8 batches.
 
-The batch of step t is a pure function of (seed, t): the sampler chooses its images, and
-the step keys the augmentation's random numbers. Resuming needs only the step.
+The batch of step t is a pure function of (seed, t), so resuming needs only the step.
 """
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from rsmatch_jax.data.stores.tf_import import tf
 from rsmatch_jax.errors import RunFailed
 from rsmatch_jax.state import Batch
 
+PARALLEL = tf.data.AUTOTUNE  # steps augmented, or images decoded, at the same time
 Images = np.ndarray | EncodedImages
 
 
@@ -34,31 +35,21 @@ def batches(
     prefetch: int,
     synthetic: np.ndarray | None = None,
     weak_views: int = 1,
-    parallel_steps: int = tf.data.AUTOTUNE,
     own_rows: Callable[[int], np.ndarray] = np.arange,
 ) -> Iterator[Batch]:
     """Yields the batches of the steps start_step..num_steps - 1 as numpy arrays.
 
     The reading threads stop when the iterator is closed or dropped, or when the program
-    ends. parallel_steps and prefetch change no batch.
+    ends. Raises RunFailed if an encoded image is damaged.
 
     Args:
-        lab_images, unl_images: both encoded, or both uint8 [N, S, S, 1 or 3]. Arrays
-            are never copied as a whole, so read-only memory maps work, and anything
-            else with `shape` that an index array can read. Grey images are repeated to
-            three channels.
-        batch_size: labelled images per step.
-        prefetch: finished batches to keep ready.
+        lab_images, unl_images: both encoded, or both uint8 [N, S, S, 1 or 3]. Of arrays
+            only the rows of a step are copied, so read-only memory maps work.
         synthetic: bool, ground truth of the unlabelled images; only for an oracle.
         weak_views: 2 adds `weak2`, an independent draw of the weak view.
-        parallel_steps: steps augmented, or images decoded, at the same time.
         own_rows: takes a number of rows n and returns the positions in a batch of n
             rows to make, in this order; no other row is read. A row's random numbers
             depend only on its position in the global batch.
-
-    Raises:
-        RequestError: the crop padding is as wide as the images.
-        RunFailed: an encoded image is damaged; raised by the iterator.
     """
     unl_batch = batch_size * unlabeled_ratio
     purposes = ("weak", "strong", "weak2")[: 1 + weak_views]
@@ -70,23 +61,54 @@ def batches(
         )
     ]
     steps = tf.data.Dataset.range(start_step, num_steps)
-    encoded = isinstance(lab_images, EncodedImages)
-    make = _encoded_views if encoded else _array_views
-    parts = (make(steps, stream, spec, parallel_steps) for stream in streams)
-    dataset = tf.data.Dataset.zip(tuple(parts))
-    running = _start(dataset, prefetch, np.asarray(lab_labels, np.int32), synthetic)
-    if encoded:
-        return _named_failures(running, streams, start_step)
-    return running
+    make = _encoded_views if isinstance(lab_images, EncodedImages) else _array_views
+    parts = (make(steps, stream, spec) for stream in streams)
+    options = tf.data.Options()
+    # Steps run side by side; threads within an operation would only add to them.
+    options.threading.max_intra_op_parallelism = 1
+    dataset = tf.data.Dataset.zip(tuple(parts)).prefetch(prefetch)
+    running = [dataset.with_options(options).as_numpy_iterator()]
+    labels = np.asarray(lab_labels, np.int32)
+    taken = _taken(running, streams, labels, synthetic, start_step)
+    # Images are read in TensorFlow's threads. If the iterator were freed during the
+    # interpreter's shutdown, when threads no longer run, the process would hang.
+    weakref.finalize(taken, running.clear)
+    return taken
+
+
+def _taken(
+    running: list[Iterator[Any]],
+    streams: Sequence[sampler.Stream],
+    lab_labels: np.ndarray,
+    synthetic: np.ndarray | None,
+    step: int,
+) -> Iterator[Batch]:
+    """Yields the batches from `step` on; RunFailed names a damaged image's place."""
+    while running:
+        try:
+            # Only the list may hold a reference to the iterator beyond this call.
+            labelled, fields = next(running[0], (None, None))
+        except tf.errors.OpError as e:
+            for stream in streams:
+                if stream.batch and isinstance(stream.images, EncodedImages):
+                    stream.images.check(stream.indices(step))
+            raise RunFailed(f"the images of step {step + 1} cannot be made: {e}") from e
+        if labelled is None or fields is None:
+            return
+        at = labelled["indices"]
+        fields |= {"lab": labelled["labelled"], "labels": lab_labels[at]}
+        if synthetic is not None:
+            fields["synthetic"] = np.asarray(synthetic[fields["indices"]], bool)
+        yield Batch(**fields, lab_indices=at)
+        step += 1
 
 
 def _array_views(
     steps: tf.data.Dataset,
     stream: sampler.Stream,
     spec: views.ViewSpec,
-    parallel_steps: int,
 ) -> tf.data.Dataset:
-    """A dataset of {purpose: uint8 [rows, S, S, 3], "indices": int32 [rows]}."""
+    """Returns a dataset of {purpose: uint8 [rows, S, S, 3], "indices": [rows]}."""
     rows, size = len(stream.rows), stream.images.shape[1]
     views.check(spec, size)
 
@@ -103,17 +125,15 @@ def _array_views(
             made[purpose] = view(images, _draw(stream, step, purpose, spec), spec)
         return made
 
-    many = {"num_parallel_calls": parallel_steps, "deterministic": True}
-    return steps.map(_plain(make), **many)
+    return _map(steps, make)
 
 
 def _encoded_views(
     steps: tf.data.Dataset,
     stream: sampler.Stream,
     spec: views.ViewSpec,
-    parallel_steps: int,
 ) -> tf.data.Dataset:
-    """As `_array_views`. Images are read, decoded and cropped one by one, in threads.
+    """As `_array_views`, but images are read, decoded and cropped one by one.
 
     A weak view is a random-resized crop (spec.crop_area) and flip; the strong view an
     independent such crop and flip, then the operations. spec.crop_pad is unused.
@@ -125,14 +145,11 @@ def _encoded_views(
         return steps.map(lambda step: nothing)
 
     def plan(step):
-        """Positions and random numbers of the step's views, the rows first."""
+        """Returns positions and random numbers of the step's views, the rows first."""
         at = tf.numpy_function(stream.indices, [step], tf.int32)
         drawn = {}
         for purpose in purposes:
-            numbers = _draw(stream, step, purpose, spec)
-            tries = [stream.batch, tf_crop.TRIES, 4]
-            crops = tf_augment.draw_uniform(stream.seed, step, purpose, tries)
-            numbers["crop"] = tf.gather(crops, stream.rows)
+            numbers = _draw(stream, step, purpose, spec, tf_crop.TRIES)
             drawn[purpose] = {
                 # TensorFlow's unbatch crashes on tensors without elements.
                 name: value
@@ -158,65 +175,18 @@ def _encoded_views(
             crops["strong"] = tf_augment.distort(crops["strong"], numbers, spec)
         return {**crops, "indices": at}
 
-    many = {"num_parallel_calls": parallel_steps, "deterministic": True}
-    dataset = steps.map(_plain(plan), **many).unbatch()
-    dataset = dataset.map(_plain(crop), **many).batch(rows, drop_remainder=True)
-    return dataset.map(_plain(finish), **many)
+    dataset = _map(steps, plan).unbatch()
+    return _map(_map(dataset, crop).batch(rows, drop_remainder=True), finish)
 
 
-def _draw(stream, step, purpose, spec):
-    """The random numbers of the rows of one step's views."""
-    numbers = tf_augment.draw(stream.seed, step, purpose, stream.batch, spec)
+def _draw(stream, step, purpose, spec, tries=0):
+    """Returns the random numbers of the rows of one step's views."""
+    numbers = tf_augment.draw(stream.seed, step, purpose, stream.batch, spec, tries)
     return {name: tf.gather(value, stream.rows) for name, value in numbers.items()}
 
 
-def _plain(function):
-    """The function without AutoGraph, which adds a second to the start."""
-    return tf.autograph.experimental.do_not_convert(function)
-
-
-def _start(
-    dataset: tf.data.Dataset,
-    prefetch: int,
-    lab_labels: np.ndarray,
-    synthetic: np.ndarray | None,
-) -> Iterator[Batch]:
-    """The batches of a dataset of both streams' views, with its threads."""
-    options = tf.data.Options()
-    # Steps run side by side; threads within an operation would only add to them.
-    options.threading.max_intra_op_parallelism = 1
-    dataset = dataset.prefetch(prefetch).with_options(options)
-    running = [dataset.as_numpy_iterator()]
-    stream = _stream(running, lab_labels, synthetic)
-    # `read` runs in TensorFlow's threads. If the iterator were freed during the
-    # interpreter's shutdown, when threads no longer run, the process would hang.
-    weakref.finalize(stream, running.clear)
-    return stream
-
-
-def _stream(running, lab_labels, synthetic) -> Iterator[Batch]:
-    while running:
-        # Only the list may hold a reference to the iterator beyond this call.
-        labelled, fields = next(running[0], (None, None))
-        if fields is None:
-            return
-        at = labelled["indices"]
-        fields |= {"lab": labelled["labelled"], "labels": lab_labels[at]}
-        if synthetic is not None:
-            fields["synthetic"] = np.asarray(synthetic[fields["indices"]], bool)
-        yield Batch(**fields, lab_indices=at)
-
-
-def _named_failures(
-    batches: Iterator[Batch], streams: Sequence[sampler.Stream], step: int
-) -> Iterator[Batch]:
-    """The batches from `step` on; RunFailed names the place of a damaged image."""
-    try:
-        for batch in batches:
-            yield batch
-            step += 1
-    except tf.errors.OpError as e:
-        for stream in streams:
-            if stream.batch:
-                stream.images.check(stream.indices(step))
-        raise RunFailed(f"the images of step {step + 1} cannot be made: {e}") from e
+def _map(dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
+    """Applies a function to several elements at the same time, in order."""
+    # AutoGraph would add a second to the start.
+    function = tf.autograph.experimental.do_not_convert(function)
+    return dataset.map(function, num_parallel_calls=PARALLEL, deterministic=True)

@@ -17,7 +17,7 @@ from rsmatch_jax.data import normalise
 from rsmatch_jax.data.images import image_files
 from rsmatch_jax.deploy import saved
 from rsmatch_jax.errors import RequestError, RunFailed
-from rsmatch_jax.models import networks, uint8
+from rsmatch_jax.models import networks
 from rsmatch_jax.models.networks import Network
 from rsmatch_jax.runtime import compilation
 from rsmatch_jax.runtime.ahead import ahead
@@ -86,9 +86,9 @@ def parts(run: saved.Saved) -> dict[str, Part]:
                 model[network],
                 {head: classes},
                 dtype=jnp.dtype(model.dtype),
-                preact=model.wrn_preact,
+                wrn_preact=model.wrn_preact,
             )
-            net = uint8.take_uint8(net, *normalise.normalisation(run.dataset))
+            net = networks.take_uint8(net, *normalise.normalisation(run.dataset))
             ema = state.ema[network]
             params = {"encoder": ema["encoder"], "heads": {head: ema["heads"][head]}}
             variables = params, state.stats[network]

@@ -1,8 +1,5 @@
-"""Checks of a config before anything is loaded.
-
-A message names the key, its value and the way out. Each method has the checks of its
-keys (methods/keys.py); what depends on the data is checked where the data is.
-"""
+"""Checks of a config before anything is loaded. Each method checks its own keys
+(methods/keys.py); what depends on the data is checked where the data is."""
 
 import math
 from collections.abc import Iterable
@@ -12,20 +9,22 @@ from rsmatch_jax.errors import RequestError
 from rsmatch_jax.methods import catalogue
 from rsmatch_jax.methods.keys import Bounds, get, refuse
 from rsmatch_jax.models import networks
+from rsmatch_jax.runs import workdir
 
 __all__ = ["check", "check_overrides", "get", "ignored_keys"]
 
 SMALLEST = 8  # px; below, the four stages of a network reduce an image to nothing
 _ONE_OR_MORE, _NOT_NEGATIVE = Bounds(least=1), Bounds(least=0)
 _POSITIVE, _SHARE = Bounds(above=0), Bounds(least=0, most=1)
+_SEED = Bounds(least=0, most=2**31 - 1)
 # Of the keys that are not in a method's block.
 BOUNDS = {
-    "seed": _NOT_NEGATIVE,
+    "seed": _SEED,
     "data.labels_per_class": _ONE_OR_MORE,
     "data.validation_per_class": _NOT_NEGATIVE,
     "data.synthetic_ratio": _NOT_NEGATIVE,
     "data.synthetic_mode": Bounds(choices=("replace", "add")),
-    "data.split_seed": _NOT_NEGATIVE,
+    "data.split_seed": _SEED,
     "data.image_size": Bounds(least=SMALLEST),
     "input.mode": Bounds(choices=("auto", "resident", "tfdata")),
     "input.resident_budget_gb": _NOT_NEGATIVE,
@@ -63,14 +62,13 @@ _ALWAYS_READ = ("method.name", "method.threshold")
 
 def check(config: Any, num_devices: int):
     """Raises RequestError for a value that cannot work."""
-    _check_finite(config, "")
+    for key, value in workdir.flat(config.to_dict()).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise RequestError(f"{key}={value}: it must be a finite number")
     for key, bounds in BOUNDS.items():
         problem = bounds.problem(get(config, key))
         if problem:
             refuse(config, key, problem)
-    for key in ("seed", "data.split_seed"):
-        if (get(config, key) or 0) >= 2**31:
-            refuse(config, key, "it must be below 2**31")
     _check_pairs(config, num_devices)
     for key in ("classifier", "detector"):
         try:
@@ -81,11 +79,8 @@ def check(config: Any, num_devices: int):
 
 
 def ignored_keys(config: Any, keys: Iterable[str]) -> dict[str, str]:
-    """Returns {key: settings that read it} of the keys that the method ignores.
-
-    A block of `method` belongs to the method of its name. A rule's block belongs to
-    every method that takes that rule.
-    """
+    """Returns {key: settings that read it} of the keys that the method ignores. A block
+    of `method` belongs to the method, or to the methods with the rule, of its name."""
     options = config.method
     if options.name not in catalogue.METHODS:
         return {}  # `check` refuses it
@@ -98,18 +93,14 @@ def ignored_keys(config: Any, keys: Iterable[str]) -> dict[str, str]:
             continue
         if name in unused:
             ignored[key] = " and to ".join(catalogue.owners(name))
-        elif name not in blocks:
-            readers = catalogue.readers(key)
-            if options.name not in readers:
-                ignored[key] = ", ".join(readers)
+        elif name not in blocks and options.name not in catalogue.readers(key):
+            ignored[key] = ", ".join(catalogue.readers(key))
     return ignored
 
 
 def check_overrides(config: Any, keys: Iterable[str]):
-    """Raises RequestError for a key of the command line that the method ignores.
-
-    A config file may hold values for all methods, but a typed key is meant to matter.
-    """
+    """Raises RequestError for a key of the command line that the method ignores; a
+    config file may hold values for all methods."""
     for key, owners in ignored_keys(config, keys).items():
         in_use = catalogue.blocks_in_use(config).items()
         method = " with ".join(f"{path}={name}" for name, path in in_use)
@@ -127,26 +118,14 @@ def _check_pairs(config: Any, num_devices: int):
         refuse(config, "data.synthetic_ratio", way_out)
     size = config.data.image_size
     if size is not None and config.input.mode == "resident":
-        refuse(
-            config,
-            "input.mode",
-            f"with data.image_size={size} images stay encoded and their views are "
-            "made on the host; use input.mode=tfdata, or data.image_size=None for a "
-            "set that is small enough",
+        way_out = (
+            f"with data.image_size={size} the host decodes images and makes their "
+            "views; use input.mode=tfdata, or data.image_size=None for a small set"
         )
+        refuse(config, "input.mode", way_out)
     batch = config.train.batch_size
     if batch % num_devices:
-        refuse(
-            config,
-            "train.batch_size",
-            f"it is split over {num_devices} devices; use a multiple of {num_devices}, "
-            f"such as {max(1, round(batch / num_devices)) * num_devices}",
-        )
-
-
-def _check_finite(group: Any, prefix: str):
-    for key, value in group.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise RequestError(f"{prefix}{key}={value}: it must be a finite number")
-        if hasattr(value, "items"):
-            _check_finite(value, f"{prefix}{key}.")
+        near = max(1, round(batch / num_devices)) * num_devices
+        way_out = f"use a multiple of {num_devices}, such as {near}"
+        way_out = f"it is split over {num_devices} devices; {way_out}"
+        refuse(config, "train.batch_size", way_out)

@@ -1,15 +1,13 @@
 """Finds and loads config files, and reads a command line's overrides of them.
 
-absl and ml_collections answer a wrong flag, key, type or file with a traceback and exit
-code 1. Here each becomes a RequestError that names it.
+A RequestError names what is wrong, where absl and ml_collections print a traceback.
 """
 
 import contextlib
 import difflib
-import importlib.machinery
-import importlib.util
 import io
 import os
+import re
 import sys
 import types
 from collections.abc import Callable, Generator, Sequence
@@ -31,11 +29,7 @@ def parse(
 ) -> tuple[Any, str, flags.FlagValues]:
     """Returns (locked config, name of its file without .py, flag values).
 
-    Args:
-        argv: as sys.argv, program name first.
-        define: adds the command's flags to the values.
-    Raises:
-        RequestError: a flag, key, value or file does not fit.
+    argv: as sys.argv, program name first. define: adds the command's flags.
     """
     value, others = _split(argv)
     path = find(value)
@@ -58,10 +52,7 @@ def parse(
 
 
 def find(value: str) -> str:
-    """Returns the path of the config file that --config=`value` names.
-
-    The name of a packaged config means that one, anything else is a path.
-    """
+    """Returns the path of the packaged config of that name, or `value`, a path."""
     names = ready()
     if value in names:
         return os.path.join(CONFIGS, f"{value}.py")
@@ -76,7 +67,7 @@ def find(value: str) -> str:
 
 
 def ready() -> list[str]:
-    """Names of the packaged configs."""
+    """Returns the names of the packaged configs."""
     names = {os.path.splitext(name)[0] for name in os.listdir(CONFIGS)}
     return sorted(name for name in names - {"ablations"} if name.isidentifier())
 
@@ -85,40 +76,32 @@ def load(path: str) -> ConfigDict:
     """Returns the locked config of a file; raises RequestError if it has none."""
     try:
         config = call(path, "get_config")
+        if not isinstance(config, ConfigDict) or "method" not in config:
+            changed = "the ConfigDict of configs/common.py with changed values"
+            raise TypeError(f"get_config() must return {changed}")
+        return config.lock()
     except Exception as e:  # the file is the user's and may raise anything
         reason = one_line(e, limit=1000)
         raise RequestError(f"--config={path} cannot be loaded: {reason}") from e
-    if not isinstance(config, ConfigDict) or "method" not in config:
-        raise RequestError(
-            f"--config={path} cannot be loaded: get_config() must return the "
-            "ConfigDict of configs/common.py with changed values"
-        )
-    return config.lock()
 
 
 def call(path: str, function: str) -> Any:
-    """Runs a Python file and returns the result of a function of it.
-
-    `from configs import common` takes the packaged module, wherever the file lies.
-    """
-    name = "configs._file"  # below `configs`, so that it disappears with it
-    loader = importlib.machinery.SourceFileLoader(name, path)
-    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
+    """Runs a Python file, in which `from configs import common` takes the packaged
+    module, and returns the result of a function of it."""
+    module = types.ModuleType("configs._file")  # disappears with `configs`
+    module.__file__ = path
+    with open(path, "rb") as file:
+        code = compile(file.read(), path, "exec")
     with _configs_importable(os.path.dirname(os.path.abspath(path))):
-        sys.modules[name] = module  # dataclasses look for it there
-        loader.exec_module(module)
+        sys.modules[module.__name__] = module  # dataclasses look for it there
+        exec(code, vars(module))
         return getattr(module, function)()
 
 
 @contextlib.contextmanager
 def _configs_importable(folder: str) -> Generator[None]:
-    """Makes CONFIGS the package `configs`.
-
-    Modules that CONFIGS lacks come from `folder` or from a folder `configs` of
-    sys.path, so a user's package of this name works as well.
-    """
+    """Makes CONFIGS the package `configs`; modules that it lacks come from `folder`, or
+    from a user's `configs` on sys.path."""
     before = _take_configs()
     package = types.ModuleType("configs")
     others = (os.path.join(entry, "configs") for entry in sys.path)
@@ -132,13 +115,11 @@ def _configs_importable(folder: str) -> Generator[None]:
 
 
 def _take_configs() -> dict[str, types.ModuleType]:
-    """Removes `configs` and its modules from sys.modules and returns them."""
     names = [n for n in sys.modules if n == "configs" or n.startswith("configs.")]
     return {name: sys.modules.pop(name) for name in names}
 
 
 def _check_key(config: ConfigDict, key: str):
-    """Raises RequestError unless the dotted key exists."""
     group = config
     for i, part in enumerate(key.split(".")):
         if not isinstance(group, ConfigDict) or part not in group:
@@ -155,25 +136,20 @@ def _check_key(config: ConfigDict, key: str):
 
 
 def override_keys(argv: Sequence[str]) -> list[str]:
-    """Dotted keys that the command line sets."""
-    keys = []
-    for arg in argv[1:]:
-        name = arg.lstrip("-").split("=", 1)[0]
-        if arg.startswith("-") and name.startswith(("config.", "noconfig.")):
-            keys.append(name.split(".", 1)[1])
-    return keys
+    """Returns the dotted keys that a command line sets."""
+    matches = (re.match(r"-+(?:no)?config\.([^=]*)", arg) for arg in argv[1:])
+    return [match[1] for match in matches if match]
 
 
 def _split(argv: Sequence[str]) -> tuple[str, list[str]]:
     """Splits a command line into the value of --config and all other words."""
     value, others, words = None, [], iter(argv)
     for word in words:
-        if word in ("--config", "-config"):
-            value = next(words, None)
-        elif word.startswith(("--config=", "-config=")):
-            value = word.split("=", 1)[1]
-        else:
+        flag, equals, text = word.partition("=")
+        if flag not in ("--config", "-config"):
             others.append(word)
+        else:
+            value = text if equals else next(words, None)
     if value is None:
         raise RequestError("--config=FILE is missing, such as --config=digits")
     return value, others

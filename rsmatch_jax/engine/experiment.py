@@ -1,7 +1,4 @@
-"""Builds the parts of a run from its config: data, method, networks, first state.
-
-Training and the commands that open a finished workdir share it.
-"""
+"""Builds the parts of a run from its config: data, method, networks, first state."""
 
 import dataclasses
 import functools
@@ -16,8 +13,9 @@ from rsmatch_jax import optim, step
 from rsmatch_jax.augment import views
 from rsmatch_jax.data import normalise, rs_ssl, sources
 from rsmatch_jax.data.stores import arrays
+from rsmatch_jax.data.stores.encoded import EncodedImages
 from rsmatch_jax.methods.catalogue import METHODS, Dims, Method
-from rsmatch_jax.models import networks, uint8
+from rsmatch_jax.models import networks
 from rsmatch_jax.models.networks import Network
 from rsmatch_jax.runtime import compilation, parallel
 from rsmatch_jax.state import TrainState
@@ -44,10 +42,7 @@ class Experiment:
         return step.init_state(self.method, self.nets, self.tx, self.dims, seed)
 
     def init_state(self) -> TrainState:
-        """Returns the state before step 0, placed on the devices.
-
-        One compiled call makes it: leaf by leaf it would take seconds.
-        """
+        """Returns the state before step 0, placed on the devices."""
         platform = self.devices[0].platform
         program = compilation.compiled(self.first_state, platform)
         return parallel.replicate(program(self.config.seed), self.devices)
@@ -71,8 +66,8 @@ class Experiment:
             sync_bn=self.config.model.sync_bn,
         )
 
-    def train_step(self) -> Callable:
-        """Returns the mapped train step of `one_step`; the state is donated."""
+    def train_step(self) -> jax.stages.Wrapped:
+        """Returns the mapped train step of `one_step`; it donates the state."""
         return parallel.map_step(self.one_step(), self.devices)
 
 
@@ -137,51 +132,11 @@ def build(
 ) -> Experiment:
     """Builds everything but the images; `dataset` decides how they are normalised.
 
-    saved_shapes: {path of a leaf: its shape} of a run's checkpoint. Earlier versions
-    built some networks with other shapes, which the run keeps.
+    saved_shapes: of a checkpoint's leaves. A run keeps those of an earlier version.
     """
     method = METHODS[config.method.name].make(config, dims)
     if saved_shapes:
         method = method.as_saved(saved_shapes)
-    mean, std = normalise.normalisation(dataset)
-    names = {"classifier": config.model.classifier, "detector": config.model.detector}
-    nets = {
-        network: uint8.take_uint8(
-            networks.make(
-                names[network],
-                heads,
-                dtype=jnp.dtype(config.model.dtype),
-                bn_momentum=config.model.bn_momentum,
-                sync_axis=parallel.AXIS if config.model.sync_bn else None,
-                bn_variance=config.model.bn_variance,
-                preact=config.model.wrn_preact,
-            ),
-            mean,
-            std,
-        )
-        for network, heads in method.heads(dims.num_classes).items()
-    }
-    return Experiment(
-        config=config,
-        devices=devices,
-        dims=dims,
-        method=method,
-        nets=nets,
-        tx=optim.make(
-            {name: _sgd(config, method.optimiser().get(name, {})) for name in nets},
-            config.train.num_steps,
-            config.optim.warmup_steps,
-        ),
-        views=_view_spec(config, dims),
-    )
-
-
-def _rgb(data: arrays.ImageArrays) -> arrays.ImageArrays:
-    """Returns the images with the three channels that networks take."""
-    return dataclasses.replace(data, images=arrays.to_rgb(data.images))
-
-
-def _view_spec(config: Any, dims: Dims) -> views.ViewSpec:
     spec = views.ViewSpec(
         flip=config.input.flip,
         crop_pad=dims.crop_pad,
@@ -190,10 +145,29 @@ def _view_spec(config: Any, dims: Dims) -> views.ViewSpec:
         crop_area=config.input.crop_area,
     )
     views.check(spec, dims.image_shape[0])
-    return spec
+    mean, std = normalise.normalisation(dataset)
+    nets, sgds = {}, {}
+    for network, heads in method.heads(dims.num_classes).items():
+        net = networks.make(
+            config.model[network],
+            heads,
+            dtype=jnp.dtype(config.model.dtype),
+            bn_momentum=config.model.bn_momentum,
+            sync_axis=parallel.AXIS if config.model.sync_bn else None,
+            bn_variance=config.model.bn_variance,
+            wrn_preact=config.model.wrn_preact,
+        )
+        nets[network] = networks.take_uint8(net, mean, std)
+        o: dict[str, Any] = {**config.optim, **method.optimiser().get(network, {})}
+        sgds[network] = optim.SGD(
+            o["learning_rate"], o["momentum"], o["nesterov"], o["weight_decay"]
+        )
+    tx = optim.make(sgds, config.train.num_steps, config.optim.warmup_steps)
+    return Experiment(config, devices, dims, method, nets, tx, spec)
 
 
-def _sgd(config: Any, overrides: Mapping[str, float]) -> optim.SGD:
-    o = config.optim
-    sgd = optim.SGD(o.learning_rate, o.momentum, o.nesterov, o.weight_decay)
-    return dataclasses.replace(sgd, **overrides)
+def _rgb(data: arrays.ImageArrays) -> arrays.ImageArrays:
+    """Returns the images with the three channels that networks take."""
+    if isinstance(data.images, EncodedImages):  # decoding makes three
+        return data
+    return dataclasses.replace(data, images=arrays.to_rgb(data.images))

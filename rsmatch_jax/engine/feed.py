@@ -1,13 +1,13 @@
-"""The two ways in which steps get their images, behind one interface.
+"""The two ways in which steps get their images: from the device, or from tf.data.
 
-A feed holds the mapped train step and the images. The loop says how many steps a
-dispatch may take, the feed says how many it took.
+The loop says how many steps a dispatch may take, the feed says how many it took.
 """
 
 import functools
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
+import jax
 import numpy as np
 
 from rsmatch_jax import step
@@ -22,59 +22,72 @@ from rsmatch_jax.state import Batch, TrainState
 GIB = 2**30
 
 
-class Feed(Protocol):
-    """most: the maximum number of steps in one dispatch."""
+class Feed:
+    """The mapped train step, which is compiled once, and its images. most: the maximum
+    number of steps in one dispatch."""
 
-    most: int
+    most = 1
+
+    def __init__(self, exp: Experiment, mapped: jax.stages.Wrapped):
+        self._exp, self._mapped = exp, mapped
+        self._program: jax.stages.Compiled | None = None
+
+    def inputs(self, done: int, room: int) -> tuple[tuple[Any, ...], int]:
+        """Returns the step's inputs after the state, for up to `room` of the steps
+        after `done`, and how many steps they are for."""
+        raise NotImplementedError
+
+    def lower(self, state: TrainState, done: int = 0) -> jax.stages.Lowered:
+        """Returns the program of the step after `done`, not compiled."""
+        inputs, _ = self.inputs(done, self.most)
+        return self._mapped.lower(state, *inputs)
+
+    def compile(self, state: TrainState, done: int = 0) -> jax.stages.Compiled:
+        """Compiles the step after `done` before its `run`; returns the program."""
+        platform = self._exp.devices[0].platform
+        self._program = compilation.compiled(self.lower(state, done), platform)
+        return self._program
 
     def run(
         self, state: TrainState, done: int, room: int
     ) -> tuple[TrainState, Dispatched]:
-        """Dispatches 1 to `room` of the steps after `done`, without waiting for them.
-
-        The state is donated.
-        """
-        ...
-
-    def compile(self, state: TrainState, done: int = 0) -> Any:
-        """Compiles the step after `done` before its `run`; returns the program."""
-        ...
+        """Dispatches 1 to `room` of the steps after `done`, without waiting for them;
+        donates the state."""
+        program = self._program or self.compile(state, done)
+        inputs, count = self.inputs(done, room)
+        state, metrics = program(state, *inputs)
+        return state, Dispatched(metrics, count)
 
 
 def make(exp: Experiment, task: rs_ssl.Task) -> tuple[Feed, str]:
-    """Returns the feed of a run, and lines about its memory and its input.
-
-    Raises:
-        RequestError: a device cannot hold the run, or the images do not fit
-            input.mode=resident.
-    """
-    config = exp.config
-    mode = config.input.mode
+    """Returns the feed of a run, and lines about its memory and its input; raises
+    RequestError if the run, or its images with input.mode=resident, do not fit."""
+    options, on_device = exp.config.input, resident_bytes(exp, task)
     num_bytes = resident.num_bytes(task, unlabelled=exp.method.uses_unlabeled)
     size = f"{num_bytes / 2**20:.0f} MiB of images"
-    limit = f"input.resident_budget_gb={config.input.resident_budget_gb}"
-    on_device = resident_bytes(exp, task)
-    parts, device_bytes = memory.parts(exp, on_device), memory.limit(exp.devices)
-    memory.check(parts, device_bytes, exp.method.memory_keys)
-    lines = "\n".join([*memory.describe(parts, device_bytes), "input: "])
-    if mode == "resident" and not on_device:
+    budget = options.resident_budget_gb
+    too_large = f"{size} are more than input.resident_budget_gb={budget}"
+    memory_line = memory.check(exp, on_device)
+    if options.mode == "resident" and not on_device:
         raise RequestError(
-            f"input.mode=resident: {size} are more than {limit}; raise it, or use "
-            "input.mode=tfdata"
+            f"input.mode=resident: {too_large}; raise it, or use input.mode=tfdata"
         )
     if on_device:
-        lines += f"resident, {size} on each device"
+        feed_line, steps = f"resident, {size} on each device", None
         if exp.devices[0].platform != "cpu":
-            return ResidentFeed(exp, task, config.train.steps_per_dispatch), lines
-        lines += "; one step a dispatch, because a CPU is slow at convolutions in loops"
-        return ResidentFeed(exp, task, None), lines
-    lines += "tf.data on the host"
-    if task.encoded:
-        lines += "; images are decoded at every step (data.image_size), "
-        lines += f"{size} in all"
-    elif mode != "tfdata":
-        lines += f"; {size} are more than {limit}"
-    return TfDataFeed(exp, task), lines
+            steps = exp.config.train.steps_per_dispatch
+        else:
+            feed_line += "; one step a dispatch, because a CPU is slow at convolutions "
+            feed_line += "in loops"
+        feed = ResidentFeed(exp, task, steps)
+    else:
+        feed, feed_line = TfDataFeed(exp, task), "tf.data on the host"
+        if task.encoded:
+            feed_line += "; images are decoded at every step (data.image_size), "
+            feed_line += f"{size} in all"
+        elif options.mode != "tfdata":
+            feed_line += f"; {too_large}"
+    return feed, f"{memory_line}\ninput: {feed_line}"
 
 
 def resident_bytes(exp: Experiment, task: rs_ssl.Task) -> int:
@@ -86,29 +99,13 @@ def resident_bytes(exp: Experiment, task: rs_ssl.Task) -> int:
     return num_bytes if num_bytes <= options.resident_budget_gb * GIB else 0
 
 
-class ResidentFeed:
-    """Images and views on the device, several steps a dispatch.
-
-    One program for any number of steps: the length of a dispatch changes no bit.
-    """
+class ResidentFeed(Feed):
+    """Images and views on the device, several steps a dispatch. All lengths have one
+    program, so that they change no bit."""
 
     def __init__(self, exp: Experiment, task: rs_ssl.Task, loop: int | None):
         """loop: maximum of steps a dispatch; None = a program of one step, no loop."""
-        self.most = loop or 1
-        self._exp, self._loop, self._program = exp, loop is not None, None
-        self._data = parallel.replicate(
-            resident.gather(
-                task,
-                exp.views,
-                oracle=exp.method.needs_truth,
-                unlabelled=exp.method.uses_unlabeled,
-            ),
-            exp.devices,
-        )
-        self._ranks = parallel.ranks(exp.devices)
-        self._epoch, self._orders = None, None
-
-        train_step = exp.one_step()
+        train_step, method = exp.one_step(), exp.method
 
         def one(state, inputs):
             data, orders = inputs
@@ -118,38 +115,33 @@ class ResidentFeed:
                 exp.views,
                 state.key,
                 state.step,
-                weak_views=exp.method.weak_views,
+                weak_views=method.weak_views,
             )
             return train_step(state, batch)
 
-        program = step.repeat(one, self.most) if self._loop else one
-        self._step = parallel.map_resident_step(
-            program, 2 if self._loop else 1, exp.devices
+        program = step.repeat(one, loop) if loop else one
+        mapped = parallel.map_resident_step(program, 2 if loop else 1, exp.devices)
+        super().__init__(exp, mapped)
+        self.most, self._loop = loop or 1, loop is not None
+        images = resident.gather(
+            task, exp.views, oracle=method.needs_truth, unlabelled=method.uses_unlabeled
         )
+        self._images = parallel.replicate(images, exp.devices)
+        self._ranks = parallel.ranks(exp.devices)
+        self._epoch, self._orders = -1, None
 
-    def run(self, state, done, room):
+    def inputs(self, done, room):
+        self.prepare(done)
         into_epoch = done % sampler.STEPS_PER_EPOCH
         count = min(room, self.most, sampler.STEPS_PER_EPOCH - into_epoch)
-        program = self._program or self.compile(state)
-        state, metrics = program(state, *self._arguments(done, count))
-        return state, Dispatched(metrics, count)
-
-    def lower(self, state: TrainState) -> Any:
-        """Returns the step's program before it is compiled, a jax.stages.Lowered."""
-        return self._step.lower(state, *self._arguments(0, self.most))
-
-    def compile(self, state, done=0):
-        del done  # all steps have one program
-        platform = self._exp.devices[0].platform
-        self._program = compilation.compiled(self.lower(state), platform)
-        return self._program
+        counts = [np.int32(count)] if self._loop else []
+        return ((self._images, self._orders), *counts, self._ranks), count
 
     def prepare(self, done: int):
         """Makes the orders of images for the epoch of the step after `done`."""
         epoch = done // sampler.STEPS_PER_EPOCH
         if epoch != self._epoch:
-            dims = self._exp.dims
-            unlabelled = self._exp.method.uses_unlabeled
+            dims, unlabelled = self._exp.dims, self._exp.method.uses_unlabeled
             orders = resident.epoch_orders(
                 self._exp.config.seed,
                 epoch,
@@ -161,18 +153,9 @@ class ResidentFeed:
             self._orders = parallel.replicate(orders, self._exp.devices)
             self._epoch = epoch
 
-    def _arguments(self, done, count):
-        self.prepare(done)
-        inputs = (self._data, self._orders)
-        if self._loop:
-            return inputs, np.int32(count), self._ranks
-        return inputs, self._ranks
 
-
-class TfDataFeed:
+class TfDataFeed(Feed):
     """Views that tf.data makes on the host, one step a dispatch."""
-
-    most = 1
 
     def __init__(self, exp: Experiment, task: rs_ssl.Task):
         try:
@@ -183,11 +166,11 @@ class TfDataFeed:
                 f"input.mode=tfdata needs TensorFlow ({e}): pip install -r "
                 "requirements.txt, or use input.mode=resident"
             ) from e
-        config = exp.config
-        ratio = config.train.unlabeled_ratio if exp.method.uses_unlabeled else 0
-        self._exp, self._step, self._program = exp, exp.train_step(), None
+        super().__init__(exp, exp.train_step())
+        config, method = exp.config, exp.method
+        ratio = config.train.unlabeled_ratio if method.uses_unlabeled else 0
         self._batches: Iterator[Batch] | None = None
-        self._first: Batch | None = None  # read to compile, not yet trained on
+        self._read: Batch | None = None  # read to compile, not yet trained on
         self._open = functools.partial(
             tf_pipeline.batches,
             task.lab_images,
@@ -199,32 +182,20 @@ class TfDataFeed:
             unlabeled_ratio=ratio,
             num_steps=config.train.num_steps,
             prefetch=config.input.prefetch,
-            weak_views=exp.method.weak_views,
-            synthetic=task.unl_synthetic if exp.method.needs_truth else None,
+            weak_views=method.weak_views,
+            synthetic=task.unl_synthetic if method.needs_truth else None,
             own_rows=functools.partial(parallel.own_rows, devices=exp.devices),
         )
 
-    def run(self, state, done, room):
+    def inputs(self, done, room):
         del room
-        batch = self._next(done)
-        program = self._program or self._compiled(state, batch)
-        state, metrics = program(state, batch)
-        return state, Dispatched(metrics, 1)
-
-    def compile(self, state, done=0):
-        self._first = self._next(done)
-        return self._compiled(state, self._first)
-
-    def _compiled(self, state, batch):
-        platform = self._exp.devices[0].platform
-        lowered = self._step.lower(state, batch)
-        self._program = compilation.compiled(lowered, platform)
-        return self._program
-
-    def _next(self, done):
-        if self._first is not None:
-            first, self._first = self._first, None
-            return first
+        if self._read is not None:
+            batch, self._read = self._read, None
+            return (batch,), 1
         if self._batches is None:  # from here on the stream counts steps
             self._batches = self._open(start_step=done)
-        return parallel.shard_rows(next(self._batches), self._exp.devices)
+        return (parallel.shard_rows(next(self._batches), self._exp.devices),), 1
+
+    def lower(self, state, done=0):
+        (self._read,), _ = self.inputs(done, 1)  # the first `run` takes it
+        return self._mapped.lower(state, self._read)

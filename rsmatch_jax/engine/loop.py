@@ -22,7 +22,7 @@ from rsmatch_jax.runs.history import Dispatched, Record, Stopwatch
 from rsmatch_jax.runs.logbook import Logbook
 from rsmatch_jax.runtime import hosts
 from rsmatch_jax.runtime.stopping import Stop
-from rsmatch_jax.terminal import say
+from rsmatch_jax.terminal import duration, say
 
 # Work under way on the device while the next dispatch is made: enough that the device
 # never waits for the host, little enough that a stop comes soon.
@@ -31,10 +31,7 @@ STEPS = 16  # beside those of the oldest dispatch
 
 
 class Loop:
-    """The state and the files of a run.
-
-    It goes on from the newest good checkpoint, if there is one.
-    """
+    """The state and the files of a run, from its newest good checkpoint on."""
 
     def __init__(
         self,
@@ -49,17 +46,17 @@ class Loop:
         self.config = exp.config
         self.checkpoints = checkpoints
         self.state = exp.init_state()
-        self.record, first = Record(warnings=warnings), 0
-        restored = self.checkpoints.restore_newest(self.state, say)
+        restored = checkpoints.restore_newest(self.state, say)
         if restored:
-            first, self.state = restored.step, restored.state
-            self.record = Record.from_meta(restored.meta)
+            first, self.state, meta, self.fingerprint = restored
+            self.record = Record.from_meta(meta)
             say(f"resumed at step {first}")
         else:
-            for line in plan.parameters(self.state.params):
-                say(line)
+            first, self.fingerprint = 0, None
+            self.record = Record(warnings=warnings)
+            plan.print_parameters(self.state.params)
         self.first = self.step = first
-        self.fingerprint = (first, restored and restored.fingerprint)  # last saved
+        self.saved_step = first  # of `fingerprint`
         self.started = time.monotonic() - self.record.seconds
         self.clock = Stopwatch()
         self.idle_at = (first, 0.0)  # last step and time with no step under way
@@ -80,20 +77,29 @@ class Loop:
 
     def train(self, source: feed.Feed) -> dict[str, Any]:
         """Trains until the end or a stop; returns the content of result.json."""
-        with self.stop.nothing_to_save(lambda: self._write_result("stopped")):
+        try:
+            self._prepare(source)
+            with self.stop.at_signal(None):
+                self._steps(source)
+                self.checkpoints.close()
+                self.logbook.close()
+                return self._write_result("finished" if self._done() else "stopped")
+        except BaseException:
+            self._abandon()
+            raise
+
+    def _prepare(self, source: feed.Feed):
+        """Does what precedes the first step; a signal ends the process meanwhile."""
+        with self.stop.at_signal(lambda: self._write_result("stopped")):
             if self._due(self.config.eval.every_steps) and not self._evaluated():
                 self._evaluate()  # the earlier start was stopped during it
                 self._save()
             if self.step < self.config.train.num_steps:
                 self.checkpoints.prepare(self.state)
-                with self.clock.paused() as seconds:
+                begin = time.monotonic()
+                with self.clock.paused():
                     source.compile(self.state, self.step)
-                say(f"step compiled in {seconds():.1f} s")
-        with self.stop.to_save():
-            self._steps(source)
-            self.checkpoints.close()
-            self.logbook.close()
-            return self._write_result("finished" if self._done() else "stopped")
+                say(f"step compiled in {time.monotonic() - begin:.1f} s")
 
     def _done(self) -> bool:
         return self.step == self.config.train.num_steps and self._evaluated()
@@ -155,41 +161,37 @@ class Loop:
 
     def _settle(self):
         """Waits for all steps; raises RunFailed if a metric is not finite."""
-        self.record.pending = history.per_step(self.record.pending)
+        steps = history.per_step(self.record.pending)
+        self.record.pending = [*steps]
         self.under_way.clear()
-        history.require_finite(self.step, self.record.pending, self.checkpoints.latest)
+        history.require_finite(self.step, steps, self.checkpoints.latest)
         self.idle_at = (self.step, self.clock.read())
 
     def _log(self, step: int, pending: history.Pending):
-        """Writes the means of the metrics of the interval that ended with `step`."""
+        """Writes and prints the means of the metrics of the interval up to `step`."""
         steps = history.per_step(pending)  # waits for the device
         since, begin = self.idle_at
         history.require_finite(step, steps, self.checkpoints.latest)
         alarms = self.exp.method.alarms(
-            steps,
-            first=step == len(steps),
-            images_a_step=self.exp.dims.unlabeled_batch,
+            steps, first=step == len(steps), images_a_step=self.exp.dims.unlabeled_batch
         )
         for warning in self.record.warn_once(alarms, step):
             say(f"warning: {warning}")
         means = history.interval_means(steps)
         self.record.utilisation = means.get("utilisation")
         self.logbook.write(step, {f"train/{k}": v for k, v in means.items()})
-        to_come = self.config.train.num_steps - step
-        self.logbook.progress(
-            step,
-            {k: means[k] for k in self.exp.method.progress if k in means},
-            rate=(step - since) / max(self.clock.read() - begin, 1e-9),
-            extra_seconds=self.evaluation_seconds
-            * math.ceil(to_come / self.config.eval.every_steps),
-            alarms=list(alarms),
-        )
+        rate = (step - since) / max(self.clock.read() - begin, 1e-9)
+        last = self.config.train.num_steps
+        evaluations = math.ceil((last - step) / self.config.eval.every_steps)
+        to_go = (last - step) / rate + evaluations * self.evaluation_seconds
+        parts = [f"step {step}/{last}"]
+        parts += [f"{k} {means[k]:.3f}" for k in self.exp.method.progress if k in means]
+        parts += [f"{rate:.2f} steps/s", f"ETA {duration(to_go)}"]
+        say("  ".join([*parts, *(f"WARNING: {alarm}" for alarm in alarms)]))
 
     def _evaluate(self) -> bool:
-        """Evaluates, writes metrics, pictures and result.json; True for a new best.
-
-        If a stop becomes due, it returns False and writes nothing.
-        """
+        """Evaluates, writes metrics, pictures and result.json; True for a new best. If
+        a stop becomes due, it writes nothing."""
         begin, step = time.monotonic(), self.step
         queue = self.exp.method.queue(self.state.extra)
         try:
@@ -212,32 +214,26 @@ class Loop:
         shown = {names.TITLES[key]: metrics[key] for key in names.SHOWN}
         text = "  ".join(f"{k} {v:.4f}" for k, v in shown.items() if v is not None)
         say(f"evaluation at step {step}: {text}{'  (best)' if best else ''}")
-        confusion = io.BytesIO()
-        np.save(confusion, measured.confusion)
-        self._write(workdir.CONFUSION_FILE, confusion.getvalue())
-        self._write(workdir.MISTAKES_FILE, measured.mistakes.to_bytes())
+        confusion, mistakes = io.BytesIO(), measured.mistakes.to_bytes()
+        np.save(confusion, measured.confusion)  # into a file, it hides a full disk
+        files.write_bytes(self._path(workdir.CONFUSION_FILE), confusion.getvalue())
+        files.write_bytes(self._path(workdir.MISTAKES_FILE), mistakes)
         if metrics["queue_fill"]:
-            picture = queue_picture.draw_queue(
-                os.path.join(self.folder, workdir.QUEUE_PICTURE),
-                jax.device_get(queue),
-                self.task,
-                f"CSQueue at step {step}",
-            )
+            path, title = self._path(workdir.QUEUE_PICTURE), f"CSQueue at step {step}"
+            on_host = jax.device_get(queue)
+            picture = queue_picture.draw_queue(path, on_host, self.task, title)
             self.logbook.write_image(step, "queue", picture)
         self._write_result("running")
         self.evaluation_seconds = time.monotonic() - begin
         return best
 
-    def _write(self, name: str, content: bytes):
-        files.write_bytes(os.path.join(self.folder, name), content)
-
     def _save(self):
         self._clock_in()
         self.record.metrics_bytes = self.logbook.sync()
-        text = self.checkpoints.save(
+        self.fingerprint = self.checkpoints.save(
             self.step, self.state, self.record.to_meta(), self.record.best_step
         )
-        self.fingerprint = (self.step, text)
+        self.saved_step = self.step
 
     def _clock_in(self):
         """Records the time spent, and the speed since the start."""
@@ -248,7 +244,7 @@ class Loop:
             rate = (self.step - self.first) / max(self.clock.read(), 1e-9)
             self.record.images_per_second = t.batch_size * (1 + views) * rate
 
-    def abandon(self):
+    def _abandon(self):
         """Cleans up after a failure: waits for saves, and notes it in result.json."""
         actions = [lambda: self._write_result("failed"), self.logbook.close]
         # One of several processes that fails alone would wait for the others.
@@ -260,12 +256,14 @@ class Loop:
 
     def _write_result(self, status: str) -> dict[str, Any]:
         self._clock_in()
-        saved_step, fingerprint = self.fingerprint
         result = self.record.result(
             status=status,
             config=self.config.to_dict(),
             step=self.step,
-            fingerprint=fingerprint if saved_step == self.step else None,
+            fingerprint=self.fingerprint if self.saved_step == self.step else None,
         )
-        files.write_json(os.path.join(self.folder, workdir.RESULT_FILE), result)
+        files.write_json(self._path(workdir.RESULT_FILE), result)
         return result
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.folder, name)

@@ -1,7 +1,7 @@
 """Counts what a run keeps on each device; refuses a run that does not fit."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
 import jax
 
@@ -25,10 +25,7 @@ _GIB, _MIB = 2**30, 2**20
 
 def parts(exp: Experiment, images: int) -> dict[str, int]:
     """Returns bytes on each device: the parts of KEYS and of the method's memory_keys.
-
-    images: bytes of the images on a device. Activations are not counted: only the
-    compiled program knows them.
-    """
+    images: their bytes on a device. Only the compiled program knows the activations."""
     state = exp.first_state.out_info
     large = {name: size(state.extra[name]) for name in exp.method.memory_keys}
     dims, t = exp.dims, exp.config.train
@@ -46,42 +43,33 @@ def parts(exp: Experiment, images: int) -> dict[str, int]:
     }
 
 
-def describe(parts: Mapping[str, int], limit: int | None) -> Iterator[str]:
-    """Yields one line for the start of a run."""
-    listed = [f"{name} {in_words(n)}" for name, n in parts.items() if n >= _MIB]
-    of = "" if limit is None else f" of {in_words(limit)}"
-    yield (
-        f"memory per device: {in_words(sum(parts.values()))}{of}, before activations"
-        + (f": {', '.join(listed)}" if listed else "")
-    )
-
-
-def check(parts: Mapping[str, int], limit: int | None, memory_keys: Mapping[str, str]):
-    """Raises RequestError if the parts, a lower bound, exceed `limit` bytes.
-
-    None = no limit. memory_keys: of the method.
-    """
-    total = sum(parts.values())
-    if limit is None or total <= limit:
-        return
-    keys = {**KEYS, **memory_keys}
-    largest = sorted(parts, key=parts.__getitem__, reverse=True)
+def check(exp: Experiment, images: int) -> str:
+    """Returns a line about the memory of each device; raises RequestError if the parts,
+    a lower bound, exceed it."""
+    sizes, bound = parts(exp, images), limit(exp.devices)
+    total = sum(sizes.values())
+    if bound is not None and total > bound:
+        keys = {**KEYS, **exp.method.memory_keys}
+        listed = ", ".join(
+            f"{in_words(sizes[name])} of {name} (lower {keys[name]})"
+            for name in sorted(sizes, key=sizes.__getitem__, reverse=True)
+            if sizes[name] > _LARGE * total
+        )
+        raise RequestError(
+            f"a device has {in_words(bound)} of memory, this run keeps "
+            f"{in_words(total)} on each, most of it {listed}"
+        )
     listed = ", ".join(
-        f"{in_words(parts[name])} of {name} (lower {keys[name]})"
-        for name in largest
-        if parts[name] > _LARGE * total
+        f"{name} {in_words(n)}" for name, n in sizes.items() if n >= _MIB
     )
-    raise RequestError(
-        f"a device has {in_words(limit)} of memory, this run keeps {in_words(total)} "
-        f"on each, most of it {listed}"
-    )
+    of = "" if bound is None else f" of {in_words(bound)}"
+    line = f"memory per device: {in_words(total)}{of}, before activations"
+    return f"{line}: {listed}" if listed else line
 
 
 def limit(devices: Sequence[jax.Device]) -> int | None:
-    """Returns the bytes that a run may use on each of this process's devices.
-
-    CPUs share the machine's memory equally. None if a device does not tell.
-    """
+    """Returns the bytes that a run may use on each of this process's devices: on CPUs
+    equal shares of the machine's memory. None if a device does not tell."""
     local = [d for d in devices if d.process_index == jax.process_index()]
     stats = local[0].memory_stats() or {}
     if "bytes_limit" in stats:

@@ -12,6 +12,7 @@ from rsmatch_jax.engine import memory
 from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.engine.feed import Feed
 from rsmatch_jax.state import PyTree
+from rsmatch_jax.terminal import say
 
 TIMED = 3  # dispatches
 
@@ -41,28 +42,27 @@ def describe(exp: Experiment, task: rs_ssl.Task) -> Iterator[str]:
     )
 
 
-def parameters(params: PyTree) -> Iterator[str]:
-    """Yields a line per network: its number of parameters, and that of each part."""
+def print_parameters(params: PyTree):
+    """Prints for each network its number of parameters, and that of each part."""
     for name, tree in params.items():
         parts = [f"{part} {_count(sub):,}" for part, sub in sorted(tree.items())]
-        yield f"network {name}: {_count(tree):,} parameters ({', '.join(parts)})"
+        say(f"network {name}: {_count(tree):,} parameters ({', '.join(parts)})")
 
 
-def measure(exp: Experiment, source: Feed) -> Iterator[str]:
-    """Compiles the step, times a few on a temporary state and yields the figures."""
+def measure(exp: Experiment, source: Feed):
+    """Compiles the step, times a few on a temporary state and prints the figures."""
     state = exp.init_state()
-    yield from parameters(state.params)
+    print_parameters(state.params)
     state_bytes = memory.size(state)
     begin = time.monotonic()
     analysis = source.compile(state).memory_analysis()
-    compile_seconds = time.monotonic() - begin
-    yield (
+    assert analysis is not None
+    say(
         f"memory of a step: state {memory.in_words(state_bytes)}, temporary "
         f"{memory.in_words(analysis.temp_size_in_bytes)} per device; compiled in "
-        f"{compile_seconds:.1f} s"
+        f"{time.monotonic() - begin:.1f} s"
     )
-    seconds, done = [], 0
-    last = exp.config.train.num_steps
+    seconds, done, last = [], 0, exp.config.train.num_steps
     while len(seconds) <= TIMED and done < last:  # the first warms up
         begin = time.monotonic()
         state, dispatched = source.run(state, done, min(source.most, last - done))
@@ -71,12 +71,11 @@ def measure(exp: Experiment, source: Feed) -> Iterator[str]:
         done += dispatched.count
     timed = seconds[1:] or seconds  # a run of one step has one dispatch
     per_step = float(np.median(timed))
-    total = per_step * last
-    yield (
+    say(
         f"time: {per_step:.3f} s a step (median of {len(timed)} dispatches), "
-        f"{total / 3600:.1f} h for all of them, without evaluations"
+        f"{per_step * last / 3600:.1f} h for all of them, without evaluations"
     )
-    yield "nothing was trained or written"
+    say("nothing was trained or written")
 
 
 def _count(tree: PyTree) -> int:

@@ -1,10 +1,9 @@
 """Configs of workdirs, read by a version that may have more or fewer keys.
 
-A run that began before a key existed keeps the key's neutral value, which stands beside
-the key in configs/common.py (`Later`).
+A run that began before a key existed keeps its neutral value (configs/common.py,
+`Later`).
 """
 
-import copy
 import functools
 import os
 import sys
@@ -21,13 +20,11 @@ WAY_OUT = "choose another workdir, use the same config, or start anew with --ove
 
 
 def reference() -> tuple[Any, dict[str, Any]]:
-    """Returns configs/common.py's config and {dotted key: neutral value} of its later
-    keys."""
-    common = config_file.find("common")
-    return (
-        config_file.call(common, "get_config"),
-        config_file.call(common, "neutral_values"),
-    )
+    """Returns configs/common.py's config and {later key: neutral value}."""
+    path = config_file.find("common")
+    functions = ("get_config", "neutral_values")
+    config, neutral = (config_file.call(path, function) for function in functions)
+    return config, neutral
 
 
 @functools.cache
@@ -37,13 +34,10 @@ def neutral_values() -> Mapping[str, Any]:
 
 
 def load(folder: str) -> Any:
-    """Returns the locked config of the run in a workdir.
+    """Returns the locked config of the run in a workdir. Keys that it lacks get neutral
+    values, and a line on stderr names those that its method uses.
 
-    Keys that the run lacks have their neutral values, and a line on stderr names those
-    that its method uses. Keys that this version lacks stay in the config.
-
-    Raises:
-        RequestError: there is no run, or a value cannot work or is missing.
+    Raises RequestError if there is no run, or a value cannot work or is missing.
     """
     if not os.path.isdir(folder):
         raise RequestError(f"--workdir={folder}: there is no such folder")
@@ -54,8 +48,7 @@ def load(folder: str) -> Any:
             f"--workdir={folder} holds no run (no {workdir.CONFIG_FILE}); name the "
             "--workdir of a launch.py"
         )
-    config, _ = reference()
-    neutral = missing_values(saved, path)
+    neutral, (config, _) = missing_values(saved, path), reference()
     try:
         with config.unlocked():
             config.update(saved)
@@ -72,54 +65,42 @@ def load(folder: str) -> Any:
 
 
 def missing_values(saved: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """Returns {dotted key: neutral value} of the keys that a saved config lacks.
-
-    path: of its file. Raises RequestError if a key has no neutral value.
-    """
+    """Returns {key: neutral value} of the keys that the config saved at `path` lacks;
+    raises RequestError if a key has none."""
     config, neutral = reference()
-    flat = workdir.flat(saved)
+    flat, defaults = workdir.flat(saved), workdir.flat(config.to_dict())
     # A null counts only if the key may be None.
-    missing = [
+    lacking = [
         key
-        for key, default in workdir.flat(config.to_dict()).items()
-        if key not in flat
-        or (flat[key] is None and default is not None and key not in neutral)
+        for key, default in defaults.items()
+        if key not in neutral and flat.get(key) is None
+        if key not in flat or default is not None
     ]
-    unknown = [key for key in missing if key not in neutral]
-    if unknown:
-        listed = ", ".join([*unknown[:4], *(["..."] if unknown[4:] else [])])
+    if lacking:
+        listed = ", ".join([*lacking[:4], *(["..."] if lacking[4:] else [])])
         raise RequestError(
             f"{path} lacks {listed}: no version wrote such a config; restore the file, "
             "or use the version that trained the run"
         )
-    return {key: neutral[key] for key in missing}
+    return {key: neutral[key] for key in defaults if key not in flat}
 
 
 def completed(saved: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a saved config with neutral values for the later keys that it lacks."""
-    config, flat = copy.deepcopy(dict(saved)), workdir.flat(saved)
-    for key, value in neutral_values().items():
-        if key not in flat:
-            _put(config, key, value)
+    config = {}
+    for key, value in {**neutral_values(), **workdir.flat(saved)}.items():
+        _put(config, key, value)
     return config
 
 
 def continue_run(
-    folder: str,
-    config: Any,
-    explicit: Collection[str] = (),
-    way_out: str = WAY_OUT,
+    folder: str, config: Any, explicit: Collection[str] = (), way_out: str = WAY_OUT
 ) -> dict[str, Any]:
-    """Checks that a config continues the run in a folder; passes if there is none.
+    """Returns {dotted key: neutral value} that the run in a folder keeps instead of the
+    default; raises RequestError, ending with `way_out`, if the config is another.
 
-    Only keys that the method uses are compared, and no places (PLACES) or keys that
-    change nothing of what a run computes (workdir.FREE).
-
-    Args:
-        explicit: dotted keys that the user has set, rather than a default.
-        way_out: ends the message.
-    Returns:
-        {dotted key: neutral value} that the run keeps instead of the default.
+    Keys that the method ignores, PLACES and workdir.FREE may differ. explicit: dotted
+    keys that the user has set.
     """
     workdir.check_run_or_empty(folder, way_out)
     saved = workdir.read_config(folder)
@@ -134,21 +115,16 @@ def continue_run(
     for key in keys:
         if key.startswith(workdir.FREE) or key in PLACES or key in ignored:
             continue
-        if key not in new:
-            differing.append(f"  {key}: {old[key]} there, no such key here")
-            continue
-        if key not in old and key not in neutral:
-            differing.append(f"  {key}: no such key there, {new[key]} here")
-            continue
-        # A run that began before the key existed has the neutral value in its config
-        # from its next start on.
-        value = old.get(key, neutral.get(key))
-        is_default = key not in explicit and new[key] == defaults.get(key)
-        if key in neutral and value == neutral[key] and is_default:
-            values[key] = value
-        elif value != new[key]:
-            came_later = "" if key in old else " (the run began without it)"
-            differing.append(f"  {key}: {value} there{came_later}, {new[key]} here")
+        # From its next start on, the config of an older run has the neutral value.
+        there = old.get(key, neutral.get(key, "no such key"))
+        here = new.get(key, "no such key")
+        is_default = key not in explicit and here == defaults.get(key)
+        if key in neutral and there == neutral[key] and is_default:
+            values[key] = there
+        elif there != here:
+            came_later = key in neutral and key not in old
+            began = " (the run began without it)" if came_later else ""
+            differing.append(f"  {key}: {there} there{began}, {here} here")
     if differing:
         raise RequestError(
             f"--workdir={folder} holds a run of another config:\n"

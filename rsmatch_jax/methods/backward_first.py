@@ -1,7 +1,5 @@
-"""Runs one network's forward and backward pass before the next network's.
-
-The activations of the first are freed before those of the second exist.
-"""
+"""Runs one network's forward and backward pass before the next network's, so that the
+activations of the first are freed before those of the second exist."""
 
 from collections.abc import Callable
 
@@ -17,17 +15,16 @@ def differentiated_first(
     """Returns (loss(params), aux, images), the value with its gradient already taken.
 
     loss(params) returns (scalar, aux); aux is a constant for the outer gradient. images
-    (integers) are returned unchanged, but depend on the gradient: passes of a network
-    that reads them come afterwards, when the memory of the first network is free. By
-    default XLA runs all forward passes first, then all backward passes (jax 0.10 on a
-    CPU, wrn_10_1 at 64/448: 1053 MiB of temporary memory instead of 559). It drops
-    `optimization_barrier` before it orders the operations, so the order is written as a
-    dependency of numbers.
+    (integers) come back unchanged, but depend on the gradient: a network that reads
+    them runs afterwards. By default XLA runs all forward passes first, then all
+    backward passes (jax 0.10 on a CPU, wrn_10_1 at 64/448: 1053 MiB of temporary memory
+    instead of 559). It drops `optimization_barrier` before it orders the operations, so
+    the order is written as a dependency of numbers.
     """
     params_now = jax.lax.stop_gradient(params)
     (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(params_now)
     # A sum of absolute values is never below 0, but the compiler cannot tell.
-    total = sum(jnp.sum(jnp.abs(g)) for g in jax.tree.leaves(grads))
+    total = sum((jnp.sum(jnp.abs(g)) for g in jax.tree.leaves(grads)), jnp.float32(0))
     images = jax.tree.map(lambda x: x + (total < 0).astype(x.dtype), images)
     return _with_gradient(params, value, grads), aux, images
 
@@ -39,17 +36,7 @@ def _with_gradient(params, value, grads):
     return value
 
 
-def _forward(params, value, grads):
-    del params
-    return value, grads
-
-
-def _backward(grads, cotangent):
-    return (
-        jax.tree.map(lambda g: g * cotangent, grads),
-        jnp.zeros_like(cotangent),
-        jax.tree.map(jnp.zeros_like, grads),
-    )
-
-
-_with_gradient.defvjp(_forward, _backward)
+_with_gradient.defvjp(
+    lambda params, value, grads: (value, grads),
+    lambda grads, factor: (jax.tree.map(lambda g: g * factor, grads), None, None),
+)

@@ -7,6 +7,7 @@ in step.py, for all methods. No file outside this folder names a method.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -19,12 +20,14 @@ from rsmatch_jax.methods import keys
 from rsmatch_jax.models.networks import Head, Network
 from rsmatch_jax.state import Batch, CSQueue, Outputs, PyTree
 
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Float[Array, ""]]
 Buffers = Mapping[str, jax.Array]
 # int32 class numbers, or float32 distributions over the classes.
 Labels = Int[Array, " unlabelled"] | Float[Array, "unlabelled classes"]
 Weights = Float[Array, " unlabelled"]
 Logits = Float[Array, "unlabelled classes"]
+LabLogits = Float[Array, "labelled classes"]
+Loss = Float[Array, ""]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,43 +45,32 @@ class Dims:
 
 @dataclasses.dataclass(frozen=True)
 class StepInputs:
-    """What a loss reads beside the parameters.
-
-    stats, extra: before the step. batch: this device's share. key: equal on all
-    devices. axis: the mapped axis, None = one device. ema: None unless `reads_ema`.
-    """
+    """What a loss reads beside the parameters, before the step."""
 
     nets: Mapping[str, Network]
     stats: PyTree
-    extra: PyTree
-    batch: Batch
-    key: jax.Array
+    extra: PyTree  # the method's buffers
+    batch: Batch  # this device's share
+    key: jax.Array  # equal on all devices
     step: Int[Array, ""]
-    axis: str | None
-    ema: PyTree | None = None
+    axis: str | None  # the mapped axis, None = one device
+    ema: PyTree | None = None  # shadow parameters, None unless `reads_ema`
 
 
 class Method:
-    """What training asks of a method.
+    """What training asks of a method; `heads` and `loss` have no default."""
 
-    uses_unlabeled: False = batches have no unlabelled rows.
-    weak_views: 2 = `batch.weak2` holds a second weak view of the unlabelled images.
-    reads_ema: True = `StepInputs.ema` holds the shadow parameters.
-    training_heads: heads that evaluation, inference and exports leave out. Of the
-        others "real" holds the class logits, and "detector", if there is one, the
-        logits of (real, synthetic) origin. A head's name is unique in a method.
-    rule_key: config key that names the rule, None = no rule.
-    memory_keys: {entry of the buffers: config key that makes it smaller}, for buffers
-        large enough to be listed apart.
-    progress: metrics on the progress line.
-    """
-
-    uses_unlabeled: ClassVar[bool] = True
-    weak_views: ClassVar[int] = 1
-    reads_ema: ClassVar[bool] = False
+    uses_unlabeled: ClassVar[bool] = True  # False = batches have no unlabelled rows
+    weak_views: ClassVar[int] = 1  # 2 = `batch.weak2` holds a second weak view
+    reads_ema: ClassVar[bool] = False  # True = `StepInputs.ema` has shadow parameters
+    # Heads that evaluation, inference and exports leave out. Of the others "real" holds
+    # the class logits, and "detector", if there is one, the logits of (real, synthetic)
+    # origin. A head's name is unique in a method.
     training_heads: ClassVar[frozenset[str]] = frozenset()
-    rule_key: ClassVar[str | None] = None
+    rule_key: ClassVar[str | None] = None  # config key that names the rule, if any
+    # {buffer: config key that makes it smaller}, for buffers large enough to be listed.
     memory_keys: ClassVar[Mapping[str, str]] = {}
+    # Metrics on the progress line.
     progress: ClassVar[tuple[str, ...]] = ("loss", "utilisation")
 
     @classmethod
@@ -98,11 +90,8 @@ class Method:
         return []
 
     def as_saved(self, shapes: Mapping[str, tuple[int, ...]]) -> "Method":
-        """Returns the method whose networks have the shapes of a checkpoint.
-
-        For methods that earlier versions built with other shapes. shapes: {path of a
-        leaf of the state: its shape}.
-        """
+        """Returns the method with the network shapes of an earlier version's run.
+        shapes: {path of a leaf of the state: its shape}."""
         return self
 
     @property
@@ -120,12 +109,11 @@ class Method:
 
     def inference_heads(self, num_classes: int) -> dict[str, dict[str, Head]]:
         """Returns `heads` without training_heads; a network without heads drops out."""
-        networks = {}
-        for network, heads in self.heads(num_classes).items():
-            for head, size in heads.items():
-                if head not in self.training_heads:
-                    networks.setdefault(network, {})[head] = size
-        return networks
+        networks = {
+            network: {h: s for h, s in heads.items() if h not in self.training_heads}
+            for network, heads in self.heads(num_classes).items()
+        }
+        return {network: heads for network, heads in networks.items() if heads}
 
     def init_extra(self, dims: Dims) -> PyTree:
         """Returns the buffers before step 0, every leaf with an explicit dtype."""
@@ -137,11 +125,11 @@ class Method:
 
     def loss(
         self, params: PyTree, inputs: StepInputs
-    ) -> tuple[Float[Array, ""], tuple[PyTree, PyTree, Metrics]]:
-        """Returns this device's loss and (new stats, new extra, metrics).
+    ) -> tuple[Loss, tuple[PyTree, PyTree, Metrics]]:
+        """Returns this device's loss, float32, and (new stats, new extra, metrics).
 
-        The float32 loss's mean over devices is differentiated. New extra must be equal
-        on all devices. Metrics are scalars; the step reports their means over devices.
+        The losses' mean over devices is differentiated. New extra must be equal on all
+        devices. Metrics are scalars; the step reports their means over devices.
         """
         raise NotImplementedError
 
@@ -149,33 +137,25 @@ class Method:
         self, steps: Sequence[Mapping[str, float]], *, first: bool, images_a_step: int
     ) -> dict[str, str]:
         """Returns {short name for the progress line: warning} of one log interval.
-
-        steps: metrics of each step. first: of the run. images_a_step: unlabelled ones.
-        """
+        steps: metrics of each. first: of the run. images_a_step: unlabelled ones."""
         return {}
 
 
 @dataclasses.dataclass(frozen=True)
 class RuleInputs:
-    """What a rule sees of a step: this device's rows, constants for the gradient.
-
-    weak_logits: of the unlabelled images' weak views. indices: their positions in the
-    unlabelled set. lab_logits, labels: of the labelled images. axis: the mapped axis,
-    None = one device.
-    """
+    """What a rule sees of a step: this device's rows, constants for the gradient."""
 
     weak_logits: Logits
-    indices: Int[Array, " unlabelled"]
-    lab_logits: Float[Array, "labelled classes"]
+    indices: Int[Array, " unlabelled"]  # positions in the unlabelled set
+    lab_logits: LabLogits
     labels: Int[Array, " labelled"]
-    axis: str | None
+    axis: str | None  # the mapped axis, None = one device
 
 
 class Rule:
     """A pseudo-labelling rule: how much each unlabelled image is trusted in a step.
 
-    A frozen dataclass of hyper-parameters with pure functions. Buffers live in the
-    train state and must be equal on all devices.
+    Like a method, a frozen dataclass. Its buffers must be equal on all devices.
     """
 
     @classmethod
@@ -189,40 +169,37 @@ class Rule:
     def select(
         self, inputs: RuleInputs, buffers: Buffers
     ) -> tuple[Labels, Weights, Buffers]:
-        """Returns (labels, weights, new buffers), constants for the gradient.
-
-        A weight is the factor of a row in the unlabelled loss.
-        """
+        """Returns (labels, weights, new buffers), constants for the gradient. A weight
+        is the factor of a row in the unlabelled loss."""
         raise NotImplementedError
 
     def regulariser(
-        self,
-        strong_logits: Logits,
-        weights: Weights,
-        buffers: Buffers,
-        axis: str | None,
-    ) -> tuple[Float[Array, ""], Metrics]:
-        """Returns a weighted term of the loss, equal on all devices, and its metrics.
-
-        buffers: those that `select` returned.
-        """
+        self, logits: Logits, weights: Weights, buffers: Buffers, axis: str | None
+    ) -> tuple[Loss, Metrics]:
+        """Returns a weighted term of the loss, equal on all devices, and its metrics,
+        from the logits of the strong views and what `select` returned."""
         return jnp.float32(0.0), {}
 
 
-def rule_inputs(lab: jax.Array, weak: jax.Array, inputs: StepInputs) -> RuleInputs:
-    """Returns a rule's view of a step, from labelled and weak logits."""
-    batch = inputs.batch
+def rule_inputs(lab: LabLogits, weak: Logits, inputs: StepInputs) -> RuleInputs:
+    """Returns what a rule sees, from labelled and weak logits."""
     lab, weak = jax.lax.stop_gradient((lab, weak))
+    batch = inputs.batch
     return RuleInputs(weak, batch.indices, lab, batch.labels, inputs.axis)
 
 
-def pseudo_label_loss(
-    logits: Logits, labels: Labels, weights: Weights
-) -> Float[Array, ""]:
+def pseudo_label_loss(logits: Logits, labels: Labels, weights: Weights) -> Loss:
     """Returns the weighted cross-entropy, divided by the number of ALL rows."""
     hard = labels.ndim == 1
     entropy = losses.cross_entropy if hard else losses.soft_cross_entropy
     return losses.masked_mean(entropy(logits, labels), weights)
+
+
+def written_once(slots: Int[Array, " n"], size: int) -> Int[Array, " n"]:
+    """Sends all but the last row of a repeated slot out of range, to `size`, because a
+    scatter has no defined order of duplicates."""
+    again = jnp.triu(slots[:, None] == slots[None, :], k=1).any(axis=1)
+    return jnp.where(again, size, slots)
 
 
 def forward(
@@ -232,13 +209,13 @@ def forward(
     labelled: Sequence[UInt8[Array, "_ height width 3"]],
     weak_forward: str,
 ) -> tuple[list[Outputs], Outputs, Outputs, PyTree]:
-    """Runs the network `name` in training mode on labelled groups and on both views.
+    """Runs a network in training mode on labelled groups and on both views.
 
+    Returns (outputs per labelled group, weak outputs, strong outputs, new stats).
     weak_forward="cat": one pass over all rows, joint BN statistics. The weak images
     reach the gradient through those statistics, so only their logits may be treated as
     constants. "separate": labelled and strong rows together, then the weak rows without
     gradient (31 % fewer FLOPs, another gradient).
-    Returns (outputs per labelled group, weak outputs, strong outputs, new stats).
     """
     net, params, stats = inputs.nets[name], params[name], inputs.stats[name]
     weak, strong = inputs.batch.weak, inputs.batch.strong
@@ -255,9 +232,6 @@ def forward(
 
 def split(outputs: Outputs, groups: Sequence[Any]) -> list[Outputs]:
     """Cuts the outputs of concatenated groups into one Outputs per group."""
-    parts, start = [], 0
-    for group in groups:
-        end = start + group.shape[0]
-        parts.append(jax.tree.map(lambda x, a=start, b=end: x[a:b], outputs))
-        start = end
-    return parts
+    cuts = list(itertools.accumulate((len(group) for group in groups), initial=0))
+    rows = itertools.starmap(slice, itertools.pairwise(cuts))
+    return [jax.tree.map(lambda x, s=s: x[s], outputs) for s in rows]

@@ -2,11 +2,10 @@
 
 from rsmatch_jax.methods import keys
 from rsmatch_jax.methods.base import Dims, Method
+from rsmatch_jax.methods.baselines import SelfTraining, Supervised
 from rsmatch_jax.methods.rsmatch import RSMatch
 from rsmatch_jax.methods.rules import RULES
-from rsmatch_jax.methods.self_training import SelfTraining
 from rsmatch_jax.methods.simmatch import SimMatch
-from rsmatch_jax.methods.supervised import Supervised
 
 __all__ = ["METHODS", "RULES", "Dims", "Method", "blocks_in_use", "owners", "readers"]
 
@@ -19,8 +18,7 @@ METHODS: dict[str, type[Method]] = {
 
 
 def blocks_in_use(config: keys.Config) -> dict[str, str]:
-    """Returns {block of `method`: config key that chooses it} of the config's method
-    and, if that takes one, its rule."""
+    """Returns {block of `method`: config key that chooses it}, of method and rule."""
     name = config.method.name
     used = {name: "method.name"}
     rule_key = METHODS[name].rule_key
@@ -46,13 +44,18 @@ def readers(path: str) -> list[str]:
 
 
 def check(config: keys.Config):
-    """Raises RequestError for keys of methods and rules that cannot work.
-
-    Bounds are checked in all blocks, how keys fit each other for what is in use.
-    """
+    """Raises RequestError for keys out of bounds, in all blocks, and for keys in use
+    that do not fit each other."""
     for name, cls in [*METHODS.items(), *RULES.items()]:
         keys.check(cls, name, config)
     METHODS[config.method.name].check(config)
     for block in blocks_in_use(config):
         if block in RULES:
             RULES[block].check(config)
+
+
+def reset_refused(config: keys.Config):
+    """Resets the keys that the config's method refuses."""
+    for name, cls in METHODS.items():
+        if name != config.method.name:
+            keys.reset_refused(cls, name, config)

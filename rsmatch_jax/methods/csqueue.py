@@ -1,10 +1,10 @@
 """CSQueue (section 4.3): class-wise queues of images that are probably synthetic.
 
-A ring buffer of fixed shape on the device: K first-in first-out queues of N_q slots
-hold weakly augmented images as uint8, before normalisation (lossless and a quarter of
-float32). All shapes are static: rows that do not count are ranked with -inf and written
-out of range, where `mode="drop"` discards them. With the state donated, a push writes
-P*Q slots in place, for any K.
+A ring buffer on the device: K first-in first-out queues of N_q slots hold weakly
+augmented images as uint8, before normalisation (lossless and a quarter of float32). All
+shapes are static: rows that do not count are ranked with -inf and written out of range,
+where `mode="drop"` discards them. With the state donated, a push writes P*Q slots in
+place, for any K.
 """
 
 import jax
@@ -41,11 +41,11 @@ def push(
 ) -> CSQueue:
     """Updating strategy: pushes the top-Q rows of a class into each of P random queues.
 
-    images, indices, classes (the queue of a row) and scores (p'_s, Eq. 1; -inf = not
-    eligible) are this device's rows; queue and key are equal on all devices. P = select
-    queues are drawn without replacement, Q = top. The candidates are ranked over the
-    global batch, so the result does not depend on the number of devices; on equal
-    scores the earlier row of the batch wins. axis: the mapped axis, None = one device.
+    P = select, Q = top. images, indices, classes (the queue of a row) and scores (p'_s;
+    -inf = not eligible) are this device's rows; queue and key are equal on all devices.
+    Ranks are of the global batch, so the result does not depend on the number of
+    devices; on equal scores the earlier row wins. axis: the mapped axis, None = one
+    device.
     """
     num_queues, length = queue.indices.shape
     queues = draw_queues(key, num_queues, select)  # P
@@ -82,15 +82,12 @@ def draw_queues(key: jax.Array, num_queues: int, select: int) -> Int[Array, " se
 
 
 def sample_distinct(queue: CSQueue, key: jax.Array, batch: int) -> Slots:
-    """Draws B different filled slots, uniformly.
-
-    Returns (slots, flat over [K * N_q]; ready: the queue holds at least B images). The
-    slots mean nothing if it is not ready.
-    """
-    rank = jnp.where(
-        filled(queue).reshape(-1), jax.random.uniform(key, (queue.capacity,)), -1.0
-    )
-    slots = jax.lax.top_k(rank, batch)[1]
+    """Draws B different filled slots, uniformly: (slots, flat over [K * N_q]; ready, if
+    the queue holds at least B images). The slots mean nothing if it is not ready."""
+    # A queue fills from slot 0.
+    filled = jnp.arange(queue.indices.shape[1])[None, :] < queue.count[:, None]
+    random = jax.random.uniform(key, (queue.capacity,))
+    slots = jax.lax.top_k(jnp.where(filled.reshape(-1), random, -1.0), batch)[1]
     return slots, jnp.sum(queue.count) >= batch
 
 
@@ -126,38 +123,18 @@ def take(
     return queue.images.reshape(-1, *queue.images.shape[2:])[slots]
 
 
-def filled(queue: CSQueue) -> Bool[Array, "queues length"]:
-    """Returns which slots hold an image: a queue fills from slot 0."""
-    return jnp.arange(queue.indices.shape[1])[None, :] < queue.count[:, None]
-
-
 def fill(queue: CSQueue) -> Float[Array, ""]:
     """Returns the share of slots that hold an image."""
     return jnp.sum(queue.count).astype(jnp.float32) / queue.capacity
 
 
 def _best_of_all_devices(candidates, top, axis):
-    """Merges each device's candidates [P, q, ...] to the best, [P, min(top, D q), ...].
-
-    Only these rows travel, never the batch. Two sort keys, because a plain top-k over
-    gathered rows would break ties by device.
-    """
-    score, position, index, image = (
-        _join_candidates(parallel.gather(x, axis)) for x in candidates
+    """Merges all devices' (score, position, ...) [P, q, ...] to the best `top`, without
+    position. Only these rows travel, never the batch. Two sort keys, because a plain
+    top-k over gathered rows would break ties by device."""
+    score, position, *others = (
+        jax.lax.all_gather(x, axis, axis=1, tiled=True) for x in candidates
     )
-    order = jax.lax.sort(
-        (-score, position, jax.lax.broadcasted_iota(jnp.int32, score.shape, 1)),
-        dimension=1,
-        num_keys=2,
-    )[2][:, :top]
-    return (
-        jnp.take_along_axis(score, order, axis=1),
-        jnp.take_along_axis(index, order, axis=1),
-        jnp.take_along_axis(image, order[:, :, None, None, None], axis=1),
-    )
-
-
-def _join_candidates(x: jax.Array) -> jax.Array:
-    """Reshapes [D, P, q, ...] to [P, D * q, ...]."""
-    x = x.swapaxes(0, 1)
-    return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])
+    best = jnp.lexsort((position, -score), axis=1)[:, :top]
+    queue = jnp.arange(best.shape[0])[:, None]
+    return [x[queue, best] for x in (score, *others)]

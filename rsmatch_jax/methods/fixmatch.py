@@ -1,7 +1,5 @@
-"""FixMatch (Sohn et al. 2020): one fixed confidence threshold for all pseudo-labels.
-
-As in USB (semilearn algorithms/fixmatch/fixmatch.py).
-"""
+"""FixMatch (Sohn et al. 2020): one fixed confidence threshold for all pseudo-labels. As
+in USB (semilearn algorithms/fixmatch/fixmatch.py)."""
 
 import dataclasses
 
@@ -13,9 +11,9 @@ from rsmatch_jax.methods import base, keys
 
 @dataclasses.dataclass(frozen=True)
 class FixMatch(base.Rule):
-    """threshold: tau. No buffers."""
+    """One threshold, no buffers."""
 
-    threshold: float = keys.key("method.threshold")
+    threshold: float = keys.key("method.threshold")  # tau
 
     def select(self, inputs, buffers):
         """weight = [max q >= tau]."""

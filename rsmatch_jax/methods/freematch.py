@@ -1,8 +1,6 @@
 """FreeMatch (Wang et al. 2023): thresholds that follow the model's own confidence, and
-a fairness loss against predicting few classes.
-
-As in USB (semilearn algorithms/freematch/freematch.py, utils.py).
-"""
+a fairness loss against predicting few classes. As in USB (semilearn
+algorithms/freematch/freematch.py, utils.py)."""
 
 import dataclasses
 
@@ -20,26 +18,21 @@ CLIP = 0.95  # the highest global threshold, with clip_threshold
 
 @dataclasses.dataclass(frozen=True)
 class FreeMatch(base.Rule):
-    """ema_decay: lambda, of all three buffers. entropy_weight: of the fairness loss.
-    use_quantile: follow the 0.8-quantile of the confidences instead of their mean.
-    clip_threshold: keep tau at 0.95 or below (USB does so for SVHN).
+    """use_quantile: follow the 0.8-quantile of the confidences instead of their mean.
+    clip_threshold: keep tau at 0.95 or below (USB does so for SVHN)."""
 
-    Buffers, float32: tau, scalar, the global threshold; probs [K], p-tilde, the mean
-    prediction; histogram [K], h-tilde, the share of each pseudo-label. All start at
-    1 / K and follow the global batch.
-    """
-
-    ema_decay: float = keys.key(least=0, most=1)
-    entropy_weight: float = keys.key(least=0)
+    ema_decay: float = keys.key(least=0, most=1)  # lambda, of all three buffers
+    entropy_weight: float = keys.key(least=0)  # of the fairness loss
     use_quantile: bool = keys.key()
     clip_threshold: bool = keys.key()
 
     def init(self, dims):
+        """All buffers start at 1 / K and follow the global batch."""
         k = dims.num_classes
         return {
-            "tau": jnp.full((), 1 / k, jnp.float32),
-            "probs": jnp.full((k,), 1 / k, jnp.float32),
-            "histogram": jnp.full((k,), 1 / k, jnp.float32),
+            "tau": jnp.full((), 1 / k, jnp.float32),  # the global threshold
+            "probs": jnp.full((k,), 1 / k, jnp.float32),  # p-tilde, mean prediction
+            "histogram": jnp.full((k,), 1 / k, jnp.float32),  # h-tilde, label shares
         }
 
     def select(self, inputs, buffers):
@@ -51,23 +44,19 @@ class FreeMatch(base.Rule):
         weights = (confidence >= thresholds[labels]).astype(jnp.float32)
         return labels, weights, buffers
 
-    def regulariser(self, strong_logits, weights, buffers, axis):
-        fairness = fairness_loss(
-            strong_logits, weights, buffers["probs"], buffers["histogram"], axis
-        )
+    def regulariser(self, logits, weights, buffers, axis):
+        probs, histogram = buffers["probs"], buffers["histogram"]
+        fairness = fairness_loss(logits, weights, probs, histogram, axis)
         return self.entropy_weight * fairness, {"loss_fairness": fairness}
 
     def _update(self, buffers, inputs, labels, confidence):
-        logits = jax.lax.stop_gradient(inputs.weak_logits.astype(jnp.float32))
-        probs = jax.nn.softmax(logits)
-        batch = parallel.mean(
-            {
-                "tau": jnp.mean(confidence),
-                "probs": jnp.mean(probs, axis=0),
-                "histogram": jnp.mean(jax.nn.one_hot(labels, probs.shape[1]), axis=0),
-            },
-            inputs.axis,
-        )
+        probs = losses.probabilities(inputs.weak_logits)
+        batch = {
+            "tau": jnp.mean(confidence),
+            "probs": jnp.mean(probs, axis=0),
+            "histogram": jnp.mean(jax.nn.one_hot(labels, probs.shape[1]), axis=0),
+        }
+        batch = parallel.mean(batch, inputs.axis)
         if self.use_quantile:
             confidences = parallel.gather_rows(confidence, inputs.axis)
             batch["tau"] = jnp.quantile(confidences, QUANTILE)
@@ -82,19 +71,17 @@ class FreeMatch(base.Rule):
 
 
 def fairness_loss(
-    strong_logits: Float[Array, "unlabelled classes"],
-    weights: Float[Array, " unlabelled"],
+    strong_logits: base.Logits,
+    weights: base.Weights,
     probs: Float[Array, " classes"],
     histogram: Float[Array, " classes"],
     axis: str | None,
-) -> Float[Array, ""]:
-    """Returns L_f = sum_c a_c log(b_c).
+) -> base.Loss:
+    """Returns L_f = sum_c a_c log(b_c), at most 0, and 0 if all weights are.
 
-    a = norm(p-tilde / h-tilde), b = norm(p-bar / h-bar).
-    strong_logits, weights: this device's rows. probs, histogram: the buffers. p-bar is
-    the weighted mean prediction of the global batch, h-bar the weighted share of the
-    predicted classes; only p-bar has a gradient. The result is at most 0, equal on all
-    devices, and 0 if all weights are.
+    a = norm(p-tilde / h-tilde) of the buffers, b = norm(p-bar / h-bar). p-bar is the
+    weighted mean prediction of the global batch, h-bar the weighted share of the
+    predicted classes; only p-bar has a gradient.
     """
     factor = weights[:, None]
     strong = jax.nn.softmax(strong_logits.astype(jnp.float32))

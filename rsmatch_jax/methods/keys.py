@@ -3,7 +3,7 @@
     temperature: float = keys.key(above=0)           # method.<block>.temperature
     threshold: float = keys.key("method.threshold")  # a key from elsewhere
 
-The block is the name under which the class stands in its dictionary.
+The block is the name of the class in its dictionary.
 """
 
 import dataclasses
@@ -17,8 +17,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-    """The values that a key may have; None, an unset placeholder, passes all but
-    `choices`."""
+    """The values of a key; None, an unset placeholder, passes all but `choices`."""
 
     choices: tuple[str, ...] = ()
     least: float | None = None
@@ -44,15 +43,11 @@ class Bounds:
 def key(path: str = "", *, own_method_only: bool = False, **bounds: Any) -> Any:
     """Declares a dataclass field that is a config key within Bounds(**bounds).
 
-    path: dotted config key; "" = the field's name in the block of the class.
-    own_method_only: the key is refused if set for another method.
+    path: "" = the field's name in the block of the class. own_method_only: the key is
+    refused if set for another method.
     """
-    metadata = {
-        "path": path,
-        "bounds": Bounds(**bounds),
-        "own_method_only": own_method_only,
-    }
-    return dataclasses.field(metadata=metadata)
+    options = {"bounds": Bounds(**bounds), "own_method_only": own_method_only}
+    return dataclasses.field(metadata={"path": path, **options})
 
 
 def paths(cls: type, block: str) -> dict[str, str]:
@@ -65,21 +60,24 @@ def paths(cls: type, block: str) -> dict[str, str]:
 
 
 def check(cls: type, block: str, config: Config):
-    """Raises RequestError for a value of the block that is out of its bounds."""
-    for field in dataclasses.fields(cls):
-        if field.metadata.get("path") != "":
-            continue  # engine/checks.py has the bounds of the keys from elsewhere
-        path = f"method.{block}.{field.name}"
+    """Raises RequestError for a value that is out of the bounds declared in `cls`."""
+    method = config.method.name
+    options = {field.name: field.metadata for field in dataclasses.fields(cls)}
+    for name, path in paths(cls, block).items():
         value = get(config, path)
-        problem = field.metadata["bounds"].problem(value)
+        problem = options[name]["bounds"].problem(value)
+        if options[name]["own_method_only"] and value and method != block:
+            problem = f"method.name={method} does not know it; it belongs to "
+            problem += f"method.name={block}"
         if problem:
             refuse(config, path, problem)
-        if field.metadata["own_method_only"] and value and config.method.name != block:
-            way_out = (
-                f"method.name={config.method.name} does not know it; it belongs to "
-                f"method.name={block}"
-            )
-            refuse(config, path, way_out)
+
+
+def reset_refused(cls: type, block: str, config: Config):
+    """Sets the block's keys that are refused for other methods to False, 0 or ""."""
+    for field in dataclasses.fields(cls):
+        if field.metadata.get("own_method_only"):
+            config.method[block][field.name] = type(config.method[block][field.name])()
 
 
 def from_config(cls: type[T], block: str, config: Config, **derived: Any) -> T:

@@ -1,18 +1,17 @@
-"""RSMatch (Wang et al. 2024, section 4): finds the synthetic images, then uses them.
+"""RSMatch (Wang et al. 2024, arXiv 2405.16930, section 4): Equations 1 to 7.
 
-A deepfake detector learns from labelled real images and from the CSQueue, which mines
-images that are probably synthetic from the unlabelled batches. The classifier has a
-real and a fake head on one encoder; the detector decides which of them an unlabelled
-image trains. Equations 1 to 7 are marked below. Class 0 of the detector is real, 1
-synthetic. The paper trusts pseudo-labels by FixMatch's rule; any other can replace it.
+A deepfake detector learns from labelled real images and from the CSQueue (csqueue.py),
+which mines images that are probably synthetic from the unlabelled batches. The
+classifier has a real and a fake head on one encoder; the detector decides which of them
+an unlabelled image trains. Class 0 of the detector is real, 1 synthetic. The paper
+trusts pseudo-labels by FixMatch's rule; any other can replace it.
 """
 
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from rsmatch_jax import losses
 from rsmatch_jax.augment import on_device
@@ -25,53 +24,35 @@ from rsmatch_jax.methods import (
     rules,
 )
 from rsmatch_jax.runtime import parallel
-from rsmatch_jax.state import PyTree
 
 DETECTOR = "detector"
-
-
-class _Detector(NamedTuple):
-    """The detector's part of a step; all but the loss are constants for the gradient.
-
-    loss: of Eq. 2 + 3. origin: pseudo-label of each weak view, 1 = synthetic.
-    confidence: in that label. score: of Eq. 1. stats: new BN statistics by network,
-    empty if the detector is a head on the classifier.
-    """
-
-    loss: Float[Array, ""]
-    origin: Int[Array, " unlabelled"]
-    confidence: Float[Array, " unlabelled"]
-    score: Float[Array, " unlabelled"]
-    metrics: base.Metrics
-    stats: PyTree
+Origins = Float[Array, "unlabelled 2"]  # q' = softmax(C'(F'(u))): real, synthetic
 
 
 @dataclasses.dataclass(frozen=True)
 class RSMatch(base.Method):
-    """configs/common.py describes the keys. rule: the one that `pseudo_label` names.
-    synthetic_share: probability of routing="random". flip, crop_pad: of the weak view
-    of queue_reaugment."""
+    """configs/common.py describes the keys."""
 
     training_heads = frozenset({"fake"})
     rule_key = "method.rsmatch.pseudo_label"
     memory_keys = {"queue": "method.rsmatch.queue_length"}
     progress = ("loss", "utilisation", "detector_utilisation", "routed_synthetic")
 
-    rule: base.Rule
-    synthetic_share: float
-    crop_pad: int
-    unsup_weight: float = keys.key("method.unsup_weight")
+    rule: base.Rule  # that `pseudo_label` names
+    synthetic_share: float  # probability of routing="random"
+    crop_pad: int  # of the weak view of queue_reaugment
+    unsup_weight: float = keys.key("method.unsup_weight")  # lambda
     weak_forward: str = keys.key("train.weak_forward")
     flip: bool = keys.key("input.flip")
     pseudo_label: str = keys.key(choices=tuple(rules.RULES))
-    queue_length: int = keys.key(least=1)
-    queue_classes: int = keys.key(least=1)
-    queue_push: int = keys.key(least=1)
+    queue_length: int = keys.key(least=1)  # N_q
+    queue_classes: int = keys.key(least=1)  # P
+    queue_push: int = keys.key(least=1)  # Q
     queue_sample: str = keys.key(choices=tuple(csqueue.SAMPLERS))
     queue_min_confidence: float = keys.key(least=0, most=1)
     queue_min_score: float = keys.key(least=0, most=1)
     queue_reaugment: bool = keys.key()
-    detector_threshold: float = keys.key(least=0, most=1)
+    detector_threshold: float = keys.key(least=0, most=1)  # tau of Eq. 3
     detector_unsup_weight: float = keys.key(least=0)
     detector_learning_rate: float | None = keys.key(least=0)
     detector_weight_decay: float | None = keys.key(least=0)
@@ -85,16 +66,15 @@ class RSMatch(base.Method):
 
     @classmethod
     def make(cls, config, dims):
-        """P is at most K."""
-        d, options = config.data, config.method.rsmatch
+        data, options = config.data, config.method.rsmatch
         return keys.from_config(
             cls,
             "rsmatch",
             config,
             rule=rules.make(options.pseudo_label, config),
-            synthetic_share=0.0 if d.real_only else d.synthetic_ratio,
+            synthetic_share=0.0 if data.real_only else data.synthetic_ratio,
             crop_pad=dims.crop_pad,
-            queue_classes=min(options.queue_classes, dims.num_classes),
+            queue_classes=min(options.queue_classes, dims.num_classes),  # P <= K
         )
 
     check = staticmethod(rsmatch_checks.check)
@@ -124,10 +104,8 @@ class RSMatch(base.Method):
         queues, length = dims.num_classes, self.queue_length
         if not self.classwise_queue:
             queues, length = 1, queues * length
-        return {
-            "queue": csqueue.create(queues, length, dims.image_shape),
-            "rule": self.rule.init(dims),
-        }
+        queue = csqueue.create(queues, length, dims.image_shape)
+        return {"queue": queue, "rule": self.rule.init(dims)}
 
     def queue(self, extra):
         return extra["queue"]
@@ -135,30 +113,33 @@ class RSMatch(base.Method):
     def loss(self, params, inputs):
         sample_key, view_key, route_key, push_key = jax.random.split(inputs.key, 4)
         queued, ready = self._sample(inputs, sample_key, view_key)
-        labelled = [inputs.batch.lab, queued]
+        labelled, new_stats = [inputs.batch.lab, queued], {}
         if self.individual_models:
-            detector, inputs = self._detector_pass(params, inputs, labelled, ready)
+            detector_loss, (origins, detector_metrics, new_stats), inputs = (
+                self._detector_pass(params, inputs, labelled, ready)
+            )
             labelled = [inputs.batch.lab]
-        groups, weak, strong, classifier_stats = base.forward(
+        groups, weak, strong, new_stats["classifier"] = base.forward(
             "classifier", params, inputs, labelled, self.weak_forward
         )
         if not self.individual_models:
-            detector = self._detector_losses(*groups, weak, strong, ready)
-        new_stats = {"classifier": classifier_stats, **detector.stats}
+            detector_loss, origins, detector_metrics = self._detector_losses(
+                *groups, weak, strong, ready
+            )
         lab, weak, strong = groups[0].logits, weak.logits, strong.logits
 
-        # Predictions of weak views are constants for the gradient.
-        labels, weights, rule_buffers = self.rule.select(  # q-hat, [max q > tau]
+        # q-hat and [max q > tau], from the weak views: constants for the gradient.
+        labels, weights, rule_buffers = self.rule.select(
             base.rule_inputs(lab["real"], weak["real"], inputs), inputs.extra["rule"]
         )
         # Eq. 4
         loss_sup = jnp.mean(losses.cross_entropy(lab["real"], inputs.batch.labels))
-        # Eq. 5 and 6: the pseudo-label always comes from the real head. The weight of a
-        # row goes to the head that the row is routed to.
-        synthetic = self._route(detector, inputs, route_key)
+        # Eq. 5: a row's weight goes to the head that the row is routed to.
+        synthetic = self._route(origins, inputs, route_key)
         to_real = jnp.where(synthetic, 0.0, weights)
         to_fake = jnp.where(synthetic, weights, 0.0)
         loss_real = base.pseudo_label_loss(strong["real"], labels, to_real)
+        # Eq. 6: the labels are still those of the real head.
         loss_fake = jnp.float32(0.0)
         if self.fake_head:
             loss_fake = base.pseudo_label_loss(strong["fake"], labels, to_fake)
@@ -168,13 +149,12 @@ class RSMatch(base.Method):
         )
         # Eq. 7
         loss = (
-            detector.loss
+            detector_loss
             + loss_sup
             + self.unsup_weight * (loss_real + self.fake_weight * loss_fake)
             + regulariser
         )
-        _, confidence = losses.pseudo_label(weak["real"])
-        queue = self._push(inputs, push_key, labels, confidence, detector.score)
+        queue = self._push(inputs, push_key, labels, weak["real"], origins)
         metrics = {
             "loss": loss,
             "loss_sup": loss_sup,
@@ -183,7 +163,7 @@ class RSMatch(base.Method):
             "utilisation": jnp.mean(weights),
             "routed_synthetic": jnp.mean(synthetic.astype(jnp.float32)),
             "queue_fill": csqueue.fill(queue),
-            **detector.metrics,
+            **detector_metrics,
             **rule_metrics,
         }
         return loss, (new_stats, {"queue": queue, "rule": rule_buffers}, metrics)
@@ -191,55 +171,47 @@ class RSMatch(base.Method):
     @jax.named_scope("queue")
     def _sample(self, inputs, sample_key, view_key):
         """Returns this device's B/D queue images, and 1.0 if the queue can give them.
-
-        Before that, the first images of the weak view take their place, at weight 0.
-        """
+        Before that, the first weak images take their place, at weight 0."""
         batch, axis = inputs.batch, inputs.axis
         queue, local = inputs.extra["queue"], batch.lab.shape[0]
         slots, ready = csqueue.SAMPLERS[self.queue_sample](
             queue, sample_key, local * parallel.num_devices(axis)
         )
         images = csqueue.take(queue, slots)
-        if self.queue_reaugment:
+        if self.queue_reaugment:  # all devices make the views of all B images
             images = on_device.weak_view(
-                view_key, images, flip=self.flip, crop_pad=self.crop_pad
+                view_key, images, flip=self.flip, crop_pad=self.crop_pad, axis=None
             )
         images = parallel.local_rows(images, axis)
-        images = jnp.where(ready, images, batch.weak[:local])
-        return images, ready.astype(jnp.float32)
+        return jnp.where(ready, images, batch.weak[:local]), ready.astype(jnp.float32)
 
     def _detector_pass(self, params, inputs, labelled, ready):
-        """Runs the detector's network, forward and backward.
-
-        Returns its part and the inputs for the classifier, which waits for it.
-        """
+        """Runs the detector's network, forward and backward: its loss, (origins,
+        metrics, new stats), and the inputs for the classifier, which waits for it."""
 
         def loss(detector_params):
+            params = {DETECTOR: detector_params}
             groups, weak, strong, new_stats = base.forward(
-                DETECTOR,
-                {DETECTOR: detector_params},
-                inputs,
-                labelled,
-                self.weak_forward,
+                DETECTOR, params, inputs, labelled, self.weak_forward
             )
-            part = self._detector_losses(*groups, weak, strong, ready)
-            return part.loss, part._replace(stats={DETECTOR: new_stats})
+            value, *others = self._detector_losses(*groups, weak, strong, ready)
+            return value, (*others, {DETECTOR: new_stats})
 
         batch = inputs.batch
         images = {"lab": batch.lab, "weak": batch.weak, "strong": batch.strong}
-        value, part, images = backward_first.differentiated_first(
+        value, parts, images = backward_first.differentiated_first(
             loss, params[DETECTOR], images
         )
-        inputs = dataclasses.replace(inputs, batch=batch.replace(**images))
-        return part._replace(loss=value), inputs
+        return value, parts, dataclasses.replace(inputs, batch=batch.replace(**images))
 
-    def _detector_losses(self, lab, queued, weak, strong, ready):
-        """Computes Eq. 1 to 3 from the outputs for the four groups of images."""
+    def _detector_losses(
+        self, lab, queued, weak, strong, ready
+    ) -> tuple[base.Loss, Origins, base.Metrics]:
+        """Returns Eq. 2 + 3, q' of the weak views and metrics, from the outputs for the
+        four groups of images."""
         lab, queued, weak, strong = (
             outputs.logits[DETECTOR] for outputs in (lab, queued, weak, strong)
         )
-        origin, confidence = losses.pseudo_label(weak)  # q-hat', q'
-        score = jax.nn.softmax(jax.lax.stop_gradient(weak))[:, 1]  # Eq. 1
         # Eq. 2: half of the rows are labelled images (real), half come from the queue.
         rows = lab.shape[0]
         is_real, is_synthetic = jnp.zeros(rows, jnp.int32), jnp.ones(rows, jnp.int32)
@@ -248,6 +220,7 @@ class RSMatch(base.Method):
             + jnp.mean(losses.cross_entropy(queued, is_synthetic)) * ready
         )
         # Eq. 3
+        origin, confidence = losses.pseudo_label(weak)  # q-hat', max q'
         mask = confidence >= self.detector_threshold
         unsup = losses.masked_mean(losses.cross_entropy(strong, origin), mask)
         metrics = {
@@ -257,24 +230,26 @@ class RSMatch(base.Method):
             "detector_synthetic": jnp.mean(origin.astype(jnp.float32)),
         }
         loss = sup + self.detector_unsup_weight * unsup
-        return _Detector(loss, origin, confidence, score, metrics, stats={})
+        return loss, losses.probabilities(weak), metrics
 
-    def _route(self, detector, inputs, key) -> Bool[Array, " unlabelled"]:
-        """Returns which unlabelled images go to the fake head."""
+    def _route(self, origins: Origins, inputs, key) -> Bool[Array, " unlabelled"]:
+        """Returns [q-hat' = 1]: which unlabelled images go to the fake head."""
         if self.routing == "oracle":
             synthetic = inputs.batch.synthetic
         elif self.routing == "random":
-            count = detector.origin.shape[0] * parallel.num_devices(inputs.axis)
+            count = origins.shape[0] * parallel.num_devices(inputs.axis)
             coin = jax.random.bernoulli(key, self.synthetic_share, (count,))
             synthetic = parallel.local_rows(coin, inputs.axis)
         else:
-            sure = detector.confidence >= self.route_threshold
-            synthetic = (detector.origin == 1) & sure
+            sure = jnp.max(origins, axis=1) >= self.route_threshold
+            synthetic = (jnp.argmax(origins, axis=1) == 1) & sure
         return synthetic & (inputs.step >= self.route_warmup_steps)
 
     @jax.named_scope("queue")
-    def _push(self, inputs, key, labels, confidence, score):
+    def _push(self, inputs, key, labels, logits: base.Logits, origins: Origins):
         """Applies the updating strategy of section 4.3, without a second forward."""
+        score = origins[:, 1]  # Eq. 1: p'_s
+        _, confidence = losses.pseudo_label(logits)
         eligible = (confidence >= self.queue_min_confidence) & (
             score >= self.queue_min_score
         )

@@ -11,61 +11,47 @@ FEWEST_IMAGES = 1000
 
 def check(config: keys.Config):
     """Raises RequestError for keys of RSMatch that do not fit each other."""
+
+    def refuse(name, way_out):
+        keys.refuse(config, f"method.rsmatch.{name}", way_out)
+
     options, data = config.method.rsmatch, config.data
-    unlabeled = config.train.batch_size * config.train.unlabeled_ratio
-    if options.queue_push > options.queue_length:
-        _refuse(
-            config,
-            "queue_push",
-            f"a queue holds method.rsmatch.queue_length={options.queue_length} images; "
-            "push at most as many",
-        )
-    if options.queue_push > unlabeled:
-        _refuse(
-            config,
-            "queue_push",
-            f"a step has {unlabeled} unlabelled images (train.batch_size * "
-            "train.unlabeled_ratio); push at most as many",
-        )
-    if options.routing == "oracle":
-        for name, nothing in (("synthetic_ratio", 0), ("real_only", True)):
-            if data[name] == nothing:
-                _refuse(
-                    config,
-                    "routing",
-                    f"with data.{name}={data[name]} no unlabelled image is synthetic "
-                    "and there is nothing to route by; set data.synthetic_ratio above "
-                    "0 and data.real_only=False, or use "
-                    "method.rsmatch.routing=detector",
-                )
-    if not options.individual_models:
-        for name in ("detector_learning_rate", "detector_weight_decay"):
-            if options[name] is not None:
-                _refuse(
-                    config,
-                    name,
-                    "with individual_models=False the detector shares the classifier's "
-                    "optimiser; leave it None",
-                )
+    rows = config.train.batch_size * config.train.unlabeled_ratio
+    holders = {
+        "a queue holds method.rsmatch.queue_length={} images": options.queue_length,
+        "a step has train.batch_size * unlabeled_ratio = {} unlabelled images": rows,
+    }
+    for holder, most in holders.items():
+        if options.queue_push > most:
+            refuse("queue_push", f"{holder.format(most)}; push at most as many")
+    for name, nothing in (("synthetic_ratio", 0), ("real_only", True)):
+        if options.routing == "oracle" and data[name] == nothing:
+            refuse(
+                "routing",
+                f"with data.{name}={data[name]} no unlabelled image is synthetic and "
+                "there is nothing to route by; set data.synthetic_ratio above 0 and "
+                "data.real_only=False, or use method.rsmatch.routing=detector",
+            )
+    for name in ("detector_learning_rate", "detector_weight_decay"):
+        if not options.individual_models and options[name] is not None:
+            refuse(
+                name,
+                "with individual_models=False the detector shares the classifier's "
+                "optimiser; leave it None",
+            )
 
 
 def check_data(config: keys.Config, num_classes: int, num_synthetic: int) -> list[str]:
     """Returns warnings; raises RequestError for a queue that does not fit the data."""
     options, batch = config.method.rsmatch, config.train.batch_size
-    warnings = []
-    if not num_synthetic:
-        warnings.append(
-            "no unlabelled image is synthetic (data.real_only or data.synthetic_ratio="
-            "0); the detector can only learn to be wrong"
-        )
-    unlabeled = batch * config.train.unlabeled_ratio
+    rows = batch * config.train.unlabeled_ratio
     single = options.queue_push * min(options.queue_classes, num_classes)
-    if not options.classwise_queue and single > unlabeled:
+    if not options.classwise_queue and single > rows:
         raise RequestError(
             f"method.rsmatch.queue_classes={options.queue_classes} times queue_push="
             f"{options.queue_push}: the single queue takes {single} images a step, "
-            f"which has {unlabeled} unlabelled ones (train.batch_size * train."
-            "unlabeled_ratio); lower either of the two"
+            f"which has train.batch_size * unlabeled_ratio = {rows} unlabelled ones; "
+            "lower either of the two"
         )
     capacity = num_classes * options.queue_length
     if options.queue_sample == "distinct" and capacity < batch:
@@ -74,6 +60,12 @@ def check_data(config: keys.Config, num_classes: int, num_synthetic: int) -> lis
             f"{options.queue_length} = {capacity} images and can never give train."
             f"batch_size={batch} different ones; lengthen it or use "
             "method.rsmatch.queue_sample=uniform"
+        )
+    warnings = []
+    if not num_synthetic:
+        warnings.append(
+            "no unlabelled image is synthetic (data.real_only or data.synthetic_ratio="
+            "0); the detector can only learn to be wrong"
         )
     if options.queue_classes > num_classes:
         warnings.append(
@@ -87,12 +79,13 @@ def alarms(
     steps: Sequence[Mapping[str, float]], *, first: bool, images_a_step: int
 ) -> dict[str, str]:
     """See `Method.alarms`. The first interval has none: the queue fills then."""
-    alarms = {}
     if first:
-        return alarms
+        return {}
+    alarms = {}
+    shares = {step["detector_synthetic"] for step in steps}
     enough = len(steps) * images_a_step >= FEWEST_IMAGES
     for share, word, other in ((0.0, "real", "synthetic"), (1.0, "synthetic", "real")):
-        if enough and all(m["detector_synthetic"] == share for m in steps):
+        if enough and shares == {share}:
             alarms[f"detector says all {word}"] = (
                 f"the detector called every unlabelled image {word} for a whole log "
                 f"interval ({len(steps)} steps): it has collapsed, or no image is "
@@ -107,7 +100,3 @@ def alarms(
             "queue_min_confidence decide what enters it"
         )
     return alarms
-
-
-def _refuse(config, name, way_out):
-    keys.refuse(config, f"method.rsmatch.{name}", way_out)

@@ -1,16 +1,14 @@
 """Pseudo-labelling rules by name.
 
-A rule is the difference between FixMatch, FlexMatch and FreeMatch. self_training.py
-trains with a rule alone; rsmatch.py puts its detector and its two heads on top of one.
-A new rule is a file in this folder, a line here and a block in configs/common.py
-(docs/adding-a-rule.md); then method.name and method.rsmatch.pseudo_label take it.
+baselines.py trains with a rule alone; rsmatch.py puts its detector and its two heads on
+top of one. docs/adding-a-rule.md shows how to add one.
 """
 
 import pkgutil
 
 from rsmatch_jax.methods import base, keys
 
-# Found by their place, so that one line adds a rule, without an import.
+# By their place, so that one line adds a rule, without an import.
 RULES: dict[str, type[base.Rule]] = {
     name: pkgutil.resolve_name(f"rsmatch_jax.methods.{place}")
     for name, place in {

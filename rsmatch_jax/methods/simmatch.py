@@ -1,10 +1,9 @@
 """SimMatch (Zheng et al. 2022): two views agree on classes and on similar images.
 
 A bank keeps an embedding of every labelled image. An unlabelled image's similarities
-to them are a second prediction: they smooth the pseudo-label, and those of the weak
-view are the target of the strong view. As in USB (semilearn
-algorithms/simmatch/simmatch.py, hooks/dist_align.py) on its CIFAR path: the live model
-is the teacher.
+to them smooth its pseudo-label, and those of the weak view are the target of the strong
+view. As in USB (semilearn algorithms/simmatch/simmatch.py, hooks/dist_align.py) on its
+CIFAR path: the live model is the teacher.
 """
 
 import dataclasses
@@ -30,8 +29,7 @@ BANK_NORMS = {"fixed": 0, "usb": 1}
 
 @dataclasses.dataclass(frozen=True)
 class SimMatch(base.Method):
-    """Fields are described in configs/common.py. The seed decides the bank before
-    step 0. hidden_width: of the projectors, None = the encoder's number of features."""
+    """configs/common.py describes the keys. The seed decides the bank before step 0."""
 
     training_heads = frozenset({PROJECTOR})
 
@@ -48,7 +46,7 @@ class SimMatch(base.Method):
     bank_decay: float = keys.key(least=0, most=1)
     bank_norm: str = keys.key(choices=tuple(BANK_NORMS))
     epass: bool = keys.key(own_method_only=True)
-    hidden_width: int | None = None
+    hidden_width: int | None = None  # of the projectors, None = the encoder's features
 
     def as_saved(self, shapes):
         """Keeps the width of a run of an earlier version, which was projection_size."""
@@ -63,17 +61,14 @@ class SimMatch(base.Method):
         return {"classifier": {"real": num_classes, PROJECTOR: projector}}
 
     def init_extra(self, dims):
-        """Returns the bank and the queue of distribution alignment.
-
-        bank: float32 [P, n_lb], a unit column per labelled image. bank_labels: int32
-        [n_lb]. da_queue: float32 [da_length, K], mean predictions of the last steps.
-        da_pointer: int32 [], its row to be written next.
-        """
         key = jax.random.fold_in(jax.random.key(self.seed), zlib.crc32(b"bank"))
         shape = (self.projection_size, dims.num_labeled)
         return {
+            # A unit column per labelled image.
             "bank": _unit(jax.random.normal(key, shape, jnp.float32), axis=0),
             "bank_labels": jnp.zeros((dims.num_labeled,), jnp.int32),
+            # Of distribution alignment: mean predictions of the last steps, and the row
+            # to be written next.
             "da_queue": jnp.zeros((self.da_length, dims.num_classes), jnp.float32),
             "da_pointer": jnp.zeros((), jnp.int32),
         }
@@ -131,19 +126,14 @@ class SimMatch(base.Method):
     def _similarity(
         self, embedding: Float[Array, "rows size"], bank: Float[Array, "size labelled"]
     ) -> Float[Array, "rows labelled"]:
-        """Returns logits over the bank's images.
-
-        At full precision, because the temperature would multiply TF32's error by ten.
-        """
+        """Returns logits over the bank's images, at full precision, because the
+        temperature would multiply TF32's error by ten."""
         similarity = jnp.dot(embedding, bank, precision=jax.lax.Precision.HIGHEST)
         return similarity / self.temperature
 
     def _align(self, extra, logits, axis):
-        """Aligns the predictions to equal classes, after the queue's update.
-
-        Returns (log of the aligned predictions [U/D, K], the new queue and pointer).
-        The mean includes rows of the queue that are still zero: the scale cancels.
-        """
+        """Returns (log of the predictions aligned to equal classes, the new queue and
+        pointer). The queue's mean includes rows still zero: the scale cancels."""
         log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
         mean = parallel.mean(jnp.mean(jnp.exp(log_p), axis=0), axis)
         queue = extra["da_queue"].at[extra["da_pointer"]].set(mean)
@@ -155,10 +145,8 @@ class SimMatch(base.Method):
         return log_p, {"da_queue": queue, "da_pointer": pointer}
 
     def _remember(self, extra, batch, embedding, axis):
-        """Returns the bank after the labelled images of the global batch.
-
-        If an image is in the batch twice, its last row counts.
-        """
+        """Returns the bank after the labelled images of the global batch; if an image
+        is in it twice, its last row counts."""
         embedding, labels, indices = (
             parallel.gather_rows(x, axis)
             for x in (embedding, batch.labels, batch.lab_indices)
@@ -166,10 +154,7 @@ class SimMatch(base.Method):
         bank, bank_labels = extra["bank"], extra["bank_labels"]
         new = self.bank_decay * bank[:, indices] + (1 - self.bank_decay) * embedding.T
         new = _unit(new, axis=BANK_NORMS[self.bank_norm])
-        rows = jnp.arange(indices.shape[0])
-        again = (indices[:, None] == indices[None, :]) & (rows[:, None] < rows[None, :])
-        # Out of range: dropped. A scatter to one column twice has no defined winner.
-        slot = jnp.where(jnp.any(again, axis=1), bank_labels.shape[0], indices)
+        slot = base.written_once(indices, bank_labels.shape[0])
         return {
             "bank": bank.at[:, slot].set(new, mode="drop"),
             "bank_labels": bank_labels.at[slot].set(labels, mode="drop"),

@@ -8,41 +8,36 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float32, UInt8
 
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.models.heads import (
-    EncoderWithHeads,
-    Head,
-    LinearHeads,
-    Projector,
-    Projectors,
-)
-from rsmatch_jax.models.norm import VARIANCES
+from rsmatch_jax.models.heads import EncoderWithHeads, Head, Projector
+from rsmatch_jax.models.layers import Layers
 from rsmatch_jax.models.resnet import resnet18, resnet50
-from rsmatch_jax.models.wrn import PREACTS, WideResNet
+from rsmatch_jax.models.wrn import WideResNet
 from rsmatch_jax.state import Outputs, PyTree
+
+__all__ = ["MODELS", "Head", "Network", "Projector", "make", "take_uint8"]
 
 
 class Network(NamedTuple):
     """An encoder with its heads.
 
     init(key, images) -> (params, stats): float32 trees of parameters and of BatchNorm's
-      running statistics. Only the shape of `images` matters. Values depend only on the
-      key and the parameter's path. jit moves their last bits: use it always or never.
+      running statistics. Of `images` only the shape matters. jit moves the last bits of
+      initial values: use it always or never.
     apply(params, stats, images, train) -> (Outputs, new stats): images are normalised
-      float32 [N, S, S, 3], or uint8 after `uint8.take_uint8`. train=True normalises by
-      the batch and updates the statistics; train=False uses the statistics and returns
-      them unchanged.
+      float32 [N, S, S, 3], or uint8 after `take_uint8`. train=True normalises by the
+      batch and updates the statistics; train=False uses and returns them.
     probe(params, stats, images, stage, shift) -> (Outputs, activations): apply with
       train=False, and with `shift` added to a stage's output [N, h, w, channels], which
-      comes back as it is without the shift. For gradients with respect to activations.
-    stages: the stages' names in order ("stage1", ...); the last ends in an activation.
+      comes back without the shift. For gradients with respect to activations.
     """
 
     init: Callable[[jax.Array, jax.Array], tuple[PyTree, PyTree]]
     apply: Callable[[PyTree, PyTree, jax.Array, bool], tuple[Outputs, PyTree]]
     probe: Callable[..., tuple[Outputs, jax.Array]] | None = None
-    stages: tuple[str, ...] = ()
+    stages: tuple[str, ...] = ()  # in order; the last ends in an activation
 
 
 WIDE = ((10, 1), (10, 2), (16, 1), (16, 2), (28, 2), (28, 8), (28, 10), (40, 2))
@@ -53,60 +48,20 @@ MODELS: dict[str, functools.partial[nn.Module]] = {
 }
 
 
-def make(
-    name: str,
-    heads: Mapping[str, Head],
-    *,
-    dtype: Any = jnp.float32,
-    bn_momentum: float = 0.999,
-    sync_axis: str | None = None,
-    bn_variance: str = "unbiased",
-    preact: str = "usb",
-) -> Network:
-    """Returns the network `name` with these heads.
+def make(name: str, heads: Mapping[str, Head], **options: Any) -> Network:
+    """Returns the network `name` with these heads and the options of `layers.Layers`.
 
-    Args:
-        name: a key of MODELS, or any wrn_D_K with D = 6n + 4.
-        heads: {name: number of classes of a linear classifier, or a `Projector`}.
-        dtype: float32 or bfloat16, of convolutions and activations; parameters,
-            statistics and outputs stay float32.
-        bn_momentum: share of the old running statistics that an update keeps.
-        sync_axis: mapped axis over which the batch statistics of training are averaged;
-            None for one device or for statistics of each device.
-        bn_variance: "unbiased" or "biased", see `norm.make_norm`.
-        preact: "usb" or "tf", see `wrn.Block`; a resnet ignores it.
-
-    Raises:
-        RequestError: name, bn_variance or preact is unknown.
+    name: a key of MODELS, or any wrn_D_K with D = 6n + 4. heads: {name: number of
+    classes of a linear classifier, or a `Projector`}. Raises RequestError for an
+    unknown name or choice.
     """
-    for key, value, choices in (
-        ("wrn_preact", preact, PREACTS),
-        ("bn_variance", bn_variance, VARIANCES),
-    ):
-        if value not in choices:
-            raise RequestError(
-                f"model.{key}={value!r} is unknown; choose {' or '.join(choices)}"
-            )
-    constructor = _constructor(name)
-    if constructor.func is WideResNet:
-        constructor = functools.partial(constructor, preact=preact)
-    encoder = constructor(
-        dtype=dtype,
-        bn_momentum=bn_momentum,
-        sync_axis=sync_axis,
-        bn_variance=bn_variance,
-    )
-    projectors = {k: h for k, h in heads.items() if isinstance(h, Projector)}
-    linear = {k: h for k, h in heads.items() if k not in projectors}
-    model = EncoderWithHeads(
-        encoder=encoder,
-        heads=LinearHeads(sizes=linear, linear=encoder.linear),
-        projectors=Projectors(specs=projectors),
-    )
-    return _pure(model, encoder.stages)
+    encoder = _constructor(name)(layers=Layers(**options))
+    return _pure(EncoderWithHeads(encoder, heads), encoder.stages)
 
 
 def _pure(model: nn.Module, stages: tuple[str, ...]) -> Network:
+    forward: Callable[..., Any] = model.apply
+
     def init(key, images):
         # Lazy: only shapes matter, so the forward pass is traced but never run.
         shape = jax.ShapeDtypeStruct(images.shape, jnp.float32)
@@ -116,22 +71,19 @@ def _pure(model: nn.Module, stages: tuple[str, ...]) -> Network:
     def apply(params, stats, images, train):
         variables = {"params": params, "batch_stats": stats}
         if not train:
-            return model.apply(variables, images, train=False), stats
-        outputs, updates = model.apply(
+            return forward(variables, images, train=False), stats
+        outputs, updates = forward(
             variables, images, train=True, mutable=["batch_stats"]
         )
         return outputs, updates["batch_stats"]
 
     def probe(params, stats, images, stage, shift):
-        activations = {}
-
-        def tap(name, x):
-            activations[name] = x
-            return x + shift if name == stage else x
-
-        variables = {"params": params, "batch_stats": stats}
-        outputs = model.apply(variables, images, train=False, tap=tap)
-        return outputs, activations[stage]
+        shifts = {"encoder": {name: 0.0 for name in stages} | {stage: shift}}
+        variables = {"params": params, "batch_stats": stats, "perturbations": shifts}
+        outputs, seen = forward(
+            variables, images, train=False, mutable=["intermediates"]
+        )
+        return outputs, seen["intermediates"]["encoder"][stage][0]
 
     return Network(init, apply, probe, stages)
 
@@ -149,3 +101,24 @@ def _constructor(name: str) -> functools.partial[nn.Module]:
         f"the network {name!r} is unknown; choose one of {', '.join(MODELS)}, "
         "or any wrn_D_K with depth D = 6n + 4 (10, 16, 22, ...) and width K >= 1"
     )
+
+
+def take_uint8(
+    net: Network, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Network:
+    """Returns `net` with (x / 255 - mean) / std in front of it, for uint8 images: they
+    have a quarter of their float32 size until they reach the network."""
+
+    def normalised(images: UInt8[Array, "n s s 3"]) -> Float32[Array, "n s s 3"]:
+        scale = 255 * jnp.asarray(std, jnp.float32).reshape(1, 1, 1, 3)
+        shift = 255 * jnp.asarray(mean, jnp.float32).reshape(1, 1, 1, 3)
+        return (images.astype(jnp.float32) - shift) / scale
+
+    def apply(params, stats, images, train):
+        return net.apply(params, stats, normalised(images), train)
+
+    def probe(params, stats, images, stage, shift):
+        assert net.probe is not None
+        return net.probe(params, stats, normalised(images), stage, shift)
+
+    return Network(net.init, apply, probe, net.stages)

@@ -1,22 +1,19 @@
 """ImageNet's residual networks, version 1.5, as torchvision and USB build them.
 
 Source: USB nets/resnet/resnet.py. A bottleneck's stride is on the 3x3 convolution, not
-on the 1x1 before it. A norm follows every convolution, which has no bias. Linear
-classifiers start as torch's.
+on the 1x1 before it. A norm follows every convolution, which has no bias.
 """
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import ClassVar
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
-from rsmatch_jax.models.heads import torch_linear
-from rsmatch_jax.models.norm import conv_init, make_norm
-from rsmatch_jax.models.tap import Tap, untouched
+from rsmatch_jax.models import heads
+from rsmatch_jax.models.layers import Layers, stage
 
 
 class Block(nn.Module):
@@ -29,55 +26,42 @@ class Block(nn.Module):
     channels: int
     stride: int
     bottleneck: bool
-    dtype: Any
-    bn_momentum: float
-    sync_axis: str | None
-    bn_variance: str = "unbiased"
+    layers: Layers
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        norm = make_norm(self, train)
-
-        def conv(y, number, channels, width, stride=1):
-            return _conv(self, channels, width, stride, f"conv{number}")(y)
-
-        last = self.channels
+    def __call__(
+        self, x: Float[Array, "n h w _"], train: bool
+    ) -> Float[Array, "n _ _ _"]:
+        conv, norm = self.layers.conv, functools.partial(self.layers.norm, train)
+        last = 4 * self.channels if self.bottleneck else self.channels
         if self.bottleneck:
-            last = 4 * self.channels
-            y = nn.relu(norm(name="bn1")(conv(x, 1, self.channels, 1)))
-            y = conv(y, 2, self.channels, 3, self.stride)
-            y = nn.relu(norm(name="bn2")(y))
-            y = norm(name="bn3")(conv(y, 3, last, 1))
+            y = conv(self.channels, 1, name="conv1")(x)
+            y = nn.relu(norm("bn1")(y))
+            y = conv(self.channels, 3, self.stride, name="conv2")(y)
+            y = nn.relu(norm("bn2")(y))
+            y = norm("bn3")(conv(last, 1, name="conv3")(y))
         else:
-            y = conv(x, 1, last, 3, self.stride)
-            y = nn.relu(norm(name="bn1")(y))
-            y = norm(name="bn2")(conv(y, 2, last, 3))
+            y = conv(last, 3, self.stride, name="conv1")(x)
+            y = nn.relu(norm("bn1")(y))
+            y = norm("bn2")(conv(last, 3, name="conv2")(y))
         if self.stride > 1 or x.shape[-1] != last:
-            x = _conv(self, last, 1, self.stride, "shortcut")(x)
-            x = norm(name="bn_shortcut")(x)
+            x = conv(last, 1, self.stride, name="shortcut")(x)
+            x = norm("bn_shortcut")(x)
         return nn.relu(x + y)
 
 
 class ResNet(nn.Module):
-    """[N, S, S, 3] images -> [N, D] features, D = 2048 with bottlenecks, else 512.
+    """Images -> features [N, 2048], without bottlenecks 512, pooled in float32.
 
-    blocks: number of blocks of each of the four stages. A 7x7 convolution and a pooling
-    come first, each of stride 2, so the first stage works at S / 4 and the last at
-    S / 32 pixels. The other fields are those of `norm.make_norm`. Features are pooled
-    in float32. tap(name, x) -> x is called on the outputs of "stage1" to "stage4".
+    A 7x7 convolution and a pooling come first, each of stride 2, so the first stage
+    works at S / 4 and the last at S / 32 pixels.
     """
 
-    blocks: Sequence[int]
+    blocks: Sequence[int]  # of each stage
     bottleneck: bool
-    dtype: Any = jnp.float32
-    bn_momentum: float = 0.999
-    sync_axis: str | None = None
-    bn_variance: str = "unbiased"
+    layers: Layers = Layers()
 
-    @property
-    def linear(self) -> Callable[[int, int, str], nn.Dense]:
-        """Makes the linear classifiers."""
-        return torch_linear
+    linear: ClassVar = staticmethod(heads.torch_linear)
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -85,41 +69,23 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[Array, "n s s 3"], train: bool, tap: Tap = untouched
+        self, images: Float[Array, "n s s 3"], train: bool
     ) -> Float32[Array, "n d"]:
-        x = _conv(self, 64, 7, 2, "stem")(images)
-        x = nn.relu(make_norm(self, train)(name="bn")(x))
+        x = self.layers.conv(64, 7, 2, name="stem")(images)
+        x = nn.relu(self.layers.norm(train, "bn")(x))
         # Explicit padding: "SAME" would pad (0, 1) if the size is even.
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-        for stage, count in enumerate(self.blocks):
+        for i, (name, count) in enumerate(zip(self.stages, self.blocks, strict=True)):
             for block in range(count):
                 x = Block(
-                    channels=64 * 2**stage,
-                    stride=2 if stage and not block else 1,
+                    channels=64 * 2**i,
+                    stride=2 if i and not block else 1,
                     bottleneck=self.bottleneck,
-                    dtype=self.dtype,
-                    bn_momentum=self.bn_momentum,
-                    sync_axis=self.sync_axis,
-                    bn_variance=self.bn_variance,
-                    name=f"stage{stage + 1}_block{block}",
+                    layers=self.layers,
+                    name=f"{name}_block{block}",
                 )(x, train)
-            x = tap(f"stage{stage + 1}", x)
+            x = stage(self, name, x)
         return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-
-
-def _conv(module: Block | ResNet, channels: int, width: int, stride: int, name: str):
-    """Convolution without bias, padded by (width - 1) / 2 on every side."""
-    side = (width - 1) // 2
-    return nn.Conv(
-        channels,
-        (width, width),
-        strides=(stride, stride),
-        padding=((side, side), (side, side)),
-        use_bias=False,
-        dtype=module.dtype,
-        kernel_init=conv_init,
-        name=name,
-    )
 
 
 resnet18 = functools.partial(ResNet, (2, 2, 2, 2), False)

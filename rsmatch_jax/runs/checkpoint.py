@@ -7,9 +7,8 @@ is damaged: the checkpoint is moved aside, never deleted.
 import contextlib
 import functools
 import json
-import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
 import jax
@@ -23,8 +22,7 @@ from rsmatch_jax.state import PyTree
 
 
 class Restored(NamedTuple):
-    """state: with the placement of `like`. meta: what was saved beside it.
-    fingerprint: 8 hex digits, equal for states with equal bits."""
+    """A checkpoint's content; fingerprint: 8 hex digits, see `fingerprint`."""
 
     step: int
     state: PyTree
@@ -33,16 +31,13 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The newest states of a run, and the best one.
-
-    A checkpoint is a state (typed PRNG key included) and a JSON dict `meta` with
-    what else the run needs to go on.
-    """
+    """The newest states of a run and the best one, each with a JSON dict `meta` of what
+    else the run needs to go on."""
 
     def __init__(self, workdir: str, keep: int | None):
         """keep: newest checkpoints that stay; None = read only, nothing is changed."""
         self._folder = CheckpointFolder(workdir)
-        self._policy = None if keep is None else orbax_parts.NewestAndBest(keep)
+        self._policy = orbax_parts.NewestAndBest(keep or 1)
         # Orbax's option read_only does no more than this, and prints a warning.
         options = ocp.CheckpointManagerOptions(
             create=keep is not None,
@@ -62,39 +57,40 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         """Returns the newest saved step, None if there is none."""
-        return self._folder.latest()
+        return max(self._folder.steps(), default=None)
 
     def choose(self, name: str) -> int:
-        """Returns the saved step that `name` means: last, best or a number.
-
-        best: the best evaluation that the newest checkpoint knows of.
-
-        Raises:
-            RequestError: there is no such checkpoint.
-        """
-
-        def read_best(step):
-            return self._read(step, meta=ocp.args.JsonRestore())["meta"]["best"]
-
-        return self._folder.choose(name, read_best)
+        """Returns the saved step that `name` means: last, best (in the newest
+        checkpoint's view) or a number. Raises RequestError if it is not there."""
+        steps = self._folder.steps()
+        if not steps:
+            raise RequestError(
+                f"{self._folder.path}: nothing is saved yet; the first checkpoint "
+                "comes after checkpoint.every_steps steps"
+            )
+        step, reason = steps[-1], "there is no such checkpoint"
+        if name == "best":
+            step = self._read(step, meta=ocp.args.JsonRestore())["meta"]["best"]
+            reason = f"the checkpoint of the best step, {step}, is not there"
+            if step is None:
+                reason = "the run was not evaluated up to its newest checkpoint"
+        elif name != "last":
+            step = int(name) if name in map(str, steps) else None
+        if step not in steps:
+            names = "last" if name == "best" else "last, best"
+            listed = ", ".join(map(str, steps))
+            raise RequestError(
+                f"--step={name}: {reason}; choose {names} or one of {listed}"
+            )
+        return step
 
     def save(
-        self,
-        step: int,
-        state: PyTree,
-        meta: dict[str, Any],
-        best: int | None = None,
+        self, step: int, state: PyTree, meta: dict[str, Any], best: int | None = None
     ) -> str:
-        """Starts to save a state, which may be donated when this returns.
+        """Starts to save a state, which may be donated when this returns; returns its
+        fingerprint. Replaces a checkpoint of the same step. best: the step that stays.
 
-        A checkpoint of the same step is replaced.
-
-        Args:
-            best: the step that stays as the best one, if it is saved.
-        Returns:
-            The state's fingerprint.
-        Raises:
-            RunFailed: this save or the one before it cannot be written.
+        Raises RunFailed if this save or the one before it cannot be written.
         """
         with self._writing():
             self._manager.wait_until_finished()
@@ -110,37 +106,26 @@ class Checkpoints:
             state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(content)
         )
         with self._writing():
-            if step in self._folder.steps():
-                self._replace(step, items)
-            else:
+            if step not in self._folder.steps():
                 self._manager.save(step, args=items, force=True)
+            else:
+                with self._folder.replacing(step):
+                    self._manager.reload()  # Orbax remembers which steps it has seen
+                    self._manager.save(step, args=items, force=True)
+                    self._manager.wait_until_finished()
         return fingerprint.text(sums)
-
-    def _replace(self, step: int, items: ocp.args.Composite):
-        """Saves and waits: the old checkpoint has to stay until the new one is done."""
-        self._folder.begin_replacing(step)
-        try:
-            self._manager.reload()  # Orbax remembers which steps it has seen
-            self._manager.save(step, args=items, force=True)
-            self._manager.wait_until_finished()
-        except BaseException:
-            self._folder.undo_replacing()
-            raise
-        self._folder.end_replacing(step)
 
     def require_written(self):
         """Raises RunFailed if a save in the background has failed; waits for none."""
-        # Orbax's check_for_errors would take the error away from the thread that
-        # afterwards deletes older checkpoints.
+        # After Orbax's check_for_errors the thread that deletes older checkpoints would
+        # not see the error.
         if not self._manager.is_saving_in_progress():
             with self._writing():
                 self._manager.wait_until_finished()
 
     def require_fits(self, step: int, like: PyTree):
-        """Raises RequestError if the state of `step` has other leaves than `like`.
-
-        It passes a damaged checkpoint, which `restore` reports.
-        """
+        """Raises RequestError if the state of `step` has other leaves than `like`;
+        passes a damaged one, which `restore` reports."""
         misfit = orbax_parts.misfit(self.shapes(step), like)
         if misfit:
             raise RequestError(
@@ -151,14 +136,11 @@ class Checkpoints:
 
     def shapes(self, step: int) -> dict[str, tuple[int, ...]]:
         """Returns {path: shape} of a saved state's leaves; empty if it is damaged."""
-        return orbax_parts.shapes(os.path.join(self._folder.path, str(step), "state"))
+        return orbax_parts.shapes(self._folder.path, step)
 
     def restore(self, step: int, like: PyTree) -> Restored:
-        """Returns the state of `step`, with the placement of `like`, and its meta.
-
-        Raises:
-            RunFailed: the checkpoint is damaged.
-        """
+        """Returns the checkpoint of `step`, its state with the placement of `like`;
+        raises RunFailed if it is damaged."""
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
         )
@@ -176,8 +158,8 @@ class Checkpoints:
         sums = self._sums(state)
         if len(sums) != len(before):
             raise self._damaged(step, "it holds another model")
-        names = zip(fingerprint.names(state), sums.tolist(), before, strict=True)
-        changed = [name for name, now, old in names if now != old]
+        leaves = zip(orbax_parts.leaves(state), sums.tolist(), before, strict=True)
+        changed = [path for (path, _), now, old in leaves if now != old]
         if changed:
             others = f", nor are {len(changed) - 1} others" if changed[1:] else ""
             raise self._damaged(step, f"{changed[0]} is not what was saved{others}")
@@ -188,10 +170,8 @@ class Checkpoints:
     ) -> Restored | None:
         """Returns the newest good checkpoint, None if there is no checkpoint at all.
 
-        Newer damaged ones are moved to `checkpoints_damaged`, and `say` gets a warning.
-
-        Raises:
-            RunFailed: all checkpoints are damaged; they stay where they are.
+        Moves newer ones, which are damaged, aside and warns. If all are damaged, they
+        stay where they are, and it raises RunFailed.
         """
         steps, reasons = hosts.on_primary("saved checkpoints", self._folder.steps), []
         for step in reversed(steps):
@@ -205,12 +185,9 @@ class Checkpoints:
             if reasons:
                 self._folder.move_aside(steps[steps.index(step) + 1 :])
                 self._manager.reload()
-                for reason in reasons:
+                aside = f"the damaged checkpoints are in {self._folder.aside} now"
+                for reason in (*reasons, f"going back to step {step}; {aside}"):
                     say(f"warning: {reason}")
-                say(
-                    f"warning: going back to step {step}; the damaged checkpoints are "
-                    f"in {self._folder.aside} now"
-                )
             return restored
         if reasons:
             raise RunFailed(
@@ -241,14 +218,13 @@ class Checkpoints:
         )
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _writing(self) -> Generator[None]:
         try:
             with hosts.losses_named():
                 yield
         except RunFailed:
             raise
-        # Orbax and TensorStore raise exceptions of many kinds for a full disk.
-        except Exception as e:
+        except Exception as e:  # Orbax raises exceptions of many kinds for a full disk
             latest = self.latest()
             checkpoint = "there is none" if latest is None else f"that of step {latest}"
             raise RunFailed(
@@ -259,13 +235,10 @@ class Checkpoints:
 
 
 def newest_shapes(workdir: str) -> dict[str, tuple[int, ...]]:
-    """Returns {path: shape} of a workdir's newest readable state; empty without one."""
+    """Returns {path: shape} of a workdir's newest readable state; {} without one."""
     folder = CheckpointFolder(workdir)
-    for step in reversed(folder.steps()):
-        path = os.path.join(folder.path, str(step), "state")
-        if shapes := orbax_parts.shapes(path):
-            return shapes
-    return {}
+    shapes = (orbax_parts.shapes(folder.path, s) for s in reversed(folder.steps()))
+    return next(filter(None, shapes), {})
 
 
 def _crc32(meta: dict[str, Any]) -> int:

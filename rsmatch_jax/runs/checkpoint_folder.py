@@ -1,13 +1,14 @@
-"""The folders `<workdir>/checkpoints` and `<workdir>/checkpoints_damaged`, as files.
+"""The folders `<workdir>/checkpoints` and `<workdir>/checkpoints_damaged`.
 
 A checkpoint is a folder whose name is its step. Orbax writes and reads what is in it.
 """
 
+import contextlib
+import glob
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Generator, Sequence
 
-from rsmatch_jax.errors import RequestError
 from rsmatch_jax.runs.workdir import CHECKPOINTS
 from rsmatch_jax.runtime import hosts
 
@@ -29,66 +30,31 @@ class CheckpointFolder:
         names = os.listdir(self.path) if os.path.isdir(self.path) else ()
         return sorted(int(name) for name in names if name.isdigit())
 
-    def latest(self) -> int | None:
-        """Returns the newest saved step, None if there is none."""
-        return max(self.steps(), default=None)
-
-    def choose(self, name: str, read_best: Callable[[int], int | None]) -> int:
-        """Returns the saved step that `name` (last, best or a number) means.
-
-        Args:
-            read_best: reads the best step from the checkpoint of a step.
-        Raises:
-            RequestError: there is no such checkpoint.
-        """
-        steps = self.steps()
-        if not steps:
-            raise RequestError(
-                f"{self.path}: nothing is saved yet; the first checkpoint comes "
-                "after checkpoint.every_steps steps"
-            )
-        listed = ", ".join(map(str, steps))
-        if name == "last":
-            return steps[-1]
-        if name == "best":
-            best = read_best(steps[-1])
-            if best in steps:
-                return best
-            reason = (
-                "the run was not evaluated up to its newest checkpoint"
-                if best is None
-                else f"the checkpoint of the best step, {best}, is not there"
-            )
-            raise RequestError(f"--step=best: {reason}; choose last or one of {listed}")
-        if name not in map(str, steps):
-            raise RequestError(
-                f"--step={name}: there is no such checkpoint; choose last, best or "
-                f"one of {listed}"
-            )
-        return int(name)
-
-    def begin_replacing(self, step: int):
-        """Renames the checkpoint of `step`, which stays until the new one is there."""
+    @contextlib.contextmanager
+    def replacing(self, step: int) -> Generator[None]:
+        """Keeps the old checkpoint of `step` until the block has written a new one."""
         path = os.path.join(self.path, str(step))
         if hosts.is_primary():
             os.rename(path, path + _BEFORE)
         hosts.barrier(f"replace {path}")
-
-    def end_replacing(self, step: int):
-        """Removes the old checkpoint of `step`."""
+        try:
+            yield
+        except BaseException:
+            self.undo_replacing()
+            raise
         if hosts.is_primary():
-            shutil.rmtree(os.path.join(self.path, str(step)) + _BEFORE)
+            shutil.rmtree(path + _BEFORE)
 
     def undo_replacing(self):
         """Restores old checkpoints that a kill or an error left without a new one."""
-        if not hosts.is_primary() or not os.path.isdir(self.path):
+        if not hosts.is_primary():
             return
-        for name in os.listdir(self.path):
-            path = os.path.join(self.path, name.removesuffix(_BEFORE))
-            if name.endswith(_BEFORE) and os.path.exists(path):
-                shutil.rmtree(path + _BEFORE)
-            elif name.endswith(_BEFORE):
-                os.rename(path + _BEFORE, path)
+        for old in glob.glob(os.path.join(glob.escape(self.path), "*" + _BEFORE)):
+            new = old.removesuffix(_BEFORE)
+            if os.path.exists(new):
+                shutil.rmtree(old)
+            else:
+                os.rename(old, new)
 
     def move_aside(self, steps: Sequence[int]):
         """Moves damaged checkpoints to `aside`; overwrites none there."""

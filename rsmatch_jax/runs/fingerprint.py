@@ -1,7 +1,6 @@
 """A fingerprint of a state: 8 hex digits that are equal if all bits are equal.
 
-It shows whether a checkpoint returns what was saved, and whether two runs ended alike.
-Sums of 32-bit hashes are the same in any order and on any device.
+Made of sums of 32-bit hashes, which are the same in any order and on any device.
 """
 
 import zlib
@@ -11,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-PyTree = Any
+from rsmatch_jax.state import PyTree
+
 _STRIDE = 0x9E3779B9  # 2**32 / golden ratio: neighbouring positions differ in many bits
 _MIX = (0x85EBCA6B, 0xC2B2AE35)  # of MurmurHash3's finaliser
 
@@ -19,9 +19,8 @@ _MIX = (0x85EBCA6B, 0xC2B2AE35)  # of MurmurHash3's finaliser
 def of_leaves(tree: PyTree) -> jax.Array:
     """Returns uint32 [number of leaves], in the order of jax.tree.leaves (jit it).
 
-    The sum over the words of a leaf, each hashed with its position. The hash is
-    one-to-one, so a single changed word always changes the sum. Several changed words
-    leave it unchanged with a probability of 2**-32.
+    The sum of a leaf's words, each hashed one-to-one with its position: a single
+    changed word always changes it, several leave it with a probability of 2**-32.
     """
     return jnp.stack([_of_leaf(leaf) for leaf in jax.tree.leaves(tree)])
 
@@ -29,14 +28,6 @@ def of_leaves(tree: PyTree) -> jax.Array:
 def text(sums: Any) -> str:
     """Returns 8 hex digits of the sums of `of_leaves`."""
     return f"{zlib.crc32(np.asarray(sums, '<u4').tobytes()):08x}"
-
-
-def names(tree: PyTree) -> list[str]:
-    """Returns the paths of the leaves: .params['classifier']['stem']['kernel']."""
-    return [
-        jax.tree_util.keystr(path)
-        for path, _ in jax.tree_util.tree_leaves_with_path(tree)
-    ]
 
 
 def _of_leaf(leaf: jax.Array) -> jax.Array:

@@ -1,12 +1,11 @@
-"""What a run keeps of its past beside the state: evaluations, best step, time, and the
-metrics that end it if they are not finite."""
+"""A run's past: its evaluations, best step, time and the metrics of its last steps."""
 
 import contextlib
 import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,10 +19,7 @@ MEDIAN_OF = 20  # evaluations, as FixMatch reports
 
 @dataclasses.dataclass(frozen=True)
 class Dispatched:
-    """Metrics of `count` steps, still on the device.
-
-    Scalars of a single step, or [n] with n >= count of several steps.
-    """
+    """Metrics of `count` steps on the device: scalars of one step, or [n >= count]."""
 
     metrics: dict[str, Any]
     count: int
@@ -42,24 +38,22 @@ class Stopwatch:
         return time.monotonic() - self._start
 
     @contextlib.contextmanager
-    def paused(self) -> Iterator[Callable[[], float]]:
-        """Stops for the block; yields a function that returns the pause so far."""
+    def paused(self) -> Generator[None]:
+        """Stops for the block."""
         begin = time.monotonic()
         try:
-            yield lambda: time.monotonic() - begin
+            yield
         finally:
             self._start += time.monotonic() - begin
 
 
 @dataclasses.dataclass
 class Record:
-    """Saved with every checkpoint, so that a resumed run reports what an undisturbed
-    one would.
+    """Saved with every checkpoint, so that a resumed run reports as an undisturbed one.
 
-    evaluations: a dict of metrics with its step for each evaluation. pending: metrics
-    of the steps since the last log step, on the device or the host. seconds: training
-    time. images_per_second: since the last start that took a step. metrics_bytes:
-    length of metrics.jsonl. alarmed: names of the alarms that were raised before.
+    evaluations: metrics and the step of each. pending: metrics of the steps since the
+    last log step. seconds: training time. images_per_second: since the last start that
+    took a step. metrics_bytes: length of metrics.jsonl. alarmed: names of past alarms.
     """
 
     evaluations: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -79,10 +73,10 @@ class Record:
         *earlier, now = (
             e.get("validation_accuracy", e["test_accuracy"]) for e in self.evaluations
         )
-        best = not earlier or now > max(earlier)
-        if best:
-            self.best_step = step
-        return best
+        if earlier and now <= max(earlier):
+            return False
+        self.best_step = step
+        return True
 
     def warn_once(self, alarms: Mapping[str, str], step: int) -> list[str]:
         """Adds and returns a warning for each new alarm of {name: text}."""
@@ -99,7 +93,7 @@ class Record:
 
     @classmethod
     def from_meta(cls, meta: dict[str, Any]) -> "Record":
-        """Raises RunFailed if another version has made `meta`."""
+        """Undoes `to_meta`; raises RunFailed if another version has made `meta`."""
         try:
             return cls(**meta)
         except TypeError as e:
@@ -109,17 +103,9 @@ class Record:
             ) from None
 
     def result(
-        self,
-        *,
-        status: str,
-        config: dict[str, Any],
-        step: int,
-        fingerprint: str | None,
+        self, *, status: str, config: dict[str, Any], step: int, fingerprint: str | None
     ) -> dict[str, Any]:
-        """Returns the content of result.json; None for what a method does not have.
-
-        fingerprint: of the state at `step`, None if that is not saved.
-        """
+        """Returns the content of result.json; None for what a method does not have."""
         last = self.evaluations[-1] if self.evaluations else {}
         accuracies = [e["test_accuracy"] for e in self.evaluations[-MEDIAN_OF:]]
         best = next((e for e in self.evaluations if e["step"] == self.best_step), {})
@@ -146,9 +132,8 @@ class Record:
 
 def per_step(pending: Pending) -> list[dict[str, float]]:
     """Returns one dict per step, in order; waits for the device if need be."""
-    steps = []
     dispatches = [p if isinstance(p, Dispatched) else Dispatched(p, 1) for p in pending]
-    fetched = jax.device_get([d.metrics for d in dispatches])
+    steps, fetched = [], jax.device_get([d.metrics for d in dispatches])
     for values, dispatched in zip(fetched, dispatches, strict=True):
         columns = {name: np.atleast_1d(v) for name, v in values.items()}
         for i in range(dispatched.count):
@@ -166,19 +151,15 @@ def require_finite(
     steps: Sequence[Mapping[str, float]],
     last_saved: Callable[[], int | None],
 ):
-    """Raises RunFailed with the first metric of `steps` that is NaN or infinite.
-
-    steps: the metrics of the steps up to `step`, on the host. last_saved: returns the
-    step of the newest checkpoint, None if there is none.
-    """
+    """Raises RunFailed with the first metric of the `steps` up to `step` that is NaN or
+    infinite. last_saved: returns the step of the newest checkpoint, or None."""
     for number, values in enumerate(steps, start=step - len(steps) + 1):
         for name, value in values.items():
             if math.isfinite(value):
                 continue
-            saved = last_saved()
-            checkpoint = f"the last good checkpoint is of step {saved}"
-            if saved is None:
-                checkpoint = "nothing was saved before it"
+            saved, checkpoint = last_saved(), "nothing was saved before it"
+            if saved is not None:
+                checkpoint = f"the last good checkpoint is of step {saved}"
             raise RunFailed(
                 f"{name} is {value} at step {number}: the run has diverged, and the "
                 f"same start would diverge again; {checkpoint}. Start anew with a "

@@ -1,12 +1,11 @@
-"""What a run writes for people: progress lines, metrics.jsonl, TensorBoard's files.
+"""What a run writes while it trains: metrics.jsonl, and TensorBoard's event files.
 
-Only this module imports clu, inside functions, because it imports TensorFlow. Without
-TensorFlow there are no event files.
+Only this module imports clu, inside functions, because it imports TensorFlow.
 """
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from absl import logging
 from rsmatch_jax import files
 from rsmatch_jax.errors import one_line
 from rsmatch_jax.runs import workdir
-from rsmatch_jax.terminal import duration, say
+from rsmatch_jax.terminal import say
 
 
 class Logbook:
@@ -24,17 +23,16 @@ class Logbook:
     def __init__(
         self, folder: str, *, num_bytes: int, num_steps: int, tensorboard: bool
     ):
-        """num_bytes: length of metrics.jsonl at the checkpoint that the run goes on
-        from, as returned by `sync`. Later lines of an interrupted start are removed, so
-        that none is there twice."""
+        """num_bytes: what `sync` returned at the checkpoint that the run goes on from.
+        Later lines are removed, because the run writes them again."""
         self._folder = folder
         path = os.path.join(folder, workdir.METRICS_FILE)
         self._file = open(path, "ab")  # noqa: SIM115 (lives as long as the run)
         if self._file.tell() < num_bytes:
             say(f"warning: {path} has lost lines of earlier steps")
         self._file.truncate(min(num_bytes, self._file.tell()))
-        self._num_steps = num_steps
-        self._writer = self._progress = None
+        self._writer: Any = None  # clu's; None without event files
+        self._progress: Any = None
         if tensorboard:
             self._open_clu(folder, num_steps)
 
@@ -68,34 +66,12 @@ class Logbook:
         if self._progress is not None:
             self._to_clu(lambda writer: self._progress(step))
 
-    def progress(
-        self,
-        step: int,
-        metrics: dict[str, Any],
-        rate: float,
-        extra_seconds: float,
-        alarms: Sequence[str] = (),
-    ):
-        """Prints the progress line.
-
-        Args:
-            rate: training steps per second.
-            extra_seconds: time of the evaluations to come.
-            alarms: what is wrong now.
-        """
-        parts = [f"step {step}/{self._num_steps}"]
-        parts += [f"{k} {v:.3f}" for k, v in metrics.items()]
-        to_go = duration((self._num_steps - step) / rate + extra_seconds)
-        parts += [f"{rate:.2f} steps/s", f"ETA {to_go}"]
-        say("  ".join([*parts, *(f"WARNING: {alarm}" for alarm in alarms)]))
-
     def sync(self) -> int:
         """Brings metrics.jsonl to disk; returns its length in bytes."""
         os.fsync(self._file.fileno())
         return self._file.tell()
 
     def close(self):
-        """Closes all files."""
         self._file.close()
         self._to_clu(lambda writer: writer.close())
 

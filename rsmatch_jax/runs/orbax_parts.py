@@ -16,7 +16,8 @@ class NewestAndBest:
     """Orbax's PreservationPolicy: which checkpoints stay when one is added."""
 
     def __init__(self, newest: int):
-        self.newest, self.best = newest, None
+        self.newest = newest
+        self.best: int | None = None
 
     def should_preserve(
         self, checkpoints: Sequence[Any], *, context: Any
@@ -26,24 +27,24 @@ class NewestAndBest:
         return [i >= first or c.step == self.best for i, c in enumerate(checkpoints)]
 
 
-def shapes(folder: str) -> dict[str, tuple[int, ...]]:
+def shapes(folder: str, step: int) -> dict[str, tuple[int, ...]]:
     """Returns {path: shape} of the leaves of a saved state; empty if it is damaged."""
+    path = pathlib.Path(folder, str(step), "state")
     try:
-        tree = ocp.StandardCheckpointHandler().metadata(pathlib.Path(folder)).tree
-        return {path: tuple(x.shape) for path, x in _leaves(tree)}
+        # pyrefly: ignore[bad-argument-type]: asks for etils' Path, takes any
+        tree = ocp.StandardCheckpointHandler().metadata(path).tree
+        return {path: tuple(x.shape) for path, x in leaves(tree)}
     except Exception:  # Orbax raises exceptions of many kinds for bad files
         return {}
 
 
 def misfit(saved_shapes: Mapping[str, tuple[int, ...]], like: PyTree) -> str | None:
-    """Returns which leaf of a saved state differs from `like`, None if all fit.
-
-    saved_shapes: from `shapes`. An empty one fits: the damage shows when it is read.
-    """
+    """Returns which leaf of a saved state, by its `shapes`, differs from `like`; None
+    if all fit, or if it is damaged."""
     if not saved_shapes:
         return None
     saved = dict(saved_shapes)
-    for path, leaf in _leaves(like):
+    for path, leaf in leaves(like):
         is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         shape = saved.pop(path, None)
         if shape is None:
@@ -62,8 +63,8 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
     return not (record.exc_info and f"{os.sep}orbax{os.sep}" in record.pathname)
 
 
-def _leaves(tree: PyTree) -> list[tuple[str, Any]]:
-    """(path, leaf), with equal paths for a state and for Orbax's metadata of it."""
+def leaves(tree: PyTree) -> list[tuple[str, Any]]:
+    """Returns (path, leaf), with equal paths for a state and Orbax's metadata of it."""
     return [
         (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)

@@ -18,11 +18,8 @@ SAMPLE = 256  # images of each part; all of ImageNet would take minutes to read
 
 
 def digest(task: rs_ssl.Task) -> str:
-    """Returns a SHA-256 of up to SAMPLE evenly spaced images of each part of a task.
-
-    Pixels of decoded images, files of encoded ones. With the split's index arrays it
-    tells whether a dataset at another place is the same one.
-    """
+    """Returns a SHA-256 of up to SAMPLE evenly spaced images of each part of a task: of
+    the pixels of decoded images, of the files of encoded ones."""
     sha = hashlib.sha256()
     for images in (task.lab_images, task.unl_images, task.val_images, task.test_images):
         sha.update(repr(images.shape).encode())
@@ -36,14 +33,10 @@ def digest(task: rs_ssl.Task) -> str:
 
 
 def check(folder: str, split: Mapping[str, np.ndarray], content: str | None):
-    """Raises RequestError unless the run in `folder` began with these images.
-
-    Args:
-        split: index arrays by name, chosen again from the present data.
-        content: a digest of the present images; None, or a run without a digest,
-            compares the split only.
-    """
-    way_out = "restore them, or train anew with --overwrite"
+    """Raises RequestError unless the run in `folder` began with these images. split:
+    index arrays by name. content: their `digest`, None compares the split alone."""
+    anew = "or train anew with --overwrite"
+    changed = f"so the dataset or the pool has changed since; restore them, {anew}"
     path = os.path.join(folder, workdir.SPLIT_FILE)
     try:
         with np.load(path, allow_pickle=False) as saved:
@@ -51,18 +44,18 @@ def check(folder: str, split: Mapping[str, np.ndarray], content: str | None):
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as e:
         raise RequestError(
             f"{path} cannot be read ({e}), so nothing tells which images this run "
-            "began with; restore it, or train anew with --overwrite"
+            f"began with; restore it, {anew}"
         ) from None
     for name, indices in split.items():
         if not np.array_equal(earlier[name], indices):
             raise RequestError(
-                f"{path}: this run began with another choice of {name} images, so the "
-                f"dataset or the pool has changed since; {way_out}"
+                f"{path}: this run began with another choice of {name} images, "
+                f"{changed}"
             )
     data = files.read_json(os.path.join(folder, workdir.DATA_FILE)) or {}
     before = data.get(CONTENT)
     if None not in (before, content) and before != content:
         raise RequestError(
             f"{folder}: this run began with other images of the same number and "
-            f"labels, so the dataset or the pool has changed since; {way_out}"
+            f"labels, {changed}"
         )

@@ -1,15 +1,10 @@
-"""A run's folder: to which run it belongs, and which files it holds.
-
-config.json, split.npz, data.json, parameters.txt, checkpoints/, metrics.jsonl, event
-files, queue.png, confusion.npy, mistakes.npz and result.json.
-"""
+"""A run's folder: to which run it belongs, and which files it holds."""
 
 import contextlib
-import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,17 +25,8 @@ LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
 _REMOVED = ".removed"
 _EVENTS = "events.out."  # TensorBoard's
-FILES = (
-    CONFIG_FILE,
-    SPLIT_FILE,
-    DATA_FILE,
-    QUEUE_PICTURE,
-    CONFUSION_FILE,
-    MISTAKES_FILE,
-    METRICS_FILE,
-    PARAMETERS_FILE,
-    RESULT_FILE,
-)
+FILES = (CONFIG_FILE, SPLIT_FILE, DATA_FILE, METRICS_FILE, PARAMETERS_FILE)
+FILES += (QUEUE_PICTURE, CONFUSION_FILE, MISTAKES_FILE, RESULT_FILE)
 
 LEFT_ALONE = "it is left alone, choose another workdir"
 # Keys that change how a run computes, never what.
@@ -112,17 +98,10 @@ def read_data(workdir: str) -> dict[str, Any]:
 
 
 def claim(
-    workdir: str,
-    config: dict[str, Any],
-    split: dict[str, np.ndarray],
-    data: dict[str, Any],
+    workdir: str, config: dict[str, Any], split: Mapping[str, Any], data: dict[str, Any]
 ):
-    """Makes the folder, with config.json, split.npz and data.json in it.
-
-    split: index arrays by name. data: describes the data, JSON-ready.
-    """
-    arrays = io.BytesIO()
-    np.savez(arrays, **split)
+    """Makes the folder, with config.json, split.npz (index arrays by name) and
+    data.json (a JSON-ready description of the data) in it."""
     try:
         os.makedirs(workdir, exist_ok=True)
         for name in os.listdir(workdir):
@@ -130,7 +109,8 @@ def claim(
                 os.remove(os.path.join(workdir, name))
         files.write_json(os.path.join(workdir, CONFIG_FILE), config)
         files.write_json(os.path.join(workdir, DATA_FILE), data)
-        files.write_bytes(os.path.join(workdir, SPLIT_FILE), arrays.getvalue())
+        with files.replacing(os.path.join(workdir, SPLIT_FILE)) as f:
+            np.savez(f, **split)
     except OSError as e:
         raise RequestError(
             f"--workdir={workdir} cannot be written ({e}); choose another"
@@ -138,15 +118,10 @@ def claim(
 
 
 def check_out(
-    out: str | None,
-    workdir: str,
-    extension: str = ".json",
-    beside: Sequence[str] = (),
+    out: str | None, workdir: str, extension: str = ".json", beside: Sequence[str] = ()
 ):
-    """Raises RequestError if a file --out=`out` cannot be written or is the run's.
-
-    None passes. beside: endings of further files, which are checked as well.
-    """
+    """Raises RequestError if a file --out=`out`, or out + an ending of `beside`, cannot
+    be written or is the run's; None passes."""
     if out == "":
         raise RequestError(f"--out= is no file name; use --out=FILE{extension}")
     folder = os.path.realpath(workdir)
@@ -178,7 +153,7 @@ def clear(workdir: str):
 
 
 @contextlib.contextmanager
-def locked(workdir: str) -> Iterator[None]:
+def locked(workdir: str) -> Generator[None]:
     """Makes `workdir` and keeps other processes from training there for the block."""
     message = (
         f"--workdir={workdir}: another process is training there; wait for it, or "
@@ -205,17 +180,12 @@ def is_locked(workdir: str) -> bool:
 
 
 def differences(
-    old: dict[str, Any], new: dict[str, Any], prefix: str = ""
+    old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> list[tuple[str, Any, Any]]:
     """Returns (dotted key, old value, new value) for each difference of two dicts."""
-    differing = []
-    for key in sorted({*old, *new}):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            differing += differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            differing.append((f"{prefix}{key}", a, b))
-    return differing
+    a, b = flat(old), flat(new)
+    keys = sorted({*a, *b})
+    return [(k, a.get(k), b.get(k)) for k in keys if a.get(k) != b.get(k)]
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Work that is started ahead of its use."""
+"""Work that is started ahead of its use: taking an item from an iterator starts it."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -8,10 +8,7 @@ Item = TypeVar("Item")
 
 
 def ahead(items: Iterable[Item], depth: int) -> Iterator[Item]:
-    """Yields the items in order, each once `depth` further ones have been taken.
-
-    Taking an item starts its work, so at most depth + 1 pieces of work are under way.
-    """
+    """Yields the items in order, each once `depth` further ones have been taken."""
     started: deque[Item] = deque()
     for item in items:
         started.append(item)

@@ -1,7 +1,4 @@
-"""Runs a command of this package in another process. Does not import JAX.
-
-A child that fails, or is killed at its time limit, leaves this process unharmed.
-"""
+"""Runs a command of this package in another process. Does not import JAX."""
 
 import contextlib
 import os
@@ -9,7 +6,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import IO
 
 from rsmatch_jax.runtime.stopping import ECHO
@@ -20,8 +17,7 @@ ROOT = os.path.dirname(  # of this package: the repository, or a site-packages
 
 
 def environ_with_package(added: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Returns this process's environment, and `added`, for a child that imports the
-    same rsmatch_jax."""
+    """Returns the environment of a child that imports the same rsmatch_jax."""
     paths = [ROOT, os.environ.get("PYTHONPATH", "")]
     python_path = os.pathsep.join(filter(None, paths))
     return {**os.environ, "PYTHONPATH": python_path, **(added or {})}
@@ -39,8 +35,6 @@ def run(
 ) -> int:
     """Runs a command to its end and returns its exit code, negative for a signal.
 
-    The child imports the same rsmatch_jax as this process.
-
     Args:
         environment: variables to set beside those of this process.
         core: the only CPU core that the child may use.
@@ -51,16 +45,17 @@ def run(
     """
     # In another session, a terminal's Ctrl-C reaches the child only through this one.
     new_session = seconds is not None or patience is not None
-    with _pinned(core):  # a new process inherits it, before it has any thread
-        process = subprocess.Popen(
-            command,
-            env=environ_with_package(environment),
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=stderr,
-            start_new_session=new_session,
-        )
+    process = subprocess.Popen(
+        command,
+        env=environ_with_package(environment),
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        start_new_session=new_session,
+    )
     try:
+        if core is not None:  # at once: later threads inherit it, earlier ones do not
+            os.sched_setaffinity(process.pid, {core})
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
         return -signal.SIGKILL
@@ -98,16 +93,3 @@ def _stop(process: subprocess.Popen, patience: float):
             # One Ctrl-C may arrive twice, from the terminal and from a parent.
             if time.monotonic() - begin > ECHO:
                 process.kill()
-
-
-@contextlib.contextmanager
-def _pinned(core: int | None) -> Iterator[None]:
-    if core is None:
-        yield
-        return
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})  # only of this thread
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, cores)

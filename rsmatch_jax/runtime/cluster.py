@@ -1,8 +1,7 @@
 """Whether this process is one of several of a run: by flags, or by the environment.
 
-It does not import JAX, because the parent of such a process (`supervisor`) uses it. JAX
-itself connects processes under SLURM, Open MPI, Kubernetes and on TPU pods; this module
-only decides whether there are several.
+JAX itself connects processes under SLURM, Open MPI, Kubernetes and on TPU pods; here it
+is decided whether there are several. The parent (`supervisor`) must not import JAX.
 """
 
 import dataclasses
@@ -25,9 +24,9 @@ METADATA = "/computeMetadata/v1/instance/attributes/worker-network-endpoints"
 class Group:
     """The processes of a run, before JAX has started.
 
-    source: what tells of them. coordinator (HOST:PORT), size and rank: None if JAX
-    finds them. method: JAX's name for its way of finding them, None = JAX chooses.
-    local_devices: this process's GPUs, None = JAX chooses.
+    source: where it is known from. coordinator (HOST:PORT), size, rank: None if JAX
+    finds them. method: JAX's name for its way of finding them. local_devices: this
+    process's GPUs. None = JAX chooses.
     """
 
     source: str
@@ -70,15 +69,13 @@ def find(
     environ: Mapping[str, str],
 ) -> Group | None:
     """Returns the group by the three flags or the environment; None = a process alone.
-
-    Raises RequestError if the flags do not fit each other.
-    """
+    Raises RequestError if the flags do not fit each other."""
     values = (coordinator, num_processes, process_id)
     if values == (None, 1, None):
         return None
     if values == (None, None, None):
         return _detect(environ)
-    if None in values:
+    if coordinator is None or num_processes is None or process_id is None:
         raise RequestError(
             f"of {THREE} some are missing; use all three, or none under SLURM, Open "
             f"MPI, Kubernetes and on TPU pods, where JAX finds them. {ALONE}"
@@ -117,13 +114,11 @@ def _detect(environ: Mapping[str, str]) -> Group | None:
                 "JAX where they meet; add --coordinator=HOST:PORT "
                 f"--num_processes={size} --process_id=$OMPI_COMM_WORLD_RANK. {ALONE}"
             )
-        local = _number(environ, "OMPI_COMM_WORLD_LOCAL_SIZE")
-        gpus = _gpus_of_process(environ, local)
+        gpus = _gpus_of_process(environ, _number(environ, "OMPI_COMM_WORLD_LOCAL_SIZE"))
         return Group("by Open MPI", None, size, rank, "ompi", gpus)
     size = _number(environ, "SLURM_STEP_NUM_TASKS")  # a batch script has no step
     if size > 1:
-        local = _slurm_tasks_here(environ)
-        gpus = _gpus_of_process(environ, local)
+        gpus = _gpus_of_process(environ, _slurm_tasks_here(environ))
         rank = _number(environ, "SLURM_PROCID")
         return Group("by SLURM", None, size, rank, "slurm", gpus)
     hosts = environ.get("TPU_PROCESS_ADDRESSES", environ.get("TPU_WORKER_HOSTNAMES"))
@@ -144,17 +139,16 @@ def _detect(environ: Mapping[str, str]) -> Group | None:
 
 
 def _number(environ: Mapping[str, str], name: str) -> int:
-    """The number in a variable, 0 if there is none."""
+    """Returns the number in a variable, 0 if there is none."""
     value = environ.get(name, "")
     return int(value) if value.isdecimal() else 0
 
 
 def _slurm_tasks_here(environ: Mapping[str, str]) -> int:
-    """The number of tasks on this node, from a list such as 4(x2),1; 0 if unknown."""
-    counts = []
-    for part in environ.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):
-        match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)
-        counts += [int(match[1])] * int(match[2] or 1) if match else []
+    """Returns the tasks on this node, from a list such as 4(x2),1; 0 if unknown."""
+    nodes = environ.get("SLURM_STEP_TASKS_PER_NODE", "")
+    parts = re.findall(r"(\d+)(?:\(x(\d+)\))?", nodes)
+    counts = [int(count) for count, times in parts for _ in range(int(times or 1))]
     node = _number(environ, "SLURM_NODEID")
     return counts[node] if node < len(counts) else 0
 
@@ -162,11 +156,8 @@ def _slurm_tasks_here(environ: Mapping[str, str]) -> int:
 def _gpus_of_process(
     environ: Mapping[str, str], local_processes: int
 ) -> tuple[int, ...] | None:
-    """The GPUs that a process takes of those that it sees; None = JAX chooses.
-
-    JAX chooses the GPU of the local rank, which is wrong for a process that is alone on
-    its machine or sees a single GPU.
-    """
+    """Returns the GPUs that a process takes; None = JAX chooses that of the local rank,
+    which is wrong for a process alone on its machine or with one visible GPU."""
     seen = environ.get("CUDA_VISIBLE_DEVICES", "")
     count = len(seen.split(",")) if seen else len(_gpu_files())
     if count == 1:
@@ -186,7 +177,7 @@ def _has_tpu() -> bool:
 
 
 def _tpu_workers(environ: Mapping[str, str]) -> list[str]:
-    """The hosts of a TPU VM's slice, by its metadata server; [] if that is silent."""
+    """Returns the hosts of a TPU VM's slice; [] if its metadata server is silent."""
     server = environ.get("GCE_METADATA_IP", "metadata.google.internal")
     request = urllib.request.Request(
         f"http://{server}{METADATA}", headers={"Metadata-Flavor": "Google"}

@@ -16,10 +16,8 @@ OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": ""}}
 
 def use_cache(cache_dir: str | None):
     """Caches compiled programs in <cache_dir>/compiled; None = the user's cache folder.
-
-    JAX's variables JAX_COMPILATION_CACHE_DIR and JAX_ENABLE_COMPILATION_CACHE win. The
-    keys of the cache are a program's content, JAX's version and the device.
-    """
+    JAX_COMPILATION_CACHE_DIR and JAX_ENABLE_COMPILATION_CACHE win."""
+    # pyrefly: ignore[missing-attribute]: JAX makes its options at run time
     if jax.config.jax_compilation_cache_dir is None:
         folder = os.path.join(files.default_cache_dir(cache_dir), "compiled")
         jax.config.update("jax_compilation_cache_dir", folder)
@@ -28,11 +26,7 @@ def use_cache(cache_dir: str | None):
 
 
 def compiled(lowered: jax.stages.Lowered, platform: str) -> jax.stages.Compiled:
-    """Returns the program for devices of a platform, with this package's options.
-
-    It accepts only arguments of the shapes that it was lowered for, so that nothing is
-    compiled a second time unnoticed.
-    """
+    """Returns the program for devices of a platform, with this package's options."""
     options: dict[str, Any] = OPTIONS.get(platform, {})
     try:
         program = lowered.compile(compiler_options=options)

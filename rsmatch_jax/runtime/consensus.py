@@ -8,25 +8,26 @@ import contextlib
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 import jax
 
-from rsmatch_jax.runtime import hosts
+from rsmatch_jax.runtime import hosts, stopping
 
 POLL = 0.5  # seconds between two checks whether another process got a signal
-_KEY = "rsmatch_jax/stop"
+_SIGNAL = f"{hosts.KEY}/signal"  # is in the shared store once a process got one
+_CALLS = "calls of due"
 
 
-class Stop:
-    """`stopping.Stop` for several processes, which call `due` equally often.
+class Stop(stopping.Stop):
+    """The Stop of several processes, which call `due` equally often.
 
-    After a signal each process publishes its number of calls and waits for the numbers
-    of the others. All stop at the first call that none of them has made yet.
+    After a signal each publishes how often it has called `due`. All stop at the first
+    call that none of them has made yet.
     """
 
     def __init__(self):
-        self._lock = threading.Lock()
+        super().__init__()
         self._calls, self._last = 0, math.inf
         self._signalled, self._ended = False, threading.Event()
 
@@ -36,18 +37,13 @@ class Stop:
             self._calls += 1
             return self._calls >= self._last
 
-    def to_save(self) -> contextlib.AbstractContextManager[None]:
-        """Does nothing; as in `stopping.Stop`."""
-        return contextlib.nullcontext()
-
-    def nothing_to_save(
-        self, leave: Callable[[], None]
-    ) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def at_signal(self, leave: Callable[[], object] | None) -> Generator[None]:
         """Does nothing: all processes stop together, after the next dispatch."""
         del leave
-        return contextlib.nullcontext()
+        yield
 
-    def request(self):
+    def request(self, name: str = "SIGTERM"):
         """Requests a stop; a signal handler may call it."""
         self._signalled = True
 
@@ -56,15 +52,13 @@ class Stop:
         while not self._ended.wait(POLL):
             try:
                 if self._signalled:
-                    hosts.client().key_value_set(_KEY, "", allow_overwrite=True)
-                hosts.client().key_value_try_get(_KEY)
+                    hosts.client().key_value_set(_SIGNAL, "", allow_overwrite=True)
+                hosts.client().key_value_try_get(_SIGNAL)
             except jax.errors.JaxRuntimeError:  # no process got a signal
                 continue
             with self._lock:
                 self._publish()
-                numbers = range(hosts.num_processes())
-                calls = [int(hosts.get(f"{_KEY}/{p}")) for p in numbers]
-                self._last = max(calls) + 1
+                self._last = max(map(int, hosts.published(_CALLS))) + 1
             return
 
     def end(self):
@@ -75,12 +69,11 @@ class Stop:
             self._publish()
 
     def _publish(self):
-        key = f"{_KEY}/{hosts.index()}"
-        hosts.client().key_value_set(key, str(self._calls), allow_overwrite=True)
+        hosts.publish(_CALLS, str(self._calls), overwrite=True)
 
 
 @contextlib.contextmanager
-def on_signals() -> Iterator[Stop]:
+def on_signals() -> Generator[Stop]:
     """Yields a Stop for SIGTERM in the main thread, after `hosts.start`."""
     stop = Stop()
     before = signal.signal(signal.SIGTERM, lambda *_: stop.request())

@@ -1,7 +1,6 @@
-"""Several processes of one run: how they start and agree.
+"""Several processes of one run: how they start and agree, through JAX's shared store.
 
-JAX's distributed runtime connects them; they exchange everything else through its
-key-value store. With one process all functions return at once.
+With one process all functions return at once.
 """
 
 import contextlib
@@ -11,25 +10,26 @@ import os
 import re
 import socket
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-# The only import from jax._src. The store and its barriers have time limits, so that a
-# process whose partner has died ends within seconds (tests/faults). JAX's public
-# functions (multihost_utils) wait without a limit. Orbax imports this client as well.
+# The only import from jax._src. With the store's time limits a process whose partner
+# has died ends within seconds (tests/faults). JAX's public functions (multihost_utils)
+# wait without a limit. Orbax imports this client as well.
 from jax._src import distributed
 from jax.experimental import multihost_utils
 
 from rsmatch_jax.errors import STOPPED, RequestError, RunFailed, one_line
-from rsmatch_jax.runtime import supervisor
+from rsmatch_jax.runtime import parallel, supervisor
 from rsmatch_jax.runtime.cluster import Group, split_address
 
 T = TypeVar("T")
+KEY = "rsmatch_jax"  # begins the keys of the shared store
 MEET = 300  # seconds until all processes of a run must have started
 HEARTBEAT = 30  # seconds of silence after which a process counts as dead
 PART = 600  # seconds that a finished process waits for the others
@@ -46,33 +46,30 @@ LOST = re.compile(
 def start(group: Group | None, *, seconds: float = MEET):
     """Connects the processes of a run, before anything else uses JAX's devices.
 
-    None, a process alone, does nothing. If only some processes start within `seconds`,
-    JAX aborts them from C++ (see `supervisor`).
-
     Raises:
         RequestError: the port is in use, or the processes have different devices.
-        RunFailed: the processes do not meet within `seconds`.
+        RunFailed: the processes do not meet within `seconds`. If only some of them
+            start, JAX aborts these from C++ (see `supervisor`).
     """
     if group is None:
         return
-    where = group.coordinator or f"the address that JAX has {group.source}"
+    address = group.coordinator
+    where = address or f"the address that JAX has {group.source}"
     supervisor.tell(
         f"waiting for the other processes at {where}: all of them must start within "
         f"{seconds:.0f} s, each with another number, and reach that address"
     )
-    if group.coordinator is not None:
-        _knock(group, seconds)
+    if address:
+        _knock(group, address, seconds)
     # It would catch SIGTERM, which `consensus` handles.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
-            group.coordinator,
-            group.size if group.coordinator else None,
-            group.rank if group.coordinator else None,
+            address,
+            group.size if address else None,
+            group.rank if address else None,
             local_device_ids=group.local_devices,
-            cluster_detection_method="deactivate"
-            if group.coordinator
-            else group.method,
+            cluster_detection_method="deactivate" if address else group.method,
             initialization_timeout=round(seconds),
             heartbeat_timeout_seconds=HEARTBEAT,
             shutdown_timeout_seconds=PART,
@@ -90,7 +87,7 @@ def start(group: Group | None, *, seconds: float = MEET):
 
 
 def is_primary() -> bool:
-    """Returns whether this process writes the files and prints the lines."""
+    """Returns True for the process that writes the files and prints the lines."""
     return index() == 0
 
 
@@ -107,59 +104,36 @@ def num_processes() -> int:
 def agreed(name: str, function: Callable[[], T], *, primary_first: bool = False) -> T:
     """Returns the function's result here, once it has returned on every process.
 
-    A RequestError or RunFailed of one process is raised on all, so that none waits for
-    another.
-
-    Args:
-        name: used by no other call.
-        primary_first: the others begin when process 0 is done, and find its files.
+    A RequestError or RunFailed of one process is raised on all. name: used by no other
+    call. primary_first: the others begin when process 0 is done, and find its files.
     """
     if num_processes() == 1:
         return function()
     if primary_first and not is_primary():
-        _raise_outcome(name, 0)
-    try:
-        result = function()
-    except (RequestError, RunFailed) as e:
-        _publish_outcome(name, {"refused": isinstance(e, RequestError), "why": str(e)})
-        raise
-    _publish_outcome(name, {})
+        _outcome(name, 0)
+    result = _run_published(name, function, with_result=False)
     for process in range(num_processes()):
-        _raise_outcome(name, process)
+        _outcome(name, process)
     return result
 
 
 def on_primary(name: str, function: Callable[[], T]) -> T:
-    """Runs a function on process 0 and returns its JSON-ready result on every process.
-
-    Its RequestError or RunFailed is raised on all.
-    """
+    """Runs a function on process 0; on every process returns its JSON-ready result, or
+    raises its RequestError or RunFailed."""
     if num_processes() == 1:
         return function()
     if is_primary():
-        try:
-            result = function()
-        except (RequestError, RunFailed) as e:
-            _publish_outcome(
-                name, {"refused": isinstance(e, RequestError), "why": str(e)}
-            )
-            raise
-        _publish_outcome(name, {"result": result})
-        return result
-    return _raise_outcome(name, 0).get("result")
+        return _run_published(name, function, with_result=True)
+    return _outcome(name, 0)
 
 
 def require_equal(name: str, value: str, way_out: str):
-    """Raises RequestError, on every process, unless all have the same `value`.
-
-    name: of the value, in the message; used by no other call.
-    """
+    """Raises RequestError, on every process, unless all have the same `value`."""
     if num_processes() == 1:
         return
-    key = f"rsmatch_jax/equal/{name}"
     digest = hashlib.sha256(value.encode()).hexdigest()
-    client().key_value_set(f"{key}/{index()}", digest)
-    digests = [get(f"{key}/{p}") for p in range(num_processes())]
+    publish(f"equal/{name}", digest)
+    digests = published(f"equal/{name}")
     others = [p for p, d in enumerate(digests) if d != digests[0]]
     if others:
         numbers = ", ".join(map(str, others))
@@ -171,15 +145,18 @@ def require_equal(name: str, value: str, way_out: str):
 def barrier(name: str, seconds: float = PATIENCE):
     """Waits until every process has called it; name: used by no other call."""
     if num_processes() > 1:
-        client().wait_at_barrier(f"rsmatch_jax/{name}", round(seconds * 1000))
+        client().wait_at_barrier(f"{KEY}/{name}", round(seconds * 1000))
 
 
 def require_shared(folder: str):
     """Raises RequestError, on every process, unless all see the same folder."""
     if num_processes() == 1:
         return
-    name = f".seen_by_all.{os.getpid()}-{time.time_ns()}.tmp"
-    name = on_primary("mark in the workdir", lambda: _touch(folder, name))
+
+    def mark():
+        descriptor, path = tempfile.mkstemp(".tmp", ".seen_by_all.", folder)
+        os.close(descriptor)
+        return os.path.basename(path)
 
     def look():
         deadline = time.monotonic() + LOOK
@@ -192,6 +169,7 @@ def require_shared(folder: str):
                 )
             time.sleep(0.1)
 
+    name = on_primary("mark in the workdir", mark)
     try:
         agreed("look into the workdir", look)
     finally:
@@ -200,16 +178,14 @@ def require_shared(folder: str):
 
 
 def steps_ahead(most: int, platform: str) -> int:
-    """Returns how many dispatches may be under way while the next one is made.
-
-    `most`, but 0 for several processes on CPUs: the collectives of two programs may run
-    in different orders on two hosts, and gloo would wait for half an hour.
-    """
+    """Returns how many dispatches may be under way while the next one is made."""
+    # The collectives of two programs may run in different orders on two hosts, and gloo
+    # would wait for half an hour.
     return 0 if platform == "cpu" and num_processes() > 1 else most
 
 
 @contextlib.contextmanager
-def losses_named() -> Iterator[None]:
+def losses_named() -> Generator[None]:
     """Turns the exceptions of XLA for a lost process into RunFailed."""
     try:
         yield
@@ -225,11 +201,8 @@ def losses_named() -> Iterator[None]:
 
 
 def leave(code: int) -> int:
-    """Ends the work of this process with the others and returns the exit code.
-
-    One of several processes that has failed alone exits at once: JAX's orderly end
-    would wait for the others, and they for it.
-    """
+    """Ends the work of this process with the others and returns the exit code. One that
+    failed alone exits at once, because JAX's end would wait for the others."""
     if jax.distributed.is_initialized() and code not in (0, STOPPED):
         try:
             barrier("leave", TOGETHER)
@@ -240,16 +213,16 @@ def leave(code: int) -> int:
     return code
 
 
-def _knock(group: Group, seconds: float):
+def _knock(group: Group, address: str, seconds: float):
     """Checks that process 0 can use its port and that the others reach it."""
-    host, port = split_address(group.coordinator)
+    host, port = split_address(address)
     if group.rank == 0:
         try:
             socket.create_server(("", port)).close()
         except OSError as e:
             raise RequestError(
-                f"--coordinator={group.coordinator}: process 0 cannot listen at port "
-                f"{port} here ({e.strerror}); choose another"
+                f"--coordinator={address}: process 0 cannot listen at port {port} "
+                f"here ({e.strerror}); choose another"
             ) from e
         return
     deadline = time.monotonic() + seconds
@@ -260,31 +233,18 @@ def _knock(group: Group, seconds: float):
         except OSError as e:
             if time.monotonic() > deadline:
                 raise RunFailed(
-                    f"--coordinator={group.coordinator}: {group.name} could not "
-                    f"connect for {seconds:.0f} s ({e.strerror or e}). Start process 0 "
-                    "on that machine and open the port"
+                    f"--coordinator={address}: {group.name} could not connect for "
+                    f"{seconds:.0f} s ({e.strerror or e}). Start process 0 on that "
+                    "machine and open the port"
                 ) from e
         time.sleep(0.2)
 
 
-def _touch(folder: str, name: str) -> str:
-    with open(os.path.join(folder, name), "w"):
-        return name
-
-
 def _connect():
-    """Opens the connections between all devices while all processes are here.
-
-    Later, gloo would give up on a process that comes half a minute after another.
-    """
-    multihost_utils.sync_global_devices("rsmatch_jax")
-    devices = [d for p in range(num_processes()) for d in jax.local_devices(p)]
-    mesh = jax.sharding.Mesh(devices, "all")
-    ones = jax.make_array_from_process_local_data(
-        jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("all")),
-        np.ones(jax.local_device_count(), np.float32),
-    )
-    jax.block_until_ready(jax.jit(jnp.sum)(ones))
+    """Opens the connections between all devices while all processes are here: later,
+    gloo would give up on a process that comes half a minute after another."""
+    multihost_utils.sync_global_devices(KEY)
+    jax.block_until_ready(jax.jit(jnp.sum)(parallel.ranks(parallel.all_devices())))
 
 
 def client() -> Any:
@@ -292,19 +252,39 @@ def client() -> Any:
     return distributed.global_state.client
 
 
-def get(key: str) -> str:
-    """Returns a value of the shared store; waits until a process has set it."""
+def publish(name: str, value: str, *, overwrite: bool = False):
+    """Puts this process's value into the shared store."""
+    key = f"{KEY}/{name}/{index()}"
+    client().key_value_set(key, value, allow_overwrite=overwrite)
+
+
+def published(name: str) -> list[str]:
+    """Returns the values of all processes; waits until each has published its own."""
+    return [_get(name, process) for process in range(num_processes())]
+
+
+def _get(name: str, process: int) -> str:
+    key = f"{KEY}/{name}/{process}"
     return client().blocking_key_value_get(key, PATIENCE * 1000)
 
 
-def _publish_outcome(name: str, outcome: dict[str, Any]):
-    key = f"rsmatch_jax/outcome/{name}/{index()}"
-    client().key_value_set(key, json.dumps(outcome))
+def _run_published(name: str, function: Callable[[], T], *, with_result: bool) -> T:
+    """Returns the function's result; `_outcome` gives it to the other processes."""
+    try:
+        result = function()
+    except (RequestError, RunFailed) as e:
+        outcome = {"refused": isinstance(e, RequestError), "why": str(e)}
+        publish(f"outcome/{name}", json.dumps(outcome))
+        raise
+    outcome = {"result": result if with_result else None}
+    publish(f"outcome/{name}", json.dumps(outcome))
+    return result
 
 
-def _raise_outcome(name: str, process: int) -> dict[str, Any]:
-    outcome = json.loads(get(f"rsmatch_jax/outcome/{name}/{process}"))
+def _outcome(name: str, process: int) -> Any:
+    """Returns the result that a process has published, or raises its error."""
+    outcome = json.loads(_get(f"outcome/{name}", process))
     if "why" in outcome:
         error = RequestError if outcome["refused"] else RunFailed
         raise error(f"process {process}: {outcome['why']}")
-    return outcome
+    return outcome["result"]

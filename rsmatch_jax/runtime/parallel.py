@@ -1,19 +1,9 @@
 """Mapping over devices, placement and collectives; the only module that names pmap.
 
-The state is replicated (sharding `P()`, no leading device axis); only the batch has a
-leading [devices, ...] axis. Rows are dealt to the devices like cards: row r of a
-global batch goes to device r mod D. So the first b rows of the global batch are the
-first b/D rows of every device, and everything drawn for the global batch from one key
-is the same for every D.
-
-D counts the devices of all processes of a run. With several processes, state and batch
-are global arrays, of which each process holds the part on its own devices. A mapped
-function must then be lowered and compiled before it is called: pmap, called directly,
-returns arrays of this process alone, which can be neither saved nor fed again.
-
-The functions for use inside a step take `axis`, the name of the mapped axis (of pmap
-or shard_map). None means one device and no collectives. A name that is not bound
-raises a NameError: no axis is ignored silently.
+The state is replicated. Row r of a global batch goes to device r mod D, as cards are
+dealt to the D devices of all processes: the first b rows are the first b/D of each, and
+what one key draws is the same for every D. `axis` names the mapped axis; None = one
+device, and an unbound name raises a NameError.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,33 +18,19 @@ AXIS = "batch"  # the axis of every function that this module maps
 PyTree = Any
 
 
-def map_step(step: Callable, devices: Sequence[jax.Device]) -> Callable:
-    """Returns the pmap of `step(state, batch) -> (state, metrics)`.
-
-    The state is donated. Inside, collectives over AXIS are available and the batch is
-    one device's share. `step` must return the same on all devices; nothing checks it.
-    """
-    return _map_with_state(step, (None, 0), devices)
-
-
-def map_resident_step(
-    step: Callable, num_inputs: int, devices: Sequence[jax.Device]
+def map_step(
+    step: Callable,
+    devices: Sequence[jax.Device],
+    in_axes: Sequence[int | None] = (None, 0),
 ) -> jax.stages.Wrapped:
-    """Returns the pmap of `step(state, *inputs)` with inputs replicated on all devices.
+    """Returns the pmap of `step(state, batch) -> (state, metrics)`; donates the state.
 
-    The state is donated, the inputs are not. `ranks(devices)` follow them, because pmap
-    needs an argument that differs between devices.
+    `step` must return the same on all devices; nothing checks it. With several
+    processes it must be compiled first: pmap, called directly, returns arrays of this
+    process alone, which can be neither saved nor fed again.
     """
-
-    def on_one_device(state, *inputs_and_rank):
-        return step(state, *inputs_and_rank[:-1])
-
-    return _map_with_state(on_one_device, (None,) * (1 + num_inputs) + (0,), devices)
-
-
-def _map_with_state(function, in_axes, devices):
     return jax.pmap(
-        function,
+        step,
         axis_name=AXIS,
         in_axes=in_axes,
         out_axes=(None, None),
@@ -63,8 +39,20 @@ def _map_with_state(function, in_axes, devices):
     )
 
 
+def map_resident_step(
+    step: Callable, num_inputs: int, devices: Sequence[jax.Device]
+) -> jax.stages.Wrapped:
+    """Returns `map_step` of `step(state, *inputs)` with inputs that all devices hold.
+    `ranks(devices)` follow: pmap needs an argument that differs between devices."""
+
+    def on_one_device(state, *inputs_and_rank):
+        return step(state, *inputs_and_rank[:-1])
+
+    return map_step(on_one_device, devices, (None,) * (1 + num_inputs) + (0,))
+
+
 def all_devices() -> list[jax.Device]:
-    """The devices of all processes, ordered by process."""
+    """Returns the devices of all processes, ordered by process."""
     processes = range(jax.process_count())
     return [d for p in processes for d in jax.local_devices(process_index=p)]
 
@@ -83,18 +71,13 @@ def map_eval(forward: Callable, devices: Sequence[jax.Device]) -> jax.stages.Wra
 
 
 def replicate(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
-    """Places a tree on all devices, without a device axis.
-
-    Every process passes the same tree. A state is placed before step 1, because the
-    first step would otherwise reshard the donated state and hold it twice.
-    """
-    mesh = _mesh(devices)
-    local = jax.device_put(tree, NamedSharding(mesh.local_mesh, PartitionSpec()))
+    """Places a tree, the same in every process, on all devices, without a device axis.
+    Otherwise the first step would reshard the donated state and hold it twice."""
+    mesh, everywhere = _mesh(devices), PartitionSpec()
+    local = jax.device_put(tree, NamedSharding(mesh.local_mesh, everywhere))
     if not mesh.is_multi_process:
         return local
-    return multihost_utils.host_local_array_to_global_array(
-        local, mesh, PartitionSpec()
-    )
+    return multihost_utils.host_local_array_to_global_array(local, mesh, everywhere)
 
 
 def replicated(devices: Sequence[jax.Device]) -> NamedSharding:
@@ -103,19 +86,14 @@ def replicated(devices: Sequence[jax.Device]) -> NamedSharding:
 
 
 def own_rows(count: int, devices: Sequence[jax.Device]) -> np.ndarray:
-    """Returns the positions of this process's rows in a global batch, ascending.
-
-    count: rows of the batch, a multiple of the number of devices.
-    """
+    """Returns the ascending positions of this process's rows in a batch of `count`."""
     rows = np.arange(count).reshape(-1, len(devices))
     return rows[:, _local_positions(devices)].reshape(-1)
 
 
 def shard_rows(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
-    """Deals this process's rows of a global batch (see `own_rows`) to its devices.
-
-    The n rows of all processes together become a device array [D, n / D, ...].
-    """
+    """Deals this process's rows of a global batch (see `own_rows`) to its devices: the
+    n rows of all processes become a device array [D, n / D, ...]."""
     num_local = len(_local_positions(devices))
     return _place(jax.tree.map(lambda x: deal(x, num_local), tree), devices)
 
@@ -127,10 +105,7 @@ def deal(rows: Any, num_devices: int) -> Any:
 
 
 def collect(rows: Any) -> np.ndarray:
-    """Undoes `shard_rows` on the host: [D, n / D, ...] -> numpy [n, ...].
-
-    Every process must call it; each gets the rows of all.
-    """
+    """Undoes `shard_rows`: [D, n / D, ...] -> numpy [n, ...], in every process."""
     if isinstance(rows, jax.Array) and not rows.is_fully_addressable:
         rows = multihost_utils.process_allgather(rows, tiled=True)
     return _undeal(np.asarray(rows))
@@ -144,8 +119,7 @@ def local_rows(global_rows: jax.Array, axis: str | None = AXIS) -> jax.Array:
 
 
 def global_positions(local_count: int, axis: str | None = AXIS) -> jax.Array:
-    """Returns the positions of this device's rows in the global batch, int32
-    [local_count]."""
+    """Returns this device's positions in the global batch, int32 [local_count]."""
     rows = jax.lax.iota("int32", local_count)
     if axis is None:
         return rows
@@ -173,7 +147,6 @@ def gather_rows(local: jax.Array, axis: str | None = AXIS) -> jax.Array:
 
 
 def _undeal(dealt: Any) -> Any:
-    """Undoes `deal`: [D, n / D, ...] -> [n, ...], numpy or jax."""
     rows = dealt.swapaxes(0, 1)
     return rows.reshape(rows.shape[0] * rows.shape[1], *rows.shape[2:])
 
@@ -183,7 +156,6 @@ def _mesh(devices: Sequence[jax.Device]) -> Mesh:
 
 
 def _local_positions(devices: Sequence[jax.Device]) -> list[int]:
-    """Positions of this process's devices in the list."""
     process = jax.process_index(devices[0].client)
     return [i for i, d in enumerate(devices) if d.process_index == process]
 

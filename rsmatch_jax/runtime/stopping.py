@@ -1,9 +1,7 @@
-"""SIGTERM, SIGINT (Ctrl-C) and SIGHUP: the first stops a run after the present step,
-the second ends the process at once.
+"""The first SIGTERM, Ctrl-C or SIGHUP stops a run after the step, a second at once.
 
-Python runs a signal handler between two of its instructions. While XLA compiles that
-may take a minute, and JAX drops exceptions that a handler raises in a callback.
-Therefore a thread reads the signals (signal.set_wakeup_fd); the handlers do nothing.
+A thread reads the signals, and the handlers do nothing: Python runs a handler between
+two instructions, a minute late if XLA compiles, and JAX drops what it raises.
 """
 
 import contextlib
@@ -12,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 from rsmatch_jax.errors import STOPPED
 
@@ -23,38 +21,37 @@ ECHO = 1.0  # seconds
 
 
 class Stop:
-    """Whether a run has to stop.
-
-    The first signal ends the process unless the run has something to save.
-    """
+    """Whether a run has to stop."""
 
     def __init__(self):
         self._requested = threading.Event()
         self._since = 0.0
         self._lock = threading.Lock()
-        self._leave: Callable[[], None] | None = lambda: None
+        self._leave: Callable[[], object] | None = lambda: None
 
     def due(self) -> bool:
         """Returns True from the first signal on."""
         return self._requested.is_set()
 
-    def to_save(self) -> contextlib.AbstractContextManager[None]:
-        """Within the block a signal makes `due` true and does not end the process."""
-        return self._leaving(None)
-
-    def nothing_to_save(
-        self, leave: Callable[[], None]
-    ) -> contextlib.AbstractContextManager[None]:
-        """Within the block a signal calls `leave` and ends the process."""
-        return self._leaving(leave)
+    @contextlib.contextmanager
+    def at_signal(self, leave: Callable[[], object] | None) -> Generator[None]:
+        """Within the block a signal calls `leave` and ends the process; None: there is
+        something to save, and it only makes `due` true."""
+        with self._lock:  # waits for ever while `request` ends the process
+            before, self._leave = self._leave, leave
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._leave = before
 
     def request(self, name: str):
         """Handles a signal, in the thread that reads them. name: such as SIGTERM."""
         with self._lock:
             now = time.monotonic()
-            if self._requested.is_set() and now - self._since < ECHO:
-                return
             if self._requested.is_set():
+                if now - self._since < ECHO:
+                    return
                 _write(f"{name} again: ended at once; what was saved before is sound")
                 os._exit(AT_ONCE)
             self._requested.set()
@@ -67,24 +64,10 @@ class Stop:
                 os._exit(STOPPED)
             _write(f"{name}: stopping after this step; a second signal ends it at once")
 
-    @contextlib.contextmanager
-    def _leaving(self, leave: Callable[[], None] | None) -> Iterator[None]:
-        with self._lock:  # waits for ever while `request` ends the process
-            before, self._leave = self._leave, leave
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._leave = before
-
 
 @contextlib.contextmanager
-def on_signals() -> Iterator[Stop]:
-    """Yields a Stop that signals request within the block. For the main thread.
-
-    An ignored signal stays ignored: SIGINT in a background job of a shell, SIGHUP under
-    nohup.
-    """
+def on_signals() -> Generator[Stop]:
+    """Yields a Stop that SIGNALS request within the block. For the main thread."""
     stop = Stop()
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
@@ -101,8 +84,9 @@ def on_signals() -> Iterator[Stop]:
 
 
 @contextlib.contextmanager
-def handled_by(handler: Callable[[int, object], None]) -> Iterator[None]:
-    """Calls `handler` for SIGNALS within the block, but not for ignored ones."""
+def handled_by(handler: Callable[[int, object], None]) -> Generator[None]:
+    """Calls `handler` for SIGNALS within the block. Ignored ones stay ignored: SIGINT
+    in a shell's background job, SIGHUP under nohup."""
     numbers = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
     before = {n: signal.signal(n, handler) for n in numbers}
     try:

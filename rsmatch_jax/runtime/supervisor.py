@@ -1,9 +1,7 @@
-"""The parent of one of several processes of a run.
+"""The parent of one of several processes of a run. It never imports JAX.
 
-When a process of a run dies, JAX aborts the others from C++, so that no Python code can
-explain it or choose the exit code. Therefore each of several processes is the child of
-a small one, which passes signals on and exit codes back, and explains an abort. It
-never imports JAX.
+When a process dies, JAX aborts the others from C++, where no Python code can explain it
+or choose the exit code. So a small parent passes signals on and explains an abort.
 """
 
 import os
@@ -23,9 +21,9 @@ EXPLAINED = (0, 1, 2, STOPPED)  # exit codes for which the child prints a messag
 WATCH = 1.0  # seconds between two checks whether the parent lives
 GO_ON = "The same command on all hosts goes on from the last checkpoint"
 REASONS = {
-    signal.SIGABRT: "JAX does that if another process of the run does not answer any "
-    "more; the message of that process says why",
-    signal.SIGKILL: "the system does that if memory is short",
+    signal.SIGABRT: " (JAX does that if another process of the run does not answer any "
+    "more; the message of that process says why)",
+    signal.SIGKILL: " (the system does that if memory is short)",
 }
 
 
@@ -41,11 +39,10 @@ def tell(word: str):
 
 
 def supervise(command: Sequence[str], name: str) -> int:
-    """Runs a command as the child of this process and returns the exit code.
+    """Runs a command as a child and returns its exit code. For the main thread.
 
-    For the main thread. SIGTERM, SIGINT and SIGHUP reach the child as SIGTERM; a second
-    one kills it. The codes 0, 1, 2 and 75 pass through; any other becomes 1 with a
-    message. The child imports the same rsmatch_jax. name: this process in messages.
+    SIGNALS reach the child as SIGTERM; a second one kills it. The codes EXPLAINED pass
+    through; any other becomes 1 with a message about this process, `name`.
     """
     stop, (read_end, write_end) = _Stop(), os.pipe()
     with handled_by(stop), os.fdopen(read_end, "rb", buffering=0) as lines:
@@ -76,9 +73,7 @@ def supervise(command: Sequence[str], name: str) -> int:
     ending = f"exit code {code}"
     if code < 0:
         number = signal.Signals(-code)
-        ending = number.name
-        if number in REASONS:
-            ending += f" ({REASONS[number]})"
+        ending = number.name + REASONS.get(number, "")
     at = f" while {last[0]}" if last and last[0] else ""
     sys.stderr.write(f"error: {name} ended with {ending}{at}. {GO_ON}\n")
     return 1

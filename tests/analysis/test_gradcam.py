@@ -13,7 +13,7 @@ from support.helpers import assert_bit_equal
 from rsmatch_jax.analysis import gradcam
 from rsmatch_jax.deploy import frozen
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.models import networks, resnet, uint8
+from rsmatch_jax.models import networks, resnet
 
 SIZE = 8
 NETS = ("wrn_10_1", "small_resnet", "small_bottleneck")
@@ -195,7 +195,7 @@ def test_maps_are_the_papers_from_the_image_on(name):
     """The last stage's gradients are the head's weights over the positions."""
     net, params, stats, images = network(name)
     size = images.shape[1]
-    net = uint8.take_uint8(net, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+    net = networks.take_uint8(net, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
     part = frozen.Part("classifier", "real", 3, net, params, stats)
     rng = np.random.default_rng(5)
     images = rng.integers(0, 256, (4, size, size, 3)).astype(np.uint8)

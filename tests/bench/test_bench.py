@@ -8,7 +8,18 @@ import pytest
 from support import benches, fresh_process
 
 from rsmatch_jax.bench import __main__ as bench
-from rsmatch_jax.bench import step
+from rsmatch_jax.bench import (
+    augment,
+    kernel_times,
+    loop,
+    memory,
+    peer,
+    predict,
+    queue_cost,
+    start,
+    step,
+    update,
+)
 from rsmatch_jax.bench.harness import frame, hlo, timing, workload
 
 SMALL = benches.small()
@@ -34,46 +45,38 @@ def test_medians_and_ratios_of_known_times():
         "fixmatch": np.array([0.1, 1.0, 0.1, 0.1]),
         "rsmatch": np.array([0.12, 1.3, 0.11, 0.14]),
     }
-    columns = timing.timed(seconds, "rsmatch", "fixmatch", images=60)
-    per_round = np.sort([1.2, 1.3, 1.1, 1.4])
-    # Linear quantiles of four values lie at ranks 0.75, 1.5 and 2.25.
-    quartiles = [1.1 + 0.75 * 0.1, 1.25, 1.3 + 0.25 * 0.1]
-    np.testing.assert_allclose(np.quantile(per_round, (0.25, 0.5, 0.75)), quartiles)
-    assert columns["ratio"] == pytest.approx(quartiles[1])
-    assert columns["ratio_quartiles"] == pytest.approx([quartiles[0], quartiles[2]])
+    columns = timing.timed(seconds["rsmatch"], seconds["fixmatch"], images=60)
+    # Of 1.1, 1.2, 1.3 and 1.4; linear quantiles lie at ranks 0.75, 1.5 and 2.25.
+    assert columns["ratio"] == pytest.approx(1.25)
+    assert columns["ratio_quartiles"] == pytest.approx([1.175, 1.325])
     assert columns["ms"] == pytest.approx(1e3 * (0.12 + 0.14) / 2)
     assert columns["ms_quartiles"] == pytest.approx([117.5, 430.0])
     assert columns["steps_per_second"] == pytest.approx(1 / 0.13)
     assert columns["images_per_second"] == pytest.approx(60 / 0.13)
-    assert timing.timed(seconds, "fixmatch", "fixmatch")["ratio"] == 1
 
 
-class FakeClock:
-    """Time passes only while programs run."""
+@pytest.fixture
+def programs(monkeypatch):
+    """(log of turns, a function that makes programs); time passes only in programs."""
+    log, now = [], [0.0]
+    monkeypatch.setattr(timing, "clock", lambda: now[0])
 
-    def __init__(self):
-        self.now, self.log = 0.0, []
-
-    def program(self, name, seconds):
+    def program(name, seconds):
         def run(steps):
-            self.log.append((name, steps))
-            self.now += steps * seconds
+            log.append((name, steps))
+            now[0] += steps * seconds
 
         return run
 
-    def __call__(self):
-        return self.now
+    return log, program
 
 
-def test_rounds_give_every_program_a_turn():
-    clock = FakeClock()
-    runs = {"a": clock.program("a", 2.0), "b": clock.program("b", 0.5)}
-    result = timing.interleave(runs, {"a": 1, "b": 3}, rounds=8, clock=clock)
-    assert {name: s.tolist() for name, s in result.items()} == {
-        "a": [2.0] * 8,
-        "b": [0.5] * 8,
-    }
-    turns = [clock.log[i : i + 2] for i in range(0, 16, 2)]
+def test_rounds_give_every_program_a_turn(programs):
+    log, program = programs
+    runs = {"a": program("a", 2.0), "b": program("b", 0.5)}
+    result = timing.interleave(runs, {"a": 1, "b": 3}, rounds=8)
+    assert {name: set(s) for name, s in result.items()} == {"a": {2.0}, "b": {0.5}}
+    turns = [log[i : i + 2] for i in range(0, 16, 2)]
     assert all(sorted(turn) == [("a", 1), ("b", 3)] for turn in turns)
     assert len({turn[0] for turn in turns}) == 2, "the order never changed"
 
@@ -82,11 +85,20 @@ def test_rounds_give_every_program_a_turn():
     ("per_step", "least", "steps", "warm"),
     [(0.5, 0.0, 1, [1, 1]), (0.5, 0.2, 1, [1, 1]), (0.03125, 0.25, 8, [1, 1, 8])],
 )
-def test_warm_up_finds_steps_that_take_long_enough(per_step, least, steps, warm):
-    clock = FakeClock()
-    result = timing.warm_up(clock.program("a", per_step), least, clock)
-    assert result == (steps, per_step)
-    assert [n for _, n in clock.log] == warm
+def test_warm_up_finds_steps_that_take_long_enough(
+    programs, per_step, least, steps, warm
+):
+    log, program = programs
+    assert timing.warm_up(program("a", per_step), least) == (steps, per_step)
+    assert [n for _, n in log] == warm
+
+
+def test_turns_are_whole_dispatches(programs):
+    """A turn has at least four dispatches of several steps."""
+    log, program = programs
+    runs = {name: program(name, 1.0) for name in ("one", "sixteen")}
+    timing.in_turns(runs, 0.0, 2, {"one": 1, "sixteen": 64})
+    assert sorted(log[-4:]) == 2 * [("one", 1)] + 2 * [("sixteen", 64)]
 
 
 def test_what_is_measured(content):
@@ -109,18 +121,13 @@ def test_what_is_measured(content):
     convs |= {(8, 32, 64, 9): 3, (8, 64, 64, 9): 3, (8, 32, 64, 1): 3}
     macs = sum(s * s * i * o * k * n for (s, i, o, k), n in convs.items())
     assert rows["fixmatch"]["gflop"] == pytest.approx(6 * 2 * macs / 1e9, rel=0.1)
-    # Counted before a backend rewrites the program, the operations are the same.
-    device = jax.local_devices()[0]
-    exp = workload.build(config(*SMALL), step.ROWS["fixmatch"], device)
-    assert workload.gflop(exp) == pytest.approx(rows["fixmatch"]["gflop"], rel=0.03)
-
-
-def test_all_state_leaves_are_aliased(content):
-    """At small sizes no other figure applies."""
     for row in content["rows"]:
         exp = workload.build(config(*SMALL), row["config"], jax.local_devices()[0])
         leaves = len(jax.tree.leaves(exp.init_state()))
         assert row["aliased_leaves"] == row["state_leaves"] == leaves
+        # Counted before a backend rewrites the program, the operations are the same.
+        assert workload.gflop(exp) == pytest.approx(row["gflop"], rel=0.03)
+    # At small sizes no other figure applies.
     assert set(content["figures"]) == {"C6"}
     assert set(content["figures"]["C6"]) == benches.FIGURE
     assert content["figures"]["C6"]["value"] == 1
@@ -153,14 +160,14 @@ def test_messages_and_aliases_are_counted():
   %c = f32[2]{0} all-gather-done(%b)
   %all-reduce.3 = f32[2] add(%c, %c), metadata={op_name="all-reduce(x)"}
 """
-    assert hlo.Module.parse(text).collectives() == 2
+    assert hlo.Module(text).collectives() == 2
     header = (
         "HloModule f, input_output_alias={ {0}: (0, {}, may-alias), {1}: (2, {}, "
         "must-alias) }, entry_computation_layout={...}\n may-alias"
     )
-    assert hlo.Module.parse(header).aliased_leaves() == 2
+    assert hlo.Module(header).aliased_leaves() == 2
     other = "HloModule f, entry_computation_layout={}"
-    assert hlo.Module.parse(other).aliased_leaves() == 0
+    assert hlo.Module(other).aliased_leaves() == 0
 
 
 def test_figures_of_made_up_rows():
@@ -170,36 +177,67 @@ def test_figures_of_made_up_rows():
     ]
     for row in table:
         row["ratio_quartiles"] = [1.0, 2.0]
-    cpu, gpu = step.BENCH.parse(["--preset=cpu"]), step.BENCH.parse(["--preset=gpu"])
+    request = step.BENCH.parse(["--preset=cpu"])
 
-    def figures(request, gflop=(), platform=None):
-        values = step.figures(table, dict(gflop))
-        return benches.figures(step.BENCH, request, table, values, platform)
+    def figures(**gflop):
+        values = step.figures(table, gflop)
+        return benches.figures(step.BENCH, request, table, values)
 
-    shown = figures(cpu)
-    assert set(shown) == {"C4", "C6", "step_simmatch"}
-    assert shown["C4"] == {
-        "value": 1.2,
-        "unit": "RSMatch / FixMatch time",
-        "must": 1.25,
-        "goal": 1.10,
-        "holds": True,
-        "spread": [1.0, 2.0],
-    }
+    shown = figures()
+    assert set(shown) == {"C4", "C6", "step_simmatch"}, "flexmatch was not measured"
+    c4 = {"value": 1.2, "must": 1.25, "goal": 1.10, "holds": True, "spread": [1.0, 2.0]}
+    assert shown["C4"] == {**c4, "unit": "RSMatch / FixMatch time"}
     assert not shown["step_simmatch"]["holds"]
-    assert set(figures(cpu, platform="gpu")) == {"C6"}
-
-    counts = {"fixmatch": 100, "rsmatch": 112}
-    shown = figures(cpu, counts, "gpu")
-    assert set(shown) == {"C6", "C7", "C7_fixmatch"}
+    shown = figures(fixmatch=100, rsmatch=112)
     assert shown["C7"]["value"] == pytest.approx(1.12) and not shown["C7"]["holds"]
-    assert shown["C7_fixmatch"]["holds"]
-    assert figures(gpu, platform="cpu") == {}
-    assert set(figures(gpu)) == {"step_simmatch"}
-
+    assert shown["C7_fixmatch"]["value"] == 100 and shown["C7_fixmatch"]["holds"]
     table[1]["aliased_leaves"] = 7
-    c6 = figures(cpu)["C6"]
-    assert c6["value"] == pytest.approx(27 / 30) and not c6["holds"]
+    assert figures()["C6"]["value"] == pytest.approx(27 / 30)
+    assert not figures()["C6"]["holds"]
+
+
+STEPS = {"step_flexmatch", "step_freematch", "step_simmatch"}
+WHOLE = {"G1", "G2", "G4", "G5", "G9_fixmatch", "G9_rsmatch"}
+BATCH = "train.batch_size=32"
+APPLYING = [  # (bench, changed key, preset, device, IDs)
+    (step, "", "cpu", "cpu", {"C4", "C6", "C7", "C7_fixmatch", *STEPS}),
+    (step, "", "cpu", "gpu", {"C6", "C7", "C7_fixmatch"}),
+    (step, BATCH, "cpu", "cpu", {"C6", "C7", "C7_fixmatch"}),
+    (step, "", "gpu", "gpu", STEPS),
+    (queue_cost, "", "cpu", "cpu", {"C5"}),
+    (augment, "", "gpu", "gpu", {"C3"}),
+    (augment, BATCH, "cpu", "cpu", {"C3"}),
+    (loop, "", "gpu", "gpu", WHOLE),
+    (kernel_times, "", "gpu", "gpu", {"G10"}),
+    (memory, "", "cpu", "cpu", {"memory_resident_mb", "memory_host_mb"}),
+    (memory, "model.classifier=wrn_28_2", "cpu", "cpu", {"memory_resident_mb"}),
+    (predict, "", "cpu", "gpu", {"predict"}),
+    (peer, "", "cpu", "cpu", {"C8"}),
+    (peer, "", "gpu", "gpu", {"G7", "G8"}),
+    (update, BATCH, "cpu", "gpu", {"update_equal"}),
+    (start, "", "cpu", "cpu", {"C11"}),
+    (start, "", "gpu", "gpu", {"start_gpu"}),
+    # On another device than the preset's, and at other sizes, there is none.
+    *((m, "", "cpu", "gpu", set()) for m in (queue_cost, kernel_times, peer, start)),
+    *((m, "", "gpu", "cpu", set()) for m in (step, queue_cost, kernel_times, peer)),
+    *((m, BATCH, "cpu", "cpu", set()) for m in (memory, peer, queue_cost)),
+    *((m, "input.randaugment_ops=2", "gpu", "gpu", set()) for m in (loop, peer)),
+    (loop, "", "cpu", "cpu", set()),
+    (loop, "input.cutout=False", "gpu", "gpu", set()),
+    (queue_cost, "method.rsmatch.queue_push=2", "cpu", "cpu", set()),
+    (kernel_times, "model.dtype=float32", "gpu", "gpu", set()),
+    (predict, "model.classifier=wrn_16_1", "cpu", "cpu", set()),
+]
+
+
+def test_limits_apply_where_they_were_set(monkeypatch):
+    monkeypatch.setattr(frame.machine, "cores", lambda: 1)
+    assert benches.applying(augment.BENCH, "--preset=cpu") == {"C1", "C2", "C3"}
+    monkeypatch.setattr(frame.machine, "cores", lambda: 2)
+    for module, key, preset, device, ids in APPLYING:
+        flags = [f"--preset={preset}", *([f"--config.{key}"] if key else [])]
+        shown = benches.applying(module.BENCH, *flags, platform=device)
+        assert shown == ids, (module.__name__, flags, device)
 
 
 def test_the_preset_gives_way_to_the_user():
@@ -229,7 +267,7 @@ def test_the_command_from_another_folder(tmp_path, monkeypatch, capsys):
     assert [row["row"] for row in written["rows"]] == ["fixmatch", "supervised"]
     for row in written["rows"]:
         assert f"| {row['row']} " in text
-        assert f"{row['aliased_leaves']}/{row['state_leaves']}" in text
+        assert f" {row['aliased_leaves']} | " in text
     assert "does not hold: C6" in text and ">= 2" in text
     assert not written["figures"]["C6"]["holds"]
 
@@ -249,6 +287,8 @@ WRONG = [
         ["queue_length=1", "batch_size=64"],
     ),
     (["step", "more"], ["'more'"]),
+    (["flags", "--seconds=soon"], ["seconds", "soon"]),
+    (["flags", "--seconds=-1"], ["seconds", "-1"]),
     # What the step in PyTorch does not have.
     ([*PEER, "--config.method.name=rsmatch"], ["method.name", "leave it out"]),
     ([*PEER, "--config.model.wrn_preact=tf"], ["wrn_preact=tf", "usb"]),
@@ -270,7 +310,7 @@ WRONG = [
 def test_wrong_requests_end_before_anything_is_measured(
     argv, words, capsys, monkeypatch
 ):
-    monkeypatch.setattr(workload, "Program", None)  # would raise TypeError
+    monkeypatch.setattr(workload, "program", None)  # would raise TypeError
     monkeypatch.setattr(timing, "in_turns", None)
     assert bench.main(argv) == 2
     error = capsys.readouterr().err
@@ -306,7 +346,6 @@ def test_it_needs_jax_and_configs_only(tmp_path):
     import sys
 
     NAMES = ("tensorflow", "tensorflow_datasets", "clu", "orbax", "PIL", "matplotlib")
-
     # As if not installed, for import and for importlib.util.find_spec: JAX's
     # compilation cache looks whether TensorFlow is there.
     sys.modules.update(dict.fromkeys(NAMES))

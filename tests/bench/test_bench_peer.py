@@ -3,6 +3,7 @@
 What runs PyTorch is skipped without it.
 """
 
+import multiprocessing
 import sys
 import types
 
@@ -18,25 +19,15 @@ OURS, OURS_INPUT = f"{peer.OURS}, float32", f"{peer.OURS_INPUT}, float32"
 
 
 def test_rows(torch, monkeypatch, capsys):
-    from rsmatch_jax.bench.rivals import torch_fixmatch, torch_loader, torch_programs
+    from rsmatch_jax.bench.rivals import torch_fixmatch
 
-    seen, closed = [], []
-    step, stream = torch_fixmatch.AsInUSB.step, torch_loader.stream
+    seen, step = [], torch_fixmatch.AsInUSB.step
 
     def spy(self, batch):
         seen.append(float(batch.weak.sum()))
         return step(self, batch)
 
-    def watched(*args, **kw):
-        yield from stream(*args, **kw)
-
     monkeypatch.setattr(torch_fixmatch.AsInUSB, "step", spy)
-    monkeypatch.setattr(torch_loader, "stream", watched)
-    monkeypatch.setattr(
-        torch_programs.Programs,
-        "close",
-        lambda self: closed.append(setattr(self, "_stream", None)),
-    )
     content = peer.BENCH.content(peer.BENCH.parse(SMALL))
     rows = benches.rows_of(content)
     names = [OURS, peer.USB, peer.LEAN, OURS_INPUT, peer.USB_LOADER]
@@ -59,7 +50,7 @@ def test_rows(torch, monkeypatch, capsys):
     # The first batch, those made ahead, two steps that warm up, and two turns.
     ahead = 2 * workers[-1] + 1
     assert len(loaded) == 1 + ahead + 2 + 2 * 2 * workers[-1]
-    assert closed == [None]
+    assert not multiprocessing.active_children(), "workers go on"
 
 
 def test_without_torch(monkeypatch, capsys):
@@ -70,62 +61,46 @@ def test_without_torch(monkeypatch, capsys):
     monkeypatch.delattr("rsmatch_jax.bench.rivals.torch_programs", raising=False)
     peer.BENCH.main(SMALL)
     text = capsys.readouterr().out
-    assert "pip install -r requirements-torch.txt" in text
+    assert "pip install torch" in text
     assert OURS in text and OURS_INPUT in text and "torch as" not in text
 
 
-def columns(name, partner=None, workers=None, **seconds):
-    row = peer.contender(name, "", "compiled", partner, workers, workers)
-    times = {name: np.array(s) for name, s in seconds.items()}
-    return peer.timed_columns(times, row, 960)
-
-
 def test_ratios_of_known_times():
-    times = {"ours": [0.1, 1.0, 0.2], "theirs": [0.3, 5.0, 0.4]}
-    theirs = columns("theirs", "ours", **times)
+    times = {"ours": np.array([0.1, 1.0, 0.2]), "theirs": np.array([0.3, 5.0, 0.4])}
+
+    def columns(workers=None):
+        row = peer.columns("theirs", "", "eager", "ours", workers, workers)
+        return peer.timed_columns(times, row, 960)
+
+    theirs = columns()
     assert theirs["jax_speed_ratio"] == pytest.approx(3)
     assert theirs["jax_speed_ratio_quartiles"] == pytest.approx([2.5, 4])
     assert theirs["ms"] == pytest.approx(400)
     assert theirs["images_per_second"] == pytest.approx(960 / 0.4)
     # Not in turns: of medians, 0.4 / 0.2, and of quartiles crosswise.
-    theirs = columns("theirs", "ours", 3, **times)
+    theirs = columns(workers=3)
     assert theirs["jax_speed_ratio"] == pytest.approx(2)
     assert theirs["jax_speed_ratio_quartiles"] == pytest.approx(
         [0.35 / 0.6, 2.7 / 0.15]
     )
 
 
-def test_figures_of_made_up_rows():
-    ratios = {peer.USB: 0.4, peer.USB_LOADER: 2.5, peer.LEAN: 0.8}
-    table = [
-        {
-            **peer.contender(name, "", "compiled", None, 14, 14),
-            "jax_speed_ratio": ratio,
-            "jax_speed_ratio_quartiles": [ratio - 0.1, ratio + 0.1],
-        }
-        for name, ratio in ratios.items()
-    ]
+def test_rows_that_are_not_fair_have_no_figure():
+    """Too few workers, or lean torch that is not compiled."""
 
-    def figures(preset, *flags, platform=None):
-        request = peer.BENCH.parse([f"--preset={preset}", *flags])
-        results = benches.figures(peer.BENCH, request, table, platform=platform)
-        bounds = ("value", "must", "goal", "holds")
-        return {name: tuple(f[key] for key in bounds) for name, f in results.items()}
+    def figures(workers=14, form="compiled"):
+        rows = [
+            peer.columns(peer.USB_LOADER, "", "eager", None, workers, 14),
+            peer.columns(peer.LEAN, "", form),
+        ]
+        speed = {"jax_speed_ratio": 2.0, "jax_speed_ratio_quartiles": [1.0, 3.0]}
+        rows = [row | speed for row in rows]
+        request = peer.BENCH.parse(["--preset=gpu"])
+        return set(benches.figures(peer.BENCH, request, rows))
 
-    cpu, gpu = (peer.BENCH.parse([f"--preset={p}"]).config for p in ("cpu", "gpu"))
-    assert (cpu.train.batch_size, cpu.train.unlabeled_ratio) == (8, 7)
-    assert (gpu.train.batch_size, gpu.model.dtype) == (64, "bfloat16")
-    assert figures("cpu") == {"C8": (0.4, 0.35, 0.5, True)}
-    assert figures("gpu") == {"G7": (2.5, 2, 3, True), "G8": (0.8, 0.9, 1.1, False)}
-    assert figures("cpu", platform="gpu") == figures("gpu", platform="cpu") == {}
-    assert figures("cpu", "--config.train.batch_size=4") == {}
-    assert figures("gpu", "--config.input.randaugment_ops=2") == {}
-    table[1] |= peer.contender(peer.USB_LOADER, "", "eager", None, 2, 14)
-    assert set(figures("gpu")) == {"G8"}
-    table[2] |= peer.contender(peer.LEAN, "", "eager")
-    assert figures("gpu") == {}
-    del table[0]
-    assert figures("cpu") == {}
+    assert figures() == {"G7", "G8"}
+    assert figures(workers=2) == {"G8"}
+    assert figures(form="eager") == {"G7"}
 
 
 def test_no_more_workers_than_shared_memory_has_room_for(torch, monkeypatch, capsys):
@@ -136,7 +111,6 @@ def test_no_more_workers_than_shared_memory_has_room_for(torch, monkeypatch, cap
     exp = workload.build(request.config, values, request.device)
     # 10 rows of 32 x 32 x 3 float32 and 2 labels of int64, three batches a worker.
     batch = 10 * 32 * 32 * 3 * 4 + 2 * 8
-    opened = []
 
     def programs(room, pillow=True):
         usage = types.SimpleNamespace(free=room)
@@ -148,20 +122,13 @@ def test_no_more_workers_than_shared_memory_has_room_for(torch, monkeypatch, cap
             torch_programs.importlib.util, "find_spec", lambda name: spec
         )
         monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
-        monkeypatch.setattr(
-            torch_programs.torch_loader,
-            "stream",
-            lambda *args, workers, **kw: opened.append(workers),
-        )
-        p = torch_programs.Programs(exp, cpu)
-        if p.workers:
-            p.usb_loader(0)
-        return p.needed, p.workers, capsys.readouterr().out
+        rows = [c.row for c in torch_programs.contenders(exp, cpu, [OURS, OURS_INPUT])]
+        counts = [(r["loader_workers_wanted"], r["loader_workers"]) for r in rows[2:]]
+        return counts, capsys.readouterr().out
 
-    assert programs(14 * 3 * batch) == (14, 14, "")
-    needed, workers, text = programs(14 * 3 * batch - 1)
-    assert (needed, workers) == (14, 13) and "13 of 14" in text
-    assert programs(3 * batch - 1)[:2] == (14, 0)
-    needed, workers, text = programs(14 * 3 * batch, pillow=False)
-    assert (needed, workers) == (14, 0) and "no Pillow" in text
-    assert opened == [14, 13]
+    assert programs(14 * 3 * batch) == ([(14, 14)], "")
+    counts, text = programs(14 * 3 * batch - 1)
+    assert counts == [(14, 13)] and "13 of 14" in text
+    assert programs(3 * batch - 1)[0] == [], "there is no row"
+    counts, text = programs(14 * 3 * batch, pillow=False)
+    assert counts == [] and "no Pillow" in text

@@ -25,43 +25,29 @@ FIGURE = {"unit": "x", "must": 1, "goal": None, "holds": True, "spread": None}
 
 def document(**figures):
     """A part's JSON with values of figures."""
-    return {
-        "device": {"platform": "cpu", "kind": "cpu", "cpu": "Abacus", "cores": 2},
-        "versions": {"jax": "1.0"},
-        "preset": "cpu",
-        "precision": "float32",
-        "figures": {k: {**FIGURE, "value": v} for k, v in figures.items()},
-        "rows": [],
-    }
-
-
-# Processes
+    device = {"platform": "cpu", "kind": "cpu", "cpu": "Abacus", "cores": 2}
+    content = {"device": device, "versions": {"jax": "1.0"}, "rows": []}
+    content |= {"preset": "cpu", "precision": "float32"}
+    figures = {k: {**FIGURE, "value": v} for k, v in figures.items()}
+    return {**content, "figures": figures}
 
 
 def test_a_child_is_killed_with_all_it_has_started(monkeypatch):
     """When its time is up; its own child holds the other end of the pipe."""
     read, write = os.pipe()
     program = "import subprocess as s, sys; s.run([sys.executable, '-c', 'input()'])"
+    command = [sys.executable, "-c", program]
+    waits = {"pass_fds": [write], "stdin": os.pipe()[0]}  # never written to
     popen = subprocess.Popen
-
-    def instead(command, **kw):
-        return popen(
-            [sys.executable, "-c", program],
-            pass_fds=[write],
-            **{**kw, "stdin": pipe[0]},
-        )
-
-    pipe = os.pipe()  # never written to: they wait
-    monkeypatch.setattr(processes.subprocess, "Popen", instead)
+    monkeypatch.setattr(
+        processes.subprocess, "Popen", lambda _, **kw: popen(command, **{**kw, **waits})
+    )
     begin = time.monotonic()
     assert child.run("step", [], seconds=1.0) == -9
     assert time.monotonic() - begin < 30
     os.close(write)
     # The end of the file, once nobody holds the other end.
     assert select.select([read], [], [], 30)[0] and os.read(read, 1) == b""
-
-
-# The suite
 
 
 @pytest.fixture
@@ -87,7 +73,7 @@ def test_all_parts_are_run_and_merged(parts, tmp_path, capsys):
     outcomes["queue"] = document(C5=3.0)
     outcomes["augment"] = document(C1=5.0, C2=1.1)
     out = tmp_path / "all.json"
-    flags = ["--preset=cpu", "--config.seed=3", f"--out={out}"]
+    flags = ["--config.seed=3", f"--out={out}"]  # the preset follows the device
     assert bench.main(["suite", *flags]) == 0
     assert [name for name, *_ in seen] == list(suite.PARTS["cpu"])
     for _, words, environment, seconds in seen:
@@ -105,8 +91,7 @@ def test_all_parts_are_run_and_merged(parts, tmp_path, capsys):
 def test_every_bench_is_a_part_and_its_limits_are_known():
     """Except the suite, the README's tables, and predicting."""
     names = set(bench.BENCHES) - {"suite", "records", "predict"}
-    assert set(suite.PARTS["cpu"]) == names
-    assert set(suite.PARTS["gpu"]) <= names
+    assert set(suite.PARTS["gpu"]) <= set(suite.PARTS["cpu"]) == names
     ids = {name.split("_")[0] for name in suite.limits()}
     assert {f"C{i}" for i in range(1, 12)} | {f"G{i}" for i in range(1, 11)} <= ids
 
@@ -149,13 +134,9 @@ def test_a_suite_that_is_ended_ends_its_part(tmp_path):
     )
     bench.main(["suite", "--preset=cpu"])
     """
-    suite_ = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        cwd=ROOT,
-        pass_fds=[write],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    options = {"cwd": ROOT, "pass_fds": [write], "text": True}
+    suite_ = subprocess.Popen(command, stdout=subprocess.PIPE, **options)
     os.close(write)
     while "asleep" not in suite_.stdout.readline():
         pass
@@ -176,54 +157,42 @@ def test_time_is_shared_out_on_a_gpu(parts, monkeypatch, tmp_path):
     monkeypatch.setattr(suite.child, "run", slow)
     monkeypatch.setattr(suite.time, "monotonic", lambda: now[0])
     out = tmp_path / "all.json"
-    assert bench.main(["suite", "--preset=gpu", f"--out={out}"]) == 0
+
+    def left_out(code):
+        now[0] = 0.0
+        assert bench.main(["suite", "--preset=gpu", f"--out={out}"]) == code
+        rows = json.loads(out.read_text())["rows"]
+        return [r["row"] for r in rows if "left out" in r["outcome"]]
+
     names = list(suite.PARTS["gpu"])
+    assert left_out(0) == names[9:]
     assert [name for name, *_ in seen] == names[:9]
     assert seen[8][3] == 530 - 8 * 60
     assert len({e["JAX_COMPILATION_CACHE_DIR"] for _, _, e, _ in seen}) == 1
-    rows = json.loads(out.read_text())["rows"]
-    assert [r["row"] for r in rows if "left out" in r["outcome"]] == names[9:]
-
     # Killed when all time was up is no failure; killed for its own time is one.
-    now[0], outcomes[names[8]] = 0.0, -signal.SIGKILL
-    assert bench.main(["suite", "--preset=gpu", f"--out={out}"]) == 0
-    rows = json.loads(out.read_text())["rows"]
-    assert [r["row"] for r in rows if "left out" in r["outcome"]] == names[8:]
-    now[0], outcomes[names[0]] = 0.0, -signal.SIGKILL
-    assert bench.main(["suite", "--preset=gpu", f"--out={out}"]) == 1
-
-
-def test_the_preset_follows_the_device(parts):
-    """The suite does not touch the device."""
-    _, seen = parts
-    assert bench.main(["suite"]) == 0
-    assert seen and all("--preset=cpu" in flags for _, flags, *_ in seen)
+    outcomes[names[8]] = -signal.SIGKILL
+    assert left_out(0) == names[8:]
+    outcomes[names[0]] = -signal.SIGKILL
+    left_out(1)
 
 
 def test_figures_of_several_parts():
     """By hand: 125 steps/s of 16.1 GB are 2.0 of 4.0 TB/s."""
-    loop = document(G1=125.0, G2=142.0, G4=0.8)
+    loop, queue, roofline = document(G1=125.0, G2=142.0, G4=0.8), document(), document()
     loop["rows"] = [{"row": "rsmatch", "ms": 10.0}]
-    queue = document()
     for k, ms in ((10, 0.02), (1000, 0.04)):
         queue["rows"] += [{"row": f"push K={k}", "ms": ms}]
         queue["rows"] += [{"row": f"sample K={k}", "ms": 0.02}]
-    ceilings = {
-        "copy_bytes_per_second": 4.025e12,
-        "matmul_flops_per_second": {"bfloat16": 790e12},
-    }
-    parts = {"loop": loop, "queue": queue, "roofline": document()}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(suite.roofline, "ceilings", lambda content: ceilings)
-        figures = suite.combined(parts)
+    roofline["rows"] = [
+        {"part": "copy", "large": True, "bytes_per_second": 4.025e12},
+        {"part": "matmul", "dtype": "bfloat16", "flops_per_second": 790e12},
+    ]
+    figures = suite.combined({"loop": loop, "queue": queue, "roofline": roofline})
     values = {name: figure["value"] for name, figure in figures.items()}
     assert values == pytest.approx(
         {"G2_share": 142 / 790, "G3": 0.5, "G6_K10": 0.004, "G6_K1000": 0.006}
     )
     assert suite.combined({"loop": document(), "queue": queue}) == {}
-
-
-# The README's tables
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from rsmatch_jax.bench import update
 from rsmatch_jax.bench.harness import hlo, workload
 
 SMALL = benches.small()
-RSMATCH = {"method.name": "rsmatch"}
 DETECTOR = (
     "--config.method.rsmatch.detector_learning_rate=0.1",
     "--config.method.rsmatch.detector_weight_decay=0.01",
@@ -18,11 +17,11 @@ DETECTOR = (
 
 
 def experiment(*extra):
-    config = update.BENCH.parse([*SMALL, *extra]).config
-    return workload.build(config, RSMATCH, jax.local_devices()[0])
+    request = update.BENCH.parse([*SMALL, *extra])
+    return workload.build(request.config, {"method.name": "rsmatch"}, request.device)
 
 
-def by_numpy(exp, start, grads, steps):
+def by_numpy(start, grads, steps):
     """Nesterov momentum, coupled weight decay and EMA with a warm-up, in float64."""
     rates = {"classifier": (0.03, 5e-4), "detector": (0.1, 0.01)}
     params, ema = {}, {}
@@ -50,15 +49,14 @@ def test_all_forms_of_the_update_are_the_recursion():
     exp = experiment(*DETECTOR)
     start = exp.init_state()
     grads = jax.tree.map(lambda p: 1e-2 * (2 - np.asarray(p)), start.params)
-    want = by_numpy(exp, start, grads, 3)
-    moved = update.difference(want[0], jax.device_get(start.params))
-    assert moved > 1e-3
-    flat = update.on_vectors(exp, start)
-    programs = [update.update(exp, start), update.update(*flat)]
+    want = by_numpy(start, grads, 3)
+    assert workload.difference(want[0], jax.device_get(start.params)) > 1e-3
+    forms = ((exp, start), update.on_vectors(exp, start))
+    programs = [update.update(*form) for form in forms]
     for program in programs:
         program.run(3)
         got = update.weights(program.state, start.params)
-        assert update.difference(got, want) <= 1e-6
+        assert workload.difference(got, want) <= 1e-6
     costs = [program.cost() for program in programs]
     assert all(c["aliased_leaves"] == c["state_leaves"] for c in costs)
     assert costs[1]["kernels"] < 25 < costs[0]["kernels"] / 4
@@ -66,7 +64,7 @@ def test_all_forms_of_the_update_are_the_recursion():
 
 def test_vectors_keep_every_tensor():
     params = experiment().init_state().params["classifier"]
-    vectors, split = update.join(params), update.splitter(params)
+    vectors, split = update.vectors(params)
     jax.tree.map(np.testing.assert_array_equal, split(vectors), params)
     # Weight decay acts on tensors of several dimensions.
     sizes = {True: 0, False: 0}
@@ -76,6 +74,11 @@ def test_vectors_keep_every_tensor():
     assert vectors["others"].shape == (sizes[False],)
     _, pull = jax.vjp(split, vectors)
     jax.tree.map(np.testing.assert_array_equal, pull(params)[0], vectors)
+    # Gradients are joined, not padded to the vector's length and summed.
+    text = (
+        jax.jit(lambda v, p: jax.vjp(split, v)[1](p)).lower(vectors, params).as_text()
+    )
+    assert "stablehlo.concatenate" in text and "stablehlo.pad" not in text
 
 
 HLO = """HloModule m, input_output_alias={ {0}: (0, {}, may-alias) }, entry_layout={()}
@@ -106,15 +109,16 @@ ENTRY %main (a: f32[2], b: f32[2]) -> (f32[2], f32[2]) {
 
 
 def test_kernels_are_counted_in_the_entry():
-    assert hlo.Module.parse(HLO).kernels() == {"fusions": 2, "kernels": 4}
+    assert hlo.Module(HLO).kernels() == {"fusions": 2, "kernels": 4}
 
 
 def test_differences_are_relative_to_a_tensors_scale():
     want = {"a": np.array([2.0, -4.0]), "b": np.zeros(2)}
-    assert update.difference(want, want) == 0
-    assert update.difference({**want, "a": np.array([2.0, -3.0])}, want) == 0.25
-    assert update.difference({**want, "b": np.array([0.0, 1e-9])}, want) == np.inf
-    assert np.isnan(update.difference({**want, "a": np.full(2, np.nan)}, want))
+    assert workload.difference(want, want) == 0
+    assert workload.difference({**want, "a": np.array([2.0, -3.0])}, want) == 0.25
+    assert workload.difference({**want, "b": np.array([0.0, 1e-9])}, want) == np.inf
+    assert np.isnan(workload.difference({**want, "a": np.full(2, np.nan)}, want))
+    assert workload.difference([2.0, 3.75], [2.0, 3.0]) == 0.25, "of losses"
 
 
 def test_update_rows():

@@ -3,7 +3,6 @@
 import json
 import sys
 
-import numpy as np
 import pytest
 
 from rsmatch_jax.data import class_names, stores
@@ -11,16 +10,7 @@ from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.errors import RequestError
 
 CLASSES = ("cat", "dog", "maple_tree")
-
-
-def array_folder(folder):
-    data = arrays.ImageArrays(
-        name="pets",
-        images=np.zeros((3, 4, 4, 3), np.uint8),
-        labels=np.arange(3, dtype=np.int32),
-        class_names=CLASSES,
-    )
-    arrays.save(str(folder), data)
+FAKE = arrays.fake("test").class_names
 
 
 def tfds_folder(folder, names=True):
@@ -46,16 +36,17 @@ def test_class_names_come_from_what_is_there(tmp_path, monkeypatch):
         )
 
     assert names("digits") == tuple("0123456789")
-    assert names("fake")[1] == "class_1"
-    array_folder(tmp_path / "arrays" / "train")
-    assert names(tmp_path / "arrays") == CLASSES
+    assert names("fake") == FAKE
+    arrays.save(str(tmp_path / "arrays" / "train"), arrays.fake("test"))
+    assert names(tmp_path / "arrays") == FAKE
     tfds_folder(tmp_path / "data" / "pets" / "1.0.0")
     assert names(tmp_path / "data" / "pets" / "1.0.0") == CLASSES
     assert names("pets", "data") == CLASSES
     tfds_folder(tmp_path / "data" / "plain" / "1.0.0", names=False)
     assert names("plain", "data") == ("0", "1", "2")
-    array_folder(tmp_path / "cache" / "datasets" / "birds" / "1.0.0-abc" / "train")
-    assert names("birds", "data", "cache") == CLASSES
+    entry = tmp_path / "cache" / "datasets" / "birds" / "1.0.0-abc"
+    arrays.save(str(entry / "train"), arrays.fake("test"))
+    assert names("birds", "data", "cache") == FAKE
 
     with pytest.raises(RequestError, match="pip install -r requirements.txt"):
         names("food101")
@@ -76,13 +67,3 @@ def test_class_names_of_a_set_that_is_not_prepared(tmp_path):
     with pytest.raises(RequestError, match="dataset=mnits"):
         class_names.class_names("mnits", **nowhere)
     assert not list(tmp_path.iterdir())
-
-
-def test_tfds_writes_the_files_that_the_names_are_read_from(tmp_path):
-    from rsmatch_jax.data.stores import tf_write
-
-    picture = np.zeros((4, 4, 3), np.uint8)
-    examples = [tf_write.Example(picture, label, str(label)) for label in range(3)]
-    folder = str(tmp_path / "pets")
-    tf_write.write(folder, {"train": examples}, class_names=CLASSES, size=(4, 4))
-    assert class_names.class_names(folder) == CLASSES

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from support.import_sources import (
     SIZE,
+    cifake_files,
     decode,
     encode,
     make_folder,
@@ -16,19 +17,23 @@ from support.import_sources import (
     report_of,
     run,
     stored_bytes,
+    tiny_imagenet_files,
 )
 
 from rsmatch_jax.data import sources
 from rsmatch_jax.data.images import image_source
 
 
-def cifake_files() -> dict[str, bytes]:
-    files = {}
-    for number in (10, 9):
-        for k in range(1, 11):
-            name = f"{number}.jpg" if k == 1 else f"{number} ({k}).jpg"
-            files[f"train/FAKE/{name}"] = encode(pixels(100 * number + k), "JPEG")
-    return files
+@pytest.fixture
+def imported(tmp_path, capsys):
+    """Returns imported(files, *flags): imports them and gives the folder and output."""
+
+    def import_files(files, *flags, out="out", size=SIZE):
+        source = make_folder(tmp_path / "s", files)
+        assert run(source, tmp_path / out, *flags, size=size) == 0
+        return tmp_path / out, capsys.readouterr().out
+
+    return import_files
 
 
 @pytest.mark.parametrize("form", ["zip", "folder", "inside"])
@@ -52,9 +57,8 @@ def test_cifake_labels_bytes_and_order(form, tmp_path, capsys):
     assert pool.class_names[9] == "truck"
     # By number, and within one number by k; no k at all is airplane and sorts last.
     assert pool.labels.tolist() == [*range(1, 10), 0] * 2
-    for image, label, number in zip(
-        pool.images, pool.labels, [9] * 10 + [10] * 10, strict=True
-    ):
+    numbers = [9] * 10 + [10] * 10
+    for image, label, number in zip(pool.images, pool.labels, numbers, strict=True):
         name = f"{number} ({label + 1}).jpg" if label else f"{number}.jpg"
         expected = decode(files[f"train/FAKE/{name}"])
         # JPEG decoders differ by a few levels; other noise is 80 away in the mean.
@@ -91,41 +95,33 @@ def test_real_dataset_with_two_splits(tmp_path):
     np.testing.assert_array_equal(train.images[2], pixels(0))
 
 
-def test_pool_of_one_generator_drops_duplicates(tmp_path, capsys):
-    source = make_folder(
-        tmp_path / "s",
-        {
-            "cat/1.png": encode(pixels(1)),
-            "cat/2.bmp": encode(pixels(1), "BMP"),  # other bytes, the same pixels
-            "cat/3.png": encode(pixels(3)),
-            "dog/1.png": encode(pixels(3)),  # the same pixels in another class
-            "dog/2.png": encode(pixels(4)),
-        },
-    )
-    out = tmp_path / "pool"
-    assert run(source, out, "--generator=ddpm") == 0
-    text = capsys.readouterr().out
+def test_pool_of_one_generator_drops_duplicates(tmp_path, imported):
+    files = {
+        "cat/1.png": encode(pixels(1)),
+        "cat/2.bmp": encode(pixels(1), "BMP"),  # other bytes, the same pixels
+        "cat/3.png": encode(pixels(3)),
+        "dog/1.png": encode(pixels(3)),  # the same pixels in another class
+        "dog/2.png": encode(pixels(4)),
+    }
+    out, text = imported(files, "--generator=ddpm")
     assert "exact duplicates dropped: 1" in text
     assert "1 kept although the same pixels have another class" in text
     assert pool_of(out, tmp_path).counts().tolist() == [2, 2]
     assert report_of(out)["exact_duplicates_dropped"] == 1
     assert report_of(out)["same_pixels_in_two_classes"] == 1
-    every = tmp_path / "every"
-    assert run(source, every, "--generator=ddpm", "--keep_duplicates") == 0
+    every, _ = imported(files, "--generator=ddpm", "--keep_duplicates", out="every")
     assert pool_of(every, tmp_path).counts().tolist() == [3, 2]
     assert report_of(every)["exact_duplicates_dropped"] == 0
 
 
-def test_pool_of_several_generators(tmp_path):
+def test_pool_of_several_generators(tmp_path, imported):
     files = {
         f"{g}/{c}/{i}.png": encode(pixels(100 * a + 10 * b + i))
         for a, g in enumerate(("sd", "glide"))
         for b, c in enumerate(("cat", "dog"))
         for i in range(a + 1)
     }
-    source = make_folder(tmp_path / "s", files)
-    out = tmp_path / "pool"
-    assert run(source, out) == 0
+    out, _ = imported(files)
     pool = pool_of(out, tmp_path)
     assert pool.generator_names == ("glide", "sd")
     assert np.bincount(pool.generators).tolist() == [4, 2]
@@ -135,31 +131,20 @@ def test_pool_of_several_generators(tmp_path):
     np.testing.assert_array_equal(sd[1], pixels(10))
 
 
-def test_pool_takes_the_train_split_alone(tmp_path, capsys):
-    files = {
-        f"{s}/c/{i}.png": encode(pixels(i)) for i, s in enumerate(("train", "test"))
-    }
-    source = make_folder(tmp_path / "s", files)
-    assert run(source, tmp_path / "out", "--generator=g") == 0
-    assert "1 images ignored: test split" in capsys.readouterr().out
-    assert len(pool_of(tmp_path / "out", tmp_path).labels) == 1
+def test_pool_takes_the_train_split_alone(tmp_path, imported):
+    files = {f"{s}/c/{s}.png": encode(pixels(len(s))) for s in ("train", "test")}
+    out, text = imported(files, "--generator=g")
+    assert "1 images ignored: test split" in text
+    assert len(pool_of(out, tmp_path).labels) == 1
 
 
-def test_resize_is_the_area_mean_and_reported(tmp_path, capsys):
+def test_resize_is_the_area_mean_and_reported(tmp_path, imported):
     big = pixels(5, 4 * SIZE)
     wide = np.concatenate([np.zeros_like(big[:, :6]), big, big[:, :6]], axis=1)
     small = np.full((SIZE, SIZE), 7, np.uint8)
-    source = make_folder(
-        tmp_path / "s",
-        {
-            "c/1.png": encode(big),
-            "c/2.png": encode(wide ^ 1),
-            "c/3.png": encode(small),
-        },
-    )
-    out = tmp_path / "pool"
-    assert run(source, out, "--generator=g") == 0
-    text = capsys.readouterr().out
+    images = {"1": big, "2": wide ^ 1, "3": small}
+    files = {f"c/{name}.png": encode(image) for name, image in images.items()}
+    out, text = imported(files, "--generator=g")
     assert "2 resized by Pillow BOX" in text
     assert "1 of these were cropped" in text
     images = pool_of(out, tmp_path).images
@@ -173,23 +158,16 @@ def test_resize_is_the_area_mean_and_reported(tmp_path, capsys):
     stored = stored_bytes(out)
     assert stored["c/1.png"][:4] == b"\x89PNG"
     assert stored["c/3.png"] == encode(small)
-    assert report_of(out)["resize"] == {
-        "kernel": "Pillow BOX (area mean)",
-        "size": SIZE,
-        "resized": 2,
-        "cropped_to_square": 1,
-    }
+    report = {"kernel": "Pillow BOX (area mean)", "size": SIZE, "resized": 2}
+    assert report_of(out)["resize"] == {**report, "cropped_to_square": 1}
 
 
 def test_turned_and_transparent_images_are_stored_again():
-    image = pixels(1)
-    exif = Image.Exif()
+    image, exif = pixels(1), Image.Exif()
     exif[0x0112] = 3  # turned by 180 degrees
-    turned = image_source.fit(encode(image, "PNG", exif=exif), SIZE)
-    assert turned.encoded is None
-    np.testing.assert_array_equal(turned.pixels, image[::-1, ::-1])
     alpha = np.dstack([image, np.full((SIZE, SIZE), 9, np.uint8)])
-    assert image_source.fit(encode(alpha), SIZE).encoded is None
+    for data in (encode(image, "PNG", exif=exif), encode(alpha)):
+        assert image_source.fit(data, SIZE).encoded is None
 
 
 def test_unreadable_files_are_all_named_and_refused(tmp_path, capsys):
@@ -200,9 +178,8 @@ def test_unreadable_files_are_all_named_and_refused(tmp_path, capsys):
     out = tmp_path / "out"
     assert run(source, out, "--generator=g") == 2
     message = capsys.readouterr().err
-    assert "2 files" in message
-    assert "c/cut.png" in message
-    assert "c/text.jpg" in message
+    for words in ("2 files", "c/cut.png", "c/text.jpg"):
+        assert words in message
     assert os.listdir(tmp_path) == ["s.zip"]
     assert run(source, out, "--generator=g", "--skip_unreadable") == 0
     assert "c/cut.png" in capsys.readouterr().out
@@ -211,7 +188,7 @@ def test_unreadable_files_are_all_named_and_refused(tmp_path, capsys):
 
 def test_zip_damage_is_a_request_error(tmp_path, capsys):
     source = tmp_path / "s.zip"
-    make_zip(source, {"c/1.png": encode(pixels(0)), "c/2.png": encode(pixels(1))})
+    make_zip(source, {f"c/{i}.png": encode(pixels(i)) for i in (1, 2)})
     content = bytearray(source.read_bytes())
     content[60] ^= 255
     source.write_bytes(content)
@@ -222,7 +199,7 @@ def test_zip_damage_is_a_request_error(tmp_path, capsys):
     assert "no complete zip" in capsys.readouterr().err
 
 
-def test_full_size_keeps_every_image_as_it_is(tmp_path, capsys):
+def test_full_size_keeps_every_image_as_it_is(tmp_path, imported):
     files = {
         "train/a/1.jpg": encode(np.zeros((9, 20, 3), np.uint8), "JPEG"),
         "train/b/2.png": encode(pixels(1, 12)),
@@ -230,33 +207,79 @@ def test_full_size_keeps_every_image_as_it_is(tmp_path, capsys):
         "test/a/4.png": encode(pixels(3, 30)),
         "test/b/5.png": encode(pixels(4, 7)),
     }
-    source, out = make_folder(tmp_path / "s", files), tmp_path / "set"
-    assert run(source, out, "--full_size", size=None) == 0
-    assert "5 images of their own sizes" in capsys.readouterr().out
+    out, text = imported(files, "--full_size", size=None)
+    assert "5 images of their own sizes" in text
     stored = stored_bytes(out)
     for name in ("train/a/1.jpg", "train/b/2.png"):
         assert stored[name] == files[name]
     np.testing.assert_array_equal(decode(stored["train/b/3.bmp"]), pixels(2, 5))
-    train, test = sources.load_real(
-        str(out), cache_dir=str(tmp_path / "cache"), image_size=8
-    )
+    cache = str(tmp_path / "cache")
+    train, test = sources.load_real(str(out), cache_dir=cache, image_size=8)
     assert train.images[:].shape == (3, 8, 8, 3) and len(test.labels) == 2
 
 
 def test_class_names_give_the_order(tmp_path, capsys):
-    source = make_folder(
-        tmp_path / "s", {f"{c}/1.png": encode(pixels(i)) for i, c in enumerate("ab")}
-    )
-    names = tmp_path / "names.txt"
+    files = {f"{c}/1.png": encode(pixels(0)) for c in "ab"}
+    source = make_folder(tmp_path / "s", files)
+    names, out = tmp_path / "names.txt", tmp_path / "out"
     names.write_text("b\nc\na\n")
-    out = tmp_path / "out"
     assert run(source, out, "--generator=g", f"--class_names={names}") == 0
     pool = pool_of(out, tmp_path)
     assert pool.class_names == ("b", "c", "a")
     assert pool.labels.tolist() == [2, 0]
     names.write_text("b\n")
     assert run(source, tmp_path / "o2", "--generator=g", f"--class_names={names}") == 2
-    assert "class folders a are not" in capsys.readouterr().err
+    assert "class folders a are not in it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["zip", "wrapped", "folder"])
+def test_tiny_imagenet_splits_labels_and_names(form, tmp_path, capsys):
+    files = tiny_imagenet_files()
+    if form == "folder":
+        source = make_folder(tmp_path / "t", files)
+    else:
+        top = "tiny-imagenet-200/" if form == "wrapped" else ""
+        source = make_zip(tmp_path / "t.zip", {top + k: v for k, v in files.items()})
+    out = tmp_path / "tiny_imagenet" / "1.0.0"
+    assert run(source, out, layout="tiny_imagenet", size=None) == 0
+    text = capsys.readouterr().out
+    assert "10 images of 64x64" in text
+    assert "1 images ignored: Tiny-ImageNet's test images have no labels" in text
+    train, test = sources.load_real(
+        "tiny_imagenet", data_dir=str(tmp_path), cache_dir=str(tmp_path / "cache")
+    )
+    assert train.name == "tiny_imagenet"
+    assert train.class_names == ("crane (n01)", "goldfish", "crane (n03)", "n04")
+    # Natural order of the files' names: _9 before _10.
+    assert train.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert test.labels.tolist() == [2, 0]
+    assert train.images.shape[1:] == test.images.shape[1:] == (64, 64, 3)
+    expected = decode(files["train/n01/images/n01_9.JPEG"])
+    assert np.abs(train.images[0].astype(int) - expected).mean() < 8
+    grey = test.images[0]
+    assert (grey == grey[..., :1]).all()
+    assert run(source, tmp_path / "small", layout="tiny_imagenet", size=16) == 0
+    assert "10 images of 16x16" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "flags", "word"),
+    [
+        ({"words.txt": None}, (), "no words.txt"),
+        ({"val/val_annotations.txt": b"val_0.JPEG\tn03\n"}, (), "val_1.JPEG is not in"),
+        ({"wnids.txt": b"n01\nn02\nn03\n"}, (), "class n04, but wnids.txt has not"),
+        ({}, ("--generator=g",), "--generator: Tiny-ImageNet"),
+        ({}, ("--size=9", "--full_size"), "--full_size: not allowed with"),
+    ],
+)
+def test_wrong_archives_and_flags_are_refused(change, flags, word, tmp_path, capsys):
+    files = {**tiny_imagenet_files(8), **change}
+    files = {k: v for k, v in files.items() if v is not None}
+    source = make_zip(tmp_path / "t.zip", files)
+    out = tmp_path / "o"
+    assert run(source, out, *flags, layout="tiny_imagenet", size=None) == 2
+    assert word in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["t.zip"]
 
 
 CLASS_A = {"a/1.png": encode(pixels(0))}
@@ -270,11 +293,7 @@ TWO_GENERATORS = {"g/a/1.png": b"", "h/a/1.png": b""}
         ({"1.png": b""}, (), "has 1.png"),
         ({"a/1.png": b"", "a/b/2.png": b""}, (), "a/1.png and a/b/2.png"),
         ({"a/b/c/d/1.png": b""}, (), "must hold class/img"),
-        (
-            dict.fromkeys(("g/a/1.png", "h/a/1.png"), b""),
-            ("--generator=x",),
-            "(g, h), ",
-        ),
+        (TWO_GENERATORS, ("--generator=x",), "(g, h), "),
         (CLASS_A, ("--source=/none",), "no such folder or zip"),
         *(
             ({f"FAKE/{name}": b""}, ("--layout=cifake",), name)

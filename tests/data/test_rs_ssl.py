@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from support import encoded_sets
 
 from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.data.stores import arrays
@@ -58,23 +59,24 @@ def test_add_reaches_the_ratio(ratio):
     np.testing.assert_allclose(fake / (fake + counts), ratio, atol=0.01)
 
 
-def test_generators_share_every_class_equally():
-    s = split(ratio=0.5)
+def test_generators_share_every_class_equally_unless_real_only():
+    s, without = split(ratio=0.5), split(ratio=0.5, real_only=True)
     for c in range(4):
         mine = s.unlabeled_synthetic[POOL_LABELS[s.unlabeled_synthetic] == c]
         a, b = np.bincount(POOL_GENERATORS[mine], minlength=2)
         assert abs(a - b) <= 1
-
-
-def test_real_only_drops_only_the_synthetic_part():
-    with_pool, without = split(ratio=0.5), split(ratio=0.5, real_only=True)
-    np.testing.assert_array_equal(with_pool.unlabeled_real, without.unlabeled_real)
+    np.testing.assert_array_equal(s.unlabeled_real, without.unlabeled_real)
     assert len(without.unlabeled_synthetic) == 0
 
 
-def test_larger_ratio_replaces_a_superset():
+def test_larger_ratio_replaces_a_superset_and_the_seed_decides():
     small, large = split(ratio=0.3), split(ratio=0.7)
     assert set(large.unlabeled_real) <= set(small.unlabeled_real)
+    for same, field in zip(
+        *(s.arrays().values() for s in (split(ratio=0.3), small)), strict=True
+    ):
+        np.testing.assert_array_equal(same, field)
+    assert list(split().labeled) != list(split(seed=4).labeled)
 
 
 def test_validation_is_held_out_and_moves_no_label():
@@ -82,13 +84,6 @@ def test_validation_is_held_out_and_moves_no_label():
     np.testing.assert_array_equal(plain.labeled, held.labeled)
     assert not set(held.validation) & set(held.unlabeled_real)
     np.testing.assert_array_equal(np.bincount(LABELS[held.validation]), [6] * 4)
-
-
-def test_seed_decides():
-    for field in dataclasses.fields(rs_ssl.Split):
-        same = getattr(split(ratio=0.5), field.name)
-        np.testing.assert_array_equal(same, getattr(split(ratio=0.5), field.name))
-    assert list(split().labeled) != list(split(seed=4).labeled)
 
 
 @pytest.mark.parametrize(
@@ -110,15 +105,8 @@ def test_broken_bounds_are_named(wrong, words):
 def test_task_gathers_the_images_of_the_split():
     train, test = arrays.fake("train", 4), arrays.fake("test", 4)
     pool = arrays.fake_pool(4)
-    s = rs_ssl.make_split(
-        train.labels,
-        4,
-        labels_per_class=3,
-        ratio=0.5,
-        pool_labels=pool.labels,
-        pool_generators=pool.generators,
-    )
-    task = rs_ssl.make_task(train, test, pool, s)
+    task = encoded_sets.task(train, test, pool, labels_per_class=3)
+    s = task.split
     n_real = len(s.unlabeled_real)
     np.testing.assert_array_equal(
         task.unl_images[n_real:], pool.images[s.unlabeled_synthetic]
@@ -131,15 +119,15 @@ def test_task_gathers_the_images_of_the_split():
     np.testing.assert_array_equal(np.bincount(task.unl_labels), [64] * 4)
 
 
+REAL_NAME = dataclasses.replace(arrays.fake_pool(4), generator_names=("a", "real"))
+
+
 @pytest.mark.parametrize(
     ("pool", "word"),
     [
         (arrays.fake_pool(5), "classes"),
         (arrays.fake_pool(4, 16), "--size=8"),
-        (
-            dataclasses.replace(arrays.fake_pool(4), generator_names=("a", "real")),
-            'called "real"',
-        ),
+        (REAL_NAME, 'called "real"'),
     ],
 )
 def test_foreign_pool_is_refused(pool, word):

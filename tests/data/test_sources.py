@@ -2,11 +2,12 @@
 
 import json
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from support import encoded_sets
 
 from rsmatch_jax import files
 from rsmatch_jax.data import sources
-from rsmatch_jax.data.stores import array_cache, arrays, dataset_folder
+from rsmatch_jax.data.stores import array_cache, arrays
 from rsmatch_jax.errors import RequestError
 
 CLASSES = encoded_sets.CLASSES[:3]
@@ -57,40 +58,20 @@ def cache(tmp_path):
     return str(tmp_path / "cache")
 
 
-def load(data_dir, cache, name="pets", **kwargs):
-    return sources.load_real(
-        name, data_dir=str(data_dir), cache_dir=cache, download=False, **kwargs
-    )
+def load(data_dir, cache, name="pets"):
+    places = {"data_dir": str(data_dir), "cache_dir": cache}
+    return sources.load_real(name, download=False, **places)
 
 
 def assert_is_the_dataset(train, test):
-    np.testing.assert_array_equal(train.images, pictures(12, 0))
-    np.testing.assert_array_equal(test.images, pictures(6, 1))
-    np.testing.assert_array_equal(train.labels, np.arange(12) % 3)
-    np.testing.assert_array_equal(test.labels, np.arange(6) % 3)
-    assert train.class_names == test.class_names == CLASSES
-    assert train.images.dtype == np.uint8
-    assert train.labels.dtype == np.int32
+    for seed, (data, count) in enumerate(((train, 12), (test, 6))):
+        np.testing.assert_array_equal(data.images, pictures(count, seed))
+        np.testing.assert_array_equal(data.labels, np.arange(count) % 3)
+        assert data.class_names == CLASSES
+        assert (data.images.dtype, data.labels.dtype) == (np.uint8, np.int32)
 
 
 # --- decoding ------------------------------------------------------------------------
-
-
-def test_images_are_decoded_in_natural_order_into_mapped_arrays(data_dir, cache):
-    train, test = load(data_dir, cache)
-    assert_is_the_dataset(train, test)
-    assert isinstance(train.images, np.memmap)
-
-
-@pytest.mark.parametrize(
-    "texts",
-    [
-        [f"train_{i}" for i in (1, 2, 10, 33, 100)],
-        ["7 (2).jpg", "7 (10).jpg", "7.jpg"],
-    ],
-)
-def test_natural_key_sorts_by_numbers(texts):
-    assert sorted(reversed(texts), key=dataset_folder.natural_key) == texts
 
 
 def test_file_order_without_ids_and_validation_without_test(tmp_path, cache):
@@ -137,23 +118,17 @@ for data_dir, cache in (({str(data_dir)!r}, {cache!r}), ("/absent", {str(copy)!r
 
 
 def test_changed_source_is_decoded_again(data_dir, cache):
-    load(data_dir, cache)
-    shutil.rmtree(data_dir / "pets" / "1.0.0")
-    write(data_dir / "pets" / "1.0.0", {"train": 3, "test": 3})
-    train, _ = load(data_dir, cache)
-    assert len(train.labels) == 3
+    """Also if the files keep their names and sizes."""
+    for seed in (1, 2):
+        shutil.rmtree(data_dir / "pets" / "1.0.0")
+        images = pictures(4, seed)
+        write(data_dir / "pets" / "1.0.0", {"train": 4, "test": 4}, images=images)
+        train, _ = load(data_dir, cache)
+        np.testing.assert_array_equal(train.images, images)
+        assert isinstance(train.images, np.memmap)
     shutil.rmtree(data_dir / "pets")
     with pytest.raises(RequestError, match="several copies"):
         load(data_dir, cache)
-
-
-def test_equal_names_and_sizes_are_no_equal_datasets(tmp_path, cache):
-    for i in (1, 2):
-        images = pictures(4, seed=i)
-        splits = {"train": 4, "test": 4}
-        folder = write(tmp_path / str(i) / "pets", splits, images=images)
-        train, _ = load(tmp_path, cache, folder)
-        np.testing.assert_array_equal(train.images, images)
 
 
 @pytest.mark.parametrize("damage", ["bit", "cut", "meta", "gone"])
@@ -161,15 +136,13 @@ def test_damaged_cache_entry_is_rebuilt_with_one_warning(
     data_dir, cache, damage, caplog
 ):
     load(data_dir, cache)
-    (entry,) = (os.path.join(r) for r, _, f in os.walk(cache) if "train" in r[-5:])
-    path = os.path.join(entry, "meta.json" if damage == "meta" else "images.npy")
-    with open(path, "rb") as f:
-        content = bytearray(f.read())
+    (entry,) = pathlib.Path(cache).rglob("train")
+    path = entry / ("meta.json" if damage == "meta" else "images.npy")
+    content = bytearray(path.read_bytes())
     content[-1] ^= 1
-    with open(path, "wb") as f:
-        f.write(content if damage == "bit" else content[:40])
+    path.write_bytes(content if damage == "bit" else content[:40])
     if damage == "gone":
-        os.remove(path)
+        path.unlink()
     caplog.clear()
     with caplog.at_level("WARNING", logger="absl"):
         train, test = load(data_dir, cache)
@@ -203,17 +176,9 @@ def test_two_at_once_decode_once(data_dir, cache, monkeypatch):
         real(*args)
 
     monkeypatch.setattr(array_cache, "_write", slow)
-    pairs = []
-    threads = [
-        threading.Thread(target=lambda: pairs.append(load(data_dir, cache)))
-        for _ in range(3)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(pairs) == 3
-    assert len(calls) == 1
+    with ThreadPoolExecutor(3) as pool:
+        pairs = list(pool.map(lambda _: load(data_dir, cache), range(3)))
+    assert (len(pairs), len(calls)) == (3, 1)
     for pair in pairs:
         assert_is_the_dataset(*pair)
 
@@ -222,13 +187,6 @@ def test_unwritable_cache_names_the_way_out(data_dir, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RequestError, match="data.cache_dir"):
         load(data_dir, str(tmp_path / "file"))
-
-
-def test_cache_folder_follows_xdg(monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert files.default_cache_dir(None) == "/x/rsmatch_jax"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert files.default_cache_dir(None).endswith("/.cache/rsmatch_jax")
 
 
 # --- names and folders ---------------------------------------------------------------
@@ -265,11 +223,7 @@ def test_folder_names_and_hints(data_dir, cache, tmp_path):
     ):
         with pytest.raises(RequestError, match=message):
             load(data_dir, cache, name)
-    for content, message in (
-        ("{", "dataset_info.json cannot be read"),
-        ('["no", "dataset"]', "dataset_info.json cannot be read: it holds a list"),
-        ("{}", "names no dataset"),
-    ):
+    for content, message in (("{", "json cannot be read"), ("{}", "names no dataset")):
         (data_dir / "pets" / "1.0.0" / "dataset_info.json").write_text(content)
         with pytest.raises(RequestError, match=message):
             load(data_dir, cache)
@@ -284,20 +238,13 @@ def test_newest_version_or_the_one_in_the_name(data_dir, cache):
 
 
 def test_array_folder_pair(tmp_path, cache):
-    arrays.save(str(tmp_path / "train"), arrays.fake("train"))
-    arrays.save(str(tmp_path / "test"), arrays.fake("test"))
+    for split in ("train", "test"):
+        arrays.save(str(tmp_path / split), arrays.fake(split))
     train, _ = load(tmp_path, cache, str(tmp_path))
     np.testing.assert_array_equal(train.images, arrays.fake("train").images)
-    shutil.rmtree(tmp_path / "test")
     arrays.save(str(tmp_path / "test"), arrays.fake("test", num_classes=3))
     with pytest.raises(RequestError, match="differ in their classes"):
         load(tmp_path, cache, str(tmp_path))
-
-
-def test_built_in_names(cache):
-    assert load("/absent", cache, "digits")[1].images.shape == (500, 8, 8, 1)
-    assert load("/absent", cache, "fake")[0].num_classes == 10
-    assert sources.load_pool("fake").generator_names
 
 
 # --- pools ---------------------------------------------------------------------------
@@ -323,22 +270,24 @@ def test_pool_in_array_form(tmp_path):
     np.testing.assert_array_equal(loaded.images, pool.images)
 
 
-def test_no_pool_gives_three_ways_on(tmp_path, cache):
-    with pytest.raises(RequestError) as e:
-        sources.load_pool(str(tmp_path / "nothing"), cache_dir=cache)
-    for way in ("import_images", "generate", "synthetic_ratio=0"):
-        assert way in str(e.value)
-
-
-def test_real_dataset_is_no_pool(data_dir, cache, tmp_path):
+def test_folders_that_are_no_pools(data_dir, cache, tmp_path):
     arrays.save(str(tmp_path / "real"), arrays.fake("train"))
-    for folder in (data_dir / "pets" / "1.0.0", tmp_path / "real"):
-        with pytest.raises(RequestError, match="generator"):
+    for folder, message in (
+        (data_dir / "pets" / "1.0.0", "generator"),
+        (tmp_path / "real", "generator"),
+        (tmp_path / "none", "import_images .*generate.* or .*synthetic_ratio=0"),
+    ):
+        with pytest.raises(RequestError, match=message):
             sources.load_pool(str(folder), cache_dir=cache)
 
 
-def test_default_pools(monkeypatch):
+def test_default_folders(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    assert files.default_cache_dir(None) == "/x/rsmatch_jax"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert files.default_cache_dir(None).endswith("/.cache/rsmatch_jax")
     monkeypatch.setenv("TFDS_DATA_DIR", "/elsewhere")
     assert sources.default_pool("cifar10", None) == "/elsewhere/rsmatch_pools/cifar10"
     assert sources.default_pool("/my/own", "/d") == "/d/rsmatch_pools/own"
     assert sources.default_pool("digits", "/d").endswith("rsmatch_jax/data/digits_pool")
+    assert sources.load_pool(sources.default_pool("fake", None)).generator_names

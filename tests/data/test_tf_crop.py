@@ -6,7 +6,7 @@ See test_tf_pipeline.py for what holds of arrays and encoded images.
 import dataclasses
 import io
 import itertools
-import math
+import pathlib
 
 import numpy as np
 import pytest
@@ -15,14 +15,15 @@ from data import test_tf_pipeline
 from data.test_tf_pipeline import assert_equal
 from PIL import Image
 from support import encoded_sets
+from support.pillow_oracle import torchvision_box
 
 from rsmatch_jax.augment import views
-from rsmatch_jax.data import rs_ssl, sampler, sources, tf_augment, tf_crop
+from rsmatch_jax.data import sampler, sources, tf_augment, tf_crop
 from rsmatch_jax.errors import RunFailed
 
 SIZE, BATCH, RATIO = 16, 4, 2
-CROPS = views.ViewSpec(flip=True, crop_pad=2, randaugment_ops=0, cutout=False)
-SPEC = views.ViewSpec(flip=True, crop_pad=2, randaugment_ops=2, cutout=True)
+CROPS = views.ViewSpec(True, 2, randaugment_ops=0, cutout=False, crop_area=0.3)
+SPEC = views.ViewSpec(True, 2, randaugment_ops=2, cutout=True, crop_area=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +34,7 @@ def task(tmp_path_factory):
     stored = {"cache_dir": str(root / "cache"), "image_size": SIZE}
     train, test = sources.load_real(str(root / "real"), **stored)
     pool = sources.load_pool(str(root / "pool"), **stored)
-    split = rs_ssl.make_split(
-        train.labels,
-        4,
-        labels_per_class=2,
-        ratio=0.5,
-        pool_labels=pool.labels,
-        pool_generators=pool.generators,
-    )
-    return rs_ssl.make_task(train, test, pool, split)
+    return encoded_sets.task(train, test, pool, labels_per_class=2)
 
 
 def batches(task, spec=SPEC, **changes):
@@ -51,25 +44,6 @@ def batches(task, spec=SPEC, **changes):
 
 
 # --- one crop ------------------------------------------------------------------------
-
-
-def torchvision_box(u, height, width, least):
-    """transforms.RandomResizedCrop.get_params, on given uniform numbers."""
-    for area_u, ratio_u, top_u, left_u in u:
-        area = height * width * (least + (1 - least) * area_u)
-        low, high = math.log(3 / 4), math.log(4 / 3)
-        ratio = math.exp(low + (high - low) * ratio_u)
-        w = round(math.sqrt(area * ratio))
-        h = round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            return int(top_u * (height - h + 1)), int(left_u * (width - w + 1)), h, w
-    if width / height < 3 / 4:
-        w, h = width, round(width / (3 / 4))
-    elif width / height > 4 / 3:
-        h, w = height, round(height * (4 / 3))
-    else:
-        w, h = width, height
-    return (height - h) // 2, (width - w) // 2, h, w
 
 
 draw_box = tf.function(tf_crop.box, reduce_retracing=True)
@@ -125,13 +99,12 @@ def test_resizing_is_pillows_up_to_its_rounding():
 
 def pillow_views(task, images, at, step, purpose, rows):
     """The crops of one step from the numbers of its law, by Pillow."""
-    numbers = tf_augment.draw(3, step, purpose, rows, CROPS)
-    crops = tf_augment.draw_uniform(3, step, purpose, [rows, tf_crop.TRIES, 4])
+    numbers = tf_augment.draw(3, step, purpose, rows, CROPS, tf_crop.TRIES)
     made = []
     for row, index in enumerate(at):
         image = Image.open(io.BytesIO(images.read(index))).convert("RGB")
         top, left, h, w = torchvision_box(
-            crops[row].numpy(), image.height, image.width, CROPS.crop_area
+            numbers["crop"][row].numpy(), image.height, image.width, CROPS.crop_area
         )
         crop = image.crop((left, top, left + w, top + h))
         view = np.asarray(crop.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
@@ -169,38 +142,24 @@ def test_strong_views_are_crops_then_randaugment_then_cutout(task):
     for slot in range(2):
         ops, values = numbers["ops"][:, slot], numbers["values"][:, slot]
         want = tf_augment.apply_ops(want, ops, values)
-    without = views.ViewSpec(True, 2, randaugment_ops=2, cutout=False)
+    without = dataclasses.replace(SPEC, cutout=False)
     assert_equal(next(batches(task, without)).strong, want.numpy())
     assert_equal(full.strong, tf_augment.cutout(want, numbers["cutout"]).numpy())
     assert (full.strong != crops.strong).any(axis=(1, 2, 3)).mean() > 0.8
 
 
-def test_least_area_and_flip_are_respected(task):
-    full = views.ViewSpec(False, 0, 0, False, crop_area=1.0)
-    batch = next(batches(task, full))
-    # Only the aspect ratio is random, so most of the rows differ by little.
-    apart = np.abs(batch.weak.astype(int) - batch.strong).mean()
-    cropped = next(batches(task, CROPS)).weak.astype(int)
-    assert apart < min(12, np.abs(cropped - batch.weak).mean())
-
-
 def test_a_damaged_image_ends_the_stream_with_its_place(task, tmp_path):
     images = task.unl_images
     file, offset, length = images.places[5].tolist()
-    with open(images.files[file], "rb") as f:
-        content = bytearray(f.read())
+    content = bytearray(pathlib.Path(images.files[file]).read_bytes())
     content[offset : offset + length] = bytes(length)
     broken = tmp_path / "broken"
     broken.write_bytes(content)
-    files = list(images.files)
-    files[file] = str(broken)
+    files = [str(broken) if i == file else path for i, path in enumerate(images.files)]
     images = type(images)(tuple(files), images.places, SIZE)
     stream = batches(dataclasses.replace(task, unl_images=images), CROPS)
-    first = next(
-        step
-        for step in range(5)
-        if 5 in sampler.step_indices(3, "unlabelled", step, 24, BATCH * RATIO)
-    )
+    at = [sampler.step_indices(3, "unlabelled", step, 24, 8) for step in range(5)]
+    first = next(step for step in range(5) if 5 in at[step])
     assert len(list(itertools.islice(stream, first))) == first
     with pytest.raises(RunFailed, match=f"byte {offset} of {broken}"):
         next(stream)

@@ -10,20 +10,15 @@ from rsmatch_jax.errors import RequestError
 
 MINE = """
 from __future__ import annotations
-
 import dataclasses
-
 from configs import common
-
 
 @dataclasses.dataclass  # looks for this module in sys.modules
 class Sizes:
     steps: int
 
-
 def get_config():
     from configs import digits  # also when the function is called
-
     c = digits.get_config()
     c.seed = 7
     assert set(c) == set(common.get_config())
@@ -33,30 +28,22 @@ def get_config():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
+    """The working directory; without other tests' `configs` in sys.modules."""
     monkeypatch.chdir(tmp_path)
-    before = _without_configs()
+    before = config_file._take_configs()
     yield tmp_path
-    _without_configs()
+    config_file._take_configs()
     sys.modules.update(before)
 
 
-def _without_configs():
-    """Takes other tests' `configs` out of sys.modules and returns them."""
-    names = [n for n in sys.modules if n.split(".")[0] == "configs"]
-    return {name: sys.modules.pop(name) for name in names}
-
-
-def test_a_bare_name_is_a_packaged_config_from_any_folder(folder):
+def test_a_bare_name_is_a_packaged_config_and_a_path_is_that_file(folder):
     (folder / "digits").mkdir()
+    (folder / "digits.py").write_text(MINE)
     assert config_file.find("digits") == f"{config_file.CONFIGS}/digits.py"
     assert "cifar10" in config_file.ready()
     assert "ablations" not in config_file.ready()
     config, name, _ = config_file.parse(["", "--config=digits"], lambda values: None)
-    assert (config.data.name, name) == ("digits", "digits")
-
-
-def test_a_path_is_that_file(folder):
-    (folder / "digits.py").write_text(MINE)
+    assert (config.seed, config.data.name, name) == (0, "digits", "digits")
     argv = ["", "--config", "digits.py", "--config.model.dtype=bfloat16"]
     config, name, _ = config_file.parse(argv, lambda values: None)
     assert (config.seed, config.model.dtype, name) == (7, "bfloat16", "digits")
@@ -80,11 +67,8 @@ def test_other_configs_do_not_hide_the_packaged_ones(folder, monkeypatch, import
     if imported:
         import configs.common as theirs
     assert config_file.load("mine.py").seed == 7
-    if imported:
-        assert sys.modules["configs.common"] is theirs
-        assert theirs.mine
-    else:
-        assert "configs" not in sys.modules
+    assert ("configs" in sys.modules) == imported
+    assert not imported or sys.modules["configs.common"] is theirs
 
 
 def test_a_user_package_named_configs_still_works(folder, monkeypatch):

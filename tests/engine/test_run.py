@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 
 import jax
 import numpy as np
@@ -15,33 +16,27 @@ from rsmatch_jax import files, train
 from rsmatch_jax.engine import experiment
 from rsmatch_jax.errors import RequestError, RunFailed
 from rsmatch_jax.runs import same_data, workdir
-from rsmatch_jax.runs.checkpoint import Checkpoints
 
 
-def test_files_of_a_run(tmp_path):
-    result = run(tmp_path / "r", **{"train.num_steps": 3, "log.tensorboard": True})
+def test_files_of_a_run_and_that_a_finished_one_is_left_alone(tmp_path, capsys):
+    keys = {"train.num_steps": 3, "log.tensorboard": True}
+    result = run(tmp_path / "r", **keys)
     names = set(os.listdir(tmp_path / "r"))
-    assert {
-        "config.json",
-        "data.json",
-        "split.npz",
-        "checkpoints",
-        "metrics.jsonl",
-        "confusion.npy",
-        "result.json",
-        "queue.png",
-    } <= names
+    assert {*workdir.FILES, workdir.CHECKPOINTS} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
-    with open(tmp_path / "r" / "result.json") as f:
-        assert json.load(f) == files.plain(result)
-    assert result["status"] == "finished"
-    assert result["steps"] == 3
+    path = tmp_path / "r" / "result.json"
+    assert json.loads(path.read_text()) == files.plain(result)
+    assert (result["status"], result["steps"]) == ("finished", 3)
     confusion = np.load(tmp_path / "r" / "confusion.npy")
     assert confusion.sum() == 320
     assert np.trace(confusion) / 320 == pytest.approx(result["test_accuracy"])
     with np.load(tmp_path / "r" / "split.npz") as split:
         assert len(split["labeled"]) == 40
         assert len(split["unlabeled_real"]) == len(split["unlabeled_synthetic"]) == 320
+    before = path.stat().st_mtime_ns
+    assert run(tmp_path / "r", **keys) == files.plain(result)
+    assert path.stat().st_mtime_ns == before
+    assert "Nothing to do" in capsys.readouterr().out
 
 
 def test_ground_truth_never_enters_training(tmp_path, monkeypatch):
@@ -69,33 +64,18 @@ def test_ground_truth_never_enters_training(tmp_path, monkeypatch):
     assert lines(tmp_path / "true") != lines(tmp_path / "permuted")  # it was permuted
 
 
-def test_finished_run_is_left_alone(tmp_path, capsys):
-    first = run(tmp_path / "r", **{"train.num_steps": 2, "method.name": "supervised"})
-    before = os.stat(tmp_path / "r" / "result.json").st_mtime_ns
-    again = run(tmp_path / "r", **{"train.num_steps": 2, "method.name": "supervised"})
-    assert again == files.plain(first)
-    assert os.stat(tmp_path / "r" / "result.json").st_mtime_ns == before
-    assert "Nothing to do" in capsys.readouterr().out
-
-
 def test_run_that_diverges_stops_before_it_is_saved(tmp_path):
     """The message names the step and the metric; no checkpoint has the damage."""
     with pytest.raises(RunFailed, match=r" at step [1-4]:.*learning_rate"):
         run(tmp_path / "r", **{"method.name": "fixmatch", "optim.learning_rate": 1e30})
     assert workdir.read_result(str(tmp_path / "r"))["status"] == "failed"
-    checkpoints = Checkpoints(str(tmp_path / "r"), 2)
-    assert checkpoints.latest() is None
-    checkpoints.close()
+    assert not list((tmp_path / "r" / "checkpoints").iterdir())
 
 
 def test_gradient_that_is_not_finite_stops_in_its_step(tmp_path, monkeypatch):
     """The loss, and all other metrics of that step, are finite."""
     honest = optax.global_norm
-
-    def poisoned(grads):
-        return honest(grads) / 0.0
-
-    monkeypatch.setattr(optax, "global_norm", poisoned)
+    monkeypatch.setattr(optax, "global_norm", lambda grads: honest(grads) / 0.0)
     with pytest.raises(RunFailed, match="classifier_grad_norm is inf at step 1:.*noth"):
         run(tmp_path / "r", **{"method.name": "supervised"})
     assert not list((tmp_path / "r" / "checkpoints").iterdir())
@@ -110,6 +90,7 @@ def test_warnings_are_seen_everywhere_and_once(tmp_path, capsys):
     out = capsys.readouterr().out
     assert out.count(f"warning: {warning}") == 1
     shown = [line for line in out.splitlines() if line.startswith("step ")]
+    assert re.match(r"step 2/4  .*  [0-9.]+ steps/s  ETA \d+m\d\ds  WARN", shown[2])
     assert [line.count("WARNING: queue empty") for line in shown[1:]] == [0, 1, 1, 1]
     assert workdir.read_result(str(tmp_path / "r"))["warnings"] == [warning]
 
@@ -132,35 +113,16 @@ def test_digest_tells_images_apart():
     task = experiment.load_task(config(**KEYS))
     images = task.test_images.copy()
     images[-1, 3, 3, 0] ^= 1
-    digests = {
-        same_data.digest(t)
-        for t in (
-            task,
-            dataclasses.replace(task),
-            dataclasses.replace(task, test_images=images),
-            dataclasses.replace(task, unl_images=task.unl_images[::-1]),
-        )
-    }
-    assert len(digests) == 3
-
-
-def test_two_runs_in_one_workdir(tmp_path):
-    """The second is refused and writes nothing."""
-    with workdir.locked(str(tmp_path / "r")):
-        with pytest.raises(RequestError, match="another process is training there"):
-            run(tmp_path / "r", **{"method.name": "supervised"})
-        assert os.listdir(tmp_path / "r") == [workdir.LOCK_FILE]
-    run(tmp_path / "r", **{"method.name": "supervised"})
+    others = ({}, {"test_images": images}, {"unl_images": task.unl_images[::-1]})
+    tasks = [task, *(dataclasses.replace(task, **other) for other in others)]
+    assert len({same_data.digest(t) for t in tasks}) == 3
 
 
 def test_foreign_folder_is_neither_used_nor_cleared(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
-    for check in (
-        lambda: workdir.check_run_or_empty(str(tmp_path), ""),
-        lambda: workdir.clear(str(tmp_path)),
-    ):
+    for check in (workdir.check_run_or_empty, workdir.clear):
         with pytest.raises(RequestError, match="holds no run"):
-            check()
+            check(str(tmp_path))
     assert (tmp_path / "thesis.tex").exists()
 
 
@@ -174,21 +136,14 @@ def test_plan_trains_and_writes_nothing(tmp_path, capsys):
         assert word in out
 
 
-def test_best_and_newest_checkpoints_are_kept(tmp_path):
-    state = {"x": jax.numpy.zeros(2)}
-    checkpoints = Checkpoints(str(tmp_path), keep=1)
-    for step, best in [(1, 1), (2, 2), (3, 2), (4, 2), (5, 2)]:
-        checkpoints.save(step, state, {"step": step}, best)
-    checkpoints.close()
-    kept = {int(n) for n in os.listdir(tmp_path / "checkpoints") if n.isdigit()}
-    assert kept == {2, 5}
-
-
 def test_validation_images_choose_the_best_step(tmp_path):
-    result = run(
-        tmp_path / "r",
-        **{"data.validation_per_class": 8, "data.real_only": True, "seed": 1},
-    )
+    """After a second run in the workdir was refused and wrote nothing."""
+    keys = {"data.validation_per_class": 8, "data.real_only": True, "seed": 1}
+    with workdir.locked(str(tmp_path / "r")):
+        with pytest.raises(RequestError, match="another process is training there"):
+            run(tmp_path / "r", **keys)
+        assert os.listdir(tmp_path / "r") == [workdir.LOCK_FILE]
+    result = run(tmp_path / "r", **keys)
     evaluations = [x for x in lines(tmp_path / "r") if "eval/test_accuracy" in x]
     best = max(evaluations, key=lambda x: x["eval/validation_accuracy"])
     assert result["best_step"] == best["step"]

@@ -25,6 +25,7 @@ LATER = {  # keys that a later version may add: dotted key: (default, neutral)
     "method.rsmatch.made_up": (3, 0),
     "method.simmatch.made_up": (None, 1.5),  # no run in OLD uses it
 }
+MADE_UP = ("model.made_up",)
 LINE = (
     "began before these keys existed and keeps method.rsmatch.made_up=0, "
     "model.bn_variance=biased, model.made_up=old"
@@ -38,19 +39,6 @@ def old_config(name="unfinished", **changes):
     return config(**{**keys, **changes})
 
 
-def add(c, keys):
-    """A locked copy of a config with new keys."""
-    c = c.copy_and_resolve_references()
-    with c.unlocked():
-        for key, value in keys.items():
-            *groups, last = key.split(".")
-            group = c
-            for part in groups:
-                group = group[part]
-            group[last] = value
-    return c.lock()
-
-
 @pytest.fixture
 def later(monkeypatch):
     """This version has the keys LATER. later(changes): a config of it."""
@@ -59,21 +47,21 @@ def later(monkeypatch):
     def reference():
         c, neutral = plain()
         neutral |= {key: value for key, (_, value) in LATER.items()}
-        return add(c, {key: value for key, (value, _) in LATER.items()}), neutral
+        defaults = {key: value for key, (value, _) in LATER.items()}
+        return saved_config.with_values(c, defaults), neutral
 
     monkeypatch.setattr(saved_config, "reference", reference)
     monkeypatch.setattr(saved_config, "neutral_values", lambda: reference()[1])
 
     def at(name="unfinished", **changes):
         new = {key: changes.pop(key, value) for key, (value, _) in LATER.items()}
-        return add(old_config(name, **changes), new)
+        return saved_config.with_values(old_config(name, **changes), new)
 
     return at
 
 
 @pytest.fixture
 def old(tmp_path):
-    """A copy of the old workdirs."""
     return shutil.copytree(OLD, tmp_path / "old")
 
 
@@ -83,35 +71,32 @@ def run(folder, c, **options):
 
 def test_keys_that_old_workdirs_lack_have_a_neutral_value():
     saved = json.loads((OLD / "unfinished" / workdir.CONFIG_FILE).read_text())
-    keys = set(workdir.flat(common.get_config().to_dict()))
-    came_later = keys - set(workdir.flat(saved))
+    came_later = set(workdir.flat(common.get_config().to_dict())) - {
+        *workdir.flat(saved)
+    }
     assert came_later == set(common.neutral_values()), (
         "a new key is `Later(default, neutral=...)` in configs/common.py"
     )
     assert sum(p.stat().st_size for p in OLD.rglob("*") if p.is_file()) <= 300_000
 
 
-def test_old_run_goes_on(old, later, capsys):
-    """With the neutral values, which its config.json has from then on."""
+def test_old_run_goes_on(old, later, capsys, monkeypatch):
+    """With the neutral values, which its config.json has from then on, and as without
+    the later keys."""
     result = run(old / "unfinished", later())
     assert (result["status"], result["steps"]) == ("finished", 8)
     out = capsys.readouterr().out
     assert "resumed at step 4" in out
     assert out.count(LINE) == 1 and "simmatch" not in out
-    for part in (result["config"], workdir.read_config(str(old / "unfinished"))):
+    folder = str(old / "unfinished")
+    for part in (result["config"], workdir.read_config(folder)):
         assert part["model"]["made_up"] == "old"
         assert part["method"]["rsmatch"]["made_up"] == 0
-    assert run(old / "unfinished", later()) == workdir.read_result(
-        str(old / "unfinished")
-    )
+    assert run(folder, later()) == workdir.read_result(folder)
     assert "began before" not in capsys.readouterr().out
-
-
-def test_old_run_ends_as_without_the_keys(old, later, monkeypatch):
-    with_keys = run(old / "unfinished", later())
     monkeypatch.undo()
     shutil.copytree(OLD / "unfinished", old / "again")
-    assert run(old / "again", old_config())["fingerprint"] == with_keys["fingerprint"]
+    assert run(old / "again", old_config())["fingerprint"] == result["fingerprint"]
     lines = [old / name / workdir.METRICS_FILE for name in ("unfinished", "again")]
     assert lines[0].read_bytes() == lines[1].read_bytes()
 
@@ -119,17 +104,9 @@ def test_old_run_ends_as_without_the_keys(old, later, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "explicit", "word"),
     [
-        (
-            {"model.made_up": "other"},
-            (),
-            "up: old there .*without it.*, other here",
-        ),
-        (
-            {"model.made_up": "new"},
-            ("model.made_up",),
-            "up: old there .*, new here",
-        ),
-        ({"model.made_up": "old"}, ("model.made_up",), None),
+        ({"model.made_up": "other"}, (), "up: old there .*without it.*, other here"),
+        ({"model.made_up": "new"}, MADE_UP, "up: old there .*, new here"),
+        ({"model.made_up": "old"}, MADE_UP, None),
         ({"method.simmatch.made_up": 7.0}, (), None),
         ({"method.simmatch.temperature": 0.3}, (), None),
         ({"optim.momentum": 0.8}, (), "optim.momentum: 0.9 there, 0.8 here"),
@@ -140,31 +117,25 @@ def test_old_run_ends_as_without_the_keys(old, later, monkeypatch):
 )
 def test_what_an_old_run_may_change(later, changes, explicit, word):
     folder = str(OLD / "unfinished")
-    if word is None:
-        kept = saved_config.continue_run(folder, later(**changes), explicit)
-        assert {"model.made_up": "old", **kept} == {
-            **common.neutral_values(),
-            "model.made_up": "old",
-            "method.rsmatch.made_up": 0,
-        }
+    if word is not None:
+        with pytest.raises(RequestError, match=word):
+            saved_config.continue_run(folder, later(**changes), explicit)
         return
-    with pytest.raises(RequestError, match=word):
-        saved_config.continue_run(folder, later(**changes), explicit)
+    values = saved_config.continue_run(folder, later(**changes), explicit)
+    expected = {"model.made_up": "old", "method.rsmatch.made_up": 0}
+    assert {"model.made_up": "old", **values} == {**common.neutral_values(), **expected}
 
 
 def test_all_differences_are_named(tmp_path):
-    workdir.claim(str(tmp_path), config(**KEYS).to_dict(), {}, {})
+    """A removed key that the method used is one, one of another method is not."""
+    saved = config(**KEYS).to_dict()
+    workdir.claim(str(tmp_path), saved, {}, {})
     other = config(**{**KEYS, "optim.learning_rate": 0.1, "seed": 5})
     with pytest.raises(RequestError) as e:
         saved_config.continue_run(str(tmp_path), other)
     assert "optim.learning_rate: 0.03 there, 0.1 here" in str(e.value)
     assert "seed: 0 there, 5 here" in str(e.value)
     assert str(e.value).endswith("--overwrite")
-
-
-def test_removed_keys(tmp_path):
-    """One that the method used is refused, one of another method is not."""
-    saved = config(**KEYS).to_dict()
     saved["method"]["simmatch"]["gone"] = 1
     workdir.claim(str(tmp_path), saved, {}, {})
     assert saved_config.continue_run(str(tmp_path), config(**KEYS)) == {}
@@ -211,12 +182,10 @@ def test_old_run_is_reported_as_one_of_this_version(later, old):
 def test_old_run_is_swept(later, old, tmp_path):
     """A sweep takes it for one of its cells, with the flags that it would launch."""
     file = tmp_path / "later.py"
-    file.write_text(
-        "from configs import common\n\n\ndef get_config():\n"
-        "    c = common.get_config()\n"
-        + "".join(f"    c.{key} = {value!r}\n" for key, (value, _) in LATER.items())
-        + "    return c\n"
-    )
+    lines = ["from configs import common", "def get_config():"]
+    lines += ["    c = common.get_config()"]
+    lines += [f"    c.{key} = {value!r}" for key, (value, _) in LATER.items()]
+    file.write_text("\n".join([*lines, "    return c"]))
     saved = workdir.flat(workdir.read_config(str(old / "finished")))
     flags = [f"--config.{k}={v}" for k, v in saved.items() if v is not None]
 

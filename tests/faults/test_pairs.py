@@ -19,6 +19,7 @@ from support.host_pairs import (
     start_pair,
     wait_for,
 )
+from support.processes import alive
 
 from rsmatch_jax.runs import workdir
 from rsmatch_jax.runs.checkpoint import Checkpoints
@@ -49,14 +50,6 @@ def child_of(parent):
         ["pgrep", "-P", str(parent.pid)], capture_output=True, text=True, check=True
     )
     return int(done.stdout)
-
-
-def alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as f:
-            return f.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @pytest.fixture(scope="module")

@@ -4,17 +4,20 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from support.helpers import TINY, build, config
-from test_methods import K, U, batch, evaluate, method_of
+from support.table_networks import K, U, batch, method_of, run_one
 
 import rsmatch_jax
 from rsmatch_jax import losses, train
+from rsmatch_jax.augment import on_device
 from rsmatch_jax.engine import checks, experiment, feed
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.methods import base, keys
 from rsmatch_jax.methods.catalogue import METHODS, RULES
+from rsmatch_jax.models.wrn import WideResNet
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,10 +129,10 @@ def test_soft_labels_and_weights(monkeypatch, name):
     results = []
     for rule in (RULES["fixmatch"], Soft):
         monkeypatch.setitem(RULES, "fixmatch", rule)
-        exp, method, nets, params = method_of(**{"method.name": name})
+        dims, method, nets, params = method_of(**{"method.name": name})
         b = batch(np.random.default_rng(0))
-        extra = method.init_extra(exp.dims)
-        results.append(evaluate(method, nets, params, extra, b))
+        extra = method.init_extra(dims)
+        results.append(run_one(method, nets, params, extra, b))
     (hard, hard_extra), (soft, soft_extra) = results
     terms = ["loss_unsup"] + ["loss_unsup_fake"] * (name == "rsmatch")
     for term in terms:
@@ -158,22 +161,6 @@ def test_fields_are_the_keys_of_the_block(name):
             assert {path for path in paths if path.startswith(block)} == expected
 
 
-@pytest.mark.parametrize(
-    ("bounds", "good", "bad", "message"),
-    [
-        ({"least": 1}, 1, 0, "1 or more"),
-        ({"least": 0, "most": 1}, 1, 1.5, "between 0 and 1"),
-        ({"above": 0}, 0.1, 0, "above 0"),
-        ({"choices": ("a", "b")}, "a", None, "choose a or b"),
-        ({"least": 0}, None, -1, "0 or more"),
-    ],
-)
-def test_bounds(bounds, good, bad, message):
-    bounds = keys.Bounds(**bounds)
-    assert bounds.problem(good) is None
-    assert message in bounds.problem(bad)
-
-
 def test_a_rule_checks_its_keys_alone_and_below_rsmatch(monkeypatch):
     def check(cls, config):
         del cls
@@ -197,3 +184,20 @@ def test_optimiser_of_the_detector():
     c = config()
     sgd = experiment._sgd(c, exp.method.optimiser()["detector"])
     assert (sgd.learning_rate, sgd.weight_decay) == (0.5, c.optim.weight_decay)
+
+
+IMAGES = jnp.zeros((2, 8, 9, 3), jnp.uint8)  # not square
+WRONG = {
+    "losses": lambda: losses.cross_entropy(jnp.zeros((4, 3)), jnp.zeros(5, jnp.int32)),
+    "methods": lambda: base.written_once(IMAGES, 2),
+    "models": lambda: WideResNet(4, 1).init(jax.random.key(0), 1.0 * IMAGES, False),
+    "augment": lambda: on_device.weak_view(
+        jax.random.key(0), IMAGES, flip=True, crop_pad=1, axis=None
+    ),
+}
+
+
+@pytest.mark.parametrize("folder", WRONG)
+def test_a_wrong_shape_raises_in_tests(folder):
+    with pytest.raises(jaxtyping.TypeCheckError, match=folder):
+        WRONG[folder]()

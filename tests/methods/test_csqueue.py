@@ -75,6 +75,7 @@ def test_forty_steps_equal_a_model_of_deques(select, top, num_devices, ties):
         queue = push(queue, key, images, indices, classes, scores)
         oracle_push(model, chosen, indices, classes, scores, top)
         assert [content(queue, k) for k in range(K)] == [list(m) for m in model]
+    assert csqueue.fill(queue) == np.float32(sum(map(len, model)) / (K * LENGTH))
     held = np.asarray(queue.indices)
     np.testing.assert_array_equal(
         np.asarray(queue.images)[held >= 0][:, 0, 0, 0], held[held >= 0]
@@ -133,20 +134,6 @@ def test_work_of_a_push_does_not_grow_with_the_classes():
     assert largest(1000) == largest(4000) <= U * 10 * 12
 
 
-def test_fewer_rows_per_device_than_pushed():
-    """U / D = 1 < Q = 3 on four devices."""
-    rows = (
-        np.arange(4, dtype=np.uint8)[:, None, None, None] + np.zeros(SHAPE, np.uint8),
-        np.arange(4, dtype=np.int32),
-        np.zeros(4, np.int32),
-        np.array([0.1, 0.4, 0.3, 0.2], np.float32),
-    )
-    push, place = mapped_push(4, select=2, top=3)
-    queue = push(place(csqueue.create(2, 4, SHAPE)), jax.random.key(0), *rows)
-    assert content(queue, 0) == [1, 2, 3]
-    assert content(queue, 1) == []
-
-
 def test_queues_are_drawn_uniformly_and_once():
     draw = jax.jit(lambda key: csqueue.draw_queues(key, K, 2))
     drawn = np.asarray(jax.vmap(draw)(jax.random.split(jax.random.key(0), 2000)))
@@ -168,7 +155,7 @@ def partly_filled(counts):
 
 def test_distinct_slots_are_distinct_filled_and_uniform():
     queue = partly_filled([4, 0, 3, 1, 2])
-    filled = np.flatnonzero(np.asarray(csqueue.filled(queue)).reshape(-1))
+    filled = [k * LENGTH + j for k in range(K) for j in range(queue.count[k])]
     draw = jax.jit(lambda k: csqueue.sample_distinct(queue, k, 6))
     slots, ready = jax.vmap(draw)(jax.random.split(jax.random.key(0), 2000))
     assert bool(ready.all())
@@ -177,12 +164,8 @@ def test_distinct_slots_are_distinct_filled_and_uniform():
     assert set(np.flatnonzero(counts)) == set(filled)
     # each of 10 filled slots is in a draw of 6 with probability 0.6: sd 22
     assert np.abs(counts[filled] - 1200).max() < 5 * 22
-
-
-def test_ready_only_from_b_images_on():
-    queue = partly_filled([4, 0, 1, 0, 0])
-    assert bool(csqueue.sample_distinct(queue, jax.random.key(0), 5)[1])
-    assert not bool(csqueue.sample_distinct(queue, jax.random.key(0), 6)[1])
+    for batch, ready in ((10, True), (11, False)):  # not before it holds so many
+        assert csqueue.sample_distinct(queue, jax.random.key(0), batch)[1] == ready
 
 
 @pytest.mark.parametrize(
@@ -201,15 +184,3 @@ def test_sampling_with_replacement_follows_its_law(sampler):
         assert np.abs(seen[k, :count] - 8000 * each).max(initial=0) < 5 * sd
     empty = partly_filled([0] * K)
     assert not bool(sampler(empty, jax.random.key(0), 8)[1])
-
-
-def test_take_and_fill():
-    queue = partly_filled([4, 0, 3, 1, 2])
-    queue = queue.replace(
-        images=jnp.arange(K * LENGTH * 12, dtype=jnp.uint8).reshape(K, LENGTH, *SHAPE)
-    )
-    np.testing.assert_array_equal(
-        csqueue.take(queue, jnp.asarray([0, 9])),
-        [queue.images[0, 0], queue.images[2, 1]],
-    )
-    assert float(csqueue.fill(queue)) == 0.5

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import runs
+from support import runs, trees
 from support.helpers import config, leaves
 from support.host_pairs import StopAfter
 
@@ -20,20 +20,6 @@ def initial(heads):
     """wrn_10_2: 128 features, as the classifier of the paper."""
     net = networks.make("wrn_10_2", heads)
     return net, *net.init(jax.random.key(7), jnp.zeros((1, 8, 8, 3)))
-
-
-@pytest.mark.parametrize(
-    ("hidden", "middle"),
-    [(None, 128), (24, 24), (200, 200)],
-)
-def test_the_hidden_width_is_the_number_of_features(hidden, middle):
-    """As USB's Linear(D, D), ReLU, Linear(D, size)."""
-    net = networks.make("wrn_10_2", {"projector": Projector(24, 1, hidden)})
-    images = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
-    params = jax.eval_shape(net.init, jax.random.key(0), images)[0]
-    member = params["projectors"]["projector_0"]
-    assert member["hidden"]["kernel"].shape == (128, middle)
-    assert member["out"]["kernel"].shape == (middle, 24)
 
 
 def test_a_run_of_an_earlier_version_keeps_its_width(tmp_path, monkeypatch):
@@ -62,18 +48,21 @@ def test_a_run_of_an_earlier_version_keeps_its_width(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("heads", "size"),
+    ("projector", "middle", "total"),
     [
-        ({}, 1_467_626),
-        ({"projector": Projector(128)}, 1_467_626 + 33_024),
-        ({"projector": Projector(128, 3)}, 1_467_626 + 33_024 + 66_048),
+        (Projector(128), 128, 33_024),  # as USB's Linear(D, D), ReLU, Linear(D, size)
+        (Projector(128, 3), 128, 3 * 33_024),
+        (Projector(24, 1, 200), 200, 129 * 200 + 201 * 24),
     ],
 )
-def test_projector_sizes(heads, size):
-    net = networks.make("wrn_28_2", {"real": 10, **heads})
-    images = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
-    params = jax.eval_shape(net.init, jax.random.key(0), images)[0]
-    assert sum(x.size for x in jax.tree.leaves(params)) == size
+def test_projector_sizes(projector, middle, total):
+    """WRN-28-2 has 128 features and 1,467,626 parameters without a projector."""
+    params, _ = trees.shapes("wrn_28_2", {"real": 10, "projector": projector})
+    assert trees.count(params) == 1_467_626 + total
+    assert len(params["projectors"]) == projector.count
+    member = params["projectors"]["projector_0"]
+    assert member["hidden"]["kernel"].shape == (128, middle)
+    assert member["out"]["kernel"].shape == (middle, projector.size)
 
 
 def test_projector_initial_values():
@@ -106,7 +95,7 @@ def test_projector_initial_values():
 def test_projection_is_the_mean_of_the_perceptrons():
     heads = {"real": 10, "projector": Projector(24, 3)}
     net, params, stats = initial(heads)
-    images = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+    images = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))
     out, _ = net.apply(params, stats, images, False)
     x = np.asarray(out.features, np.float64)
     expected = 0

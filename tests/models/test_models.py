@@ -57,12 +57,6 @@ def test_parameter_counts(name, classes, trained, running):
     assert {x.dtype for x in jax.tree.leaves((params, stats))} == {jnp.dtype("float32")}
 
 
-def test_wrn_28_2_tensors():
-    leaves = jax.tree.leaves(shapes("wrn_28_2", {"real": 10})[0])
-    assert len(leaves) == 81
-    assert sum(x.ndim == 4 for x in leaves) == 28
-
-
 def test_every_listed_name_can_be_built():
     for name in (n for n in networks.MODELS if n.startswith("wrn")):
         depth, widen = map(int, name.split("_")[1:])
@@ -79,7 +73,7 @@ def test_names_follow_the_rule():
         with pytest.raises(RequestError, match="wrn_28_2.*6n"):
             networks.make(name, DETECTOR)
     with pytest.raises(RequestError, match="wrn_preact='torch'.*usb or tf"):
-        networks.make("wrn_28_2", DETECTOR, preact="torch")
+        networks.make("wrn_28_2", DETECTOR, wrn_preact="torch")
     with pytest.raises(RequestError, match="bn_variance='n'.*unbiased or biased"):
         networks.make("wrn_28_2", DETECTOR, bn_variance="n")
 
@@ -131,7 +125,7 @@ def compared(request):
         networks.make(
             *("wrn_10_2", {"real": 10}),
             bn_momentum=0.9,
-            preact=request.param,
+            wrn_preact=request.param,
             bn_variance=variance,
         )
         for variance in ("unbiased", "biased")
@@ -202,11 +196,6 @@ def test_gradients_equal_torch(compared):
         np.testing.assert_allclose(sampled, torch[name], 1e-4, atol, err_msg=name)
 
 
-def test_the_variants_differ():
-    with np.load(REFERENCE) as torch:
-        assert np.abs(torch["usb/eval/logits"] - torch["tf/eval/logits"]).max() > 0.1
-
-
 # --- the unused norms ----------------------------------------------------------------
 
 
@@ -224,7 +213,7 @@ def test_gradient_of_unused_norms_is_exactly_zero(compared):
 @pytest.mark.parametrize("preact", ["usb", "tf"])
 @pytest.mark.parametrize("train", [False, True])
 def test_output_ignores_unused_norms(preact, train):
-    net, params, stats, images = small_net(preact=preact)
+    net, params, stats, images = small_net(wrn_preact=preact)
     apply = jax.jit(net.apply, static_argnums=3)
     out, new = apply(params, stats, images, train)
 
@@ -256,10 +245,8 @@ def test_default_momentum():
     fast, params, stats, images = small_net()
     nets = (fast, networks.make("wrn_10_1", DETECTOR))
     news = jax.jit(lambda: [n.apply(params, stats, images, True)[1] for n in nets])()
-    moves = [
-        new["encoder"]["bn"]["mean"] - stats["encoder"]["bn"]["mean"] for new in news
-    ]
-    np.testing.assert_allclose(moves[1] * 100, moves[0], rtol=1e-2, atol=1e-4)
+    old, a, b = (x["encoder"]["bn"]["mean"] for x in (stats, *news))
+    np.testing.assert_allclose((b - old) * 100, a - old, rtol=1e-2, atol=1e-4)
 
 
 def test_bfloat16_computes_low_and_returns_float32():
@@ -272,11 +259,6 @@ def test_bfloat16_computes_low_and_returns_float32():
     error = np.abs(approx.features - out.features).max()
     assert 1e-4 < error < 0.1 * np.abs(out.features).max()
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 0.1, 0.05), new, low_new)
-    text = str(jax.make_jaxpr(lambda p: low.apply(p, stats, images, True))(params))
-    lines = text.splitlines()
-    heavy = [x for x in lines if "= conv_general" in x or "= select_n" in x]
-    assert len([x for x in heavy if "conv" in x]) == 9
-    assert all(":bf16" in line.split("=")[0] for line in heavy)
 
 
 def test_synchronised_norms_make_four_devices_one():
@@ -319,3 +301,18 @@ def test_synchronised_norms_make_four_devices_one():
     # An axis that is not bound is an error, not one device.
     with pytest.raises(NameError, match="batch"):
         jax.jit(four.apply, static_argnums=3)(params, stats, images, True)
+
+
+def test_networks_see_normalised_pixels():
+    seen = {}
+
+    def apply(params, stats, images, train):
+        seen["x"] = images
+        return None, stats
+
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 0.125)
+    net = networks.take_uint8(networks.Network(None, apply), mean, std)
+    images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3)).astype(np.uint8)
+    net.apply({}, {}, jnp.asarray(images), True)
+    expected = (images / 255 - np.array(mean)) / np.array(std)
+    np.testing.assert_allclose(seen["x"], expected, atol=1e-5)

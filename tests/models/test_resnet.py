@@ -8,6 +8,7 @@ from scipy.stats import kstest
 from support.trees import check_kernel, count, flat, shapes, unflat
 
 from rsmatch_jax.models import networks, resnet
+from rsmatch_jax.models.layers import Layers
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_block_equals_numpy(bottleneck, inputs, stride):
     channels = 3
     last = channels * (4 if bottleneck else 1)
     width = last if inputs == "same" else 5
-    block = resnet.Block(channels, stride, bottleneck, jnp.float32, 0.9, None)
+    block = resnet.Block(channels, stride, bottleneck, Layers())
     x = np.random.default_rng(1).normal(size=(2, 6, 6, width))
     params, stats = random_variables(block, x.shape)
     assert ("shortcut" in params) == (inputs == "other" or stride == 2)
@@ -183,7 +184,7 @@ def test_whole_network_equals_numpy(size):
 
 @pytest.mark.parametrize("variance", ["unbiased", "biased"])
 def test_statistics_move_by_the_momentum(variance):
-    net = resnet.ResNet((1,), bottleneck=False, bn_momentum=0.9, bn_variance=variance)
+    net = resnet.ResNet((1,), False, Layers(bn_momentum=0.9, bn_variance=variance))
     x = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
     variables = net.init(jax.random.key(0), x, False)
     _, moved = net.apply(variables, x, True, mutable=["batch_stats"])

@@ -83,7 +83,7 @@ def test_unet_starts_at_zero_and_heeds_time_and_class():
 def test_attention_is_its_formula():
     net = unet.Attention()
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(2, 3, 3, 128)).astype(np.float32)
+    x = jnp.asarray(rng.normal(size=(2, 3, 3, 128)), jnp.float32)
     params = net.init(jax.random.key(0), x)
     np.testing.assert_array_equal(net.apply(params, x), x)  # zero at first
     params = moved(params)

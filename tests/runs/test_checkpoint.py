@@ -1,5 +1,7 @@
 """A checkpoint comes back to the bit, or is refused."""
 
+import contextlib
+import itertools
 import os
 import shutil
 import time
@@ -9,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from support import runs
 from support.helpers import assert_bit_equal
 
 from rsmatch_jax.errors import RunFailed
@@ -29,29 +32,29 @@ def state(seed=0, width=300):
     }
 
 
+def opened(folder, keep=3):
+    return contextlib.closing(Checkpoints(str(folder), keep))
+
+
 @pytest.fixture
 def saved(tmp_path):
     """States 1, 2 and 3 of a run."""
-    checkpoints = Checkpoints(str(tmp_path), keep=3)
-    for step in (1, 2, 3):
-        checkpoints.save(step, state(step), {"of": step})
-    checkpoints.close()
+    with opened(tmp_path) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, state(step), {"of": step})
     return tmp_path
 
 
-def newest(folder, like=None):
+def newest(folder):
     lines = []
-    checkpoints = Checkpoints(str(folder), keep=3)
-    restored = checkpoints.restore_newest(like or state(), lines.append)
-    checkpoints.close()
+    with opened(folder) as checkpoints:
+        restored = checkpoints.restore_newest(state(), lines.append)
     return restored, " ".join(lines)
 
 
 def files(folder):
-    return sorted(
-        (path for path in folder.rglob("*") if path.is_file()),
-        key=lambda path: path.stat().st_size,
-    )
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(paths, key=lambda path: path.stat().st_size)
 
 
 def truncate(folder):
@@ -73,13 +76,11 @@ def empty(folder):
 
 
 def another_model(folder):
-    other = Checkpoints(str(folder.parent.parent / "other"), keep=1)
-    other.save(3, state(3, width=299), {"of": 3})
-    other.close()
-    empty(folder)
-    shutil.copytree(
-        folder.parent.parent / "other" / "checkpoints" / "3", folder, dirs_exist_ok=True
-    )
+    other = folder.parent.parent / "other"
+    with opened(other) as checkpoints:
+        checkpoints.save(3, state(3, width=299), {"of": 3})
+    shutil.rmtree(folder)
+    shutil.copytree(other / "checkpoints" / "3", folder)
 
 
 def garbage_meta(folder):
@@ -107,9 +108,8 @@ def test_damaged_newest_is_moved_aside(saved, damage):
     assert "checkpoints/3 is damaged" in lines and "going back to step 2" in lines
     aside = saved / ASIDE / "3"
     assert {p.name: p.read_bytes() for p in files(aside)} == before
-    checkpoints = Checkpoints(str(saved), keep=3)  # and the run goes on
-    checkpoints.save(3, state(3), {"of": 3})
-    checkpoints.close()
+    with opened(saved) as checkpoints:  # and the run goes on
+        checkpoints.save(3, state(3), {"of": 3})
     assert newest(saved)[0].step == 3
     damage(saved / "checkpoints" / "3")
     assert newest(saved)[0].step == 2
@@ -139,7 +139,7 @@ def test_every_changed_bit_is_seen(saved, monkeypatch):
     monkeypatch.setattr(Checkpoints, "_read", flipped)
     restored, lines = newest(saved)
     assert restored.step == 2
-    assert "['queue'] is not what was saved" in lines
+    assert "queue is not what was saved" in lines
 
 
 def test_fingerprint_tells_bits_and_places_apart():
@@ -149,11 +149,10 @@ def test_fingerprint_tells_bits_and_places_apart():
     values = np.arange(8, dtype=np.float32)
     original = text(jnp.asarray(values))
     assert text(jnp.asarray(values[::-1].copy())) != original
-    for word in range(8):
-        for bit in range(32):
-            changed = values.view(np.uint32).copy()
-            changed[word] ^= np.uint32(1) << np.uint32(bit)
-            assert text(jnp.asarray(changed.view(np.float32))) != original
+    for word, bit in itertools.product(range(8), range(32)):
+        changed = values.view(np.uint32).copy()
+        changed[word] ^= np.uint32(1) << np.uint32(bit)
+        assert text(jnp.asarray(changed.view(np.float32))) != original
     # A sum of words would miss signs that flip in pairs and values that swap.
     assert text(jnp.zeros(4)) != text(-jnp.zeros(4))
     assert text(jnp.asarray(-values)) != original
@@ -172,27 +171,13 @@ def test_fingerprint_tells_bits_and_places_apart():
 
 
 def test_saving_a_step_again_replaces_it(saved):
-    checkpoints = Checkpoints(str(saved), keep=3)
-    checkpoints.save(3, state(7), {"of": 7})
-    checkpoints.save(4, state(4), {"of": 4})
-    checkpoints.close()
+    with opened(saved) as checkpoints:
+        checkpoints.save(3, state(7), {"of": 7})
+        checkpoints.save(4, state(4), {"of": 4})
     assert sorted(os.listdir(saved / "checkpoints")) == ["2", "3", "4"]
-    checkpoints = Checkpoints(str(saved), keep=None)
-    again = checkpoints.restore(3, state())
-    checkpoints.close()
+    again = runs.restored(saved, 3, state())
     assert again.meta == {"of": 7}
     assert_bit_equal(again.state, state(7))
-
-
-@pytest.mark.parametrize("new_is_whole", [False, True])
-def test_killed_while_it_replaces_a_step(saved, new_is_whole):
-    folder = saved / "checkpoints"
-    os.rename(folder / "3", folder / ("3" + checkpoint_folder._BEFORE))
-    if new_is_whole:
-        shutil.copytree(folder / ("3" + checkpoint_folder._BEFORE), folder / "3")
-    restored, lines = newest(saved)
-    assert (restored.step, lines) == (3, "")
-    assert sorted(os.listdir(folder)) == ["1", "2", "3"]
 
 
 def test_changed_record_is_seen(saved):
@@ -203,36 +188,46 @@ def test_changed_record_is_seen(saved):
     assert "meta is not what was saved" in lines
 
 
-def test_save_that_fails_in_the_background_is_reported_and_deletes_nothing(
-    saved, monkeypatch
-):
+@pytest.mark.parametrize("new_is_complete", [False, True])
+def test_killed_while_it_replaces_a_step(saved, new_is_complete):
+    folder = saved / "checkpoints"
+    before = folder / ("3" + checkpoint_folder._BEFORE)
+    os.rename(folder / "3", before)
+    if new_is_complete:
+        shutil.copytree(before, folder / "3")
+    restored, lines = newest(saved)
+    assert (restored.step, lines) == (3, "")
+    assert sorted(os.listdir(folder)) == ["1", "2", "3"]
+
+
+def test_best_and_newest_checkpoints_are_kept(tmp_path):
+    with opened(tmp_path, keep=1) as checkpoints:
+        for step, best in [(1, 1), (2, 2), (3, 2), (4, 2), (5, 2)]:
+            checkpoints.save(step, {"x": jnp.zeros(2)}, {}, best)
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["2", "5"]
+
+
+def full(*args, **kwargs):
+    raise OSError(28, "No space left on device")
+
+
+FULL = r"step 4 could not.*No space.*that of step 3"
+
+
+@pytest.mark.parametrize("in_background", [False, True])
+def test_failed_save_is_reported_and_deletes_nothing(saved, monkeypatch, in_background):
     """With the new one, the oldest good one would be deleted."""
-
-    def full(self, *args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    checkpoints = Checkpoints(str(saved), keep=3)
-    monkeypatch.setattr(ocp.AsyncCheckpointer, "_save_step_metadata", full)
-    checkpoints.save(4, state(4), {})
-    with pytest.raises(RunFailed, match=r"step 4 could not.*No space.*that of step 3"):
-        while True:
-            checkpoints.require_written()
-            time.sleep(0.01)
-    monkeypatch.undo()
-    checkpoints.close()
+    with opened(saved) as checkpoints:
+        if in_background:
+            monkeypatch.setattr(ocp.AsyncCheckpointer, "_save_step_metadata", full)
+        else:
+            monkeypatch.setattr(checkpoints._manager, "save", full)
+        with pytest.raises(RunFailed, match=FULL):
+            checkpoints.save(4, state(4), {})
+            while in_background:
+                checkpoints.require_written()
+                time.sleep(0.01)
+        monkeypatch.undo()
     names = os.listdir(saved / "checkpoints")
     assert sorted(name for name in names if name.isdigit()) == ["1", "2", "3"]
-    assert newest(saved)[0].step == 3
-
-
-def test_failed_save_is_reported_and_the_last_good_one_named(saved, monkeypatch):
-    checkpoints = Checkpoints(str(saved), keep=3)
-
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(checkpoints._manager, "save", full)
-    with pytest.raises(RunFailed, match=r"step 4 could not.*No space.*that of step 3"):
-        checkpoints.save(4, state(4), {})
-    checkpoints.close()
     assert newest(saved)[0].step == 3

@@ -1,15 +1,14 @@
 """Lines, metrics and tables."""
 
-import json
 import math
+import types
 
 import numpy as np
 import pytest
+from support import runs
 
 from rsmatch_jax import files, terminal
-from rsmatch_jax.errors import RunFailed
-from rsmatch_jax.runs import history, logbook
-from rsmatch_jax.runs.history import Record, Stopwatch, interval_means
+from rsmatch_jax.runs import logbook
 
 
 def book(folder, num_bytes=0):
@@ -31,28 +30,20 @@ def test_going_on_drops_what_came_after_the_save(tmp_path, capsys, beyond):
     again = book(tmp_path, kept)
     again.write(6, {"a": math.nan})
     again.close()
-    with open(tmp_path / "metrics.jsonl") as f:
-        assert [json.loads(line) for line in f] == [
-            {"step": 2, "a": 1.0},
-            {"step": 4, "a": 2.0},
-            {"step": 6, "a": None},
-        ]
+    values = [(x["step"], x["a"]) for x in runs.lines(tmp_path)]
+    assert values == [(2, 1.0), (4, 2.0), (6, None)]
     assert capsys.readouterr().out == ""
-
-
-def test_lost_lines_are_reported(tmp_path, capsys):
-    book(tmp_path, 5).close()
+    book(tmp_path, 9999).close()
     assert "metrics.jsonl has lost lines" in capsys.readouterr().out
 
 
 def test_event_files_that_cannot_be_written_end_no_run(tmp_path, capsys):
     mine = book(tmp_path)
 
-    class Full:
-        def write_scalars(self, step, scalars):
-            raise ValueError("no space left")
+    def full(step, scalars):
+        raise ValueError("no space left")
 
-    mine._writer = Full()
+    mine._writer = types.SimpleNamespace(write_scalars=full)
     for step in (1, 2):
         mine.write(step, {"a": 1.0})
     mine.close()
@@ -65,37 +56,6 @@ def test_event_files_that_cannot_be_written_end_no_run(tmp_path, capsys):
 def test_plain_makes_json_of_numpy():
     values = {"a": np.float32(0.5), "b": [np.int64(3), math.inf], "c": (None, "x")}
     assert files.plain(values) == {"a": 0.5, "b": [3, None], "c": [None, "x"]}
-
-
-def test_progress_names_rate_and_time_to_go(tmp_path, capsys):
-    book(tmp_path).progress(5, {"loss": 1.25}, rate=2.0, extra_seconds=60.0)
-    output = capsys.readouterr().out
-    assert output == "step 5/9  loss 1.250  2.00 steps/s  ETA 1m02s\n"
-
-
-def test_stopwatch_leaves_pauses_out(monkeypatch):
-    now = iter([10.0, 13.0, 18.0, 18.0, 20.0])
-    monkeypatch.setattr(history.time, "monotonic", lambda: next(now))
-    watch = Stopwatch()
-    with watch.paused() as seconds:  # 13 to 18
-        assert seconds() == 5.0
-    assert watch.read() == 5.0  # 10 to 20, less 5
-
-
-def test_interval_means():
-    pending = [{"a": np.float32(1), "b": 2.0}, {"a": np.float32(2), "b": 4.0}]
-    assert interval_means(pending) == {"a": 1.5, "b": 3.0}
-
-
-def test_record_survives_saving():
-    mine = Record(warnings=["w"], seconds=1.5, pending=[{"a": np.float32(0.1)}])
-    mine.add_evaluation(3, {"test_accuracy": 0.5})
-    meta = json.loads(json.dumps(mine.to_meta()))
-    again = Record.from_meta(meta)
-    assert again.to_meta() == meta
-    assert again.pending == [{"a": float(np.float32(0.1))}]
-    with pytest.raises(RunFailed, match="another version"):
-        Record.from_meta({**meta, "later": 1})
 
 
 def test_tables_are_aligned():

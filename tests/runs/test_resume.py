@@ -28,37 +28,21 @@ class Killed(Exception):
 
 
 @pytest.fixture
-def kill_after(monkeypatch):
-    """kill_after(n): the run ends with an exception after n dispatches."""
-
-    def arm(count):
-        make = feed.make
-
-        def broken(exp, task):
-            source, line = make(exp, task)
-            plain, calls = source.run, itertools.count()
-
-            def run(*args):
-                if next(calls) == count:
-                    raise Killed
-                return plain(*args)
-
-            source.run = run
-            return source, line
-
-        monkeypatch.setattr(feed, "make", broken)
-
-    yield arm
-    monkeypatch.undo()
-
-
-@pytest.fixture
 def dispatch(monkeypatch):
-    """dispatch(n): later runs take up to n steps a dispatch, as on a GPU."""
+    """dispatch(n): later runs take up to n steps a dispatch, as on a GPU; dispatch(n,
+    kill_after=m): they end with an exception after m of them."""
 
-    def set_length(most):
+    def set_length(most, kill_after=None):
+        calls = itertools.count()
+
+        class Source(feed.ResidentFeed):
+            def run(self, *args):
+                if next(calls) == kill_after:
+                    raise Killed
+                return super().run(*args)
+
         monkeypatch.setattr(
-            feed, "make", lambda exp, task: (feed.ResidentFeed(exp, task, most), "")
+            feed, "make", lambda exp, task: (Source(exp, task, most), "")
         )
 
     return set_length
@@ -70,6 +54,11 @@ def killed_copy(folder, to, last):
     shutil.rmtree(to / "checkpoints" / str(last))
     result = json.loads((to / workdir.RESULT_FILE).read_text())
     files.write_json(to / workdir.RESULT_FILE, {**result, "status": "running"})
+
+
+def assert_alike(folder, other, step, like):
+    assert_bit_equal(*(saved_state(f, step, like) for f in (folder, other)))
+    assert lines(folder) == lines(other)
 
 
 @pytest.mark.parametrize("case", RESUMED)
@@ -86,35 +75,25 @@ def test_four_steps_equal_two_restore_two(tmp_path, capsys, case):
     capsys.readouterr()
     halves = run(tmp_path / "halves", **keys)
     assert "resumed at step 2" in capsys.readouterr().out
-    assert_bit_equal(
-        *(saved_state(tmp_path / part, 4, first) for part in ("whole", "halves"))
-    )
-    assert lines(tmp_path / "whole") == lines(tmp_path / "halves")
+    assert_alike(tmp_path / "whole", tmp_path / "halves", 4, first)
     assert timeless(whole) == timeless(halves)
     assert [x["step"] for x in lines(tmp_path / "whole")] == [2, 3, 4, 4]
 
 
-def test_another_number_of_steps_a_dispatch_changes_no_bit(
-    tmp_path, dispatch, kill_after
-):
+def test_another_number_of_steps_a_dispatch_changes_no_bit(tmp_path, dispatch):
     """Logging at 3 and 6, saving at 2, 4 and 6, dispatches of 3; then of 2, a break
     in mid-interval, and 4."""
     keys = {"method.name": "fixmatch", "train.num_steps": 7, "log.every_steps": 3}
     keys["train.batch_size"] = 2  # loops are slow on a CPU
     dispatch(3)
     whole = run(tmp_path / "whole", **keys)
-    dispatch(2)
-    kill_after(4)
+    dispatch(2, kill_after=4)
     with pytest.raises(Killed):
         run(tmp_path / "parts", **keys)
     assert workdir.read_result(str(tmp_path / "parts"))["status"] == "failed"
     dispatch(4)
     parts = run(tmp_path / "parts", **keys, **{"train.steps_per_dispatch": 4})
-    first = first_state(**keys)
-    assert_bit_equal(
-        *(saved_state(tmp_path / part, 7, first) for part in ("whole", "parts"))
-    )
-    assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
+    assert_alike(tmp_path / "whole", tmp_path / "parts", 7, first_state(**keys))
     del whole["config"], parts["config"]
     assert timeless(whole) == timeless(parts)
     logged = [x["step"] for x in lines(tmp_path / "whole") if "train/loss" in x]

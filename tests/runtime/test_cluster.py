@@ -70,9 +70,7 @@ def test_flags():
     assert cluster.find("node1:12345", 1, 0, {}) is None
     assert cluster.find(None, 1, None, STEP) is None
     assert cluster.split_address("[::1]:80") == ("::1", 80)
-
-
-def test_command_line_with_flags_of_others():
+    # On a command line with other flags.
     argv = ["--config=x.py", "--process_id", "1", "--config.seed=2"]
     more = ["--num_processes=2", "--coordinator=h:1"]
     assert cluster.from_command_line([*argv, *more], {}).rank == 1
@@ -96,16 +94,19 @@ def test_alone(environ):
     assert find(environ) is None
 
 
-def test_slurm_step(monkeypatch):
-    group = find(STEP)
-    assert (group.size, group.rank, group.method) == (6, 2, "slurm")
-    # JAX reads the same environment alike.
-    for name, value in STEP.items():
-        monkeypatch.setenv(name, value)
-    theirs = hosts.distributed.clusters.SlurmCluster
-    assert theirs.is_env_present() and theirs.name == group.method
-    assert theirs.get_process_count() == group.size
-    assert theirs.get_process_id() == group.rank
+@pytest.mark.parametrize(
+    ("environ", "expected", "name"),
+    [(STEP, (6, 2, "slurm"), "SlurmCluster"), (MPI, (4, 3, "ompi"), "OmpiCluster")],
+)
+def test_jax_reads_the_same_environment_alike(environ, expected, name, monkeypatch):
+    group = find(environ)
+    assert (group.size, group.rank, group.method) == expected
+    for variable, value in environ.items():
+        monkeypatch.setenv(variable, value)
+    theirs = getattr(hosts.distributed.clusters, name)
+    assert theirs.is_env_present()
+    answers = theirs.get_process_count(), theirs.get_process_id(), theirs.name
+    assert answers == expected
 
 
 @pytest.mark.parametrize(
@@ -122,37 +123,25 @@ def test_gpus_of_a_slurm_task(node, gpus, mine):
     assert find(environ).local_devices == mine
 
 
-def test_tasks_of_a_node():
-    environ = {"SLURM_STEP_TASKS_PER_NODE": "4(x2),1"}
-    for node, tasks in enumerate([4, 4, 1, 0]):
-        count = cluster._slurm_tasks_here({**environ, "SLURM_NODEID": str(node)})
-        assert count == tasks
+@pytest.mark.parametrize(("node", "tasks"), enumerate([4, 4, 1, 0]))
+def test_tasks_of_a_node(node, tasks):
+    environ = {"SLURM_STEP_TASKS_PER_NODE": "4(x2),1", "SLURM_NODEID": str(node)}
+    assert cluster._slurm_tasks_here(environ) == tasks
 
 
-def test_open_mpi(monkeypatch):
-    group = find(MPI)
-    assert (group.size, group.rank, group.method) == (4, 3, "ompi")
-    for name, value in MPI.items():
-        monkeypatch.setenv(name, value)
-    theirs = hosts.distributed.clusters.OmpiCluster
-    assert theirs.is_env_present() and theirs.name == group.method
-    assert (theirs.get_process_count(), theirs.get_process_id()) == (4, 3)
+def test_open_mpi_that_does_not_tell_jax_the_address():
     new = {k: v for k, v in MPI.items() if "orte" not in k}
     with pytest.raises(RequestError, match=r"--process_id=\$OMPI_COMM_WORLD_RANK"):
         find(new)
 
 
-def test_indexed_job_without_the_package(monkeypatch):
+def test_pods_of_kubernetes(monkeypatch):
     monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RequestError, match=r"jax\[k8s\].*--num_processes=1"):
         find(POD)
     monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: name)
     assert find(POD) == Group("by Kubernetes")
-
-
-def test_tpu_pods_of_kubernetes():
-    several = {**POD, "TPU_WORKER_HOSTNAMES": "a,b"}
-    assert find(several).method == "gketpu"
+    assert find({**POD, "TPU_WORKER_HOSTNAMES": "a,b"}).method == "gketpu"
     slices = {"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": "2"}
     assert find(slices).method == "gketpu"
 

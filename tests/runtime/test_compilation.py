@@ -22,16 +22,13 @@ def restored():
         jax.config.update(key, value)
 
 
-def test_compiled_programs_lie_beside_the_decoded_arrays(tmp_path, restored):
-    jax.config.update("jax_compilation_cache_dir", None)
+@pytest.mark.parametrize("chosen", [None, "/mine"])
+def test_compiled_programs_lie_beside_the_decoded_arrays(tmp_path, restored, chosen):
+    """Unless the user chose another place."""
+    jax.config.update("jax_compilation_cache_dir", chosen)
     compilation.use_cache(str(tmp_path))
-    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "compiled")
-
-
-def test_a_place_that_the_user_chose_stays(tmp_path, restored):
-    jax.config.update("jax_compilation_cache_dir", "/mine")
-    compilation.use_cache(str(tmp_path))
-    assert jax.config.jax_compilation_cache_dir == "/mine"
+    expected = chosen or str(tmp_path / "compiled")
+    assert jax.config.jax_compilation_cache_dir == expected
 
 
 def test_options_are_used_and_named_ones_only(monkeypatch):

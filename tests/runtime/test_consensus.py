@@ -31,11 +31,15 @@ class Store:
         return self.values[key]
 
 
-@pytest.mark.parametrize("signalled", [[0], [2], [0, 1, 2]])
-def test_all_stop_at_the_first_time_to_come(signalled, monkeypatch):
+@pytest.fixture(autouse=True)
+def store(monkeypatch):
     store = Store()
     monkeypatch.setattr(consensus, "POLL", 0.01)
     monkeypatch.setattr(hosts, "client", lambda: store)
+
+
+@pytest.mark.parametrize("signalled", [[0], [2], [0, 1, 2]])
+def test_all_stop_at_the_first_time_to_come(signalled, monkeypatch):
     monkeypatch.setattr(hosts, "num_processes", lambda: 3)
     monkeypatch.setattr(hosts, "index", lambda: int(threading.current_thread().name))
     stops = [consensus.Stop() for _ in range(3)]
@@ -57,9 +61,7 @@ def test_all_stop_at_the_first_time_to_come(signalled, monkeypatch):
         assert answers == [n >= 8 for n in range(times + 1, 11)]
 
 
-def test_ends_without_a_signal(monkeypatch):
-    monkeypatch.setattr(consensus, "POLL", 0.01)
-    monkeypatch.setattr(hosts, "client", Store)
+def test_ends_without_a_signal():
     before = threading.active_count()
     with consensus.on_signals() as stop:
         assert not stop.due()
@@ -67,9 +69,6 @@ def test_ends_without_a_signal(monkeypatch):
 
 
 def test_nobody_waits_for_one_that_has_ended(monkeypatch):
-    store = Store()
-    monkeypatch.setattr(consensus, "POLL", 0.01)
-    monkeypatch.setattr(hosts, "client", lambda: store)
     monkeypatch.setattr(hosts, "num_processes", lambda: 2)
     monkeypatch.setattr(hosts, "index", lambda: 1)
     with consensus.on_signals() as ended:

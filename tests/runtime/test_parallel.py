@@ -5,8 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rsmatch_jax.models import uint8
-from rsmatch_jax.models.networks import Network
 from rsmatch_jax.runtime import parallel
 
 
@@ -51,16 +49,12 @@ def _collectives(x, axis):
     }
 
 
-def test_without_an_axis_there_is_one_device():
-    x = jnp.arange(8.0)
-    alone = jax.jit(lambda x: _collectives(x, None))(x)
-    one = jax.pmap(lambda x: _collectives(x, "mine"), axis_name="mine")(x[None])
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[0]), alone, one)
-
-
 def test_a_bound_name_is_used_and_an_unbound_one_is_an_error():
+    """Without a name there is one device."""
     x = jnp.arange(8.0)
     mapped = jax.pmap(lambda x: _collectives(x, "mine"), axis_name="mine")
+    alone, one = jax.jit(lambda x: _collectives(x, None))(x), mapped(x[None])
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[0]), alone, one)
     four = mapped(parallel.deal(x, 4))
     np.testing.assert_array_equal(four["num_devices"], [4] * 4)
     np.testing.assert_array_equal(four["mean"], [3.5] * 4)
@@ -74,18 +68,3 @@ def test_a_bound_name_is_used_and_an_unbound_one_is_an_error():
             jax.jit(function)(x)
     with pytest.raises(NameError, match="mine"):
         jax.jit(lambda: parallel.global_positions(8, "mine"))()
-
-
-def test_networks_see_normalised_pixels():
-    seen = {}
-
-    def apply(params, stats, images, train):
-        seen["x"] = images
-        return None, stats
-
-    mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 0.125)
-    net = uint8.take_uint8(Network(None, apply), mean, std)
-    images = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3)).astype(np.uint8)
-    net.apply({}, {}, jnp.asarray(images), True)
-    expected = (images / 255 - np.array(mean)) / np.array(std)
-    np.testing.assert_allclose(seen["x"], expected, atol=1e-5)

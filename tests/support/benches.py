@@ -37,3 +37,17 @@ def rows_of(content):
             low, high = row["ms_quartiles"]
             assert 0 < low <= row["ms"] <= high
     return {row["row"]: row for row in content["rows"]}
+
+
+def applying(bench, *flags, platform=None):
+    """IDs of the limits that apply to a request, if all is measured and just holds."""
+    rows, values = {}, {}
+    for name, limit in bench.limits.items():
+        if limit.row:
+            row = rows.setdefault(limit.row, {"row": limit.row})
+            row |= {limit.column: limit.must, f"{limit.column}_quartiles": [0, 1]}
+        else:
+            values[name] = limit.must
+    shown = figures(bench, bench.parse(flags), list(rows.values()), values, platform)
+    assert all(figure["holds"] and set(figure) == FIGURE for figure in shown.values())
+    return set(shown)

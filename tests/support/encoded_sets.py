@@ -65,6 +65,16 @@ def write_images(folder, content, classes, size, generators=()):
     )
 
 
+def task(train, test, pool, **counts):
+    """A task of which half of the unlabelled images are synthetic."""
+    from rsmatch_jax.data import rs_ssl
+
+    labels = {"pool_labels": pool.labels, "pool_generators": pool.generators}
+    classes = train.num_classes
+    split = rs_ssl.make_split(train.labels, classes, ratio=0.5, **labels, **counts)
+    return rs_ssl.make_task(train, test, pool, split)
+
+
 def write_records(path, records) -> str:
     """A TFRecord file of these bytes, by TensorFlow."""
     import tensorflow as tf

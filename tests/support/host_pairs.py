@@ -1,6 +1,5 @@
 """Runs of two processes with two CPU devices each, on this machine."""
 
-import json
 import os
 import pathlib
 import socket
@@ -13,9 +12,9 @@ import numpy as np
 import pytest
 from support import xla_flags
 from support.helpers import SMALL, config, leaves
+from support.runs import lines, saved_state
 
 from rsmatch_jax import train
-from rsmatch_jax.runs.checkpoint import Checkpoints
 from rsmatch_jax.runtime.stopping import Stop
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -42,21 +41,15 @@ def start_pair(folder, keys, logs, *, second=None):
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
     }
-    processes = []
-    first = (folder, keys)
+    processes, first = [], (folder, keys)
     for i, (folder, keys) in enumerate([first, second or first]):
+        argv = [sys.executable, "launch.py", "--config=configs/common.py"]
+        argv += [f"--config.{key}={value}" for key, value in keys.items()]
+        argv += [f"--workdir={folder}", f"--coordinator={address}"]
+        argv += ["--num_processes=2", f"--process_id={i}"]
         with open(logs / str(i), "w") as file:
-            argv = [
-                *(sys.executable, "launch.py", "--config=configs/common.py"),
-                *(f"--config.{key}={value}" for key, value in keys.items()),
-                *(f"--workdir={folder}", f"--coordinator={address}"),
-                *("--num_processes=2", f"--process_id={i}"),
-            ]
-            processes.append(
-                subprocess.Popen(
-                    argv, cwd=ROOT, env=environ, stdout=file, stderr=subprocess.STDOUT
-                )
-            )
+            streams = {"stdout": file, "stderr": subprocess.STDOUT}
+            processes.append(subprocess.Popen(argv, cwd=ROOT, env=environ, **streams))
     return processes
 
 
@@ -77,9 +70,11 @@ def codes(processes, seconds=200):
 
 
 class StopAfter(Stop):
-    def __init__(self, steps):
+    """Due from a call on; a run calls it after each step and batch of an evaluation."""
+
+    def __init__(self, calls):
         super().__init__()
-        self.left = steps
+        self.left = calls
 
     def due(self):
         self.left -= 1
@@ -92,21 +87,9 @@ def alone(folder, keys, stop=None):
     return train.run(config(**keys), str(folder), devices=devices, stop=stop)
 
 
-def saved(folder, step, like):
-    checkpoints = Checkpoints(str(folder), keep=None)
-    restored = checkpoints.restore(step, like)
-    checkpoints.close()
-    return restored
-
-
-def logged(folder, last):
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return [line for line in lines if line["step"] <= last]
-
-
 def assert_alike(folder, other, step, like):
     """States and metrics are equal except for rounding; the queue to the bit."""
-    a, b = (leaves(saved(f, step, like).state) for f in (folder, other))
+    a, b = (leaves(saved_state(f, step, like)) for f in (folder, other))
     assert a.keys() == b.keys()
     for path in a:
         if "queue" in path or not np.issubdtype(a[path].dtype, np.floating):
@@ -114,9 +97,7 @@ def assert_alike(folder, other, step, like):
         else:
             np.testing.assert_allclose(a[path], b[path], atol=1e-5, err_msg=path)
     assert any("queue" in path for path in a) == ("queue" in like.extra)
-    lines, others = logged(folder, step), logged(other, step)
-    assert len(lines) == len(others) > 0
-    for line, same in zip(lines, others, strict=True):
-        assert line.keys() == same.keys()
-        for name, value in line.items():
-            assert value == pytest.approx(same[name], abs=1e-5), name
+    logged = [[x for x in lines(f) if x["step"] <= step] for f in (folder, other)]
+    assert logged[0]
+    for line, same in zip(*logged, strict=True):
+        assert line == pytest.approx(same, abs=1e-5)

@@ -41,6 +41,37 @@ def make_folder(path, files: dict[str, bytes]) -> str:
     return str(path)
 
 
+def cifake_files() -> dict[str, bytes]:
+    files = {}
+    for number in (10, 9):
+        for k in range(1, 11):
+            name = f"{number}.jpg" if k == 1 else f"{number} ({k}).jpg"
+            files[f"train/FAKE/{name}"] = encode(pixels(100 * number + k), "JPEG")
+    return files
+
+
+TINY = {
+    "wnids.txt": b"n03\nn01\nn02\nn04\n",
+    "words.txt": b"n01\tcrane\nn02\tgoldfish, Carassius\nn03\tcrane, bird\nn9\tx\n",
+    "val/val_annotations.txt": b"val_0.JPEG\tn03\t0\t0\t9\t9\nval_1.JPEG\tn01\t1\t2\n",
+    "train/n01/n01_boxes.txt": b"n01_0.JPEG\t0\t0\t9\t9\n",
+    "test/images/test_0.JPEG": encode(pixels(99, 64), "JPEG"),
+    "readme.jpg": b"junk",
+}
+
+
+def tiny_imagenet_files(size=64) -> dict[str, bytes]:
+    files = dict(TINY)
+    for number, wnid in enumerate(("n01", "n02", "n03", "n04")):
+        for i in (10, 9):
+            name = f"train/{wnid}/images/{wnid}_{i}.JPEG"
+            files[name] = encode(pixels(10 * i + number, size), "JPEG")
+    grey = Image.fromarray(pixels(5, size)).convert("L")
+    files["val/images/val_0.JPEG"] = encode(np.asarray(grey), "JPEG")
+    files["val/images/val_1.JPEG"] = encode(pixels(6, size), "JPEG")
+    return files
+
+
 def run(source, out, *flags, layout="folders", size=SIZE) -> int:
     argv = [f"--layout={layout}", f"--source={source}", f"--out={out}", *flags]
     return import_images.main(argv if size is None else [*argv, f"--size={size}"])

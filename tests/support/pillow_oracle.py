@@ -1,5 +1,7 @@
 """USB's views by Pillow's public interface, and images to apply them to."""
 
+import math
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from scipy import stats
@@ -98,3 +100,21 @@ def pillow_cutout(image, share, centre_y, centre_x):
 def uniform(counts):
     """p-value of chi-square against equal frequencies."""
     return stats.chisquare(counts).pvalue
+
+
+def torchvision_box(u, height, width, least):
+    """transforms.RandomResizedCrop.get_params, on given uniform numbers."""
+    low, high = math.log(3 / 4), math.log(4 / 3)
+    for area_u, ratio_u, top_u, left_u in u:
+        area = height * width * (least + (1 - least) * area_u)
+        ratio = math.exp(low + (high - low) * ratio_u)
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return int(top_u * (height - h + 1)), int(left_u * (width - w + 1)), h, w
+    if width / height < 3 / 4:
+        w, h = width, round(width / (3 / 4))
+    elif width / height > 4 / 3:
+        h, w = height, round(height * (4 / 3))
+    else:
+        w, h = width, height
+    return (height - h) // 2, (width - w) // 2, h, w

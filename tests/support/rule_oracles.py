@@ -1,7 +1,7 @@
 """FixMatch's, FlexMatch's and FreeMatch's rules in plain numpy, image by image."""
 
 import numpy as np
-from test_methods import TAU, B, K, U, log_softmax
+from support.table_networks import TAU, B, K, U
 
 from rsmatch_jax.methods.catalogue import Dims
 
@@ -120,7 +120,3 @@ CASES = {
     ),
 }
 MAIN = ("fixmatch", "flexmatch", "freematch")
-
-
-def softmax(z):
-    return np.exp([log_softmax(row) for row in np.asarray(z)])

@@ -167,7 +167,9 @@ def test_drawing_on_one_device_equals_four(shallow):
     net = diffusion.network(settings, 8, 10)
     labels = np.arange(6, dtype=np.int32)  # no multiple of four
     params = net.init(
-        jax.random.key(0, impl="rbg"), jnp.zeros((1, 8, 8, 3)), labels[:1], labels[:1]
+        jax.random.key(0, impl="rbg"),
+        jnp.zeros((1, 8, 8, 3)),
+        *(jnp.asarray(labels[:1]),) * 2,
     )
     params = moved(params, size=0.02)
     got = [

@@ -10,10 +10,7 @@ MARKER = "RSMATCH_BENCH_CHILD"  # holds the bench's name in the process of `reru
 
 
 def run(name: str, flags: Sequence[str], **kwargs) -> int:
-    """Runs `python -m rsmatch_jax.bench name flags` on this terminal.
-
-    kwargs: see `runtime.child.run`. Returns its exit code, negative for a signal.
-    """
+    """Runs `python -m rsmatch_jax.bench name flags`; kwargs: of `runtime.child.run`."""
     command = [sys.executable, "-m", "rsmatch_jax.bench", name, *flags]
     return child.run(command, **kwargs)
 
@@ -24,20 +21,15 @@ def rerun(
     environment: Mapping[str, str] | None = None,
     core: int | None = None,
 ):
-    """Runs the bench again in a child process, which measures and writes the results.
-
-    Raises the errors of `require_success`.
-    """
+    """Runs the bench again in a child, which measures and writes the results."""
     variables = {MARKER: name, **(environment or {})}
     code = run(name, flags, environment=variables, core=core)
     require_success(code, f"the child process of bench {name}")
 
 
 def require_success(code: int, what: str):
-    """Raises RequestError for a child's exit code 2 and RunFailed for others but 0.
-
-    The child has printed the reason.
-    """
+    """Raises RequestError for exit code 2, RunFailed for others but 0. The child has
+    printed the reason."""
     if code == 2:
         raise RequestError(f"{what} refuses the request, see above")
     if code:

@@ -20,7 +20,6 @@ AS_CONFIGURED = {"cpu": {}, "gpu": {}}  # for benches that run no network
 CONFIG = "cifar10"  # the packaged config without --config
 Presets = Mapping[str, Mapping[str, Any]]  # {preset: {dotted key: value}}
 Extra = Mapping[str, float | None]  # {flag: default}; None takes text
-NO_FLAGS: Extra = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +28,7 @@ class Request:
 
     config: locked; the preset's values, then the user's. out: a path that can be
     written, or None. device: the first visible one, the only one that is timed.
-    flags: the values of the bench's extra flags. words: the flags as typed, without
-    --out.
+    flags: the values of the bench's extra flags. words: as typed, without --out.
     """
 
     config: Any
@@ -48,31 +46,24 @@ class Request:
 
     def holds(self, values: Mapping[str, Any]) -> bool:
         """Whether the config has these values, {dotted key: value}."""
-        return all(
-            checks.get(self.config, key) == value for key, value in values.items()
-        )
+        return all(checks.get(self.config, k) == value for k, value in values.items())
 
 
 def parse(
-    argv: Sequence[str],
-    presets: Presets = PRESETS,
-    extra: Extra = NO_FLAGS,
-    fixed: Collection[str] = (),
+    argv: Sequence[str], presets: Presets, extra: Extra, fixed: Collection[str]
 ) -> Request:
-    """Returns the request that the flags of a bench state.
+    """Returns the request that the flags of a bench state, with defaults by `presets`.
 
-    presets: the user's values override them. extra: flags that only this bench has.
-    fixed: dotted keys that the bench sets and the user may not. Raises RequestError if
-    a flag, key, value or path cannot work.
+    extra: flags that only this bench has. fixed: dotted keys that the user may not set.
+    Raises RequestError if a flag, key, value or path cannot work.
     """
     values = check(argv, extra)
     device = jax.local_devices()[0]
     preset = values.preset or ("cpu" if device.platform == "cpu" else "gpu")
     overridden = set(fixed) & set(config_file.override_keys(["bench", *argv]))
     if overridden:
-        raise RequestError(
-            f"--config.{min(overridden)}: this bench sets it; leave it out"
-        )
+        key = min(overridden)
+        raise RequestError(f"--config.{key}: this bench sets it; leave it out")
     # The user's flags come later: the last of two values is used.
     defaults = [f"--config.{key}={value}" for key, value in presets[preset].items()]
     config, name, _ = _read([*defaults, *argv], extra)
@@ -87,7 +78,7 @@ def parse(
     )
 
 
-def check(argv: Sequence[str], extra: Extra = NO_FLAGS) -> flags.FlagValues:
+def check(argv: Sequence[str], extra: Extra) -> flags.FlagValues:
     """Checks the flags as `parse` does, without a device; returns their values."""
     _, _, values = _read(argv, extra)
     files.check_output(values.out)
@@ -107,10 +98,9 @@ def _read(argv: Sequence[str], extra: Extra) -> tuple[Any, str, flags.FlagValues
         flags.DEFINE_enum("preset", None, list(PRESETS), "Sizes.", flag_values=values)
         flags.DEFINE_string("out", None, "JSON file to write.", flag_values=values)
         for name, default in extra.items():
-            options = {"name": name, "default": default, "flag_values": values}
             if default is None:
-                flags.DEFINE_string(**options, help=name)
+                flags.DEFINE_string(name, None, name, flag_values=values)
             else:
-                flags.DEFINE_float(**options, help=name, lower_bound=0.0)
+                flags.DEFINE_float(name, default, name, 0.0, flag_values=values)
 
     return config_file.parse(["bench", f"--config={CONFIG}", *argv], define)

@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+
 from rsmatch_jax import errors, files, terminal
 from rsmatch_jax.bench.harness import child, command_line, machine
 from rsmatch_jax.bench.harness.command_line import Request
@@ -75,10 +77,8 @@ Limits = Mapping[str, Limit]  # {figure ID: limit}
 def figures(
     request: Request, limits: Limits, rows: Sequence[Row], values: Values
 ) -> dict[str, dict[str, Any]]:
-    """{ID: figure's JSON} of the limits that apply to the request.
-
-    A figure that was not measured is absent. A row whose "fair" is False has no figure.
-    """
+    """{ID: figure's JSON} of the limits that apply to the request and were measured.
+    A row whose "fair" is False has no figure."""
     by_name = {row["row"]: row for row in rows if row.get("fair", True)}
     result = {}
     for name, limit in limits.items():
@@ -92,63 +92,81 @@ def figures(
 
 
 class Column(NamedTuple):
-    """A number of a row, shown in units of `unit`, with the row's quartiles if any."""
+    """How a number of a row is shown: `digits` decimals, in multiples of `unit`."""
 
-    key: str
+    title: str
     digits: int = 2
     unit: float = 1.0
 
-    def __call__(self, row: Row) -> str:
-        def text(value):
-            return number(value / self.unit, self.digits)
 
-        value, quartiles = row.get(self.key), row.get(f"{self.key}_quartiles")
-        if value is None:
-            return "-"
-        between = f" ({' to '.join(map(text, quartiles))})" if quartiles else ""
-        return text(value) + between
-
-
-# {title: what its cells show}: the key of a text, or a function of the row.
-Table = Mapping[str, str | Callable[[Row], str]]
-FIGURES: Table = {
-    "figure": "figure",
-    "median (quartiles)": Column("value", 3),
-    **{name: name for name in ("must", "goal", "holds")},
+# {key of a row}; other keys are shown under their name.
+COLUMNS = {
+    "value": Column("median (quartiles)", 3),
+    "ms": Column("ms", 3),
+    "default_ms": Column("default's ms", 3),
+    "ratio": Column("time / reference's"),
+    "images_per_second": Column("images/s", 0),
+    "pairs_per_second": Column("pairs/s", 0),
+    "views_per_second": Column("views/s", 0),
+    "bytes_per_second": Column("GB/s", 3, 1e9),
+    "flops_per_second": Column("TFLOP/s", 3, 1e12),
+    "bytes": Column("MB", 3, 1e6),
+    "peak_bytes": Column("peak MB", 3, 1e6),
+    "bytes_accessed": Column("accessed MB", 1, 1e6),
+    "queue_bytes": Column("queue MB", 1, 1e6),
+    "temp_bytes": Column("temp MB", 1, 1e6),
+    "resident_bytes": Column("data, MB", 1, 1e6),
+    "measured_bytes": Column("reported by the device, MB", 1, 1e6),
+    "idle_gap": Column("idle, %", 1, 0.01),
+    "share": Column("%", 1, 0.01),
 }
+
+
+def cell(row: Row, key: str, digits: int | None = None) -> str:
+    """A row's value as a table shows it, with its quartiles if any."""
+    column = COLUMNS.get(key, Column(key))
+
+    def text(value):
+        if isinstance(value, float) or key in COLUMNS:
+            places = column.digits if digits is None else digits
+            return number(value / column.unit, places)
+        return str(value)
+
+    value, quartiles = row.get(key), row.get(f"{key}_quartiles")
+    if value is None:
+        return "-"
+    between = f" ({' to '.join(map(text, quartiles))})" if quartiles else ""
+    return text(value) + between
 
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
     """What a bench measures and how it is shown.
 
-    name: the subcommand. measure: request -> (rows, {figure ID: value}). table: of the
-    rows, or a function that prints them. presets, extra, fixed: see
-    `command_line.parse`. environment: returns the variables of the child process that
-    measures; None = this process.
+    name: the subcommand. table: keys of the rows that are shown, or a function that
+    prints the rows. presets, extra, fixed: see `command_line.parse`. rerun: flags ->
+    keyword arguments of `child.rerun`, which measures in a child process; None = here.
     """
 
     name: str
-    measure: Callable[..., Measured]
-    table: Table | Callable[[Sequence[Row]], None]
+    measure: Callable[[Request], Measured]
+    table: Sequence[str] | Callable[[Sequence[Row]], None]
     limits: Limits = dataclasses.field(default_factory=dict)
     presets: command_line.Presets = dataclasses.field(
         default_factory=command_line.PRESETS.copy
     )
     extra: command_line.Extra = dataclasses.field(default_factory=dict)
     fixed: Collection[str] = ()
-    environment: Callable[[], Mapping[str, str]] | None = None
+    rerun: Callable[[Sequence[str]], Mapping[str, Any] | None] | None = None
 
     def main(self, argv: Sequence[str]):
-        """Measures, prints tables and figures, and writes --out=FILE.json.
-
-        Raises RequestError if the flags cannot work, RunFailed if measuring cannot.
-        """
-        is_child = os.environ.get(child.MARKER) == self.name
-        if self.environment is not None and not is_child:
+        """Measures, prints tables and figures, and writes --out=FILE.json."""
+        if self.rerun is not None and os.environ.get(child.MARKER) != self.name:
             command_line.check(argv, self.extra)
-            child.rerun(self.name, argv, self.environment())
-            return
+            options = self.rerun(argv)
+            if options is not None:
+                child.rerun(self.name, argv, **options)
+                return
         request = self.parse(argv)
         self.deliver(request, self.content(request))
 
@@ -156,9 +174,16 @@ class Bench:
         """The request that the flags state, see `command_line.parse`."""
         return command_line.parse(argv, self.presets, self.extra, self.fixed)
 
-    def content(self, request: Request, **kwargs: Any) -> dict[str, Any]:
-        """Measures; returns the bench's JSON. kwargs: passed to `measure`."""
-        rows, values = self.measure(request, **kwargs)
+    def content(self, request: Request) -> dict[str, Any]:
+        """Measures; returns the bench's JSON."""
+        train, model = request.config.train, request.config.model
+        terminal.say(
+            f"bench {self.name}: {train.batch_size} labelled + "
+            f"{train.batch_size * train.unlabeled_ratio} unlabelled images per step, "
+            f"{model.classifier}, {model.dtype}; device: {request.device.device_kind}, "
+            f"1 of {jax.local_device_count()}; host: {machine.cores()} cores"
+        )
+        rows, values = self.measure(request)
         words = ["python", "-m", "rsmatch_jax.bench", self.name, *request.words]
         return {
             "bench": self.name,
@@ -178,19 +203,18 @@ class Bench:
             self.table(content["rows"])
         else:
             show(self.table, content["rows"])
-        show_figures(content["figures"], self.limits)
+        if self.limits:
+            show_figures(content["figures"], self.limits)
         if request.out is not None:
             files.write_json(request.out, content)
             terminal.say(f"written: {request.out}")
 
 
-def show(table: Table, rows: Sequence[Row]):
+def show(keys: Sequence[str], rows: Sequence[Row]):
     """Prints a table of rows."""
-    lines = [
-        [c(row) if callable(c) else str(row[c] or "") for c in table.values()]
-        for row in rows
-    ]
-    terminal.say(f"\n{terminal.table(list(table), lines, numbers=True)}")
+    head = [COLUMNS.get(k, Column(k.replace("_", " "))).title for k in keys]
+    lines = [[cell(row, key) for key in keys] for row in rows]
+    terminal.say(f"\n{terminal.table(head, lines, numbers=True)}")
 
 
 def show_figures(figures: Mapping[str, Mapping[str, Any]], limits: Limits):
@@ -198,22 +222,15 @@ def show_figures(figures: Mapping[str, Mapping[str, Any]], limits: Limits):
     if not figures:
         terminal.say("\nno limit applies at these sizes on this device\n")
         return
-    rows = []
-    for name, f in figures.items():
+    rows, missed = [], []
+    for name, figure in figures.items():
         must, goal = limits[name].bounds()
-        rows.append(
-            {
-                "figure": f"{name} ({f['unit']})",
-                "value": f["value"],
-                "value_quartiles": f["spread"],
-                "must": must,
-                "goal": goal or "-",
-                "holds": "yes" if f["holds"] else "NO",
-            }
-        )
-    show(FIGURES, rows)
+        row = {"figure": f"{name} ({figure['unit']})", "value": figure["value"]}
+        row |= {"value_quartiles": figure["spread"], "must": must, "goal": goal or "-"}
+        rows.append({**row, "holds": "yes" if figure["holds"] else "NO"})
+        missed += [] if figure["holds"] else [name]
+    show(("figure", "value", "must", "goal", "holds"), rows)
     terminal.say()
-    missed = [name for name, f in figures.items() if not f["holds"]]
     if missed:
         terminal.say(
             f"does not hold: {', '.join(missed)}. This is a measurement and no "
@@ -221,17 +238,10 @@ def show_figures(figures: Mapping[str, Mapping[str, Any]], limits: Limits):
         )
 
 
-def number(value: float | None, digits: int = 2) -> str:
+def number(value: float, digits: int = 2) -> str:
     """Formats with `digits` decimals; values too small for them as 1.2e-07."""
-    if value is None:
-        return "-"
     small = 0 < abs(value) < 10**-digits
     return f"{value:.1e}" if small else f"{value:,.{digits}f}"
-
-
-def aliased(row: Row) -> str:
-    """How many leaves of the state the program updates in place."""
-    return f"{row['aliased_leaves']}/{row['state_leaves']}"
 
 
 def reason(error: Exception) -> str:

@@ -1,8 +1,7 @@
 """Reads the text of compiled modules (`jax.stages.Compiled.as_text()`)."""
 
-import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 COLLECTIVES = {
@@ -38,29 +37,27 @@ class Instruction(NamedTuple):
         return self.opcode == "convolution"
 
 
-@dataclasses.dataclass(frozen=True)
 class Module:
-    """A compiled module: {computation: its instructions} and the entry's name."""
+    """A compiled module; computations: {name: its instructions}."""
 
-    header: str
-    entry: str
-    computations: Mapping[str, Sequence[Instruction]]
-
-    @classmethod
-    def parse(cls, text: str) -> "Module":
-        """Parses a module's text."""
-        computations: dict[str, list[Instruction]] = {"": []}
-        entry = name = ""
-        for line in text.splitlines():
+    def __init__(self, text: str | None):
+        lines = (text or "").splitlines()
+        self.header, self.entry = "".join(lines[:1]), ""
+        self.computations: dict[str, list[Instruction]] = {"": []}
+        name = ""
+        for line in lines:
             if match := _INSTRUCTION.match(line):
-                shape, opcode, tail = _split(match[2])
-                instruction = Instruction(match[1], shape, opcode, tail)
-                computations[name].append(instruction)
+                instruction = Instruction(match[1], *_split(match[2]))
+                self.computations[name].append(instruction)
             elif match := _COMPUTATION.match(line):
                 name = match[1]
-                entry = name if line.startswith("ENTRY") else entry
-                computations[name] = []
-        return cls(text.partition("\n")[0], entry, computations)
+                self.entry = name if line.startswith("ENTRY") else self.entry
+                self.computations[name] = []
+
+    def instructions(self) -> Iterator[Instruction]:
+        """The instructions of all computations."""
+        for body in self.computations.values():
+            yield from body
 
     def aliased_leaves(self) -> int:
         """Number of outputs that reuse an input's buffer."""
@@ -69,16 +66,12 @@ class Module:
 
     def collectives(self) -> int:
         """Number of messages between devices."""
-        return sum(
-            i.opcode.removesuffix("-start") in COLLECTIVES
-            for body in self.computations.values()
-            for i in body
-        )
+        opcodes = (i.opcode.removesuffix("-start") for i in self.instructions())
+        return sum(opcode in COLLECTIVES for opcode in opcodes)
 
     def convolutions_in_loops(self) -> int:
         """Number of convolutions in bodies of `while` and in what these call."""
-        bodies = self.computations.values()
-        text = "\n".join(i.text for instructions in bodies for i in instructions)
+        text = "\n".join(i.text for i in self.instructions())
         pending, reached = re.findall(r"body=%?([\w.\-]+)", text), set()
         while pending:
             name = pending.pop()
@@ -94,16 +87,17 @@ class Module:
 
         A call counts as what it calls: XLA's CPU backend wraps parallel fusions so.
         """
-        kernels = list(self._kernels(self.entry))
-        return {"fusions": kernels.count("fusion"), "kernels": len(kernels)}
 
-    def _kernels(self, name: str) -> Iterator[str]:
-        for i in self.computations[name]:
-            if i.opcode == "call":
-                for called in i.called():
-                    yield from self._kernels(called)
-            elif i.opcode not in NO_WORK and not i.opcode.endswith("-done"):
-                yield i.opcode
+        def working(name):
+            for i in self.computations[name]:
+                if i.opcode == "call":
+                    for called in i.called():
+                        yield from working(called)
+                elif i.opcode not in NO_WORK and not i.opcode.endswith("-done"):
+                    yield i.opcode
+
+        kernels = list(working(self.entry))
+        return {"fusions": kernels.count("fusion"), "kernels": len(kernels)}
 
 
 def _split(text: str) -> tuple[str, str, str]:

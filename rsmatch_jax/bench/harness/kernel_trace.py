@@ -1,16 +1,16 @@
 """Classifies the kernels of a profiler's trace with the compiled program's text.
 
-A trace says when each kernel ran and which instruction it belongs to. The program's
-text says which source line that instruction comes from. Kernels inside a CUDA graph may
-lack the instruction; then the kernel's name decides.
+A trace says when each kernel ran and to which instruction it belongs. The program's
+text says from which scope of the source the instruction comes. Kernels inside a CUDA
+graph may lack the instruction; then the kernel's name decides.
 """
 
 import glob
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 
@@ -62,11 +62,8 @@ _LABELS = re.compile(r"dim_labels=\w+->(\w+)")
 
 
 class Kernel(NamedTuple):
-    """One execution of a kernel.
-
-    name: the kernel's. op: the instruction it belongs to, "" where the trace does not
-    say. line: the stream or thread. start, end: nanoseconds.
-    """
+    """One execution of a kernel, in nanoseconds; line: its stream or thread; op: its
+    instruction, "" where the trace does not say."""
 
     name: str
     op: str
@@ -86,9 +83,9 @@ class Source(NamedTuple):
 def read(folder: str, platform: str) -> list[Kernel]:
     """Kernels of the trace that `jax.profiler.trace(folder)` wrote, by start.
 
-    Those of the busiest GPU, or the operations in the host's threads. Empty if the
-    profiler saw none. On a CPU an operation that hands its work to other threads
-    without waiting shows only the hand-over: Eigen's convolutions do, YNNPACK's do not.
+    They are of the busiest GPU, or operations in the host's threads. On a CPU an
+    operation that hands its work to other threads without waiting shows only the
+    hand-over: Eigen's convolutions do, YNNPACK's do not.
     """
     (file,) = glob.glob(os.path.join(folder, "**", "*.xplane.pb"), recursive=True)
     planes = list(jax.profiler.ProfileData.from_file(file).planes)
@@ -108,36 +105,32 @@ def read(folder: str, platform: str) -> list[Kernel]:
     return sorted(kernels, key=lambda k: k.start)
 
 
-def _kernels(lines) -> Iterable[Kernel]:
+def _kernels(lines: Iterable[Any]) -> Iterator[Kernel]:
     for number, line in enumerate(lines):
         for event in line.events:
             if event.duration_ns > 0:
-                op = next((v for k, v in event.stats if k == "hlo_op"), "")
-                start, where = event.start_ns, f"{number} {line.name}"
-                end = start + event.duration_ns
-                yield Kernel(event.name, str(op), where, start, end)
+                op = str(dict(event.stats).get("hlo_op", ""))
+                end = event.start_ns + event.duration_ns
+                yield Kernel(
+                    event.name, op, f"{number} {line.name}", event.start_ns, end
+                )
 
 
-def busy(kernels: Iterable[Kernel]) -> float:
-    """Nanoseconds in which at least one kernel ran: the union of their intervals."""
-    total, reached = 0.0, float("-inf")
+def busy_and_window(kernels: Iterable[Kernel]) -> tuple[float, float]:
+    """Nanoseconds in which at least one kernel ran, the union of their intervals, and
+    from the first start to the last end."""
+    busy, begin, reached = 0.0, float("inf"), float("-inf")
     for k in sorted(kernels, key=lambda k: k.start):
-        total += max(0.0, k.end - max(k.start, reached))
-        reached = max(reached, k.end)
-    return total
-
-
-def window(kernels: Sequence[Kernel]) -> float:
-    """Nanoseconds from the first start to the last end."""
-    return max(k.end for k in kernels) - min(k.start for k in kernels)
+        busy += max(0.0, k.end - max(k.start, reached))
+        begin, reached = min(begin, k.start), max(reached, k.end)
+    return busy, reached - begin
 
 
 def self_times(kernels: Iterable[Kernel]) -> list[tuple[Kernel, float]]:
-    """(kernel, nanoseconds without the kernels nested in it), by line, then start.
-
-    On a CPU a loop is an operation, and so is each operation that it repeats.
-    """
-    times, running = [], []  # [kernel, nanoseconds] of all, and of those not yet ended
+    """(kernel, nanoseconds without the kernels nested in it), by line, then start. On a
+    CPU a loop is an operation, and so is each operation that it repeats."""
+    times: list[list[Any]] = []  # [kernel, nanoseconds]
+    running: list[list[Any]] = []  # those that have not ended
     for k in sorted(kernels, key=lambda k: (k.line, k.start, -k.end)):
         running = [x for x in running if x[0].line == k.line and x[0].end > k.start]
         if running:
@@ -154,23 +147,22 @@ def sources(module: hlo.Module) -> dict[str, Source]:
     computation that it calls. It holds a convolution if that computation does.
     """
     result: dict[str, Source] = {}
-    for body in module.computations.values():
-        for i in body:
-            op_name = _first(_OP_NAME, i.text)
-            convolution = _convolution(i, op_name)
-            inner = []
-            if i.opcode in ("fusion", "call") and i.called():
-                inner = module.computations.get(i.called()[0], [])
-            for part in reversed(inner):
-                name = _first(_OP_NAME, part.text)
-                op_name = op_name or name
-                convolution = convolution or _convolution(part, name or op_name)
-            result[i.name] = Source(i.opcode, op_name, convolution)
+    for i in module.instructions():
+        op_name = _first(_OP_NAME, i.text)
+        convolution = _convolution(i, op_name)
+        inner = []
+        if i.opcode in ("fusion", "call") and i.called():
+            inner = module.computations.get(i.called()[0], [])
+        for part in reversed(inner):
+            name = _first(_OP_NAME, part.text)
+            op_name = op_name or name
+            convolution = convolution or _convolution(part, name or op_name)
+        result[i.name] = Source(i.opcode, op_name, convolution)
     return result
 
 
 def classify(kernel: Kernel, program: Mapping[str, Source]) -> str:
-    """The kernel's class, one of CLASSES. program: of `sources`."""
+    """The kernel's class, one of CLASSES. program: see `sources`."""
     by_name = next((c for p, c in _KERNELS if p.search(kernel.name)), None)
     source, op = program.get(kernel.op), kernel.op
     if source is None or (source.opcode == "call" and kernel.name != op):
@@ -214,6 +206,6 @@ def _convolution(i: hlo.Instruction, op_name: str) -> str:
     return INPUT_GRADIENT if backward or is_reversed else FORWARD
 
 
-def _first(pattern: re.Pattern, text: str) -> str:
+def _first(pattern: re.Pattern[str], text: str) -> str:
     match = pattern.search(text)
     return match[1] if match else ""

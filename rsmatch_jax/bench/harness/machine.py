@@ -8,8 +8,8 @@ from typing import Any
 
 import jax
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
-OPTIONAL = ("pillow", "tensorflow", "torch")  # what some benches compare with
+# The last three are rivals that some benches compare with.
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow", "tensorflow", "torch")
 
 
 def describe(device: jax.Device) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def describe(device: jax.Device) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """{"python" or package: version} of what is installed."""
     result = {"python": platform.python_version()}
-    for name in (*PACKAGES, *OPTIONAL):
+    for name in PACKAGES:
         # TensorFlow's CPU build is a distribution of another name.
         for distribution in (f"{name}-cpu", name):
             with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -36,11 +36,11 @@ def versions() -> dict[str, str]:
     return result
 
 
-def cores() -> int | None:
+def cores() -> int:
     """Cores that this process may use; /proc/cpuinfo lists the host's."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
-    return os.cpu_count()
+    return os.cpu_count() or 1
 
 
 def _cpu_model() -> str:

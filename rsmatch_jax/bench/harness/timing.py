@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,8 +11,8 @@ import numpy as np
 from rsmatch_jax import terminal
 
 Run = Callable[[int], Any]  # does so many steps and waits for the last one
-Clock = Callable[[], float]
-budget_clock: Clock = time.perf_counter  # of `within`
+clock = time.perf_counter  # of programs
+budget_clock = time.perf_counter  # of `within`
 
 
 class Spread(NamedTuple):
@@ -36,28 +36,21 @@ def columns(name: str, values: Any) -> dict[str, Any]:
 
 
 def timed(
-    seconds: Mapping[str, np.ndarray],
-    label: str,
-    reference: str,
-    images: int | None = None,
+    seconds: np.ndarray, reference: np.ndarray | None = None, images: int | None = None
 ) -> dict[str, Any]:
-    """A row's columns of time, and of rates where a step has `images`.
-
-    seconds: per step, {label: float [rounds]}. ratio: to the reference, within a round,
-    so that a slow round cancels.
-    """
-    result = columns("ms", 1e3 * seconds[label])
-    result |= columns("ratio", seconds[label] / seconds[reference])
-    return result if images is None else result | rates(result["ms"], images)
-
-
-def rates(ms: float, images: int) -> dict[str, float]:
-    """A row's columns of rates, from the milliseconds and the images of a step."""
-    return {"steps_per_second": 1e3 / ms, "images_per_second": 1e3 * images / ms}
+    """A row's columns of time from seconds per step, float [rounds]; rates for `images`
+    a step. The "ratio" is taken within a round, so that a slow round cancels."""
+    result = columns("ms", 1e3 * seconds)
+    if reference is not None:
+        result |= columns("ratio", seconds / reference)
+    if images is not None:
+        result["steps_per_second"] = 1e3 / result["ms"]
+        result["images_per_second"] = 1e3 * images / result["ms"]
+    return result
 
 
 def repeat(program: Callable, *args: Any) -> Run:
-    """A program of which each step calls `program(*args)`."""
+    """A program whose every step calls `program(*args)`."""
 
     def run(steps):
         for _ in range(steps):
@@ -85,43 +78,33 @@ def in_turns(
     return interleave(runs, steps, rounds)
 
 
-def warm_up(
-    run: Run, least_seconds: float, clock: Clock = time.perf_counter
-) -> tuple[int, float]:
+def warm_up(run: Run, least_seconds: float) -> tuple[int, float]:
     """(steps that take at least `least_seconds`, seconds per step), after a first step
     that does not count."""
     run(1)
-    per_step = _per_step(run, 1, clock)
+    per_step = _per_step(run, 1)
     if per_step < least_seconds:  # one short step is too noisy
-        per_step = _per_step(run, math.ceil(least_seconds / per_step), clock)
+        per_step = _per_step(run, math.ceil(least_seconds / per_step))
     return max(1, math.ceil(least_seconds / per_step)), per_step
 
 
 def interleave(
-    runs: Mapping[str, Run],
-    steps: Mapping[str, int],
-    rounds: int,
-    clock: Clock = time.perf_counter,
+    runs: Mapping[str, Run], steps: Mapping[str, int], rounds: int
 ) -> dict[str, np.ndarray]:
-    """Seconds per step, {name: float64 [rounds]}.
-
-    In every round each program does its `steps`. The order is drawn anew for each
-    round (seeded), so that no program always follows the same one.
-    """
+    """Seconds per step, {name: float64 [rounds]}; in every round each does its `steps`.
+    The order is drawn anew for each round, so that none always follows the same one."""
     rng, names = np.random.default_rng(0), list(runs)
     seconds = {name: np.zeros(rounds) for name in names}
     for r in range(rounds):
         for i in rng.permutation(len(names)):
             name = names[i]
-            seconds[name][r] = _per_step(runs[name], steps[name], clock)
+            seconds[name][r] = _per_step(runs[name], steps[name])
     return seconds
 
 
-def within(seconds: float, items: Sequence[Any], always: int = 0) -> Iterator[Any]:
-    """Iterates over items until `seconds` from now have passed.
-
-    The first `always` items come in any case. Prints the items that were left out.
-    """
+def within(seconds: float, items: Sequence[Any], always: int = 0) -> Generator[Any]:
+    """Iterates over items until `seconds` from now have passed, over the first `always`
+    in any case. Prints the items that were left out."""
     end, left = budget_clock() + seconds, list(items)
 
     def until_then():
@@ -135,7 +118,7 @@ def within(seconds: float, items: Sequence[Any], always: int = 0) -> Iterator[An
     return until_then()
 
 
-def _per_step(run: Run, steps: int, clock: Clock) -> float:
+def _per_step(run: Run, steps: int) -> float:
     begin = clock()
     run(steps)
     return (clock() - begin) / steps

@@ -1,12 +1,10 @@
-"""The programs that benches time: steps on random images of CIFAR-10's sizes.
-
-Images lie on the device before anything is timed.
-"""
+"""The programs that benches time: steps on random images of CIFAR-10's sizes, which
+lie on the device before anything is timed."""
 
 import copy
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,11 +12,13 @@ import numpy as np
 
 from rsmatch_jax.bench.harness import hlo
 from rsmatch_jax.data import resident, rs_ssl
-from rsmatch_jax.engine import checks, experiment, feed
+from rsmatch_jax.engine import checks, feed
+from rsmatch_jax.engine import experiment as experiments
+from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.methods.catalogue import METHODS, Dims
+from rsmatch_jax.methods import catalogue
 from rsmatch_jax.runtime import compilation, parallel
-from rsmatch_jax.state import Batch
+from rsmatch_jax.state import Batch, PyTree
 
 PAPER = {"train.batch_size": 64, "train.unlabeled_ratio": 7}  # the paper's batch
 VIEWS = {  # of figures that include the input
@@ -33,27 +33,24 @@ NUM_UNLABELED = NUM_CLASSES * PER_CLASS
 
 def build(
     config: Any, values: Mapping[str, Any], *devices: jax.Device, size: int = SIZE
-) -> experiment.Experiment:
+) -> Experiment:
     """The experiment of a config with changed values, on images of `size` pixels.
-
-    Raises RequestError if the config cannot work.
-    """
+    Raises RequestError if the config cannot work."""
     config = copy.deepcopy(config)  # stays locked: an unknown key raises
     for key, value in values.items():
         group, last = key.rsplit(".", 1)
         checks.get(config, group)[last] = value
-    if config.method.name != "simmatch":
-        config.method.simmatch.epass = False  # refused for other methods
+    catalogue.reset_refused(config)  # the user may set them for one row's method
     checks.check(config, len(devices))
     if config.data.labels_per_class > PER_CLASS:
         raise RequestError(
             f"data.labels_per_class={config.data.labels_per_class}: this bench has the "
             f"sizes of CIFAR-10, {PER_CLASS} images per class; use at most as many"
         )
-    method = METHODS[config.method.name]
+    method = catalogue.METHODS[config.method.name]
     method.check_data(config, NUM_CLASSES, num_synthetic=1)
     pad = config.input.crop_pad
-    dims = Dims(
+    dims = catalogue.Dims(
         num_classes=NUM_CLASSES,
         image_shape=(size, size, 3),
         crop_pad=size // 8 if pad is None else pad,
@@ -62,19 +59,16 @@ def build(
         num_labeled=NUM_CLASSES * config.data.labels_per_class,
         num_unlabeled=NUM_UNLABELED,
     )
-    return experiment.build(config, dims, config.data.name, devices)
+    return experiments.build(config, dims, config.data.name, devices)
 
 
-def describe(exp: experiment.Experiment) -> str:
-    """The sizes of a step, its network and its device, for the terminal."""
-    d, model = exp.dims, exp.config.model
-    return (
-        f"{d.batch_size} labelled + {d.unlabeled_batch} unlabelled images per step, "
-        f"{model.classifier}, {model.dtype}, on {exp.devices[0].device_kind}"
-    )
+def images_per_step(exp: Experiment) -> int:
+    """Number of views that a step makes or takes, B + 2 U."""
+    unlabeled = exp.dims.unlabeled_batch if exp.method.uses_unlabeled else 0
+    return exp.dims.batch_size + 2 * unlabeled
 
 
-def _noise(exp: experiment.Experiment):
+def _noise(exp: Experiment) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """(n -> uint8 images [n, S, S, 3], (n, end) -> int32 numbers [n] below end)."""
     rng = np.random.default_rng(exp.config.seed)
     return (
@@ -83,7 +77,7 @@ def _noise(exp: experiment.Experiment):
     )
 
 
-def random_batch(exp: experiment.Experiment) -> Batch:
+def random_batch(exp: Experiment) -> Batch:
     """One global batch of noise, numpy; the same for all methods at one size."""
     (images, numbers), d = _noise(exp), exp.dims
     unlabeled = d.unlabeled_batch if exp.method.uses_unlabeled else 0
@@ -99,7 +93,7 @@ def random_batch(exp: experiment.Experiment) -> Batch:
     )
 
 
-def random_task(exp: experiment.Experiment) -> rs_ssl.Task:
+def random_task(exp: Experiment) -> rs_ssl.Task:
     """Training images of noise; every second unlabelled one counts as synthetic."""
     (images, numbers), d = _noise(exp), exp.dims
     empty = np.zeros(0, np.int32)
@@ -122,7 +116,7 @@ def random_task(exp: experiment.Experiment) -> rs_ssl.Task:
     )
 
 
-def epoch_orders(exp: experiment.Experiment, epoch: int) -> resident.Orders:
+def epoch_orders(exp: Experiment, epoch: int) -> resident.Orders:
     """Which images the steps of an epoch take."""
     with jax.default_device(exp.devices[0]):
         return resident.epoch_orders(
@@ -135,17 +129,18 @@ def epoch_orders(exp: experiment.Experiment, epoch: int) -> resident.Orders:
         )
 
 
-def resident_feed(exp: experiment.Experiment) -> feed.ResidentFeed:
+def resident_feed(exp: Experiment, most: int | None = None) -> feed.ResidentFeed:
     """A run's input on this device, with random images.
 
-    On a CPU a dispatch has one step and no loop, as in a run.
+    most: steps of a dispatch, default train.steps_per_dispatch. As in a run, on a CPU
+    a dispatch has one step and no loop.
     """
+    loop = most or exp.config.train.steps_per_dispatch
     on_cpu = exp.devices[0].platform == "cpu"
-    loop = None if on_cpu else exp.config.train.steps_per_dispatch
-    return feed.ResidentFeed(exp, random_task(exp), loop)
+    return feed.ResidentFeed(exp, random_task(exp), None if on_cpu else loop)
 
 
-def gflop(exp: experiment.Experiment) -> float | None:
+def gflop(exp: Experiment) -> float | None:
     """Operations of one step in 10^9, counted before a backend rewrites the program.
 
     The number is the same for every device. None if JAX may not use the CPU, the only
@@ -162,20 +157,19 @@ def gflop(exp: experiment.Experiment) -> float | None:
     return None if "flops" not in counted else counted["flops"] / 1e9
 
 
+@dataclasses.dataclass
 class Program:
     """A compiled (state, *args) -> (state, output) with its state, which is donated."""
 
-    def __init__(self, mapped: Any, state: Any, *args: Any):
-        self.state, self._args = jax.block_until_ready(state), args
-        platform = next(iter(jax.tree.leaves(state)[0].devices())).platform
-        begin = time.perf_counter()
-        self.compiled = compilation.compiled(mapped.lower(state, *args), platform)
-        self.compile_seconds = time.perf_counter() - begin
+    compiled: jax.stages.Compiled
+    compile_seconds: float
+    state: PyTree
+    args: tuple[Any, ...] = ()
 
     def run(self, steps: int) -> Any:
         """Does so many steps and waits; returns the last one's output."""
         for _ in range(steps):
-            self.state, output = self.compiled(self.state, *self._args)
+            self.state, output = self.compiled(self.state, *self.args)
         return jax.block_until_ready((self.state, output))[1]
 
     def cost(self) -> dict[str, Any]:
@@ -185,7 +179,7 @@ class Program:
         a compilation cache makes it short.
         """
         counted = self.compiled.cost_analysis() or {}
-        module, flops = hlo.Module.parse(self.compiled.as_text()), counted.get("flops")
+        module, flops = hlo.Module(self.compiled.as_text()), counted.get("flops")
         return {
             "compile_seconds": self.compile_seconds,
             "gflop": None if flops is None else flops / 1e9,
@@ -204,21 +198,31 @@ def temp_bytes(compiled: jax.stages.Compiled) -> int | None:
     return None if memory is None else memory.temp_size_in_bytes
 
 
-def step_program(exp: experiment.Experiment) -> Program:
+def program(mapped: jax.stages.Wrapped, state: PyTree, *args: Any) -> Program:
+    """Compiles a mapped (state, *args) -> (state, output)."""
+    jax.block_until_ready(state)
+    platform = next(iter(jax.tree.leaves(state)[0].devices())).platform
+    begin = time.perf_counter()
+    compiled = compilation.compiled(mapped.lower(state, *args), platform)
+    return Program(compiled, time.perf_counter() - begin, state, args)
+
+
+def step_program(exp: Experiment) -> Program:
     """The train step of an experiment on one random batch."""
     batch = parallel.shard_rows(random_batch(exp), exp.devices)
-    return Program(exp.train_step(), exp.init_state(), batch)
+    return program(exp.train_step(), exp.init_state(), batch)
 
 
 class FeedProgram(Program):
-    """The compiled steps of a feed with their state; done: steps done so far."""
+    """The compiled steps of a feed, by default a run's; done: steps done so far."""
 
-    def __init__(self, exp: experiment.Experiment, source: feed.Feed):
-        self.feed, self.done = source, 0
-        self.state = jax.block_until_ready(exp.init_state())
+    def __init__(self, exp: Experiment, source: feed.Feed | None = None):
+        self.feed: feed.Feed = source or resident_feed(exp)
+        self.done = 0
+        state = jax.block_until_ready(exp.init_state())
         begin = time.perf_counter()
-        self.compiled = source.compile(self.state)
-        self.compile_seconds = time.perf_counter() - begin
+        compiled = self.feed.compile(state)
+        super().__init__(compiled, time.perf_counter() - begin, state)
 
     def run(self, steps: int, most: int | None = None) -> Any:
         """Does so many steps and waits; returns the metrics of the last dispatch.
@@ -231,3 +235,15 @@ class FeedProgram(Program):
             self.state, dispatched = self.feed.run(self.state, self.done, room)
             self.done += dispatched.count
         return jax.block_until_ready((self.state, dispatched.metrics))[1]
+
+
+def difference(tree: PyTree, reference: PyTree) -> float:
+    """The largest difference of two trees of numbers, relative to each leaf's largest
+    absolute value in the reference. inf where that is 0, nan where one is nan."""
+    worst = [0.0]
+    pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(reference), strict=True)
+    for a, b in pairs:
+        distance, scale = np.max(np.abs(a - b)), np.max(np.abs(b))
+        if distance != 0:  # nan, too
+            worst.append(distance / scale if scale != 0 else np.inf)
+    return float(np.max(worst))

@@ -1,11 +1,11 @@
 """Weak and strong views as PyTorch code bases make them: one Pillow image at a time.
 
-Follows USB (randaugment.py and torchvision's RandomCrop with reflect padding). But
-Pillow pastes the padding, for which torchvision uses numpy. Imports Pillow; import it
-lazily.
+Follows USB (randaugment.py and torchvision's RandomCrop with reflect padding), but
+Pillow pastes the padding, for which torchvision uses numpy. Imports Pillow.
 """
 
 import dataclasses
+import math
 import random
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -42,12 +42,7 @@ OPERATIONS = {  # functions of (Pillow image, value)
 
 
 class Numbers(NamedTuple):
-    """Random numbers of one view.
-
-    shift: vertical and horizontal crop offset in pixels. ops: (name, value) in order.
-    cutout: side as a share of the image's, and the centre's y and x in pixels; None
-    without Cutout.
-    """
+    """Random numbers of one view; `ops`: (name, value) in the order of use."""
 
     shift: tuple[int, int]
     flip: bool
@@ -123,7 +118,7 @@ def _cutout(im, share, centre_y, centre_x):
     if share <= 0:
         return im
     side = share * im.width
-    x0, y0 = (int(max(0, c - side / 2)) for c in (centre_x, centre_y))
+    x0, y0 = (math.trunc(max(0.0, c - side / 2)) for c in (centre_x, centre_y))
     box = (x0, y0, min(im.width, x0 + side), min(im.height, y0 + side))
     im = im.copy()
     ImageDraw.Draw(im).rectangle(box, views.CUTOUT_FILL)

@@ -1,24 +1,22 @@
 """Views as TensorFlow code bases make them: tf.data maps one image at a time.
 
 As in FixMatch's code (libml/augment.py) with USB's table of operations, one branch for
-each. Compared by speed, so it is not bit-exact with Pillow. Imports TensorFlow; import
-it lazily.
+each. Compared by speed, so it is not bit-exact with Pillow. Imports TensorFlow.
 """
 
 import functools
 import math
 from typing import Any
 
+import numpy as np
+
 from rsmatch_jax.augment import views
 from rsmatch_jax.data.stores.tf_import import tf
 
 
-def dataset(images: Any, spec: views.ViewSpec, *, strong: bool) -> Any:
-    """An endless tf.data.Dataset of batches, on one core.
-
-    Each batch holds a new view of each image; images and batches: uint8 [N, S, S, 3].
-    """
-    images = tf.constant(images)
+def dataset(images: np.ndarray, spec: views.ViewSpec, *, strong: bool) -> Any:
+    """An endless tf.data.Dataset of batches, on one core; each holds a new view of each
+    image, all uint8 [N, S, S, 3]."""
     count, size = images.shape[:2]
     ops = list(operations(size).values())
 
@@ -58,22 +56,22 @@ def dataset(images: Any, spec: views.ViewSpec, *, strong: bool) -> Any:
 def operations(size: int) -> dict[str, Any]:
     """{name: function of (uint8 [S, S, 3], level in [0, 1)) -> the same}."""
     by_value = {  # functions of (image, the level within the operation's range)
-        "autocontrast": _autocontrast,
-        "brightness": _blend(tf.zeros_like),
-        "color": _blend(_grey),
-        "contrast": _blend(_mean),
-        "equalize": _equalize,
+        "autocontrast": lambda image, v: _autocontrast(image),
+        "brightness": lambda image, v: _blend(image, tf.zeros_like(image), v),
+        "color": lambda image, v: _blend(image, _grey(image), v),
+        "contrast": lambda image, v: _blend(image, _mean(image), v),
+        "equalize": lambda image, v: _equalize(image),
         "identity": lambda image, v: image,
         "posterize": _posterize,
-        "rotate": _warp(lambda v: _rotation(size, v)),
-        "sharpness": _blend(_smooth),
-        "shear_x": _warp(lambda v: [1.0, v, 0, 0, 1.0, 0]),
-        "shear_y": _warp(lambda v: [1.0, 0, 0, v, 1.0, 0]),
+        "rotate": lambda image, v: _warp(image, *_rotation(size, v)),
+        "sharpness": lambda image, v: _blend(image, _smooth(image), v),
+        "shear_x": lambda image, v: _warp(image, 1.0, v, 0, 0, 1.0, 0),
+        "shear_y": lambda image, v: _warp(image, 1.0, 0, 0, v, 1.0, 0),
         "solarize": lambda image, v: tf.where(
             tf.cast(image, tf.float32) >= v, 255 - image, image
         ),
-        "translate_x": _warp(lambda v: [1.0, 0, v * size, 0, 1.0, 0]),
-        "translate_y": _warp(lambda v: [1.0, 0, 0, 0, 1.0, v * size]),
+        "translate_x": lambda image, v: _warp(image, 1.0, 0, v * size, 0, 1.0, 0),
+        "translate_y": lambda image, v: _warp(image, 1.0, 0, 0, 0, 1.0, v * size),
     }
 
     def by_level(name, low, high):
@@ -82,13 +80,10 @@ def operations(size: int) -> dict[str, Any]:
     return {name: by_level(name, low, high) for name, low, high in views.OPS}
 
 
-def _blend(degenerate):
-    def op(image, v):
-        base = tf.cast(degenerate(image), tf.float32)
-        mixed = base + v * (tf.cast(image, tf.float32) - base)
-        return tf.cast(tf.clip_by_value(mixed, 0.0, 255.0), tf.uint8)
-
-    return op
+def _blend(image, degenerate, v):
+    base = tf.cast(degenerate, tf.float32)
+    mixed = base + v * (tf.cast(image, tf.float32) - base)
+    return tf.cast(tf.clip_by_value(mixed, 0.0, 255.0), tf.uint8)
 
 
 def _grey(image):
@@ -110,14 +105,14 @@ def _smooth(image):
     return tf.where(is_inner, tf.pad(inner, border), rows[0])
 
 
-def _autocontrast(image, _):
+def _autocontrast(image):
     x = tf.cast(image, tf.float32)
     low, high = (f(x, axis=[0, 1]) for f in (tf.reduce_min, tf.reduce_max))
     stretched = (x - low) * 255.0 / tf.maximum(high - low, 1.0)
     return tf.cast(tf.where(high > low, stretched, x), tf.uint8)
 
 
-def _equalize(image, _):
+def _equalize(image):
     def channel(x):
         x = tf.cast(x, tf.int32)
         counts = tf.math.bincount(tf.reshape(x, [-1]), minlength=256)
@@ -134,21 +129,17 @@ def _posterize(image, v):
     return tf.bitwise.left_shift(tf.bitwise.right_shift(image, bits), bits)
 
 
-def _warp(transform):
-    """transform: value -> six coefficients of an affine map."""
-
-    def op(image, v):
-        coefficients = [tf.cast(c, tf.float32) for c in [*transform(v), 0, 0]]
-        rows = tf.raw_ops.ImageProjectiveTransformV3(
-            images=image[None],
-            transforms=tf.stack(coefficients)[None],
-            output_shape=image.shape[:2],
-            fill_value=0.0,
-            interpolation="NEAREST",
-        )
-        return rows[0]
-
-    return op
+def _warp(image, *coefficients):
+    """coefficients: of an affine map, six."""
+    transform = [tf.cast(c, tf.float32) for c in (*coefficients, 0, 0)]
+    rows = tf.raw_ops.ImageProjectiveTransformV3(
+        images=image[None],
+        transforms=tf.stack(transform)[None],
+        output_shape=image.shape[:2],
+        fill_value=0.0,
+        interpolation="NEAREST",
+    )
+    return rows[0]
 
 
 def _rotation(size, degrees):
@@ -156,7 +147,7 @@ def _rotation(size, degrees):
     cos, sin = tf.cos(angle), tf.sin(angle)
     x = middle - middle * cos + middle * sin
     y = middle - middle * sin - middle * cos
-    return [cos, -sin, x, sin, cos, y]
+    return cos, -sin, x, sin, cos, y
 
 
 def _cutout(image: Any, size: int) -> Any:

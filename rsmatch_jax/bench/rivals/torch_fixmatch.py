@@ -1,34 +1,30 @@
-"""FixMatch's train step in PyTorch: as in USB, and as lean as possible.
+"""FixMatch's train step in PyTorch: as in USB, and as lean as possible. Imports torch.
 
 The network is USB's (semilearn nets/wrn/wrn.py), equal to rsmatch_jax.models.wrn with
-preact="usb". A parameter's name here is its path there, joined by dots. Imports torch;
-import it lazily.
+wrn_preact="usb". A parameter's name here is its path there, joined by dots.
 """
 
 import collections
 import copy
 import functools
 import math
-import re
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from rsmatch_jax.bench.harness import frame
 from rsmatch_jax.engine.experiment import Experiment
 
 
 class Batch(NamedTuple):
-    """One step's normalised images on the step's device.
+    """One step's normalised images on the step's device."""
 
-    lab: float32 [B, 3, S, S]. labels: int64 [B]. weak, strong: float32 [U, 3, S, S].
-    """
-
-    lab: torch.Tensor
-    labels: torch.Tensor
-    weak: torch.Tensor
-    strong: torch.Tensor
+    lab: torch.Tensor  # float32 [B, 3, S, S]
+    labels: torch.Tensor  # int64 [B]
+    weak: torch.Tensor  # float32 [U, 3, S, S]
+    strong: torch.Tensor  # float32 [U, 3, S, S]
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on another device."""
@@ -65,10 +61,8 @@ class Block(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """WRN-depth-widen: float32 [N, 3, S, S] -> logits [N, classes].
-
-    bn_momentum: the share of new statistics in an update; one minus JAX's value.
-    """
+    """WRN-depth-widen: float32 [N, 3, S, S] -> logits [N, classes]. bn_momentum: the
+    share of new statistics in an update, one minus JAX's value."""
 
     def __init__(self, depth: int, widen: int, num_classes: int, bn_momentum: float):
         super().__init__()
@@ -84,27 +78,18 @@ class WideResNet(nn.Module):
         encoder["bn"] = norm(inputs, eps=1e-3)
         self.encoder = nn.Sequential(collections.OrderedDict(encoder))
         self.heads = nn.ModuleDict({"real": nn.Linear(inputs, num_classes)})
-        self.apply(_initialise)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = _activate(self.encoder(images))
         return self.heads["real"](F.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
-def _initialise(module: nn.Module):
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out")
-    elif isinstance(module, nn.Linear):
-        nn.init.xavier_normal_(module.weight)
-        nn.init.zeros_(module.bias)
-
-
 def network(exp: Experiment) -> WideResNet:
     """The classifier of an experiment."""
     model = exp.config.model
-    depth, widen = re.fullmatch(r"wrn_(\d+)_(\d+)", model.classifier).groups()
+    depth, widen = map(int, model.classifier.removeprefix("wrn_").split("_"))
     momentum = 1 - model.bn_momentum  # torch's is the share of the new statistics
-    return WideResNet(int(depth), int(widen), exp.dims.num_classes, momentum)
+    return WideResNet(depth, widen, exp.dims.num_classes, momentum)
 
 
 class AsInUSB:
@@ -113,7 +98,7 @@ class AsInUSB:
     Eager, float32, all images in one forward pass, four numbers fetched per step.
     Averaged weights are computed parameter by parameter and copied into a second
     network twice (semilearn algorithms/fixmatch/fixmatch.py, core/hooks/ema.py). In
-    PyTorch's favour it leaves out USB's timers (two waits per step) and deterministic
+    PyTorch's favour it leaves out USB's two waits per step and deterministic
     convolutions.
     """
 
@@ -151,21 +136,13 @@ class Lean:
     """The same update as fast as PyTorch allows, on a fixed batch.
 
     Channels last, fused SGD, averaged weights by one call, nothing fetched;
-    torch.compile and bfloat16 autocast on request. compiled: whether torch.compile
-    succeeded. why_not: the reason if it failed.
+    torch.compile and bfloat16 autocast on request. form: "compiled" or "eager".
+    failure: why torch.compile failed, or "".
     """
 
-    def __init__(
-        self,
-        exp: Experiment,
-        device: torch.device,
-        batch: Batch,
-        *,
-        bfloat16: bool,
-        compiled: bool,
-    ):
-        """Compiling does a first step."""
-        self._config, self._device, self._bfloat16 = exp.config, device, bfloat16
+    def __init__(self, exp: Experiment, batch: Batch, bfloat16: bool, compiled: bool):
+        self._config, self._bfloat16 = exp.config, bfloat16
+        self._device = device = batch.lab.device
         last = torch.channels_last
         self._batch = Batch(
             *(x.contiguous(memory_format=last) if x.ndim == 4 else x for x in batch)
@@ -176,16 +153,16 @@ class Lean:
         self._optimizer, self._scheduler = _optimizer(
             exp.config, self.network, fused=True
         )
-        self.compiled, self.why_not = compiled, None
-        self._loss = torch.compile(self._eager) if compiled else self._eager
+        self._loss, self.form, self.failure = self._eager, "eager", ""
         if compiled:
             try:
-                self.step()
+                self._loss, self.form = torch.compile(self._eager), "compiled"
+                self.step()  # compiles
             except torch.OutOfMemoryError:
                 raise
             except Exception as e:  # any failure: compiling is optional
-                self.compiled, self.why_not = False, f"{type(e).__name__}: {e}"
-                self._loss = self._eager
+                self.failure = frame.reason(e)
+                self._loss, self.form = self._eager, "eager"
                 self._optimizer.zero_grad()
 
     def step(self):
@@ -207,10 +184,8 @@ class Lean:
 def fixmatch(
     logits: torch.Tensor, labels: torch.Tensor, config: Any
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(loss, its supervised part, its unsupervised part, mask [U]).
-
-    logits: of labelled, weak and strong rows, float32 [B + 2 U, K].
-    """
+    """(loss, its supervised part, its unsupervised part, mask [U]) from the logits of
+    labelled, weak and strong rows, float32 [B + 2 U, K]."""
     lab, (weak, strong) = logits[: len(labels)], logits[len(labels) :].chunk(2)
     sup = F.cross_entropy(lab, labels)
     confidence, pseudo = torch.softmax(weak.detach(), dim=-1).max(dim=-1)

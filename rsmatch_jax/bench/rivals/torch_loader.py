@@ -1,6 +1,6 @@
 """Batches as PyTorch code bases make them: Pillow views by worker processes.
 
-Imports torch; import it lazily. Does not import JAX, because workers import this file.
+Imports torch, and not JAX, because the workers import this file.
 """
 
 import dataclasses
@@ -18,18 +18,17 @@ Triple = tuple[float, float, float]
 
 
 @dataclasses.dataclass(eq=False)
-class RandomBatches(data.IterableDataset):
-    """Endless batches of views of noise images, which are the same in every process.
+class Batches(data.IterableDataset):
+    """Endless batches of views, normalised as by torchvision.
 
     A batch is lab float32 [batch, 3, S, S], labels int64 [batch], weak and strong
-    float32 [unlabeled_batch, 3, S, S]. Views are normalised as by torchvision.
+    float32 [unlabeled_batch, 3, S, S].
     """
 
     spec: ViewSpec
-    size: int
-    num_classes: int
-    num_labeled: int
-    num_unlabeled: int
+    lab_images: np.ndarray
+    labels: np.ndarray
+    unl_images: np.ndarray
     batch: int
     unlabeled_batch: int
     normalisation: tuple[Triple, Triple]  # mean and standard deviation
@@ -38,35 +37,27 @@ class RandomBatches(data.IterableDataset):
     def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
         from rsmatch_jax.bench.rivals.pillow_views import PillowViews  # lazy: Pillow
 
-        images, labels = self.draw()
-        views = PillowViews(self.spec)
+        views, labels = PillowViews(self.spec), np.asarray(self.labels, np.int64)
         info = data.get_worker_info()
         rng = random.Random(f"{self.seed} {0 if info is None else info.id}")
         mean, std = (torch.tensor(x).reshape(3, 1, 1) for x in self.normalisation)
 
-        def view(index, strong):
-            pixels = views.view(images[index], views.draw(rng, self.size, strong))
-            image = torch.tensor(pixels).permute(2, 0, 1).contiguous()
-            return image.to(torch.float32).div_(255).sub_(mean).div_(std)
+        def view(image, strong):
+            pixels = views.view(image, views.draw(rng, len(image), strong))
+            tensor = torch.tensor(pixels).permute(2, 0, 1).contiguous()
+            return tensor.to(torch.float32).div_(255).sub_(mean).div_(std)
 
         while True:
-            lab = rng.choices(range(self.num_labeled), k=self.batch)
-            rows = range(self.num_labeled, len(images))
-            unl = rng.choices(rows, k=self.unlabeled_batch)
-            pairs = [(view(i, False), view(i, True)) for i in unl]
+            lab = rng.choices(range(len(self.lab_images)), k=self.batch)
+            unl = rng.choices(range(len(self.unl_images)), k=self.unlabeled_batch)
+            images = [self.unl_images[i] for i in unl]
+            pairs = [(view(image, False), view(image, True)) for image in images]
             weak, strong = map(torch.stack, zip(*pairs, strict=True))
-            views_of_lab = torch.stack([view(i, False) for i in lab])
+            views_of_lab = torch.stack([view(self.lab_images[i], False) for i in lab])
             yield views_of_lab, torch.tensor(labels[lab]), weak, strong
 
-    def draw(self) -> tuple[np.ndarray, np.ndarray]:
-        """All images, the labelled ones first, and the labels of these."""
-        rng, count = np.random.default_rng(self.seed), self.num_labeled
-        labels = rng.integers(0, self.num_classes, count)
-        shape = (count + self.num_unlabeled, self.size, self.size, 3)
-        return rng.integers(0, 256, shape, dtype=np.uint8), labels
 
-
-def stream(batches: RandomBatches, *, workers: int, pinned: bool) -> Iterator:
+def stream(batches: Batches, *, workers: int, pinned: bool) -> Iterator:
     """The batches of all workers, which start at once and end with the stream.
 
     Every worker makes labelled and unlabelled rows; USB has a loader for each.

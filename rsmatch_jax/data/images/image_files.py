@@ -1,10 +1,10 @@
-"""Image files of any type and size: finds them by name and loads them in batches."""
+"""Image files of any type and size, found by name and loaded in batches."""
 
 import dataclasses
 import glob
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
@@ -21,10 +21,7 @@ _TURN = 16  # files that a thread reads in one go
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """One file: pixels uint8 [S, S, 3], or None and the reason.
-
-    size: width and height in the file. changes: what was done to the image, in words.
-    """
+    """One file: pixels uint8 [S, S, 3], or None and the reason; else see `Picture`."""
 
     path: str
     pixels: np.ndarray | None
@@ -39,8 +36,7 @@ def find(
     """Returns the paths of all images that `names` mean, each once.
 
     A name is a file, a folder (all files below it with an image's suffix, in natural
-    order), or a pattern; RequestError if it means no image.
-    note: gets a line for each folder with other files, which are left out.
+    order), or a pattern. note: takes a line for each folder with other files.
     """
     paths: dict[str, None] = {}
     suffixes = ", ".join(image_source.SUFFIXES)
@@ -49,27 +45,22 @@ def find(
         if os.path.isdir(path):
             images, others = image_source.in_folder(path)
             if not images:
-                raise RequestError(
-                    f"{name}: there is no image in this folder ({suffixes})"
-                )
+                reason = "there is no image in this folder"
+                raise RequestError(f"{name}: {reason} ({suffixes})")
             if others:
-                note(
-                    f"{name}: {len(others)} of {len(images) + len(others)} files are "
-                    f"left out, such as {others[0].path}: an image in a folder ends in "
-                    f"{suffixes}"
-                )
+                count = f"{len(others)} of {len(images) + len(others)} files"
+                example = f"{count} are left out, such as {others[0].path}"
+                note(f"{name}: {example}: an image in a folder ends in {suffixes}")
             matches = [os.path.join(path, file.path) for file in images]
         elif os.path.exists(path):
             matches = [path]
         else:
             matches = filter(os.path.isfile, glob.glob(path, recursive=True))
             matches = sorted(matches, key=natural_key)
+            if not matches and path == glob.escape(path):
+                raise RequestError(f"{name}: there is no such file or folder")
             if not matches:
-                raise RequestError(
-                    f"{name}: there is no such file or folder"
-                    if path == glob.escape(path)
-                    else f"{name}: no file matches this pattern"
-                )
+                raise RequestError(f"{name}: no file matches this pattern")
         paths.update(dict.fromkeys(matches))
     return list(paths)
 
@@ -82,28 +73,21 @@ def batches(
     def load_all(part: Sequence[str]) -> list[Loaded]:
         return [load(path, size, central=central) for path in part]
 
-    threads = min(_MOST_THREADS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads) as pool:
-        started = (
-            [
-                pool.submit(load_all, paths[i : min(i + _TURN, start + count)])
-                for i in range(start, min(start + count, len(paths)), _TURN)
-            ]
-            for start in range(0, len(paths), count)
-        )
+    def start(first: int) -> list[Future[list[Loaded]]]:
+        batch = paths[first : first + count]
+        turns = (batch[i : i + _TURN] for i in range(0, len(batch), _TURN))
+        return [pool.submit(load_all, turn) for turn in turns]
+
+    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
         try:
-            for futures in ahead(started, _AHEAD):
+            for futures in ahead(map(start, range(0, len(paths), count)), _AHEAD):
                 yield [loaded for future in futures for loaded in future.result()]
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def load(path: str, size: int, *, central: bool = False) -> Loaded:
-    """Loads one file at `size` x `size`, as the importer does (`image_source.fit`).
-
-    central: gives the view that encoded datasets (data.image_size) are evaluated on
-    (`encoded.central_view`), whatever size the image has.
-    """
+    """Loads one file; central: as encoded datasets (data.image_size) are evaluated."""
     try:
         picture = image_source.decode(image_source.read_file(path))
     except image_source.Unreadable as e:
@@ -114,7 +98,7 @@ def load(path: str, size: int, *, central: bool = False) -> Loaded:
     changes = (
         *picture.changes,
         f"cropped to {encoded.CENTRE:g} of its central square",
-        image_source.resized_from(picture.original),
+        image_source.RESIZED.format(*picture.original),
     )
     pixels = encoded.central_view(picture.rgb, size)
     return Loaded(path, pixels, picture.original, changes)

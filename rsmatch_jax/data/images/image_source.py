@@ -8,7 +8,7 @@ import io
 import os
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -18,7 +18,8 @@ from rsmatch_jax.data.stores.dataset_folder import natural_key
 from rsmatch_jax.errors import RequestError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
-KERNEL = "Pillow BOX (area mean)"  # of `fit`
+RESIZED = "resized from {}x{}"  # an entry of `changes`
+KERNEL = "Pillow BOX (area mean)"  # of `square`
 # Pillow opens more formats, and starts other programs for some, whatever the suffix.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 _ORIENTATION = 0x0112  # EXIF
@@ -39,17 +40,12 @@ class File:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A decoded image.
+    """A decoded image, upright and of mode RGB."""
 
-    encoded: the file's bytes if it is a JPEG or PNG that shows these pixels to any
-    reader, else None. rgb: upright, mode RGB. original: width and height in the file.
-    changes: what was done to the image, in words.
-    """
-
-    encoded: bytes | None
+    encoded: bytes | None  # the file if it is a JPEG or PNG that shows these pixels
     rgb: Image.Image
-    original: tuple[int, int]
-    changes: tuple[str, ...]
+    original: tuple[int, int]  # width and height in the file
+    changes: tuple[str, ...]  # what was done to the image, in words
     resized: bool = False
     cropped: bool = False
 
@@ -64,25 +60,21 @@ class Picture:
 
 
 @contextlib.contextmanager
-def open_source(source: str) -> Iterator[tuple[list[File], list[File]]]:
-    """Opens a folder or zip: its image files in natural order, and the other files.
-
-    Raises RequestError if it is neither, or the zip is damaged or refused.
-    """
-    source = os.path.abspath(os.path.expanduser(source))
+def open_source(source: str) -> Generator[tuple[list[File], list[File]]]:
+    """Opens a folder or zip: its images in natural order, and the other files."""
     if os.path.isdir(source):
         yield in_folder(source)
     elif os.path.isfile(source):
         try:
             archive = zipfile.ZipFile(source)
         except (zipfile.BadZipFile, OSError) as e:
-            raise RequestError(
-                f"--source={source} is no complete zip ({e}); download it again"
-            ) from None
+            reason = f"is no complete zip ({e}); download it again"
+            raise RequestError(f"--source={source} {reason}") from None
         with archive:
+            read = functools.partial(_read_entry, archive)
             entries = safe_zip.members(source, archive, _is_image)
             yield _sorted_images(
-                [File(path, lambda e=e: _read_entry(archive, e)) for path, e in entries]
+                [File(p, functools.partial(read, e)) for p, e in entries]
             )
     else:
         raise RequestError(f"--source={source}: there is no such folder or zip")
@@ -111,11 +103,8 @@ def read_file(path: str) -> bytes:
 
 
 @contextlib.contextmanager
-def bombs_refused_by_name() -> Iterator[None]:
-    """Silences Pillow's warning of too many pixels; `decode` refuses such files.
-
-    Enter this in the main thread, around threads that decode.
-    """
+def bombs_refused_by_name() -> Generator[None]:
+    """Silences Pillow's warning, in the main thread: `decode` refuses such files."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         yield
@@ -124,9 +113,8 @@ def bombs_refused_by_name() -> Iterator[None]:
 def decode(data: bytes) -> Picture:
     """Decodes an image file's first picture. Several threads may call it.
 
-    Raises:
-        Unreadable: it is no complete image of FORMATS, grey with more than 8 bits, or
-            has more pixels than Pillow's limit against decompression bombs.
+    Raises Unreadable if it is no complete image of FORMATS, grey with more than 8 bits,
+    or has more pixels than Pillow's limit against decompression bombs.
     """
     if not data:
         raise Unreadable("an empty file")
@@ -134,10 +122,9 @@ def decode(data: bytes) -> Picture:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             # Up to twice its limit Pillow only warns.
             most = Image.MAX_IMAGE_PIXELS  # None if the caller has lifted the limit
-            if most is not None and image.width * image.height > most:
-                raise Unreadable(
-                    f"{image.width}x{image.height} pixels, more than {most}"
-                )
+            width, height = image.size
+            if most is not None and width * height > most:
+                raise Unreadable(f"{width}x{height} pixels, more than {most}")
             image.load()
             mode, original = image.mode, image.size
             if mode.startswith(("I", "F")):
@@ -147,14 +134,13 @@ def decode(data: bytes) -> Picture:
             rgb = image if upright else ImageOps.exif_transpose(image)
             rgb = rgb if rgb.mode == "RGB" else rgb.convert("RGB")
             plain = mode in ("RGB", "L") and image.format in ("JPEG", "PNG") and upright
+            is_deep = image.format == "PNG" and data[_PNG_DEPTH] > 8
             changes = {
                 "first frame of several": getattr(image, "is_animated", False),
                 "turned upright": not upright,
                 "grey made three channels": mode in ("1", "L", "LA"),
                 "CMYK made RGB": mode == "CMYK",
-                "16 bits a channel made 8": (
-                    image.format == "PNG" and data[_PNG_DEPTH] > 8
-                ),
+                "16 bits a channel made 8": is_deep,
                 "alpha channel dropped": image.has_transparency_data,
             }
     except Unreadable:
@@ -168,19 +154,17 @@ def decode(data: bytes) -> Picture:
 
 
 def fit(data: bytes, size: int | None) -> Picture:
-    """Decodes an image file and brings it to `size` x `size` RGB; None keeps its size.
-
-    A JPEG or PNG of that size keeps its bytes. Any other image is cropped to its
-    central square and resized by Pillow's BOX, which is the area mean when it shrinks.
-    This one antialiased kernel serves all images, so the kernel does not tell one
-    generator from another.
-    """
+    """Decodes an image file and brings it to `size` x `size`, see `square`."""
     with bombs_refused_by_name():
         return square(decode(data), size)
 
 
 def square(picture: Picture, size: int | None) -> Picture:
-    """Brings a picture in its original size to another, see `fit`."""
+    """Crops a picture to its central square of `size` px; None keeps its size.
+
+    A JPEG or PNG of that size keeps its bytes. Pillow's BOX, the area mean, resizes any
+    other image, so that the kernel does not tell one generator from another.
+    """
     rgb = picture.rgb
     if size is None or rgb.size == (size, size):
         return picture
@@ -193,15 +177,10 @@ def square(picture: Picture, size: int | None) -> Picture:
         picture,
         encoded=None,
         rgb=rgb.resize((size, size), Image.Resampling.BOX, box=box),
-        changes=(*picture.changes, *changes, resized_from(picture.original)),
+        changes=(*picture.changes, *changes, RESIZED.format(*picture.original)),
         resized=True,
         cropped=cropped,
     )
-
-
-def resized_from(original: tuple[int, int]) -> str:
-    """Returns the entry of `changes` for an image of this width and height."""
-    return f"resized from {original[0]}x{original[1]}"
 
 
 def _sorted_images(files: list[File]) -> tuple[list[File], list[File]]:

@@ -1,5 +1,6 @@
 """Layouts of image collections: what their folders and file names mean."""
 
+import argparse
 import dataclasses
 import os
 import re
@@ -10,25 +11,13 @@ from rsmatch_jax.data.images.image_source import File, Unreadable
 from rsmatch_jax.data.stores.dataset_folder import natural_key
 from rsmatch_jax.errors import RequestError
 
-_CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
-CIFAR10 = tuple(_CIFAR10.split())
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer")
+CIFAR10 += ("dog", "frog", "horse", "ship", "truck")
 _CIFAKE_FILE = re.compile(r"\d+(?: \((\d+)\))?\.jpe?g", re.IGNORECASE)
 SPLITS = ("train", "test", "validation")
 _SHOWN = 10
 
-
-@dataclasses.dataclass(frozen=True)
-class Images:
-    """What a layout gets: files of a source and flags of the importer.
-
-    root: the source's path. generator, class_names: as the flags.
-    """
-
-    files: Sequence[File]
-    others: Sequence[File]
-    root: str
-    generator: str | None = None
-    class_names: Sequence[str] = ()
+Files = Sequence[File]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,48 +32,42 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a layout makes of the images.
-
-    generators: name to how it was run; empty for a real dataset. ignored: reason to
-    number of images.
-    """
+    """What a layout makes of the files."""
 
     items: list[Item]
     class_names: tuple[str, ...]
-    generators: dict[str, str]
+    generators: dict[str, str]  # {name: how it was run}; empty for a real dataset
     licence: str
     source: str
-    ignored: dict[str, int]
+    ignored: dict[str, int]  # {reason: number of images}
 
 
-def cifake_plan(images: Images) -> Plan:
+def cifake_plan(files: Files, others: Files, args: argparse.Namespace) -> Plan:
     """CIFAKE's names: NNNN.jpg is airplane, `NNNN (k).jpg` class k - 1 (2 to 10)."""
     items, ignored = [], Counter()
-    for file in images.files:
+    for file in files:
         *folders, name = file.path.split("/")
-        if "FAKE" not in [os.path.basename(images.root), *folders]:
+        if "FAKE" not in [os.path.basename(args.source), *folders]:
             ignored["outside FAKE"] += 1
         elif "test" in folders:
             ignored["CIFAKE's test split"] += 1
         else:
             match = _CIFAKE_FILE.fullmatch(name)
-            label = int(match[1] or 1) - 1 if match else -1
-            if not 0 <= label < len(CIFAR10) or match[1] == "1":
+            label = int(match[1] or 1) - 1 if match and match[1] != "1" else -1
+            if not 0 <= label < len(CIFAR10):
                 raise RequestError(
                     f"{file.path} is no name of CIFAKE's (NNNN.jpg or 'NNNN (k).jpg', "
                     "k from 2 to 10); for other images use --layout=folders"
                 )
             items.append(Item(file, "train", label, 0))
     if not items:
-        raise RequestError(
-            f"--source={images.root} has no images in a folder FAKE; --layout=cifake "
-            "reads CIFAKE's archive, for other images use --layout=folders"
-        )
+        reason = "has no folder FAKE of images; for others use --layout=folders"
+        raise RequestError(f"--source={args.source} {reason}")
     how = "CIFAKE's own run of Stable Diffusion 1.4, per class of CIFAR-10"
     return Plan(
         items,
         class_names=CIFAR10,
-        generators={images.generator or "stable-diffusion-1.4": how},
+        generators={args.generator or "stable-diffusion-1.4": how},
         licence="MIT, as the dataset's page states",
         source="CIFAKE: J. J. Bird and A. Lotfi 2023, arXiv:2303.14126, after CIFAR-10 "
         "by A. Krizhevsky 2009",
@@ -92,12 +75,12 @@ def cifake_plan(images: Images) -> Plan:
     )
 
 
-def folders_plan(images: Images) -> Plan:
-    """One folder per class, which may lie in one per split or per generator."""
-    files, root, generator = images.files, images.root, images.generator
+def folders_plan(files: Files, others: Files, args: argparse.Namespace) -> Plan:
+    """Class folders, which may lie in folders per split or per generator."""
+    root, generator = args.source, args.generator
     paths = _unwrap([file.path.split("/")[:-1] for file in files], generator)
     depths = {len(path): file.path for path, file in zip(paths, files, strict=True)}
-    if len(depths) != 1 or not depths.keys() <= {1, 2}:
+    if depths.keys() not in ({1}, {2}):
         examples = " and ".join(depths.values()) or "no images at all"
         raise RequestError(
             f"--source={root} must hold class/img, train|test/class/img or "
@@ -107,19 +90,16 @@ def folders_plan(images: Images) -> Plan:
     has_splits = bool(tops) and set(tops) <= set(SPLITS)
     if tops and not has_splits and generator:
         raise RequestError(
-            f"--source={root} has folders above the classes "
-            f"({', '.join(tops[:_SHOWN])}), which name the generators: leave out "
-            "--generator"
+            f"--source={root}: the folders above the classes name the generators "
+            f"({', '.join(tops[:_SHOWN])}), leave out --generator"
         )
     names = [generator] if generator else ([] if has_splits else tops)
     folders = {path[-1] for path in paths}
-    unlisted = folders - set(images.class_names)
-    if images.class_names and unlisted:
-        raise RequestError(
-            f"the class folders {', '.join(sorted(unlisted)[:_SHOWN])} are not in "
-            "--class_names; rename them, or correct that file"
-        )
-    class_names = images.class_names or sorted(folders, key=natural_key)
+    unlisted = sorted(folders - set(args.class_names))
+    if args.class_names and unlisted:
+        wrong = f"the class folders {', '.join(unlisted[:_SHOWN])} are not in it"
+        raise RequestError(f"--class_names: {wrong}; rename them, or correct the file")
+    class_names = args.class_names or sorted(folders, key=natural_key)
     labels = {name: label for label, name in enumerate(class_names)}
     items, ignored = [], Counter()
     for file, path in zip(files, paths, strict=True):
@@ -139,21 +119,18 @@ def folders_plan(images: Images) -> Plan:
     )
 
 
-def tiny_imagenet_plan(images: Images) -> Plan:
-    """Tiny-ImageNet's archive: train/WNID/images/*.JPEG and val/images/*.JPEG.
+def tiny_imagenet_plan(files: Files, others: Files, args: argparse.Namespace) -> Plan:
+    """Tiny-ImageNet: train/WNID/images/*, val/images/*, val/val_annotations.txt.
 
-    val/val_annotations.txt has the WordNet ids of the second. Labels follow the sorted
-    ids of wnids.txt. A class has the first name that words.txt gives its id, followed
-    by the id if two names are equal.
+    Labels follow the sorted ids of wnids.txt. A class has the first name that words.txt
+    gives its id, followed by the id if two names are equal.
     """
-    root = images.root
+    root = args.source
     for flag in ("generator", "class_names"):
-        if getattr(images, flag):
-            raise RequestError(
-                f"--{flag}: Tiny-ImageNet is a dataset of real images and names its "
-                "classes itself; leave it out (a pool needs --layout=folders)"
-            )
-    top, texts = _tiny_imagenet_tables(root, images.others)
+        if getattr(args, flag):
+            reason = "Tiny-ImageNet has real images and names its classes; leave it out"
+            raise RequestError(f"--{flag}: {reason} (a pool needs --layout=folders)")
+    top, texts = _tiny_imagenet_tables(root, others)
     wnids = sorted(texts["wnids.txt"].split())
     labels = {wnid: label for label, wnid in enumerate(wnids)}
     truth = _table(texts["val/val_annotations.txt"])
@@ -161,7 +138,7 @@ def tiny_imagenet_plan(images: Images) -> Plan:
     words = _table(texts["words.txt"])
     names = [words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
     items, ignored = [], Counter()
-    for file in images.files:
+    for file in files:
         match file.path.removeprefix(top).split("/"):
             case ["train", wnid, "images", _]:
                 split = "train"
@@ -174,18 +151,13 @@ def tiny_imagenet_plan(images: Images) -> Plan:
                 ignored["outside train and val"] += 1
                 continue
         if wnid not in labels:
-            raise RequestError(
-                f"{file.path}: its class {wnid} is not in wnids.txt"
-                if wnid
-                else f"{file.path} is not in val/val_annotations.txt; unpack the "
-                "archive again"
-            )
+            listed = f"has the class {wnid}, but wnids.txt has not"
+            reason = listed if wnid else "is not in val/val_annotations.txt"
+            raise RequestError(f"{file.path} {reason}; unpack the archive again")
         items.append(Item(file, split, labels[wnid], None))
     if not items:
-        raise RequestError(
-            f"--source={root} has no images in train/WNID/images or val/images; is it "
-            "Tiny-ImageNet's archive?"
-        )
+        folders = "train/WNID/images or val/images"
+        raise RequestError(f"--source={root} has no images in {folders}")
     return Plan(
         items,
         class_names=tuple(
@@ -199,27 +171,23 @@ def tiny_imagenet_plan(images: Images) -> Plan:
     )
 
 
-LAYOUTS: dict[str, Callable[[Images], Plan]] = {
+LAYOUTS: dict[str, Callable[[Files, Files, argparse.Namespace], Plan]] = {
     "cifake": cifake_plan,
     "folders": folders_plan,
     "tiny_imagenet": tiny_imagenet_plan,
 }
 
 
-def _tiny_imagenet_tables(
-    root: str, others: Sequence[File]
-) -> tuple[str, dict[str, str]]:
-    """The top folder ("" or with a slash at its end), and the texts by name."""
+def _tiny_imagenet_tables(root: str, others: Files) -> tuple[str, dict[str, str]]:
+    """Returns the top folder ("" or with a slash at its end), and the texts by name."""
     by_path = {file.path: file for file in others}
     tops = [p.removesuffix("wnids.txt") for p in by_path if p.endswith("wnids.txt")]
     top = min(tops, key=len, default="")
     texts = {}
     for name in ("wnids.txt", "words.txt", "val/val_annotations.txt"):
         if top + name not in by_path:
-            raise RequestError(
-                f"--source={root} has no {name}; --layout=tiny_imagenet reads "
-                "tiny-imagenet-200.zip or the folder that it unpacks to"
-            )
+            archive = "tiny-imagenet-200.zip or the folder that it unpacks to"
+            raise RequestError(f"--source={root} has no {name}; give {archive}")
         try:
             texts[name] = by_path[top + name].read().decode(errors="replace")
         except Unreadable as e:
@@ -228,9 +196,9 @@ def _tiny_imagenet_tables(
 
 
 def _table(text: str) -> dict[str, str]:
-    """First column to second column of lines with tabs."""
-    rows = (line.split("\t") for line in text.splitlines() if "\t" in line)
-    return {row[0]: row[1] for row in rows}
+    """Returns {first column: second column} of lines with tabs."""
+    rows = (line.split("\t") for line in text.splitlines())
+    return {row[0]: row[1] for row in rows if len(row) > 1}
 
 
 def _unwrap(paths: list[list[str]], generator: str | None) -> list[list[str]]:

@@ -1,13 +1,13 @@
 """Zips of unknown origin: what is refused before any image is decoded.
 
-A zip is read in place and nothing is unpacked to disk, so its members' names never
-become paths. They are checked all the same, because such names show bad intent.
+Zips are read in place. Names out of the archive are refused because they show bad
+intent, although they never become paths.
 """
 
 import re
 import stat
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from rsmatch_jax.errors import RequestError
 
@@ -29,31 +29,35 @@ Member = tuple[str, zipfile.ZipInfo]  # path with forward slashes, entry
 def members(
     source: str, archive: zipfile.ZipFile, is_read: Callable[[str], bool]
 ) -> list[Member]:
-    """Returns all files of an archive; RequestError names a member that breaks a rule.
-
-    is_read: which paths will be read; only these have limits in size.
-    """
+    """Returns all files, those that `is_read` names within limits; or RequestError."""
     entries = archive.infolist()
     if len(entries) > MAX_MEMBERS:
-        raise RequestError(
-            f"--source={source} has {len(entries)} members, more than {MAX_MEMBERS}; "
-            f"{UNPACK}"
-        )
-    files = []
+        count = f"{len(entries)} members, more than {MAX_MEMBERS}"
+        raise RequestError(f"--source={source} has {count}; {UNPACK}")
+    files, seen, total = [], set(), 0
     for entry in entries:
         path = entry.filename.replace("\\", "/").removeprefix("./")
-        _check_name(source, path, entry)
-        if not entry.is_dir():
-            files.append((path, entry))
-    _check_sizes(source, [member for member in files if is_read(member[0])])
+        if reason := _disguise(path, entry):
+            reason = f"{entry.filename!r}, {reason}; such a zip is not to be trusted"
+            raise RequestError(f"--source={source} has the entry {reason}")
+        if entry.is_dir():
+            continue
+        files.append((path, entry))
+        if not is_read(path):
+            continue
+        if reason := "is there twice" if path in seen else _fault(entry):
+            reason = f"{entry.filename!r} {reason}; if you trust the zip, {UNPACK}"
+            raise RequestError(f"--source={source}: {reason}")
+        seen.add(path)
+        total += entry.file_size
+    if total > MAX_UNPACKED_GIB * _GIB:
+        size = f"{total / _GIB:.0f} GiB, more than {MAX_UNPACKED_GIB} GiB"
+        raise RequestError(f"--source={source} would unpack to {size}; {UNPACK}")
     return files
 
 
 def read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    """Returns the bytes of a member; raises ValueError if it breaks a limit.
-
-    zipfile and zlib raise other exceptions for a damaged member.
-    """
+    """Returns the bytes of a member; raises ValueError, or what zipfile and zlib do."""
     if reason := _fault(entry):
         raise ValueError(reason)
     with archive.open(entry) as file:
@@ -61,42 +65,18 @@ def read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
         return file.read(entry.file_size + 1)
 
 
-def _check_name(source: str, path: str, entry: zipfile.ZipInfo):
+def _disguise(path: str, entry: zipfile.ZipInfo) -> str | None:
+    """Returns what a member is if it is neither a plain file nor a folder."""
     kind = stat.S_IFMT(entry.external_attr >> 16) if entry.create_system == _UNIX else 0
     if path.startswith("/") or re.match("[A-Za-z]:", path) or ".." in path.split("/"):
-        reason = "a path out of the archive"
-    elif kind == stat.S_IFLNK:
-        reason = "a symbolic link"
-    elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        reason = "no plain file"
-    else:
-        return
-    raise RequestError(
-        f"--source={source} has the entry {entry.filename!r}, {reason}; such a zip is "
-        "not to be trusted"
-    )
-
-
-def _check_sizes(source: str, files: Sequence[Member]):
-    seen, total = set(), 0
-    for path, entry in files:
-        reason = "is there twice" if path in seen else _fault(entry)
-        if reason:
-            raise RequestError(
-                f"--source={source}: {entry.filename!r} {reason}; if you trust the "
-                f"zip, {UNPACK}"
-            )
-        seen.add(path)
-        total += entry.file_size
-    if total > MAX_UNPACKED_GIB * _GIB:
-        raise RequestError(
-            f"--source={source}: its images would unpack to {total / _GIB:.0f} GiB, "
-            f"more than {MAX_UNPACKED_GIB} GiB; {UNPACK}"
-        )
+        return "a path out of the archive"
+    if kind == stat.S_IFLNK:
+        return "a symbolic link"
+    return None if kind in (0, stat.S_IFREG, stat.S_IFDIR) else "no plain file"
 
 
 def _fault(entry: zipfile.ZipInfo) -> str | None:
-    """Why a member is not read; None if it may be."""
+    """Returns why a member may not be read, or None."""
     size, packed = entry.file_size, max(entry.compress_size, 1)
     if entry.flag_bits & _ENCRYPTED:
         return "is encrypted"

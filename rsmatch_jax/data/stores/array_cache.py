@@ -1,12 +1,12 @@
 """The cache of datasets: each is decoded (or searched) once, then opened as arrays.
 
-`arrays.save` writes <cache>/<kind>/<name>/<version>-<fingerprint>/<split>/. An entry
-is written beside its place and renamed, so that it is complete or absent. A lock keeps
-two processes from decoding the same dataset twice.
+An entry <cache>/<kind>/<name>/<version>-<fingerprint> has a folder of `arrays` per
+split. It is renamed to its place, so that it is complete or absent.
 """
 
 import contextlib
-import fnmatch
+import dataclasses
+import glob
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -19,112 +19,91 @@ from rsmatch_jax.data.stores.arrays import ImageArrays
 from rsmatch_jax.data.stores.dataset_folder import Source
 from rsmatch_jax.errors import RequestError
 
-Splits = dict[str, ImageArrays]
 Build = Callable[[str], tuple[ImageArrays, dict]]
 _PARTIAL = ".partial"
 
 
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a dataset is, and its entries in the cache."""
+
+    kind: str  # `datasets` for a TFDS name, `folders` or `pools` for a path
+    name: str
+    version: str | None  # None for any
+    folder: str | None  # None if it does not exist
+
+
 def get_or_build(
     cache_dir: str,
-    kind: str,
-    name: str,
+    place: Place,
     source: Source,
     splits: Sequence[str],
     build: Build,
     size: int | None = None,
-) -> Splits:
-    """Returns the splits of `source` from the cache; builds them if they are absent.
+) -> list[ImageArrays]:
+    """Returns the splits of `source`; builds those that are absent or damaged.
 
-    A damaged entry is built again, with one warning.
-
-    Args:
-        kind: `datasets`, `folders` or `pools`.
-        build: returns a split, and more content for its meta.json.
-        size: of the views of encoded images, which have entries of their own; None for
-            decoded images.
-
-    Raises:
-        RequestError: the cache cannot be written.
+    build: returns a split, and more content for its meta.json. size: of the views of
+    encoded images; None for decoded images.
     """
-    kind = kind if size is None else f"encoded_{kind}"
-    parent = os.path.join(cache_dir, kind, _safe_name(name))
+    name, encoded = place.name, "" if size is None else "encoded_"
+    parent = os.path.join(cache_dir, encoded + place.kind, name.replace("/", "__"))
     entry = os.path.join(parent, f"{source.version}-{source.fingerprint}")
-
-    def cached() -> Splits | None:
-        return _open(entry, splits, source.folder, size)
-
     with contextlib.suppress(RequestError):
-        if data := cached():
-            return data
+        return _open(entry, splits, source.folder, size)
     try:
         os.makedirs(parent, exist_ok=True)
         with open(entry + ".lock", "w") as lock:
             if not files.try_lock(lock):
                 logging.info("Waiting for another process that decodes %s", name)
                 files.wait_for_lock(lock)
-            try:
-                if data := cached():  # by another process
-                    return data
-                logging.info("Reading %s into %s, once", source.folder, entry)
+            try:  # another process may have built it
+                return _open(entry, splits, source.folder, size)
             except RequestError as e:
-                logging.warning("Reading %s again: %s", name, e)
+                if os.path.isdir(entry):
+                    logging.warning("Reading %s again: %s", name, e)
+                else:
+                    logging.info("Reading %s into %s, once", source.folder, entry)
             _write(entry, source, splits, build)
     except OSError as e:
-        raise RequestError(
-            f"the cached copy of {name} cannot be written to {entry} ({e}); set "
-            "data.cache_dir to a folder with room"
-        ) from e
-    return cached()
+        reason = f"cannot be cached in {entry} ({e}); set another data.cache_dir"
+        raise RequestError(f"{name} {reason}") from e
+    return _open(entry, splits, source.folder, size)
 
 
 def find(
-    cache_dir: str, kind: str, name: str, version: str | None, splits: Sequence[str]
-) -> Splits | None:
-    """Returns the only cached copy of a dataset whose source is absent, or None.
-
-    Raises:
-        RequestError: there are several copies, or the copy is damaged.
-    """
-    parent = os.path.join(cache_dir, kind, _safe_name(name))
+    cache_dir: str, place: Place, splits: Sequence[str]
+) -> list[ImageArrays] | None:
+    """Returns the only cached copy of a dataset whose source is absent, or None."""
+    name, version = place.name, place.version
+    parent = os.path.join(cache_dir, place.kind, name.replace("/", "__"))
+    pattern = os.path.join(glob.escape(parent), f"{version or '*'}-*")
     entries = [
-        os.path.join(parent, e)
-        for e in sorted(os.listdir(parent) if os.path.isdir(parent) else ())
-        if fnmatch.fnmatchcase(e, f"{version or '*'}-*")
-        and not e.endswith(_PARTIAL)
-        and all(arrays.is_array_folder(os.path.join(parent, e, s)) for s in splits)
+        entry
+        for entry in sorted(glob.glob(pattern))
+        if not entry.endswith(_PARTIAL)
+        and all(arrays.is_array_folder(os.path.join(entry, s)) for s in splits)
     ]
     if not entries:
         return None
     if len(entries) > 1:
         raise RequestError(
-            f"{name} is not in data.data_dir and the cache has several copies of it: "
-            f"{', '.join(entries)}. Delete all but one, or pass "
-            "--config.data.data_dir=DIR"
+            f"{name} is not in data.data_dir, but its cache has several copies: delete "
+            f"all but one of {', '.join(entries)}, or pass --config.data.data_dir=DIR"
         )
     meta = arrays.load_meta(os.path.join(entries[0], splits[0]))
     # A warning, because a mistyped folder of the same name also ends here.
-    logging.warning(
-        "%s is absent, using its decoded copy %s, made from %s",
-        name,
-        entries[0],
-        meta.get("source", {}).get("folder", "an unknown folder"),
-    )
+    origin = meta.get("source", {}).get("folder", "an unknown folder")
+    logging.warning("%s is absent, using %s, made from %s", name, entries[0], origin)
     return _open(entries[0], splits)
-
-
-def _safe_name(name: str) -> str:
-    """A dataset's name as the name of one folder."""
-    return name.replace("/", "__")
 
 
 def _open(
     entry: str, splits: Sequence[str], folder: str = "", size: int | None = None
-) -> Splits | None:
-    """The splits of an entry; None if it is absent. Raises RequestError if damaged."""
-    if not os.path.isdir(entry):
-        return None
+) -> list[ImageArrays]:
+    """Returns the splits of an entry; RequestError if it is absent or damaged."""
     try:
-        return {s: arrays.load(os.path.join(entry, s), folder, size) for s in splits}
+        return [arrays.load(os.path.join(entry, s), folder, size) for s in splits]
     except OSError as e:
         raise RequestError(f"{entry} is damaged ({e!r}); delete it") from e
 

@@ -1,8 +1,6 @@
-"""Decoded images as arrays: the form in which every dataset reaches a run.
+"""Images as arrays: the form in which every dataset reaches a run.
 
-On disk a dataset is a folder of `images.npy`, `labels.npy`, for a pool also
-`generators.npy`, and `meta.json`. scikit-learn's digits and the made-up set `fake` need
-no folder.
+On disk a folder of `images.npy`, `labels.npy`, maybe `generators.npy`, `meta.json`.
 """
 
 import dataclasses
@@ -20,26 +18,19 @@ from rsmatch_jax.data.stores.encoded import EncodedImages
 from rsmatch_jax.errors import RequestError
 
 META = "meta.json"
-DIGITS_TEST_SIZE = 500
 ALIGNMENT = 64  # bytes
 REAL_ORIGIN = "real"  # stands for real images in reports; no generator may be called so
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageArrays:
-    """Images of one split or pool.
-
-    images: uint8 [N, H, W, C], C = 1 or 3, possibly memory-mapped; or encoded images,
-      which are decoded when they are indexed.
-    labels: int32 [N], positions in class_names.
-    generators: int32 [N], positions in generator_names; None for real images.
-    """
+    """Images of one split or pool."""
 
     name: str
-    images: np.ndarray | EncodedImages
-    labels: np.ndarray
+    images: np.ndarray | EncodedImages  # uint8 [N, H, W, 1 or 3], maybe memory-mapped
+    labels: np.ndarray  # int32 [N], positions in class_names
     class_names: tuple[str, ...]
-    generators: np.ndarray | None = None
+    generators: np.ndarray | None = None  # int32 [N]; None for real images
     generator_names: tuple[str, ...] = ()
 
     @property
@@ -55,12 +46,10 @@ class ImageArrays:
         dtype, shape = self.images.dtype, self.images.shape
         if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3):
             raise ValueError(f"images are {dtype} {shape}")
-        for what, column, names in (
-            ("labels", self.labels, self.class_names),
-            ("generators", self.generators, self.generator_names),
-        ):
-            if column is None:
-                continue
+        columns = [("labels", self.labels, self.class_names)]
+        if self.generators is not None:
+            columns.append(("generators", self.generators, self.generator_names))
+        for what, column, names in columns:
             if column.dtype != np.int32 or column.shape != shape[:1]:
                 raise ValueError(f"{what} are {column.dtype} {column.shape}")
             if shape[0] and not 0 <= column.min() <= column.max() < len(names):
@@ -76,29 +65,28 @@ def aligned(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def save(folder: str, data: ImageArrays, extra: Mapping[str, Any] | None = None):
-    """Writes a dataset to a folder. Of encoded images it has the places alone.
+    """Writes a dataset to a folder; of encoded images only their places.
 
-    `meta.json` comes last, so it marks a complete folder. It has the names, the arrays'
-    shapes and checksums, and `extra`.
+    `meta.json` has names, shapes, checksums and `extra`, and marks a complete folder.
     """
     os.makedirs(folder, exist_ok=True)
-    content = {"name": data.name, "class_names": data.class_names}
-    columns = {"images": data.images, "labels": data.labels.astype(np.int32)}
+    fields = ("name", "class_names", "generator_names")
+    meta: dict[str, Any] = {key: getattr(data, key) for key in fields}
+    columns = {"labels": data.labels.astype(np.int32)}
     if isinstance(data.images, EncodedImages):
-        columns["places"] = columns.pop("images").places
-        content["shards"] = [os.path.basename(path) for path in data.images.files]
+        columns["places"] = data.images.places
+        meta["shards"] = [os.path.basename(path) for path in data.images.files]
+    else:
+        columns["images"] = data.images
     if data.generators is not None:
         columns["generators"] = data.generators.astype(np.int32)
-    content |= {"generator_names": data.generator_names, "files": {}}
+    meta["files"] = {}
     for key, column in columns.items():
         path = os.path.join(folder, f"{key}.npy")
         np.save(path, column, allow_pickle=False)
-        content["files"][f"{key}.npy"] = {
-            "shape": column.shape,
-            "dtype": str(column.dtype),
-            "sha256": _sha256(path),
-        }
-    files.write_json(os.path.join(folder, META), {**content, **(extra or {})})
+        about = {"shape": column.shape, "dtype": str(column.dtype)}
+        meta["files"][f"{key}.npy"] = {**about, "sha256": _sha256(path)}
+    files.write_json(os.path.join(folder, META), {**meta, **(extra or {})})
 
 
 def is_array_folder(folder: str) -> bool:
@@ -117,14 +105,8 @@ def load_meta(folder: str) -> dict[str, Any]:
 def load(folder: str, shards: str = "", size: int | None = None) -> ImageArrays:
     """Opens what `save` wrote, memory-mapped, after checking all checksums.
 
-    Nothing that is stored is ever run.
-
-    Args:
-        shards: the folder with the files of encoded images.
-        size: of the views of encoded images; None for decoded ones.
-
-    Raises:
-        RequestError: a file is missing, damaged, or does not fit the others.
+    Nothing that is stored is ever run. shards, size: the folder with the files of
+    encoded images, and the size of their views; None for decoded images.
     """
     meta = load_meta(folder)
     try:
@@ -132,18 +114,23 @@ def load(folder: str, shards: str = "", size: int | None = None) -> ImageArrays:
             file.removesuffix(".npy"): _column(folder, file, entry["sha256"])
             for file, entry in meta["files"].items()
         }
-        if size is not None:
-            places = columns.pop("places")
-            columns["images"] = encoded.locate(shards, meta["shards"], places, size)
-        names = {key: tuple(meta[key]) for key in ("class_names", "generator_names")}
-        data = ImageArrays(name=meta["name"], **columns, **names)
+        if size is None:
+            images = columns["images"]
+        else:
+            images = encoded.locate(shards, meta["shards"], columns["places"], size)
+        data = ImageArrays(
+            name=meta["name"],
+            images=images,
+            labels=columns["labels"],
+            class_names=tuple(meta["class_names"]),
+            generators=columns.get("generators"),
+            generator_names=tuple(meta["generator_names"]),
+        )
         data.check()
     except (AttributeError, KeyError, TypeError, ValueError) as e:
         # A meta.json or .npy file of another kind, or one that holds objects.
-        raise RequestError(
-            f"{folder} is no complete array folder ({e}); delete it, so that it is "
-            "made again, or restore it"
-        ) from e
+        reason = f"{folder} is no complete array folder ({e})"
+        raise RequestError(f"{reason}; restore it, or make it again") from e
     return data
 
 
@@ -163,35 +150,30 @@ def _sha256(path: str) -> str:
 
 
 def to_rgb(images: np.ndarray) -> np.ndarray:
-    """Repeats a grey channel three times; colour images stay as they are.
-
-    uint8 [N, H, W, 1 or 3] to uint8 [N, H, W, 3].
-    """
+    """Repeats a grey channel: uint8 [N, H, W, 1 or 3] to uint8 [N, H, W, 3]."""
     return np.repeat(images, 3, axis=3) if images.shape[3] == 1 else images
 
 
 def digits(split: str) -> ImageArrays:
     """Returns scikit-learn's handwritten digits: 1,797 scans, 8 x 8, 17 grey levels.
 
-    The split is fixed and stratified: 1,297 `train`, 500 `test`. It is random, because
+    The split is stratified: 1,297 `train`, 500 `test`. It is random but fixed, because
     the scans are ordered by writer. Grey level v of 0..16 becomes round(255 v / 16).
     """
     from sklearn.datasets import load_digits  # lazy: scikit-learn takes a second
     from sklearn.model_selection import train_test_split
 
-    raw = load_digits()
+    raw: Any = load_digits()
+    rows = np.arange(len(raw.target))
     train, test = train_test_split(
-        np.arange(len(raw.target)),
-        test_size=DIGITS_TEST_SIZE,
-        stratify=raw.target,
-        random_state=0,
+        rows, test_size=500, stratify=raw.target, random_state=0
     )
     rows = np.sort({"train": train, "test": test}[split])
     return ImageArrays(
         name="digits",
         images=grey_levels_to_uint8(raw.images[rows])[..., None],
         labels=raw.target[rows].astype(np.int32),
-        class_names=tuple(str(c) for c in range(10)),
+        class_names=tuple("0123456789"),
     )
 
 
@@ -201,27 +183,12 @@ def grey_levels_to_uint8(levels: np.ndarray) -> np.ndarray:
 
 
 def fake(split: str, num_classes: int = 10, size: int = 8) -> ImageArrays:
-    """Returns a tiny made-up set for smoke runs: a noisy colour for each class.
+    """Returns a made-up set for smoke runs: noisy colours, uint8 [N, size, size, 3].
 
-    64 training and 32 test images per class; uint8 [N, size, size, 3].
+    Per class 64 images of `train`, 32 of `test`, 64 of `pool`, which has less noise.
     """
-    per_class, seed = {"train": (64, 0), "test": (32, 1)}[split]
-    return _fake(per_class, num_classes, size, seed, noise=40)
-
-
-def fake_pool(num_classes: int = 10, size: int = 8) -> ImageArrays:
-    """Returns a pool for `fake`: the same colours with less noise, two generators."""
-    pool = _fake(64, num_classes, size, seed=3, noise=10)
-    return dataclasses.replace(
-        pool,
-        generators=np.arange(len(pool.labels), dtype=np.int32) // num_classes % 2,
-        generator_names=("generator_a", "generator_b"),
-    )
-
-
-def _fake(
-    per_class: int, num_classes: int, size: int, seed: int, noise: int
-) -> ImageArrays:
+    table = {"train": (64, 0, 40), "test": (32, 1, 40), "pool": (64, 3, 10)}
+    per_class, seed, noise = table[split]
     labels = np.tile(np.arange(num_classes, dtype=np.int32), per_class)
     colours = np.random.default_rng(2).integers(40, 216, (num_classes, 1, 1, 3))
     shape = (len(labels), size, size, 3)
@@ -231,4 +198,14 @@ def _fake(
         images=(colours[labels] + noises).astype(np.uint8),
         labels=labels,
         class_names=tuple(f"class_{c}" for c in range(num_classes)),
+    )
+
+
+def fake_pool(num_classes: int = 10, size: int = 8) -> ImageArrays:
+    """Returns a pool of two generators for `fake`."""
+    pool = fake("pool", num_classes, size)
+    return dataclasses.replace(
+        pool,
+        generators=np.arange(len(pool.labels), dtype=np.int32) // num_classes % 2,
+        generator_names=("generator_a", "generator_b"),
     )

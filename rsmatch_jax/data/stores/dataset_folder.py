@@ -1,18 +1,15 @@
-"""TFDS dataset folders, read without TensorFlow.
-
-`dataset_info.json` names the splits and their shards. That is enough to find a
-dataset, to see whether its decoded copy is current, and to name a damaged file.
-"""
+"""TFDS dataset folders without TensorFlow: finds, describes and checks them."""
 
 import contextlib
 import dataclasses
-import fnmatch
+import functools
+import glob
 import hashlib
 import json
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,9 +23,7 @@ INFO = "dataset_info.json"
 POOL_REPORT = "pool.json"  # says how a synthetic pool was made
 STAGING = ".staging"  # in a generated pool's folder: the pictures it is written from
 _FEATURES = "features.json"
-_NAME = re.compile(
-    r"(?P<name>[A-Za-z]\w*)(/(?P<config>[^:/]+))?(:(?P<version>[\d.*]+))?"
-)
+_NAME = re.compile(r"([A-Za-z]\w*)(?:/([^:/]+))?(?::([\d.*]+))?")
 _ENDS = 1 << 16  # bytes read at either end of a file for the fingerprint
 _TFDS = "tensorflow_datasets."
 _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
@@ -36,12 +31,11 @@ _TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A dataset folder. fingerprint: 12 hex digits that change with its files."""
+    """A dataset folder; info: the content of its `dataset_info.json`."""
 
     folder: str
     name: str
     version: str
-    fingerprint: str
     info: dict[str, Any]
 
     @property
@@ -51,6 +45,24 @@ class Source:
     @property
     def file_format(self) -> str:
         return self.info.get("fileFormat") or "tfrecord"
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """12 hex digits of the files' names, sizes, first and last bytes.
+
+        Records carry checksums, so the ends of a shard show what is in it. Reading all
+        bytes would take longer than opening the decoded copy.
+        """
+        digest = hashlib.sha256()
+        paths = (p for p in pathlib.Path(self.folder).iterdir() if p.is_file())
+        for path in sorted(paths):
+            size = path.stat().st_size
+            digest.update(json.dumps([path.name, size]).encode())
+            with path.open("rb") as f:
+                digest.update(f.read(_ENDS))
+                f.seek(max(0, size - _ENDS))
+                digest.update(f.read(_ENDS))
+        return digest.hexdigest()[:12]
 
 
 def natural_key(text: str) -> list[str | int]:
@@ -69,62 +81,49 @@ def split_name(name: str) -> tuple[str, str | None, str | None]:
     """Splits `name[/config][:version]`; raises RequestError for anything else."""
     match = _NAME.fullmatch(name)
     if not match:
-        raise RequestError(
-            f"data.name={name!r} is neither a TFDS name (name[/config][:version]) nor "
-            "an existing folder"
-        )
-    return match["name"], match["config"], match["version"]
+        kinds = "neither a TFDS name (name[/config][:version]) nor an existing folder"
+        raise RequestError(f"data.name={name!r} is {kinds}")
+    return match[1], match[2], match[3]
 
 
 def find(name: str, data_dir: str) -> str | None:
     """Returns the folder of the newest prepared version of a TFDS dataset, or None."""
     base, config, version = split_name(name)
-    folder = os.path.join(data_dir, base)
+    root = pathlib.Path(data_dir, base)
     if not config:
         with contextlib.suppress(RequestError):  # TFDS may have noted a default
-            noted = files.read_json(os.path.join(folder, ".config", "metadata.json"))
+            noted = files.read_json(str(root / ".config" / "metadata.json"))
             config = (noted or {}).get("default_config_name")
-    prepared = {}
-    for part in [config] if config else ["", *_subfolders(folder)]:  # "": no configs
-        versions = [
-            inner
-            for inner in _subfolders(os.path.join(folder, part))
-            if is_version(inner)
-            and fnmatch.fnmatchcase(inner, version or "*")
-            and is_dataset(os.path.join(folder, part, inner))
-        ]
-        if versions:
-            newest = max(versions, key=natural_key)
-            prepared[part] = os.path.join(folder, part, newest)
-    if len(prepared) > 1 and "" not in prepared:
+    newest = {}  # by config; "." is a dataset without configs
+    for pattern in [glob.escape(config)] if config else [".", "*"]:
+        paths = root.glob(os.path.join(pattern, version or "*", INFO))
+        folders = [path.parent for path in paths]
+        for folder in sorted(folders, key=lambda folder: natural_key(folder.name)):
+            if is_version(folder.name):
+                newest[str(folder.parent.relative_to(root))] = str(folder)
+    if len(newest) > 1 and "." not in newest:
+        configs = ", ".join(sorted(newest))
         raise RequestError(
-            f"{name} in {data_dir} has the configs {', '.join(prepared)}: choose one, "
-            f"such as --config.data.name={base}/{next(iter(prepared))}"
+            f"{name} in {data_dir} has the configs {configs}: choose one, such as "
+            f"--config.data.name={base}/{min(newest)}"
         )
-    return next(iter(prepared.values()), None)
+    return newest.get(".") or next(iter(newest.values()), None)
 
 
 def inspect(folder: str) -> Source:
-    """Reads the description of a dataset folder.
-
-    Raises:
-        RequestError: it is absent or damaged, or names code that is not TFDS's.
-    """
+    """Reads the description of a dataset folder, and checks that only TFDS is named."""
     path = os.path.join(folder, INFO)
     info = files.read_json(path) if os.path.isdir(folder) else None
     if info is None:
-        inner = [v for v in _subfolders(folder) if is_dataset(f"{folder}/{v}")]
-        hint = f"; did you mean {os.path.join(folder, inner[-1])}?" if inner else ""
+        inner = sorted(pathlib.Path(folder).glob(f"*/{INFO}"))
+        hint = f"; did you mean {inner[-1].parent}?" if inner else ""
         raise RequestError(f"{folder} is no dataset folder: it has no {INFO}{hint}")
-    if "name" not in info or "version" not in info:
-        raise RequestError(f"{path} names no dataset; prepare the dataset again")
-    if not is_version(str(info["version"])):  # it becomes part of a path
-        raise RequestError(
-            f"{path}: the version {info['version']!r} is not of the form 1.0.0; "
-            "prepare the dataset again"
-        )
+    version = str(info.get("version"))  # becomes part of a path
+    if "name" not in info or not is_version(version):
+        reason = f"it names no dataset, or a version {version!r} unlike 1.0.0"
+        raise RequestError(f"{path}: {reason}; prepare the dataset again")
     _check_features(os.path.join(folder, _FEATURES))
-    return Source(folder, info["name"], info["version"], _fingerprint(folder), info)
+    return Source(folder, info["name"], version, info)
 
 
 def is_dataset(folder: str) -> bool:
@@ -137,50 +136,52 @@ def is_version(text: str) -> bool:
     return re.fullmatch(r"\d+\.\d+\.\d+", text) is not None
 
 
-def refuse_existing(folder: str):
-    """Raises RequestError if `folder` exists."""
-    if os.path.lexists(folder):
-        raise RequestError(
-            f"--out={folder} exists already; choose another folder, or delete it first"
-        )
-
-
 def check_shards(source: Source, splits: Sequence[str]):
     """Raises RequestError that names the first absent or truncated shard of splits."""
     for split in splits:
-        for path, length in shards(source, split):
-            if source.file_format != "tfrecord":
-                continue
-            try:
-                if (records := tfrecord.count(path)) != length:
-                    raise tfrecord.Damaged(f"{records} complete records")
-            except tfrecord.Damaged as e:
-                reason = f"{e}, but {INFO} lists {length}"
-                raise damaged(source, path, reason) from None
+        for shard in shards(source, split):
+            if source.file_format == "tfrecord":
+                for _ in records(source, shard):
+                    pass
 
 
 def shards(source: Source, split: str) -> list[tuple[str, int]]:
     """Returns (path, number of records) of a split's files; RequestError if absent."""
-    infos = source.info.get("splits", ())
-    info = next((info for info in infos if info["name"] == split), {})
+    infos = {info["name"]: info for info in source.info.get("splits", ())}
+    info = infos.get(split, {})
     lengths = info.get("shardLengths", ())
     paths = []
     for shard, length in enumerate(lengths):
         file = info.get("filepathTemplate") or _TEMPLATE
-        for key, value in {
-            "DATASET": source.name,
-            "SPLIT": split,
-            "FILEFORMAT": source.file_format,
-            "SHARD_X_OF_Y": f"{shard:05d}-of-{len(lengths):05d}",
-            "SHARD_INDEX": f"{shard:05d}",
-            "NUM_SHARDS": f"{len(lengths):05d}",
-        }.items():
+        number, total = f"{shard:05d}", f"{len(lengths):05d}"
+        values = {"DATASET": source.name, "SPLIT": split, "SHARD_INDEX": number}
+        values |= {"FILEFORMAT": source.file_format, "NUM_SHARDS": total}
+        values["SHARD_X_OF_Y"] = f"{number}-of-{total}"
+        for key, value in values.items():
             file = file.replace("{" + key + "}", value)
         path = os.path.join(source.folder, file)
         if not os.path.isfile(path):
             raise RequestError(f"{path} is absent, {INFO} lists it; {_way_out(source)}")
         paths.append((path, int(length)))
     return paths
+
+
+def records(
+    source: Source, shard: tuple[str, int], keys: Sequence[str] = ()
+) -> Iterator[dict[str, tfrecord.Value]]:
+    """Yields the records of one of `shards`; RequestError if it is damaged."""
+    path, length = shard
+    number = 0
+    try:
+        for record in tfrecord.records(path, keys):
+            number += 1
+            yield record
+        if number != length:
+            raise tfrecord.Damaged(f"{number} complete records")
+    except tfrecord.Damaged as e:
+        raise damaged(source, path, f"{e}, but {INFO} lists {length}") from None
+    except OSError as e:
+        raise RequestError(f"{path} cannot be read ({e}); restore it") from None
 
 
 def damaged(source: Source, path: str, reason: str) -> RequestError:
@@ -200,11 +201,9 @@ def label_names(folder: str, feature: str = "label") -> tuple[str, ...]:
         features = (files.read_json(path) or {})["featuresDict"]["features"]
         count = int(features[feature]["classLabel"]["numClasses"])
     except (KeyError, TypeError, ValueError) as e:
-        generator = feature == "generator"
-        raise RequestError(
-            f"{path} describes no class {feature} ({e!r}); only labelled images can be "
-            "used" + ("; import them with --generator=NAME" if generator else "")
-        ) from None
+        hints = {"generator": "import the images with --generator=NAME"}
+        hint = hints.get(feature, "only labelled images can be used")
+        raise RequestError(f"{path} has no class {feature} ({e!r}); {hint}") from None
     return tuple(str(label) for label in range(count))
 
 
@@ -218,9 +217,6 @@ def assemble(
     """Returns a split, sorted by ids in natural order if all images have one.
 
     columns: `image` [N, ...], and for each feature in `classes` int [N].
-
-    Raises:
-        RequestError: a column of `classes` has a value without a name.
     """
     if len(ids) == len(columns["image"]):
         keys = [natural_key(name) for name in ids]
@@ -244,8 +240,8 @@ def assemble(
 
 
 @contextlib.contextmanager
-def needs_tensorflow(purpose: str, otherwise: str = "") -> Iterator[None]:
-    """For an import that needs TensorFlow; raises RequestError if that is missing."""
+def needs_tensorflow(purpose: str, otherwise: str = "") -> Generator[None]:
+    """Raises RequestError if the block's import of TensorFlow fails."""
     try:
         yield
     except ImportError as e:
@@ -256,10 +252,7 @@ def needs_tensorflow(purpose: str, otherwise: str = "") -> Iterator[None]:
 
 
 def _check_features(path: str):
-    """Raises RequestError if features.json names a class outside TFDS.
-
-    TFDS imports the module of such a class, and a dataset folder may hold a module.
-    """
+    """Refuses features outside TFDS, which would run their module from the folder."""
     parts: list[Any] = [files.read_json(path)]
     while parts:
         part = parts.pop()
@@ -268,47 +261,16 @@ def _check_features(path: str):
                 name = part.get(key)
                 if isinstance(name, str) and not name.startswith(_TFDS):
                     raise RequestError(
-                        f"{path}: {name} is no feature of TFDS and is not loaded; use "
-                        "a dataset that has only TFDS's features"
+                        f"{path}: {name} is no feature of TFDS; choose another dataset"
                     )
             parts += part.values()
         elif isinstance(part, list):
             parts += part
 
 
-def _fingerprint(folder: str) -> str:
-    """12 hex digits of the files' names, sizes, first and last bytes.
-
-    Names and sizes alone do not tell two imports of small PNGs apart, and reading all
-    bytes takes longer than opening the decoded copy. Records carry checksums, so the
-    ends of a shard show what is in it.
-    """
-    digest = hashlib.sha256()
-    for path in sorted(p for p in pathlib.Path(folder).iterdir() if p.is_file()):
-        size = path.stat().st_size
-        digest.update(json.dumps([path.name, size]).encode())
-        with path.open("rb") as f:
-            digest.update(f.read(_ENDS))
-            f.seek(max(0, size - _ENDS))
-            digest.update(f.read(_ENDS))
-    return digest.hexdigest()[:12]
-
-
 def _way_out(source: Source) -> str:
-    if os.path.isdir(os.path.join(source.folder, STAGING)):
-        return (
-            f"its pictures are still in {STAGING}: delete "
-            f"{os.path.join(source.folder, INFO)} and run the command that drew them "
-            "again, which writes the pool again"
-        )
-    return (
-        "copy or prepare the dataset again (a synthetic pool: import it again), then "
-        f"delete {source.folder} if it is the damaged copy"
-    )
-
-
-def _subfolders(folder: str) -> list[str]:
-    try:
-        return sorted(f.name for f in os.scandir(folder) if f.is_dir())
-    except OSError:
-        return []
+    folder = source.folder
+    if os.path.isdir(os.path.join(folder, STAGING)):
+        info = os.path.join(folder, INFO)
+        return f"delete {info}, then draw again: all pictures are still in {STAGING}"
+    return f"delete {folder}, then copy or prepare it again (a pool: import it again)"

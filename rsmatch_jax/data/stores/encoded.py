@@ -1,8 +1,6 @@
-"""Images that stay JPEG or PNG files until they are read.
+"""Images that stay JPEG or PNG files until they are read, in TFDS's TFRecord files.
 
-For datasets that fit no memory once decoded, and for views that need the original. The
-files lie in the TFRecord files of a TFDS dataset folder, at places that `encoded_index`
-has searched. Needs no TensorFlow.
+For datasets that fit no memory once decoded, and for views that need the original.
 """
 
 import dataclasses
@@ -18,24 +16,16 @@ import numpy as np
 from rsmatch_jax.data.stores import tfrecord
 from rsmatch_jax.errors import RunFailed
 
-CENTRE = 0.875  # of the shorter side: what an evaluation view shows
+CENTRE = 0.875  # side of an evaluation view, as a share of the image's shorter side
 
 
 @dataclasses.dataclass(frozen=True)
 class EncodedImages:
-    """Behaves like uint8 [N, S, S, 3]; images are decoded when they are indexed.
+    """Behaves like uint8 [N, S, S, 3]; an index decodes evaluation views."""
 
-    `[int]`, `[slice]` and `[index array]` give evaluation views: the central square of
-    CENTRE times the shorter side, resized to S. Training makes its views from the files
-    that `read` returns.
-
-    files: paths. places: int64 [N, 3], position in `files`, offset and length in bytes.
-    size: S.
-    """
-
-    files: tuple[str, ...]
-    places: np.ndarray
-    size: int
+    files: tuple[str, ...]  # paths
+    places: np.ndarray  # int64 [N, 3]: position in `files`, offset, length in bytes
+    size: int  # S
 
     dtype = np.dtype(np.uint8)
 
@@ -45,7 +35,7 @@ class EncodedImages:
 
     @property
     def nbytes(self) -> int:
-        """Size of all decoded views."""
+        """Bytes of all decoded views."""
         return math.prod(self.shape)
 
     def __len__(self) -> int:
@@ -58,11 +48,10 @@ class EncodedImages:
         if rows.ndim != 1:
             raise IndexError("encoded images have only one axis to index")
         views = np.empty((len(rows), *self.shape[1:]), np.uint8)
-        if len(rows):
-            # Pillow releases the interpreter's lock while it decodes.
-            with ThreadPoolExecutor(min(len(rows), os.cpu_count() or 1)) as pool:
-                for row, view in enumerate(pool.map(self._view, rows)):
-                    views[row] = view
+        # Pillow releases the interpreter's lock while it decodes.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for row, view in enumerate(pool.map(self._view, rows)):
+                views[row] = view
         return views
 
     def read(self, index: int) -> bytes:
@@ -71,9 +60,8 @@ class EncodedImages:
         try:
             return tfrecord.read(self.files[file], tfrecord.Place(offset, length))
         except OSError as e:
-            raise RunFailed(
-                f"{self.files[file]} cannot be read any more ({e}); restore it"
-            ) from None
+            reason = f"cannot be read any more ({e}); restore it"
+            raise RunFailed(f"{self.files[file]} {reason}") from None
 
     def take(self, indices: np.ndarray) -> "EncodedImages":
         """Returns the images at `indices`, without reading them."""
@@ -82,11 +70,8 @@ class EncodedImages:
     def followed_by(self, other: "EncodedImages") -> "EncodedImages":
         """Appends other images of the same size, without reading them."""
         moved = other.places + np.array([[len(self.files), 0, 0]])
-        return dataclasses.replace(
-            self,
-            files=self.files + other.files,
-            places=np.concatenate([self.places, moved]),
-        )
+        places = np.concatenate([self.places, moved])
+        return EncodedImages(self.files + other.files, places, self.size)
 
     def check(self, indices: np.ndarray):
         """Raises RunFailed that names the first damaged image of `indices`."""
@@ -98,20 +83,15 @@ class EncodedImages:
             return evaluation_view(self.read(index), self.size)
         except (OSError, ValueError, SyntaxError) as e:  # from Pillow's decoders
             file, offset, _ = self.places[index].tolist()
-            raise RunFailed(
-                f"the image at byte {offset} of {self.files[file]} cannot be decoded "
-                f"({e}); copy or prepare the dataset again"
-            ) from None
+            place = f"the image at byte {offset} of {self.files[file]}"
+            reason = f"cannot be decoded ({e}); copy or prepare the dataset again"
+            raise RunFailed(f"{place} {reason}") from None
 
 
 def locate(
     folder: str, shards: Sequence[str], places: np.ndarray, size: int
 ) -> EncodedImages:
-    """Returns the images at `places` in the files `shards` of a folder.
-
-    Raises:
-        ValueError: the arrays have wrong dtypes, shapes or values.
-    """
+    """Returns the images at `places` in a folder's files; ValueError if they misfit."""
     if places.dtype != np.int64 or places.shape != (len(places), 3):
         raise ValueError(f"places are {places.dtype} {places.shape}")
     # A path in place of a file name could lead out of the dataset's folder.
@@ -124,7 +104,7 @@ def locate(
 
 
 def evaluation_view(data: bytes, size: int) -> np.ndarray:
-    """Returns the fixed view of an image file, uint8 [size, size, 3]."""
+    """Returns the `central_view` of a JPEG or PNG file."""
     from PIL import Image  # lazy: decoded datasets need no Pillow
 
     with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
@@ -132,9 +112,9 @@ def evaluation_view(data: bytes, size: int) -> np.ndarray:
 
 
 def central_view(rgb: Any, size: int) -> np.ndarray:
-    """Returns the `evaluation_view` of a decoded PIL.Image of mode RGB.
+    """Returns the central square of a PIL.Image of mode RGB, uint8 [size, size, 3].
 
-    Resized by Pillow's antialiased bilinear kernel, as torchvision's crops.
+    Pillow's antialiased bilinear kernel resizes it, as in torchvision's crops.
     """
     from PIL import Image  # lazy, as above
 

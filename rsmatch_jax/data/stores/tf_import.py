@@ -1,8 +1,4 @@
-"""TensorFlow, set up for input only. Every other `tf_*.py` imports it from here.
-
-The environment must be set before TensorFlow loads, so this file does something on
-import, unlike all others.
-"""
+"""TensorFlow for input only. Acts on import: TensorFlow reads the environment then."""
 
 import os
 

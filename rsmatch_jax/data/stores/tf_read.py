@@ -1,5 +1,6 @@
-"""Reads TFDS datasets: decodes each image once. Imports TensorFlow."""
+"""Prepares and decodes TFDS datasets."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,11 +19,7 @@ _MESSAGE = 300  # characters of an error of TFDS that are shown
 
 
 def prepare(name: str, data_dir: str) -> str:
-    """Lets TFDS download and prepare a dataset; returns its folder.
-
-    Raises:
-        RequestError: TFDS does not know the dataset or fails to prepare it.
-    """
+    """Lets TFDS download and prepare a dataset; returns its folder."""
     try:
         builder = tfds.builder(name, data_dir=data_dir)
         builder.download_and_prepare()
@@ -35,70 +32,52 @@ def prepare(name: str, data_dir: str) -> str:
             f"TFDS cannot prepare {name} in {data_dir}: {one_line(e, _MESSAGE)}; "
             "prepare it on another machine and pass --config.data.data_dir=DIR"
         ) from e
-    return str(builder.data_dir)
+    return builder.data_dir
 
 
 def class_names(name: str) -> tuple[str, ...]:
-    """Returns the class names of a TFDS dataset that is not prepared here.
-
-    Raises:
-        RequestError: TFDS does not know the dataset, or reads its class names from the
-            download only, as for many datasets.
-    """
-    way_out = (
-        "prepare it (a training run does, or tfds build) and pass --data_dir=DIR of "
-        "the prepared copy"
-    )
+    """Returns the class names of a TFDS dataset that is not prepared here."""
+    way_out = "prepare it (by a training run or tfds build) and pass --data_dir=DIR"
     try:
-        features = tfds.builder(name).info.features
+        features = dict((tfds.builder(name).info.features or {}).items())
     except tfds.core.DatasetNotFoundError:
         raise RequestError(
             f"--dataset={name} is neither a dataset that TFDS knows nor a folder"
         ) from None
     except Exception as e:  # of any kind: a dataset may need a package that is missing
-        raise RequestError(
-            f"TFDS cannot describe {name}: {one_line(e, _MESSAGE)}; {way_out}"
-        ) from e
-    label = features["label"] if features and "label" in features else None
+        reason = one_line(e, _MESSAGE)
+        raise RequestError(f"TFDS cannot describe {name}: {reason}; {way_out}") from e
+    label = features.get("label")
     if not isinstance(label, tfds.features.ClassLabel) or not label.num_classes:
-        raise RequestError(
-            f"{name} has no class label; only labelled images can be used"
-        )
+        raise RequestError(f"{name} has no class label; it must have one")
     names = tuple(label.names)
     if names == tuple(str(i) for i in range(len(names))):
-        raise RequestError(
-            f"TFDS does not know the class names of {name} before it is prepared; "
-            f"{way_out}"
-        )
+        reason = f"TFDS does not know the class names of {name} before it is prepared"
+        raise RequestError(f"{reason}; {way_out}")
     return names
 
 
-def read_split(source: Source, split: str, *, with_generators: bool) -> ImageArrays:
+def read_split(
+    source: Source, split: str, classes: dict[str, tuple[str, ...]]
+) -> ImageArrays:
     """Decodes one split, sorted by `id` in natural order, or in file order without id.
 
-    Raises:
-        RequestError: features do not fit, images differ in size or have no label, or a
-            file is damaged.
+    classes: names of `label`, and of `generator` in a pool.
     """
-    folder = source.folder
-    builder = tfds.builder_from_directory(folder)
+    builder = tfds.builder_from_directory(source.folder)
     features = dict(builder.info.features.items())
-    keys = ["label"] + ["generator"] * with_generators
-    classes = {key: dataset_folder.label_names(folder, key) for key in keys}
     image = features.get("image")
-    if not isinstance(image, tfds.features.Image):
+    is_image = isinstance(image, tfds.features.Image) and image.np_dtype == np.uint8
+    if image is None or not is_image or image.shape[-1] not in (1, 3):
+        kinds = ", ".join(f"{name} {kind!r}" for name, kind in features.items())
         raise RequestError(
-            f"{folder} has no feature image of kind Image, only {', '.join(features)}"
+            f"{source.folder} has no feature image of kind Image with 1 or 3 channels "
+            f"of uint8, only {kinds}"
         )
-    if image.shape[-1] not in (1, 3) or image.np_dtype != np.uint8:
-        raise RequestError(
-            f"{folder} has images of {image.shape[-1]} channels, {image.np_dtype}; "
-            "1 or 3 channels of uint8 are needed"
-        )
-    columns = _read_columns(builder, split, keys + ["id"] * ("id" in features))
+    columns = _read_columns(builder, split, [*classes] + ["id"] * ("id" in features))
+    stored = columns.pop("id", np.array([])).tolist()
     ids = [
-        i.decode(errors="replace") if isinstance(i, bytes) else str(i)
-        for i in columns.pop("id", np.array([])).tolist()
+        i.decode(errors="replace") if isinstance(i, bytes) else str(i) for i in stored
     ]
     data = dataset_folder.assemble(source, split, columns, ids, classes)
     logging.info("Decoded %d images of %s %s", len(data.labels), data.name, split)
@@ -108,13 +87,7 @@ def read_split(source: Source, split: str, *, with_generators: bool) -> ImageArr
 def read_files(
     folder: str, split: str, *, with_generators: bool
 ) -> Iterator[tuple[list[bytes], np.ndarray]]:
-    """Yields batches of (image files, generators int32 [B]) in file order.
-
-    Generators are -1 if with_generators is False.
-
-    Raises:
-        RequestError: a shard is damaged.
-    """
+    """Yields batches of (files, generators int32 [B], -1 without) in file order."""
     dataset_folder.check_shards(dataset_folder.inspect(folder), [split])
     builder = tfds.builder_from_directory(folder)
     keys = ["image"] + ["generator"] * with_generators
@@ -132,11 +105,7 @@ def _batches(
     batch_size: int,
     decoders: Mapping[str, Any] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yields batches of the features `keys`, in file order.
-
-    Raises:
-        RequestError: a file is damaged.
-    """
+    """Yields the features `keys` in file order; RequestError names a damaged file."""
     dataset = builder.as_dataset(
         split,
         decoders=decoders,
@@ -148,53 +117,50 @@ def _batches(
     try:
         yield from dataset.as_numpy_iterator()
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as e:
+        paths = builder.info.splits[split].filepaths
+        path = next(filter(_has_wrong_checksum, paths), builder.data_dir)
+        reason = f"{path} cannot be decoded ({one_line(e, _MESSAGE)})"
         raise RequestError(
-            f"{_damaged_file(builder, split) or builder.data_dir} cannot be decoded "
-            f"({one_line(e, _MESSAGE)}); copy or prepare the dataset again (a "
-            "synthetic pool: import it again)"
+            f"{reason}; copy or prepare the dataset again (a pool: import it again)"
         ) from e
+
+
+def _has_wrong_checksum(path: os.PathLike[str]) -> bool:
+    try:
+        for _ in tf.data.TFRecordDataset(str(path)):
+            pass
+    except tf.errors.DataLossError:
+        return True
+    return False
 
 
 def _read_columns(
     builder: tfds.core.DatasetBuilder, split: str, keys: list[str]
 ) -> dict[str, np.ndarray]:
-    """The image and the features `keys` of all examples, in file order."""
+    """Returns the image and the features `keys` of all examples, in file order."""
     folder = builder.data_dir
     # Images of one size decode fastest in batches; others need a look at each size.
     one_size = None not in builder.info.features["image"].shape
     total = builder.info.splits[split].num_examples
-    images, done = None, 0
-    columns = {key: [] for key in keys}
+    images: np.ndarray | None = None
+    done = 0
+    columns: dict[str, list[np.ndarray]] = {key: [] for key in keys}
     for batch in _batches(builder, split, ["image", *keys], _BATCH if one_size else 1):
         pixels = batch["image"]
         if images is None:
             images = np.empty((total, *pixels.shape[1:]), np.uint8)
         if pixels.shape[1:] != images.shape[1:]:
-            sizes = [f"{h}x{w}" for _, h, w, _ in (images.shape, pixels.shape)]
+            sizes = (f"{h}x{w}" for _, h, w, _ in (images.shape, pixels.shape))
             raise RequestError(
-                f"{folder} has images of differing sizes ({' and '.join(sizes)}); "
-                "resize them with python -m rsmatch_jax.data.import_images "
-                "--layout=folders --size=N, or keep them with "
-                "--config.data.image_size=N"
+                f"{folder} has images of differing sizes ({' and '.join(sizes)}): "
+                "resize them by data.import_images --layout=folders --size=N, or keep "
+                "their sizes by --config.data.image_size=N"
             )
         images[done : done + len(pixels)] = pixels
         done += len(pixels)
         for key, values in columns.items():
             values.append(batch[key])
-    if done != total or not total:
-        raise RequestError(
-            f"{folder} has {done} images in {split}, but its description says {total}; "
-            "copy or prepare the dataset again"
-        )
+    if images is None or done != total:
+        count = f"{done} images in {split}, but its description says {total}"
+        raise RequestError(f"{folder} has {count}; copy or prepare the dataset again")
     return {"image": images, **{k: np.concatenate(v) for k, v in columns.items()}}
-
-
-def _damaged_file(builder: tfds.core.DatasetBuilder, split: str) -> str | None:
-    """The first file of a split that has a record with a wrong checksum."""
-    for path in builder.info.splits[split].filepaths:
-        try:
-            for _ in tf.data.TFRecordDataset(str(path)):
-                pass
-        except tf.errors.DataLossError:
-            return str(path)
-    return None

@@ -3,6 +3,7 @@
 import io
 import os
 import stat
+import tracemalloc
 import zipfile
 
 import pytest
@@ -46,28 +47,24 @@ def refused(tmp_path, capsys, *words, flags=()):
     assert (tmp_path / "s.zip").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["../c/1.png", "/c/1.png", "c/../../1.png", "..\\c\\1.png", "C:/c/1.png", "../x/"]
-    + ["../notes.txt"],
-)
+OUTSIDE = ["../c/1.png", "/c/1.png", "c/../../1.png", "..\\c\\1.png", "C:/c/1.png"]
+
+
+@pytest.mark.parametrize("name", [*OUTSIDE, "../x/", "../notes.txt"])
 def test_paths_out_of_the_archive(tmp_path, archive, capsys, name):
     with archive() as file:
         file.writestr(name, b"")
     refused(tmp_path, capsys, repr(name), "a path out of the archive")
 
 
-@pytest.mark.parametrize(
-    ("kind", "word"),
-    [(stat.S_IFLNK, "a symbolic link"), (stat.S_IFIFO, "no plain file")]
-    + [(stat.S_IFCHR, "no plain file")],
-)
+@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR])
 @pytest.mark.parametrize("name", ["c/1.png", "notes"])
-def test_members_that_are_no_files(tmp_path, archive, capsys, kind, word, name):
+def test_members_that_are_no_files(tmp_path, archive, capsys, kind, name):
     info = zipfile.ZipInfo(name)
     info.create_system, info.external_attr = 3, (kind | 0o777) << 16
     with archive() as file:
         file.writestr(info, "/etc/passwd")
+    word = "a symbolic link" if kind == stat.S_IFLNK else "no plain file"
     refused(tmp_path, capsys, repr(name), word)
 
 
@@ -108,21 +105,11 @@ def test_members_that_are_not_read_have_no_limit(tmp_path, archive):
         file.writestr("c/white.bmp", bytes(MIB), compresslevel=9)  # as small as most
     with image_source.open_source(str(tmp_path / "s.zip")) as (files, others):
         assert [f.path for f in files] == ["c/good.png", "c/white.bmp"]
-        assert len(others) == 1
+        with pytest.raises(image_source.Unreadable, match="more than 200 times"):
+            others[0].read()  # unless it is read after all
 
 
-def test_a_text_beyond_the_limits_is_not_read(tmp_path, archive):
-    with archive() as file:
-        file.writestr("notes.txt", bytes(2 * MIB), compresslevel=9)
-        entry = file.getinfo("notes.txt")
-    with (
-        zipfile.ZipFile(tmp_path / "s.zip") as file,
-        pytest.raises(ValueError, match="more than 200 times"),
-    ):
-        safe_zip.read(file, entry)
-
-
-def test_a_member_that_is_larger_than_it_says(tmp_path, archive, capsys, monkeypatch):
+def test_a_member_that_is_larger_than_it_says(tmp_path, archive, capsys):
     """No more is unpacked than the entry declares, so memory stays bounded."""
     with archive() as file:
         file.writestr("c/liar.png", bytes(100 * MIB), compresslevel=9)
@@ -131,23 +118,15 @@ def test_a_member_that_is_larger_than_it_says(tmp_path, archive, capsys, monkeyp
     entry = content.rindex(b"PK\x01\x02")
     content[entry + 24 : entry + 28] = (5000).to_bytes(4, "little")
     path.write_bytes(content)
-    lengths = []
-    real = zipfile.zlib.decompressobj
-
-    class Counted:
-        def __init__(self, *args):
-            self._inner = real(*args)
-
-        def decompress(self, *args):
-            lengths.append(len(data := self._inner.decompress(*args)))
-            return data
-
-        def __getattr__(self, name):
-            return getattr(self._inner, name)
-
-    monkeypatch.setattr(zipfile.zlib, "decompressobj", Counted)
+    with zipfile.ZipFile(path) as file, pytest.raises(zipfile.BadZipFile):
+        tracemalloc.start()
+        try:
+            safe_zip.read(file, file.getinfo("c/liar.png"))
+        finally:
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+    assert peak < MIB
     refused(tmp_path, capsys, "c/liar.png")
-    assert 0 < max(lengths) < 10_000
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])

@@ -25,51 +25,45 @@ def picture() -> np.ndarray:
     return rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
 
 
+def write(folder, splits, **options):
+    options = {"class_names": CLASSES, "size": (SIZE, SIZE), **options}
+    tf_write.write(str(folder), splits, **options)
+
+
+def only_example(folder, **decoders):
+    builder = tfds.builder_from_directory(str(folder))
+    (example,) = tfds.as_numpy(builder.as_dataset("train", decoders=decoders))
+    return example
+
+
 def test_writer_keeps_bytes_and_refuses_an_existing_folder(tmp_path):
-    buffer = io.BytesIO()
+    buffer, folder = io.BytesIO(), tmp_path / "9 lives"
     Image.fromarray(picture()).save(buffer, format="JPEG", quality=80)
-    folder = str(tmp_path / "9 lives")
-    examples = [tf_write.Example(buffer.getvalue(), 2, "x")]
-    tf_write.write(folder, {"train": examples}, class_names=CLASSES, size=(SIZE, SIZE))
-    builder = tfds.builder_from_directory(folder)
-    assert builder.info.features["label"].names == list(CLASSES)
-    skip = {"image": tfds.decode.SkipDecoding()}
-    (example,) = tfds.as_numpy(builder.as_dataset("train", decoders=skip))
-    assert example["image"] == buffer.getvalue()
-    assert example["label"] == 2
+    write(folder, {"train": [tf_write.Example(buffer.getvalue(), 2, "x")]})
+    example = only_example(folder, image=tfds.decode.SkipDecoding())
+    assert (example["image"], example["label"]) == (buffer.getvalue(), 2)
     with pytest.raises(RequestError, match="exists already"):
-        tf_write.write(folder, {}, class_names=CLASSES, size=(SIZE, SIZE))
+        write(folder, {})
     with pytest.raises(RequestError, match="single lines"):
-        tf_write.write(folder + "2", {}, class_names=("cat", "cat"), size=(SIZE, SIZE))
+        write(tmp_path / "2", {}, class_names=("cat", "cat"))
     assert os.listdir(tmp_path) == ["9 lives"]
 
 
 def test_shards_named_after_their_content(tmp_path):
-    """Two datasets of one name share no shard; equal ones are equal byte for byte."""
-
-    def files(folder, label):
-        tf_write.write(
-            str(tmp_path / folder),
-            {"train": [tf_write.Example(picture(), label, "x")]},
-            class_names=CLASSES,
-            size=(SIZE, SIZE),
-            name="my pets",
-            digest_names=True,
-        )
-        paths = sorted((tmp_path / folder).iterdir())
-        return {path.name: path.read_bytes() for path in paths}
-
-    one, same, other = files("one", 0), files("same", 0), files("other", 2)
-    assert one == same
-    assert "label.labels.txt" in one
-    shards = [n for f in (one, other) for n in f if ".tfrecord-00000" in n]
-    assert len(set(shards)) == 2
-    assert all(n.startswith("my_pets-train-") for n in shards)
-    for folder, label in (("one", 0), ("other", 2)):
-        builder = tfds.builder_from_directory(str(tmp_path / folder))
-        (example,) = tfds.as_numpy(builder.as_dataset("train"))
+    """Two datasets of one name share no shard."""
+    shards = []
+    for label in (0, 2):
+        folder = tmp_path / str(label)
+        examples = [tf_write.Example(picture(), label, "x")]
+        write(folder, {"train": examples}, name="my pets", digest_names=True)
+        names = (folder / "label.labels.txt").read_text().split()
+        assert tuple(names) == CLASSES
+        shards += [path.name for path in folder.glob("*.tfrecord-00000*")]
+        example = only_example(folder)
         assert example["label"] == label
         np.testing.assert_array_equal(example["image"], picture())
+    assert len(set(shards)) == 2
+    assert all(name.startswith("my_pets-train-") for name in shards)
 
 
 WRITE = """
@@ -91,33 +85,29 @@ tf_write.write(
 
 def test_another_process_writes_the_same_bytes(tmp_path, monkeypatch):
     """Protocol buffers order an example's features by a seed of the process."""
-    folders = [tmp_path / str(number) for number in range(3)]
-    for folder in folders[:2]:
-        subprocess.run([sys.executable, "-c", WRITE, str(folder)], check=True, cwd=ROOT)
-    monkeypatch.setattr(sys, "argv", ["", str(folders[2])])
-    exec(WRITE, {})  # and in this process
-    trees = [{p.name: p.read_bytes() for p in folder.iterdir()} for folder in folders]
-    assert trees[0] == trees[1] == trees[2]
+    folders = [tmp_path / "there", tmp_path / "here"]
+    argv = [sys.executable, "-c", WRITE, str(folders[0])]
+    subprocess.run(argv, check=True, cwd=ROOT)
+    monkeypatch.setattr(sys, "argv", ["", str(folders[1])])
+    exec(WRITE, {})
+    there, here = ({p.name: p.read_bytes() for p in f.iterdir()} for f in folders)
+    assert there == here
 
 
-def test_a_full_disk_raises_oserror(tmp_path, monkeypatch):
-    def full(*args):
-        raise tf_write.tf.errors.ResourceExhaustedError(None, None, "no space")
-
-    monkeypatch.setattr(tf_write, "_write_splits", full)
-    with pytest.raises(OSError, match="no space") as e:
-        tf_write.write(str(tmp_path / "p"), {}, class_names=CLASSES, size=(8, 8))
-    assert e.value.errno == errno.ENOSPC
-    assert os.listdir(tmp_path) == []
-
-
-def test_writer_leaves_nothing_after_a_failure(tmp_path):
+def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
     def broken():
         yield tf_write.Example(picture(), 0, "x")
         raise RuntimeError("stop")
 
+    def full(*args):
+        raise tf_write.tf.errors.ResourceExhaustedError(None, None, "no space")
+
     with pytest.raises(RuntimeError, match="stop"):
-        tf_write.write(
-            str(tmp_path / "p"), {"train": broken()}, class_names=CLASSES, size=(8, 8)
-        )
+        write(tmp_path / "p", {"train": broken()})
+    with pytest.raises(RequestError, match="no images for .*p in train"):
+        write(tmp_path / "p", {"train": []})
+    monkeypatch.setattr(tf_write, "_write_splits", full)
+    with pytest.raises(OSError, match="no space") as e:
+        write(tmp_path / "p", {})
+    assert e.value.errno == errno.ENOSPC
     assert os.listdir(tmp_path) == []

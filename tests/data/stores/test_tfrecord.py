@@ -10,17 +10,13 @@ from rsmatch_jax.data.stores import tfrecord
 
 
 def example(**features) -> bytes:
-    def feature(value):
+    message = tf.train.Example()
+    for key, value in features.items():
         values = value if isinstance(value, list) else [value]
-        if isinstance(values[0], bytes):
-            return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
-        if isinstance(values[0], int):
-            return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
-        return tf.train.Feature(float_list=tf.train.FloatList(value=values))
-
-    content = {key: feature(value) for key, value in features.items()}
-    example = tf.train.Example(features=tf.train.Features(feature=content))
-    return example.SerializeToString()
+        feature = message.features.feature[key]
+        kinds = {bytes: "bytes_list", int: "int64_list", float: "float_list"}
+        getattr(feature, kinds[type(values[0])]).value.extend(values)
+    return message.SerializeToString()
 
 
 def test_values_have_their_places_in_any_order(tmp_path):
@@ -39,7 +35,7 @@ def test_values_have_their_places_in_any_order(tmp_path):
         ],
     )
     records = list(tfrecord.records(path, ("image", "label", "absent")))
-    assert len(records) == tfrecord.count(path) == 15
+    assert len(records) == len(list(tfrecord.records(path, ()))) == 15
     for record, row in zip(records, rows * 3, strict=True):
         assert record["label"] == row["label"]
         assert tfrecord.read(path, record["image"]) == row["image"]
@@ -75,7 +71,7 @@ def test_damage_is_reported_with_the_number_of_complete_records(tmp_path):
         with pytest.raises(tfrecord.Damaged, match=message):
             search(content[:end])
         with pytest.raises(tfrecord.Damaged, match=message):
-            tfrecord.count(str(tmp_path / "g"))
+            list(tfrecord.records(str(tmp_path / "g"), ()))
     for junk in (os.urandom(40), b"\xff" * 40):
         with pytest.raises(tfrecord.Damaged, match="1 complete"):
             search(content[: len(content) // 2] + junk)

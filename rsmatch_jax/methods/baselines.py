@@ -1,7 +1,4 @@
-"""FixMatch, FlexMatch, FreeMatch: weak-view labels supervise the strong view.
-
-The three differ in their rule alone (rules.py). The loss is USB's.
-"""
+"""The methods that RSMatch is compared with, but for SimMatch."""
 
 import dataclasses
 
@@ -12,19 +9,39 @@ from rsmatch_jax.methods import base, keys, rules
 
 
 @dataclasses.dataclass(frozen=True)
+class Supervised(base.Method):
+    """Labelled images only: the lower bound of every other method."""
+
+    uses_unlabeled = False
+
+    def heads(self, num_classes):
+        return {"classifier": {"real": num_classes}}
+
+    def loss(self, params, inputs):
+        outputs, new_stats = inputs.nets["classifier"].apply(
+            params["classifier"], inputs.stats["classifier"], inputs.batch.lab, True
+        )
+        logits, labels = outputs.logits["real"], inputs.batch.labels
+        loss = jnp.mean(losses.cross_entropy(logits, labels))
+        metrics = {"loss": loss, "loss_sup": loss}
+        return loss, ({"classifier": new_stats}, {}, metrics)
+
+
+@dataclasses.dataclass(frozen=True)
 class SelfTraining(base.Method):
-    """rule: the one of the method's name. unsup_weight: lambda. weak_forward: see
-    base.forward."""
+    """FixMatch, FlexMatch, FreeMatch: weak-view labels supervise the strong view.
+
+    They differ in their rule alone (rules.py). The loss is USB's.
+    """
 
     rule_key = "method.name"
 
     rule: base.Rule
-    unsup_weight: float = keys.key("method.unsup_weight")
-    weak_forward: str = keys.key("train.weak_forward")
+    unsup_weight: float = keys.key("method.unsup_weight")  # lambda
+    weak_forward: str = keys.key("train.weak_forward")  # see base.forward
 
     @classmethod
     def make(cls, config, dims):
-        del dims
         name = config.method.name
         return keys.from_config(cls, name, config, rule=rules.make(name, config))
 
