@@ -56,9 +56,8 @@ def drop(
     place = zlib.crc32(name.encode())
 
     def mask(key):
-        return jax.random.bernoulli(
-            jax.random.fold_in(key, place), 1 - rate, x.shape[1:]
-        )
+        key = jax.random.fold_in(key, place)
+        return jax.random.bernoulli(key, 1 - rate, x.shape[1:])
 
     return jnp.where(jax.vmap(mask)(keys), x / (1 - rate), jnp.zeros_like(x))
 
@@ -88,11 +87,11 @@ class Block(nn.Module):
         scale, shift = jnp.split(change[:, None, None, :], 2, axis=-1)
         h = nn.swish(_norm(h, "norm_1", self.dtype) * (1 + scale) + shift)
         if self.dropout and keys is not None:
-            h = drop(h, keys, self.dropout, self.name)
-        h = nn.Conv(
+            h = drop(h, keys, self.dropout, str(self.name))
+        last = nn.Conv(
             self.width, (3, 3), dtype=self.dtype, kernel_init=ZEROS, name="conv_1"
-        )(h)
-        return shortcut + h
+        )
+        return shortcut + last(h)
 
 
 class Attention(nn.Module):
@@ -113,10 +112,8 @@ class Attention(nn.Module):
         h = nn.Dense(3 * c, dtype=self.dtype, name="query_key_value")(h)
         h = h.reshape(b, height * width, 3, heads, c // heads)
         h = jax.nn.dot_product_attention(h[:, :, 0], h[:, :, 1], h[:, :, 2])
-        h = nn.Dense(c, dtype=self.dtype, kernel_init=ZEROS, name="out")(
-            h.reshape(b, height * width, c)
-        )
-        return x + h.reshape(x.shape)
+        out = nn.Dense(c, dtype=self.dtype, kernel_init=ZEROS, name="out")
+        return x + out(h.reshape(b, height * width, c)).reshape(x.shape)
 
 
 class UNet(nn.Module):

@@ -92,21 +92,14 @@ def test_attention_is_its_formula():
     groups = x.reshape(2, 9, 8, 16)
     mean = groups.mean((1, 3), keepdims=True)
     scaled = (groups - mean) / np.sqrt(groups.var((1, 3), keepdims=True) + 1e-6)
-    h = scaled.reshape(2, 9, 128) * p["norm"]["scale"][None, None]
-    h = h + p["norm"]["bias"][None, None]
-    h = h @ p["query_key_value"]["kernel"]
-    h = h + p["query_key_value"]["bias"][None, None]
-    want = np.zeros((2, 9, 128))
-    for image in range(2):
-        for head in range(2):  # 128 channels are two heads of 64
-            query, key, value = (
-                h[image][:, k * 128 + head * 64 :][:, :64] for k in range(3)
-            )
-            weights = np.exp(query @ key.T / 8)
-            weights /= weights.sum(1, keepdims=True)
-            want[image][:, head * 64 :][:, :64] = weights @ value
-    want = want @ p["out"]["kernel"] + p["out"]["bias"][None, None]
-    want = x + want.reshape(x.shape)
+    h = scaled.reshape(2, 9, 128) * p["norm"]["scale"] + p["norm"]["bias"]
+    h = h @ p["query_key_value"]["kernel"] + p["query_key_value"]["bias"]
+    # 128 channels are two heads of 64: [query, key or value, image, head, pixel, 64].
+    query, key, value = h.reshape(2, 9, 3, 2, 64).transpose(2, 0, 3, 1, 4)
+    weights = np.exp(query @ key.swapaxes(2, 3) / 8)
+    weights /= weights.sum(3, keepdims=True)
+    want = (weights @ value).transpose(0, 2, 1, 3).reshape(2, 9, 128)
+    want = x + (want @ p["out"]["kernel"] + p["out"]["bias"]).reshape(x.shape)
     np.testing.assert_allclose(net.apply(params, x), want, atol=1e-4)
 
 

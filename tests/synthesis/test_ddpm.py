@@ -16,7 +16,7 @@ from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.errors import RequestError, RunFailed
 from rsmatch_jax.runs import checkpoint
 from rsmatch_jax.synthesis.ddpm import __main__ as ddpm
-from rsmatch_jax.synthesis.ddpm import diffusion, output, pool
+from rsmatch_jax.synthesis.ddpm import denoiser, diffusion, output, pool
 from rsmatch_jax.synthesis.ddpm import settings as ddpm_settings
 from rsmatch_jax.terminal import Progress
 
@@ -46,7 +46,7 @@ def test_pictures_are_rounded_to_the_scans_levels(levels):
 def fake_sampler(rounds, requests):
     """Replaces make_sampler: call i returns flat pictures of the levels rounds[i].
 
-    asked: list, gets (key, labels) of every call.
+    requests: list, gets (key, labels) of every call.
     """
     calls = iter(rounds)
 
@@ -59,23 +59,18 @@ def fake_sampler(rounds, requests):
 
 
 def two_classes():
-    data = arrays.digits("train")
-    return dataclasses.replace(
-        data,
-        images=np.array(data.images[:2]),
-        labels=np.arange(2, dtype=np.int32),
-        class_names=("0", "1"),
-    )
+    """Returns two pictures, the first one a flat 9."""
+    images = np.array(arrays.digits("train").images[:2])
+    images[0] = arrays.grey_levels_to_uint8(np.array(9))
+    return arrays.ImageArrays("two", images, np.arange(2, dtype=np.int32), ("0", "1"))
 
 
-def test_duplicates_are_drawn_anew(monkeypatch):
-    data = two_classes()
-    data.images[0] = arrays.grey_levels_to_uint8(np.array(9))  # a real scan, flat 9
+def test_duplicates_are_drawn_anew(monkeypatch, tmp_path):
     # Needed: 0 0 1 1. First round: 3 twice, 9 is a real scan. Second round: 0 1.
     requests = []
     levels = [[3, 3, 9, 5], [3, 6, 3, 3], [4] * 4]
     monkeypatch.setattr(diffusion, "make_sampler", fake_sampler(levels, requests))
-    result, dropped = pool.draw_pool(TINY, {}, data, 17)
+    result, dropped = pool.draw_pool(TINY, {}, two_classes(), 17, [], str(tmp_path))
     assert dropped == 3
     np.testing.assert_array_equal(result.labels, [0, 0, 1, 1])
     want = arrays.grey_levels_to_uint8(np.array([3, 4, 5, 6]))
@@ -85,11 +80,11 @@ def test_duplicates_are_drawn_anew(monkeypatch):
     assert all(key not in keys[:i] for i, key in enumerate(keys))
 
 
-def test_too_few_different_pictures_end_the_run(monkeypatch):
+def test_too_few_different_pictures_end_the_run(monkeypatch, tmp_path):
     same = [[3] * 4] * pool.MAX_ROUNDS
     monkeypatch.setattr(diffusion, "make_sampler", fake_sampler(same, []))
     with pytest.raises(RunFailed, match="lower --guidance"):
-        pool.draw_pool(TINY, {}, two_classes(), 17)
+        pool.draw_pool(TINY, {}, two_classes(), 17, [], str(tmp_path))
 
 
 def test_command_makes_a_pool(tmp_path, capsys):
@@ -120,14 +115,20 @@ def test_command_makes_a_pool(tmp_path, capsys):
 
     # The same seed gives the same pool; another one gives other weights, batches and
     # pictures.
-    data = arrays.digits("train")
-    state, losses = diffusion.train(TINY, data)
-    again, _ = pool.draw_pool(TINY, state.ema, data, 17)
-    np.testing.assert_array_equal(again.images, saved.images)
-    other = dataclasses.replace(TINY, seed=1)
-    redrawn, _ = pool.draw_pool(other, state.ema, data, 17)
-    assert not np.array_equal(redrawn.images, saved.images)
-    assert diffusion.train(other, data)[1].values != losses.values
+    data, devices = arrays.digits("train"), jax.local_devices()
+
+    def train_and_draw(settings, state=None):
+        folder = tmp_path / str(settings.seed)
+        trained, losses = denoiser.train(settings, data, devices, str(folder), 100)
+        weights = (state or trained).ema
+        drawn, _ = pool.draw_pool(settings, weights, data, 17, devices, str(folder))
+        return trained, losses, drawn.images
+
+    state, losses, again = train_and_draw(TINY)
+    np.testing.assert_array_equal(again, saved.images)
+    _, other_losses, redrawn = train_and_draw(dataclasses.replace(TINY, seed=1), state)
+    assert other_losses != losses
+    assert not np.array_equal(redrawn, saved.images)
 
 
 def test_a_colour_set_becomes_a_tfds_pool(tmp_path, capsys):
@@ -206,14 +207,10 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "training: 6 of 6 steps are done already" in printed
     assert "drawing 6/6 DDIM steps" in printed
-    complete, parts = (
-        arrays.load(f"{tmp_path}/{name}") for name in ("complete", "parts")
-    )
-    np.testing.assert_array_equal(parts.images, complete.images)
-    losses = [
-        arrays.load_meta(f"{tmp_path}/{name}")["final_loss"]
-        for name in ("complete", "parts")
-    ]
+    folders = [f"{tmp_path}/{name}" for name in ("complete", "parts")]
+    images = [arrays.load(folder).images for folder in folders]
+    np.testing.assert_array_equal(*images)
+    losses = [arrays.load_meta(folder)["final_loss"] for folder in folders]
     assert losses[0] == losses[1]
     assert not staging.exists()
 
@@ -260,9 +257,9 @@ def test_the_source_is_described(tmp_path):
         "redistributionInfo": {"license": "CC0"},
     }
     (tmp_path / "dataset_info.json").write_text(json.dumps(info))
-    text, licence = output.origin(str(tmp_path), None)
-    assert text.endswith("trained on pets 2.0.0. Cats and dogs. @misc{pets}")
-    assert licence == "CC0"
+    got = output.origin(str(tmp_path), None)
+    assert got["source"].endswith("on pets 2.0.0. Cats and dogs. @misc{pets}")
+    assert got["licence"] == "CC0"
 
 
 def test_a_diverging_run_exits_1(tmp_path, capsys, monkeypatch):
@@ -270,7 +267,7 @@ def test_a_diverging_run_exits_1(tmp_path, capsys, monkeypatch):
         loss = jnp.where(state.step < 7, 1.0, jnp.nan)
         return state.replace(step=state.step + 1), loss
 
-    monkeypatch.setattr(diffusion, "make_train_step", lambda *args: diverge)
+    monkeypatch.setattr(denoiser, "make_train_step", lambda *args: diverge)
     assert ddpm.main(["--dataset=digits", f"--out={tmp_path}/pool", *FLAGS]) == 1
     printed = capsys.readouterr().err
     assert "from training step 8 on; lower --learning_rate" in printed

@@ -13,13 +13,12 @@ from tiny_diffusion import TINY
 
 from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.models import unet
-from rsmatch_jax.runs import checkpoint
 from rsmatch_jax.runtime import parallel
-from rsmatch_jax.synthesis.ddpm import diffusion, process
+from rsmatch_jax.synthesis.ddpm import denoiser, diffusion
 
 
 def test_schedule_is_the_papers_cosine():
-    got = process.alpha_bars(1000)
+    got = diffusion.alpha_bars(1000)
     assert got.shape == (1001,)
     assert got.dtype == np.float32
 
@@ -35,7 +34,7 @@ def test_noise_keeps_signal_and_noise_shares():
     rng = np.random.default_rng(0)
     images, noise = rng.normal(size=(2, 3, 4, 4, 1)).astype(np.float32)
     signal = np.array([1.0, 0.36, 0.0], np.float32)
-    got = process.add_noise(images, noise, jnp.asarray(signal))
+    got = diffusion.add_noise(images, noise, jnp.asarray(signal))
     want = [images[0], 0.6 * images[1] + 0.8 * noise[1], noise[2]]
     np.testing.assert_allclose(got, want, atol=1e-6)
 
@@ -45,42 +44,36 @@ def test_ddim_step_moves_along_the_same_noise_and_ends_at_the_image():
     image = rng.uniform(-1, 1, (2, 4, 4, 1)).astype(np.float32)
     noise = rng.normal(size=image.shape).astype(np.float32)
     noisy = 0.6 * image + 0.8 * noise
-    between = process.ddim_step(noisy, noise, jnp.float32(0.36), jnp.float32(0.64))
-    np.testing.assert_allclose(between, 0.8 * image + 0.6 * noise, atol=1e-5)
-    end = process.ddim_step(noisy, noise, jnp.float32(0.36), jnp.float32(1.0))
-    np.testing.assert_allclose(end, image, atol=1e-5)
-
-
-def test_ddim_step_keeps_the_image_in_range():
+    for signal, want in ((0.64, 0.8 * image + 0.6 * noise), (1.0, image)):
+        got = diffusion.ddim_step(noisy, noise, jnp.float32(0.36), jnp.float32(signal))
+        np.testing.assert_allclose(got, want, atol=1e-5)
     # The predicted image is (0.9 - 0.8 * -1.5) / 0.6 = 3.5. It is clipped to 1, and the
     # noise is then (0.9 - 0.6) / 0.8.
-    got = process.ddim_step(
-        jnp.full((1, 1), 0.9), jnp.full((1, 1), -1.5), 0.36, jnp.float32(0.64)
-    )
-    np.testing.assert_allclose(got, 0.8 + 0.6 * 0.3 / 0.8, rtol=1e-5)
+    clipped = diffusion.ddim_step(jnp.full(1, 0.9), jnp.full(1, -1.5), 0.36, 0.64)
+    np.testing.assert_allclose(clipped, 0.8 + 0.6 * 0.3 / 0.8, rtol=1e-5)
 
 
 def test_guidance_moves_away_from_the_unlabelled_prediction():
     labelled, unlabelled = jnp.array([1.0, 2.0]), jnp.array([0.5, 3.0])
-    got = process.guide(labelled, unlabelled, 3.0)
+    got = diffusion.guide(labelled, unlabelled, 3.0)
     np.testing.assert_allclose(got, [4 - 1.5, 8 - 9])
-    np.testing.assert_array_equal(process.guide(labelled, unlabelled, 0.0), labelled)
+    np.testing.assert_array_equal(diffusion.guide(labelled, unlabelled, 0.0), labelled)
 
 
 def test_dropped_labels_become_the_extra_class():
     labels = jnp.arange(20_000, dtype=jnp.int32) % 10
-    got = np.asarray(process.drop_labels(jax.random.key(0), labels, 0.1, 10))
+    got = np.asarray(diffusion.drop_labels(jax.random.key(0), labels, 0.1, 10))
     dropped = got == 10
     assert 0.09 < dropped.mean() < 0.11
     np.testing.assert_array_equal(got[~dropped], np.asarray(labels)[~dropped])
     for rate, want in ((0.0, labels), (1.0, jnp.full_like(labels, 10))):
-        got = process.drop_labels(jax.random.key(0), labels, rate, 10)
+        got = diffusion.drop_labels(jax.random.key(0), labels, rate, 10)
         np.testing.assert_array_equal(got, want)
 
 
 def test_mirrored_images_are_about_half():
     images = jnp.arange(400 * 3 * 2, dtype=jnp.uint8).reshape(400, 1, 3, 2)
-    got = np.asarray(process.flip_some(jax.random.key(0), images))
+    got = np.asarray(diffusion.flip_some(jax.random.key(0), images))
     same = (got == np.asarray(images)).all((1, 2, 3))
     mirrored = (got == np.asarray(images)[:, :, ::-1]).all((1, 2, 3))
     assert (same ^ mirrored).all()
@@ -90,7 +83,7 @@ def test_mirrored_images_are_about_half():
 def test_learning_rate_rises_then_falls():
     # Adam's update for a gradient that never changes is the learning rate.
     settings = dataclasses.replace(TINY, learning_rate=0.5, warmup_steps=5, steps=25)
-    tx = diffusion.optimizer(settings)
+    tx = denoiser.optimizer(settings)
     params, gradient = jnp.zeros(()), jnp.ones(())
     state, got = tx.init(params), []
     for _ in range(25):
@@ -102,17 +95,14 @@ def test_learning_rate_rises_then_falls():
 
 
 def test_large_gradients_are_clipped():
-    def updates(first, clip):
-        settings = dataclasses.replace(TINY, gradient_clip=clip)
-        tx = diffusion.optimizer(settings)
-        params = jnp.zeros(2)
-        state = tx.init(params)
-        for gradient in (jnp.array([0.6, 0.8]) * first, jnp.array([0.1, 0.2])):
-            update, state = tx.update(gradient, state, params)
-        return update
+    def update(first, clip):
+        tx = denoiser.optimizer(dataclasses.replace(TINY, gradient_clip=clip))
+        state = tx.init(jnp.zeros(2))
+        _, state = tx.update(first * jnp.array([0.6, 0.8]), state)
+        return tx.update(jnp.array([0.1, 0.2]), state)[0]
 
-    np.testing.assert_allclose(updates(50, 1.0), updates(1, 0.0), rtol=1e-5)
-    assert abs(updates(50, 0.0) - updates(1, 0.0)).max() > 1e-3
+    np.testing.assert_allclose(update(50, 1.0), update(1, 0.0), rtol=1e-5)
+    assert abs(update(50, 0.0) - update(1, 0.0)).max() > 1e-3
 
 
 @pytest.fixture
@@ -132,11 +122,11 @@ def mapped_step(settings, num_devices):
     data = arrays.fake("train")
     devices = jax.local_devices()[:num_devices]
     tx = optax.sgd(1.0)
-    state = diffusion.init_state(settings, 10, data.images.shape[1:], tx)
+    state = denoiser.init_state(settings, 10, data.images.shape[1:], tx)
     start = moved(jax.device_get(state.params), size=0.05)
     state = parallel.replicate(state.replace(params=start), devices)
     inputs = parallel.replicate((jax.random.key(3), data.images, data.labels), devices)
-    step = diffusion.make_train_step(settings, 10, tx)
+    step = denoiser.make_train_step(settings, 10, tx)
     step = parallel.map_resident_step(step, 3, devices)
     return step, (state, *inputs, parallel.ranks(devices))
 
@@ -163,23 +153,18 @@ def test_one_device_equals_four(shallow):
 
 
 def test_drawing_on_one_device_equals_four(shallow):
-    settings = dataclasses.replace(FULL, guidance=1.0)
-    net = diffusion.network(settings, 8, 10)
-    labels = np.arange(6, dtype=np.int32)  # no multiple of four
-    params = net.init(
-        jax.random.key(0, impl="rbg"),
-        jnp.zeros((1, 8, 8, 3)),
-        *(jnp.asarray(labels[:1]),) * 2,
-    )
-    params = moved(params, size=0.02)
-    got = [
-        diffusion.make_sampler(settings, (8, 8, 3), 10, jax.local_devices()[:n])(
-            params, jax.random.key(1), labels
+    settings, labels = dataclasses.replace(FULL, guidance=1.0), np.arange(6)
+    net, devices = diffusion.network(settings, 8, 10), jax.local_devices()
+    key = jax.random.key(0, impl="rbg")
+    params = moved(net.init(key, jnp.zeros((6, 8, 8, 3)), labels, labels), size=0.02)
+    one, four = (
+        diffusion.make_sampler(settings, (8, 8, 3), 10, devices[:n])(
+            params, jax.random.key(1), labels.astype(np.int32)
         )
-        for n in (1, 4)
-    ]
-    assert got[0].shape == (6, 8, 8, 3)
-    np.testing.assert_allclose(*got, atol=1e-4)
+        for n in (1, 4)  # the six pictures are no multiple of four
+    )
+    assert one.shape == (6, 8, 8, 3)
+    np.testing.assert_allclose(one, four, atol=1e-4)
 
 
 def test_bfloat16_is_for_activations_alone(shallow):
@@ -221,41 +206,10 @@ class Scale:
         return params["scale"] * images
 
 
-def test_resumed_training_is_bit_equal(tmp_path, monkeypatch):
-    monkeypatch.setattr(diffusion, "network", lambda *args: Scale())
-    settings = dataclasses.replace(FULL, warmup_steps=2)
-    data, devices = arrays.fake("train"), jax.local_devices()[:1]
-    complete, losses = diffusion.train(settings, data, devices=devices)
-
-    save = checkpoint.Checkpoints.save
-
-    def stopping(self, step, *more):
-        save(self, step, *more)
-        if step == 4:
-            raise KeyboardInterrupt
-
-    folder = str(tmp_path / "model")
-    arguments = {"devices": devices, "folder": folder, "save_every": 2}
-    with monkeypatch.context() as m:
-        m.setattr(checkpoint.Checkpoints, "save", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            diffusion.train(settings, data, **arguments)
-    lines = []
-    resumed, again_losses = diffusion.train(settings, data, lines.append, **arguments)
-    assert lines[0] == "training: 4 of 6 steps are done already"
-    assert int(resumed.step) == 6
-    jax.tree.map(np.testing.assert_array_equal, resumed, complete)
-    assert again_losses.values == losses.values
-    # Nothing is left to do: the saved state is returned.
-    again, again_losses = diffusion.train(settings, data, **arguments)
-    jax.tree.map(np.testing.assert_array_equal, again, complete)
-    assert again_losses.values == losses.values
-
-
-def test_training_learns(shallow):
-    devices = jax.local_devices()[:1]
-    state, losses = diffusion.train(TINY, arrays.digits("train"), devices=devices)
-    losses = np.asarray(losses.values)
+def test_training_learns(shallow, tmp_path):
+    data, devices = arrays.digits("train"), jax.local_devices()[:1]
+    state, losses = denoiser.train(TINY, data, devices, str(tmp_path), 100)
+    losses = np.asarray(losses)
     assert losses.shape == (60,)
     assert losses[0] == pytest.approx(1, abs=0.1)  # predicts 0 of unit noise
     assert losses[-10:].mean() < 0.6
@@ -285,18 +239,19 @@ def test_dropout_is_for_training(shallow):
     assert (jnp.abs(trained - drawn).max(axis=(1, 2, 3)) > 1e-3).all()
 
 
-def test_every_step_has_its_own_batch(monkeypatch):
+def test_every_step_has_its_own_batch(monkeypatch, tmp_path):
     monkeypatch.setattr(diffusion, "network", lambda *args: Scale())
     still = dataclasses.replace(TINY, learning_rate=1e-12, steps=4)
-    _, losses = diffusion.train(still, arrays.digits("train"))
-    assert len(set(losses.values)) == 4
+    data, devices = arrays.digits("train"), jax.local_devices()
+    _, losses = denoiser.train(still, data, devices, str(tmp_path), 9)
+    assert len(set(losses)) == 4
 
 
 def test_drawing_with_a_perfect_predictor_finds_its_images(monkeypatch):
     # Class c is a flat picture of grey MEANS[c]; with no label, the net says MEANS[2].
     # Guidance 3 must then end at 4 * MEANS[c] - 3 * MEANS[2].
     means = jnp.array([0.1, -0.2, 0.05])
-    signals = jnp.asarray(process.alpha_bars())
+    signals = jnp.asarray(diffusion.alpha_bars())
 
     class Oracle:
         def apply(self, params, noisy, times, labels):
@@ -306,7 +261,7 @@ def test_drawing_with_a_perfect_predictor_finds_its_images(monkeypatch):
 
     monkeypatch.setattr(diffusion, "network", lambda *args: Oracle())
     settings = dataclasses.replace(TINY, guidance=3.0, sampling_steps=10)
-    draw = diffusion.make_sampler(settings, (4, 4, 1), 2)
+    draw = diffusion.make_sampler(settings, (4, 4, 1), 2, jax.local_devices())
     ticks = []
     labels = np.array([0, 1, 1], np.int32)
     got = draw({}, jax.random.key(0), labels, lambda: ticks.append(1))

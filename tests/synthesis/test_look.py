@@ -30,8 +30,9 @@ def pictures(per_class, seed, channels=3):
     return np.clip(levels, 0, 255).astype(np.uint8), labels
 
 
-def array_set(folder, images, labels, generators=None, names=CLASSES, extra=None):
-    kinds = () if generators is None else tuple("ab"[: generators.max(initial=0) + 1])
+def array_pool(folder, images, labels, kinds=("a",), names=CLASSES, extra=None):
+    """Writes a pool; the generators take turns of one picture of each class."""
+    generators = (np.arange(len(labels)) // 3 % len(kinds)).astype(np.int32)
     data = arrays.ImageArrays("pets", images, labels, names, generators, kinds)
     arrays.save(str(folder), data, extra)
     return str(folder)
@@ -42,7 +43,8 @@ def real(tmp_path_factory):
     """Writes a real set in array form with 150 training pictures a class."""
     root = tmp_path_factory.mktemp("real")
     for split, per_class, seed in (("train", 150, 0), ("test", 20, 1)):
-        array_set(root / split, *pictures(per_class, seed))
+        data = arrays.ImageArrays("pets", *pictures(per_class, seed), CLASSES)
+        arrays.save(str(root / split), data)
     return str(root)
 
 
@@ -67,8 +69,7 @@ def test_a_planted_frame_is_found(frame, low, high, words, tmp_path, real, capsy
     if frame:
         images[:, (0, -1)] = 0
         images[:, :, (0, -1)] = 0
-    generators = (np.arange(len(labels)) // 3 % 2).astype(np.int32)
-    pool = array_set(tmp_path / "pool", images, labels, generators)
+    pool = array_pool(tmp_path / "pool", images, labels, ("a", "b"))
     assert run(pool, real, tmp_path / "out") == 0
     figures = figures_of(tmp_path / "out")
     assert figures["near_twins"]["real"] < 0.05
@@ -85,11 +86,10 @@ def test_copies_of_real_pictures_do_not_leak(tmp_path, real, capsys):
     images, labels = pictures(2, seed=7)
     train = arrays.load(os.path.join(real, "train"))
     test = arrays.load(os.path.join(real, "test"))
-    pool = array_set(
+    pool = array_pool(
         tmp_path / "pool",
         np.concatenate([*[images] * 20, train.images[:60], test.images[:9]]),
         np.concatenate([*[labels] * 20, train.labels[:60], test.labels[:9]]),
-        np.zeros(189, np.int32),
         extra={"duplicates_dropped": 4},
     )
     assert run(pool, real, tmp_path / "out") == 0
@@ -111,8 +111,7 @@ def test_copies_of_real_pictures_do_not_leak(tmp_path, real, capsys):
 def test_near_twins_stand_out(tmp_path, real, capsys):
     images, labels = pictures(10, seed=9)
     darker = np.concatenate([images, images // 2 + 20])
-    none = np.zeros(2 * len(labels), np.int32)
-    pool = array_set(tmp_path / "pool", darker, np.tile(labels, 2), none)
+    pool = array_pool(tmp_path / "pool", darker, np.tile(labels, 2))
     assert run(pool, real, tmp_path / "out", "--sample=100") == 0
     assert figures_of(tmp_path / "out")["near_twins"]["pool"] == 1
     assert "- near twins: 100.0 % against" in capsys.readouterr().out
@@ -240,8 +239,7 @@ def test_grey_digits_and_their_pool(tmp_path, capsys):
 
 
 def test_a_grey_pool_beside_coloured_pictures(tmp_path, real):
-    images, labels = pictures(10, seed=8, channels=1)
-    pool = array_set(tmp_path / "p", images, labels, np.zeros(len(labels), np.int32))
+    pool = array_pool(tmp_path / "p", *pictures(10, seed=8, channels=1))
     assert run(pool, real, tmp_path / "out", "--sample=100") == 0
     assert figures_of(tmp_path / "out")["near_grey"]["pool"] == [1, 1, 1]
 
@@ -253,20 +251,16 @@ def test_a_class_and_a_generator_without_pictures(tmp_path, real, capsys):
         "pets", images, labels, CLASSES, np.zeros(20, np.int32), ("a", "b")
     )
     arrays.save(str(tmp_path / "p"), data)
-    assert run(tmp_path / "p", real, tmp_path / "out", "--sample=100") == 0
+    # By default the figures go beside the pool, and replace those that are there.
+    for _ in range(2):
+        argv = [str(tmp_path / "p"), f"--real={real}", "--sample=100"]
+        assert look.main(argv) == 0
     assert "no pictures of owl" in capsys.readouterr().out
-    figures = figures_of(tmp_path / "out")
+    assert sorted(os.listdir(tmp_path / "p-look")) == [look.JSON, look.PNG]
+    figures = figures_of(tmp_path / "p-look")
     assert figures["near_grey"]["pool"][2] is None
     assert figures["colour"]["generators"][1] == {"mean": [], "std": []}
     assert figures["blockiness"]["generators"][1] is None
-
-
-def test_default_folder_lies_beside_the_pool(tmp_path, real):
-    images, labels = pictures(10, seed=8)
-    pool = array_set(tmp_path / "p", images, labels, np.zeros(len(labels), np.int32))
-    for _ in range(2):
-        assert look.main([pool, f"--real={real}", "--sample=100"]) == 0
-    assert sorted(os.listdir(tmp_path / "p-look")) == [look.JSON, look.PNG]
 
 
 @pytest.mark.parametrize(
@@ -282,8 +276,7 @@ def test_a_pool_for_another_set_is_refused(names, size, words, tmp_path, real, c
     images, labels = pictures(10, seed=8)
     keep = labels < len(names)
     images, labels = images[keep][:, :size, :size], labels[keep]
-    none = np.zeros(len(labels), np.int32)
-    pool = array_set(tmp_path / "p", images, labels, none, names)
+    pool = array_pool(tmp_path / "p", images, labels, names=names)
     assert run(pool, real, tmp_path / "out") == 2
     message = capsys.readouterr().err
     for word in ("POOL pets", *words):
@@ -292,28 +285,19 @@ def test_a_pool_for_another_set_is_refused(names, size, words, tmp_path, real, c
     assert not (tmp_path / "out").exists()
 
 
-def test_wrong_requests(tmp_path, real, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    images, labels = pictures(10, seed=8)
-    none = np.zeros(len(labels), np.int32)
-    pool = array_set(tmp_path / "p", images, labels, none)
-    array_set(tmp_path / "nothing", images[:0], labels[:0], none[:0], CLASSES)
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "file").write_text("")
+def test_wrong_requests(tmp_path, real, capsys):
+    """Requests besides those that all commands are tested with."""
+    pool = array_pool(tmp_path / "p", *pictures(10, seed=8))
+    nothing = array_pool(tmp_path / "nothing", *pictures(0, seed=8))
     out = tmp_path / "out"
     for arguments, word in (
-        ((tmp_path / "nothing", real, out), "holds no pictures"),
-        ((tmp_path / "empty", real, out), "is no dataset folder"),
+        ((nothing, real, out), "holds no pictures"),
         ((os.path.join(real, "train"), real, out), "is a dataset of real images"),
         ((pool, real, pool), "lies in the pool"),
-        ((pool, real, os.path.join(pool, "x")), "lies in the pool"),
-        ((pool, real, tmp_path / "file"), "is a file"),
-        ((pool, tmp_path / "absent", out), "--real="),
         ((pool, real, out, "--per_class=21"), "--per_class=21"),
         ((pool, real, out, "--sample=30000"), "--sample=30000"),
     ):
         assert run(*arguments) == 2, arguments
         message = capsys.readouterr().err
         assert word in message
-        assert "Traceback" not in message
         assert "config.data" not in message

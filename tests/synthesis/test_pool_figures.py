@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rsmatch_jax.synthesis.look import cues, file_format, probe, sheet
+from rsmatch_jax.synthesis.look import comparison, cues, file_format, sheet
 
 
 def noise(n, height=16, width=16, channels=3, seed=0):
@@ -167,16 +167,16 @@ def test_choice_is_balanced_and_generators_take_turns():
     real = np.repeat([0, 1, 2], [30, 4, 20])
     labels = np.repeat([0, 1, 2], [50, 9, 12])
     generators = (np.arange(71) % 7 > 4).astype(np.int32)  # 5 to 2
-    a, b = probe.choose(real, labels, generators, 10, seed=3)
+    a, b = comparison.choose(real, labels, generators, 10, seed=3)
     assert np.bincount(real[a]).tolist() == np.bincount(labels[b]).tolist()
     assert np.bincount(real[a]).tolist() == [10, 4, 10]
     assert len(set(a)) == len(a)
     assert len(set(b)) == len(b)
     first = generators[b[labels[b] == 0]]
     assert np.bincount(first).tolist() == [5, 5]
-    again = probe.choose(real, labels, generators, 10, seed=3)
+    again = comparison.choose(real, labels, generators, 10, seed=3)
     np.testing.assert_array_equal(b, again[1])
-    other = probe.choose(real, labels, generators, 10, seed=4)
+    other = comparison.choose(real, labels, generators, 10, seed=4)
     assert not np.array_equal(b, other[1])
 
 
@@ -185,7 +185,7 @@ def test_verdict_by_generator_and_its_error():
     generators = np.repeat([-1, 0, 1], [200, 100, 100])
     features = rng.normal(size=(400, 3))
     features[generators == 1] += 9  # the second generator alone gives itself away
-    verdict = probe.judge(features, generators, 3, seed=0)
+    verdict = comparison.judge(features, generators, 3, seed=0)
     by_generator, accuracy = verdict["by_generator"], verdict["balanced_accuracy"]
     hard, easy, none = by_generator
     assert none is None
@@ -193,7 +193,7 @@ def test_verdict_by_generator_and_its_error():
     assert easy > 0.8
     assert accuracy == pytest.approx(np.mean([hard, easy]))
     assert 0 < verdict["error"] < 0.03
-    few = probe.judge(features[176:], generators[176:], 2, seed=0)
+    few = comparison.judge(features[176:], generators[176:], 2, seed=0)
     assert few is None
 
 

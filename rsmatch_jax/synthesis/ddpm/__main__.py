@@ -21,6 +21,7 @@ import time
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 
 from rsmatch_jax import terminal
 from rsmatch_jax.data import sources
@@ -29,7 +30,7 @@ from rsmatch_jax.errors import RunFailed
 from rsmatch_jax.runs import workdir
 from rsmatch_jax.runtime import compilation
 from rsmatch_jax.synthesis import checks
-from rsmatch_jax.synthesis.ddpm import diffusion, output
+from rsmatch_jax.synthesis.ddpm import denoiser, output
 from rsmatch_jax.synthesis.ddpm import pool as ddpm_pool
 from rsmatch_jax.synthesis.ddpm import settings as ddpm_settings
 from rsmatch_jax.terminal import say
@@ -49,13 +50,13 @@ def run(args: argparse.Namespace, argv: Sequence[str]):
     tf_write = None
     if args.format == "tfds" or (not args.format and args.dataset != "digits"):
         tf_write = checks.tfds_writer(", or choose --format=arrays")
-    places = {"data_dir": args.data_dir, "cache_dir": args.cache_dir}
-    data, _ = sources.load_real(args.dataset, **places)
-    ddpm_settings.check_images(data, args.dataset)
-    settings = ddpm_settings.settle(
-        args, data.images.shape[1], len(data.labels) // data.num_classes
+    data, _ = sources.load_real(
+        args.dataset, data_dir=args.data_dir, cache_dir=args.cache_dir
     )
-    source, licence = output.origin(args.dataset, args.data_dir)
+    ddpm_settings.check_images(data, args.dataset)
+    per_class = len(data.labels) // data.num_classes
+    settings = ddpm_settings.settle(args, data.images.shape[1], per_class)
+    origin = output.origin(args.dataset, args.data_dir)
     compilation.use_cache(args.cache_dir)
 
     staging = os.path.join(out, dataset_folder.STAGING)
@@ -71,22 +72,20 @@ def run(args: argparse.Namespace, argv: Sequence[str]):
         values = dataclasses.asdict(settings)
         output.claim_training(model, data, values, flag)
         drawn = output.claim_drawing(staging, values)
-        training = {"devices": devices, "folder": model, "save_every": args.save_every}
-        state, losses = diffusion.train(settings, data, say, **training)
+        state, losses = denoiser.train(settings, data, devices, model, args.save_every)
         levels = DIGITS_LEVELS if args.dataset == "digits" else 256
         pool, dropped = ddpm_pool.draw_pool(
-            settings, state.ema, data, levels, say, devices=devices, folder=drawn
+            settings, state.ema, data, levels, devices, drawn
         )
         command = ("python", "-m", "rsmatch_jax.synthesis.ddpm", *argv)
         report = {
             "command": shlex.join(command),
             "settings": values,
-            "final_loss": round(losses.mean(), 4),
+            "final_loss": round(float(np.mean(losses[-denoiser.RECENT :])), 4),
             "duplicates_dropped": dropped,
             "versions": {p: importlib.metadata.version(p) for p in PACKAGES},
             "device": devices[0].device_kind,
-            "source": source,
-            "licence": licence,
+            **origin,
         }
         if tf_write:
             output.write_tfds(out, staging, pool, report, tf_write)

@@ -10,6 +10,8 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from rsmatch_jax import files
 from rsmatch_jax.data import sources
 from rsmatch_jax.data.stores import arrays, dataset_folder
@@ -18,7 +20,6 @@ from rsmatch_jax.synthesis import checks
 from rsmatch_jax.synthesis.ddpm.pool import GENERATOR
 from rsmatch_jax.synthesis.ddpm.settings import DRAWING
 
-TRAINING_FILE, DRAWING_FILE, DRAWN = "training.json", "drawing.json", "drawn"
 DIGITS_SOURCE = (
     "Drawn by a diffusion model trained on scikit-learn's digits: the test part of "
     "'Optical Recognition of Handwritten Digits' (E. Alpaydin, C. Kaynak, 1998, UCI "
@@ -38,8 +39,8 @@ def check_out(out: str):
 def claim_training(
     folder: str, data: arrays.ImageArrays, settings: Mapping[str, Any], flag: str
 ):
-    """Notes in `folder` what is trained there."""
-    digest = hashlib.blake2b(data.images.tobytes(), digest_size=8)
+    """Notes in `folder` what is trained there; refuses a folder of other training."""
+    digest = hashlib.blake2b(np.asarray(data.images).tobytes(), digest_size=8)
     digest.update(data.labels.tobytes())
     content = {
         "dataset": data.name,
@@ -47,7 +48,7 @@ def claim_training(
         "digest": digest.hexdigest(),
         **{k: v for k, v in settings.items() if k not in DRAWING},
     }
-    path = os.path.join(folder, TRAINING_FILE)
+    path = os.path.join(folder, "training.json")
     earlier = files.read_json(path)
     if earlier is not None and earlier != content:
         raise RequestError(
@@ -63,8 +64,8 @@ def claim_drawing(staging: str, settings: Mapping[str, Any]) -> str:
 
     They are removed, not refused, because training takes most of the time.
     """
-    folder = os.path.join(staging, DRAWN)
-    path = os.path.join(staging, DRAWING_FILE)
+    folder = os.path.join(staging, "drawn")
+    path = os.path.join(staging, "drawing.json")
     if files.read_json(path) != settings:
         shutil.rmtree(folder, ignore_errors=True)
         files.write_json(path, settings)
@@ -72,44 +73,40 @@ def claim_drawing(staging: str, settings: Mapping[str, Any]) -> str:
     return folder
 
 
-def origin(dataset: str, data_dir: str | None) -> tuple[str, str]:
+def origin(dataset: str, data_dir: str | None) -> dict[str, str]:
     """Returns the source of the pictures and their licence, as text."""
     if dataset == "digits":
-        return DIGITS_SOURCE, "CC BY 4.0"
+        return {"source": DIGITS_SOURCE, "licence": "CC BY 4.0"}
     folder = sources.prepared_folder(dataset, data_dir)
     info = dataset_folder.inspect(folder).info if folder else {}
     name = f"{info['name']} {info['version']}" if info else dataset
-    about = [info.get("description", ""), info.get("citation", "")]
-    text = " ".join(" ".join(about).split())
+    about = f"{info.get('description', '')} {info.get('citation', '')}".split()
     licence = info.get("redistributionInfo", {}).get("license")
-    return (
-        f"Drawn by a diffusion model trained on {name}. {text}".strip(),
-        licence or f"that of the training images, {name}",
-    )
+    return {
+        "source": " ".join([f"Drawn by a diffusion model trained on {name}.", *about]),
+        "licence": licence or f"that of the training images, {name}",
+    }
 
 
 def write_tfds(
-    out: str,
-    staging: str,
-    pool: arrays.ImageArrays,
-    report: Mapping[str, Any],
-    tf_write,
+    out: str, staging: str, pool: arrays.ImageArrays, report: dict[str, Any], tf_write
 ):
     """Writes the pool as a TFDS dataset folder with a pool.json.
 
     It is written below `staging` and moved, its description last, so that an incomplete
-    pool is never taken for one. tf_write: that module.
+    pool is never taken for a complete one. tf_write: that module.
     """
     parent = os.path.join(staging, "pool")
     shutil.rmtree(parent, ignore_errors=True)
     folder = os.path.join(parent, os.path.basename(out))
-    size = pool.images.shape[1]
-    source, licence = report["source"], report["licence"]
-    how = {k: v for k, v in report.items() if k not in ("source", "licence")}
-    pairs = zip(arrays.to_rgb(pool.images), pool.labels.tolist(), strict=True)
+    images = arrays.to_rgb(np.asarray(pool.images))
+    size = images.shape[1]
+    terms = {key: report.pop(key) for key in ("licence", "source")}
     examples = (
         tf_write.Example(image, label, id=f"{GENERATOR}_{i:06d}", generator=0)
-        for i, (image, label) in enumerate(pairs)
+        for i, (image, label) in enumerate(
+            zip(images, pool.labels.tolist(), strict=True)
+        )
     )
     tf_write.write(
         folder,
@@ -118,15 +115,14 @@ def write_tfds(
         size=(size, size),
         generator_names=pool.generator_names,
         pool={
-            "generators": {GENERATOR: {"how": how, "images": len(pool.labels)}},
+            "generators": {GENERATOR: {"how": report, "images": len(images)}},
             "resize": {"kernel": None, "size": size, "resized": 0},
             "exact_duplicates": report["duplicates_dropped"],
             "exact_duplicates_dropped": report["duplicates_dropped"],
-            "licence": licence,
-            "source": source,
+            **terms,
         },
-        description=source,
-        licence=licence,
+        description=terms["source"],
+        licence=terms["licence"],
     )
     for name in sorted(os.listdir(folder), key=lambda n: n == dataset_folder.INFO):
         os.replace(os.path.join(folder, name), os.path.join(out, name))

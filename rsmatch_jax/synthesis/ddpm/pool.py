@@ -4,7 +4,7 @@ import functools
 import hashlib
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from rsmatch_jax.data.stores.arrays import ImageArrays
 from rsmatch_jax.errors import RequestError, RunFailed
 from rsmatch_jax.synthesis.ddpm import diffusion
 from rsmatch_jax.synthesis.ddpm.settings import Settings
-from rsmatch_jax.terminal import Progress
+from rsmatch_jax.terminal import Progress, say
 
 GENERATOR = "ddpm"
 MAX_ROUNDS = 5  # of drawing, to replace dropped duplicates
@@ -32,19 +32,21 @@ def draw_pool(
     params: Any,
     data: ImageArrays,
     levels: int,
-    say: Callable[[str], None] = lambda line: None,
-    *,
-    devices: Sequence[jax.Device] | None = None,
-    folder: str | None = None,
+    devices: Sequence[jax.Device],
+    folder: str,
 ) -> tuple[ImageArrays, int]:
     """Draws per_class pictures of every class, all different and none in `data`.
 
-    If MAX_ROUNDS give too few different pictures, it raises RunFailed.
-    folder: holds chunks that were drawn before, and gets the others.
+    Args:
+        levels: grey values of the pictures, evenly spaced.
+        folder: holds the chunks drawn so far, and gets the others.
 
     Returns:
         The pool, sorted by class, and the number of dropped pictures: exact duplicates
         of another picture or of a training image.
+
+    Raises:
+        RunFailed: MAX_ROUNDS give too few different pictures.
     """
     classes = np.arange(data.num_classes, dtype=np.int32)
     draw = diffusion.make_sampler(
@@ -65,17 +67,15 @@ def draw_pool(
         progress = Progress("drawing", "DDIM steps", total, say)
         tick = functools.partial(progress.advance, 1)
         for i, chunk in enumerate(chunks, start=1):
-            path = folder and os.path.join(folder, f"{number:06d}.npy")
-            if path and os.path.exists(path):
-                images = _load(path)
-            else:
+            path = os.path.join(folder, f"{number:06d}.npy")
+            if not os.path.exists(path):
                 key = jax.random.fold_in(root, number)
                 same_shape = np.resize(chunk, size)  # compiled once
                 images = to_uint8(draw(params, key, same_shape, tick), levels)
-                if path:
-                    content = io.BytesIO()
-                    np.save(content, images, allow_pickle=False)
-                    files.write_bytes(path, content.getvalue())
+                content = io.BytesIO()
+                np.save(content, images, allow_pickle=False)
+                files.write_bytes(path, content.getvalue())
+            images = _load(path)
             progress.skip_to(i * settings.sampling_steps)
             number += 1
             for image, label in zip(images, chunk, strict=False):
@@ -101,22 +101,16 @@ def _pool(
     settings: Settings, data: ImageArrays, pictures: Sequence[Sequence[np.ndarray]]
 ) -> ImageArrays:
     counts = zip(data.class_names, map(len, pictures), strict=True)
-    short = {name: n for name, n in counts if n < settings.per_class}
+    short = {name: count for name, count in counts if count < settings.per_class}
     if short:
         raise RunFailed(
             f"{MAX_ROUNDS} rounds gave too few different pictures (by class: {short}, "
             f"needed: {settings.per_class}); lower --guidance or raise --steps"
         )
-    labels = np.arange(data.num_classes, dtype=np.int32)
-    labels = np.repeat(labels, settings.per_class)
-    return ImageArrays(
-        name=data.name,
-        images=np.concatenate([np.stack(images) for images in pictures]),
-        labels=labels,
-        class_names=data.class_names,
-        generators=np.zeros_like(labels),
-        generator_names=(GENERATOR,),
-    )
+    labels = np.arange(data.num_classes, dtype=np.int32).repeat(settings.per_class)
+    images = np.concatenate([np.stack(images) for images in pictures])
+    generators, names = np.zeros_like(labels), data.class_names
+    return ImageArrays(data.name, images, labels, names, generators, (GENERATOR,))
 
 
 def _digest(image: np.ndarray) -> bytes:

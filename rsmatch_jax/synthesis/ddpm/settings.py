@@ -11,11 +11,8 @@ from rsmatch_jax.errors import RequestError
 from rsmatch_jax.synthesis import checks
 from rsmatch_jax.synthesis.checks import setting
 
-DTYPES = ("float32", "bfloat16")
-FORMATS = ("arrays", "tfds")
 NOISE_LEVELS = 1000
 SMALL_SIZE = 16  # px; larger images get the COLOUR preset
-SAVE_EVERY = 5000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,21 +26,25 @@ class Settings:
     steps: int = setting(1500, "training steps", 1)
     batch_size: int = setting(128, "images per training step, over all devices", 1)
     learning_rate: float = setting(
-        2e-3, "Adam's, falling to 0 along a half cosine", 0, math.inf, True
+        2e-3,
+        "peak of Adam's rate; it falls to 0 along a half cosine",
+        0,
+        math.inf,
+        True,
     )
     warmup_steps: int = setting(0, "steps in which the learning rate rises", 0)
     gradient_clip: float = setting(0.0, "largest norm of a gradient; 0 is none", 0)
     width: int = setting(32, "channels at full resolution, a multiple of 4", 4)
     blocks: int = setting(1, "residual blocks per resolution and direction", 1)
-    dropout: float = setting(0.0, "within residual blocks", 0, 0.99)
+    dropout: float = setting(0.0, "dropout rate in residual blocks", 0, 0.99)
     flip: bool = setting(False, "mirror images too; wrong if left and right matter")
-    dtype: str = setting("float32", "of activations; parameters are float32")
-    ema_decay: float = setting(0.995, "of the weights that draw", 0, 1)
-    label_dropout: float = setting(0.1, "share of images without their class", 0, 1)
+    dtype: str = setting("float32", "dtype of activations; parameters are float32")
+    ema_decay: float = setting(0.995, "decay of the averaged weights, which draw", 0, 1)
+    label_dropout: float = setting(0.1, "share of images shown without class", 0, 1)
     guidance: float = setting(8.0, "w of (1 + w) eps(x, class) - w eps(x)", 0)
     sampling_steps: int = setting(50, "DDIM steps per picture", 1, NOISE_LEVELS)
     sampling_batch: int = setting(500, "pictures drawn at once", 1)
-    seed: int = setting(0, "of everything random", 0, 2**32 - 1)
+    seed: int = setting(0, "seed of all random numbers", 0, 2**32 - 1)
 
 
 SMALL = Settings()
@@ -69,7 +70,7 @@ DRAWING = ("per_class", "guidance", "sampling_steps", "sampling_batch")
 
 
 def parser(description: str | None) -> terminal.Parser:
-    """Returns the parser of all flags. Settings that are not given are absent."""
+    """Returns the parser of all flags. Settings without a flag are absent."""
     flags = terminal.Parser("synthesis.ddpm", description)
     add = flags.add_argument
     add("--dataset", required=True, help="digits, fake, a TFDS name, or a folder")
@@ -82,12 +83,14 @@ def parser(description: str | None) -> terminal.Parser:
         "can be drawn from it without training (default: below --out, removed at the "
         "end)",
     )
-    text = (
-        "form of the pool: a TFDS dataset folder or plain arrays (default: arrays for "
+    add(
+        "--format",
+        choices=("arrays", "tfds"),
+        help="form of the pool: a TFDS dataset folder or plain arrays (default: arrays "
+        "for digits, tfds for all others)",
     )
-    add("--format", choices=FORMATS, help=f"{text}digits, tfds for all others)")
-    text = f"training steps between saves (default {SAVE_EVERY})"
-    add("--save_every", type=int, default=SAVE_EVERY, help=text)
+    text = "training steps between saves (default 5000)"
+    add("--save_every", type=int, default=5000, help=text)
     for field in dataclasses.fields(Settings):
         small, colour = (getattr(preset, field.name) for preset in (SMALL, COLOUR))
         larger = f", for images above {SMALL_SIZE} px {colour}"
@@ -96,23 +99,23 @@ def parser(description: str | None) -> terminal.Parser:
         if field.type is bool:
             form = {"action": argparse.BooleanOptionalAction}
         elif field.type is str:
-            form["choices"] = DTYPES
+            form["choices"] = ("float32", "bfloat16")
         add(f"--{field.name}", default=argparse.SUPPRESS, help=text, **form)
     return flags
 
 
 def settle(args: argparse.Namespace, size: int, images_per_class: int) -> Settings:
-    """Returns the preset for images of `size` px, with the given flags changed."""
+    """Returns the preset for images of `size` px, changed by the flags in `args`."""
     settings = _changed(SMALL if size <= SMALL_SIZE else COLOUR, args)
-    if settings.per_class:
-        return settings
-    return dataclasses.replace(settings, per_class=max(1, images_per_class))
+    per_class = settings.per_class or max(1, images_per_class)
+    return dataclasses.replace(settings, per_class=per_class)
 
 
 def _changed(preset: Settings, args: argparse.Namespace) -> Settings:
-    names = [field.name for field in dataclasses.fields(Settings)]
-    changes = {name: getattr(args, name) for name in names if hasattr(args, name)}
-    return dataclasses.replace(preset, **changes)
+    names = dataclasses.asdict(preset)
+    return dataclasses.replace(
+        preset, **{k: v for k, v in vars(args).items() if k in names}
+    )
 
 
 def check(args: argparse.Namespace, num_devices: int = 1):

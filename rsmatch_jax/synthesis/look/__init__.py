@@ -1,1 +1,1 @@
-"""A pool beside the real set it is for."""
+"""Compares a pool with the real dataset that it belongs to."""

@@ -13,6 +13,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+import numpy as np
+
 from rsmatch_jax import files, terminal
 from rsmatch_jax.data import rs_ssl, sources
 from rsmatch_jax.data.stores import arrays
@@ -46,10 +48,7 @@ def run(args: argparse.Namespace):
             args.real, data_dir=args.data_dir, cache_dir=args.cache_dir
         )
         if pool.images.shape[3] != train.images.shape[3]:
-            pool, train, test = (
-                dataclasses.replace(d, images=arrays.to_rgb(d.images))
-                for d in (pool, train, test)
-            )
+            pool, train, test = map(_coloured, (pool, train, test))
         rs_ssl.check_pool(pool, train)
         if not len(pool.labels):
             raise RequestError(f"POOL={path} holds no pictures; make it again")
@@ -59,12 +58,8 @@ def run(args: argparse.Namespace):
             message = message.replace(key, flag)
         raise RequestError(message) from None
     os.makedirs(out, exist_ok=True)
-    figures = {
-        "pool": path,
-        "real": args.real,
-        "imported": _import_report(path),
-        **comparison.compare(pool, train, test, args.sample, args.seed),
-    }
+    figures = {"pool": path, "real": args.real, "imported": _import_report(path)}
+    figures |= comparison.compare(pool, train, test, args.sample, args.seed)
     say("reading how the pictures are encoded ...")
     figures["encoding"] = file_format.of_folders(
         None if path == "fake" else path,
@@ -75,6 +70,10 @@ def run(args: argparse.Namespace):
     figures = files.plain(figures)
     files.write_json(os.path.join(out, JSON), figures)
     say(f"{tables.text(figures)}\nwritten to {out}: {JSON}, {PNG}")
+
+
+def _coloured(data: arrays.ImageArrays) -> arrays.ImageArrays:
+    return dataclasses.replace(data, images=arrays.to_rgb(np.asarray(data.images)))
 
 
 def _places(args: argparse.Namespace) -> tuple[str, str]:
@@ -94,8 +93,8 @@ def _places(args: argparse.Namespace) -> tuple[str, str]:
 def _import_report(folder: str) -> dict[str, int | None]:
     """Returns the numbers of duplicates from the pool's files, None if not noted."""
     if arrays.is_array_folder(folder):
-        meta = arrays.load_meta(folder)
-        report = meta.get("pool") or meta
+        report = arrays.load_meta(folder)
+        report = report.get("pool") or report
     else:
         report = files.read_json(os.path.join(folder, sources.POOL_REPORT)) or {}
     dropped = report.get("exact_duplicates_dropped", report.get("duplicates_dropped"))
@@ -109,14 +108,14 @@ def _parser() -> terminal.Parser:
     parser = terminal.Parser("synthesis.look", __doc__)
     add = parser.add_argument
     add("pool", metavar="POOL", help="folder of the pool")
-    add("--real", required=True, help="the real set, as in --config.data.name")
+    add("--real", required=True, help="the real dataset, as in --config.data.name")
     add("--data_dir", help="where TFDS keeps its datasets")
     add("--cache_dir", help="where decoded copies are kept")
     add("--out", help="folder of look.json and look.png (default POOL-look)")
     for name, default, text in (
         ("per_class", 8, "pictures a class and group on the sheet"),
         ("sample", 4000, "pictures for the classifier, half of them real"),
-        ("seed", 0, "of the choice of pictures"),
+        ("seed", 0, "seed of the choice of pictures"),
     ):
         help_text = f"{text} (default {default})"
         add(f"--{name}", type=int, default=default, help=help_text)

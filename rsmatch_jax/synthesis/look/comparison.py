@@ -6,8 +6,13 @@ from typing import Any
 import numpy as np
 
 from rsmatch_jax.data.stores.arrays import ImageArrays
-from rsmatch_jax.synthesis.look import cues, probe
+from rsmatch_jax.synthesis.look import cues
 from rsmatch_jax.terminal import say
+
+FOLDS = 5
+PENALTY = 3.0  # C of the support vector machine
+SIDE = 16  # pixels a side of the pictures that the classifier gets
+MIN_PICTURES = 5 * FOLDS  # of each kind
 
 
 def compare(
@@ -21,7 +26,7 @@ def compare(
     classes, channels = pool.num_classes, pool.images.shape[3]
     say("looking for duplicates ...")
     digests, train_digests, test_digests = (
-        cues.digests(data.images) for data in (pool, train, test)
+        cues.digests(np.asarray(data.images)) for data in (pool, train, test)
     )
     copies = np.isin(digests, train_digests)
     # The first of equal pictures, in order.
@@ -30,7 +35,8 @@ def compare(
     )
     twins = _near_twins(pool, train, rows, train_rows, seed)
     say("measuring colours and edges ...")
-    stats, train_stats = map(cues.statistics, (pool.images, train.images))
+    stats = cues.statistics(np.asarray(pool.images))
+    train_stats = cues.statistics(np.asarray(train.images))
 
     def each(figure: Callable[[cues.Statistics, np.ndarray], Any]) -> dict[str, Any]:
         groups = np.arange(len(pool.generator_names))[:, None] == pool.generators
@@ -40,18 +46,17 @@ def compare(
             "generators": [figure(stats.rows(g), pool.labels[g]) for g in groups],
         }
 
-    counts = each(lambda s, labels: np.bincount(labels, minlength=classes).tolist())
     grey = None
     if channels == 3:
         grey = each(lambda s, labels: cues.grey_share(s, labels, classes))
     say("training a classifier to tell real from synthetic ...")
-    both = (train, train_stats, train_rows), (pool, stats, rows[~copies[rows]])
+    sides = (train, train_stats, train_rows), (pool, stats, rows[~copies[rows]])
     return {
         "class_names": pool.class_names,
         "generator_names": pool.generator_names,
         "size": list(pool.images.shape[1:3]),
         "channels": channels,
-        "counts": counts,
+        "counts": each(lambda s, y: np.bincount(y, minlength=classes).tolist()),
         "duplicates": {
             "pool": {
                 **cues.exact_duplicates(digests, pool.labels),
@@ -68,15 +73,14 @@ def compare(
         "near_grey": grey,
         "colour": each(lambda s, labels: cues.channels(s)),
         "blockiness": each(lambda s, labels: cues.blockiness(s)),
-        "probe": _probe(*both, sample, seed),
+        "probe": _probe(*sides, sample, seed),
     }
 
 
 def _near_twins(pool, train, rows, train_rows, seed: int) -> dict[str, float | None]:
     """Compares equally many pictures a class, because more pictures have more twins."""
-    chosen_real, chosen = probe.choose(
-        train.labels[train_rows], pool.labels[rows], 0 * rows, len(rows), seed
-    )
+    labels = train.labels[train_rows], pool.labels[rows]
+    chosen_real, chosen = choose(*labels, 0 * rows, len(rows), seed)
     return {
         "real": cues.near_twins(train.images, train.labels, train_rows[chosen_real]),
         "pool": cues.near_twins(pool.images, pool.labels, rows[chosen]),
@@ -89,21 +93,81 @@ def _probe(real, synthetic, sample: int, seed: int) -> dict[str, Any]:
     real, synthetic: images, their statistics and the rows to choose from.
     """
     (train, train_stats, train_rows), (pool, stats, rows) = real, synthetic
-    chosen_real, chosen = probe.choose(
-        train.labels[train_rows],
-        pool.labels[rows],
-        pool.generators[rows],
-        max(1, sample // (2 * pool.num_classes)),
-        seed,
-    )
+    labels = train.labels[train_rows], pool.labels[rows]
+    per_class = max(1, sample // (2 * pool.num_classes))
+    chosen_real, chosen = choose(*labels, pool.generators[rows], per_class, seed)
     train_rows, rows = np.sort(train_rows[chosen_real]), np.sort(rows[chosen])
     generators = np.concatenate([np.full(len(train_rows), -1), pool.generators[rows]])
     images = np.concatenate([train.images[train_rows], pool.images[rows]])
     both = train_stats.rows(train_rows), stats.rows(rows)
     features = {
-        "pixels": cues.shrink(images, probe.SIDE).reshape(len(images), -1),
+        "pixels": cues.shrink(images, SIDE).reshape(len(images), -1),
         "statistics": np.concatenate([s.features() for s in both]),
     }
     count = len(pool.generator_names)
-    verdicts = {k: probe.judge(v, generators, count, seed) for k, v in features.items()}
+    verdicts = {k: judge(v, generators, count, seed) for k, v in features.items()}
     return {"pictures": len(generators), "seed": seed, **verdicts}
+
+
+def choose(
+    real_labels: np.ndarray,
+    labels: np.ndarray,
+    generators: np.ndarray,
+    per_class: int,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns rows of real and of synthetic pictures, equally many of each class.
+
+    At most per_class of each class and kind. The generators have equal shares, as in
+    training, unless one has too few pictures.
+    """
+    rng = np.random.default_rng(seed)
+    real_rows, rows = [], []
+    for label in np.union1d(real_labels, labels):
+        real = rng.permutation(np.flatnonzero(real_labels == label))
+        synthetic = rng.permutation(np.flatnonzero(labels == label))
+        # The generators alternate until they have no more.
+        turn = np.zeros(len(synthetic), np.int64)
+        for g in np.unique(generators[synthetic]):
+            members = generators[synthetic] == g
+            turn[members] = np.arange(members.sum())
+        synthetic = synthetic[np.argsort(turn, kind="stable")]
+        count = min(per_class, len(synthetic), len(real))
+        real_rows.append(real[:count])
+        rows.append(synthetic[:count])
+    return np.concatenate(real_rows), np.concatenate(rows)
+
+
+def judge(
+    features: np.ndarray, generators: np.ndarray, num_generators: int, seed: int
+) -> dict[str, Any] | None:
+    """Cross-validates a support vector machine; None if a kind is below MIN_PICTURES.
+
+    Args:
+        features: [N, F], standardised here; the kernel is Gaussian. No picture may
+            occur twice, or it could be in the training and in the held-out part.
+        generators: int [N], -1 for real pictures.
+
+    Returns:
+        balanced_accuracy: mean accuracy of real and of synthetic held-out pictures.
+        error: its standard error, from the numbers of pictures. by_generator: the
+        balanced accuracy with one generator's pictures alone, None if it has none.
+    """
+    from sklearn import model_selection, pipeline, preprocessing, svm  # lazy: takes 1 s
+
+    synthetic = generators >= 0
+    numbers = np.bincount(synthetic, minlength=2)
+    if numbers.min() < MIN_PICTURES:
+        return None
+    model = pipeline.make_pipeline(preprocessing.StandardScaler(), svm.SVC(C=PENALTY))
+    folds = model_selection.StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+    guesses = model_selection.cross_val_predict(model, features, synthetic, cv=folds)
+    right = guesses == synthetic
+    of_real = right[~synthetic].mean()
+    rates = np.array([of_real, right[synthetic].mean()])
+    groups = [right[generators == g] for g in range(num_generators)]
+    return {
+        "balanced_accuracy": rates.mean(),
+        "error": np.sqrt((rates * (1 - rates) / numbers).sum()) / 2,
+        "by_generator": [(of_real + g.mean()) / 2 if len(g) else None for g in groups],
+    }

@@ -59,14 +59,9 @@ def _chunk_statistics(images: np.ndarray) -> Statistics:
     chroma = (planes.max(0) - planes.min(0)).mean(1, keepdims=True)
     grey = to_grey(images)
     border, inside = _steps(grey)
-    return Statistics(
-        means=planes.mean(2).T,
-        stds=planes.std(2).T,
-        chroma=chroma if len(planes) == 3 else chroma[:, :0],
-        border=border,
-        inside=inside,
-        detail=_detail(grey),
-    )
+    chroma = chroma if len(planes) == 3 else chroma[:, :0]
+    means, stds = planes.mean(2).T, planes.std(2).T
+    return Statistics(means, stds, chroma, border, inside, _detail(grey))
 
 
 def to_grey(images: np.ndarray) -> np.ndarray:
@@ -99,10 +94,7 @@ def _detail(grey: np.ndarray) -> np.ndarray:
 
 
 def channels(stats: Statistics) -> dict[str, list[float]]:
-    """Returns mean and standard deviation of each channel over all pixels.
-
-    The lists are empty if there is no picture.
-    """
+    """Returns mean and deviation of each channel over all pixels; [] if no picture."""
     if not len(stats.means):
         return {"mean": [], "std": []}
     mean = stats.means.mean(0)
@@ -111,7 +103,7 @@ def channels(stats: Statistics) -> dict[str, list[float]]:
 
 
 def blockiness(stats: Statistics) -> float | None:
-    """Returns the difference across block edges over that inside: 1 without JPEG.
+    """Returns the difference across block edges over that inside, 1 without JPEG.
 
     None if the pictures have no block edge, or are flat.
     """
@@ -180,10 +172,9 @@ def near_twins(
 def shrink(images: np.ndarray, side: int) -> np.ndarray:
     """Returns area means, float32 [N, min(H, side), min(W, side), C]."""
     down, across = (_area(size, side) for size in images.shape[1:3])
-    means = [
-        np.einsum("yh,nhwc,xw->nyxc", down, chunk, across, optimize=True)
-        for chunk in (chunk.astype(np.float32) for chunk in _chunks(images))
-    ]
+    chunks = (chunk.astype(np.float32) for chunk in _chunks(images))
+    areas = "yh,nhwc,xw->nyxc"
+    means = [np.einsum(areas, down, c, across, optimize=True) for c in chunks]
     return np.concatenate(means)
 
 

@@ -4,14 +4,13 @@ If only a generator's files are JPEG, or of another quality, their pixels have t
 that a classifier may learn instead of the classes.
 """
 
-import dataclasses
 import functools
 import hashlib
 import io
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from PIL import Image, JpegImagePlugin
 
@@ -22,25 +21,23 @@ Tables: TypeAlias = tuple[tuple[int, ...], ...]
 _SAMPLINGS = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
 
 
-@dataclasses.dataclass(frozen=True)
-class Encoding:
-    """format: Pillow's name. setting: a JPEG's, in words. tables: a JPEG's
-    quantisation tables, 64 numbers each."""
+class Encoding(NamedTuple):
+    """How a file is encoded: Pillow's name of the format; only for JPEG the others."""
 
     format: str
-    setting: str = ""
-    tables: Tables = ()
+    setting: str = ""  # in words
+    tables: Tables = ()  # of quantisation, 64 numbers each
 
 
 def inspect(data: bytes) -> Encoding:
     """Returns how a picture file is encoded, by its header; decodes no pixel."""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            kind = image.format or "unknown"
-            if kind != "JPEG" or not isinstance(image, JpegImagePlugin.JpegImageFile):
-                return Encoding(kind)
-            tables = _tables(image)
-            sampling = JpegImagePlugin.get_sampling(image)
+            # Pillow's class for MPO files is a kind of JpegImageFile too.
+            is_jpeg = isinstance(image, JpegImagePlugin.JpegImageFile)
+            if not is_jpeg or image.format != "JPEG":
+                return Encoding(image.format or "unknown")
+            tables, sampling = _tables(image), JpegImagePlugin.get_sampling(image)
             return Encoding("JPEG", _describe(tables, sampling), tables)
     except OSError:  # Pillow's UnidentifiedImageError is one
         return Encoding("unknown")
@@ -48,9 +45,7 @@ def inspect(data: bytes) -> Encoding:
 
 def summary(counts: Counter[Encoding]) -> dict[str, Any]:
     """Returns the numbers of pictures by format and the commonest JPEG settings."""
-    formats = Counter()
-    for encoding, count in counts.items():
-        formats[encoding.format] += count
+    formats = Counter(e.format for e in counts.elements())
     jpegs = Counter({e: n for e, n in counts.items() if e.tables})
     return {
         "formats": dict(formats.most_common()),
@@ -64,8 +59,9 @@ def summary(counts: Counter[Encoding]) -> dict[str, Any]:
 
 def _describe(tables: Tables, sampling: int) -> str:
     """Returns quality and chroma sampling; other tables than libjpeg's get a name."""
-    text = f"quality {_qualities().get(tables)}"
-    if tables not in _qualities():
+    if quality := _qualities().get(tables):
+        text = f"quality {quality}"
+    else:
         name = hashlib.blake2b(repr(tables).encode(), digest_size=3).hexdigest()
         text = f"tables {name} (first numbers {', '.join(map(str, tables[0][:4]))})"
     colours = _SAMPLINGS.get(sampling, "grey" if len(tables) == 1 else "other")
@@ -96,21 +92,16 @@ def of_folders(
     Each is `summary`, or {"unseen": reason}. pool, real: folders, or None.
     """
     pool_counts, real_counts = _count(pool, True), _count(real, False)
-    generators = range(len(generator_names))
-    return {
-        "real": _of(real_counts, None),
-        "pool": _of(pool_counts, None),
-        "generators": [_of(pool_counts, g) for g in generators],
-    }
 
+    def part(counts: dict[int, Counter] | str, generator: int | None = None):
+        if isinstance(counts, str):
+            return {"unseen": counts}
+        parts = counts.values() if generator is None else [counts[generator]]
+        return summary(sum(parts, Counter()))
 
-def _of(counts: dict[int, Counter] | str, generator: int | None) -> dict[str, Any]:
-    """Returns the summary of one generator, or of all if it is None."""
-    if isinstance(counts, str):
-        return {"unseen": counts}
-    if generator is None:
-        return summary(sum(counts.values(), Counter()))
-    return summary(counts.get(generator, Counter()))
+    generators = [part(pool_counts, g) for g in range(len(generator_names))]
+    both = {"real": part(real_counts), "pool": part(pool_counts)}
+    return {**both, "generators": generators}
 
 
 def _count(folder: str | None, with_generators: bool) -> dict[int, Counter] | str:
@@ -121,9 +112,9 @@ def _count(folder: str | None, with_generators: bool) -> dict[int, Counter] | st
         from rsmatch_jax.data.stores import tf_read  # lazy: needs TensorFlow
     except ImportError as e:
         return f"TensorFlow and tensorflow-datasets are not installed ({e})"
-    counts: dict[int, Counter] = {}
-    batches = tf_read.read_files(folder, "train", with_generators=with_generators)
-    for files, generators in batches:
+    counts: dict[int, Counter] = defaultdict(Counter)
+    read = tf_read.read_files(folder, "train", with_generators=with_generators)
+    for files, generators in read:
         for data, generator in zip(files, generators.tolist(), strict=True):
-            counts.setdefault(generator, Counter())[inspect(data)] += 1
+            counts[generator][inspect(data)] += 1
     return counts

@@ -36,16 +36,11 @@ def draw(path: str, pool: ImageArrays, train: ImageArrays, per_class: int, seed:
 def sheet(
     groups: Sequence[Sequence[np.ndarray]], columns: int
 ) -> tuple[np.ndarray, list[int]]:
-    """Arranges pictures in one, uint8 [H', W', 3].
+    """Returns the sheet, uint8 [H', W', 3], and the left edge of each group in pixels.
 
-    Small pictures are enlarged without smoothing, large ones reduced.
-
-    Args:
-        groups: of real pictures, then of each generator's: for every class uint8
-            [n, H, W, 1 or 3], of which the first `columns` are drawn.
-
-    Returns:
-        The sheet and the left edge of each group in pixels.
+    groups: the real pictures, then each generator's; for every class uint8
+    [n, H, W, 1 or 3]. The first `columns` are drawn. Small pictures are enlarged
+    without smoothing, large ones reduced.
     """
     rows = min(len(groups[0]), MAX_ROWS)
     height, width = _tile_size(*groups[0][0].shape[1:3])
@@ -65,12 +60,8 @@ def sheet(
 def _tile_size(height: int, width: int) -> tuple[int, int]:
     fewest, most = _TILE
     larger = max(height, width)
-    if larger > most:
-        return max(1, round(height * most / larger)), max(
-            1, round(width * most / larger)
-        )
-    zoom = -(-fewest // larger)
-    return height * zoom, width * zoom
+    up, down = (most, larger) if larger > most else (-(-fewest // larger), 1)
+    return max(1, round(height * up / down)), max(1, round(width * up / down))
 
 
 def _tile(picture: np.ndarray, height: int, width: int) -> np.ndarray:

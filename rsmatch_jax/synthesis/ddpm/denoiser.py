@@ -1,0 +1,193 @@
+"""Trains the diffusion model to predict noise, with DDPM's loss."""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rsmatch_jax.data.stores import arrays
+from rsmatch_jax.errors import RunFailed
+from rsmatch_jax.runs.checkpoint import Checkpoints
+from rsmatch_jax.runtime import compilation, parallel
+from rsmatch_jax.synthesis.ddpm import diffusion
+from rsmatch_jax.synthesis.ddpm.settings import NOISE_LEVELS, Settings
+from rsmatch_jax.terminal import Progress, say
+
+RECENT = 50  # losses whose mean is shown
+
+
+@flax.struct.dataclass
+class State:
+    """The weights, float32, their running average (ema), and optax's state."""
+
+    step: jax.Array
+    params: Any
+    ema: Any
+    opt_state: Any
+
+
+def optimizer(settings: Settings) -> optax.GradientTransformation:
+    """Returns Adam whose rate rises linearly, then falls along a half cosine to 0."""
+    rate = optax.cosine_decay_schedule(
+        settings.learning_rate, max(1, settings.steps - settings.warmup_steps)
+    )
+    if settings.warmup_steps:
+        rise = optax.linear_schedule(0, settings.learning_rate, settings.warmup_steps)
+        rate = optax.join_schedules([rise, rate], [settings.warmup_steps])
+    adam = optax.adam(rate)
+    if not settings.gradient_clip:
+        return adam
+    return optax.chain(optax.clip_by_global_norm(settings.gradient_clip), adam)
+
+
+def make_train_step(
+    settings: Settings, num_classes: int, tx: optax.GradientTransformation
+) -> Callable[..., tuple[State, jax.Array]]:
+    """Returns step(state, key, images, labels) -> (state, loss) for one device.
+
+    `parallel.map_resident_step` maps it over the devices. images: uint8 [N, S, S, C],
+    labels: int32 [N], the complete set. The step draws its batch from the key and the
+    step number.
+    """
+    signals = jnp.asarray(diffusion.alpha_bars())
+
+    def step(state: State, key: jax.Array, images: jax.Array, labels: jax.Array):
+        size = settings.batch_size
+        net = diffusion.network(settings, images.shape[1], num_classes)
+        keys = jax.random.split(jax.random.fold_in(key, state.step), 6)
+        chosen = jax.random.randint(keys[0], (size,), 0, len(labels))
+        times = jax.random.randint(keys[1], (size,), 1, NOISE_LEVELS + 1)
+        noise = jax.random.normal(keys[2], (size, *images.shape[1:]), jnp.float32)
+        shown = diffusion.drop_labels(
+            keys[3], labels[chosen], settings.label_dropout, num_classes
+        )
+        clean = images[chosen]
+        if settings.flip:
+            clean = diffusion.flip_some(keys[4], clean)
+        rows = (clean, times, noise, shown, jax.random.split(keys[5], size))
+        clean, times, noise, shown, drop_keys = map(parallel.local_rows, rows)
+        clean = clean.astype(jnp.float32) / 127.5 - 1
+        noisy = diffusion.add_noise(clean, noise, signals[times])
+
+        def loss_fn(params):
+            predicted: Any = net.apply(params, noisy, times, shown, drop_keys)
+            return jnp.mean((predicted - noise) ** 2)
+
+        loss, grads = parallel.mean(jax.value_and_grad(loss_fn)(state.params))
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        # The decay grows to its value, so that a short run forgets its first weights.
+        decay = jnp.minimum(settings.ema_decay, (1 + state.step) / (10 + state.step))
+        ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
+        return State(state.step + 1, params, ema, opt_state), loss
+
+    return step
+
+
+def init_state(
+    settings: Settings,
+    num_classes: int,
+    shape: tuple[int, ...],
+    tx: optax.GradientTransformation,
+) -> State:
+    """Returns the first state for images of `shape`, (S, S, C), by the seed."""
+    net = diffusion.network(settings, shape[0], num_classes)
+
+    def init(key):
+        none = jax.ShapeDtypeStruct((1,), jnp.int32)
+        image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+        params = net.lazy_init(key, image, none, none)
+        ema = jax.tree.map(jnp.copy, params)
+        return State(jnp.zeros((), jnp.int32), params, ema, tx.init(params))
+
+    # XLA's generator (rbg): on CPU the default one takes 7 s more to compile here.
+    key = jax.random.fold_in(jax.random.key(settings.seed, impl="rbg"), diffusion.INIT)
+    return jax.jit(init)(key)
+
+
+def train(
+    settings: Settings,
+    data: arrays.ImageArrays,
+    devices: Sequence[jax.Device],
+    folder: str,
+    save_every: int,
+) -> tuple[State, list[float]]:
+    """Trains the noise predictor on all of `data`.
+
+    Args:
+        folder: where the state is saved every `save_every` steps and after the last.
+            Training continues from a state that is there.
+
+    Returns:
+        The last state and the losses; of steps before a restart only the last RECENT.
+
+    Raises:
+        RunFailed: the loss is not finite.
+    """
+    tx = optimizer(settings)
+    state = init_state(settings, data.num_classes, data.images.shape[1:], tx)
+    state = parallel.replicate(state, devices)
+    done, losses = 0, []
+    pending: list[jax.Array] = []  # losses that are still on the device
+
+    def recent_loss() -> str:
+        losses.extend(_finite(pending, done, settings.learning_rate))
+        pending.clear()
+        return f"loss {np.mean(losses[-RECENT:]):.4f}"
+
+    with contextlib.closing(Checkpoints(folder, keep=1)) as checkpoints:
+        if saved := checkpoints.restore_newest(state, say):
+            done, state, losses = saved.step, saved.state, saved.meta["losses"]
+            say(f"training: {done} of {settings.steps} steps are done already")
+        if done == settings.steps:  # no need to compile the step
+            return state, losses
+        step, inputs = _mapped_step(settings, data, tx, devices, state)
+        progress = Progress("training", "steps", settings.steps, say, done)
+        # Steps are dispatched one by one: XLA:CPU runs convolutions inside its loops
+        # (scan, while) many times slower.
+        while done < settings.steps:
+            done += 1
+            state, loss = step(state, *inputs)
+            pending.append(loss)
+            progress.advance(1, recent_loss)
+            if done % save_every == 0 or done == settings.steps:
+                recent_loss()  # a diverged run must not be saved
+                checkpoints.save(done, state, {"losses": losses[-RECENT:]})
+    return state, losses
+
+
+def _finite(losses: list[jax.Array], done: int, learning_rate: float) -> list[float]:
+    """Returns the losses of the steps up to `done`; fails if one is not finite."""
+    values = [float(value) for value in jax.device_get(losses)]
+    finite = np.isfinite(values)
+    if not finite.all():
+        first = done - len(values) + 1 + int(np.argmin(finite))
+        raise RunFailed(
+            f"the loss is not finite from training step {first} on; lower "
+            f"--learning_rate (it was {learning_rate}) and name another --out, because "
+            "that is other training"
+        )
+    return values
+
+
+def _mapped_step(
+    settings: Settings,
+    data: arrays.ImageArrays,
+    tx: optax.GradientTransformation,
+    devices: Sequence[jax.Device],
+    state: State,
+) -> tuple[Callable, tuple]:
+    """Returns the compiled step and its inputs after the state."""
+    key = jax.random.fold_in(jax.random.key(settings.seed), diffusion.TRAIN)
+    images, labels = np.ascontiguousarray(data.images), data.labels.astype(np.int32)
+    constants = parallel.replicate((key, images, labels), devices)
+    inputs = (*constants, parallel.ranks(devices))
+    step = make_train_step(settings, data.num_classes, tx)
+    step = parallel.map_resident_step(step, len(constants), devices)
+    lowered = step.lower(state, *inputs)
+    return compilation.compiled(lowered, devices[0].platform), inputs
