@@ -3,7 +3,7 @@ BIN = .venv/bin
 
 PIP = -m pip install --quiet --disable-pip-version-check
 
-.PHONY: .venv demo lint types test test-bench test-browser test-faults test-package \
+.PHONY: .venv demo lint test test-bench test-browser test-faults test-package \
   test-synthesis test-torch smoke smoke-run
 
 .venv: .venv/installed
@@ -32,9 +32,6 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pylint rsmatch_jax configs launch.py
-
-# The package's annotations.
-types: .venv/installed-dev
 	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
 
 # These compare bits with Pillow's and are compiled as users' programs are; see

@@ -1,6 +1,7 @@
 """The predict command: lines, exit codes and messages."""
 
 import json
+import pathlib
 import re
 import shutil
 import subprocess
@@ -8,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from data.images.test_image_files import broken_files
+from data.images.test_image_files import BROKEN
 from deploy.test_frozen import ANOTHER, UNFIT
 from PIL import Image
 from support import workdirs
@@ -147,7 +148,11 @@ def test_what_ends_badly_leaves_the_file_that_was_there(world, tmp_path, monkeyp
 
 def test_every_broken_file_is_named(world, tmp_path, capsys):
     root, _, _ = world
-    broken = broken_files(tmp_path)
+    broken = {
+        str(tmp_path / f"{i}.png"): reason for i, (_, reason) in enumerate(BROKEN)
+    }
+    for path, (data, _) in zip(broken, BROKEN, strict=True):
+        pathlib.Path(path).write_bytes(data)
     assert ask(root, str(tmp_path)) == 1
     printed = capsys.readouterr()
     assert printed.out == "" and "the others" not in printed.err

@@ -92,6 +92,8 @@ def make_split(
     """
     share = ratio if mode == "replace" else ratio / (1 - ratio)
     rng = np.random.RandomState(seed)
+    counts = np.bincount(labels, minlength=num_classes)
+    _check_labels(counts, labels_per_class, validation_per_class)
     labeled, validation, unlabeled, numbers = [], [], [], []
     for c in range(num_classes):
         members = np.flatnonzero(labels == c)
@@ -99,7 +101,7 @@ def make_split(
         end = len(members) - validation_per_class  # N_c
         numbers.append(math.floor(share * end + 0.5))  # S_c
         stop = end - numbers[c] if mode == "replace" else end
-        _check_counts(c, labels_per_class, validation_per_class, end, ratio, stop)
+        _check_ratio(c, ratio, end, stop, labels_per_class)
         labeled.append(members[:labels_per_class])
         unlabeled.append(members[labels_per_class:stop])
         validation.append(members[end:])
@@ -222,14 +224,15 @@ def _choose_synthetic(
     return np.concatenate(chosen)
 
 
-def _check_counts(
-    c: int, labeled: int, validation: int, end: int, ratio: float, stop: int
-):
-    """Raises RequestError if class c has too few images for a split."""
-    if end < labeled:
+def _check_labels(counts: np.ndarray, labeled: int, validation: int):
+    c = int(np.argmin(counts))
+    if counts[c] < labeled + validation:
         also = f" and data.validation_per_class={validation}" if validation else ""
-        reason = f"class {c} has only {end + validation} training images; lower this"
+        reason = f"class {c} has only {counts[c]} training images; lower this"
         raise RequestError(f"data.labels_per_class={labeled}{also}, but {reason}")
+
+
+def _check_ratio(c: int, ratio: float, end: int, stop: int, labeled: int):
     if stop < labeled:
         raise RequestError(
             f"data.synthetic_ratio={ratio} replaces {end - stop} of {end} unlabelled "

@@ -5,6 +5,8 @@ A RequestError names what is wrong, where absl and ml_collections print a traceb
 
 import contextlib
 import difflib
+import importlib.machinery
+import importlib.util
 import io
 import os
 import re
@@ -88,13 +90,14 @@ def load(path: str) -> ConfigDict:
 def call(path: str, function: str) -> Any:
     """Runs a Python file, in which `from configs import common` takes the packaged
     module, and returns the result of a function of it."""
-    module = types.ModuleType("configs._file")  # disappears with `configs`
-    module.__file__ = path
-    with open(path, "rb") as file:
-        code = compile(file.read(), path, "exec")
+    name = "configs._file"  # disappears with `configs`
+    loader = importlib.machinery.SourceFileLoader(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
     with _configs_importable(os.path.dirname(os.path.abspath(path))):
-        sys.modules[module.__name__] = module  # dataclasses look for it there
-        exec(code, vars(module))
+        sys.modules[name] = module  # dataclasses look for it there
+        loader.exec_module(module)
         return getattr(module, function)()
 
 

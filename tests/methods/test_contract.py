@@ -13,7 +13,7 @@ from support.table_networks import K, U, batch, method_of, run_one
 import rsmatch_jax
 from rsmatch_jax import losses, train
 from rsmatch_jax.augment import on_device
-from rsmatch_jax.engine import checks, experiment, feed
+from rsmatch_jax.engine import checks, feed
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.methods import base, keys
 from rsmatch_jax.methods.catalogue import METHODS, RULES
@@ -179,11 +179,13 @@ def test_a_rule_checks_its_keys_alone_and_below_rsmatch(monkeypatch):
 def test_optimiser_of_the_detector():
     """Its keys replace the config's; None keeps them."""
     rate = {"method.rsmatch.detector_learning_rate": 0.5}
-    _, _, exp = build(**rate)
+    c, _, exp = build(**rate)
     assert exp.method.optimiser() == {"detector": {"learning_rate": 0.5}}
-    c = config()
-    sgd = experiment._sgd(c, exp.method.optimiser()["detector"])
-    assert (sgd.learning_rate, sgd.weight_decay) == (0.5, c.optim.weight_decay)
+    ones = {name: {"kernel": jnp.ones((1, 1))} for name in exp.nets}
+    updates, _ = exp.tx.update(ones, exp.tx.init(ones), ones)
+    first = (1 + c.optim.weight_decay) * (1 + c.optim.momentum)  # Nesterov's
+    for name, rate in (("classifier", c.optim.learning_rate), ("detector", 0.5)):
+        np.testing.assert_allclose(updates[name]["kernel"], -rate * first, rtol=1e-6)
 
 
 IMAGES = jnp.zeros((2, 8, 9, 3), jnp.uint8)  # not square
