@@ -1,7 +1,6 @@
-"""Rules of the house, checked on the syntax trees: names, sizes, no copies."""
+"""Rules of the house, checked on the syntax trees: names and sizes."""
 
 import ast
-import collections
 import itertools
 import os
 import pathlib
@@ -19,7 +18,6 @@ TREES = {path: ast.parse(path.read_text()) for path in READ}
 VAGUE = {"found", "asked", "own", "said", "told"}
 FILE_LINES = 400
 FUNCTION_LINES = 60
-COPY_LINES = 10
 # What may follow the common beginning of two names that are too easily confused.
 ENDINGS = ("", "e", "s", "es", "er", "ers", "or", "ing", "ings", "ed", "ment")
 ENDINGS += ("ion", "ions", "ation", "ations", "y", "ies")
@@ -126,54 +124,3 @@ def test_every_command_is_a_door():
         assert [arg.arg for arg in main.args.args] == ["argv"], name
         assert len(main.args.defaults) == 1, name
         assert "sys.exit(main())" in path.read_text(), name
-
-
-class _Anonymous(ast.NodeTransformer):
-    """Takes names and constants out of a tree, so that a renamed copy stays a copy."""
-
-    def visit_Name(self, node):
-        return ast.Name("_", ast.Load())
-
-    def visit_arg(self, node):
-        return ast.arg("_")
-
-    def visit_Constant(self, node):
-        return ast.Constant(None)
-
-
-def pieces(path, tree):
-    """(statements without names, place) of every run of COPY_LINES lines."""
-    blocks = [
-        without_docstring(block)
-        for node in ast.walk(tree)
-        if not isinstance(node, ast.Module | ast.ClassDef)
-        for block in (getattr(node, field, None) for field in ("body", "orelse"))
-        if isinstance(block, list)
-    ]
-    for block in blocks:
-        if not block or block[-1].end_lineno - block[0].lineno + 1 < COPY_LINES:
-            continue
-        shapes = [ast.dump(_Anonymous().visit(statement)) for statement in block]
-        for i, first in enumerate(block):
-            for j, last in enumerate(block[i:], start=i):
-                if last.end_lineno - first.lineno + 1 >= COPY_LINES:
-                    yield tuple(shapes[i : j + 1]), f"{relative(path)}:{first.lineno}"
-                    break
-
-
-def test_no_two_pieces_do_one_job():
-    places = collections.defaultdict(set)
-    for path in FILES:
-        for shape, place in pieces(path, ast.parse(path.read_text())):
-            places[shape].add(place)
-    copies = [" = ".join(sorted(where)) for where in places.values() if len(where) > 1]
-    assert not copies, "\n".join(copies)
-
-
-def test_a_renamed_copy_would_be_noticed():
-    text = "def {0}({1}):\n    {1} += {2}\n" + "    print({1})\n" * 9
-    shapes = [
-        next(pieces(PACKAGE / name, ast.parse(text.format(name, *rest))))[0]
-        for name, *rest in (("a", "x", 1), ("b", "y", 2))
-    ]
-    assert shapes[0] == shapes[1]

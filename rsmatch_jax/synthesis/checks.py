@@ -10,6 +10,14 @@ from rsmatch_jax import files
 from rsmatch_jax.data.stores import dataset_folder
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.runs import workdir
+from rsmatch_jax.runtime.child import ROOT
+
+_REQUIREMENTS = "requirements-synthesis.txt"  # a wheel has the extra instead
+PIP = (
+    f"pip install -r {_REQUIREMENTS}"
+    if os.path.isfile(os.path.join(ROOT, _REQUIREMENTS))
+    else "pip install 'rsmatch_jax[synthesis]'"
+)
 
 
 def check_range(

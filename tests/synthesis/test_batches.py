@@ -1,6 +1,5 @@
 """Staged pictures: what counts, what is cleaned, who may write."""
 
-import errno
 import hashlib
 import io
 import os
@@ -11,7 +10,6 @@ from PIL import Image
 
 from rsmatch_jax import files
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.synthesis import checks
 from rsmatch_jax.synthesis.generate import batches
 from rsmatch_jax.synthesis.generate.batches import Part
 
@@ -94,16 +92,6 @@ def test_the_files_of_a_killed_process_are_removed(part, out):
     assert os.listdir(folder_of(part)) == [name]
 
 
-def test_a_batch_without_its_file_does_not_count(part, out):
-    part.stage(1, 4, ((3, 1),), [picture(3)])
-    os.remove(os.path.join(folder_of(part), "0000000.zip"))
-    again = Part(out, "a")
-    assert list(again.batches) == [1]
-    again.begin(HEADER, VERSIONS)
-    again.stage(0, 4, PROMPTS, [picture(0), "ugly", picture(2)])
-    assert Part(out, "a").entries == part.entries
-
-
 def test_damage_is_named(part, out):
     path = os.path.join(folder_of(part), "0000000.zip")
     with open(path, "rb") as f:
@@ -171,32 +159,3 @@ def test_other_prompts(part, out, change, named):
     batches.check_fit(f"{out}2", **{**POOL, **change})
     with pytest.raises(RequestError, match=named):
         batches.check_fit(out, **{**POOL, **change})
-
-
-def test_a_full_disk_loses_only_the_batch(part, out, monkeypatch):
-    before = batches.state(out)
-
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    drawn = [picture(3), picture(4)]
-    with monkeypatch.context() as patched:
-        patched.setattr(files.os, "fsync", full)
-        with pytest.raises(OSError, match="No space"):
-            part.stage(1, 4, ((3, 1), (4, 0)), drawn)
-    assert batches.state(out) == before
-    assert 1 not in part.batches
-    assert os.listdir(folder_of(part)) == ["0000000.zip"]
-    part.stage(1, 4, ((3, 1), (4, 0)), drawn)
-    assert sorted(Part(out, "a").batches) == [0, 1]
-
-
-def test_folders_that_are_no_pools_of_this_command(tmp_path, out):
-    checks.check_pool_folder(out)
-    os.mkdir(out)
-    checks.check_pool_folder(out)
-    (tmp_path / "pool" / "dataset_info.json").write_text("{}")
-    with pytest.raises(RequestError, match="not made by this command"):
-        checks.check_pool_folder(out)
-    with pytest.raises(RequestError, match="is a file"):
-        checks.check_pool_folder(str(tmp_path / "pool" / "dataset_info.json"))

@@ -106,19 +106,6 @@ def test_other_settings_are_refused(tmp_path, model, request_of, capsys):
     assert load(tmp_path / "pool", tmp_path).generator_names == ("sd14", "b")
 
 
-def test_prompts_for_other_classes_are_refused(tmp_path, model, request_of, capsys):
-    assert generate.main(request_of()) == 0
-    before = tree(tmp_path / "pool")
-    for dataset, classes in (("cars", CLASSES), ("pets", ("cat", "dog", "hen"))):
-        other = write_prompts(tmp_path / "other.jsonl", dataset, classes)
-        assert generate.main(request_of("glide", f"--prompts={other}")) == 2
-        printed = capsys.readouterr().err
-        assert "is a pool for pets" in printed
-        assert dataset in printed
-        assert classes == CLASSES or "label 2 is owl there, hen here" in printed
-    assert tree(tmp_path / "pool") == before
-
-
 def test_full_size(tmp_path, model, request_of, capsys, monkeypatch):
     flags = [f for f in request_of() if not f.startswith("--size")]
     assert generate.main([*flags, "--full_size", "--size=8"]) == 2

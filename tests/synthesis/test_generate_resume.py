@@ -26,21 +26,7 @@ from rsmatch_jax.synthesis.generate import __main__ as generate
 from rsmatch_jax.synthesis.generate import batches, pool_folder
 
 
-def test_a_finished_pool_is_left_as_it_is(tmp_path, model, request_of, capsys):
-    assert generate.main(request_of()) == 0
-    before = tree(tmp_path / "pool")
-    model.clear()
-    capsys.readouterr()
-    assert generate.main(request_of()) == 0
-    assert "is finished: 11 pictures of sd14, 1 dropped" in capsys.readouterr().out
-    assert model == []
-    assert tree(tmp_path / "pool") == before
-
-
-def test_the_pool_is_a_function_of_the_staging(
-    tmp_path, model, request_of, monkeypatch
-):
-    """A pool is equal after an interruption in batch 2, and if it is written again."""
+def test_the_pool_is_a_function_of_the_staging(tmp_path, model, request_of):
     assert generate.main(request_of()) == 0
     complete = tree(tmp_path / "pool", without=[".staging"])
     assert sorted(name.split("-")[0] for name in complete) == [
@@ -55,23 +41,6 @@ def test_the_pool_is_a_function_of_the_staging(
     for name in complete:
         os.remove(tmp_path / "pool" / name)
     assert generate.main(request_of()) == 0
-    assert tree(tmp_path / "pool", without=[".staging"]) == complete
-    shutil.rmtree(tmp_path / "pool")
-
-    real, calls = batches.Part.stage, []
-
-    def interrupted(*args, **kwargs):
-        calls.append(args)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        real(*args, **kwargs)
-
-    monkeypatch.setattr(batches.Part, "stage", interrupted)
-    model.clear()
-    assert generate.main(request_of()) == 75
-    assert not os.path.exists(tmp_path / "pool" / "dataset_info.json")
-    assert generate.main(request_of()) == 0
-    assert Counter(Counter(model).values()) == {1: 7, 2: 5}
     assert tree(tmp_path / "pool", without=[".staging"]) == complete
 
 

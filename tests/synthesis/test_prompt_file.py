@@ -11,10 +11,10 @@ HEADER = prompt_file.text("pets", ["cat", "dög"], {"seed": 3}, ())
 
 def test_round_trip(tmp_path):
     path = tmp_path / "p.jsonl"
-    prompts = (Prompt(1, 'A "dög" barks.'), Prompt(0, "a cat"))
+    prompts = (Prompt(1, 'A "dög" barks.'), Prompt(0, "one\u2028two"))
     text = prompt_file.text("pets", ["cat", "dög"], {"seed": 3}, prompts)
     assert text.startswith(HEADER)
-    path.write_text(text, "utf-8")
+    path.write_text(f"\ufeff{text}\n\n", "utf-8")  # as some editors leave it
     content_read = prompt_file.read(str(path))
     assert content_read.prompts == prompts
     assert content_read.dataset == "pets"
@@ -25,6 +25,7 @@ def test_round_trip(tmp_path):
 @pytest.mark.parametrize(
     ("content", "named"),
     [
+        (None, r"synthesis\.prompts"),
         ("", "line 1"),
         ("[]\n", "line 1"),
         ('{"dataset": "pets"}\n', "class names"),
@@ -37,19 +38,7 @@ def test_round_trip(tmp_path):
 )
 def test_bad_lines_are_named(tmp_path, content, named):
     path = tmp_path / "p.jsonl"
-    path.write_text(content, "utf-8")
+    if content is not None:
+        path.write_text(content, "utf-8")
     with pytest.raises(RequestError, match=named):
         prompt_file.read(str(path))
-
-
-def test_what_editors_leave_is_read(tmp_path):
-    path = tmp_path / "p.jsonl"
-    lines = HEADER + '{"label": 0, "prompt": "one\u2028two"}\n\n'
-    path.write_text("\ufeff" + lines, "utf-8")
-    (prompt,) = prompt_file.read(str(path)).prompts
-    assert prompt.text == "one\u2028two"
-
-
-def test_no_file(tmp_path):
-    with pytest.raises(RequestError, match=r"synthesis\.prompts"):
-        prompt_file.read(str(tmp_path / "none"))

@@ -12,9 +12,9 @@ import re
 from typing import Any
 
 from rsmatch_jax.errors import RequestError
+from rsmatch_jax.synthesis.checks import PIP
 from rsmatch_jax.synthesis.generate import glide
 
-PIP = "pip install -r requirements-synthesis.txt"
 GLIDE_PIP = "pip install git+https://github.com/openai/glide-text2im"
 _ENDS = 1 << 16
 _LIGHTNING_FILE = "sdxl_lightning_4step_unet.safetensors"

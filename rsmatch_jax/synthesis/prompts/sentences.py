@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from rsmatch_jax.errors import RequestError, RunFailed, one_line
-from rsmatch_jax.synthesis.checks import setting
+from rsmatch_jax.synthesis.checks import PIP, setting
 
 DEFAULT_MODEL = "mrm8488/t5-base-finetuned-common_gen"
-PIP = "pip install -r requirements-synthesis.txt"
 _UNKNOWN_LICENCE = "see the model's page"
 
 
