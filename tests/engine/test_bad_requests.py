@@ -19,7 +19,7 @@ from rsmatch_jax import train
 from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.engine import config_file
 from rsmatch_jax.runs import workdir
-from rsmatch_jax.synthesis.prompts import prompt_file, settings
+from rsmatch_jax.synthesis.prompts import prompt_file, sentences
 
 ROOT = pathlib.Path(__file__).parents[2]
 DIGITS = f"--config={ROOT}/configs/digits.py"
@@ -228,11 +228,9 @@ def make_prompts(root):
     contents = {"prompts": lines, "label": [bad], "bare": lines[:1], "none": []}
     for name, content in contents.items():
         (root / f"{name}.jsonl").write_text(header + "".join(content))
-    args = settings.parser(None).parse_args(pool_requests.WRITE)
-    sampling = settings.check(args)
     words = "zero one two three four five six seven eight nine"
-    how = {"words": words.split(), "model": args.model, "per_class": 5}
-    how |= {"allow_missing_word": False, **vars(sampling)}
+    how = {"words": words.split(), "model": sentences.DEFAULT_MODEL, "per_class": 5}
+    how |= {"allow_missing_word": False, **vars(sentences.Sampling())}
     finished = prompt_file.text("digits", "0123456789", how, ())
     (root / "digits.jsonl").write_text(finished)
 

@@ -21,14 +21,8 @@ from rsmatch_jax import files, terminal
 from rsmatch_jax.data import class_names
 from rsmatch_jax.errors import RequestError, RunFailed
 from rsmatch_jax.runs.workdir import differences
-from rsmatch_jax.synthesis.prompts import (
-    journal,
-    prompt_file,
-    sentences,
-    settings,
-    tally,
-    words,
-)
+from rsmatch_jax.synthesis import checks
+from rsmatch_jax.synthesis.prompts import journal, prompt_file, sentences, tally, words
 from rsmatch_jax.terminal import say
 
 GO_ON = "the same command again continues from here"
@@ -38,7 +32,11 @@ _SHOWN = 10
 
 def run(args: argparse.Namespace):
     """Writes the prompt file, or makes it longer."""
-    sampling = settings.check(args)
+    checks.check_range("per_class", args.per_class, 1)
+    checks.check_range("max_tries", args.max_tries, 1)
+    fields = dataclasses.fields(sentences.Sampling)
+    sampling = sentences.Sampling(**{f.name: getattr(args, f.name) for f in fields})
+    checks.check_settings(sampling)
     names = class_names.class_names(args.dataset, data_dir=args.data_dir)
     request = {
         "dataset": args.dataset,
@@ -217,10 +215,32 @@ def _total(request: Mapping[str, Any]) -> int:
     return request["per_class"] * len(request["class_names"])
 
 
+def _parser() -> terminal.Parser:
+    """Returns the parser of all flags; Sampling's fields are flags too."""
+    parser = terminal.Parser("synthesis.prompts", __doc__)
+    add = parser.add_argument
+    add("--dataset", required=True, help="digits, a TFDS name or a dataset folder")
+    add("--data_dir", help="where TFDS keeps its datasets (default TFDS's)")
+    add("--per_class", type=int, required=True, help="sentences per class")
+    add("--out", required=True, help="the prompt file, new or to be made longer")
+    text = "hub id or folder of a sequence-to-sequence model (default %(default)s)"
+    add("--model", default=sentences.DEFAULT_MODEL, help=text)
+    text = "a line per class, in label order: the model's input, not the class names"
+    add("--words", metavar="FILE", help=text)
+    text = "accept sentences without the word of their class"
+    add("--allow_missing_word", action="store_true", help=text)
+    text = "give up if fewer than 1 sentence in this many passes (default 20)"
+    add("--max_tries", type=int, default=20, help=text)
+    for field in dataclasses.fields(sentences.Sampling):
+        text = f"{field.metadata['help']} (default {field.default})"
+        kind = type(field.default)
+        add(f"--{field.name}", type=kind, default=field.default, help=text)
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
-    parser = settings.parser(__doc__)
-    return terminal.run_command(parser, argv, run, GO_ON, resumable=True)
+    return terminal.run_command(_parser(), argv, run, GO_ON, resumable=True)
 
 
 if __name__ == "__main__":
