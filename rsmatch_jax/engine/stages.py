@@ -36,22 +36,65 @@ def run(
 ) -> dict[str, Any]:
     """Does what `train.run` says, with the same arguments."""
     devices = list(devices or parallel.all_devices())
-    checks.check(config, len(devices))
-    versions = f"{__version__}, jax {jax.__version__}"
-    hosts.require_equal("package version", versions, "install the same on all machines")
-    text = config.to_json(sort_keys=True)
-    hosts.require_equal("config", text, "start all with the same command")
-    values, result = hosts.on_primary(
-        "earlier run", lambda: _earlier(config, folder, overwrite, explicit)
-    )
+    config, result = _check(config, folder, len(devices), overwrite, explicit)
     if result and result.get("status") == "finished" and not plan_only:
         say(
             f"{folder} holds this run, finished: test accuracy "
             f"{result['test_accuracy']:.4f}. Nothing to do; --overwrite trains anew"
         )
         return result
-    config = saved_config.with_values(config, values)
     say(f"{config.method.name} on {config.data.name}, seed {config.seed}: {folder}")
+    exp, task, source, warnings = _load(config, folder, devices, overwrite)
+    if plan_only:
+        plan.measure(exp, source)
+        return {}
+    with _claimed(folder, exp, task, overwrite, explicit) as output_folder:
+        try:
+            checkpoints = Checkpoints(folder, config.checkpoint.keep)
+            loop = Loop(exp, task, output_folder, checkpoints, warnings, stop)
+            return loop.train(source)
+        except OSError as e:
+            raise RunFailed(
+                f"{e}; the saved checkpoints are sound. Make room, or repair "
+                f"{folder}, and start again to go on"
+            ) from e
+
+
+def _check(
+    config: Any,
+    folder: str,
+    num_devices: int,
+    overwrite: bool,
+    explicit: Collection[str],
+) -> tuple[Any, dict[str, Any] | None]:
+    """Returns the config, with the neutral values that an earlier run in the folder
+    keeps, and that run's result; raises RequestError if the run cannot work."""
+    checks.check(config, num_devices)
+    versions = f"{__version__}, jax {jax.__version__}"
+    hosts.require_equal("package version", versions, "install the same on all machines")
+    text = config.to_json(sort_keys=True)
+    hosts.require_equal("config", text, "start all with the same command")
+
+    def earlier():
+        workdir.check_writable(folder)
+        if overwrite:
+            workdir.check_run_or_empty(folder)
+            return {}, None
+        values = saved_config.continue_run(folder, config, explicit)
+        if line := saved_config.neutral_line(folder, values):
+            say(line)
+        return values, workdir.read_result(folder)
+
+    values, result = hosts.on_primary("earlier run", earlier)
+    return saved_config.with_values(config, values), result
+
+
+def _load(
+    config: Any, folder: str, devices: Sequence[jax.Device], overwrite: bool
+) -> tuple[Experiment, rs_ssl.Task, feed.Feed, list[str]]:
+    """Loads the images, builds the rest and says what the run will be.
+
+    Returns them, where steps get their batches, and the warnings."""
     # One process after the other, because the first decodes the data into a cache.
     task = hosts.agreed(
         "data", lambda: experiment.load_task(config), primary_first=True
@@ -71,35 +114,7 @@ def run(
         say(line)
     if hosts.num_processes() > 1:
         say(f"hosts: {hosts.num_processes()} processes; this one writes the files")
-    if plan_only:
-        plan.measure(exp, source)
-        return {}
-    with _claimed(folder, exp, task, overwrite, explicit) as output_folder:
-        try:
-            checkpoints = Checkpoints(folder, config.checkpoint.keep)
-            loop = Loop(exp, task, output_folder, checkpoints, warnings, stop)
-            return loop.train(source)
-        except OSError as e:
-            raise RunFailed(
-                f"{e}; the saved checkpoints are sound. Make room, or repair "
-                f"{folder}, and start again to go on"
-            ) from e
-
-
-def _earlier(
-    config: Any, folder: str, overwrite: bool, explicit: Collection[str]
-) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Returns {key: neutral value} that an earlier run in the folder keeps, and its
-    result; raises RequestError if the folder cannot be used."""
-    workdir.check_writable(folder)
-    if overwrite:
-        workdir.check_run_or_empty(folder)
-        return {}, None
-    values = saved_config.continue_run(folder, config, explicit)
-    line = saved_config.neutral_line(folder, values)
-    if line:
-        say(line)
-    return values, workdir.read_result(folder)
+    return exp, task, source, warnings
 
 
 @contextlib.contextmanager
