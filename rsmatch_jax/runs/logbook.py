@@ -31,6 +31,7 @@ class Logbook:
         if self._file.tell() < num_bytes:
             say(f"warning: {path} has lost lines of earlier steps")
         self._file.truncate(min(num_bytes, self._file.tell()))
+        self._file.seek(0, os.SEEK_END)  # truncate moves no position
         self._writer: Any = None  # clu's; None without event files
         self._progress: Any = None
         if tensorboard:

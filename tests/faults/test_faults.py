@@ -91,7 +91,7 @@ def outcome(folder):
     assert result["status"] == "finished" and result["fingerprint"]
     for key in ("seconds", "images_per_second", "config"):
         del result[key]
-    return result, (folder / "metrics.jsonl").read_bytes()
+    return [result, *(folder / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")

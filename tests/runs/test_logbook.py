@@ -28,6 +28,7 @@ def test_going_on_drops_what_came_after_the_save(tmp_path, capsys, beyond):
     with open(tmp_path / "metrics.jsonl", "a") as f:
         f.write(beyond)  # cut off by a kill, or never brought to disk
     again = book(tmp_path, kept)
+    assert again.sync() == kept  # what a save before the next line notes
     again.write(6, {"a": math.nan})
     again.close()
     values = [(x["step"], x["a"]) for x in runs.lines(tmp_path)]

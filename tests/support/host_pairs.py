@@ -100,4 +100,6 @@ def assert_alike(folder, other, step, like):
     logged = [[x for x in lines(f) if x["step"] <= step] for f in (folder, other)]
     assert logged[0]
     for line, same in zip(*logged, strict=True):
-        assert line == pytest.approx(same, abs=1e-5)
+        assert line.keys() == same.keys()
+        for name, value in line.items():
+            assert value == pytest.approx(same[name], abs=1e-5), name
