@@ -68,9 +68,9 @@ def load(
         devices = list(devices or jax.local_devices()[:1])
         saved_shapes = checkpoints.shapes(number)
         exp = experiment.build(config, dims, dataset, devices, saved_shapes)
-        shapes = exp.state_shapes()
-        checkpoints.require_fits(number, shapes)
-        state = checkpoints.restore(number, shapes).state
+        like = exp.state_shapes()
+        checkpoints.require_fits(number, saved_shapes, like)
+        state = checkpoints.restore(number, like).state
     return Saved(folder, number, exp, state, dataset, classes, generators)
 
 

@@ -8,7 +8,7 @@ import contextlib
 import functools
 import json
 import zlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -123,10 +123,12 @@ class Checkpoints:
             with self._writing():
                 self._manager.wait_until_finished()
 
-    def require_fits(self, step: int, like: PyTree):
-        """Raises RequestError if the state of `step` has other leaves than `like`;
-        passes a damaged one, which `restore` reports."""
-        misfit = orbax_parts.misfit(self.shapes(step), like)
+    def require_fits(
+        self, step: int, shapes: Mapping[str, tuple[int, ...]], like: PyTree
+    ):
+        """Raises RequestError if the state of `step`, by its `shapes`, has other leaves
+        than `like`; passes a damaged one, which `restore` reports."""
+        misfit = orbax_parts.misfit(shapes, like)
         if misfit:
             raise RequestError(
                 f"{self._folder.path}/{step} is of another method, model or version "

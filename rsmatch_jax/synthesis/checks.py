@@ -50,13 +50,8 @@ def check_settings(settings: Any):
 
 def tfds_writer(hint: str = ""):
     """Returns the module that writes TFDS folders. hint: how to do without it."""
-    try:
+    with dataset_folder.needs_tensorflow("writing a pool", hint):
         from rsmatch_jax.data.stores import tf_write  # lazy: drawing needs no TF
-    except ImportError as e:
-        raise RequestError(
-            f"writing a pool needs TensorFlow and tensorflow-datasets ({e}): "
-            f"pip install -r requirements.txt{hint}"
-        ) from e
     return tf_write
 
 

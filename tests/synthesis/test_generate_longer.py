@@ -102,9 +102,12 @@ def test_whatever_was_there_before(tmp_path, drawn, at_once, first):
     assert tree(tmp_path / "pool") == at_once
 
 
-def test_killed_at_every_write(tmp_path, drawn, at_once, monkeypatch):
+@pytest.mark.parametrize(("shorter", "new"), [(True, 3), (False, 5)])
+def test_killed_at_every_write(tmp_path, drawn, at_once, monkeypatch, shorter, new):
+    """A pool that is begun, and one that gets longer; new: batches to draw."""
     flags = flags_of(tmp_path)
-    assert generate.main(flags()) == 0
+    if shorter:
+        assert generate.main(flags()) == 0
     command = [*flags(), f"--prompts={longer(tmp_path)}"]
     begun = tree(tmp_path / "pool")
     real, calls = files.write_bytes, []
@@ -131,13 +134,13 @@ def test_killed_at_every_write(tmp_path, drawn, at_once, monkeypatch):
         if limit % 2 == 0 and not ended:  # sometimes killed twice
             with monkeypatch.context() as patched:
                 patched.setattr(batches.Part, "stage", interrupt)
-                # Beyond the header and three batches nothing is left to stage.
-                assert generate.main(command) == (75 if limit <= 4 else 0)
+                # Beyond the header and the batches nothing is left to stage.
+                assert generate.main(command) == (75 if limit <= 1 + new else 0)
         assert generate.main(command) == 0
         assert tree(tmp_path / "pool") == at_once, limit
         if ended:
             break
-    assert limit > 5  # header, three batches, the mark of the written pool
+    assert limit > 2 + new  # header, batches, the mark of the written pool
 
 
 def interrupt(*args):
@@ -172,9 +175,15 @@ def test_other_prompts_are_refused(tmp_path, drawn, capsys):
         printed = capsys.readouterr().err
         assert f"prompts: {COUNT} of digest" in printed
         assert "--name" in printed
-    other = write_prompts(tmp_path / "cars.jsonl", "cars", CLASSES, MORE)
-    assert generate.main([*flags(), f"--prompts={other}"]) == 2
-    assert "is a pool for pets" in capsys.readouterr().err
+    for dataset, classes, named in (
+        ("cars", CLASSES, "the prompts are for cars"),
+        ("pets", ("cat", "dog", "hen"), "label 2 is owl there, hen here"),
+    ):
+        other = write_prompts(tmp_path / "other.jsonl", dataset, classes, MORE)
+        for generator in ("sd14", "glide"):
+            assert generate.main([*flags(generator), f"--prompts={other}"]) == 2
+            printed = capsys.readouterr().err
+            assert "is a pool for pets" in printed and named in printed
     assert generate.main([*flags(), f"--prompts={longer(tmp_path)}", "--seed=1"]) == 2
     assert "seed: 0 there, 1 here" in capsys.readouterr().err
     assert drawn == []
