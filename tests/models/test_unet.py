@@ -83,9 +83,10 @@ def test_unet_starts_at_zero_and_heeds_time_and_class():
 def test_attention_is_its_formula():
     net = unet.Attention()
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=(2, 3, 3, 128)), jnp.float32)
-    params = net.init(jax.random.key(0), x)
-    np.testing.assert_array_equal(net.apply(params, x), x)  # zero at first
+    x = rng.normal(size=(2, 3, 3, 128)).astype(np.float32)
+    on_device = jnp.asarray(x)
+    params = net.init(jax.random.key(0), on_device)
+    np.testing.assert_array_equal(net.apply(params, on_device), x)  # zero at first
     params = moved(params)
     p = jax.tree.map(np.asarray, params["params"])
 
@@ -100,7 +101,7 @@ def test_attention_is_its_formula():
     weights /= weights.sum(3, keepdims=True)
     want = (weights @ value).transpose(0, 2, 1, 3).reshape(2, 9, 128)
     want = x + (want @ p["out"]["kernel"] + p["out"]["bias"]).reshape(x.shape)
-    np.testing.assert_allclose(net.apply(params, x), want, atol=1e-4)
+    np.testing.assert_allclose(net.apply(params, on_device), want, atol=1e-4)
 
 
 def test_dropout_follows_from_each_rows_key():
