@@ -156,7 +156,9 @@ def test_drawing_on_one_device_equals_four(shallow):
     settings, labels = dataclasses.replace(FULL, guidance=1.0), np.arange(6)
     net, devices = diffusion.network(settings, 8, 10), jax.local_devices()
     key = jax.random.key(0, impl="rbg")
-    params = moved(net.init(key, jnp.zeros((6, 8, 8, 3)), labels, labels), size=0.02)
+    numbers = jnp.asarray(labels)
+    first = net.init(key, jnp.zeros((6, 8, 8, 3)), numbers, numbers)
+    params = moved(first, size=0.02)
     one, four = (
         diffusion.make_sampler(settings, (8, 8, 3), 10, devices[:n])(
             params, jax.random.key(1), labels.astype(np.int32)
