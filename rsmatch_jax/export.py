@@ -24,7 +24,6 @@ import numpy as np
 
 from rsmatch_jax import files, terminal
 from rsmatch_jax.deploy import card, frozen, saved
-from rsmatch_jax.errors import RequestError
 from rsmatch_jax.runs import workdir
 from rsmatch_jax.terminal import Parser, say
 
@@ -36,7 +35,7 @@ def exported(run: saved.Saved) -> jax.export.Exported:
     """Returns a run's classifier, uint8 [b, S, S, 3] -> float32 [b, K]."""
     part = frozen.parts(run)["classifier"]
     # On the host, because the program holds them as constants.
-    variables = jax.device_get(part.variables)
+    variables = jax.device_get((part.params, part.stats))
 
     def probabilities(images):
         return part.outputs(variables, images)[1]
@@ -65,12 +64,10 @@ def write(run: saved.Saved, out: str) -> dict[str, Any]:
     program = bytes(exported(run).serialize())
     digest = hashlib.sha256(program).hexdigest()
     content = card.card(run, size=len(program), digest=digest, platforms=PLATFORMS)
-    try:
+    with files.written_to("--out", out):
         files.write_bytes(out, program)
         files.write_json(f"{out}.json", content)
         files.write_text(f"{out}.md", card.text(content, os.path.basename(out)))
-    except OSError as e:
-        raise RequestError(f"--out={out} cannot be written: {e}") from e
     return content
 
 

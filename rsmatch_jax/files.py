@@ -75,13 +75,21 @@ def read_json(path: str) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def writing(path: str) -> Generator[TextIO]:
-    """Opens a text file by `replacing`; raises RequestError if it cannot be written."""
+def written_to(flag: str, path: str) -> Generator[None]:
+    """Turns an OSError of the block into a RequestError about the flag's `path`."""
     try:
-        with replacing(path, "w") as f:
-            yield f
+        yield
     except OSError as e:
-        raise RequestError(f"--out={path} cannot be written: {e}") from e
+        raise RequestError(
+            f"{flag}={path} cannot be written: {e}; choose another"
+        ) from e
+
+
+@contextlib.contextmanager
+def writing(path: str) -> Generator[TextIO]:
+    """Opens a text file --out=`path` by `replacing`, see `written_to`."""
+    with written_to("--out", path), replacing(path, "w") as f:
+        yield f
 
 
 def append(path: str, line: bytes):
@@ -120,14 +128,10 @@ def check_output(path: str | None, extension: str = ".json"):
         raise RequestError(f"--out={path} is no file name; use --out=FILE{extension}")
     if not os.path.isdir(folder):
         raise RequestError(f"--out={path}: there is no folder {folder}; make it first")
-    try:
+    with written_to("--out", path):
         tempfile.TemporaryFile(dir=folder).close()
         if os.path.exists(path):
             open(path, "r+b").close()
-    except OSError as e:
-        raise RequestError(
-            f"--out={path} cannot be written ({e.strerror}); choose another"
-        ) from None
 
 
 def plain(value: Any) -> Any:

@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 
 from absl import flags
 
-from rsmatch_jax import terminal
+from rsmatch_jax import files, terminal
 from rsmatch_jax.engine import checks, config_file, saved_config
 from rsmatch_jax.errors import RequestError, RunFailed, exit_code
 from rsmatch_jax.report import grid
@@ -93,11 +93,9 @@ def run(args: argparse.Namespace, config_flags: Sequence[str]):
     )
     if args.dry_run:
         return
-    try:
+    with files.written_to("--out", out):
         os.makedirs(out, exist_ok=True)
         grid.write_record(out, sweep, seeds, overrides)
-    except OSError as e:
-        raise RequestError(f"--out={out} cannot be written ({e})") from e
     failed, busy = _run_all(runs)
     say(f"the table: python -m rsmatch_jax.report {shlex.quote(out)}")
     if busy:

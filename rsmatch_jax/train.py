@@ -16,13 +16,11 @@ Exit codes: 0 done, 1 the run failed, 2 the request was wrong, 75 stopped by a s
 after saving.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
@@ -30,50 +28,7 @@ from rsmatch_jax.errors import STOPPED, exit_code
 from rsmatch_jax.runtime import cluster, stopping, supervisor
 from rsmatch_jax.terminal import say
 
-# Imports of JAX are inside functions: the parent of one of several processes stays
-# small, and a signal during the seconds that the imports take has a handler.
-if TYPE_CHECKING:
-    import jax
-
 GO_ON = "the same command goes on from the last checkpoint, if there is one"
-
-
-def run(
-    config: Any,
-    folder: str,
-    *,
-    overwrite: bool = False,
-    plan_only: bool = False,
-    devices: Sequence[jax.Device] | None = None,
-    stop: stopping.Stop | None = None,
-    explicit: Collection[str] = (),
-) -> dict[str, Any]:
-    """Trains by a locked config in `folder` and returns the content of result.json.
-
-    An unfinished run in the folder is resumed, a finished one is left as it is.
-
-    Args:
-        overwrite: start anew.
-        plan_only: print what would happen, train nothing and return {}.
-        devices: None = all devices of all processes.
-        stop: checked after every dispatch; if due, the run is saved and the status of
-            the result is `stopped`.
-        explicit: dotted keys that the user has set, rather than a default.
-    Raises:
-        RequestError: the run cannot work; nothing is written.
-        RunFailed: the run cannot go on.
-    """
-    from rsmatch_jax.engine import stages
-
-    return stages.run(
-        config,
-        folder,
-        overwrite=overwrite,
-        plan_only=plan_only,
-        devices=devices,
-        stop=stop or stopping.Stop(),
-        explicit=explicit,
-    )
 
 
 def define_flags(values: flags.FlagValues):
@@ -125,7 +80,7 @@ def _train(argv: Sequence[str], group: cluster.Group | None) -> int:
             nowhere = open(os.devnull, "w")  # noqa: SIM115 (as long as the process)
             stack.enter_context(contextlib.redirect_stdout(nowhere))
         with hosts.losses_named():
-            result = run(
+            result = stages.run(
                 config,
                 folder,
                 overwrite=values.overwrite,
@@ -139,8 +94,10 @@ def _train(argv: Sequence[str], group: cluster.Group | None) -> int:
 
     status = []
     with contextlib.ExitStack() as stack:
+        # JAX is imported here: the parent of one of several processes stays small, and
+        # a signal during the seconds that the imports take has a handler.
         alone = None if group else stack.enter_context(stopping.on_signals())
-        from rsmatch_jax.engine import checks, config_file
+        from rsmatch_jax.engine import checks, config_file, stages
         from rsmatch_jax.runtime import compilation, consensus, hosts
 
         code = exit_code(command, GO_ON)

@@ -13,6 +13,7 @@ from rsmatch_jax import export
 from rsmatch_jax.deploy import card as model_card
 from rsmatch_jax.deploy import frozen, saved
 from rsmatch_jax.models import networks, resnet
+from rsmatch_jax.runs import workdir
 from rsmatch_jax.version import __version__
 
 PROGRAM = 20_000  # bytes, at most, beside the numbers
@@ -183,10 +184,14 @@ def test_the_cards_example_runs_and_no_file_names_a_folder(root, monkeypatch):
     assert names["probabilities"].shape == (5, 10)
 
 
+def card_of(folder):
+    run = saved.load(str(folder))
+    return model_card.card(run, size=1, digest="", platforms=["cpu"])
+
+
 def test_the_card_of_an_encoded_run_says_how_images_are_cut(tmp_path):
-    workdirs.make_encoded(tmp_path / "run", 16)
-    run = saved.load(str(tmp_path / "run"))
-    card = model_card.card(run, size=1, digest="", platforms=["cpu"])
+    workdirs.make_encoded(tmp_path, 16)
+    card = card_of(tmp_path)
     assert "0.875" in card["input"]["other_sizes"]
     assert "0.875" in model_card.text(card, "x")
     many = {**card, "classes": [f"c{i}" for i in range(1000)]}
@@ -194,39 +199,13 @@ def test_the_card_of_an_encoded_run_says_how_images_are_cut(tmp_path):
 
 
 def test_the_card_of_labels_alone_names_no_other_images(tmp_path):
-    workdirs.make(tmp_path / "run", **{"method.name": "supervised"})
-    run = saved.load(str(tmp_path / "run"))
-    card = model_card.card(run, size=1, digest="", platforms=["cpu"])
-    assert run.generator_names and card["training"]["generators"] == []
+    workdirs.make(tmp_path, **{"method.name": "supervised"})
+    card = card_of(tmp_path)
+    assert workdir.read_data(str(tmp_path))["generator_names"]
+    assert card["training"]["generators"] == []
     assert card["training"]["unlabelled_images"] == 0
     printed = model_card.text(card, "x")
     assert "40 labelled images. Step 7" in printed and "synthetic (" not in printed
-
-
-OUTS = {
-    "config": ("{root}/run/config.json", "among the files of the run"),
-    "card": ("{root}/run/config", "config.json is among the files of the run"),
-    "result": ("{root}/run/result", "result.json is among the files of the run"),
-    "lock": ("{root}/run/.lock", "among the files of the run"),
-    "saved": ("{root}/run/checkpoints/7/model", "among the files of the run"),
-    "aside": ("{root}/run/checkpoints_damaged/x", "among the files of the run"),
-    "events": ("{root}/run/events.out.x", "among the files of the run"),
-    "round": ("{root}/out/../run/data.json", "among the files of the run"),
-    "folder": ("{root}/gone/model", "there is no folder {root}/gone"),
-    "is_folder": ("{root}/out", "is no file name"),
-    "empty": ("", "--out= is no file name"),
-}
-
-
-@pytest.mark.parametrize("case", OUTS)
-def test_places_where_no_file_may_be_are_refused(root, capsys, case):
-    out, words = OUTS[case]
-    files = [p for p in (root / "run").rglob("*") if p.is_file()]
-    before = [p.read_bytes() for p in files]
-    assert ask(root, f"--out={out.format(root=root)}") == 2
-    assert words.format(root=root) in capsys.readouterr().err
-    assert {p for p in (root / "run").rglob("*") if p.is_file()} == set(files)
-    assert [p.read_bytes() for p in files] == before
 
 
 @pytest.mark.parametrize(
@@ -235,16 +214,8 @@ def test_places_where_no_file_may_be_are_refused(root, capsys, case):
         ([], "required: --out"),
         (["--out={root}/out/x", "--step=5"], "--step=5: there is no such checkpoint"),
         (["--out={root}/out/x", "more"], "unrecognized arguments: more"),
+        (["--out={root}/run/result"], "result.json is among the files of the run"),
     ],
 )
 def test_wrong_requests_are_answered(root, capsys, argv, words):
-    argv = [word.format(root=root) for word in argv]
-    workdirs.check_refused(ask, root, argv, words, capsys)
-    assert not (root / "out" / "x").exists()
-
-
-def test_a_file_may_lie_in_the_workdir_beside_the_runs_own(root):
-    out = root / "run" / "model.jaxexport"
-    assert ask(root, f"--out={out}") == 0
-    for ending in ("", ".json", ".md"):
-        (root / "run" / f"model.jaxexport{ending}").unlink()
+    workdirs.check_refused(export.main, root / "run", argv, words, capsys)

@@ -16,29 +16,19 @@ from rsmatch_jax.methods.catalogue import METHODS
 ROOT = pathlib.Path(__file__).parent.parent
 DIGITS = "--config=configs/digits.py"
 
-FLAGS = [
-    ([], ["--config=FILE is missing"]),
-    ([DIGITS, "--wrkdir=x"], ["wrkdir", "workdir"]),
-    ([DIGITS, "more"], ["'more'"]),
+FLAGS = [  # the command line, and words of the answer
+    ("", "--config=FILE is missing"),
+    (f"{DIGITS} --wrkdir=x", "wrkdir | workdir"),
+    (f"{DIGITS} more", "'more'"),
     (
-        [
-            "--config=configs/cifar10.py",
-            "--config.data.download=False",
-            "--config.data.data_dir=/nope",
-        ],
-        ["cifar10", "/nope", "data_dir"],
+        "--config=cifar10 --config.data.download=False --config.data.data_dir=/nope",
+        "cifar10 | /nope | data_dir",
     ),
     (
-        [
-            DIGITS,
-            "--config.method.name=freematch",
-            "--noconfig.method.flexmatch.threshold_warmup",
-        ],
-        [
-            "flexmatch.threshold_warmup=False",
-            "method.name=freematch ignores",
-            "method.rsmatch.pseudo_label=flexmatch",
-        ],
+        f"{DIGITS} --config.method.name=freematch "
+        "--noconfig.method.flexmatch.threshold_warmup",
+        "flexmatch.threshold_warmup=False | method.name=freematch ignores | "
+        "method.rsmatch.pseudo_label=flexmatch",
     ),
 ]
 KEYS = [  # overrides of the digits' config, and words of the answer
@@ -169,27 +159,23 @@ KEYS = [  # overrides of the digits' config, and words of the answer
     ("log.every_steps=0", "log.every_steps=0"),
 ]
 
-
-WRONG = [
-    *FLAGS,
-    *(
-        ([DIGITS, *(f"--config.{key}" for key in keys.split())], words.split(" | "))
-        for keys, words in KEYS
-    ),
+KEYS = [
+    (" ".join([DIGITS, *(f"--config.{key}" for key in keys.split())]), words)
+    for keys, words in KEYS
 ]
 
 
-@pytest.mark.parametrize(("argv", "words"), WRONG, ids=lambda x: " ".join(x)[-60:])
-def test_wrong_request_is_answered(argv, words, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(("line", "words"), FLAGS + KEYS, ids=lambda x: x[-60:])
+def test_wrong_request_is_answered(line, words, tmp_path, capsys, monkeypatch):
     """Exit code 2, key and value named, no traceback, nothing written."""
     # Without data that this machine has decoded before.
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tmp_path / "run"
-    assert train.main([*argv, f"--workdir={folder}"]) == 2
+    assert train.main([*line.split(), f"--workdir={folder}"]) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: ")
     assert "Traceback" not in message
-    for word in words:
+    for word in words.split(" | "):
         assert word in message
     assert not folder.exists()
 

@@ -1,11 +1,11 @@
 """Foreign files are data: nothing in them is ever run."""
 
-import ast
 import hashlib
 import json
 import os
 import pathlib
 import pickle
+import re
 import shutil
 
 import numpy as np
@@ -25,79 +25,31 @@ FILES += sorted((ROOT / "configs").glob("*.py"))
 DIGITS = ["launch.py", "--config=configs/digits.py", "--config.method.name=fixmatch"]
 POOL = ROOT / "rsmatch_jax" / "data" / "digits_pool"
 
-# Modules whose loading runs what the file says.
-RUNNING = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve"}
-RUNNING |= {"marshal"}
 
-
-def named(node):
-    """Returns `a.b.c` of such an expression, otherwise ""."""
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute):
-        return f"{named(node.value)}.{node.attr}"
-    return ""
-
-
-def argument(call, name):
-    return next((ast.unparse(k.value) for k in call.keywords if k.arg == name), None)
-
-
-def faults(tree):
-    """Yields the calls and imports that could run foreign data."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            modules = [node.module or ""]
-        else:
-            modules = []
-        yield from (m for m in modules if m.split(".")[0] in RUNNING)
-        if not isinstance(node, ast.Call):
-            continue
-        called = named(node.func)
-        if called in ("eval", "exec", "compile", "__import__", "os.system"):
-            yield called
-        if called.split(".")[-1] in ("read_pickle", "unsafe_load", "full_load"):
-            yield called
-        if called in ("np.load", "numpy.load") and (
-            argument(node, "allow_pickle") != "False"
-        ):
-            yield f"{called} without allow_pickle=False"
-        if called == "torch.load" and argument(node, "weights_only") != "True":
-            yield "torch.load without weights_only=True"
-        if called == "yaml.load":
-            yield called
-        if called.endswith(".from_pretrained") and (
-            argument(node, "trust_remote_code") not in ("False", None)
-        ):
-            yield f"{called} that trusts remote code"
-        if argument(node, "shell") not in (None, "False"):
-            yield f"{called} with a shell"
+# Beside what ruff refuses: pickles, eval, a shell (pyproject.toml).
+RUNNING = (
+    r"(np|torch)\.load\((?![^)]*(allow_pickle=False|weights_only=True))"
+    r"|trust_remote_code\W*True|(?<!def )(?<![.\w])(compile|__import__)\("
+)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_file_runs_foreign_data(path):
-    assert not list(faults(ast.parse(path.read_text())))
+    assert not re.search(RUNNING, path.read_text())
 
 
 @pytest.mark.parametrize(
     "line",
     [
-        "import pickle",
-        "from joblib import load",
         "np.load(path)",
         "np.load(path, allow_pickle=True)",
         "torch.load(path)",
-        "yaml.load(text)",
-        "eval(text)",
-        "pd.read_pickle(path)",
         "Model.from_pretrained(name, trust_remote_code=True)",
-        "subprocess.run(text, shell=True)",
+        "compile(text)",
     ],
 )
-def test_such_a_line_would_be_found(line):
-    assert list(faults(ast.parse(line)))
+def test_such_a_line_would_be_noticed(line):
+    assert re.search(RUNNING, line)
 
 
 class Bomb:
@@ -134,11 +86,11 @@ def sign(folder):
 
 def refused(argv, capsys, *words):
     assert train.main([*DIGITS[1:], *argv]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert "Traceback" not in said
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert "Traceback" not in message
     for word in words:
-        assert word in said
+        assert word in message
 
 
 def test_the_bombs_are_live(tmp_path):

@@ -28,11 +28,9 @@ def open_run(args: argparse.Namespace, name: str) -> tuple[saved.Saved, str]:
 
 def write(out: str, picture: bytes, content: dict[str, Any]):
     """Writes both files atomically; RequestError if one cannot be written."""
-    try:
+    with files.written_to("--out", out):
         files.write_bytes(out, picture)
         files.write_json(_beside(out), content)
-    except OSError as e:
-        raise RequestError(f"--out={out} cannot be written: {e}") from e
 
 
 def _beside(out: str) -> str:

@@ -58,10 +58,6 @@ class Part:
     params: PyTree
     stats: PyTree
 
-    @property
-    def variables(self) -> tuple[PyTree, PyTree]:
-        return self.params, self.stats
-
     def outputs(
         self, variables: tuple[PyTree, PyTree], images: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
@@ -89,11 +85,10 @@ def parts(run: saved.Saved) -> dict[str, Part]:
                 wrn_preact=model.wrn_preact,
             )
             net = networks.take_uint8(net, *normalise.normalisation(run.dataset))
-            ema = state.ema[network]
+            ema, stats = state.ema[network], state.stats[network]
             params = {"encoder": ema["encoder"], "heads": {head: ema["heads"][head]}}
-            variables = params, state.stats[network]
-            variables = jax.device_put(variables, run.exp.devices[0])
-            reduced[part] = Part(part, head, classes, net, *variables)
+            on_device = jax.device_put((params, stats), run.exp.devices[0])
+            reduced[part] = Part(part, head, classes, net, *on_device)
     return reduced
 
 
@@ -210,7 +205,7 @@ class Model:
     ) -> Iterator[dict[str, np.ndarray]]:
         """An output of each part for each batch."""
         program = self._program(parts, rows)
-        variables = {name: part.variables for name, part in parts.items()}
+        variables = _variables(parts)
 
         def dispatched():
             for batch in batches:
@@ -239,10 +234,13 @@ class Model:
 
             shape = (rows, self.image_size, self.image_size, 3)
             images = jax.device_put(np.zeros(shape, np.uint8), self._device)
-            variables = {name: part.variables for name, part in parts.items()}
-            lowered = jax.jit(forward).lower(variables, images)
+            lowered = jax.jit(forward).lower(_variables(parts), images)
             self._programs[key] = compilation.compiled(lowered, self._device.platform)
         return self._programs[key]
+
+
+def _variables(parts: Mapping[str, Part]) -> dict[str, tuple[PyTree, PyTree]]:
+    return {name: (part.params, part.stats) for name, part in parts.items()}
 
 
 def _predictions(probabilities: Mapping[str, np.ndarray]) -> Predictions:

@@ -28,13 +28,27 @@ def run(
     config: Any,
     folder: str,
     *,
-    overwrite: bool,
-    plan_only: bool,
-    devices: Sequence[jax.Device] | None,
-    stop: Stop,
-    explicit: Collection[str],
+    overwrite: bool = False,
+    plan_only: bool = False,
+    devices: Sequence[jax.Device] | None = None,
+    stop: Stop | None = None,
+    explicit: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Does what `train.run` says, with the same arguments."""
+    """Trains by a locked config in `folder` and returns the content of result.json.
+
+    An unfinished run in the folder is resumed, a finished one is left as it is.
+
+    Args:
+        overwrite: start anew.
+        plan_only: print what would happen, train nothing and return {}.
+        devices: None = all devices of all processes.
+        stop: checked after every dispatch; if due, the run is saved and the status of
+            the result is `stopped`.
+        explicit: dotted keys that the user has set, rather than a default.
+    Raises:
+        RequestError: the run cannot work; nothing is written.
+        RunFailed: the run cannot go on.
+    """
     devices = list(devices or parallel.all_devices())
     config, result = _check(config, folder, len(devices), overwrite, explicit)
     if result and result.get("status") == "finished" and not plan_only:
@@ -51,6 +65,7 @@ def run(
     with _claimed(folder, exp, task, overwrite, explicit) as output_folder:
         try:
             checkpoints = Checkpoints(folder, config.checkpoint.keep)
+            stop = stop or Stop()
             loop = Loop(exp, task, output_folder, checkpoints, warnings, stop)
             return loop.train(source)
         except OSError as e:

@@ -52,10 +52,3 @@ def check(config: keys.Config):
     for block in blocks_in_use(config):
         if block in RULES:
             RULES[block].check(config)
-
-
-def reset_refused(config: keys.Config):
-    """Resets the keys that the config's method refuses."""
-    for name, cls in METHODS.items():
-        if name != config.method.name:
-            keys.reset_refused(cls, name, config)

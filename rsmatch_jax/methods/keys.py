@@ -40,14 +40,10 @@ class Bounds:
         return None
 
 
-def key(path: str = "", *, own_method_only: bool = False, **bounds: Any) -> Any:
-    """Declares a dataclass field that is a config key within Bounds(**bounds).
-
-    path: "" = the field's name in the block of the class. own_method_only: the key is
-    refused if set for another method.
-    """
-    options = {"bounds": Bounds(**bounds), "own_method_only": own_method_only}
-    return dataclasses.field(metadata={"path": path, **options})
+def key(path: str = "", **bounds: Any) -> Any:
+    """Declares a dataclass field that is a config key within Bounds(**bounds); path: ""
+    = the field's name in the block of the class."""
+    return dataclasses.field(metadata={"path": path, "bounds": Bounds(**bounds)})
 
 
 def paths(cls: type, block: str) -> dict[str, str]:
@@ -61,23 +57,11 @@ def paths(cls: type, block: str) -> dict[str, str]:
 
 def check(cls: type, block: str, config: Config):
     """Raises RequestError for a value that is out of the bounds declared in `cls`."""
-    method = config.method.name
     options = {field.name: field.metadata for field in dataclasses.fields(cls)}
     for name, path in paths(cls, block).items():
-        value = get(config, path)
-        problem = options[name]["bounds"].problem(value)
-        if options[name]["own_method_only"] and value and method != block:
-            problem = f"method.name={method} does not know it; it belongs to "
-            problem += f"method.name={block}"
+        problem = options[name]["bounds"].problem(get(config, path))
         if problem:
             refuse(config, path, problem)
-
-
-def reset_refused(cls: type, block: str, config: Config):
-    """Sets the block's keys that are refused for other methods to False, 0 or ""."""
-    for field in dataclasses.fields(cls):
-        if field.metadata.get("own_method_only"):
-            config.method[block][field.name] = type(config.method[block][field.name])()
 
 
 def from_config(cls: type[T], block: str, config: Config, **derived: Any) -> T:

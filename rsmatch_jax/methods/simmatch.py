@@ -45,7 +45,7 @@ class SimMatch(base.Method):
     warmup_steps: int = keys.key(least=0)
     bank_decay: float = keys.key(least=0, most=1)
     bank_norm: str = keys.key(choices=tuple(BANK_NORMS))
-    epass: bool = keys.key(own_method_only=True)
+    epass: bool = keys.key()
     hidden_width: int | None = None  # of the projectors, None = the encoder's features
 
     def as_saved(self, shapes):

@@ -58,12 +58,10 @@ def _run(args: argparse.Namespace):
     detailed = [runs.get(os.path.realpath(folder)) for folder in folders]
     detailed = [run for run in detailed if isinstance(run, collect.Run)]
     failed = _draw(detailed, data_flags) if args.draw else []
-    try:
+    with files.written_to("--out", out):
         page.write(out, made, detailed)
         text.write_cells(f"{stem}.csv", made)
         text.write_runs(f"{stem}.runs.csv", runs.values())
-    except OSError as e:
-        raise RequestError(f"--out={out} cannot be written: {e}") from e
     sys.stdout.write(f"\nwritten: {out}, {stem}.csv, {stem}.runs.csv\n")
     if failed:
         raise RunFailed(f"the page lacks what could not be drawn: {'; '.join(failed)}")

@@ -102,7 +102,7 @@ def claim(
 ):
     """Makes the folder, with config.json, split.npz (index arrays by name) and
     data.json (a JSON-ready description of the data) in it."""
-    try:
+    with files.written_to("--workdir", workdir):
         os.makedirs(workdir, exist_ok=True)
         for name in os.listdir(workdir):
             if name.endswith(files.TEMPORARY):  # a killed process left it
@@ -111,10 +111,6 @@ def claim(
         files.write_json(os.path.join(workdir, DATA_FILE), data)
         with files.replacing(os.path.join(workdir, SPLIT_FILE)) as f:
             np.savez(f, **split)
-    except OSError as e:
-        raise RequestError(
-            f"--workdir={workdir} cannot be written ({e}); choose another"
-        ) from e
 
 
 def check_out(
@@ -160,13 +156,9 @@ def locked(workdir: str) -> Generator[None]:
         "choose another"
     )
     with contextlib.ExitStack() as stack:
-        try:
+        with files.written_to("--workdir", workdir):
             os.makedirs(workdir, exist_ok=True)
             stack.enter_context(files.locked(os.path.join(workdir, LOCK_FILE), message))
-        except OSError as e:
-            raise RequestError(
-                f"--workdir={workdir} cannot be written ({e}); choose another"
-            ) from e
         yield
 
 

@@ -239,5 +239,4 @@ WRONG = {
 
 @pytest.mark.parametrize(("argv", "message"), WRONG.values(), ids=WRONG)
 def test_wrong_requests(run, capsys, argv, message):
-    folder, _ = run
-    workdirs.check_refused(ask, folder, argv, message, capsys)
+    workdirs.check_refused(tsne.main, run[0], argv, message, capsys)

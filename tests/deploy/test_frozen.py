@@ -1,5 +1,6 @@
 """The model of a workdir equals a plain forward pass."""
 
+import functools
 import shutil
 
 import jax
@@ -112,7 +113,7 @@ def test_it_takes_the_first_device_alone(folder, run):
     first = jax.local_devices()[0]
     model = frozen.load(str(folder))
     assert model.run.exp.devices == [first]
-    variables = [part.variables for part in model.parts.values()]
+    variables = [(part.params, part.stats) for part in model.parts.values()]
     assert {d for x in jax.tree.leaves(variables) for d in x.devices()} == {first}
     assert model.run.state is None  # no queue beside the networks
     # A run opened on more devices gives the same predictions.
@@ -195,14 +196,9 @@ def test_what_a_run_writes_is_what_is_restored(folder, run):
     assert_bit_equal(output.state, states[7])
 
 
-def data(*path, **values):
-    return workdirs.change("data.json", *path, **values)
-
-
-def saved_config(*path, **values):
-    return workdirs.change("config.json", *path, **values)
-
-
+data = functools.partial(workdirs.change, "data.json")
+config = functools.partial(workdirs.change, "config.json")
+write = functools.partial(workdirs.write, "config.json")
 ANOTHER = "of another method, model or version"
 UNFIT = {
     "no_data": (workdirs.remove("data.json"), "has no data.json.*version"),
@@ -214,14 +210,19 @@ UNFIT = {
     "dims": (data("dims", num_labeled="many"), "not that of this version"),
     "more_dims": (data("dims", depth=3), "not that of this version.*depth"),
     "classes": (data("dims", num_classes=9), "10 names of 9 classes"),
-    "method": (saved_config("method", name="fixmatch"), f"{ANOTHER}.*is there"),
-    "more": (saved_config("method", name="simmatch"), f"{ANOTHER}.*"),
-    "model": (saved_config("model", classifier="wrn_10_2"), f"{ANOTHER}.*has shape"),
-    "queue": (
-        saved_config("method", "rsmatch", queue_length=5),
-        f"{ANOTHER}.*queue.*has shape",
-    ),
-    "key": (saved_config(eval={}), "config.json lacks eval.*use the version"),
+    "method": (config("method", name="fixmatch"), f"{ANOTHER}.*is there"),
+    "more": (config("method", name="simmatch"), f"{ANOTHER}.*"),
+    "model": (config("model", classifier="wrn_10_2"), f"{ANOTHER}.*has shape"),
+    "queue": (config("method", "rsmatch", queue_length=5), f"{ANOTHER}.*queue.*shape"),
+    "no_config": (workdirs.remove("config.json"), "holds no run.*config.json"),
+    "binary": (write(b"\xff\x00"), "config.json cannot be read"),
+    "list": (write(b"[1]"), "config.json cannot be read: it holds a list"),
+    "flat": (write(b'{"seed": 0, "method": 3}'), "checkpoint.every_steps|no config"),
+    "key": (config(eval={}), "config.json lacks eval.*use the version"),
+    "block": (config("method", rsmatch={}), "config.json lacks method.rsmatch"),
+    "null": (config("train", batch_size=None), "lacks train.batch_size"),
+    "word": (config("train", batch_size="many"), "config.json.*batch_size.*many"),
+    "magic": (config("method", name="magic"), "config.json.*method.name=magic"),
     "nothing": (workdirs.remove("checkpoints"), "nothing is saved yet"),
 }
 

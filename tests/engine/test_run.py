@@ -12,8 +12,8 @@ import pytest
 from support.helpers import assert_bit_equal, config
 from support.runs import KEYS, ONE_NETWORK, first_state, lines, run, saved_state
 
-from rsmatch_jax import files, train
-from rsmatch_jax.engine import experiment
+from rsmatch_jax import files
+from rsmatch_jax.engine import experiment, stages
 from rsmatch_jax.errors import RequestError, RunFailed
 from rsmatch_jax.runs import same_data, workdir
 
@@ -129,7 +129,7 @@ def test_foreign_folder_is_neither_used_nor_cleared(tmp_path):
 def test_plan_trains_and_writes_nothing(tmp_path, capsys):
     c = config(**KEYS)
     folder = tmp_path / "r"
-    train.run(c, str(folder), plan_only=True, devices=jax.local_devices()[:1])
+    stages.run(c, str(folder), plan_only=True, devices=jax.local_devices()[:1])
     out = capsys.readouterr().out
     assert not folder.exists()
     for word in ("640 unlabelled", "320 synthetic", "4 steps", "memory", "s a step"):

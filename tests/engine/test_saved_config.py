@@ -12,9 +12,9 @@ from support.helpers import TINY, config
 from support.runs import KEYS
 
 from configs import common
-from rsmatch_jax import evaluate, predict, sweep, train
+from rsmatch_jax import evaluate, predict, sweep
 from rsmatch_jax.data.stores import arrays
-from rsmatch_jax.engine import saved_config
+from rsmatch_jax.engine import saved_config, stages
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.report import collect
 from rsmatch_jax.runs import workdir
@@ -66,7 +66,7 @@ def old(tmp_path):
 
 
 def run(folder, c, **options):
-    return train.run(c, str(folder), devices=jax.local_devices()[:1], **options)
+    return stages.run(c, str(folder), devices=jax.local_devices()[:1], **options)
 
 
 def test_keys_that_old_workdirs_lack_have_a_neutral_value():

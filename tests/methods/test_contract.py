@@ -11,9 +11,9 @@ from support.helpers import TINY, build, config
 from support.table_networks import K, U, batch, method_of, run_one
 
 import rsmatch_jax
-from rsmatch_jax import losses, train
+from rsmatch_jax import losses
 from rsmatch_jax.augment import on_device
-from rsmatch_jax.engine import checks, feed
+from rsmatch_jax.engine import checks, feed, stages
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.methods import base, keys
 from rsmatch_jax.methods.catalogue import METHODS, RULES
@@ -84,7 +84,7 @@ def test_second_weak_view_and_shadow_weights_reach_the_loss(two_views, mode):
 
 
 def test_inference_leaves_training_heads_out(two_views, tmp_path, capsys):
-    result = train.run(config(**two_views), str(tmp_path), devices=jax.devices()[:1])
+    result = stages.run(config(**two_views), str(tmp_path), devices=jax.devices()[:1])
     assert result["status"] == "finished"
     assert "gap" in capsys.readouterr().out
     model = rsmatch_jax.load(str(tmp_path))

@@ -17,7 +17,7 @@ import contextlib, functools, io, pathlib, tempfile
 import jax
 import rsmatch_jax
 from configs import common
-from rsmatch_jax import train
+from rsmatch_jax.engine import stages
 from rsmatch_jax.engine import checks
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.models import networks
@@ -39,7 +39,7 @@ def config(**method):
 for method in ({"name": "topshare"}, {"rsmatch": {"pseudo_label": "topshare"}}):
     with contextlib.redirect_stdout(io.StringIO()):
         devices = jax.local_devices()[:2]
-        result = train.run(config(**method), tempfile.mkdtemp(), devices=devices)
+        result = stages.run(config(**method), tempfile.mkdtemp(), devices=devices)
     print(result["status"], result["steps"], 0 < result["utilisation"] < 1)
 for call in (
     lambda: checks.check(config(name="topshare", topshare={"share": 1.5}), 1),

@@ -8,9 +8,8 @@ from support import runs, trees
 from support.helpers import config, leaves
 from support.host_pairs import StopAfter
 
-from rsmatch_jax import train
 from rsmatch_jax.deploy import saved
-from rsmatch_jax.engine import experiment
+from rsmatch_jax.engine import experiment, stages
 from rsmatch_jax.methods.simmatch import PROJECTOR, SimMatch
 from rsmatch_jax.models import networks
 from rsmatch_jax.models.networks import Projector
@@ -35,9 +34,9 @@ def test_a_run_of_an_earlier_version_keeps_its_width(tmp_path, monkeypatch):
         )
         c = config(**{**runs.KEYS, **keys})
         device = jax.local_devices()[:1]
-        first = train.run(c, str(tmp_path), devices=device, stop=StopAfter(2))
+        first = stages.run(c, str(tmp_path), devices=device, stop=StopAfter(2))
         assert first["status"] == "stopped"
-    assert train.run(c, str(tmp_path), devices=device)["status"] == "finished"
+    assert stages.run(c, str(tmp_path), devices=device)["status"] == "finished"
     run = saved.load(str(tmp_path))
     assert run.step == 4
     member = run.state.params["classifier"]["projectors"]["projector_0"]

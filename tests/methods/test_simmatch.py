@@ -212,7 +212,6 @@ def test_epass_has_three_projectors(epass, count):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"method.simmatch.epass": True}, "epass=True.*method.name=simmatch"),
         ({"method.simmatch.bank_norm": "torch"}, "bank_norm=torch.*fixed or usb"),
         ({"method.simmatch.temperature": 0.0}, "temperature=0.0.*above 0"),
         ({"method.simmatch.smoothing": 1.5}, "smoothing=1.5.*between 0 and 1"),

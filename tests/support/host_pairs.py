@@ -14,7 +14,7 @@ from support import xla_flags
 from support.helpers import SMALL, config, leaves
 from support.runs import lines, saved_state
 
-from rsmatch_jax import train
+from rsmatch_jax.engine import stages
 from rsmatch_jax.runtime.stopping import Stop
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -84,7 +84,7 @@ class StopAfter(Stop):
 def alone(folder, keys, stop=None):
     """Trains the same run in this process, on one device."""
     devices = jax.local_devices()[:1]
-    return train.run(config(**keys), str(folder), devices=devices, stop=stop)
+    return stages.run(config(**keys), str(folder), devices=devices, stop=stop)
 
 
 def assert_alike(folder, other, step, like):

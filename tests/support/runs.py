@@ -6,7 +6,7 @@ import json
 import jax
 from support.helpers import TINY, build, config
 
-from rsmatch_jax import train
+from rsmatch_jax.engine import stages
 from rsmatch_jax.runs import workdir
 from rsmatch_jax.runs.checkpoint import Checkpoints
 
@@ -23,7 +23,7 @@ ONE_NETWORK = {"method.rsmatch.individual_models": False}  # compiles faster
 
 
 def run(folder, devices=1, **overrides):
-    return train.run(
+    return stages.run(
         config(**{**KEYS, **overrides}),
         str(folder),
         devices=jax.local_devices()[:devices],

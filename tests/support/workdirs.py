@@ -103,12 +103,15 @@ def write(name, content):
     return lambda folder: (folder / name).write_bytes(content)
 
 
-def check_refused(ask, folder, argv, message, capsys):
-    """Asserts that ask(folder, *argv) exits with 2 and a message; writes nothing."""
-    before = sorted(folder.iterdir())
-    assert ask(folder, *(arg.format(run=folder) for arg in argv)) == 2
+def check_refused(main, folder, argv, message, capsys):
+    """Asserts that a command on a run exits with 2 and a message, and writes nothing.
+    In argv and message {run} is the folder, {root} the one that it lies in."""
+    before = sorted(folder.parent.rglob("*"))
+    places = {"run": folder, "root": folder.parent}
+    argv = [arg.format(**places) for arg in argv]
+    assert main([f"--workdir={folder}", *argv]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
-    assert re.search(message, error, re.DOTALL), error
+    assert re.search(message.replace("{root}", str(folder.parent)), error, re.DOTALL)
     assert "Traceback" not in error
-    assert sorted(folder.iterdir()) == before
+    assert sorted(folder.parent.rglob("*")) == before

@@ -40,7 +40,6 @@ def build(
     for key, value in values.items():
         group, last = key.rsplit(".", 1)
         checks.get(config, group)[last] = value
-    catalogue.reset_refused(config)  # the user may set them for one row's method
     checks.check(config, len(devices))
     if config.data.labels_per_class > PER_CLASS:
         raise RequestError(
