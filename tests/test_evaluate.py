@@ -224,22 +224,6 @@ def test_damaged_run_is_refused(folder, tmp_path, capsys, damage, words):
     assert snapshot(copy) == before  # and no folder checkpoints/ was made
 
 
-@pytest.mark.parametrize(
-    ("argv", "words"),
-    [
-        (["--step=23"], "--step=23.*8"),
-        (["--step=worst"], "--step=worst.*last, best"),
-        (["--step="], "--step=.*last, best"),
-        (["--out=configs/"], "--out=configs/ is no file name"),
-        (["--synthetic_pool=/nope"], "no synthetic pool at /nope"),
-        (["--out={run}/../run/config.json"], "among the files of the run"),
-    ],
-    ids=lambda x: " ".join(x) if isinstance(x, list) else "",
-)
-def test_wrong_request_is_answered(folder, capsys, argv, words):
-    workdirs.check_refused(evaluate.main, folder, argv, words, capsys)
-
-
 @pytest.mark.parametrize(("lost", "step"), [("state", "last"), ("meta", "best")])
 def test_damaged_checkpoint_is_a_failure(folder, tmp_path, capsys, lost, step):
     copy = shutil.copytree(folder, tmp_path / "copy")

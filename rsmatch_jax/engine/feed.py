@@ -12,6 +12,7 @@ import numpy as np
 
 from rsmatch_jax import step
 from rsmatch_jax.data import resident, rs_ssl, sampler
+from rsmatch_jax.data.stores import dataset_folder
 from rsmatch_jax.engine import memory
 from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.errors import RequestError
@@ -158,14 +159,9 @@ class TfDataFeed(Feed):
     """Views that tf.data makes on the host, one step a dispatch."""
 
     def __init__(self, exp: Experiment, task: rs_ssl.Task):
-        try:
-            # lazy: TensorFlow
-            from rsmatch_jax.data import tf_pipeline
-        except ImportError as e:
-            raise RequestError(
-                f"input.mode=tfdata needs TensorFlow ({e}): pip install -r "
-                "requirements.txt, or use input.mode=resident"
-            ) from e
+        otherwise = ", or use input.mode=resident"
+        with dataset_folder.needs_tensorflow("input.mode=tfdata", otherwise):
+            from rsmatch_jax.data import tf_pipeline  # lazy: TensorFlow
         super().__init__(exp, exp.train_step())
         config, method = exp.config, exp.method
         ratio = config.train.unlabeled_ratio if method.uses_unlabeled else 0

@@ -32,9 +32,9 @@ def digest(task: rs_ssl.Task) -> str:
     return sha.hexdigest()
 
 
-def check(folder: str, split: Mapping[str, np.ndarray], content: str | None):
+def check(folder: str, split: Mapping[str, np.ndarray], content: str):
     """Raises RequestError unless the run in `folder` began with these images. split:
-    index arrays by name. content: their `digest`, None compares the split alone."""
+    index arrays by name. content: their `digest`."""
     anew = "or train anew with --overwrite"
     changed = f"so the dataset or the pool has changed since; restore them, {anew}"
     path = os.path.join(folder, workdir.SPLIT_FILE)
@@ -53,8 +53,7 @@ def check(folder: str, split: Mapping[str, np.ndarray], content: str | None):
                 f"{changed}"
             )
     data = files.read_json(os.path.join(folder, workdir.DATA_FILE)) or {}
-    before = data.get(CONTENT)
-    if None not in (before, content) and before != content:
+    if data.get(CONTENT) not in (None, content):
         raise RequestError(
             f"{folder}: this run began with other images of the same number and "
             f"labels, {changed}"

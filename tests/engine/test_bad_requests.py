@@ -122,6 +122,8 @@ CASES = {
         (["digits", "--config.data.nam=x"], ["data.nam", "name"]),
         (["digits", "--config.method.name=fixmatch"], ["method.name", "digits"]),
         (["digits", "--config.train.num_steps=x"], ["num_steps", "x"]),
+        (["digits", "--config.train.num_steps=0"], ["num_steps=0"]),
+        (["detector", "--config.method.simmatch.epass=True"], ["epass", "detector"]),
         (["digits", "--dryrun"], ["--dryrun"]),
         (["digits", "more"], ["more"]),
     ],

@@ -101,7 +101,6 @@ def test_changed_data_are_not_resumed(tmp_path):
     split = {"labeled": np.arange(3), "unlabeled_synthetic": np.arange(5)}
     workdir.claim(folder, {}, split, {same_data.CONTENT: "a"})
     same_data.check(folder, split, "a")
-    same_data.check(folder, split, None)
     other = {**split, "unlabeled_synthetic": np.arange(1, 6)}
     with pytest.raises(RequestError, match="unlabeled_synthetic.*has changed"):
         same_data.check(folder, other, "a")

@@ -116,27 +116,6 @@ def test_shortened_runs_are_known_as_such():
     assert grid.published(config) is None
 
 
-@pytest.mark.parametrize(
-    ("argv", "words"),
-    [
-        (["table9"], ["'table9'", "table1", "digits", "cifake"]),
-        (["digits", "--shard=4/4"], ["--shard=4/4", "0/4"]),
-        (["digits", "--config.train.num_step=1"], ["num_step", "num_steps"]),
-        (["digits", "--config.train.num_steps=0"], ["num_steps=0"]),
-        (["digits", "--wrkdir=x"], ["--wrkdir=x"]),
-        (["digits", "--config.method.name=simmatch"], ["method.name", "set it"]),
-        (["detector", "--config.method.simmatch.epass=True"], ["epass", "detector"]),
-    ],
-)
-def test_wrong_request(argv, words, tmp_path, capsys):
-    assert sweep.main([*argv, f"--out={tmp_path}/t"]) == 2
-    printed = capsys.readouterr().err
-    assert "Traceback" not in printed
-    for word in words:
-        assert word in printed
-    assert not os.listdir(tmp_path)
-
-
 def fake_sweep(num_cells=3):
     cells = tuple(
         grid.Cell(
