@@ -35,20 +35,12 @@ def evaluate(
     synthetic_pool: str | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> dict[str, Any]:
-    """Returns all figures of the run in `folder` at a saved step, JSON-ready.
+    """Returns all figures of the run in `folder` at a saved step, JSON-ready: figures
+    and details of `measure.Measured`, step, confusion (rows of counts, row = truth) and
+    class_names.
 
-    Args:
-        step: last, best (the best evaluation that the newest checkpoint records) or N.
-        data_dir, synthetic_pool: the present folders; None means those of the config.
-        devices: None means all local ones. Their number may differ from training's.
-
-    Returns:
-        Figures and details of `measure.Measured`, step, confusion (rows of counts, row
-        = truth) and class_names.
-
-    Raises:
-        RequestError: there is no such run or step, or its data are missing or changed.
-        RunFailed: the checkpoint is damaged.
+    Arguments and errors are those of `saved.load` and `saved.load_task`. devices: None
+    means all local ones; their number may differ from training's.
     """
     devices = list(devices or jax.local_devices())
     run = saved.load(folder, step, devices)

@@ -261,15 +261,10 @@ def require_readable(unreadable: Mapping[str, str], count: int, done: str):
 
 
 def load(workdir: str, step: str = "last", *, batch_size: int = BATCH) -> Model:
-    """Returns the trained model of a run, on the first local device.
+    """Returns the trained model of a run, on the first local device: the EMA weights of
+    the encoder, the real head and the detector, if any. The run's data may be gone.
 
-    It holds the EMA weights of the encoder, the real head and the detector, if any. The
-    run's data may be gone. step: last, best or a saved step's number. batch_size: most
-    images at a time.
-
-    Raises:
-        RequestError (a ValueError): there is no such run or step, or another method or
-            version made it.
-        RunFailed (a RuntimeError): the checkpoint is damaged.
+    step and errors are those of `saved.load`: RequestError is a ValueError, RunFailed a
+    RuntimeError. batch_size: most images at a time.
     """
     return Model(saved.load(workdir, step), batch_size)

@@ -78,7 +78,9 @@ def check_pool_folder(out: str):
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """Returns a line per difference of two dicts, "" if there is none."""
+    """Returns a line per difference of two dicts, "" if there is none; long values,
+    such as the names of all classes, are cut."""
     return "".join(
-        f"  {key}: {a} there, {b} here\n" for key, a, b in workdir.differences(old, new)
+        f"  {key}: {a!s:.60} there, {b!s:.60} here\n"
+        for key, a, b in workdir.differences(old, new)
     )

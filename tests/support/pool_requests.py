@@ -88,7 +88,10 @@ CASES = {
         ([*WRITE, "--out=file.txt"], ["--out=", "file.txt", "no prompt file"]),
         ([*WRITE, "--out=nope/p.jsonl"], ["--out=", "nope"]),
         ([*WRITE, "--out=digits.jsonl"], ["--per_class=3", "the 5 sentences"]),
-        ([*WRITE, "--out=digits.jsonl", "--seed=1"], ["digits.jsonl", "seed 0, now 1"]),
+        (
+            [*WRITE, "--out=digits.jsonl", "--seed=1"],
+            ["digits.jsonl", "seed: 0 there, 1 here"],
+        ),
         ([*WRITE, "--perclass=3"], ["--perclass=3"]),
     ],
 }

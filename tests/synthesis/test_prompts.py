@@ -62,11 +62,14 @@ def test_a_finished_file_is_left_alone_and_another_request_refused(tmp_path, cap
     assert command(out) == 0
     assert "finished already" in capsys.readouterr().out
     for flag, named in (
-        ("--seed=1", "seed 0, now 1"),
-        ("--temperature=0.5", "temperature 1.0, now 0.5"),
-        ("--model=other", "now 'other'"),
-        ("--allow_missing_word", "allow_missing_word False, now True"),
-        ("--dataset=fake", "dataset 'digits', now 'fake'"),
+        ("--seed=1", "seed: 0 there, 1 here"),
+        ("--temperature=0.5", "temperature: 1.0 there, 0.5 here"),
+        (
+            "--model=other",
+            "model: mrm8488/t5-base-finetuned-common_gen there, other here",
+        ),
+        ("--allow_missing_word", "allow_missing_word: False there, True here"),
+        ("--dataset=fake", "dataset: digits there, fake here"),
         ("--per_class=2", "fewer than the 3"),
     ):
         assert command(out, flag) == 2
@@ -82,7 +85,7 @@ def test_a_stage_of_another_request_is_refused_before_the_model_loads(tmp_path, 
     stage = tmp_path / "p.jsonl.partial"
     stage.write_text(json.dumps(request()) + "\n")
     assert command(tmp_path / "p.jsonl", "--top_p=0.9") == 2
-    assert "top_p 1.0, now 0.9" in capsys.readouterr().err
+    assert "top_p: 1.0 there, 0.9 here" in capsys.readouterr().err
     assert command(tmp_path / "p.jsonl") == 2  # the right one gets as far as PyTorch
     assert "pip install" in capsys.readouterr().err
     assert stage.read_text() == json.dumps(request()) + "\n"

@@ -185,7 +185,7 @@ def test_a_model_that_writes_otherwise_is_refused(tmp_path, model, capsys):
     before = out.read_bytes()
     model.made_with = {"torch": "2"}
     assert command(out, 9) == 2
-    assert "torch '1', now '2'" in capsys.readouterr().err
+    assert "torch: 1 there, 2 here" in capsys.readouterr().err
     model.made_with = {"torch": "1"}
     model.write = staticmethod(lambda word, key: write(word, (*key, 1)))
     assert command(out, 9) == 1
@@ -194,7 +194,7 @@ def test_a_model_that_writes_otherwise_is_refused(tmp_path, model, capsys):
     assert "Traceback" not in printed
     assert out.read_bytes() == before
     assert command(out, 9, "--seed=1") == 2
-    assert "seed 0, now 1" in capsys.readouterr().err
+    assert "seed: 0 there, 1 here" in capsys.readouterr().err
 
 
 def without_a_line(header, lines):

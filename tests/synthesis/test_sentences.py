@@ -153,7 +153,7 @@ def test_the_file_holds_what_was_asked_for(flags, model, dataset, tmp_path, caps
     assert prompts.main([*flags, f"--out={out}", "--batch_size=8"]) == 0
     assert "finished already" in capsys.readouterr().out
     assert prompts.main([*flags, f"--out={out}", "--batch_size=9"]) == 2
-    assert "batch_size 8, now 9" in capsys.readouterr().err
+    assert "batch_size: 8 there, 9 here" in capsys.readouterr().err
     assert out.read_bytes() == before
     again = tmp_path / "again.jsonl"
     for per_class in (3, 10):  # and made longer

@@ -20,7 +20,6 @@ from typing import Any
 from rsmatch_jax import files, terminal
 from rsmatch_jax.data import class_names
 from rsmatch_jax.errors import RequestError, RunFailed
-from rsmatch_jax.runs.workdir import differences
 from rsmatch_jax.synthesis import checks
 from rsmatch_jax.synthesis.prompts import journal, prompt_file, sentences, tally, words
 from rsmatch_jax.terminal import say
@@ -195,20 +194,11 @@ def _finish(out: str, header: Mapping[str, Any], tallies: Sequence[tally.Tally])
 def _check_same(path: str, header: Mapping[str, Any], request: Mapping[str, Any]):
     """Raises RequestError that names each difference, but not per_class."""
     new = {key: value for key, value in request.items() if key != "per_class"}
-    differing = [
-        f"{key} {_short(old)}, now {_short(value)}"
-        for key, old, value in differences({key: header.get(key) for key in new}, new)
-    ]
-    if differing:
+    if changes := checks.changes({key: header.get(key) for key in new}, new):
         raise RequestError(
-            f"{path} was made with other settings ({'; '.join(differing)}); delete it, "
-            "or name another --out"
+            f"{path} was made with other settings; delete it, or name another --out:\n"
+            f"{changes}"
         )
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _total(request: Mapping[str, Any]) -> int:

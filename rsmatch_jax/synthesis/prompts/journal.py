@@ -73,7 +73,7 @@ def opened(path: str) -> Generator[Journal]:
     except OSError as e:
         raise RequestError(f"--out: {path} cannot be written: {e}") from None
     with file:
-        # Without a link: the run that held it has just ended and removed it.
+        # A file without a link is the journal of a run that has just ended.
         if not files.try_lock(file) or not os.fstat(file.fileno()).st_nlink:
             raise RequestError(
                 f"another run is writing {path}; wait for it, or name another --out"

@@ -10,15 +10,14 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rsmatch_jax.errors import RequestError
 
 _MAKE = "`python -m rsmatch_jax.synthesis.prompts` makes such a file"
 
 
-@dataclasses.dataclass(frozen=True)
-class Prompt:
+class Prompt(NamedTuple):
     """label: position in the class names; text: the generator's input."""
 
     label: int
@@ -45,7 +44,7 @@ class PromptFile:
 
         It covers the dataset and the class names, but nothing else of the header.
         """
-        first = [dataclasses.astuple(prompt) for prompt in self.prompts[:count]]
+        first = self.prompts[:count]
         content = json.dumps([self.dataset, self.class_names, first])
         number = hashlib.sha256(content.encode()).hexdigest()[:16]
         return f"{len(first)} of digest {number}"
