@@ -1,6 +1,5 @@
 """Input from the host, of arrays and encoded images: (seed, step) decides a batch."""
 
-import io
 import subprocess
 import sys
 import time
@@ -9,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 import tensorflow as tf
-from support import encoded_sets
+from support import pictures
 
 from rsmatch_jax.augment import views
 from rsmatch_jax.data import sampler, tf_augment, tf_pipeline
@@ -35,9 +34,7 @@ class Files(EncodedImages):
     """PNG files of 8 x 8 pixels, in memory."""
 
     def read(self, index):
-        buffer = io.BytesIO()
-        encoded_sets.picture(int(index), 8, 8).save(buffer, "PNG")
-        return buffer.getvalue()
+        return pictures.encode(pictures.smooth(int(index), 8, 8))
 
 
 def files(count):

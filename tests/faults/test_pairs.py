@@ -43,6 +43,7 @@ FIXMATCH = {
 }
 GO_ON = "The same command on all hosts goes on from the last checkpoint"
 SECONDS = 90  # until the others must have ended
+DIFFERENT = "config: not the same on process 0 and process 1"
 
 
 def child_of(parent):
@@ -96,42 +97,34 @@ def test_killed_process_ends_the_others(victim, whose, undisturbed, tmp_path, su
     survived("a process of two killed")
 
 
-@pytest.mark.parametrize(
-    ("keys", "same_folder", "words"),
-    [
-        (
-            {"optim.momentum": 0.8},
-            True,
-            "config: not the same on process 0 and process 1",
-        ),
-        ({}, False, "must lie on a file system that all machines share"),
-        (
-            {"data.labels_per_class": 1000},
-            True,
-            "config: not the same on process 0 and process 1",
-        ),
-    ],
-)
-def test_processes_that_do_not_belong_together(keys, same_folder, words, tmp_path):
-    folder = tmp_path / "run"
-    second = (folder if same_folder else tmp_path / "other", {**KEYS, **keys})
-    processes = start_pair(folder, KEYS, tmp_path, second=second)
+def assert_refused(processes, logs, words):
     assert codes(processes) == [2, 2]
     for i in range(2):
-        message = (tmp_path / str(i)).read_text()
+        message = (logs / str(i)).read_text()
         assert "error: " in message and words in message
         assert "Traceback" not in message and "stack trace" not in message
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "words"),
+    [
+        ("run", {"optim.momentum": 0.8}, DIFFERENT),
+        ("run", {"data.labels_per_class": 1000}, DIFFERENT),
+        ("other", {}, "must lie on a file system that all machines share"),
+    ],
+)
+def test_processes_that_do_not_belong_together(name, keys, words, tmp_path):
+    second = (tmp_path / name, {**KEYS, **keys})
+    processes = start_pair(tmp_path / "run", KEYS, tmp_path, second=second)
+    assert_refused(processes, tmp_path, words)
 
 
 def test_mistake_that_process_0_alone_can_see(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "letter").write_text("dear")
-    assert codes(start_pair(folder, KEYS, tmp_path)) == [2, 2]
-    for i in range(2):
-        message = (tmp_path / str(i)).read_text()
-        assert "is not empty and holds no run" in message
-        assert "Traceback" not in message and "stack trace" not in message
+    processes = start_pair(folder, KEYS, tmp_path)
+    assert_refused(processes, tmp_path, "is not empty and holds no run")
     assert os.listdir(folder) == ["letter"]
 
 

@@ -1,24 +1,9 @@
 """Datasets of JPEG and PNG files of mixed sizes, for tests of encoded images."""
 
-import io
-
 import numpy as np
-from PIL import Image
+from support import pictures
 
 CLASSES = ("cat", "dog", "owl", "yak")
-
-
-def picture(number: int, height: int, width: int) -> Image.Image:
-    """Smooth colours: decoders and kernels differ little on them."""
-    rng = np.random.default_rng(number)
-    coarse = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def file(image: Image.Image, kind: str) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format=kind, **({"quality": 95} if kind == "JPEG" else {}))
-    return buffer.getvalue()
 
 
 def files(count: int, first: int) -> list[bytes]:
@@ -26,9 +11,10 @@ def files(count: int, first: int) -> list[bytes]:
     encoded = []
     for number in range(first, first + count):
         height, width = np.random.default_rng(number).integers(20, 60, 2)
-        image = picture(number, height, width)
+        image = pictures.smooth(number, height, width)
         image = image.convert("L") if number % 5 == 4 else image
-        encoded.append(file(image, "PNG" if number % 3 == 2 else "JPEG"))
+        kind = "PNG" if number % 3 == 2 else "JPEG"
+        encoded.append(pictures.encode(image, kind))
     return encoded
 
 
@@ -65,13 +51,20 @@ def write_images(folder, content, classes, size, generators=()):
     )
 
 
+def stored(folder, split="train"):
+    """The examples of a dataset folder as TFDS reads them; images stay files."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(str(folder))
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    return list(tfds.as_numpy(builder.as_dataset(split, decoders=decoders)))
+
+
 def task(train, test, pool, **counts):
     """A task of which half of the unlabelled images are synthetic."""
     from rsmatch_jax.data import rs_ssl
 
-    labels = {"pool_labels": pool.labels, "pool_generators": pool.generators}
-    classes = train.num_classes
-    split = rs_ssl.make_split(train.labels, classes, ratio=0.5, **labels, **counts)
+    split = rs_ssl.make_split(train, pool, ratio=0.5, **counts)
     return rs_ssl.make_task(train, test, pool, split)
 
 

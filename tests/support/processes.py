@@ -1,6 +1,32 @@
-"""Processes that tests start."""
+"""Processes that tests start, and the disks they fill."""
 
+import contextlib
+import os
+import pathlib
+import shutil
 import signal
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def launch(config, folder, keys, log, *flags, xla_flags="", **options):
+    """Starts launch.py with these config keys; it writes to the end of `log`."""
+    argv = [sys.executable, "launch.py", f"--config=configs/{config}.py"]
+    argv += [f"--workdir={folder}", *flags]
+    argv += [f"--config.{key}={value}" for key, value in keys.items()]
+    environ = {
+        **os.environ,
+        "XLA_FLAGS": xla_flags,
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+    }
+    with open(log, "a") as file:
+        streams = {"stdout": file, "stderr": subprocess.STDOUT}
+        return subprocess.Popen(argv, cwd=ROOT, env=environ, **streams, **options)
 
 
 def with_default_signals():
@@ -20,3 +46,22 @@ def alive(pid):
             return f.read().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@contextlib.contextmanager
+def small_disk(folder, size):
+    """A tmpfs of `size` (5m, 120k) at a new folder.
+
+    Skips the test if mounting is not allowed.
+    """
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(mount, capture_output=True, check=False).returncode
+    ):
+        pytest.skip("mounting is not allowed here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)

@@ -114,7 +114,6 @@ def _count(folder: str | None, with_generators: bool) -> dict[int, Counter] | st
         return f"TensorFlow and tensorflow-datasets are not installed ({e})"
     counts: dict[int, Counter] = defaultdict(Counter)
     read = tf_read.read_files(folder, "train", with_generators=with_generators)
-    for files, generators in read:
-        for data, generator in zip(files, generators.tolist(), strict=True):
-            counts[generator][inspect(data)] += 1
+    for data, generator in read:
+        counts[generator][inspect(data)] += 1
     return counts

@@ -1,6 +1,5 @@
 """Harmful zips are refused, with the member and the limit, at little cost."""
 
-import io
 import os
 import stat
 import tracemalloc
@@ -9,6 +8,7 @@ import zipfile
 import pytest
 from PIL import Image
 from support.import_sources import SIZE, run
+from support.pictures import encode
 
 from rsmatch_jax.data.images import image_source, safe_zip
 
@@ -16,9 +16,7 @@ MIB = 2**20
 
 
 def png(size=SIZE, mode="RGB"):
-    buffer = io.BytesIO()
-    Image.new(mode, (size, size)).save(buffer, "PNG")
-    return buffer.getvalue()
+    return encode(Image.new(mode, (size, size)))
 
 
 @pytest.fixture
