@@ -41,6 +41,7 @@ FLAGS = [
         ],
     ),
 ]
+SIMMATCH = "method.name=simmatch method.simmatch"
 KEYS = [  # overrides of the digits' config, and words of the answer
     ("data.nam=x", "data.nam | did you mean 'name'"),
     ("dota.name=x", "dota | did you mean 'data'"),
@@ -118,6 +119,11 @@ KEYS = [  # overrides of the digits' config, and words of the answer
         "entropy_weight=-1 | 0 or more",
     ),
     ("method.rsmatch.routing=luck", "routing=luck | oracle"),
+    (f"{SIMMATCH}.bank_norm=torch", "bank_norm=torch | fixed or usb"),
+    (f"{SIMMATCH}.temperature=0.0", "temperature=0.0 | above 0"),
+    (f"{SIMMATCH}.smoothing=1.5", "smoothing=1.5 | between 0 and 1"),
+    (f"{SIMMATCH}.da_length=0", "da_length=0 | 1 or more"),
+    (f"{SIMMATCH}.warmup_steps=-1", "warmup_steps=-1 | 0 or more"),
     (
         "method.rsmatch.individual_models=False "
         "method.rsmatch.detector_learning_rate=0.1",

@@ -15,6 +15,7 @@ from jaxtyping import Array, Int32, Key
 from rsmatch_jax.augment import on_device, views
 from rsmatch_jax.data import sampler
 from rsmatch_jax.data.rs_ssl import Task
+from rsmatch_jax.methods.catalogue import Dims
 from rsmatch_jax.runtime import parallel
 from rsmatch_jax.state import Batch
 
@@ -61,18 +62,13 @@ def num_bytes(task: Task, *, unlabelled: bool) -> int:
     return task.lab_images.nbytes + (task.unl_images.nbytes if unlabelled else 0)
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=("num_labelled", "num_unlabelled", "batch", "unlabelled_batch"),
-)
+@functools.partial(jax.jit, static_argnames=("dims", "unlabelled"))
 def epoch_orders(
     seed: jax.typing.ArrayLike,
     epoch: jax.typing.ArrayLike,
+    dims: Dims,
     *,
-    num_labelled: int,
-    num_unlabelled: int,
-    batch: int,
-    unlabelled_batch: int,
+    unlabelled: bool = True,
 ) -> Orders:
     """Returns the sampler's order of an epoch, computed where the arguments lie."""
 
@@ -81,9 +77,10 @@ def epoch_orders(
             return jnp.zeros((sampler.STEPS_PER_EPOCH, 0), jnp.int32)
         return sampler.epoch_indices(seed, stream, epoch, n, size)
 
+    unlabelled_batch = dims.unlabeled_batch if unlabelled else 0
     return Orders(
-        order("labelled", num_labelled, batch),
-        order("unlabelled", num_unlabelled, unlabelled_batch),
+        order("labelled", dims.num_labeled, dims.batch_size),
+        order("unlabelled", dims.num_unlabeled, unlabelled_batch),
     )
 
 

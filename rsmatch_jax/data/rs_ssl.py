@@ -84,7 +84,7 @@ def make_split(
         check_pool(pool, train)
     share = ratio if mode == "replace" else ratio / (1 - ratio)
     rng = np.random.RandomState(seed)
-    _check_labels(train.counts(), labels_per_class, validation_per_class)
+    _check_labels(train, labels_per_class, validation_per_class)
     labeled, validation, unlabeled, numbers = [], [], [], []
     for c in range(train.num_classes):
         members = np.flatnonzero(train.labels == c)
@@ -92,7 +92,15 @@ def make_split(
         end = len(members) - validation_per_class  # N_c
         numbers.append(math.floor(share * end + 0.5))  # S_c
         stop = end - numbers[c] if mode == "replace" else end
-        _check_ratio(c, ratio, end, stop, labels_per_class)
+        if stop < labels_per_class:
+            most = (end - labels_per_class) / end
+            raise RequestError(
+                f"data.synthetic_ratio={ratio} replaces {numbers[c]} of {end} "
+                f"unlabelled images of class {c}, but the {labels_per_class} labelled "
+                f"ones stay; at most {most:.3f} is possible: lower "
+                "data.synthetic_ratio or data.labels_per_class, or use "
+                "data.synthetic_mode=add"
+            )
         labeled.append(members[:labels_per_class])
         unlabeled.append(members[labels_per_class:stop])
         validation.append(members[end:])
@@ -186,6 +194,7 @@ def _choose_synthetic(
     pool: ImageArrays, numbers: Sequence[int], mix: bool, seed: int
 ) -> np.ndarray:
     """Returns indices of numbers[c] pool images of class c; mix: of all generators."""
+    assert pool.generators is not None
     rng = np.random.RandomState(seed)
     groups = np.unique(pool.generators) if mix else [None]
     chosen = []
@@ -207,22 +216,13 @@ def _choose_synthetic(
     return np.concatenate(chosen)
 
 
-def _check_labels(counts: np.ndarray, labeled: int, validation: int):
+def _check_labels(train: ImageArrays, labeled: int, validation: int):
+    counts = train.counts()
     c = int(np.argmin(counts))
     if counts[c] < labeled + validation:
         also = f" and data.validation_per_class={validation}" if validation else ""
         reason = f"class {c} has only {counts[c]} training images; lower this"
         raise RequestError(f"data.labels_per_class={labeled}{also}, but {reason}")
-
-
-def _check_ratio(c: int, ratio: float, end: int, stop: int, labeled: int):
-    if stop < labeled:
-        raise RequestError(
-            f"data.synthetic_ratio={ratio} replaces {end - stop} of {end} unlabelled "
-            f"images of class {c}, but the {labeled} labelled ones stay; at most "
-            f"{(end - labeled) / end:.3f} is possible: lower data.synthetic_ratio or "
-            "data.labels_per_class, or use data.synthetic_mode=add"
-        )
 
 
 def _some_names(data: ImageArrays) -> str:

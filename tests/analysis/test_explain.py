@@ -23,7 +23,7 @@ from rsmatch_jax.report import __main__ as report
 def run(tmp_path_factory):
     """(workdir, its task); the pool lies in a folder that can be moved."""
     root = tmp_path_factory.mktemp("see")
-    arrays.save(str(root / "pool"), arrays.fake_pool())
+    arrays.save(str(root / "pool"), arrays.fake("pool"))
     pool = {"data.synthetic_pool": str(root / "pool")}
     workdirs.make(root / "run", (2, 4), **pool)
     return root / "run", build(**pool)[1]

@@ -20,7 +20,6 @@ def batches(exp, task, steps, devices, **options):
     chosen = jax.local_devices()[:devices]
     data = resident.gather(task, SPEC, oracle=True, unlabelled=True)
     data = parallel.replicate(data, chosen)
-    d = exp.dims
     made = []
 
     def program(data, orders, key, step, rank):
@@ -28,11 +27,9 @@ def batches(exp, task, steps, devices, **options):
 
     axes = (None, None, None, None, 0)
     program = jax.pmap(program, axis_name=parallel.AXIS, in_axes=axes, devices=chosen)
-    sizes = {"num_labelled": d.num_labeled, "num_unlabelled": d.num_unlabeled}
-    sizes |= {"batch": d.batch_size, "unlabelled_batch": d.unlabeled_batch}
     for step in steps:
         epoch = step // sampler.STEPS_PER_EPOCH
-        orders = resident.epoch_orders(exp.config.seed, epoch, **sizes)
+        orders = resident.epoch_orders(exp.config.seed, epoch, exp.dims)
         dealt = program(
             data,
             parallel.replicate(orders, chosen),

@@ -15,7 +15,7 @@ POOL_LABELS = np.tile(np.arange(4), 100)
 POOL_GENERATORS = np.repeat(np.arange(2), 200)
 REAL = dataclasses.replace(arrays.fake("train", 4), labels=LABELS)
 POOL = dataclasses.replace(
-    arrays.fake_pool(4), labels=POOL_LABELS, generators=POOL_GENERATORS
+    arrays.fake("pool", 4), labels=POOL_LABELS, generators=POOL_GENERATORS
 )
 
 
@@ -101,29 +101,20 @@ def test_broken_bounds_are_named(wrong, words):
 
 def test_task_gathers_the_images_of_the_split():
     train, test = arrays.fake("train", 4), arrays.fake("test", 4)
-    pool = arrays.fake_pool(4)
+    pool = arrays.fake("pool", 4)
     task = encoded_sets.task(train, test, pool, labels_per_class=3)
-    s = task.split
-    n_real = len(s.unlabeled_real)
-    np.testing.assert_array_equal(
-        task.unl_images[n_real:], pool.images[s.unlabeled_synthetic]
-    )
-    np.testing.assert_array_equal(task.unl_synthetic, np.arange(256) >= n_real)
-    np.testing.assert_array_equal(
-        task.unl_generator[n_real:], pool.generators[s.unlabeled_synthetic]
-    )
-    assert (task.unl_generator[:n_real] == -1).all()
+    encoded_sets.check_task(task, train, pool)
     np.testing.assert_array_equal(np.bincount(task.unl_labels), [64] * 4)
 
 
-REAL_NAME = dataclasses.replace(arrays.fake_pool(4), generator_names=("a", "real"))
+REAL_NAME = dataclasses.replace(arrays.fake("pool", 4), generator_names=("a", "real"))
 
 
 @pytest.mark.parametrize(
     ("pool", "word"),
     [
-        (arrays.fake_pool(5), "classes"),
-        (arrays.fake_pool(4, 16), "--size=8"),
+        (arrays.fake("pool", 5), "classes"),
+        (arrays.fake("pool", 4, 16), "--size=8"),
         (REAL_NAME, 'called "real"'),
     ],
 )

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from support import encoded_sets, fresh_process
-from support.pictures import noise
+from support.pictures import encode, noise
 
 from rsmatch_jax import files
 from rsmatch_jax.data import sources
@@ -98,6 +98,8 @@ def test_differing_sizes_are_refused_naming_two(tmp_path, cache):
 
 def test_second_start_and_a_copied_cache_need_no_tensorflow(data_dir, cache, tmp_path):
     load(data_dir, cache)
+    places = {"data_dir": str(data_dir), "cache_dir": cache}
+    sources.load_real("pets", image_size=8, **places)
     sources.load_pool(str(data_dir / "rsmatch_pools" / "pets"), cache_dir=cache)
     copy = tmp_path / "copied"
     shutil.copytree(cache, copy)
@@ -111,6 +113,12 @@ def test_second_start_and_a_copied_cache_need_no_tensorflow(data_dir, cache, tmp
         pool = sources.load_pool(data_dir + "/rsmatch_pools/pets", cache_dir=cache)
         assert train.images.sum() == {pixels(12).sum()}, data_dir
         assert pool.generator_names == ("a", "b")
+    sources.encoded_index.build = None  # places are cached as well
+    places = {{"data_dir": {str(data_dir)!r}, "cache_dir": {cache!r}}}
+    train, test = sources.load_real("pets", **places, image_size=9)
+    assert train.images.shape == (12, 9, 9, 3)
+    assert test.images[2:4].shape == (2, 9, 9, 3)
+    assert train.images.read(3) == {encode(pixels(12)[3])!r}
     """)
 
 
@@ -129,9 +137,7 @@ def test_changed_source_is_decoded_again(data_dir, cache):
 
 
 @pytest.mark.parametrize("damage", ["bit", "cut", "meta", "gone"])
-def test_damaged_cache_entry_is_rebuilt_with_one_warning(
-    data_dir, cache, damage, caplog
-):
+def test_damaged_cache_entry_is_rebuilt_with_a_warning(data_dir, cache, damage, caplog):
     load(data_dir, cache)
     (entry,) = pathlib.Path(cache).rglob("train")
     path = entry / ("meta.json" if damage == "meta" else "images.npy")
@@ -260,7 +266,7 @@ def test_pool_with_its_generators_and_report(data_dir, cache):
 
 def test_pool_in_array_form(tmp_path):
     """A report with an entry that is called as a field is no field."""
-    pool = arrays.fake_pool()
+    pool = arrays.fake("pool")
     arrays.save(str(tmp_path), pool, {"generators": {"generator_a": 1}})
     loaded = sources.load_pool(str(tmp_path))
     np.testing.assert_array_equal(loaded.generators, pool.generators)

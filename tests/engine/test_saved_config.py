@@ -71,9 +71,8 @@ def run(folder, c, **options):
 
 def test_keys_that_old_workdirs_lack_have_a_neutral_value():
     saved = json.loads((OLD / "unfinished" / workdir.CONFIG_FILE).read_text())
-    came_later = set(workdir.flat(common.get_config().to_dict())) - {
-        *workdir.flat(saved)
-    }
+    keys = set(workdir.flat(common.get_config().to_dict()))
+    came_later = keys - set(workdir.flat(saved))
     assert came_later == set(common.neutral_values()), (
         "a new key is `Later(default, neutral=...)` in configs/common.py"
     )
@@ -201,7 +200,7 @@ def test_old_run_is_swept(later, old, tmp_path):
 
 def test_run_goes_on_where_its_data_were_moved(tmp_path):
     """Equal images at another place continue it, others do not."""
-    pool = arrays.fake_pool()
+    pool = arrays.fake("pool")
     arrays.save(str(tmp_path / "a"), pool)
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     pool.images[:] ^= 1

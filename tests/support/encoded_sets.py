@@ -68,6 +68,23 @@ def task(train, test, pool, **counts):
     return rs_ssl.make_task(train, test, pool, split)
 
 
+def check_task(task, train, pool):
+    """The images, flags and generators of a task are those of its split."""
+    real, synthetic = task.split.unlabeled_real, task.split.unlabeled_synthetic
+    count = len(real)
+    for images, expected in (
+        (task.unl_images[:count], train.images[real]),
+        (task.unl_images[count:], pool.images[synthetic]),
+        (task.lab_images[:], train.images[task.split.labeled]),
+        (task.val_images[:], train.images[task.split.validation]),
+    ):
+        np.testing.assert_array_equal(images, expected)
+    of_pool = np.arange(len(task.unl_images)) >= count
+    np.testing.assert_array_equal(task.unl_synthetic, of_pool)
+    generators = [-1] * count + pool.generators[synthetic].tolist()
+    assert len(synthetic) and task.unl_generator.tolist() == generators
+
+
 def write_records(path, records) -> str:
     """A TFRecord file of these bytes, by TensorFlow."""
     import tensorflow as tf

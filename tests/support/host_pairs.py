@@ -23,7 +23,7 @@ COMMON = {
 }
 
 
-def start_pair(folder, keys, logs, *, second=None):
+def start(folder, keys, logs, *, second=None):
     """Starts the parents of two processes; each writes into logs/<number>.
 
     second: the workdir and the keys of process 1, if they differ.

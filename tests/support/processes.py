@@ -13,6 +13,16 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+def with_default_signals():
+    """For Popen's preexec_fn: restores the handlers of SIGINT and SIGHUP.
+
+    A background job of a shell starts with SIGINT ignored, one under nohup with SIGHUP
+    ignored, and a run respects both.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def launch(config, folder, keys, log, *flags, xla_flags="", **options):
     """Starts launch.py with these config keys; it writes to the end of `log`."""
     argv = [sys.executable, "launch.py", f"--config=configs/{config}.py"]
@@ -29,14 +39,11 @@ def launch(config, folder, keys, log, *flags, xla_flags="", **options):
         return subprocess.Popen(argv, cwd=ROOT, env=environ, **streams, **options)
 
 
-def with_default_signals():
-    """For Popen's preexec_fn: restores the handlers of SIGINT and SIGHUP.
-
-    A background job of a shell starts with SIGINT ignored, one under nohup with SIGHUP
-    ignored, and a run respects both.
-    """
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+def program(text, *argv, before=with_default_signals, **options):
+    """Starts a Python program, whose output the test reads."""
+    argv = [sys.executable, "-c", text, *argv]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(argv, cwd=ROOT, preexec_fn=before, **streams, **options)
 
 
 def alive(pid):
@@ -56,10 +63,7 @@ def small_disk(folder, size):
     """
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    if (
-        shutil.which("mount") is None
-        or subprocess.run(mount, capture_output=True, check=False).returncode
-    ):
+    if not shutil.which("mount") or subprocess.call(mount, stderr=subprocess.DEVNULL):
         pytest.skip("mounting is not allowed here")
     try:
         yield folder

@@ -129,10 +129,9 @@ def test_central_view_is_that_of_evaluation(tmp_path, number):
         loaded = image_files.load(str(path), size, central=True)
         expected = encoded.evaluation_view(data, size)
         np.testing.assert_array_equal(loaded.pixels, expected)
-        assert loaded.changes[-2:] == (
-            "cropped to 0.875 of its central square",
-            f"resized from {width}x{height}",
-        )
+        crop, resize = loaded.changes[-2:]
+        assert crop == "cropped to 0.875 of its central square"
+        assert resize == f"resized from {width}x{height}"
         plain = image_files.load(str(path), size)
         assert not np.array_equal(plain.pixels, loaded.pixels)
 
@@ -140,7 +139,6 @@ def test_central_view_is_that_of_evaluation(tmp_path, number):
 BROKEN = [
     (b"", "empty file"),
     (b"no image at all", "cannot identify it as JPEG, PNG"),
-    (b"%!PS-Adobe-3.0 EPSF-3.0\n", "cannot identify"),
     (encode(noise(64, 64, 3))[:3000], "truncated"),
     (encode(noise(64, 64, 3), "JPEG")[:1500], "truncated"),
     (png(50_000, 50_000, 8, b""), "decompression bomb"),

@@ -45,6 +45,14 @@ def refused(tmp_path, capsys, *words, flags=()):
     assert (tmp_path / "s.zip").stat().st_mtime_ns == before
 
 
+def change_last_entry(path, offset, data):
+    """Changes bytes of the last entry in a zip's directory."""
+    content = bytearray(path.read_bytes())
+    at = content.rindex(b"PK\x01\x02") + offset
+    content[at : at + len(data)] = data
+    path.write_bytes(content)
+
+
 OUTSIDE = ["../c/1.png", "/c/1.png", "c/../../1.png", "..\\c\\1.png", "C:/c/1.png"]
 
 
@@ -81,10 +89,7 @@ def test_a_plain_zip_of_any_system_is_read(tmp_path, archive):
 def test_an_encrypted_member(tmp_path, archive, capsys):
     with archive() as file:
         file.writestr("c/1.png", b"secret")
-    path = tmp_path / "s.zip"
-    content = bytearray(path.read_bytes())
-    content[content.rindex(b"PK\x01\x02") + 8] |= 1  # the last entry's flags
-    path.write_bytes(content)
+    change_last_entry(tmp_path / "s.zip", 8, b"\1")  # the flags
     refused(tmp_path, capsys, "'c/1.png' is encrypted")
 
 
@@ -111,12 +116,8 @@ def test_a_member_that_is_larger_than_it_says(tmp_path, archive, capsys):
     """No more is unpacked than the entry declares, so memory stays bounded."""
     with archive() as file:
         file.writestr("c/liar.png", bytes(100 * MIB), compresslevel=9)
-    path = tmp_path / "s.zip"
-    content = bytearray(path.read_bytes())
-    entry = content.rindex(b"PK\x01\x02")
-    content[entry + 24 : entry + 28] = (5000).to_bytes(4, "little")
-    path.write_bytes(content)
-    with zipfile.ZipFile(path) as file, pytest.raises(zipfile.BadZipFile):
+    change_last_entry(tmp_path / "s.zip", 24, (5000).to_bytes(4, "little"))
+    with zipfile.ZipFile(tmp_path / "s.zip") as file, pytest.raises(zipfile.BadZipFile):
         tracemalloc.start()
         try:
             safe_zip.read(file, file.getinfo("c/liar.png"))
@@ -174,9 +175,7 @@ def test_a_file_too_large_in_a_folder(tmp_path, capsys, monkeypatch):
 def test_formats_that_start_other_programs_are_not_opened(monkeypatch):
     """Pillow hands PostScript to Ghostscript, whatever the file is called."""
     started = []
-    monkeypatch.setattr(
-        "subprocess.check_call", lambda *args, **_: started.append(args)
-    )
+    monkeypatch.setattr("subprocess.check_call", lambda *a, **_: started.append(a))
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n"
     with pytest.raises(image_source.Unreadable, match="cannot identify"):
         image_source.fit(eps, SIZE)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from support import encoded_sets, fresh_process, pictures
+from support import encoded_sets, pictures
 
 from rsmatch_jax.data import rs_ssl, sources
 from rsmatch_jax.data.stores import arrays, encoded, encoded_index, tf_write
@@ -103,25 +103,6 @@ def test_several_shards_and_file_order_without_ids(tmp_path, monkeypatch, load):
     assert stored_files(train.images) == [files["train"][i - 1] for i in stored]
 
 
-def test_second_start_searches_nothing_and_needs_no_tensorflow(
-    datasets, tmp_path, load
-):
-    root, files = datasets
-    load("pets", data_dir=str(root))
-    fresh_process.run(f"""
-    import sys
-    for blocked in ("tensorflow", "tensorflow_datasets"):
-        sys.modules[blocked] = None
-    from rsmatch_jax.data import sources
-    sources.encoded_index.build = None
-    places = {{"data_dir": {str(root)!r}, "cache_dir": {str(tmp_path / "cache")!r}}}
-    train, test = sources.load_real("pets", **places, image_size=9)
-    assert train.images.shape == (24, 9, 9, 3)
-    assert test.images[2:4].shape == (2, 9, 9, 3)
-    assert train.images.read(3) == {files["train"][3]!r}
-    """)
-
-
 def test_places_in_other_folders_are_searched_again(datasets, tmp_path, load, caplog):
     load("pets", data_dir=str(datasets[0]))
     (path,) = (tmp_path / "cache").rglob("train/meta.json")
@@ -180,7 +161,7 @@ def test_images_without_class(data_dir, load):
 def test_datasets_that_are_not_encoded_are_refused(tmp_path, load):
     for split in ("train", "test"):
         arrays.save(str(tmp_path / "set" / split), arrays.fake(split))
-    arrays.save(str(tmp_path / "pool"), arrays.fake_pool())
+    arrays.save(str(tmp_path / "pool"), arrays.fake("pool"))
     for name, message in (
         ("digits", "data.name=digits is made in memory"),
         ("fake", "data.name=fake is made in memory"),
@@ -189,12 +170,8 @@ def test_datasets_that_are_not_encoded_are_refused(tmp_path, load):
     ):
         with pytest.raises(RequestError, match=message):
             load(name, data_dir=str(tmp_path))
-    for name, message in (
-        ("pool", "pool holds decoded arrays"),
-        ("none", "there is no synthetic pool"),
-    ):
-        with pytest.raises(RequestError, match=message):
-            sources.load_pool(str(tmp_path / name), image_size=SIZE)
+    with pytest.raises(RequestError, match="pool holds decoded arrays"):
+        sources.load_pool(str(tmp_path / "pool"), image_size=SIZE)
 
 
 def test_a_damaged_image_is_named_when_it_is_read(data_dir, load):
@@ -258,15 +235,7 @@ def test_a_task_of_encoded_images_reads_none(datasets, load, load_pool, monkeypa
         task = encoded_sets.task(
             train, test, pool, labels_per_class=1, validation_per_class=1
         )
-    split = task.split
-    assert task.encoded
-    real, synthetic = split.unlabeled_real, split.unlabeled_synthetic
-    assert len(synthetic) and task.unl_images.shape == (20, SIZE, SIZE, 3)
-    np.testing.assert_array_equal(task.unl_images[: len(real)], train.images[real])
-    np.testing.assert_array_equal(task.unl_images[len(real) :], pool.images[synthetic])
-    np.testing.assert_array_equal(task.lab_images[:], train.images[split.labeled])
-    np.testing.assert_array_equal(task.val_images[:], train.images[split.validation])
-    generators = [-1] * len(real) + pool.generators[synthetic].tolist()
-    assert task.unl_generator.tolist() == generators
+    assert task.encoded and task.unl_images.shape == (20, SIZE, SIZE, 3)
+    encoded_sets.check_task(task, train, pool)
     with pytest.raises(RequestError, match="8, 8"):
         rs_ssl.check_pool(load_pool(image_size=8), train)

@@ -2,13 +2,10 @@
 
 import errno
 import os
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from support import encoded_sets
+from support import encoded_sets, fresh_process
 from support.pictures import decode, encode, noise
 
 from rsmatch_jax.data.stores import tf_write
@@ -16,7 +13,6 @@ from rsmatch_jax.errors import RequestError
 
 CLASSES = ("cat", "dog", "owl")
 PICTURE = noise(8, 8, 3)
-ROOT = pathlib.Path(__file__).parents[3]
 
 
 def write(folder, splits, **options):
@@ -54,12 +50,11 @@ def test_shards_named_after_their_content(tmp_path):
 
 
 WRITE = """
-import sys
 import numpy as np
 from rsmatch_jax.data.stores import tf_write
 pixels = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
 tf_write.write(
-    sys.argv[1],
+    folder,
     {"train": [tf_write.Example(pixels, i, str(i), i) for i in range(2)]},
     class_names=("cat", "dog"),
     generator_names=("a", "b"),
@@ -70,13 +65,11 @@ tf_write.write(
 """
 
 
-def test_another_process_writes_the_same_bytes(tmp_path, monkeypatch):
+def test_another_process_writes_the_same_bytes(tmp_path):
     """Protocol buffers order an example's features by a seed of the process."""
     folders = [tmp_path / "there", tmp_path / "here"]
-    argv = [sys.executable, "-c", WRITE, str(folders[0])]
-    subprocess.run(argv, check=True, cwd=ROOT)
-    monkeypatch.setattr(sys, "argv", ["", str(folders[1])])
-    exec(WRITE, {})
+    fresh_process.run(f"folder = {str(folders[0])!r}\n{WRITE}")
+    exec(WRITE, {"folder": str(folders[1])})
     there, here = ({p.name: p.read_bytes() for p in f.iterdir()} for f in folders)
     assert there == here
 
