@@ -104,9 +104,7 @@ def _taken(
 
 
 def _array_views(
-    steps: tf.data.Dataset,
-    stream: sampler.Stream,
-    spec: views.ViewSpec,
+    steps: tf.data.Dataset, stream: sampler.Stream, spec: views.ViewSpec
 ) -> tf.data.Dataset:
     """Returns a dataset of {purpose: uint8 [rows, S, S, 3], "indices": [rows]}."""
     rows, size = len(stream.rows), stream.images.shape[1]
@@ -129,9 +127,7 @@ def _array_views(
 
 
 def _encoded_views(
-    steps: tf.data.Dataset,
-    stream: sampler.Stream,
-    spec: views.ViewSpec,
+    steps: tf.data.Dataset, stream: sampler.Stream, spec: views.ViewSpec
 ) -> tf.data.Dataset:
     """As `_array_views`, but images are read, decoded and cropped one by one.
 

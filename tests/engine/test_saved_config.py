@@ -80,8 +80,8 @@ def test_keys_that_old_workdirs_lack_have_a_neutral_value():
 
 
 def test_old_run_goes_on(old, later, capsys, monkeypatch):
-    """With the neutral values, which its config.json has from then on, and as without
-    the later keys."""
+    """It takes the neutral values, writes them to its config.json, and computes the
+    same as without the later keys."""
     result = run(old / "unfinished", later())
     assert (result["status"], result["steps"]) == ("finished", 8)
     out = capsys.readouterr().out
@@ -179,7 +179,7 @@ def test_old_run_is_reported_as_one_of_this_version(later, old):
 
 
 def test_old_run_is_swept(later, old, tmp_path):
-    """A sweep takes it for one of its cells, with the flags that it would launch."""
+    """A sweep recognises it as a cell by the flags that it would launch."""
     file = tmp_path / "later.py"
     lines = ["from configs import common", "def get_config():"]
     lines += ["    c = common.get_config()"]

@@ -77,8 +77,8 @@ def outcome(folder):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """of(kind): the outcome of a run that nothing happened to, its seconds once its
-    programs are compiled, its folder. Run once, whichever worker asks first."""
+    """of(kind): the outcome of an undisturbed run, its seconds after compilation, and
+    its folder. All workers share one run."""
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:  # else above it lie other sessions' folders
         shared = shared.parent

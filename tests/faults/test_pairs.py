@@ -26,13 +26,7 @@ KEYS = {
     "checkpoint.keep": 2,
     "log.every_steps": 5,
 }
-FIXMATCH = {
-    **host_pairs.COMMON,
-    "method.name": "fixmatch",
-    "input.mode": "tfdata",
-    "train.num_steps": 6,
-    "checkpoint.every_steps": 3,
-}
+TFDATA = {**KEYS, "input.mode": "tfdata", "train.num_steps": 6, "log.every_steps": 2}
 GO_ON = "The same command on all hosts goes on from the last checkpoint"
 SECONDS = 90  # until the others must have ended
 DIFFERENT = "config: not the same on process 0 and process 1"
@@ -124,15 +118,15 @@ def test_mistake_that_process_0_alone_can_see(tmp_path):
 def test_two_finish_what_one_began(tmp_path):
     """tf.data, each process with its rows; with an evaluation over all devices."""
     one, pair = tmp_path / "one", tmp_path / "pair"
-    begun = host_pairs.alone(one, FIXMATCH, host_pairs.StopAfter(2))
+    begun = host_pairs.alone(one, TFDATA, host_pairs.StopAfter(2))
     assert begun["steps"] == 2
     shutil.copytree(one, pair)
-    processes = host_pairs.start(pair, FIXMATCH, tmp_path)
+    processes = host_pairs.start(pair, TFDATA, tmp_path)
     assert host_pairs.codes(processes) == [0, 0], (tmp_path / "0").read_text()
     assert "resumed at step 2" in (tmp_path / "0").read_text()
-    result, other = workdir.read_result(str(pair)), host_pairs.alone(one, FIXMATCH)
+    result, other = workdir.read_result(str(pair)), host_pairs.alone(one, TFDATA)
     assert result["status"] == other["status"] == "finished"
-    host_pairs.assert_alike(pair, one, 6, build(**FIXMATCH)[2].init_state())
+    host_pairs.assert_alike(pair, one, 6, build(**TFDATA)[2].init_state())
     assert sorted(os.listdir(pair)) == sorted(os.listdir(one))
     confusions = [np.load(folder / "confusion.npy") for folder in (pair, one)]
     np.testing.assert_array_equal(*confusions)

@@ -154,7 +154,7 @@ def test_outputs_equal_torch(compared, mode):
 
 
 def test_running_statistics_equal_torch(compared):
-    """Of "unbiased"; "biased" averages (n - 1) / n of torch's variance."""
+    """Torch averages unbiased variances; "biased" averages (n - 1) / n of each."""
     torch, ours = compared
     names = [k for k in torch if k.startswith("stats/")]
     assert len(names) == 14 and set(names) <= set(ours)

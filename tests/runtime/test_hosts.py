@@ -1,4 +1,4 @@
-"""Two processes with two devices each compute and save what one with one does."""
+"""Two processes with two devices each compute and save the same as one with one."""
 
 import json
 import os

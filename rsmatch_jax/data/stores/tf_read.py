@@ -84,13 +84,11 @@ def read_split(
     return data
 
 
-def read_files(
-    folder: str, split: str, *, with_generators: bool
-) -> Iterator[tuple[bytes, int]]:
-    """Yields (file, generator, -1 without) of each image in file order."""
+def read_files(folder: str, split: str) -> Iterator[tuple[bytes, int]]:
+    """Yields (file, generator, -1 if there is none) of each image, in file order."""
     dataset_folder.check_shards(dataset_folder.inspect(folder), [split])
     builder = tfds.builder_from_directory(folder)
-    keys = ["image"] + ["generator"] * with_generators
+    keys = ["image"] + ["generator"] * ("generator" in builder.info.features)
     decoders = {"image": tfds.decode.SkipDecoding()}
     for batch in _batches(builder, split, keys, _BATCH, decoders):
         files = batch["image"].tolist()
