@@ -11,7 +11,6 @@ from support import pictures, processes
 from rsmatch_jax.augment import views
 from rsmatch_jax.data import sampler, tf_augment, tf_pipeline
 from rsmatch_jax.data.stores.encoded import EncodedImages
-from rsmatch_jax.errors import RequestError
 
 SPEC = views.ViewSpec(flip=True, crop_pad=1, randaugment_ops=2, cutout=True)
 PLAIN = views.ViewSpec(flip=False, crop_pad=0, randaugment_ops=0, cutout=False)
@@ -158,12 +157,6 @@ def test_grey_images_are_repeated_to_three_channels(data):
     grey = next(batches((lab[..., :1], labels, unl[..., :1]), PLAIN))
     assert_equal(grey.lab, lab[grey.lab_indices][..., [0, 0, 0]])
     assert_equal(grey.weak, unl[grey.indices][..., [0, 0, 0]])
-
-
-def test_crop_padding_as_wide_as_the_image_is_refused(data):
-    wide = views.ViewSpec(flip=True, crop_pad=8, randaugment_ops=0, cutout=False)
-    with pytest.raises(RequestError, match="input.crop_pad=8.*at most 7"):
-        batches(data, wide)
 
 
 ABANDONED = """

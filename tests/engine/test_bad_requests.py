@@ -61,7 +61,7 @@ CASES = {
         ([DIGITS, f"{POOL}set_path", "--workdir=new"], ["set_path", "'../up'"]),
         ([DIGITS, "--config.data.name=./empty"], ["empty", "dataset_info.json"]),
         ([DIGITS, "--config.data.name=./one"], ["one", "test"]),
-        ([DIGITS, "--config.data.name=a b"], ["a b"]),
+        ([DIGITS, "--config.data.name=a b"], ["'a b' is neither a TFDS name"]),
     ],
     "data.import_images": [
         ([], ["--layout", "--source", "--out"]),
