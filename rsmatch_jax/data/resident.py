@@ -22,6 +22,8 @@ from rsmatch_jax.state import Batch
 _VIEWS = zlib.crc32(b"views")  # separates the views' keys from those of methods
 
 AnyArray = jax.Array | np.ndarray  # on the host until it is placed
+# Image positions of an epoch's steps, int32 [steps, B], by stream of the sampler.
+Orders = dict[str, jax.Array]
 
 
 @flax.struct.dataclass
@@ -33,14 +35,6 @@ class Resident:
     unl_images: AnyArray  # uint8 [N, S, S, 3]
     synthetic: AnyArray | None  # bool [N], ground truth, only for an oracle
     tables: on_device.Tables | None  # of the strong view, None without RandAugment
-
-
-@flax.struct.dataclass
-class Orders:
-    """Image positions of the steps of one epoch: int32 [steps, B] and [steps, U]."""
-
-    labelled: jax.Array
-    unlabelled: jax.Array
 
 
 def gather(
@@ -78,10 +72,10 @@ def epoch_orders(
         return sampler.epoch_indices(seed, stream, epoch, n, size)
 
     unlabelled_batch = dims.unlabeled_batch if unlabelled else 0
-    return Orders(
-        order("labelled", dims.num_labeled, dims.batch_size),
-        order("unlabelled", dims.num_unlabeled, unlabelled_batch),
-    )
+    return {
+        "labelled": order("labelled", dims.num_labeled, dims.batch_size),
+        "unlabelled": order("unlabelled", dims.num_unlabeled, unlabelled_batch),
+    }
 
 
 @jax.named_scope("views")
@@ -99,10 +93,10 @@ def make_batch(
     orders: of the step's epoch. key: the run's root key. step: completed steps.
     weak_views: 2 adds `weak2`, an independent draw of the weak view.
     """
-    row = step % orders.labelled.shape[0]
+    row = step % sampler.STEPS_PER_EPOCH
     key = jax.random.fold_in(key, _VIEWS)
-    lab_at = parallel.local_rows(orders.labelled[row])
-    at = parallel.local_rows(orders.unlabelled[row])
+    lab_at = parallel.local_rows(orders["labelled"][row])
+    at = parallel.local_rows(orders["unlabelled"][row])
     unlabelled = _take(data.unl_images, at) if at.size else data.unl_images[:0]
 
     def view(purpose, images):

@@ -26,7 +26,13 @@ KEYS = {
     "checkpoint.keep": 2,
     "log.every_steps": 5,
 }
-TFDATA = {**KEYS, "input.mode": "tfdata", "train.num_steps": 6, "log.every_steps": 2}
+TFDATA = {
+    **host_pairs.COMMON,
+    "method.name": "fixmatch",
+    "input.mode": "tfdata",
+    "train.num_steps": 6,
+    "checkpoint.every_steps": 3,
+}
 GO_ON = "The same command on all hosts goes on from the last checkpoint"
 SECONDS = 90  # until the others must have ended
 DIFFERENT = "config: not the same on process 0 and process 1"
