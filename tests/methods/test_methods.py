@@ -1,5 +1,5 @@
 """Losses against equations written out in numpy, on networks whose outputs are looked
-up in tables: all rules, alone and below RSMatch, and RSMatch's switches."""
+up in tables: all rules, alone and below RSMatch; RSMatch's switches and alarms."""
 
 import dataclasses
 import functools

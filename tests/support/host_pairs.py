@@ -87,6 +87,7 @@ def assert_alike(folder, other, step, like):
     logged = [[x for x in lines(f) if x["step"] <= step] for f in (folder, other)]
     assert logged[0]
     for line, same in zip(*logged, strict=True):
-        assert line.keys() == same.keys()
-        for name, value in line.items():
-            assert value == pytest.approx(same[name], abs=1e-5), name
+        values, names = jax.tree.flatten(line)
+        expected, same_names = jax.tree.flatten(same)
+        assert names == same_names
+        assert values == pytest.approx(expected, abs=1e-5), names

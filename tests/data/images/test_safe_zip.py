@@ -6,17 +6,13 @@ import tracemalloc
 import zipfile
 
 import pytest
-from PIL import Image
 from support.import_sources import SIZE, run
-from support.pictures import encode
+from support.pictures import encode, noise
 
 from rsmatch_jax.data.images import image_source, safe_zip
 
 MIB = 2**20
-
-
-def png(size=SIZE):
-    return encode(Image.new("RGB", (size, size)))
+PNG = encode(noise(SIZE, SIZE, 3))
 
 
 @pytest.fixture
@@ -25,7 +21,7 @@ def archive(tmp_path):
 
     def open_zip():
         file = zipfile.ZipFile(tmp_path / "s.zip", "w", zipfile.ZIP_DEFLATED)
-        file.writestr("c/good.png", png())
+        file.writestr("c/good.png", PNG)
         return file
 
     return open_zip
@@ -79,10 +75,10 @@ def test_a_plain_zip_of_any_system_is_read(tmp_path, archive):
         info = zipfile.ZipInfo(f"./d{number}/1.png")
         info.create_system, info.external_attr = system, mode << 16
         with archive() as file:
-            file.writestr(info, png())
+            file.writestr(info, PNG)
         with image_source.open_source(str(tmp_path / "s.zip")) as (files, others):
             assert [f.path for f in files] == ["c/good.png", f"d{number}/1.png"]
-            assert [f.read() for f in files] == [png()] * 2
+            assert [f.read() for f in files] == [PNG] * 2
             assert not others
 
 
@@ -131,7 +127,7 @@ def test_a_member_that_is_larger_than_it_says(tmp_path, archive, capsys):
 @pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
 def test_other_methods(tmp_path, archive, capsys, method):
     with archive() as file:
-        file.writestr("c/1.png", png(), compress_type=method)
+        file.writestr("c/1.png", PNG, compress_type=method)
     refused(tmp_path, capsys, "'c/1.png'", f"method {method}", "deflate")
 
 
@@ -151,8 +147,8 @@ def test_a_member_that_is_there_twice(tmp_path, archive, capsys):
 )
 def test_limits(tmp_path, archive, capsys, monkeypatch, limit, value, words):
     with archive() as file:
-        file.writestr("c/1.png", png())
-        file.writestr("c/2.png", png(9))
+        file.writestr("c/1.png", PNG)
+        file.writestr("c/2.png", PNG)
     monkeypatch.setattr(safe_zip, limit, value)
     refused(tmp_path, capsys, *words)
 
