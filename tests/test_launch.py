@@ -22,7 +22,7 @@ FLAGS = [  # the command line, and words of the answer
     (f"{DIGITS} more", "'more'"),
     (
         "--config=cifar10 --config.data.download=False --config.data.data_dir=/nope",
-        "cifar10 | /nope | data_dir",
+        "cifar10 | /nope | data.download is False | data_dir=DIR",
     ),
     (
         f"{DIGITS} --config.method.name=freematch "
@@ -31,6 +31,7 @@ FLAGS = [  # the command line, and words of the answer
         "method.rsmatch.pseudo_label=flexmatch",
     ),
 ]
+SIMMATCH = "method.name=simmatch method.simmatch"
 KEYS = [  # overrides of the digits' config, and words of the answer
     ("data.nam=x", "data.nam | did you mean 'name'"),
     ("dota.name=x", "dota | did you mean 'data'"),
@@ -43,21 +44,21 @@ KEYS = [  # overrides of the digits' config, and words of the answer
     ("seed=2147483648", "seed=2147483648 | between 0 and 2147483647"),
     # data
     ("data.labels_per_class=0", "labels_per_class=0 | 1 or more"),
-    ("data.labels_per_class=127", "labels_per_class=127 | 126"),
+    ("data.labels_per_class=127", "labels_per_class=127 | only 126"),
     ("data.validation_per_class=-1", "validation_per_class=-1"),
-    ("data.validation_per_class=120", "validation_per_class=120"),
+    ("data.validation_per_class=120", "validation_per_class=120 | only 126"),
     ("data.synthetic_ratio=-0.1", "synthetic_ratio=-0.1"),
     ("data.synthetic_ratio=1.1", "synthetic_ratio=1.1 | at most 1"),
     ("data.synthetic_ratio=nan", "synthetic_ratio=nan"),
     ("optim.learning_rate=inf", "learning_rate=inf | finite"),
-    ("data.synthetic_ratio=0.95", "synthetic_ratio=0.95 | stay"),
+    ("data.synthetic_ratio=0.95", "synthetic_ratio=0.95 | stay | most 0.922"),
     (
         "data.synthetic_ratio=1.0 data.synthetic_mode=add",
         "synthetic_ratio=1.0 | below 1",
     ),
-    ("data.synthetic_ratio=0.8 data.synthetic_mode=add", "190 images | needed"),
+    ("data.synthetic_ratio=0.8 data.synthetic_mode=add", "190 images | 512 are needed"),
     ("data.synthetic_mode=mix", "synthetic_mode=mix | replace"),
-    ("data.synthetic_pool=/nope", "/nope | import_images"),
+    ("data.synthetic_pool=/nope", "/nope | import_images | generate | ratio=0"),
     ("data.synthetic_pool=fake", "class_0 | digits"),
     ("data.name=./nope", "nope | no such folder"),
     # input
@@ -108,6 +109,11 @@ KEYS = [  # overrides of the digits' config, and words of the answer
         "entropy_weight=-1 | 0 or more",
     ),
     ("method.rsmatch.routing=luck", "routing=luck | oracle"),
+    (f"{SIMMATCH}.bank_norm=torch", "bank_norm=torch | fixed or usb"),
+    (f"{SIMMATCH}.temperature=0.0", "temperature=0.0 | above 0"),
+    (f"{SIMMATCH}.smoothing=1.5", "smoothing=1.5 | between 0 and 1"),
+    (f"{SIMMATCH}.da_length=0", "da_length=0 | 1 or more"),
+    (f"{SIMMATCH}.warmup_steps=-1", "warmup_steps=-1 | 0 or more"),
     (
         "method.rsmatch.individual_models=False "
         "method.rsmatch.detector_learning_rate=0.1",

@@ -13,7 +13,6 @@ With --full_size images keep their sizes, for training with data.image_size.
 """
 
 import argparse
-import itertools
 import os
 import sys
 from collections import Counter
@@ -46,13 +45,12 @@ class Import:
     def examples(self, example: Callable[..., Any]) -> dict[str, Iterator]:
         """Returns the streams of examples (tf_write.Example), to be read in order."""
         items = {s: [i for i in self.plan.items if i.split == s] for s in SPLITS}
-        streams = {s: self._stream(example, items[s]) for s in SPLITS if items[s]}
-        last = list(streams)[-1]
-        return {**streams, last: itertools.chain(streams[last], self._end())}
+        return {s: self._stream(example, part) for s, part in items.items() if part}
 
     def _stream(self, example: Callable[..., Any], items: Sequence[Item]) -> Iterator:
         for item in items:
             self._progress.advance(1)
+            self.counts["files"] += 1
             try:
                 picture = image_source.fit(item.file.read(), self.args.size)
             except image_source.Unreadable as e:
@@ -65,6 +63,8 @@ class Import:
                 self.counts["cropped"] += picture.cropped
                 image = picture.encoded or picture.pixels
                 yield example(image, item.label, item.file.path, item.generator)
+        if self.counts["files"] == len(self.plan.items):
+            self._finish()
 
     def _is_new(self, picture: image_source.Picture, item: Item) -> bool:
         """Whether an image is no duplicate to drop; counts equal pixels."""
@@ -81,8 +81,8 @@ class Import:
         places.add(place)
         return True
 
-    def _end(self) -> Iterator:
-        """Checks and reports what was read; yields no example."""
+    def _finish(self):
+        """Reports what was read; RequestError if a file is unreadable."""
         plan, counts = self.plan, self.counts
         if self.unreadable and not self.args.skip_unreadable:
             raise RequestError(
@@ -108,7 +108,6 @@ class Import:
             "licence": plan.licence,
             "source": plan.source,
         }
-        yield from ()
 
     def summary(self, out: str, num_others: int) -> str:
         """Returns what was imported, in lines for the user."""

@@ -15,12 +15,15 @@ from jaxtyping import Array, Int32, Key
 from rsmatch_jax.augment import on_device, views
 from rsmatch_jax.data import sampler
 from rsmatch_jax.data.rs_ssl import Task
+from rsmatch_jax.methods.catalogue import Dims
 from rsmatch_jax.runtime import parallel
 from rsmatch_jax.state import Batch
 
 _VIEWS = zlib.crc32(b"views")  # separates the views' keys from those of methods
 
 AnyArray = jax.Array | np.ndarray  # on the host until it is placed
+# Image positions of an epoch's steps, int32 [steps, B], by stream of the sampler.
+Orders = dict[str, jax.Array]
 
 
 @flax.struct.dataclass
@@ -32,14 +35,6 @@ class Resident:
     unl_images: AnyArray  # uint8 [N, S, S, 3]
     synthetic: AnyArray | None  # bool [N], ground truth, only for an oracle
     tables: on_device.Tables | None  # of the strong view, None without RandAugment
-
-
-@flax.struct.dataclass
-class Orders:
-    """Image positions of the steps of one epoch: int32 [steps, B] and [steps, U]."""
-
-    labelled: jax.Array
-    unlabelled: jax.Array
 
 
 def gather(
@@ -61,18 +56,13 @@ def num_bytes(task: Task, *, unlabelled: bool) -> int:
     return task.lab_images.nbytes + (task.unl_images.nbytes if unlabelled else 0)
 
 
-@functools.partial(
-    jax.jit,
-    static_argnames=("num_labelled", "num_unlabelled", "batch", "unlabelled_batch"),
-)
+@functools.partial(jax.jit, static_argnames=("dims", "unlabelled"))
 def epoch_orders(
     seed: jax.typing.ArrayLike,
     epoch: jax.typing.ArrayLike,
+    dims: Dims,
     *,
-    num_labelled: int,
-    num_unlabelled: int,
-    batch: int,
-    unlabelled_batch: int,
+    unlabelled: bool = True,
 ) -> Orders:
     """Returns the sampler's order of an epoch, computed where the arguments lie."""
 
@@ -81,10 +71,11 @@ def epoch_orders(
             return jnp.zeros((sampler.STEPS_PER_EPOCH, 0), jnp.int32)
         return sampler.epoch_indices(seed, stream, epoch, n, size)
 
-    return Orders(
-        order("labelled", num_labelled, batch),
-        order("unlabelled", num_unlabelled, unlabelled_batch),
-    )
+    unlabelled_batch = dims.unlabeled_batch if unlabelled else 0
+    return {
+        "labelled": order("labelled", dims.num_labeled, dims.batch_size),
+        "unlabelled": order("unlabelled", dims.num_unlabeled, unlabelled_batch),
+    }
 
 
 @jax.named_scope("views")
@@ -102,10 +93,10 @@ def make_batch(
     orders: of the step's epoch. key: the run's root key. step: completed steps.
     weak_views: 2 adds `weak2`, an independent draw of the weak view.
     """
-    row = step % orders.labelled.shape[0]
+    row = step % sampler.STEPS_PER_EPOCH
     key = jax.random.fold_in(key, _VIEWS)
-    lab_at = parallel.local_rows(orders.labelled[row])
-    at = parallel.local_rows(orders.unlabelled[row])
+    lab_at = parallel.local_rows(orders["labelled"][row])
+    at = parallel.local_rows(orders["unlabelled"][row])
     unlabelled = _take(data.unl_images, at) if at.size else data.unl_images[:0]
 
     def view(purpose, images):

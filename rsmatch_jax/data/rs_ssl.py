@@ -33,10 +33,6 @@ class Split:
     unlabeled_real: np.ndarray  # starts with `labeled`
     unlabeled_synthetic: np.ndarray  # of the pool; follows in the unlabelled set
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Returns the fields by name."""
-        return dataclasses.asdict(self)
-
 
 @dataclasses.dataclass(frozen=True)
 class Task:
@@ -64,52 +60,53 @@ class Task:
 
 
 def make_split(
-    labels: np.ndarray,
-    num_classes: int,
+    train: ImageArrays,
+    pool: ImageArrays | None,
     *,
     labels_per_class: int,
     validation_per_class: int = 0,
     ratio: float = 0.0,
     mode: str = "replace",
     mix: bool = True,
-    real_only: bool = False,
-    pool_labels: np.ndarray | None = None,
-    pool_generators: np.ndarray | None = None,
     seed: int = 0,
 ) -> Split:
-    """Chooses the images of a run; RequestError if the real set or pool has too few.
+    """Chooses the images of a run; RequestError if there are too few, or `check_pool`.
 
     Class c has N_c unlabelled real images and gets S_c synthetic, rounded half up:
       mode "replace" (paper v1): S_c = ratio * N_c. They replace as many real images,
         but no labelled ones. A larger ratio replaces a superset.
       mode "add" (paper v2): S_c / (N_c + S_c) = ratio. No real image leaves.
 
-    Args:
-        labels: int [n], of the real training images.
-        mix: whether every generator gives the same number of images of a class.
-        real_only: leaves out the synthetic images and changes nothing else.
-        pool_labels, pool_generators: int [m]; needed if ratio > 0.
+    mix: whether every generator gives the same number of images of a class. Without a
+    pool the synthetic images are left out, and nothing else changes.
     """
+    if pool is not None:
+        check_pool(pool, train)
     share = ratio if mode == "replace" else ratio / (1 - ratio)
     rng = np.random.RandomState(seed)
-    counts = np.bincount(labels, minlength=num_classes)
-    _check_labels(counts, labels_per_class, validation_per_class)
+    _check_labels(train, labels_per_class, validation_per_class)
     labeled, validation, unlabeled, numbers = [], [], [], []
-    for c in range(num_classes):
-        members = np.flatnonzero(labels == c)
+    for c in range(train.num_classes):
+        members = np.flatnonzero(train.labels == c)
         rng.shuffle(members)
         end = len(members) - validation_per_class  # N_c
         numbers.append(math.floor(share * end + 0.5))  # S_c
         stop = end - numbers[c] if mode == "replace" else end
-        _check_ratio(c, ratio, end, stop, labels_per_class)
+        if stop < labels_per_class:
+            most = (end - labels_per_class) / end
+            raise RequestError(
+                f"data.synthetic_ratio={ratio} replaces {numbers[c]} of {end} "
+                f"unlabelled images of class {c}, but the {labels_per_class} labelled "
+                f"ones stay; at most {most:.3f} is possible: lower "
+                "data.synthetic_ratio or data.labels_per_class, or use "
+                "data.synthetic_mode=add"
+            )
         labeled.append(members[:labels_per_class])
         unlabeled.append(members[labels_per_class:stop])
         validation.append(members[end:])
     synthetic = np.zeros(0, np.int64)
-    if not real_only and any(numbers):
-        if pool_labels is None or pool_generators is None:
-            raise ValueError("a synthetic ratio above 0 needs a pool")
-        synthetic = _choose_synthetic(pool_labels, pool_generators, numbers, mix, seed)
+    if pool is not None and any(numbers):
+        synthetic = _choose_synthetic(pool, numbers, mix, seed)
     return Split(
         labeled=np.concatenate(labeled),
         validation=np.concatenate(validation),
@@ -122,8 +119,6 @@ def make_task(
     train: ImageArrays, test: ImageArrays, pool: ImageArrays | None, split: Split
 ) -> Task:
     """Gathers the images of a split, uint8 [.., S, S, 3], or all encoded."""
-    if pool is not None:
-        check_pool(pool, train)
     real, synthetic = split.unlabeled_real, split.unlabeled_synthetic
     is_synthetic = np.repeat([False, True], [len(real), len(synthetic)])
     unl_labels = np.asarray(train.labels[real])
@@ -196,21 +191,18 @@ def _joined(parts: Sequence[tuple[Images, np.ndarray]]) -> Images:
 
 
 def _choose_synthetic(
-    labels: np.ndarray,
-    generators: np.ndarray,
-    numbers: Sequence[int],
-    mix: bool,
-    seed: int,
+    pool: ImageArrays, numbers: Sequence[int], mix: bool, seed: int
 ) -> np.ndarray:
     """Returns indices of numbers[c] pool images of class c; mix: of all generators."""
+    assert pool.generators is not None
     rng = np.random.RandomState(seed)
-    groups = np.unique(generators) if mix else [None]
+    groups = np.unique(pool.generators) if mix else [None]
     chosen = []
     for c, number in enumerate(numbers):
         for g, group in enumerate(groups):
             part = number // len(groups) + (g < number % len(groups))
-            in_group = True if group is None else generators == group
-            members = np.flatnonzero((labels == c) & in_group)
+            in_group = True if group is None else pool.generators == group
+            members = np.flatnonzero((pool.labels == c) & in_group)
             if part > len(members):
                 of_generator = f" of generator {group}" if mix else ""
                 or_mix = ", or set data.synthetic_mix=False" if len(groups) > 1 else ""
@@ -224,22 +216,13 @@ def _choose_synthetic(
     return np.concatenate(chosen)
 
 
-def _check_labels(counts: np.ndarray, labeled: int, validation: int):
+def _check_labels(train: ImageArrays, labeled: int, validation: int):
+    counts = train.counts()
     c = int(np.argmin(counts))
     if counts[c] < labeled + validation:
         also = f" and data.validation_per_class={validation}" if validation else ""
         reason = f"class {c} has only {counts[c]} training images; lower this"
         raise RequestError(f"data.labels_per_class={labeled}{also}, but {reason}")
-
-
-def _check_ratio(c: int, ratio: float, end: int, stop: int, labeled: int):
-    if stop < labeled:
-        raise RequestError(
-            f"data.synthetic_ratio={ratio} replaces {end - stop} of {end} unlabelled "
-            f"images of class {c}, but the {labeled} labelled ones stay; at most "
-            f"{(end - labeled) / end:.3f} is possible: lower data.synthetic_ratio or "
-            "data.labels_per_class, or use data.synthetic_mode=add"
-        )
 
 
 def _some_names(data: ImageArrays) -> str:

@@ -19,20 +19,19 @@ STEPS_PER_EPOCH = 1024
 STREAMS = ("labelled", "unlabelled")
 
 
-@functools.partial(jax.jit, static_argnames=("stream", "n", "batch", "steps_per_epoch"))
+@functools.partial(jax.jit, static_argnames=("stream", "n", "batch"))
 def epoch_indices(
     seed: jax.typing.ArrayLike,
     stream: str,
     epoch: jax.typing.ArrayLike,
     n: int,
     batch: int,
-    steps_per_epoch: int = STEPS_PER_EPOCH,
-) -> Int32[Array, "{steps_per_epoch} {batch}"]:
+) -> Int32[Array, "1024 {batch}"]:
     """Returns the image positions of one epoch, in 0..n-1; stream: one of STREAMS.
 
-    Needs a few times n + steps_per_epoch * batch integers of memory.
+    Needs a few times n + 1024 * batch integers of memory.
     """
-    total = steps_per_epoch * batch
+    total = STEPS_PER_EPOCH * batch
     # Names the generator, so that jax's configuration does not change the order.
     key = jax.random.key(seed, impl="threefry2x32")
     key = jax.random.fold_in(key, STREAMS.index(stream))
@@ -41,22 +40,17 @@ def epoch_indices(
         jnp.arange(-(-total // n), dtype=jnp.int32)
     )
     orders = jax.vmap(lambda k: jax.random.permutation(k, n))(keys)
-    return orders.reshape(-1)[:total].reshape(steps_per_epoch, batch).astype(jnp.int32)
+    return orders.reshape(-1)[:total].reshape(STEPS_PER_EPOCH, batch).astype(jnp.int32)
 
 
 def step_indices(
-    seed: int,
-    stream: str,
-    step: int | np.integer,
-    n: int,
-    batch: int,
-    steps_per_epoch: int = STEPS_PER_EPOCH,
+    seed: int, stream: str, step: int | np.integer, n: int, batch: int
 ) -> np.ndarray:
-    """Returns row `step % steps_per_epoch` of `epoch_indices`, read-only, as numpy."""
+    """Returns a step's row of its epoch's `epoch_indices`, read-only, as numpy."""
     if n < 1:
         raise RequestError(f"the {stream} set has 0 images, but a step draws {batch}")
-    epoch, row = divmod(int(step), steps_per_epoch)
-    return _host_epoch(seed, stream, epoch, n, batch, steps_per_epoch)[row]
+    epoch, row = divmod(int(step), STEPS_PER_EPOCH)
+    return _host_epoch(seed, stream, epoch, n, batch)[row]
 
 
 class Stream(NamedTuple):
@@ -76,11 +70,10 @@ class Stream(NamedTuple):
 
 
 @functools.lru_cache(maxsize=8)
-def _host_epoch(seed, stream, epoch, n, batch, steps_per_epoch) -> np.ndarray:
+def _host_epoch(seed, stream, epoch, n, batch) -> np.ndarray:
     # On the accelerator the input pipeline would wait for training steps.
     with jax.default_device(_cpu_device()):
-        indices = epoch_indices(seed, stream, epoch, n, batch, steps_per_epoch)
-        host = np.array(indices)
+        host = np.array(epoch_indices(seed, stream, epoch, n, batch))
     host.flags.writeable = False
     return host
 

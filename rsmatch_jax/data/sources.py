@@ -72,7 +72,7 @@ def load_pool(
 ) -> ImageArrays:
     """Loads a pool: a TFDS dataset folder, an array folder, or `fake`."""
     if folder == "fake" and image_size is None:
-        return arrays.fake_pool()
+        return arrays.fake("pool")
     folder = os.path.abspath(os.path.expanduser(folder))
     pools = _load(_at("pools", folder), ("train",), cache_dir, image_size)
     if pools is None:

@@ -110,5 +110,5 @@ def load_task(
         raise RequestError(
             f"{e} (if the data have moved: --data_dir=DIR, --synthetic_pool=DIR)"
         ) from None
-    same_data.check(run.folder, task.split.arrays(), same_data.digest(task))
+    same_data.check(run.folder, vars(task.split), same_data.digest(task))
     return task

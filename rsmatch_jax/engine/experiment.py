@@ -82,18 +82,14 @@ def load_task(config: Any) -> rs_ssl.Task:
     if d.synthetic_ratio > 0 and not d.real_only:
         folder = d.synthetic_pool or sources.default_pool(d.name, d.data_dir)
         pool = _rgb(sources.load_pool(folder, **options))
-        rs_ssl.check_pool(pool, train)
     split = rs_ssl.make_split(
-        train.labels,
-        train.num_classes,
+        train,
+        pool,
         labels_per_class=d.labels_per_class,
         validation_per_class=d.validation_per_class,
         ratio=d.synthetic_ratio,
         mode=d.synthetic_mode,
         mix=d.synthetic_mix,
-        real_only=d.real_only,
-        pool_labels=None if pool is None else pool.labels,
-        pool_generators=None if pool is None else pool.generators,
         seed=config.seed if d.split_seed is None else d.split_seed,
     )
     return rs_ssl.make_task(train, test, pool, split)

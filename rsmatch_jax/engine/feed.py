@@ -142,14 +142,11 @@ class ResidentFeed(Feed):
         """Makes the orders of images for the epoch of the step after `done`."""
         epoch = done // sampler.STEPS_PER_EPOCH
         if epoch != self._epoch:
-            dims, unlabelled = self._exp.dims, self._exp.method.uses_unlabeled
             orders = resident.epoch_orders(
                 self._exp.config.seed,
                 epoch,
-                num_labelled=dims.num_labeled,
-                num_unlabelled=dims.num_unlabeled,
-                batch=dims.batch_size,
-                unlabelled_batch=dims.unlabeled_batch if unlabelled else 0,
+                self._exp.dims,
+                unlabelled=self._exp.method.uses_unlabeled,
             )
             self._orders = parallel.replicate(orders, self._exp.devices)
             self._epoch = epoch

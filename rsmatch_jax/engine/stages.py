@@ -152,7 +152,7 @@ def _claimed(
                 saved_config.continue_run(folder, exp.config, explicit)
             about = experiment.describe_data(task, exp.dims)
             about[same_data.CONTENT] = same_data.digest(task)
-            split = task.split.arrays()
+            split = vars(task.split)
             if os.path.exists(os.path.join(folder, workdir.SPLIT_FILE)):
                 same_data.check(folder, split, about[same_data.CONTENT])
             workdir.claim(folder, exp.config.to_dict(), split, about)
@@ -169,7 +169,7 @@ def _require_equal_data(task: rs_ssl.Task):
     """Raises RequestError unless all processes chose the same images for each part."""
     digest = hashlib.sha256()
     labels = {"test": task.test_labels, "unlabelled": task.unl_labels}
-    for name, array in sorted({**task.split.arrays(), **labels}.items()):
+    for name, array in sorted({**vars(task.split), **labels}.items()):
         digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
     hosts.require_equal(
         "choice of images",

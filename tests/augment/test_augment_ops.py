@@ -1,14 +1,16 @@
-"""The device's RandAugment operations equal Pillow's to the last bit."""
+"""RandAugment's operations, on the device and in TensorFlow, equal Pillow's bits."""
 
 import functools
 
 import jax
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 from support.pillow_oracle import pillow, some_images, special_values
 
 from rsmatch_jax.augment import on_device, views
+from rsmatch_jax.data import tf_augment
 
 ONE = views.ViewSpec(flip=False, crop_pad=0, randaugment_ops=1, cutout=False)
 LAST = views.LEVELS - 1
@@ -34,12 +36,21 @@ def apply(images, ops, levels):
     return np.asarray(strong(images, numbers(ops, levels), tables))
 
 
-def by_pillow(images, ops, levels):
-    names = [views.OP_NAMES[op] for op in ops]
-    return [
-        pillow(name, x, float(views.value(name, k)))
-        for name, x, k in zip(names, images, levels, strict=True)
-    ]
+# One trace for all operations.
+SHAPES = (([None, 32, 32, 3], tf.uint8), ([None], tf.int32), ([None], tf.float64))
+tf_apply = tf.function(
+    tf_augment.apply_ops, input_signature=[tf.TensorSpec(*shape) for shape in SHAPES]
+)
+
+
+def by_pillow(images, ops, values):
+    rows = zip(ops, images, values, strict=True)
+    return [pillow(views.OP_NAMES[op], x, float(v)) for op, x, v in rows]
+
+
+def values_of(ops, levels):
+    rows = zip(ops, levels, strict=True)
+    return np.array([views.value(views.OP_NAMES[op], k) for op, k in rows])
 
 
 def special_levels(name, size):
@@ -66,9 +77,19 @@ def test_every_operation_equals_pillow_at_32_pixels(name):
         noise = np.random.default_rng(50 + index).integers(0, 256, images.shape)
         images[: len(special)] = noise[: len(special)]
     ops = np.full(512, index)
-    np.testing.assert_array_equal(
-        apply(images, ops, levels), by_pillow(images, ops, levels)
-    )
+    want = by_pillow(images, ops, values_of(ops, levels))
+    np.testing.assert_array_equal(apply(images, ops, levels), want)
+
+
+@pytest.mark.parametrize("name", views.OP_NAMES)
+def test_every_operation_of_tensorflow_equals_pillow_at_32_pixels(name):
+    """Any value, not only those of the levels."""
+    index = views.OP_NAMES.index(name)
+    drawn = np.random.default_rng(index).uniform(*views.OPS[index][1:], 160)
+    values = np.concatenate([drawn, special_values(name, 32)])
+    images, ops = some_images(len(values), 32, seed=index), np.full(len(values), index)
+    got = tf_apply(images, ops, values).numpy()
+    np.testing.assert_array_equal(got, by_pillow(images, ops, values))
 
 
 def fusing_matters():
@@ -98,9 +119,8 @@ def test_blending_rounds_twice_as_pillow_does():
     images[: len(levels), 3, 5] = (start + difference)[:, None]
     levels = np.resize(levels, 512)
     ops = np.full(512, views.OP_NAMES.index("contrast"))
-    np.testing.assert_array_equal(
-        apply(images, ops, levels), by_pillow(images, ops, levels)
-    )
+    want = by_pillow(images, ops, values_of(ops, levels))
+    np.testing.assert_array_equal(apply(images, ops, levels), want)
 
 
 @pytest.mark.parametrize("size", [8, 9, 17, 32])
@@ -111,10 +131,12 @@ def test_every_operation_equals_pillow_when_mixed(size):
     levels = np.random.default_rng(2).integers(0, views.LEVELS, len(ops))
     levels[::8], levels[1::8] = 0, LAST
     images = some_images(len(ops), size, seed=size)
-    got = apply(images, ops, levels)
-    want = by_pillow(images, ops, levels)
-    for op, k, x, y in zip(ops, levels, got, want, strict=True):
-        np.testing.assert_array_equal(x, y, f"{views.OP_NAMES[op]} {k}")
+    values = values_of(ops, levels)
+    want = by_pillow(images, ops, values)
+    in_tf = tf_augment.apply_ops(images, ops.astype(np.int32), values)
+    for got in (apply(images, ops, levels), in_tf.numpy()):
+        for op, v, x, y in zip(ops, values, got, want, strict=True):
+            np.testing.assert_array_equal(x, y, f"{views.OP_NAMES[op]} {v}")
 
 
 @pytest.mark.parametrize("name", ["autocontrast", "equalize", "sharpness"])
@@ -123,7 +145,8 @@ def test_any_number_of_rows_may_draw_an_operation(name):
     index, identity = (views.OP_NAMES.index(n) for n in (name, "identity"))
     images = some_images(112, 32, seed=3)
     levels = np.random.default_rng(3).integers(0, views.LEVELS, 112)
-    want = np.array(by_pillow(images, np.full(112, index), levels))
+    ops = np.full(112, index)
+    want = np.array(by_pillow(images, ops, values_of(ops, levels)))
     assert (want != images).any(axis=(1, 2, 3)).mean() > 0.5
     for count in (0, 1, 22, 23, 24, 40, 112):
         drew = np.zeros(112, bool)

@@ -122,9 +122,7 @@ def test_weak_view_is_reflect_crop_then_flip(made, size, pad):
         (9, views.ViewSpec(True, 2, 0, True), 40),
     ],
 )
-def test_strong_view_is_crop_flip_operations_cutout_in_this_order(
-    made, size, spec, rows
-):
+def test_strong_view_is_crop_flip_operations_cutout(made, size, spec, rows):
     images = some_images(rows, size)
     numbers = made.draw(3, rows, spec)
     got = made.strong(images, numbers, spec)

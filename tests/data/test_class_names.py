@@ -1,4 +1,4 @@
-"""The class names of a dataset, from whatever is there of it."""
+"""The class names of a dataset, from its folder, the cache or TFDS."""
 
 import json
 import sys

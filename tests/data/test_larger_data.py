@@ -75,6 +75,8 @@ def test_plan_states_input_and_memory(root, tmp_path, capsys):
     out = capsys.readouterr().out
     for words in (
         "4 classes, 16x16 px; 8 labelled; 48 unlabelled, of which 24 synthetic (50%)",
+        "2 steps",
+        " s a step",
         "images are decoded at every step (data.image_size)",
         "memory per device: ",
         "nothing was trained",

@@ -11,9 +11,8 @@ def test_statistics():
     assert normalisation("cifar10")[0] == (0.485, 0.456, 0.406)
     assert normalisation("cifar100:3.0.2")[1][0] == pytest.approx(68.2 / 255)
     assert normalisation("some_set") == normalisation("cifar10")
-    digits = np.concatenate(
-        [arrays.digits(s).images.ravel() / 255 for s in ("train", "test")]
-    )
+    splits = [arrays.digits(split).images for split in ("train", "test")]
+    digits = np.concatenate(splits) / 255
     mean, std = normalisation("digits")
     assert mean == pytest.approx([digits.mean()] * 3, abs=1e-3)
     assert std == pytest.approx([digits.std()] * 3, abs=1e-3)

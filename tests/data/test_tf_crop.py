@@ -4,7 +4,6 @@ See test_tf_pipeline.py for what holds of arrays and encoded images.
 """
 
 import dataclasses
-import io
 import itertools
 import pathlib
 
@@ -14,7 +13,7 @@ import tensorflow as tf
 from data import test_tf_pipeline
 from data.test_tf_pipeline import assert_equal
 from PIL import Image
-from support import encoded_sets
+from support import encoded_sets, pictures
 from support.pillow_oracle import torchvision_box
 
 from rsmatch_jax.augment import views
@@ -76,15 +75,13 @@ def test_boxes_stay_inside_at_the_ends_of_the_uniform_numbers():
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_decoding_equals_pillow(kind, mode):
     for number in range(4):
-        image = encoded_sets.picture(number, 41, 58).convert(mode)
-        data = encoded_sets.file(image, kind)
-        want = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-        np.testing.assert_array_equal(tf_crop.decode(data), want)
+        data = pictures.encode(pictures.smooth(number, 41, 58).convert(mode), kind)
+        np.testing.assert_array_equal(tf_crop.decode(data), pictures.decode(data))
 
 
 def test_resizing_is_pillows_up_to_its_rounding():
     for number, (h, w) in enumerate([(16, 16), (40, 33), (300, 100), (7, 9), (1, 1)]):
-        image = encoded_sets.picture(number, h + 5, w + 8)
+        image = pictures.smooth(number, h + 5, w + 8)
         got = tf_crop.resized(np.asarray(image), [2, 3, h, w], SIZE).numpy()
         crop = image.crop((3, 2, 3 + w, 2 + h))
         want = np.asarray(crop.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
@@ -102,7 +99,7 @@ def pillow_views(task, images, at, step, purpose, rows):
     numbers = tf_augment.draw(3, step, purpose, rows, CROPS, tf_crop.TRIES)
     made = []
     for row, index in enumerate(at):
-        image = Image.open(io.BytesIO(images.read(index))).convert("RGB")
+        image = Image.fromarray(pictures.decode(images.read(index)))
         top, left, h, w = torchvision_box(
             numbers["crop"][row].numpy(), image.height, image.width, CROPS.crop_area
         )

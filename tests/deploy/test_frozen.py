@@ -192,7 +192,7 @@ def test_what_a_run_writes_is_what_is_restored(folder, run):
     names = output.dataset, output.class_names, output.generator_names
     assert names == ("fake", task.class_names, ("generator_a", "generator_b"))
     assert output.exp.dims == experiment.task_dims(exp.config, task)
-    assert saved.load_task(output).split.arrays().keys() == task.split.arrays().keys()
+    assert vars(saved.load_task(output).split).keys() == vars(task.split).keys()
     assert_bit_equal(output.state, states[7])
 
 

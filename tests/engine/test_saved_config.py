@@ -71,9 +71,8 @@ def run(folder, c, **options):
 
 def test_keys_that_old_workdirs_lack_have_a_neutral_value():
     saved = json.loads((OLD / "unfinished" / workdir.CONFIG_FILE).read_text())
-    came_later = set(workdir.flat(common.get_config().to_dict())) - {
-        *workdir.flat(saved)
-    }
+    keys = set(workdir.flat(common.get_config().to_dict()))
+    came_later = keys - set(workdir.flat(saved))
     assert came_later == set(common.neutral_values()), (
         "a new key is `Later(default, neutral=...)` in configs/common.py"
     )
@@ -81,8 +80,8 @@ def test_keys_that_old_workdirs_lack_have_a_neutral_value():
 
 
 def test_old_run_goes_on(old, later, capsys, monkeypatch):
-    """With the neutral values, which its config.json has from then on, and as without
-    the later keys."""
+    """It takes the neutral values, writes them to its config.json, and computes the
+    same as without the later keys."""
     result = run(old / "unfinished", later())
     assert (result["status"], result["steps"]) == ("finished", 8)
     out = capsys.readouterr().out
@@ -180,7 +179,7 @@ def test_old_run_is_reported_as_one_of_this_version(later, old):
 
 
 def test_old_run_is_swept(later, old, tmp_path):
-    """A sweep takes it for one of its cells, with the flags that it would launch."""
+    """A sweep recognises it as a cell by the flags that it would launch."""
     file = tmp_path / "later.py"
     lines = ["from configs import common", "def get_config():"]
     lines += ["    c = common.get_config()"]
@@ -201,7 +200,7 @@ def test_old_run_is_swept(later, old, tmp_path):
 
 def test_run_goes_on_where_its_data_were_moved(tmp_path):
     """Equal images at another place continue it, others do not."""
-    pool = arrays.fake_pool()
+    pool = arrays.fake("pool")
     arrays.save(str(tmp_path / "a"), pool)
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     pool.images[:] ^= 1

@@ -9,22 +9,17 @@ times.
 import fcntl
 import json
 import os
-import pathlib
 import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
-from support.disks import small_disk
-from support.processes import with_default_signals
+from support.processes import launch, small_disk, with_default_signals
 
 pytestmark = pytest.mark.slow
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
-PROGRAMS = str(ROOT / ".jax_cache")
 STEPS = 80
 COMMON = {
     "model.classifier": "wrn_10_1",
@@ -52,26 +47,12 @@ FREE = [
 ]
 
 
-def start(folder, keys=None, **options):
-    values = {**COMMON, **(keys or {})}
-    with open(log(folder), "a") as file:
-        return subprocess.Popen(
-            [
-                sys.executable,
-                "launch.py",
-                "--config=configs/digits.py",
-                f"--workdir={folder}",
-                *(f"--config.{key}={value}" for key, value in values.items()),
-            ],
-            cwd=ROOT,
-            env={**os.environ, "XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": PROGRAMS},
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            **options,
-        )
+def start(folder, keys=(), **options):
+    keys = {**COMMON, **dict(keys)}
+    return launch("digits", folder, keys, log(folder), **options)
 
 
-def finish(folder, keys=None):
+def finish(folder, keys=()):
     code = start(folder, keys).wait(timeout=300)
     assert code == 0, text(folder)[-3000:]
 
@@ -96,8 +77,8 @@ def outcome(folder):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """of(kind): the outcome of a run that nothing happened to, its seconds once its
-    programs are compiled, its folder. Run once, whichever worker asks first."""
+    """of(kind): the outcome of an undisturbed run, its seconds after compilation, and
+    its folder. All workers share one run."""
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:  # else above it lie other sessions' folders
         shared = shared.parent

@@ -1,4 +1,4 @@
-"""What the contract offers to methods to come, used by small methods and rules."""
+"""The contract of methods and rules, used by small ones that the package lacks."""
 
 import dataclasses
 

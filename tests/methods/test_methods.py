@@ -1,7 +1,8 @@
 """Losses against equations written out in numpy, on networks whose outputs are looked
-up in tables: all rules, alone and below RSMatch, and RSMatch's switches."""
+up in tables: all rules, alone and below RSMatch; RSMatch's switches and alarms."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +27,10 @@ from support.table_networks import (
     step_key,
 )
 
-from rsmatch_jax.methods import csqueue
+from rsmatch_jax.methods import csqueue, rsmatch_checks
 from rsmatch_jax.runtime import parallel
 
+close = functools.partial(np.testing.assert_allclose, rtol=1e-5)
 UNSUPERVISED = {"loss_unsup", "loss_unsup_fake"}
 RSMATCH_ALONE = {"detector_loss_sup", "detector_loss_unsup", "loss_unsup_fake"}
 RSMATCH_ALONE |= {"routed_synthetic"}
@@ -113,12 +115,14 @@ def expected_losses(oracle, params, b, queue_rows=()):
     return out, labels, synthetic, p_s
 
 
-@pytest.mark.parametrize("rule", MAIN)
-@pytest.mark.parametrize("method_name", ["alone", "rsmatch"])
-def test_method_equals_its_equations(method_name, rule):
+@pytest.mark.parametrize(
+    ("method_name", "case"),
+    [("alone", case) for case in CASES] + [("rsmatch", case) for case in MAIN],
+)
+def test_method_equals_its_equations(method_name, case):
     """Every loss and buffer over 24 steps, on one device and on four. Parameters of
     plain SGD are the proof of the gradient; memories are equal to the bit."""
-    _, oracle_class, switches, keys = CASES[rule]
+    rule, oracle_class, switches, keys = CASES[case]
     below = method_name == "rsmatch"
     runs = {}
     for devices in (1, 4):
@@ -130,18 +134,14 @@ def test_method_equals_its_equations(method_name, rule):
             expected, labels, _, p_s = expected_losses(
                 oracle, step.params, b, queue_rows
             )
-            for name, value in expected.items():
-                if name in step.metrics:
-                    seen |= {name} if value else set()
-                    np.testing.assert_allclose(
-                        step.metrics[name], value, rtol=1e-5, atol=1e-6, err_msg=name
-                    )
-            place = "['rule']" if below else ""
-            for name, value in oracle.buffers().items():
-                np.testing.assert_allclose(
-                    step.buffers[f"{place}['{name}']"], value, rtol=1e-5, atol=1e-7
-                )
+            for name in expected.keys() & step.metrics.keys():
+                seen |= {name} if expected[name] else set()
+                close(step.metrics[name], expected[name], atol=1e-6, err_msg=name)
             extra = step.extra
+            buffers = extra["rule"] if below else extra
+            assert buffers.keys() == oracle.buffers().keys()
+            for name, value in oracle.buffers().items():
+                close(buffers[name], value, atol=1e-7)
             if below and t == 0:  # the push: the best p'_s of every predicted class
                 for c in set(labels):
                     best = max(np.flatnonzero(np.equal(labels, c)), key=p_s.__getitem__)
@@ -149,9 +149,13 @@ def test_method_equals_its_equations(method_name, rule):
         assert ("loss_fairness" in seen) == (rule == "freematch")
         assert (seen >= RSMATCH_ALONE) == below
         assert seen | {"loss_fairness"} | RSMATCH_ALONE == set(expected)
+        utilisation = [step.metrics["utilisation"] for step in runs[devices]]
+        assert 0.1 < np.mean(utilisation[1:]) < 1
+        assert utilisation[0] == 1 or rule != "flexmatch"  # beta = 0
+    assert min(len(set(b.indices.tolist())) for b in stream(5)) < U  # repetitions
     for one, four in zip(runs[1], runs[4], strict=True):
         for a, b in zip(*(jax.tree.leaves(s.params) for s in (one, four)), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+            close(a, b, atol=1e-5)
         for path, value in one.buffers.items():
             if np.issubdtype(value.dtype, np.integer):
                 np.testing.assert_array_equal(four.buffers[path], value, err_msg=path)
@@ -270,9 +274,8 @@ def test_queue_images_are_viewed_anew_by_the_switch(reaugment):
         return method._sample(inputs, *jax.random.split(key))[0][None]
 
     devices = jax.local_devices()[:1]
-    drawn = parallel.map_eval(sample, devices)(
-        queue, parallel.shard_rows(batch(rng), devices)
-    )
+    shards = parallel.shard_rows(batch(rng), devices)
+    drawn = parallel.map_eval(sample, devices)(queue, shards)
     pool = stored.reshape(-1, 8, 8, 3)
     padded = np.pad(pool, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="reflect")
     crops = [padded[:, y : y + 8, x : x + 8] for y in range(3) for x in range(3)]
@@ -282,3 +285,25 @@ def test_queue_images_are_viewed_anew_by_the_switch(reaugment):
     assert len(drawn_images) == B
     assert set(drawn_images) <= {np.ascontiguousarray(c).tobytes() for c in crops}
     assert (set(drawn_images) <= plain) != reaugment
+
+
+def interval(shares, fill=0.5):
+    return [{"detector_synthetic": s, "queue_fill": fill} for s in shares]
+
+
+@pytest.mark.parametrize(
+    ("steps", "first", "names"),
+    [
+        (interval([0.0] * 10), False, ["detector says all real"]),
+        (interval([1.0] * 10), False, ["detector says all synthetic"]),
+        (interval([0.0] * 10), True, []),  # it has seen no queue image yet
+        (interval([0.0] * 9), False, []),  # 900 images
+        (interval([0.0] * 9 + [0.01]), False, []),
+        (interval([0.0, 1.0] * 5), False, []),
+        (interval([0.5] * 2, fill=0.0), False, ["queue empty"]),
+        (interval([0.5] * 2, fill=0.0), True, []),
+    ],
+)
+def test_alarms(steps, first, names):
+    alarms = rsmatch_checks.alarms(steps, first=first, images_a_step=100)
+    assert list(alarms) == names

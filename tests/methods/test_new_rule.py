@@ -1,49 +1,34 @@
 """The rule of docs/adding-a-rule.md: a file, a line, a block of keys, and it trains."""
 
-import os
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
-import textwrap
+
+from support import fresh_process
 
 ROOT = pathlib.Path(__file__).parents[2]
 DICTIONARY, COMMON = "rsmatch_jax/methods/rules.py", "configs/common.py"
 NEW = "rsmatch_jax/methods/topshare.py"
 TRAIN = """
 import conftest  # four CPU devices, checked shapes
-import contextlib, functools, io, pathlib, tempfile
-import jax
+import contextlib, io, pathlib, tempfile
 import rsmatch_jax
-from configs import common
-from rsmatch_jax.engine import stages
 from rsmatch_jax.engine import checks
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.models import networks
+from support import helpers, runs
 
 assert pathlib.Path(rsmatch_jax.__file__).parents[1] == pathlib.Path.cwd()
-networks.MODELS["tiny"] = functools.partial(networks.WideResNet, 4, 1)
-
-
-def config(**method):
-    c = common.get_config()
-    c.model.classifier = c.model.detector = "tiny"
-    c.data.labels_per_class = c.train.batch_size = 4
-    c.train.unlabeled_ratio, c.train.num_steps = 2, 3
-    c.log.tensorboard = False
-    c.method.update(method)
-    return c.lock()
-
-
-for method in ({"name": "topshare"}, {"rsmatch": {"pseudo_label": "topshare"}}):
+NAME, BELOW = "method.name", "method.rsmatch.pseudo_label"
+for key in (NAME, BELOW):
+    folder = pathlib.Path(tempfile.mkdtemp())
     with contextlib.redirect_stdout(io.StringIO()):
-        devices = jax.local_devices()[:2]
-        result = stages.run(config(**method), tempfile.mkdtemp(), devices=devices)
+        result = runs.run(folder, 2, **{key: "topshare", "train.num_steps": 3})
     print(result["status"], result["steps"], 0 < result["utilisation"] < 1)
+share, other = "method.topshare.share", helpers.config(**{NAME: "fixmatch"})
+many = helpers.config(**{NAME: "topshare", share: 1.5})
 for call in (
-    lambda: checks.check(config(name="topshare", topshare={"share": 1.5}), 1),
-    lambda: checks.check_overrides(config(name="fixmatch"), ["method.topshare.share"]),
+    lambda: checks.check(many, 1),
+    lambda: checks.check_overrides(other, [share]),
 ):
     try:
         call()
@@ -76,14 +61,6 @@ def test_the_rule_of_the_docs_trains_alone_and_below_rsmatch(tmp_path):
         old = (tmp_path / path).read_text()
         assert old.count(before) == 1
         (tmp_path / path).write_text(old.replace(before, text + before))
-
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path[:0] = ['.']\n{TRAIN}"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, textwrap.indent(done.stderr, "  ")
-    assert done.stdout == EXPECTED
+    program = f"import sys; sys.path[:0] = ['.']\n{TRAIN}"
+    environ = {"PYTHONPATH": str(ROOT / "tests")}
+    assert fresh_process.run(program, tmp_path, **environ) == EXPECTED

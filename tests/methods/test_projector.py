@@ -25,13 +25,8 @@ def test_a_run_of_an_earlier_version_keeps_its_width(tmp_path, monkeypatch):
     """Their hidden width was projection_size. Resumed, then opened."""
     keys = {"method.name": "simmatch", "method.simmatch.projection_size": 24}
     with monkeypatch.context() as earlier:
-        earlier.setattr(
-            SimMatch,
-            "heads",
-            lambda self, k: {
-                "classifier": {"real": k, PROJECTOR: Projector(24, 1, 24)}
-            },
-        )
+        heads = {"real": 10, PROJECTOR: Projector(24, 1, 24)}
+        earlier.setattr(SimMatch, "heads", lambda self, k: {"classifier": heads})
         c = config(**{**runs.KEYS, **keys})
         device = jax.local_devices()[:1]
         first = stages.run(c, str(tmp_path), devices=device, stop=StopAfter(2))
@@ -66,13 +61,9 @@ def test_projector_sizes(projector, middle, total):
 
 def test_projector_initial_values():
     """Uniform within 1/sqrt(fan-in); nothing else moves; three differ."""
-    plain, one, three = (
-        initial({"real": 10, **heads})[1]
-        for heads in (
-            {},
-            {"projector": Projector(128)},
-            {"projector": Projector(128, 3)},
-        )
+    plain = initial({"real": 10})[1]
+    one, three = (
+        initial({"real": 10, "projector": Projector(128, n)})[1] for n in (1, 3)
     )
     for smaller, larger in ((plain, one), (one, three)):
         larger = leaves(larger)

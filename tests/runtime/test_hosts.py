@@ -1,4 +1,4 @@
-"""Two processes with two devices each compute and save what one with one does."""
+"""Two processes with two devices each compute and save the same as one with one."""
 
 import json
 import os
@@ -10,26 +10,16 @@ import types
 import jax
 import numpy as np
 import pytest
+from support import host_pairs
 from support.helpers import build
-from support.host_pairs import (
-    COMMON,
-    StopAfter,
-    alone,
-    assert_alike,
-    codes,
-    start_pair,
-    wait_for,
-)
 from support.runs import restored
 
-from rsmatch_jax.augment.views import ViewSpec
-from rsmatch_jax.data import tf_pipeline
 from rsmatch_jax.errors import RequestError, RunFailed
 from rsmatch_jax.runtime import hosts, parallel
 from rsmatch_jax.runtime.cluster import Group
 
 RSMATCH = {  # long: it is stopped
-    **COMMON,
+    **host_pairs.COMMON,
     "method.rsmatch.individual_models": False,
     "train.num_steps": 1000,
 }
@@ -38,10 +28,10 @@ RSMATCH = {  # long: it is stopped
 def test_signal_to_one_stops_both_at_the_same_step(tmp_path):
     """Resident input, RSMatch: two processes save the state that one would compute."""
     folder = tmp_path / "pair"
-    processes = start_pair(folder, RSMATCH, tmp_path)
-    wait_for("step 6/1000", tmp_path / "0", processes)
+    processes = host_pairs.start(folder, RSMATCH, tmp_path)
+    host_pairs.wait_for("step 6/1000", tmp_path / "0", processes)
     processes[1].send_signal(signal.SIGTERM)
-    assert codes(processes) == [75, 75], (tmp_path / "1").read_text()
+    assert host_pairs.codes(processes) == [75, 75], (tmp_path / "1").read_text()
     first, second = ((tmp_path / str(i)).read_text() for i in range(2))
     assert "step 2/1000" not in second  # only process 0 prints lines
     result = json.loads((folder / "result.json").read_text())
@@ -52,9 +42,9 @@ def test_signal_to_one_stops_both_at_the_same_step(tmp_path):
     names = os.listdir(folder / "checkpoints")
     assert sorted(map(int, names)) == [*by_plan, step]
 
-    alone(tmp_path / "one", RSMATCH, StopAfter(4))
+    host_pairs.alone(tmp_path / "one", RSMATCH, host_pairs.StopAfter(4))
     like = build(**RSMATCH)[2].init_state()
-    assert_alike(folder, tmp_path / "one", 4, like)
+    host_pairs.assert_alike(folder, tmp_path / "one", 4, like)
     assert restored(folder, step, like).fingerprint == result["fingerprint"]
 
 
@@ -72,35 +62,6 @@ def test_rows_are_dealt_to_the_devices_of_their_process():
     assert sorted(np.concatenate(parts)) == list(range(12))
     alone = parallel.own_rows(8, jax.local_devices())
     np.testing.assert_array_equal(alone, np.arange(8))
-
-
-def test_host_makes_its_views_as_a_single_host_would():
-    """To the bit, so that no result depends on the number of hosts."""
-    rng = np.random.default_rng(0)
-    lab = rng.integers(0, 256, (8, 8, 8, 3)).astype(np.uint8)
-    unl = rng.integers(0, 256, (24, 8, 8, 3)).astype(np.uint8)
-    spec = ViewSpec(flip=True, crop_pad=1, randaugment_ops=3, cutout=True)
-
-    def first(**more):
-        stream = tf_pipeline.batches(
-            *(lab, np.arange(8), unl, spec),
-            **dict(seed=1, batch_size=4, unlabeled_ratio=2, start_step=3),
-            **dict(num_steps=4, prefetch=1, synthetic=np.arange(24) % 3 == 0),
-            **more,
-        )
-        return vars(next(stream))
-
-    whole = first()
-    for rank in range(2):
-
-        def rows_of(n, rank=rank):
-            return np.arange(n).reshape(-1, 4)[:, 2 * rank : 2 * rank + 2].ravel()
-
-        part = first(own_rows=rows_of)
-        assert part.pop("weak2") is None
-        for name, rows in part.items():
-            expected = whole[name][rows_of(len(whole[name]))]
-            np.testing.assert_array_equal(rows, expected, err_msg=name)
 
 
 def test_nobody_at_the_coordinator():

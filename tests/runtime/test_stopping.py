@@ -3,16 +3,12 @@
 import contextlib
 import json
 import signal
-import subprocess
-import sys
 import textwrap
 import time
 
 import pytest
-from support.helpers import TINY
+from support import processes, runs
 from support.host_pairs import StopAfter, alone
-from support.processes import with_default_signals
-from support.runs import timeless
 
 from rsmatch_jax import files
 from rsmatch_jax.runs import workdir
@@ -43,13 +39,7 @@ LEAVING = "with stop.at_signal(lambda: say('leaving')):"
 
 def start(how="with stop.at_signal(None):", after="pass", before=""):
     text = textwrap.dedent(PROGRAM).format(how=how, after=after, before=before)
-    process = subprocess.Popen(
-        [sys.executable, "-c", text],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=with_default_signals,
-    )
+    process = processes.program(text)
     assert process.stdout.readline() == "ready\n"
     return process
 
@@ -108,12 +98,9 @@ def test_ignored_signals_stay_so():
 # Runs
 
 KEYS = {
-    **TINY,
+    **runs.KEYS,
     "method.name": "fixmatch",
-    "method.threshold": 0.15,
-    "input.randaugment_ops": 0,
     "train.num_steps": 5,
-    "eval.every_steps": 2,
     "checkpoint.every_steps": 3,
     "log.every_steps": 4,
 }
@@ -139,6 +126,6 @@ def test_stopped_run_ends_like_an_undisturbed_one(tmp_path, undisturbed, calls):
     result = alone(tmp_path, KEYS)
     assert result["status"] == "finished"
     assert (tmp_path / workdir.METRICS_FILE).read_bytes() == metrics
-    assert timeless(result) == timeless(files.plain(whole))
+    assert runs.timeless(result) == runs.timeless(files.plain(whole))
     last = json.loads(metrics.splitlines()[-1])
     assert last["step"] == 5 and "eval/test_accuracy" in last

@@ -1,19 +1,15 @@
 """A small parent and a child that is aborted, stopped, killed or orphaned."""
 
+import functools
 import os
-import pathlib
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 
 import pytest
-from support.processes import alive, with_default_signals
+from support.processes import ROOT, alive, program
 
 from rsmatch_jax.runtime import stopping
 
-ROOT = pathlib.Path(__file__).parents[2]
 PARENT = """
 import os, sys
 from rsmatch_jax.runtime import supervisor
@@ -36,23 +32,14 @@ DEAF = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + WAIT
 
 @pytest.fixture
 def start(tmp_path):
-    """start(body): starts the parent of a child with this body, after `before`."""
+    """start(body): starts the parent of a child with this body."""
     parents = []
 
-    def begin(body, before=with_default_signals):
-        program = tmp_path / "child.py"
-        program.write_text(CHILD.format(root=str(ROOT), body=textwrap.dedent(body)))
-        parents.append(
-            subprocess.Popen(
-                [sys.executable, "-c", PARENT, str(program), "an argument"],
-                cwd=ROOT,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                start_new_session=True,
-                preexec_fn=before,
-            )
-        )
+    def begin(body, **options):
+        child = tmp_path / "child.py"
+        child.write_text(CHILD.format(root=str(ROOT), body=body))
+        options["start_new_session"] = True
+        parents.append(program(PARENT, str(child), "an argument", **options))
         return parents[-1]
 
     yield begin
@@ -111,7 +98,8 @@ def test_signals_reach_the_child_as_sigterm(start, number):
 
 def test_ignored_signal_stays_ignored(start):
     """As SIGHUP under nohup."""
-    parent = start(STOPS, lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    ignore = functools.partial(signal.signal, signal.SIGHUP, signal.SIG_IGN)
+    parent = start(STOPS, before=ignore)
     parent.stdout.readline()
     parent.send_signal(signal.SIGHUP)
     time.sleep(0.5)

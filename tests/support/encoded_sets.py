@@ -1,24 +1,9 @@
 """Datasets of JPEG and PNG files of mixed sizes, for tests of encoded images."""
 
-import io
-
 import numpy as np
-from PIL import Image
+from support import pictures
 
 CLASSES = ("cat", "dog", "owl", "yak")
-
-
-def picture(number: int, height: int, width: int) -> Image.Image:
-    """Smooth colours: decoders and kernels differ little on them."""
-    rng = np.random.default_rng(number)
-    coarse = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def file(image: Image.Image, kind: str) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format=kind, **({"quality": 95} if kind == "JPEG" else {}))
-    return buffer.getvalue()
 
 
 def files(count: int, first: int) -> list[bytes]:
@@ -26,9 +11,10 @@ def files(count: int, first: int) -> list[bytes]:
     encoded = []
     for number in range(first, first + count):
         height, width = np.random.default_rng(number).integers(20, 60, 2)
-        image = picture(number, height, width)
+        image = pictures.smooth(number, height, width)
         image = image.convert("L") if number % 5 == 4 else image
-        encoded.append(file(image, "PNG" if number % 3 == 2 else "JPEG"))
+        kind = "PNG" if number % 3 == 2 else "JPEG"
+        encoded.append(pictures.encode(image, kind))
     return encoded
 
 
@@ -65,14 +51,38 @@ def write_images(folder, content, classes, size, generators=()):
     )
 
 
+def stored(folder, split="train"):
+    """The examples of a dataset folder as TFDS reads them; images stay files."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(str(folder))
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    return list(tfds.as_numpy(builder.as_dataset(split, decoders=decoders)))
+
+
 def task(train, test, pool, **counts):
     """A task of which half of the unlabelled images are synthetic."""
     from rsmatch_jax.data import rs_ssl
 
-    labels = {"pool_labels": pool.labels, "pool_generators": pool.generators}
-    classes = train.num_classes
-    split = rs_ssl.make_split(train.labels, classes, ratio=0.5, **labels, **counts)
+    split = rs_ssl.make_split(train, pool, ratio=0.5, **counts)
     return rs_ssl.make_task(train, test, pool, split)
+
+
+def check_task(task, train, pool):
+    """The images, flags and generators of a task are those of its split."""
+    real, synthetic = task.split.unlabeled_real, task.split.unlabeled_synthetic
+    count = len(real)
+    for images, expected in (
+        (task.unl_images[:count], train.images[real]),
+        (task.unl_images[count:], pool.images[synthetic]),
+        (task.lab_images[:], train.images[task.split.labeled]),
+        (task.val_images[:], train.images[task.split.validation]),
+    ):
+        np.testing.assert_array_equal(images, expected)
+    of_pool = np.arange(len(task.unl_images)) >= count
+    np.testing.assert_array_equal(task.unl_synthetic, of_pool)
+    generators = [-1] * count + pool.generators[synthetic].tolist()
+    assert len(synthetic) and task.unl_generator.tolist() == generators
 
 
 def write_records(path, records) -> str:

@@ -9,13 +9,14 @@ import textwrap
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def run(program):
+def run(program, cwd=ROOT, **environ):
     """Returns what the program printed; it must exit with 0."""
+    # conftest adds its flag; twice the flag would be another cache key.
+    environ = {**os.environ, **environ, "XLA_FLAGS": ""}
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],
-        cwd=ROOT,
-        # conftest adds its flag; twice the flag would be another cache key.
-        env={k: v for k, v in os.environ.items() if k != "XLA_FLAGS"},
+        cwd=cwd,
+        env=environ,
         capture_output=True,
         text=True,
         timeout=300,

@@ -1,23 +1,18 @@
 """Runs of two processes with two CPU devices each, on this machine."""
 
-import os
-import pathlib
 import socket
-import subprocess
-import sys
 import time
 
 import jax
 import numpy as np
 import pytest
-from support import xla_flags
+from support import processes, xla_flags
 from support.helpers import SMALL, config, leaves
 from support.runs import lines, saved_state
 
 from rsmatch_jax.engine import stages
 from rsmatch_jax.runtime.stopping import Stop
 
-ROOT = pathlib.Path(__file__).parents[2]
 COMMON = {
     **SMALL,
     "eval.every_steps": 1000,
@@ -28,44 +23,36 @@ COMMON = {
 }
 
 
-def start_pair(folder, keys, logs, *, second=None):
+def start(folder, keys, logs, *, second=None):
     """Starts the parents of two processes; each writes into logs/<number>.
 
     second: the workdir and the keys of process 1, if they differ.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    environ = {
-        **os.environ,
-        "XLA_FLAGS": xla_flags.with_devices(2),
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
-    }
-    processes, first = [], (folder, keys)
-    for i, (folder, keys) in enumerate([first, second or first]):
-        argv = [sys.executable, "launch.py", "--config=configs/common.py"]
-        argv += [f"--config.{key}={value}" for key, value in keys.items()]
-        argv += [f"--workdir={folder}", f"--coordinator={address}"]
-        argv += ["--num_processes=2", f"--process_id={i}"]
-        with open(logs / str(i), "w") as file:
-            streams = {"stdout": file, "stderr": subprocess.STDOUT}
-            processes.append(subprocess.Popen(argv, cwd=ROOT, env=environ, **streams))
-    return processes
+    flags, pair = [f"--coordinator={address}", "--num_processes=2"], []
+    options = {"xla_flags": xla_flags.with_devices(2)}
+    for i, run in enumerate([(folder, keys), second or (folder, keys)]):
+        log = logs / str(i)
+        log.unlink(missing_ok=True)
+        more = [*flags, f"--process_id={i}"]
+        pair.append(processes.launch("common", *run, log, *more, **options))
+    return pair
 
 
-def wait_for(words, path, processes, seconds=200):
+def wait_for(words, path, pair, seconds=200):
     deadline = time.monotonic() + seconds
     while words not in path.read_text():
         assert time.monotonic() < deadline, path.read_text()
-        assert all(p.poll() is None for p in processes), path.read_text()
+        assert all(p.poll() is None for p in pair), path.read_text()
         time.sleep(0.1)
 
 
-def codes(processes, seconds=200):
+def codes(pair, seconds=200):
     try:
-        return [p.wait(seconds) for p in processes]
+        return [p.wait(seconds) for p in pair]
     finally:
-        for p in processes:
+        for p in pair:
             p.kill()
 
 
@@ -100,6 +87,7 @@ def assert_alike(folder, other, step, like):
     logged = [[x for x in lines(f) if x["step"] <= step] for f in (folder, other)]
     assert logged[0]
     for line, same in zip(*logged, strict=True):
-        assert line.keys() == same.keys()
-        for name, value in line.items():
-            assert value == pytest.approx(same[name], abs=1e-5), name
+        values, names = jax.tree.flatten(line)
+        expected, same_names = jax.tree.flatten(same)
+        assert names == same_names
+        assert values == pytest.approx(expected, abs=1e-5), names

@@ -1,11 +1,12 @@
 """Zips and folders of pictures to import, and the results of an import."""
 
-import io
 import json
 import zipfile
 
 import numpy as np
 from PIL import Image
+from support import encoded_sets
+from support.pictures import encode, noise
 
 from rsmatch_jax.data import import_images, sources
 
@@ -13,18 +14,7 @@ SIZE = 8
 
 
 def pixels(seed: int, size: int = SIZE) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
-
-
-def encode(image: np.ndarray, kind: str = "PNG", **kwargs) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format=kind, **kwargs)
-    return buffer.getvalue()
-
-
-def decode(data: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    return noise(size, size, 3, seed=seed)
 
 
 def make_zip(path, files: dict[str, bytes]) -> str:
@@ -86,9 +76,4 @@ def report_of(out):
 
 
 def stored_bytes(out) -> dict[str, bytes]:
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder_from_directory(str(out))
-    skip = {"image": tfds.decode.SkipDecoding()}
-    rows = tfds.as_numpy(builder.as_dataset("train", decoders=skip))
-    return {row["id"].decode(): row["image"] for row in rows}
+    return {row["id"].decode(): row["image"] for row in encoded_sets.stored(out)}

@@ -102,21 +102,13 @@ def gathered_fairness(strong, p, h):
     return float(np.sum(a / a.sum() * np.log(b / b.sum() + 1e-12)))
 
 
+COLD = {"method.flexmatch.threshold_warmup": False}
+QUANTILE = {"method.freematch.use_quantile": True}
 CASES = {
     "fixmatch": ("fixmatch", FixOracle, {}, {}),
     "flexmatch": ("flexmatch", FlexOracle, {}, {}),
-    "flexmatch_cold": (
-        "flexmatch",
-        FlexOracle,
-        {"warmup": False},
-        {"method.flexmatch.threshold_warmup": False},
-    ),
+    "flexmatch_cold": ("flexmatch", FlexOracle, {"warmup": False}, COLD),
     "freematch": ("freematch", FreeOracle, {}, {}),
-    "freematch_quantile": (
-        "freematch",
-        FreeOracle,
-        {"quantile": True},
-        {"method.freematch.use_quantile": True},
-    ),
+    "freematch_quantile": ("freematch", FreeOracle, {"quantile": True}, QUANTILE),
 }
 MAIN = ("fixmatch", "flexmatch", "freematch")

@@ -28,12 +28,23 @@ def count(tree):
     return sum(x.size for x in jax.tree.leaves(tree))
 
 
-def check_kernel(name, value, scale):
-    """The values look normal with this deviation, and not truncated."""
-    z = value.reshape(-1) / scale
-    assert abs(z.mean()) < 4 / z.size**0.5, name
-    assert abs(z.std() - 1) < 4 / (2 * z.size) ** 0.5, name
-    assert z.size <= 5000 or abs(z).max() > 3, f"{name} looks truncated"
+def check_initial(params, stats):
+    """Convolutions are He's normal of the fan-out and not truncated, heads Xavier's;
+    norms begin as the identity, and biases are zero, but not the stem's."""
+    for name, value in flat(params).items():
+        value = np.asarray(value, np.float64)
+        if value.ndim > 1:
+            fan = sum(value.shape)
+            if value.ndim == 4:
+                fan = np.prod(value.shape[:2]) * value.shape[3]
+            z = value.reshape(-1) / np.sqrt(2 / fan)
+            assert abs(z.mean()) < 4 / z.size**0.5, name
+            assert abs(z.std() - 1) < 4 / (2 * z.size) ** 0.5, name
+            assert z.size <= 5000 or abs(z).max() > 3, f"{name} looks truncated"
+        elif name != "encoder/stem/bias":
+            assert (value == name.endswith("scale")).all(), name
+    for name, value in flat(stats).items():
+        assert (value == name.endswith("var")).all(), name
 
 
 def moved(tree, seed=0, size=0.1):

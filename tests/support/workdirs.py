@@ -30,7 +30,7 @@ def make(folder, steps=(7,), **overrides):
     """
     c, task, exp = build(**overrides)
     about = experiment.describe_data(task, exp.dims)
-    workdir.claim(str(folder), c.to_dict(), task.split.arrays(), about)
+    workdir.claim(str(folder), c.to_dict(), vars(task.split), about)
     return exp, save(folder, exp, steps)
 
 

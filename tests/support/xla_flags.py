@@ -5,9 +5,9 @@ import os
 
 
 def flags() -> str:
-    """XLA_FLAGS for four CPU devices and programs that run a few times: compiled three
-    times faster, and what XLA does before LLVM left as it is. With OPTIMIZED in the
-    environment as for users."""
+    """XLA_FLAGS for four CPU devices. Programs compile three times faster, because LLVM
+    optimises nothing; XLA's own passes stay. With OPTIMIZED in the environment programs
+    are compiled as for users."""
     chosen = [
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=4",

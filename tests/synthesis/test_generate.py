@@ -70,14 +70,8 @@ def test_a_pool_of_two_generators(tmp_path, model, request_of, capsys):
     assert "2112.10752" in report["source"]["sd14"]
 
     # Training takes equal parts of the generators.
-    split = rs_ssl.make_split(
-        np.repeat(np.arange(3), 8),
-        3,
-        labels_per_class=2,
-        ratio=0.5,
-        pool_labels=pool.labels,
-        pool_generators=pool.generators,
-    )
+    train = dataclasses.replace(pool, labels=np.repeat(np.arange(3), 8))
+    split = rs_ssl.make_split(train, pool, labels_per_class=2, ratio=0.5)
     chosen = split.unlabeled_synthetic
     counts = Counter(zip(pool.labels[chosen], pool.generators[chosen], strict=True))
     assert set(counts.values()) == {2}

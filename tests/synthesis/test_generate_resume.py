@@ -17,7 +17,7 @@ from generate_helpers import (
     tree,
     write_prompts,
 )
-from support.disks import small_disk
+from support.processes import small_disk
 
 from rsmatch_jax import files
 from rsmatch_jax.data import import_images

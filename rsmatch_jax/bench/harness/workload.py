@@ -118,14 +118,7 @@ def random_task(exp: Experiment) -> rs_ssl.Task:
 def epoch_orders(exp: Experiment, epoch: int) -> resident.Orders:
     """Which images the steps of an epoch take."""
     with jax.default_device(exp.devices[0]):
-        return resident.epoch_orders(
-            exp.config.seed,
-            epoch,
-            num_labelled=exp.dims.num_labeled,
-            num_unlabelled=exp.dims.num_unlabeled,
-            batch=exp.dims.batch_size,
-            unlabelled_batch=exp.dims.unlabeled_batch,
-        )
+        return resident.epoch_orders(exp.config.seed, epoch, exp.dims)
 
 
 def resident_feed(exp: Experiment, most: int | None = None) -> feed.ResidentFeed:

@@ -17,7 +17,7 @@ MAX_FILE_MIB = 256  # one image
 MAX_RATIO = 200  # unpacked to packed bytes of one image; pictures stay below 20
 RATIO_FLOOR_MIB = 1  # smaller images may have any ratio
 # Other methods unpack without a bound on memory, and no tool packs pictures with them.
-METHODS = {zipfile.ZIP_STORED: "stored", zipfile.ZIP_DEFLATED: "deflate"}
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 UNPACK = "unpack it yourself and pass the folder"
 _ENCRYPTED = 0x1  # of the general purpose flags
 _UNIX = 3  # create_system of systems that note the type of a file
@@ -81,8 +81,7 @@ def _fault(entry: zipfile.ZipInfo) -> str | None:
     if entry.flag_bits & _ENCRYPTED:
         return "is encrypted"
     if entry.compress_type not in METHODS:
-        methods = " or ".join(METHODS.values())
-        return f"is packed by method {entry.compress_type}, not {methods}"
+        return f"is packed by method {entry.compress_type}, not stored or deflate"
     if size > MAX_FILE_MIB * _MIB:
         return f"would unpack to {size // _MIB} MiB, more than {MAX_FILE_MIB} MiB"
     if size > RATIO_FLOOR_MIB * _MIB and size > MAX_RATIO * packed:

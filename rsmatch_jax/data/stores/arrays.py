@@ -185,7 +185,8 @@ def grey_levels_to_uint8(levels: np.ndarray) -> np.ndarray:
 def fake(split: str, num_classes: int = 10, size: int = 8) -> ImageArrays:
     """Returns a made-up set for smoke runs: noisy colours, uint8 [N, size, size, 3].
 
-    Per class 64 images of `train`, 32 of `test`, 64 of `pool`, which has less noise.
+    Per class 64 images of `train`, 32 of `test`, 64 of `pool`, which has less noise and
+    two generators.
     """
     table = {"train": (64, 0, 40), "test": (32, 1, 40), "pool": (64, 3, 10)}
     per_class, seed, noise = table[split]
@@ -193,19 +194,13 @@ def fake(split: str, num_classes: int = 10, size: int = 8) -> ImageArrays:
     colours = np.random.default_rng(2).integers(40, 216, (num_classes, 1, 1, 3))
     shape = (len(labels), size, size, 3)
     noises = np.random.default_rng(seed).integers(-noise, noise, shape)
+    generators = np.arange(len(labels), dtype=np.int32) // num_classes % 2
+    is_pool = split == "pool"
     return ImageArrays(
         name="fake",
         images=(colours[labels] + noises).astype(np.uint8),
         labels=labels,
         class_names=tuple(f"class_{c}" for c in range(num_classes)),
-    )
-
-
-def fake_pool(num_classes: int = 10, size: int = 8) -> ImageArrays:
-    """Returns a pool of two generators for `fake`."""
-    pool = fake("pool", num_classes, size)
-    return dataclasses.replace(
-        pool,
-        generators=np.arange(len(pool.labels), dtype=np.int32) // num_classes % 2,
-        generator_names=("generator_a", "generator_b"),
+        generators=generators if is_pool else None,
+        generator_names=("generator_a", "generator_b") if is_pool else (),
     )

@@ -84,18 +84,15 @@ def read_split(
     return data
 
 
-def read_files(
-    folder: str, split: str, *, with_generators: bool
-) -> Iterator[tuple[list[bytes], np.ndarray]]:
-    """Yields batches of (files, generators int32 [B], -1 without) in file order."""
+def read_files(folder: str, split: str) -> Iterator[tuple[bytes, int]]:
+    """Yields (file, generator, -1 if there is none) of each image, in file order."""
     dataset_folder.check_shards(dataset_folder.inspect(folder), [split])
     builder = tfds.builder_from_directory(folder)
-    keys = ["image"] + ["generator"] * with_generators
+    keys = ["image"] + ["generator"] * ("generator" in builder.info.features)
     decoders = {"image": tfds.decode.SkipDecoding()}
     for batch in _batches(builder, split, keys, _BATCH, decoders):
         files = batch["image"].tolist()
-        generators = batch.get("generator", np.full(len(files), -1))
-        yield files, generators.astype(np.int32)
+        yield from zip(files, batch.get("generator", [-1] * len(files)), strict=True)
 
 
 def _batches(

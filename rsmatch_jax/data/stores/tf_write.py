@@ -36,7 +36,11 @@ class Example:
 
     def fields(self) -> dict[str, Any]:
         """Returns the features to be stored."""
-        image = self.image if isinstance(self.image, bytes) else encode_png(self.image)
+        image = self.image
+        if not isinstance(image, bytes):
+            buffer = io.BytesIO()
+            Image.fromarray(np.asarray(image, np.uint8)).save(buffer, format="PNG")
+            image = buffer.getvalue()
         fields = {**vars(self), "image": image}
         return {key: value for key, value in fields.items() if value is not None}
 
@@ -94,13 +98,6 @@ def write(
             _put_digests_in_names(temporary)
         if pool is not None:
             files.write_json(os.path.join(temporary, dataset_folder.POOL_REPORT), pool)
-
-
-def encode_png(image: np.ndarray) -> bytes:
-    """Returns a uint8 [H, W, 3] image as PNG bytes."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.asarray(image, np.uint8)).save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 @contextlib.contextmanager

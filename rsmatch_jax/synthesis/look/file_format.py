@@ -91,7 +91,7 @@ def of_folders(
 
     Each is `summary`, or {"unseen": reason}. pool, real: folders, or None.
     """
-    pool_counts, real_counts = _count(pool, True), _count(real, False)
+    pool_counts, real_counts = _count(pool), _count(real)
 
     def part(counts: dict[int, Counter] | str, generator: int | None = None):
         if isinstance(counts, str):
@@ -104,7 +104,7 @@ def of_folders(
     return {**both, "generators": generators}
 
 
-def _count(folder: str | None, with_generators: bool) -> dict[int, Counter] | str:
+def _count(folder: str | None) -> dict[int, Counter] | str:
     """Returns encodings by generator (-1: none), or why they cannot be read."""
     if folder is None or not dataset_folder.is_dataset(folder):
         return "there are only decoded pictures, no picture files"
@@ -113,8 +113,6 @@ def _count(folder: str | None, with_generators: bool) -> dict[int, Counter] | st
     except ImportError as e:
         return f"TensorFlow and tensorflow-datasets are not installed ({e})"
     counts: dict[int, Counter] = defaultdict(Counter)
-    read = tf_read.read_files(folder, "train", with_generators=with_generators)
-    for files, generators in read:
-        for data, generator in zip(files, generators.tolist(), strict=True):
-            counts[generator][inspect(data)] += 1
+    for data, generator in tf_read.read_files(folder, "train"):
+        counts[generator][inspect(data)] += 1
     return counts

@@ -1,6 +1,5 @@
 """Image files of every type, from their name to the pixels that a network gets."""
 
-import io
 import os
 import struct
 import threading
@@ -11,16 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import encoded_sets
+from support.pictures import encode, noise
 
 from rsmatch_jax.data.images import image_files, image_source
 from rsmatch_jax.data.stores import encoded
 from rsmatch_jax.errors import RequestError
 
 SIZE = 8
-
-
-def noise(*shape, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
 def png(width, height, depth, data):
@@ -133,26 +129,18 @@ def test_central_view_is_that_of_evaluation(tmp_path, number):
         loaded = image_files.load(str(path), size, central=True)
         expected = encoded.evaluation_view(data, size)
         np.testing.assert_array_equal(loaded.pixels, expected)
-        assert loaded.changes[-2:] == (
-            "cropped to 0.875 of its central square",
-            f"resized from {width}x{height}",
-        )
+        crop, resize = loaded.changes[-2:]
+        assert crop == "cropped to 0.875 of its central square"
+        assert resize == f"resized from {width}x{height}"
         plain = image_files.load(str(path), size)
         assert not np.array_equal(plain.pixels, loaded.pixels)
-
-
-def encoded_as(kind):
-    buffer = io.BytesIO()
-    Image.fromarray(noise(64, 64, 3)).save(buffer, format=kind)
-    return buffer.getvalue()
 
 
 BROKEN = [
     (b"", "empty file"),
     (b"no image at all", "cannot identify it as JPEG, PNG"),
-    (b"%!PS-Adobe-3.0 EPSF-3.0\n", "cannot identify"),
-    (encoded_as("PNG")[:3000], "truncated"),
-    (encoded_as("JPEG")[:1500], "truncated"),
+    (encode(noise(64, 64, 3))[:3000], "truncated"),
+    (encode(noise(64, 64, 3), "JPEG")[:1500], "truncated"),
     (png(50_000, 50_000, 8, b""), "decompression bomb"),
     (png(10_000, 10_000, 8, b""), "10000x10000 pixels, more than"),
 ]

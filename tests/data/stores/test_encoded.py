@@ -3,15 +3,12 @@
 import functools
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_datasets as tfds
 from PIL import Image
-from support import encoded_sets
+from support import encoded_sets, pictures
 
 from rsmatch_jax.data import rs_ssl, sources
 from rsmatch_jax.data.stores import arrays, encoded, encoded_index, tf_write
@@ -75,10 +72,8 @@ def test_index_holds_what_tfds_reads_in_natural_order(datasets, load):
     root, files = datasets
     train, test = load("pets", data_dir=str(root))
     assert train.class_names == encoded_sets.CLASSES and train.name == "pets"
-    builder = tfds.builder_from_directory(str(root / "pets" / "1.0.0"))
-    skip = {"image": tfds.decode.SkipDecoding()}
     for split, data in (("train", train), ("test", test)):
-        rows = list(tfds.as_numpy(builder.as_dataset(split, decoders=skip)))
+        rows = encoded_sets.stored(root / "pets" / "1.0.0", split)
         rows.sort(key=lambda row: int(row["id"].decode().split("_")[1]))
         stored = stored_files(data.images)
         assert stored == files[split] == [row["image"] for row in rows]
@@ -106,25 +101,6 @@ def test_several_shards_and_file_order_without_ids(tmp_path, monkeypatch, load):
     train, _ = load(str(tmp_path / "set"))
     stored = sorted(range(1, 13), key=str)
     assert stored_files(train.images) == [files["train"][i - 1] for i in stored]
-
-
-def test_second_start_searches_nothing_and_needs_no_tensorflow(
-    datasets, tmp_path, load
-):
-    root, files = datasets
-    load("pets", data_dir=str(root))
-    code = f"""
-import sys
-for blocked in ("tensorflow", "tensorflow_datasets"):
-    sys.modules[blocked] = None
-from rsmatch_jax.data import sources
-sources.encoded_index.build = None
-where = {{"data_dir": {str(root)!r}, "cache_dir": {str(tmp_path / "cache")!r}}}
-train, test = sources.load_real("pets", **where, image_size=9)
-assert train.images.shape == (24, 9, 9, 3) and test.images[2:4].shape == (2, 9, 9, 3)
-assert train.images.read(3) == {files["train"][3]!r}
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_places_in_other_folders_are_searched_again(datasets, tmp_path, load, caplog):
@@ -185,7 +161,7 @@ def test_images_without_class(data_dir, load):
 def test_datasets_that_are_not_encoded_are_refused(tmp_path, load):
     for split in ("train", "test"):
         arrays.save(str(tmp_path / "set" / split), arrays.fake(split))
-    arrays.save(str(tmp_path / "pool"), arrays.fake_pool())
+    arrays.save(str(tmp_path / "pool"), arrays.fake("pool"))
     for name, message in (
         ("digits", "data.name=digits is made in memory"),
         ("fake", "data.name=fake is made in memory"),
@@ -194,12 +170,8 @@ def test_datasets_that_are_not_encoded_are_refused(tmp_path, load):
     ):
         with pytest.raises(RequestError, match=message):
             load(name, data_dir=str(tmp_path))
-    for name, message in (
-        ("pool", "pool holds decoded arrays"),
-        ("none", "there is no synthetic pool"),
-    ):
-        with pytest.raises(RequestError, match=message):
-            sources.load_pool(str(tmp_path / name), image_size=SIZE)
+    with pytest.raises(RequestError, match="pool holds decoded arrays"):
+        sources.load_pool(str(tmp_path / "pool"), image_size=SIZE)
 
 
 def test_a_damaged_image_is_named_when_it_is_read(data_dir, load):
@@ -218,14 +190,14 @@ def test_a_damaged_image_is_named_when_it_is_read(data_dir, load):
 
 
 def test_evaluation_view_is_the_centre_of_the_resized_image():
-    image = encoded_sets.picture(1, 48, 80)
+    image = pictures.smooth(1, 48, 80)
     # 42 / 0.875 = 48: nothing is resized, 42 pixels are cut out.
-    view = encoded.evaluation_view(encoded_sets.file(image, "PNG"), 42)
+    view = encoded.evaluation_view(pictures.encode(image), 42)
     np.testing.assert_array_equal(view, np.asarray(image)[3:45, 19:61])
     # 14 / 0.875 = 16: the image is resized by one half, then 14 pixels are cut out.
-    image = encoded_sets.picture(2, 32, 40)
+    image = pictures.smooth(2, 32, 40)
     half = np.asarray(image.resize((20, 16), Image.Resampling.BILINEAR))
-    view = encoded.evaluation_view(encoded_sets.file(image, "PNG"), 14)
+    view = encoded.evaluation_view(pictures.encode(image), 14)
     np.testing.assert_array_equal(view, half[1:15, 3:17])
 
 
@@ -263,15 +235,7 @@ def test_a_task_of_encoded_images_reads_none(datasets, load, load_pool, monkeypa
         task = encoded_sets.task(
             train, test, pool, labels_per_class=1, validation_per_class=1
         )
-    split = task.split
-    assert task.encoded
-    real, synthetic = split.unlabeled_real, split.unlabeled_synthetic
-    assert len(synthetic) and task.unl_images.shape == (20, SIZE, SIZE, 3)
-    np.testing.assert_array_equal(task.unl_images[: len(real)], train.images[real])
-    np.testing.assert_array_equal(task.unl_images[len(real) :], pool.images[synthetic])
-    np.testing.assert_array_equal(task.lab_images[:], train.images[split.labeled])
-    np.testing.assert_array_equal(task.val_images[:], train.images[split.validation])
-    generators = [-1] * len(real) + pool.generators[synthetic].tolist()
-    assert task.unl_generator.tolist() == generators
+    assert task.encoded and task.unl_images.shape == (20, SIZE, SIZE, 3)
+    encoded_sets.check_task(task, train, pool)
     with pytest.raises(RequestError, match="8, 8"):
         rs_ssl.check_pool(load_pool(image_size=8), train)

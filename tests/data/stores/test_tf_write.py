@@ -1,47 +1,30 @@
 """The dataset writer keeps bytes and writes all or nothing."""
 
 import errno
-import io
 import os
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
-from PIL import Image
+from support import encoded_sets, fresh_process
+from support.pictures import decode, encode, noise
 
 from rsmatch_jax.data.stores import tf_write
 from rsmatch_jax.errors import RequestError
 
 CLASSES = ("cat", "dog", "owl")
-SIZE = 8
-ROOT = pathlib.Path(__file__).parents[3]
-
-
-def picture() -> np.ndarray:
-    rng = np.random.default_rng(0)
-    return rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+PICTURE = noise(8, 8, 3)
 
 
 def write(folder, splits, **options):
-    options = {"class_names": CLASSES, "size": (SIZE, SIZE), **options}
+    options = {"class_names": CLASSES, "size": (8, 8), **options}
     tf_write.write(str(folder), splits, **options)
 
 
-def only_example(folder, **decoders):
-    builder = tfds.builder_from_directory(str(folder))
-    (example,) = tfds.as_numpy(builder.as_dataset("train", decoders=decoders))
-    return example
-
-
 def test_writer_keeps_bytes_and_refuses_an_existing_folder(tmp_path):
-    buffer, folder = io.BytesIO(), tmp_path / "9 lives"
-    Image.fromarray(picture()).save(buffer, format="JPEG", quality=80)
-    write(folder, {"train": [tf_write.Example(buffer.getvalue(), 2, "x")]})
-    example = only_example(folder, image=tfds.decode.SkipDecoding())
-    assert (example["image"], example["label"]) == (buffer.getvalue(), 2)
+    data, folder = encode(PICTURE, "JPEG"), tmp_path / "9 lives"
+    write(folder, {"train": [tf_write.Example(data, 2, "x")]})
+    [example] = encoded_sets.stored(folder)
+    assert (example["image"], example["label"]) == (data, 2)
     with pytest.raises(RequestError, match="exists already"):
         write(folder, {})
     with pytest.raises(RequestError, match="single lines"):
@@ -54,25 +37,24 @@ def test_shards_named_after_their_content(tmp_path):
     shards = []
     for label in (0, 2):
         folder = tmp_path / str(label)
-        examples = [tf_write.Example(picture(), label, "x")]
+        examples = [tf_write.Example(PICTURE, label, "x")]
         write(folder, {"train": examples}, name="my pets", digest_names=True)
         names = (folder / "label.labels.txt").read_text().split()
         assert tuple(names) == CLASSES
         shards += [path.name for path in folder.glob("*.tfrecord-00000*")]
-        example = only_example(folder)
+        [example] = encoded_sets.stored(folder)
         assert example["label"] == label
-        np.testing.assert_array_equal(example["image"], picture())
+        np.testing.assert_array_equal(decode(example["image"]), PICTURE)
     assert len(set(shards)) == 2
     assert all(name.startswith("my_pets-train-") for name in shards)
 
 
 WRITE = """
-import sys
 import numpy as np
 from rsmatch_jax.data.stores import tf_write
 pixels = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
 tf_write.write(
-    sys.argv[1],
+    folder,
     {"train": [tf_write.Example(pixels, i, str(i), i) for i in range(2)]},
     class_names=("cat", "dog"),
     generator_names=("a", "b"),
@@ -83,20 +65,18 @@ tf_write.write(
 """
 
 
-def test_another_process_writes_the_same_bytes(tmp_path, monkeypatch):
+def test_another_process_writes_the_same_bytes(tmp_path):
     """Protocol buffers order an example's features by a seed of the process."""
     folders = [tmp_path / "there", tmp_path / "here"]
-    argv = [sys.executable, "-c", WRITE, str(folders[0])]
-    subprocess.run(argv, check=True, cwd=ROOT)
-    monkeypatch.setattr(sys, "argv", ["", str(folders[1])])
-    exec(WRITE, {})
+    fresh_process.run(f"folder = {str(folders[0])!r}\n{WRITE}")
+    exec(WRITE, {"folder": str(folders[1])})
     there, here = ({p.name: p.read_bytes() for p in f.iterdir()} for f in folders)
     assert there == here
 
 
 def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
     def broken():
-        yield tf_write.Example(picture(), 0, "x")
+        yield tf_write.Example(PICTURE, 0, "x")
         raise RuntimeError("stop")
 
     def full(*args):

@@ -26,14 +26,8 @@ def test_values_have_their_places_in_any_order(tmp_path):
     ]
     # Protocol buffers fix no order of a map, so several orders are read.
     orders = [sorted(rows[0]), sorted(rows[0], reverse=True), list(rows[0])]
-    path = encoded_sets.write_records(
-        tmp_path / "f",
-        [
-            example(**{key: row[key] for key in order})
-            for order in orders
-            for row in rows
-        ],
-    )
+    ordered = [{key: row[key] for key in order} for order in orders for row in rows]
+    path = encoded_sets.write_records(tmp_path / "f", [example(**r) for r in ordered])
     records = list(tfrecord.records(path, ("image", "label", "absent")))
     assert len(records) == len(list(tfrecord.records(path, ()))) == 15
     for record, row in zip(records, rows * 3, strict=True):
@@ -47,18 +41,16 @@ def test_lists_and_empty_features(tmp_path):
     empty = tf.train.Example()
     empty.features.feature["label"].int64_list.SetInParent()
     empty.features.feature["image"].SetInParent()
-    path = encoded_sets.write_records(
-        tmp_path / "f", [example(**one), empty.SerializeToString(), b""]
-    )
+    records = [example(**one), empty.SerializeToString(), b""]
+    path = encoded_sets.write_records(tmp_path / "f", records)
     first, *others = tfrecord.records(path, ("image", "label"))
     assert tfrecord.read(path, first["image"]) == b"first" and first["label"] == 7
     assert others == [{}, {}]
 
 
 def test_damage_is_reported_with_the_number_of_complete_records(tmp_path):
-    path = encoded_sets.write_records(
-        tmp_path / "f", [example(image=b"x" * 3000, label=1)] * 2
-    )
+    record = example(image=b"x" * 3000, label=1)
+    path = encoded_sets.write_records(tmp_path / "f", [record] * 2)
     with open(path, "rb") as f:
         content = f.read()
 
