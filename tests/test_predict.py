@@ -224,13 +224,13 @@ def test_batches_are_no_larger_than_the_images(world, monkeypatch):
     """A single image runs in a batch of one."""
     root, _, _ = world
     seen = []
-    plain = frozen.Model._program
+    plain = frozen.Model.program
 
     def program(self, parts, rows):
         seen.append(rows)
         return plain(self, parts, rows)
 
-    monkeypatch.setattr(frozen.Model, "_program", program)
+    monkeypatch.setattr(frozen.Model, "program", program)
     assert ask(root, f"{root}/images/0.png") == 0
     assert ask(root, f"{root}/images") == 0
     assert seen == [1, 8]

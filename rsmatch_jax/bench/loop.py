@@ -67,10 +67,10 @@ def measure(request: frame.Request) -> frame.Measured:
         f"fixmatch, {other}": ("fixmatch", other, True),
         "rsmatch, one batch": ("rsmatch", dtype, False),
     }
-    labels = timing.within(request.flags["seconds"], list(programs), always=1)
+    end = timing.budget_clock() + request.flags["seconds"]
     loop = None if request.kind == "cpu" else max(DISPATCH)
     table, runs, units = [], {}, {}
-    for label in labels:
+    for label in timing.within(end, list(programs), always=1):
         method, dtype, with_input = programs[label]
         values = {**step.ROWS[method], "model.dtype": dtype}
         exp = workload.build(request.config, values, request.device)
@@ -81,10 +81,9 @@ def measure(request: frame.Request) -> frame.Measured:
         # The operations are of the step alone, before a backend rewrites it.
         columns |= {**program.cost(), "gflop": workload.gflop(exp)}
         # One program for all sizes: the number of steps is an argument.
-        sizes = DISPATCH if label == "fixmatch" else DISPATCH[:1]
-        for size in sizes if loop else (1,):
-            first = not loop or size == sizes[0]
-            name = label if first else f"{label}, {size} a dispatch"
+        sizes = DISPATCH[: None if label == "fixmatch" else 1] if loop else (1,)
+        for size in sizes:
+            name = label if size == sizes[0] else f"{label}, {size} a dispatch"
             runs[name] = functools.partial(program.run, most=size)
             units[name] = size if size == 1 else DISPATCHES * size
             table.append({"row": name, "steps_per_dispatch": size, **columns})

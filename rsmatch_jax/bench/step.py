@@ -117,7 +117,7 @@ def figures(table: list[frame.Row], gflop: Mapping[str, float]) -> frame.Values:
 TABLE = (
     *("row", "ms", "ratio", "steps_per_second", "images_per_second", "gflop"),
     *("bytes_accessed", "temp_bytes", "compile_seconds"),
-    *("aliased_leaves", "state_leaves", "collectives"),
+    *("aliased_leaves", "state_leaves"),
 )
 _FIXED = {key for values in ROWS.values() for key in values}
 BENCH = frame.Bench("step", measure, TABLE, LIMITS, fixed=_FIXED)

@@ -209,7 +209,7 @@ class Model:
         kind: int,
     ) -> Iterator[dict[str, np.ndarray]]:
         """An output of each part for each batch."""
-        program = self._program(parts, rows)
+        program = self.program(parts, rows)
         variables = {name: part.variables for name, part in parts.items()}
 
         def dispatched():
@@ -227,7 +227,8 @@ class Model:
         for count, outputs in ahead(dispatched(), _AHEAD):
             yield {name: np.asarray(x[kind])[:count] for name, x in outputs.items()}
 
-    def _program(self, parts: Mapping[str, Part], rows: int) -> Callable:
+    def program(self, parts: Mapping[str, Part], rows: int) -> Callable:
+        """Returns ({name: variables}, uint8 [rows, S, S, 3]) -> {name: outputs}."""
         key = (tuple(parts), rows)
         if key not in self._programs:
 

@@ -149,7 +149,7 @@ def test_starts_of_known_times(monkeypatch, capsys, tmp_path):
     """Each pair of starts has a new cache."""
     seen, times = [], iter([10.0, 1.0, 20.0, 3.0, 8.0, 0.8])
 
-    def run(name, flags, *, environment):
+    def run(name, flags, *, environment, core):
         flags = dict(f.lstrip("-").split("=") for f in flags)
         seen.append((name, os.path.basename(flags["cache"]), flags["preset"]))
         assert environment["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
@@ -169,7 +169,7 @@ def test_starts_of_known_times(monkeypatch, capsys, tmp_path):
     assert warm["ratio"] == pytest.approx(0.1) and cold["ratio"] == 1
     assert content["figures"]["C11"]["value"] == pytest.approx(0.1)
 
-    for code, words in ((1, "a start ended with 1"), (2, "a start refuses")):
+    for code, words in ((1, "bench start ended with 1"), (2, "bench start refuses")):
         monkeypatch.setattr(start.child, "run", lambda *a, code=code, **k: code)
         assert bench.main(["start", *SMALL]) == code
         assert words in capsys.readouterr().err

@@ -16,11 +16,6 @@ DETECTOR = (
 )
 
 
-def experiment(*extra):
-    request = update.BENCH.parse([*SMALL, *extra])
-    return workload.build(request.config, {"method.name": "rsmatch"}, request.device)
-
-
 def by_numpy(start, grads, steps):
     """Nesterov momentum, coupled weight decay and EMA with a warm-up, in float64."""
     rates = {"classifier": (0.03, 5e-4), "detector": (0.1, 0.01)}
@@ -46,7 +41,7 @@ def by_numpy(start, grads, steps):
 
 
 def test_all_forms_of_the_update_are_the_recursion():
-    exp = experiment(*DETECTOR)
+    exp = benches.experiment("rsmatch", *DETECTOR)
     start = exp.init_state()
     grads = jax.tree.map(lambda p: 1e-2 * (2 - np.asarray(p)), start.params)
     want = by_numpy(start, grads, 3)
@@ -63,7 +58,7 @@ def test_all_forms_of_the_update_are_the_recursion():
 
 
 def test_vectors_keep_every_tensor():
-    params = experiment().init_state().params["classifier"]
+    params = benches.experiment().init_state().params["classifier"]
     vectors, split = update.vectors(params)
     jax.tree.map(np.testing.assert_array_equal, split(vectors), params)
     # Weight decay acts on tensors of several dimensions.
@@ -81,7 +76,8 @@ def test_vectors_keep_every_tensor():
     assert "stablehlo.concatenate" in text and "stablehlo.pad" not in text
 
 
-HLO = """HloModule m, input_output_alias={ {0}: (0, {}, may-alias) }, entry_layout={()}
+HLO = """HloModule m, input_output_alias={ {0}: (0, {}, may-alias), {1}: (1, {}, \
+must-alias) }, entry_computation_layout={()}
 
 %fused (p: f32[2]) -> f32[2] {
   %p = f32[2]{0} parameter(0)
@@ -103,13 +99,15 @@ ENTRY %main (a: f32[2], b: f32[2]) -> (f32[2], f32[2]) {
   %done = f32[2]{0} copy-done(%start)
   %conv = (f32[2]{0}, /*index=1*/u8[0]{0}) custom-call(%call), custom_call_target="x"
   %g = f32[2]{0} get-tuple-element(%conv), index=0
-  ROOT %t = (f32[2]{0}, f32[2]{0}) tuple(%done, %g)
+  ROOT %may-alias = (f32[2]{0}, f32[2]{0}) tuple(%done, %g)
 }
 """
 
 
-def test_kernels_are_counted_in_the_entry():
+def test_kernels_are_counted_in_the_entry_and_aliases_in_the_header():
     assert hlo.Module(HLO).kernels() == {"fusions": 2, "kernels": 4}
+    assert hlo.Module(HLO).aliased_leaves() == 2
+    assert hlo.Module(HLO.replace("input_output_alias", "other")).aliased_leaves() == 0
 
 
 def test_differences_are_relative_to_a_tensors_scale():

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import types
 
-from rsmatch_jax.bench.harness import frame
+from rsmatch_jax.bench.harness import command_line, frame, workload
 
 TOP = {"bench", "command", "device", "versions", "preset", "precision", "config"}
 TOP |= {"figures", "rows"}
@@ -19,6 +19,12 @@ def small(batch=2, ratio=1, classifier="wrn_10_1"):
         f"--config.train.batch_size={batch}",
         f"--config.train.unlabeled_ratio={ratio}",
     ]
+
+
+def experiment(method="fixmatch", *flags):
+    """The experiment of a method at `small` sizes; flags replace some of them."""
+    request = command_line.parse([*small(), *flags], command_line.PRESETS, {}, ())
+    return workload.build(request.config, {"method.name": method}, request.device)
 
 
 def figures(bench, request, rows=(), values=None, platform=None):

@@ -21,16 +21,15 @@ def rerun(
     environment: Mapping[str, str] | None = None,
     core: int | None = None,
 ):
-    """Runs the bench again in a child, which measures and writes the results."""
+    """Runs a bench in a child, which measures and writes the results."""
     variables = {MARKER: name, **(environment or {})}
-    code = run(name, flags, environment=variables, core=core)
-    require_success(code, f"the child process of bench {name}")
+    require_success(name, run(name, flags, environment=variables, core=core))
 
 
-def require_success(code: int, what: str):
-    """Raises RequestError for exit code 2, RunFailed for others but 0. The child has
-    printed the reason."""
+def require_success(name: str, code: int):
+    """Raises RequestError for a child's exit code 2, RunFailed for others but 0. The
+    child has printed the reason."""
     if code == 2:
-        raise RequestError(f"{what} refuses the request, see above")
+        raise RequestError(f"bench {name} refuses the request, see above")
     if code:
-        raise RunFailed(f"{what} ended with {code}")
+        raise RunFailed(f"the child process of bench {name} ended with {code}")
