@@ -58,7 +58,9 @@ def measure(request: frame.Request) -> frame.Measured:
 
     def begin(row):
         """Compiles with the row's options; returns (program, its first losses)."""
-        program = compiled(lowered, row["options"], start, batch)
+        state = jax.device_put(start, may_alias=False)  # a copy, which is donated
+        changed = row["options"] or None
+        program = workload.Program(lambda: lowered.compile(changed), state, batch)
         losses = [float(program.run(1)["loss"]) for _ in range(COMPARED_STEPS)]
         row["compile_seconds"] = program.compile_seconds
         row["temp_bytes"] = workload.temp_bytes(program.compiled)
@@ -96,18 +98,6 @@ def measure(request: frame.Request) -> frame.Measured:
         first |= timing.timed(turns, turns)
         first["default_ms"] = first["ms"]
     return table, {}
-
-
-def compiled(
-    lowered: jax.stages.Lowered, options: Options, state: Any, batch: Any
-) -> workload.Program:
-    """The train step compiled with the options, and its copy of a state."""
-    state = jax.device_put(state, may_alias=False)
-
-    def make():
-        return lowered.compile(compiler_options=dict(options) or None)
-
-    return workload.Program(make, state, batch)
 
 
 def _row(label: str, options: Options) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from rsmatch_jax import terminal
 from rsmatch_jax.bench.harness import command_line, frame, timing, workload
 from rsmatch_jax.data import resident, sampler
 from rsmatch_jax.engine import feed
-from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.runtime import parallel
 
@@ -30,10 +29,15 @@ def measure(request: frame.Request) -> frame.Measured:
     def next_orders():
         return source.inputs(next(epochs) * sampler.STEPS_PER_EPOCH, 1)
 
-    runs = {
-        RESIDENT: _resident(exp, source),
-        ORDERS: timing.repeat(next_orders),  # one of its steps is an epoch
-    }
+    def one(step, inputs):
+        key = jax.random.key(exp.config.seed)
+        return step + 1, resident.make_batch(*inputs, exp.views, key, step)
+
+    mapped = parallel.map_resident_step(one, 1, exp.devices)
+    step = parallel.replicate(np.int32(0), exp.devices)
+    batches = workload.program(mapped, step, *source.inputs(0, 1)[0])
+    # One step of the second one is an epoch.
+    runs = {RESIDENT: batches.run, ORDERS: timing.repeat(next_orders)}
     seconds = timing.in_turns(runs, LEAST_SECONDS, ROUNDS)
     seconds[ORDERS] = seconds[ORDERS] / sampler.STEPS_PER_EPOCH
     # tf.data reads ahead in background threads. In turns with others it would slow them
@@ -53,18 +57,6 @@ def measure(request: frame.Request) -> frame.Measured:
         pairs = exp.dims.unlabeled_batch * rate
         table.append({**row, "steps_per_second": rate, "pairs_per_second": pairs})
     return table, {}
-
-
-def _resident(exp: Experiment, source: feed.ResidentFeed) -> timing.Run:
-    """Batches made on the device, one per dispatch."""
-
-    def one(step, inputs):
-        key = jax.random.key(exp.config.seed)
-        return step + 1, resident.make_batch(*inputs, exp.views, key, step)
-
-    mapped = parallel.map_resident_step(one, 1, exp.devices)
-    step = parallel.replicate(np.int32(0), exp.devices)
-    return workload.program(mapped, step, *source.inputs(0, 1)[0]).run
 
 
 TABLE = ("row", "ms", "pairs_per_second", "steps_per_second")

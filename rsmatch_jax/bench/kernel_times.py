@@ -7,7 +7,6 @@ import collections
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -86,7 +85,7 @@ def traced(program: workload.Program, steps: int, device: jax.Device) -> list[Ke
 
 def columns(
     windows: Sequence[Sequence[Kernel]], sources: Mapping[str, Source], steps: int
-) -> dict[str, Any]:
+) -> frame.Row:
     """A row's columns from the kernels of windows of `steps` steps each.
 
     Times are medians over windows, in milliseconds per step. Those of classes and

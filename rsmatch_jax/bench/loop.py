@@ -74,8 +74,11 @@ def measure(request: frame.Request) -> frame.Measured:
         method, dtype, with_input = programs[label]
         values = {**step.ROWS[method], "model.dtype": dtype}
         exp = workload.build(request.config, values, request.device)
-        make = workload.resident_feed if with_input else OneBatch
-        program = workload.FeedProgram(exp, make(exp, loop))
+        if with_input:
+            source = feed.ResidentFeed(exp, workload.random_task(exp), loop)
+        else:
+            source = OneBatch(exp, loop)
+        program = workload.FeedProgram(exp, source)
         columns = {"method": method, "precision": dtype, "input": with_input}
         columns["images_per_step"] = workload.images_per_step(exp)
         # The operations are of the step alone, before a backend rewrites it.

@@ -87,8 +87,8 @@ def place_data(exp: Experiment) -> tuple[feed.ResidentFeed, frame.Row]:
 
 
 def stage(name: str) -> dict[str, Any]:
-    """{"stage", "bytes" of host memory now, "peak_bytes" until now}, by Linux's account
-    of this process. Elsewhere by getrusage, which knows only the peak."""
+    """The host memory of this process at a stage of a run: {"stage", "bytes",
+    "peak_bytes"}. Without Linux's account of it, bytes is None."""
     try:
         with open("/proc/self/status") as f:
             lines = dict(line.split(":", 1) for line in f)

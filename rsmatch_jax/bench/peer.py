@@ -97,8 +97,8 @@ class Contender(NamedTuple):
 def check(config: Any):
     """Raises RequestError if the step in PyTorch lacks what the config wants."""
     if not config.model.classifier.startswith("wrn_"):
-        networks = "a WideResNet; use wrn_28_2 or another wrn_DEPTH_WIDTH"
-        checks.refuse(config, "model.classifier", f"PyTorch's network is {networks}")
+        way_out = "PyTorch's is a WideResNet; use wrn_28_2 or another wrn_DEPTH_WIDTH"
+        checks.refuse(config, "model.classifier", way_out)
     for key, only in WRITTEN_FOR.items():
         if checks.get(config, key) != only:
             way_out = f"the step in PyTorch supports {only} alone; leave it out"
@@ -139,7 +139,9 @@ def _time(contenders: Sequence[Contender], least: float) -> dict[str, np.ndarray
     """Seconds per step, {row: float [rounds]}."""
     together = {c.name: c.run for c in contenders if c.ahead is None}
     seconds = timing.in_turns(together, least, ROUNDS)
-    for c in [c for c in contenders if c.ahead is not None]:
+    for c in contenders:
+        if c.ahead is None:
+            continue
         units = {}
         if c.ahead and c.workers:
             c.run(1)  # starts the workers
@@ -170,22 +172,16 @@ def _theirs(exp: Experiment, partners: Sequence[str]) -> list[Contender]:
 
     partners: JAX's rows, see `torch_programs.contenders`.
     """
-    platform = exp.devices[0].platform
-    if platform == "cpu":
+    if exp.devices[0].platform == "cpu":
         # Read when torch is loaded. Waiting threads would spin: beside other processes
         # a step takes up to ten times as long.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         from rsmatch_jax.bench.rivals import torch_programs  # lazy: torch is optional
     except (ImportError, OSError) as e:  # OSError: a library that it links to
-        why = f"it is missing ({e}); pip install torch"
-    else:
-        device = torch_programs.device(platform)
-        if device is not None:
-            return torch_programs.contenders(exp, device, partners)
-        why = f"the installed one sees no {platform}"
-    terminal.say(f"PyTorch: not measured because {why}")
-    return []
+        terminal.say(f"PyTorch: not measured ({e}); pip install torch")
+        return []
+    return torch_programs.contenders(exp, partners)
 
 
 TABLE = (

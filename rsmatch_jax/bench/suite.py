@@ -85,8 +85,7 @@ def main(argv: Sequence[str]):
     values = command_line.check(argv, {})
     preset = values.preset or _preset()
     words = [f"--preset={preset}", *command_line.without(argv, "out", "preset")]
-    documents, content = {}, {}
-    rows: list[frame.Row] = []
+    documents, content, rows = {}, {}, []
     with contextlib.ExitStack() as stack:
         for number in (signal.SIGTERM, signal.SIGHUP):
             # Through child.run, which kills the part.
@@ -108,8 +107,8 @@ def main(argv: Sequence[str]):
             rows.append({"row": part, "seconds": seconds, "outcome": outcome})
             if documents:
                 content = merge(words, load, documents, rows)
-            if documents and values.out is not None:
-                files.write_json(values.out, content)
+                if values.out is not None:
+                    files.write_json(values.out, content)
     if content:
         frame.show_figures(content["figures"], limits())
         frame.show(("row", "seconds", "outcome"), rows)

@@ -52,9 +52,7 @@ def vectors(tree: PyTree) -> tuple[dict[str, Any], Callable[[Mapping], PyTree]]:
 
     def split(joined):
         parts = split_kernels(joined["kernels"][0]), split_others(joined["others"])
-        return jax.tree.map(
-            lambda x, y: y if x is None else x, *parts, is_leaf=lambda x: x is None
-        )
+        return jax.tree.map(lambda d, x, y: x if d else y, decays, *parts)
 
     return {"kernels": kernels[None], "others": others}, split
 

@@ -123,18 +123,12 @@ def test_what_is_measured(measured):
         assert row["gflop"] > 0 and row["bytes_accessed"] > 0 and row["temp_bytes"] > 0
     assert rows["fixmatch"]["speed_ratio"] == 1 and rows["rsmatch"]["speed_ratio"] > 0
     assert rows["supervised"]["gflop"] < rows["fixmatch"]["gflop"]
-    # By hand: a convolution is 2 * multiplications, forward and twice backward; stem
-    # without gradient for its input, 3x3 convolutions of three blocks at 32, 16, 8 px.
-    convs = {(32, 3, 16, 9): 2, (32, 16, 16, 9): 6, (16, 16, 32, 9): 3}
-    convs |= {(16, 32, 32, 9): 3, (16, 16, 32, 1): 3}
-    convs |= {(8, 32, 64, 9): 3, (8, 64, 64, 9): 3, (8, 32, 64, 1): 3}
-    macs = sum(s * s * i * o * k * n for (s, i, o, k), n in convs.items())
-    assert rows["fixmatch"]["gflop"] == pytest.approx(6 * 2 * macs / 1e9, rel=0.1)
     for row in content["rows"]:
         exp = workload.build(config(*SMALL), row["config"], jax.local_devices()[0])
         leaves = len(jax.tree.leaves(exp.init_state()))
         assert row["aliased_leaves"] == row["state_leaves"] == leaves
-        # Counted before a backend rewrites the program, the operations are the same.
+        # Counted before a backend rewrites the program, the operations are the same. At
+        # the paper's sizes their number is known, see the next test.
         assert workload.gflop(exp) == pytest.approx(row["gflop"], rel=0.03)
     # At small sizes no other figure applies.
     assert set(content["figures"]) == {"C6"}
@@ -149,7 +143,7 @@ def test_what_is_measured(measured):
 
 
 def test_operations_of_the_papers_step():
-    """The counts lie within the limits C7; those of other networks do not."""
+    """The counts lie within the limits C7, set by hand; other networks have none."""
     request = step.BENCH.parse(["--preset=cpu"])
     gflop = step.counted(request)
     assert 1000 < gflop["fixmatch"] <= step.LIMITS["C7_fixmatch"].must
@@ -175,11 +169,10 @@ def test_figures_of_made_up_rows():
     ]
     for row in table:
         row["ratio_quartiles"] = [1.0, 2.0]
-    request = step.BENCH.parse(["--preset=cpu"])
 
     def figures(**gflop):
         values = step.figures(table, gflop)
-        return benches.figures(step.BENCH, request, table, values)
+        return benches.figures(step.BENCH, ["--preset=cpu"], table, values)
 
     shown = figures()
     assert set(shown) == {"C4", "C6", "step_simmatch"}, "flexmatch was not measured"
@@ -252,13 +245,11 @@ def test_the_preset_gives_way_to_the_user():
 
 
 PEER = ("peer", "--preset=cpu")
-WRONG = [
-    (["stpe"], ["'stpe' is no bench", "step"]),
+WRONG = [  # see also tests/engine/test_bad_requests.py
     (["step", "--out=tests"], ["--out=tests", "no file name"]),
     (["step", "--out="], ["--out=", "no file name"]),
     (["step", "--out=/proc/figures.json"], ["/proc", "cannot be written"]),
     (["predict", "--out=nowhere/x.json"], ["nowhere", "no folder"]),
-    (["step", "--config.train.batch_size=x"], ["train.batch_size", "x"]),
     (["step", "--config.method.name=rsmatch"], ["method.name", "leave it out"]),
     (["step", "--config.data.labels_per_class=5001"], ["5001", "5000"]),
     (
@@ -279,7 +270,6 @@ WRONG = [
         for flag, words in (
             ("--config.train.batch_size=0", ["train.batch_size=0", "1 or more"]),
             ("--config.input.crop_pad=32", ["input.crop_pad=32", "at most 31"]),
-            ("--out=nowhere/figures.json", ["nowhere", "no folder"]),
         )
     ),
 ]

@@ -58,16 +58,14 @@ def test_convolutions_are_those_of_the_networks():
     assert [c.flops for c in convs] == sorted((c.flops for c in convs), reverse=True)
 
 
-def small_conv():
+def time_small_conv():
+    """{dtype: row} of one convolution."""
     shapes = ((2, 8, 8, 3), (3, 3, 3, 5), (2, 4, 4, 5))
     layout = ("NHWC", "HWIO", "NHWC")
     options = {"window_strides": (2, 2), "padding": ((1, 1), (1, 1))}
     numbers = jax.lax.conv_dimension_numbers(*shapes[:2], layout)
     options["dimension_numbers"] = numbers
-    return roofline.Conv("classifier", *shapes, tuple(options.items()), 1)
-
-
-def time_one(conv):
+    conv = roofline.Conv("classifier", *shapes, tuple(options.items()), 1)
     rates = {"float32": 1e9, "bfloat16": 2e9}
     rows = roofline.time_convolutions([conv], rates, least_seconds=0.0)
     json.dumps(rows)
@@ -75,7 +73,7 @@ def time_one(conv):
 
 
 def test_a_sound_convolution_is_timed_in_both_types():
-    rows = time_one(small_conv())
+    rows = time_small_conv()
     assert rows["float32"]["failed"] is rows["bfloat16"]["failed"] is None
     # Rounded to 8 bits, so not equal.
     assert 1e-4 < rows["bfloat16"]["error"] < roofline.ERROR_BOUND
@@ -106,7 +104,7 @@ def test_a_broken_convolution_is_a_row_with_the_reason(
         return broken(y) if x.dtype == dtype else y
 
     monkeypatch.setattr(roofline.Conv, "apply", apply)
-    rows = time_one(small_conv())
+    rows = time_small_conv()
     assert set(rows) == {"float32", "bfloat16"}
     row = rows[jnp.dtype(dtype).name]
     assert row["failed"].startswith(words)
@@ -134,9 +132,7 @@ def test_the_machine_is_measured_until_time_is_up(monkeypatch, capsys):
     monkeypatch.setattr(roofline, "MULTIPLIED", {"cpu": (16, 32)})
     # The clock's second look allows one convolution, its third one no other.
     each_look_takes(monkeypatch, 0.6 * roofline.SECONDS)
-    request = roofline.BENCH.parse(SMALL)
-    content = roofline.BENCH.content(request)
-    benches.rows_of(content)
+    content, rows = benches.measured(roofline.BENCH)
     parts = [row["part"] for row in content["rows"]]
     counts = {part: parts.count(part) for part in dict.fromkeys(parts)}
     assert counts == {"copy": 3, "matmul": 4, "launch": 2, "conv": 2}
@@ -151,9 +147,9 @@ def test_the_machine_is_measured_until_time_is_up(monkeypatch, capsys):
     assert "left out: " in capsys.readouterr().out
     assert [r["large"] for r in content["rows"][:3]] == [False, True, True]
     assert content["figures"] == {}
-    roofline.BENCH.deliver(request, content)
+    roofline.BENCH.table(content["rows"])
     text = capsys.readouterr().out
-    assert all(f"| {row['row']} " in text for row in content["rows"])
+    assert all(f"| {name} " in text for name in rows)
 
 
 def test_options_that_fail_are_rows_with_the_reason(monkeypatch, capsys):
@@ -166,10 +162,8 @@ def test_options_that_fail_are_rows_with_the_reason(monkeypatch, capsys):
     }
     # The clock's looks: at the begin, then before each option.
     each_look_takes(monkeypatch, 10.0)
-    request = flags.BENCH.parse([*SMALL, "--seconds=35"])
     monkeypatch.setitem(flags.OPTIONS, "cpu", sets)
-    options = flags.BENCH.content(request)
-    rows = benches.rows_of(options)
+    options, rows = benches.measured(flags.BENCH, "--seconds=35")
     assert list(rows) == ["default", "unknown", "fast math", "wrong"], "35 s are over"
     assert "xla_of_no_version" in rows["unknown"]["failed"]
     assert "+CONVOLUTION" in rows["wrong"]["failed"]
@@ -188,16 +182,15 @@ def test_options_that_fail_are_rows_with_the_reason(monkeypatch, capsys):
 
 def test_nothing_more_is_timed_on_a_broken_device(monkeypatch, capsys):
     """After an option that fails in compiling no step succeeds."""
-    compiled = flags.compiled
+    sound = jax.stages.Lowered.compile
 
-    def broken(lowered, options, *args):
-        program = compiled(lowered, {}, *args)
-        if options:
+    def broken(self, compiler_options=None):
+        if compiler_options == {"x": 1}:
             monkeypatch.setattr(workload.Program, "run", None)
             raise RuntimeError("no more")
-        return program
+        return sound(self, compiler_options)
 
-    monkeypatch.setattr(flags, "compiled", broken)
+    monkeypatch.setattr(jax.stages.Lowered, "compile", broken)
     monkeypatch.setitem(flags.OPTIONS, "cpu", {"a": {"x": 1}, "b": {"y": 1}})
     flags.measure(flags.BENCH.parse([*SMALL, "--seconds=0"]))
     assert "left out: a; b" in capsys.readouterr().out

@@ -27,8 +27,7 @@ def test_rows(torch, monkeypatch, capsys):
         return step(self, batch)
 
     monkeypatch.setattr(torch_fixmatch.AsInUSB, "step", spy)
-    content = peer.BENCH.content(peer.BENCH.parse(SMALL))
-    rows = benches.rows_of(content)
+    content, rows = benches.measured(peer.BENCH, *SMALL)
     names = [OURS, peer.USB, peer.LEAN, OURS_INPUT, peer.USB_LOADER]
     assert list(rows) == names and content["figures"] == {}
     assert content["versions"]["torch"] == torch.__version__
@@ -95,8 +94,7 @@ def test_rows_that_are_not_fair_have_no_figure():
         seconds = {c.name: np.full(3, 2.0) for c in contenders}
         seconds["ours"] = np.ones(3)
         rows = [c.row(seconds, 960) for c in contenders]
-        request = peer.BENCH.parse(["--preset=gpu"])
-        return set(benches.figures(peer.BENCH, request, rows))
+        return set(benches.figures(peer.BENCH, ["--preset=gpu"], rows))
 
     assert figures() == {"G7", "G8"}
     assert figures(workers=2) == {"G8"}
@@ -106,7 +104,6 @@ def test_rows_that_are_not_fair_have_no_figure():
 def test_no_more_workers_than_shared_memory_has_room_for(torch, monkeypatch, capsys):
     from rsmatch_jax.bench.rivals import torch_programs
 
-    cpu = torch.device("cpu")
     exp = benches.experiment("fixmatch", "--config.train.unlabeled_ratio=2")
     # 10 rows of 32 x 32 x 3 float32 and 2 labels of int64, three batches a worker.
     batch = 10 * 32 * 32 * 3 * 4 + 2 * 8
@@ -121,7 +118,7 @@ def test_no_more_workers_than_shared_memory_has_room_for(torch, monkeypatch, cap
             torch_programs.importlib.util, "find_spec", lambda name: spec
         )
         monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
-        made = torch_programs.contenders(exp, cpu, [OURS, OURS_INPUT])
+        made = torch_programs.contenders(exp, [OURS, OURS_INPUT])
         return [(c.needed, c.workers) for c in made[2:]], capsys.readouterr().out
 
     assert programs(14 * 3 * batch) == ([(14, 14)], "")

@@ -1,6 +1,5 @@
 """Profile and memory of a step: what is read from a trace, counted and compared."""
 
-import json
 import types
 
 import jax
@@ -9,7 +8,7 @@ import pytest
 from support import benches
 
 from rsmatch_jax.bench import kernel_times, memory
-from rsmatch_jax.bench.harness import child, hlo, kernel_trace, workload
+from rsmatch_jax.bench.harness import child, hlo, kernel_trace
 from rsmatch_jax.bench.harness.kernel_trace import Kernel
 from rsmatch_jax.data import sampler
 from rsmatch_jax.errors import RunFailed
@@ -104,26 +103,29 @@ def test_classes_of_a_gpus_kernels():
         assert kernel_trace.classify(kernel(name, op=op), program) == expected, name
 
 
-@pytest.fixture(scope="module")
-def fixmatch():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workload, "NUM_UNLABELED", 64)
-        jax.config.update("jax_compilation_cache_include_metadata_in_key", True)
-        yield workload.FeedProgram(benches.experiment())
-    jax.config.update("jax_compilation_cache_include_metadata_in_key", False)
+def test_rows_and_convolutions_of_a_real_step(monkeypatch):
+    """A WRN-10-1 has nine convolutions: a stem, three blocks of two, and shortcuts in
+    the last two. The stem's input needs no gradient."""
+    seen, traced = [], kernel_times.traced
 
+    def spy(program, *args):
+        seen.append((program, traced(program, *args)))
+        return seen[-1][1]
 
-def test_convolutions_of_a_real_step(fixmatch):
-    """A WRN-10-1 has nine: a stem, three blocks of two, and shortcuts in the last two.
-    The stem's input needs no gradient."""
-    fixmatch.run(1)
-    kernels = kernel_times.traced(fixmatch, 1, jax.local_devices()[0])
-    program = kernel_trace.sources(hlo.Module(fixmatch.compiled.as_text()))
+    monkeypatch.setattr(kernel_times, "traced", spy)
+    monkeypatch.setattr(kernel_times, "METHODS", ("fixmatch",))
+    monkeypatch.setattr(kernel_times, "WINDOWS", {"cpu": 1})
+    try:
+        _, rows = benches.measured(kernel_times.BENCH)
+    finally:
+        jax.config.update("jax_compilation_cache_include_metadata_in_key", False)
+    ((program, kernels),) = seen
+    sources = kernel_trace.sources(hlo.Module(program.compiled.as_text()))
     assert all(k.op and k.end > k.start for k in kernels)
     assert kernels == sorted(kernels, key=lambda k: k.start)
     ops = {name: set() for name in kernel_trace.CLASSES}
     for k in kernels:
-        ops[kernel_trace.classify(k, program)].add(k.op)
+        ops[kernel_trace.classify(k, sources)].add(k.op)
     assert len(ops[kernel_trace.FORWARD]) == 9
     assert len(ops[kernel_trace.INPUT_GRADIENT]) == 8
     assert len(ops[kernel_trace.WEIGHT_GRADIENT]) == 9
@@ -131,9 +133,9 @@ def test_convolutions_of_a_real_step(fixmatch):
     for name in (kernel_trace.NETWORK, kernel_trace.VIEWS, kernel_trace.UPDATE):
         assert ops[name], name
 
-    row = kernel_times.columns([kernels], program, steps=1)
-    json.dumps(row)
-    assert 0 <= row["idle_gap"] < 1
+    row = rows["fixmatch"]
+    assert row["steps"] == row["steps_per_dispatch"] == 1 and row["ms"] > 0
+    assert row["idle_gap"] is row["idle_share"] is None, "convolutions are not seen"
     assert 0 < row["busy_ms"] <= row["window_ms"]
     # Threads may work side by side, but not on nothing.
     assert sum(row["classes"].values()) >= 0.99 * row["busy_ms"]
@@ -142,10 +144,11 @@ def test_convolutions_of_a_real_step(fixmatch):
     assert times == sorted(times, reverse=True) and 0 < sum(times)
 
 
-def test_a_trace_without_kernels(fixmatch):
+def test_a_trace_without_kernels():
     gpu = types.SimpleNamespace(platform="gpu", device_kind="H")
+    nothing = types.SimpleNamespace(run=lambda steps: None)
     with pytest.raises(RunFailed, match="no kernel on H"):
-        kernel_times.traced(fixmatch, 1, gpu)
+        kernel_times.traced(nothing, 1, gpu)
 
 
 def test_columns_and_figure_of_known_kernels():
@@ -173,9 +176,8 @@ def test_columns_and_figure_of_known_kernels():
 
     row |= {"ms": 5.0, "ms_quartiles": [4.0, 6.0]}  # 3 of them busy
     row |= {"row": "rsmatch", **kernel_times.idle_share(row)}
-    request = kernel_times.BENCH.parse(["--preset=gpu"])
     rows = [{"row": "fixmatch"}, row]
-    figure = benches.figures(kernel_times.BENCH, request, rows)["G10"]
+    figure = benches.figures(kernel_times.BENCH, ["--preset=gpu"], rows)["G10"]
     assert figure["value"] == pytest.approx(0.4) and not figure["holds"]
     assert figure["spread"] == pytest.approx([0.25, 0.5])
 
@@ -222,12 +224,12 @@ def test_memory_is_measured_in_a_fresh_process(monkeypatch):
     """This process passes the flags on."""
     seen = []
 
-    def run(name, flags, *, environment, core):
-        seen.append((name, flags, environment, core))
+    def run(name, flags, *, environment):
+        seen.append((name, flags, environment))
         return 0
 
     monkeypatch.setattr(child, "run", run)
     flags = ["--preset=cpu", "--config.train.batch_size=4"]
     memory.BENCH.main(flags)
     variables = {child.MARKER: "memory", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    assert seen == [("memory", flags, variables, None)]
+    assert seen == [("memory", flags, variables)]

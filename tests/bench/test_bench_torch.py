@@ -107,13 +107,21 @@ def two_steps():
 
 
 @pytest.mark.parametrize("kind", ["usb", "lean"])
-def test_the_steps_do_the_same(torch, two_steps, kind):
+def test_the_steps_do_the_same(torch, two_steps, kind, monkeypatch):
     """Loss, parameters and averaged weights after two steps. The second has momentum
     and a lower learning rate."""
     from rsmatch_jax.bench.rivals import torch_fixmatch, torch_programs
 
     exp, first, after = two_steps
-    cpu = torch.device("cpu")
+    cpu, make = torch.device("cpu"), torch_fixmatch.WideResNet
+
+    def ours(exp):
+        network = make(exp)
+        trees = first.params["classifier"], first.stats["classifier"]
+        copy_into(torch, network, *trees)
+        return network
+
+    monkeypatch.setattr(torch_fixmatch, "WideResNet", ours)
     batch = torch_programs.placed(exp, cpu)
     if kind == "usb":
         program = torch_fixmatch.AsInUSB(exp, cpu)
@@ -121,15 +129,6 @@ def test_the_steps_do_the_same(torch, two_steps, kind):
     else:
         program = torch_fixmatch.Lean(exp, batch, bfloat16=False, compiled=False)
         step = program.step
-    copy_into(
-        torch, program.network, first.params["classifier"], first.stats["classifier"]
-    )
-    averaged = named(program)
-    with torch.no_grad():
-        for name, p in program.network.named_parameters():
-            averaged[name].copy_(p)
-            if kind == "usb":
-                program._shadow[name] = p.clone()
     assert 0 < after[0][1]["utilisation"] < 1
     for state, metrics in after:
         logged = step()

@@ -7,7 +7,6 @@ from support import benches
 from rsmatch_jax.bench import update
 from rsmatch_jax.bench.harness import hlo, workload
 
-SMALL = benches.small()
 DETECTOR = (
     "--config.method.rsmatch.detector_learning_rate=0.1",
     "--config.method.rsmatch.detector_weight_decay=0.01",
@@ -62,11 +61,10 @@ def test_vectors_keep_every_tensor():
     vectors, split = update.vectors(params)
     jax.tree.map(np.testing.assert_array_equal, split(vectors), params)
     # Weight decay acts on tensors of several dimensions.
-    sizes = {True: 0, False: 0}
-    for p in jax.tree.leaves(params):
-        sizes[p.ndim > 1] += p.size
-    assert vectors["kernels"].shape == (1, sizes[True])
-    assert vectors["others"].shape == (sizes[False],)
+    leaves = jax.tree.leaves(params)
+    num_decayed = sum(p.size for p in leaves if p.ndim > 1)
+    assert vectors["kernels"].shape == (1, num_decayed)
+    assert vectors["others"].shape == (sum(p.size for p in leaves) - num_decayed,)
     _, pull = jax.vjp(split, vectors)
     jax.tree.map(np.testing.assert_array_equal, pull(params)[0], vectors)
     # Gradients are joined, not padded to the vector's length and summed.
@@ -120,8 +118,7 @@ def test_differences_are_relative_to_a_tensors_scale():
 
 
 def test_update_rows():
-    content = update.BENCH.content(update.BENCH.parse(SMALL))
-    rows = benches.rows_of(content)
+    content, rows = benches.measured(update.BENCH)
     assert list(rows) == [
         f"{name}: {form}"
         for name in ("fixmatch", "rsmatch", update.STEP)

@@ -27,11 +27,18 @@ def experiment(method="fixmatch", *flags):
     return workload.build(request.config, {"method.name": method}, request.device)
 
 
-def figures(bench, request, rows=(), values=None, platform=None):
+def figures(bench, flags, rows=(), values=None, platform=None):
     """The figures that follow from made-up rows and values, on the preset's device."""
+    request = bench.parse(flags)
     device = types.SimpleNamespace(platform=platform or request.preset)
     request = dataclasses.replace(request, device=device)
     return frame.figures(request, bench.limits, rows, values or {})
+
+
+def measured(bench, *flags):
+    """(JSON, {name: row}) of a bench at `small` sizes; flags replace some of them."""
+    content = bench.content(bench.parse([*small(), *flags]))
+    return content, rows_of(content)
 
 
 def rows_of(content):
@@ -54,6 +61,6 @@ def applying(bench, *flags, platform=None):
             row |= {limit.column: limit.must, f"{limit.column}_quartiles": [0, 1]}
         else:
             values[name] = limit.must
-    shown = figures(bench, bench.parse(flags), list(rows.values()), values, platform)
+    shown = figures(bench, flags, list(rows.values()), values, platform)
     assert all(figure["holds"] and set(figure) == FIGURE for figure in shown.values())
     return set(shown)

@@ -1,7 +1,7 @@
 """Runs benches in child processes: on one core, with other devices, started cold."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rsmatch_jax.errors import RequestError, RunFailed
 from rsmatch_jax.runtime import child
@@ -15,15 +15,10 @@ def run(name: str, flags: Sequence[str], **kwargs) -> int:
     return child.run(command, **kwargs)
 
 
-def rerun(
-    name: str,
-    flags: Sequence[str],
-    environment: Mapping[str, str] | None = None,
-    core: int | None = None,
-):
-    """Runs a bench in a child, which measures and writes the results."""
-    variables = {MARKER: name, **(environment or {})}
-    require_success(name, run(name, flags, environment=variables, core=core))
+def rerun(name: str, flags: Sequence[str], **kwargs):
+    """Runs a bench in a child, which measures and writes the results; see `run`."""
+    kwargs["environment"] = {MARKER: name, **kwargs.get("environment", {})}
+    require_success(name, run(name, flags, **kwargs))
 
 
 def require_success(name: str, code: int):

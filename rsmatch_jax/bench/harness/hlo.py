@@ -16,7 +16,7 @@ _CALLS = re.compile(
 
 
 class Instruction(NamedTuple):
-    """name = shape opcode(text; text holds operands and attributes."""
+    """A line `name = shape opcode(text`; text holds operands and attributes."""
 
     name: str
     shape: str

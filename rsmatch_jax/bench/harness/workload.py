@@ -114,15 +114,11 @@ def random_task(exp: Experiment) -> rs_ssl.Task:
     )
 
 
-def resident_feed(exp: Experiment, most: int | None = None) -> feed.ResidentFeed:
-    """A run's input on this device, with random images.
-
-    most: steps of a dispatch, default train.steps_per_dispatch. As in a run, on a CPU
-    a dispatch has one step and no loop.
-    """
-    loop = most or exp.config.train.steps_per_dispatch
+def resident_feed(exp: Experiment) -> feed.ResidentFeed:
+    """A run's input, with random images; on a CPU a dispatch has one step, no loop."""
     on_cpu = exp.devices[0].platform == "cpu"
-    return feed.ResidentFeed(exp, random_task(exp), None if on_cpu else loop)
+    loop = None if on_cpu else exp.config.train.steps_per_dispatch
+    return feed.ResidentFeed(exp, random_task(exp), loop)
 
 
 def gflop(exp: Experiment) -> float | None:

@@ -20,25 +20,20 @@ from rsmatch_jax.engine.experiment import Experiment
 SHARED_MEMORY = "/dev/shm"  # workers pass their batches through it
 
 
-def device(platform: str) -> torch.device | None:
-    """torch's device for a JAX platform; None if torch has none."""
-    if platform == "cpu":
-        return torch.device("cpu")
-    if platform == "gpu" and torch.cuda.is_available():
-        return torch.device("cuda")
-    return None
-
-
-def contenders(
-    exp: Experiment, device: torch.device, partners: Sequence[str]
-) -> list[Contender]:
+def contenders(exp: Experiment, partners: Sequence[str]) -> list[Contender]:
     """PyTorch's steps on a fixed batch; and with USB's loader, if workers can run.
+    None, and a line with the reason, if PyTorch lacks the device.
 
     partners: JAX's rows on a fixed batch, the last of these in lean torch's precision,
     and with input. On a GPU cuDNN searches for the fastest convolutions, and lean torch
     is compiled if that works. On a CPU compiling would take longer than the other rows.
     """
-    on_gpu = device.type == "cuda"
+    platform = exp.devices[0].platform
+    on_gpu = platform == "gpu" and torch.cuda.is_available()
+    if platform != "cpu" and not on_gpu:
+        terminal.say(f"PyTorch: not measured because it sees no {platform}")
+        return []
+    device = torch.device("cuda" if on_gpu else "cpu")
     torch.manual_seed(exp.config.seed)
     torch.backends.cudnn.benchmark = True
     if not on_gpu:
