@@ -47,8 +47,8 @@ ROUNDS = 9
 
 
 def measure(request: frame.Request) -> frame.Measured:
-    """Times every contender that is installed, with drawing random numbers.
-    Images start in memory of the contender's kind and end there as one batch."""
+    """Times every installed contender, drawing of random numbers included. Images start
+    in the memory in which the contender works, and end there as one batch."""
     exp = workload.build(request.config, {}, request.device)
     count, size = exp.dims.unlabeled_batch, exp.dims.image_shape[0]
     rng = np.random.default_rng(request.config.seed)

@@ -11,7 +11,7 @@ from rsmatch_jax.bench.harness import frame, timing, workload
 from rsmatch_jax.runtime import compilation, parallel
 
 DEFAULT = "default"
-AGAIN = "default again"  # the same program against itself: what noise alone does
+AGAIN = "default again"  # the same program against itself shows the noise
 Options = Mapping[str, bool | str]
 # What CUDA graphs may hold by default in jaxlib 0.10 and 0.11. An option replaces the
 # whole list: "+CONVOLUTION", the form of the environment variable, is refused.
@@ -90,10 +90,10 @@ def measure(request: frame.Request) -> frame.Measured:
             try:
                 default.run(1)
             except Exception:  # any failure counts
-                terminal.say("the default fails now, too: nothing more can be timed")
+                terminal.say("the default fails now, too; nothing more can be timed")
                 break
     labels.close()  # names what was left out
-    if of_default:  # all of its turns; another row has those beside its turns
+    if of_default:  # all of its turns; default_ms of other rows is of those beside them
         turns = np.concatenate(of_default)
         first |= timing.timed(turns, turns)
         first["default_ms"] = first["ms"]

@@ -13,7 +13,8 @@ from rsmatch_jax.errors import RequestError
 from rsmatch_jax.runtime import parallel
 
 RESIDENT, ORDERS, TFDATA = "resident, on the device", "its epoch orders", "tf.data"
-# FixMatch takes a weak and a strong view of each unlabelled image. No stream ends.
+# FixMatch takes a weak and a strong view of each unlabelled image. The stream of
+# tf.data does not end within so many steps.
 VALUES = {"method.name": "fixmatch", "train.num_steps": 2**40}
 LEAST_SECONDS = 0.5  # of one program's turn in a round
 ROUNDS = 9
@@ -36,7 +37,7 @@ def measure(request: frame.Request) -> frame.Measured:
     mapped = parallel.map_resident_step(one, 1, exp.devices)
     step = parallel.replicate(np.int32(0), exp.devices)
     batches = workload.program(mapped, step, *source.inputs(0, 1)[0])
-    # One step of the second one is an epoch.
+    # A step of the second program is an epoch.
     runs = {RESIDENT: batches.run, ORDERS: timing.repeat(next_orders)}
     seconds = timing.in_turns(runs, LEAST_SECONDS, ROUNDS)
     seconds[ORDERS] = seconds[ORDERS] / sampler.STEPS_PER_EPOCH

@@ -45,8 +45,8 @@ def measure(request: frame.Request) -> frame.Measured:
     terminal.say(f"{windows} profiled windows of {steps} step(s)")
     if request.kind == "cpu":
         terminal.say(
-            "  a CPU profiler does not see convolutions: no idle share, and classes "
-            "of the other kernels alone"
+            "  the profiler does not see convolutions on a CPU, so there is no idle "
+            "share, and classes hold the other kernels alone"
         )
     # Without the profiler, which delays the host and thereby the device. Under it XLA
     # also launches kernels one by one that it otherwise launches together.

@@ -57,7 +57,7 @@ class OneBatch(feed.Feed):
 
 
 def measure(request: frame.Request) -> frame.Measured:
-    """Times the programs that can be compiled within --seconds, the important first."""
+    """Times the programs that compile within --seconds, the most important first."""
     dtype = request.config.model.dtype
     other = "float32" if dtype == "bfloat16" else "bfloat16"
     programs = {  # {label: (row of bench step, dtype, whether it has input)}

@@ -114,6 +114,6 @@ BENCH = frame.Bench(
     _show,
     LIMITS,
     presets=PRESETS,
-    # Memory is allocated as it is needed, so that use shows.
+    # The device's report shows use only if memory is allocated when it is needed.
     rerun=lambda _: {"environment": {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}},
 )

@@ -88,7 +88,7 @@ def main(argv: Sequence[str]):
     documents, content, rows = {}, {}, []
     with contextlib.ExitStack() as stack:
         for number in (signal.SIGTERM, signal.SIGHUP):
-            # Through child.run, which kills the part.
+            # Raises SystemExit within child.run, which then kills the part.
             end = signal.signal(number, lambda number, _: sys.exit(128 + number))
             stack.callback(signal.signal, number, end)
         folder = stack.enter_context(tempfile.TemporaryDirectory())

@@ -94,7 +94,7 @@ def weights(state: TrainState, like: PyTree) -> PyTree:
 def update(exp: Experiment, start: TrainState) -> workload.Program:
     """The update alone, as in `step.make_train_step`, with fixed gradients."""
     o = exp.config.optim
-    # In all forms the same numbers, none of them zero.
+    # The same numbers in all forms, none of them zero.
     grads = jax.tree.map(lambda p: 1e-2 * (2 - np.asarray(p)), start.params)
 
     def one_step(state, grads):

@@ -326,13 +326,11 @@ def test_it_needs_jax_and_configs_only(tmp_path):
     from rsmatch_jax.bench.harness import timing
 
     step.ROWS = {{k: step.ROWS[k] for k in {FEW!r}}}
-    step.ROUNDS = (2, 2)
-    flags = [*{SMALL!r}, "--out={tmp_path}/step.json"]
-    assert bench.main(["step", *flags]) == 0
-    timing.warm_up = lambda run, least: (run(1), (1, 0.0))[1]
-    augment.ROUNDS = 1
-    flags = [*{SMALL!r}, "--out={tmp_path}/augment.json"]
-    sys.exit(bench.main(["augment", *flags]))
+    step.ROUNDS, augment.ROUNDS = (2, 2), 1
+    timing.warm_up = lambda run, least: (run(1), (1, 1.0))[1]
+    for name in ("step", "augment"):
+        out = f"--out={tmp_path}/{{name}}.json"
+        assert bench.main([name, *{SMALL!r}, out]) == 0
     """
     text = fresh_process.run(program)
     assert len(json.loads((tmp_path / "step.json").read_text())["rows"]) == len(FEW)

@@ -46,14 +46,20 @@ def test_a_loop_has_only_the_time_that_what_it_repeats_leaves():
     assert times == {**inside, "after": 10, "elsewhere": 100}
 
 
-GPU_PROGRAM = """HloModule jit_step, is_scheduled=true
+GPU_PROGRAM = """HloModule jit_step, is_scheduled=true, input_output_alias={ {0}: (0, \
+{}, may-alias), {1}: (1, {}, must-alias) }, entry_computation_layout={(f32[4])}
 
 %fused_add (p.0: f32[4]) -> f32[4] {
   %p.0 = f32[4]{0} parameter(0)
   ROOT %add.1 = f32[4]{0} add(%p.0, %p.0), metadata={op_name="jit(s)/update/add"}
 }
 
-%body (arg.0: (s32[], /*index=1*/f32[4])) -> (s32[], f32[4]) {
+%parallel (p.1: f32[4]) -> f32[4] {
+  %p.1 = f32[4]{0} parameter(0)
+  ROOT %may-alias = f32[4]{0} fusion(%p.1), kind=kLoop, calls=%fused_add
+}
+
+ENTRY %main (arg.0: (s32[], /*index=1*/f32[4])) -> (s32[], f32[4]) {
   %cudnn-conv.1 = (bf16[8,4,4,8]{3,2,1,0}, u8[0]{0}) custom-call(%a, %b), \
 custom_call_target="__cudnn$convForward", metadata={op_name="jit(s)/while/body/loss/x"}
   %cudnn-conv-bw-input.2 = (bf16[8,4,4,8]{3,2,1,0}, u8[0]{0}) custom-call(%a, %b), \
@@ -69,10 +75,20 @@ metadata={op_name="jit(s)/while/body/views/select_n"}
   %loop_multiply_fusion.7 = f32[4]{0} fusion(%a), metadata={op_name="jit(s)/ema/mul"}
   %copy.8 = f32[4]{0} copy(%a), metadata={op_name="jit(s)/update/add"}
   %input_transpose_fusion.9 = f32[4]{0} fusion(%a), kind=kInput
-  %call.10 = f32[4]{0} call(%a), to_apply=%fused_add
+  %call.10 = f32[4]{0} call(%a), to_apply=%parallel
+  %copy-start = (f32[4]{0}, f32[4]{0}) copy-start(%a)
+  %copy-done = f32[4]{0} copy-done(%copy-start)
   ROOT %tuple.11 = (s32[], f32[4]{0}) tuple(%a, %b)
 }
 """
+
+
+def test_kernels_are_counted_in_the_entry_and_aliases_in_the_header():
+    """Three convolutions, a sort, two copies, and fusions, one of them in a call."""
+    assert hlo.Module(GPU_PROGRAM).kernels() == {"fusions": 6, "kernels": 12}
+    assert hlo.Module(GPU_PROGRAM).aliased_leaves() == 2
+    without = GPU_PROGRAM.replace("input_output_alias", "other")
+    assert hlo.Module(without).aliased_leaves() == 0
 
 
 def test_classes_of_a_gpus_kernels():

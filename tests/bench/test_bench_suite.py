@@ -228,7 +228,7 @@ def test_the_readme_gets_its_tables(folder, capsys):
     assert bench.main(["records", *flags]) == 0
     assert readme.read_text() == text, "a second time changes something"
 
-    # A GPU's file speaks in the GPU's table alone, also of what both have.
+    # A GPU's file fills the GPU's table alone, even with figures that both have.
     gpu = document(G1=150.0, memory_host_mb=1500.0)
     gpu |= {"command": "python -m c", "device": {"platform": "gpu", "kind": "H"}}
     gpu["device"]["load"] = 1.0

@@ -5,7 +5,7 @@ import numpy as np
 from support import benches
 
 from rsmatch_jax.bench import update
-from rsmatch_jax.bench.harness import hlo, workload
+from rsmatch_jax.bench.harness import workload
 
 DETECTOR = (
     "--config.method.rsmatch.detector_learning_rate=0.1",
@@ -72,40 +72,6 @@ def test_vectors_keep_every_tensor():
         jax.jit(lambda v, p: jax.vjp(split, v)[1](p)).lower(vectors, params).as_text()
     )
     assert "stablehlo.concatenate" in text and "stablehlo.pad" not in text
-
-
-HLO = """HloModule m, input_output_alias={ {0}: (0, {}, may-alias), {1}: (1, {}, \
-must-alias) }, entry_computation_layout={()}
-
-%fused (p: f32[2]) -> f32[2] {
-  %p = f32[2]{0} parameter(0)
-  ROOT %n = f32[2]{0} negate(%p)
-}
-
-%parallel (q: f32[2]) -> f32[2] {
-  %q = f32[2]{0} parameter(0)
-  ROOT %f.1 = f32[2]{0} fusion(%q), kind=kLoop, calls=%fused
-}
-
-ENTRY %main (a: f32[2], b: f32[2]) -> (f32[2], f32[2]) {
-  %a = f32[2]{0} parameter(0)
-  %b = f32[2]{0} parameter(1)
-  %c = f32[] constant(1)
-  %f.2 = f32[2]{0} fusion(%a), kind=kLoop, calls=%fused
-  %call = f32[2]{0} call(%b), to_apply=%parallel
-  %start = (f32[2]{0}, f32[2]{0}) copy-start(%f.2)
-  %done = f32[2]{0} copy-done(%start)
-  %conv = (f32[2]{0}, /*index=1*/u8[0]{0}) custom-call(%call), custom_call_target="x"
-  %g = f32[2]{0} get-tuple-element(%conv), index=0
-  ROOT %may-alias = (f32[2]{0}, f32[2]{0}) tuple(%done, %g)
-}
-"""
-
-
-def test_kernels_are_counted_in_the_entry_and_aliases_in_the_header():
-    assert hlo.Module(HLO).kernels() == {"fusions": 2, "kernels": 4}
-    assert hlo.Module(HLO).aliased_leaves() == 2
-    assert hlo.Module(HLO.replace("input_output_alias", "other")).aliased_leaves() == 0
 
 
 def test_differences_are_relative_to_a_tensors_scale():
