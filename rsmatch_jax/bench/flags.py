@@ -1,7 +1,6 @@
 """Times FixMatch's train step under compiler options, one at a time."""
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ from rsmatch_jax.bench.harness import frame, timing, workload
 from rsmatch_jax.runtime import compilation, parallel
 
 DEFAULT = "default"
-AGAIN = "default again"  # the same program against itself: what noise alone does
+AGAIN = "default again"  # the same program against itself shows the noise
 Options = Mapping[str, bool | str]
 # What CUDA graphs may hold by default in jaxlib 0.10 and 0.11. An option replaces the
 # whole list: "+CONVOLUTION", the form of the environment variable, is refused.
@@ -50,28 +49,33 @@ def measure(request: frame.Request) -> frame.Measured:
     may be short because of JAX's persistent cache, see the column "compilation_cache".
     """
     options = OPTIONS[request.kind]
-    labels = timing.within(request.flags["seconds"], list(options))
+    end = timing.budget_clock() + request.flags["seconds"]
     values = {"method.name": "fixmatch"}
     exp = workload.build(request.config, values, request.device)
     start = exp.init_state()
     batch = parallel.shard_rows(workload.random_batch(exp), exp.devices)
     lowered = exp.train_step().lower(start, batch)
 
-    def begin(label, options):
-        """(program, its row, its first losses)."""
-        program = compiled(lowered, options, start, batch)
-        row = _row(label, options) | {"compile_seconds": program.compile_seconds}
-        row["temp_bytes"] = workload.temp_bytes(program.compiled)
+    def begin(row):
+        """Compiles with the row's options; returns (program, its first losses)."""
+        state = jax.device_put(start, may_alias=False)  # a copy, which is donated
+        changed = row["options"] or None
+        program = workload.Program(lambda: lowered.compile(changed), state, batch)
         losses = [float(program.run(1)["loss"]) for _ in range(COMPARED_STEPS)]
-        return program, row, losses
+        row["compile_seconds"] = program.compile_seconds
+        row["temp_bytes"] = workload.temp_bytes(program.compiled)
+        return program, losses
 
-    default, first, reference = begin(DEFAULT, {})
+    first = _row(DEFAULT, {})
+    default, reference = begin(first)
     first["loss_difference"] = 0.0
     table, of_default = [first], []
+    labels = timing.within(end, list(options))
     for label in labels:
         row = _row(label, options[label])
+        table.append(row)
         try:
-            program, row, losses = begin(label, options[label])
+            program, losses = begin(row)
             row["loss_difference"] = workload.difference(losses, reference)
             runs = {DEFAULT: default.run, label: program.run}
             seconds = timing.in_turns(runs, LEAST_SECONDS[request.preset], ROUNDS)
@@ -81,30 +85,19 @@ def measure(request: frame.Request) -> frame.Measured:
         # Whatever the compiler or a kernel raises is a result.
         except Exception as e:
             row["failed"] = frame.reason(e)
-        table.append(row)
         terminal.say(f"  {label}: {row['failed'] or 'timed'}")
         if row["failed"]:
             try:
                 default.run(1)
             except Exception:  # any failure counts
-                terminal.say("the default fails now, too: nothing more can be timed")
+                terminal.say("the default fails now, too; nothing more can be timed")
                 break
     labels.close()  # names what was left out
-    if of_default:  # all of its turns; another row has those beside its turns
+    if of_default:  # all of its turns; default_ms of other rows is of those beside them
         turns = np.concatenate(of_default)
         first |= timing.timed(turns, turns)
         first["default_ms"] = first["ms"]
     return table, {}
-
-
-def compiled(
-    lowered: jax.stages.Lowered, options: Options, state: Any, batch: Any
-) -> workload.Program:
-    """The train step compiled with the options, and its copy of a state."""
-    state = jax.device_put(state, may_alias=False)
-    begin = time.perf_counter()
-    program = lowered.compile(compiler_options=dict(options) or None)
-    return workload.Program(program, time.perf_counter() - begin, state, (batch,))
 
 
 def _row(label: str, options: Options) -> dict[str, Any]:
@@ -114,32 +107,9 @@ def _row(label: str, options: Options) -> dict[str, Any]:
     return {**row, "failed": None}
 
 
-def verdict(rows: Sequence[frame.Row]) -> str:
-    """Names the options that were faster than the default in at least three quarters
-    of the rounds, and by more than the default was faster than itself."""
-    by_name = {r["row"]: r for r in rows if "ratio" in r}
-    bound = 1.0
-    if AGAIN in by_name:
-        bound = min(bound, by_name[AGAIN]["ratio_quartiles"][0])
-    timed = [row for name, row in by_name.items() if name not in (DEFAULT, AGAIN)]
-    faster = [
-        f"{row['row']} ({frame.number(row['ratio'])} of its time)"
-        for row in timed
-        if row["ratio_quartiles"][1] < bound
-    ]
-    if faster:
-        return f"faster than the default beyond the quartiles: {', '.join(faster)}"
-    return f"none of {len(timed)} was faster than the default beyond the quartiles"
-
-
-def _show(rows: Sequence[frame.Row]):
-    frame.show(TABLE, rows)
-    terminal.say(f"\n{verdict(rows)}")
-
-
 TABLE = (
     *("row", "ms", "default_ms", "ratio", "temp_bytes", "compile_seconds"),
     *("compilation_cache", "loss_difference", "failed"),
 )
 # seconds: after which no option is begun.
-BENCH = frame.Bench("flags", measure, _show, extra={"seconds": 180.0})
+BENCH = frame.Bench("flags", measure, TABLE, extra={"seconds": 180.0})

@@ -67,19 +67,18 @@ def measure(request: frame.Request) -> frame.Measured:
 def compilations() -> Generator[list[str]]:
     """Yields a list that gets an entry for every program that JAX compiles or takes
     from its cache within the block."""
-    seen, counting = [], True
+    seen = []
 
     def note(event: str, duration_secs: float, **_: str | int):
         del duration_secs
-        if counting and event.endswith("backend_compile_duration"):
+        if event.endswith("backend_compile_duration"):
             seen.append(event)
 
-    # JAX has no public way to remove a listener.
     jax.monitoring.register_event_duration_secs_listener(note)
     try:
         yield seen
     finally:
-        counting = False
+        jax.monitoring.unregister_event_duration_listener(note)
 
 
 def _program(request: frame.Request, *devices: jax.Device) -> workload.FeedProgram:

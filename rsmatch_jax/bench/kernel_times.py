@@ -6,9 +6,7 @@ The step is a run's, with its input: images lie on the device and views are made
 import collections
 import math
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,8 +15,6 @@ from rsmatch_jax import terminal
 from rsmatch_jax.bench import step
 from rsmatch_jax.bench.harness import frame, hlo, kernel_trace, timing, workload
 from rsmatch_jax.bench.harness.kernel_trace import Kernel, Source
-from rsmatch_jax.bench.harness.workload import FeedProgram
-from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.errors import RunFailed
 
 METHODS = ("fixmatch", "rsmatch")
@@ -34,38 +30,36 @@ LARGEST = 10  # number of single kernels to list
 
 
 def measure(request: frame.Request) -> frame.Measured:
-    """Profiles windows of steps of each method, in turns. Raises RunFailed if the
-    profiler saw no kernel."""
+    """Times windows of steps of both methods in turns, then profiles as many. Raises
+    RunFailed if the profiler saw no kernel."""
+    # A cached program may be older than the names of the scopes in the source.
+    jax.config.update("jax_compilation_cache_include_metadata_in_key", True)
     windows, steps = WINDOWS[request.kind], WINDOW_STEPS[request.kind]
-    programs, seconds = {}, {name: [] for name in METHODS}
+    programs = {}
     for name in METHODS:
         values = {"method.name": name}
         exp = workload.build(request.config, values, request.device)
-        programs[name] = program = compiled(exp)
+        programs[name] = program = workload.FeedProgram(exp)
         program.run(steps)
         terminal.say(f"  {name}: compiled in {program.compile_seconds:.1f} s")
     terminal.say(f"{windows} profiled windows of {steps} step(s)")
     if request.kind == "cpu":
         terminal.say(
-            "  a CPU profiler does not see convolutions: no idle share, and classes "
-            "of the other kernels alone"
+            "  the profiler does not see convolutions on a CPU, so there is no idle "
+            "share, and classes hold the other kernels alone"
         )
-    seen = collections.defaultdict(list)
-    for _ in range(windows):
-        for name, program in programs.items():
-            begin = time.perf_counter()
-            program.run(steps)
-            seconds[name].append((time.perf_counter() - begin) / steps)
-            seen[name].append(traced(program, steps, request.device))
+    # Without the profiler, which delays the host and thereby the device. Under it XLA
+    # also launches kernels one by one that it otherwise launches together.
+    runs = {name: program.run for name, program in programs.items()}
+    seconds = timing.interleave(runs, dict.fromkeys(runs, steps), windows)
     table = []
     for name, program in programs.items():
-        row = {"row": name, "steps": steps, "steps_per_dispatch": program.feed.most}
+        row: frame.Row = {"row": name, "steps": steps}
+        row["steps_per_dispatch"] = program.feed.most
         row["compile_seconds"] = program.compile_seconds
         sources = kernel_trace.sources(hlo.Module(program.compiled.as_text()))
-        row |= columns(seen[name], sources, steps)
-        # Without the profiler, which delays the host and thereby the device. Under it
-        # XLA also launches kernels one by one that it otherwise launches together.
-        row |= timing.timed(np.array(seconds[name]))
+        traces = [traced(program, steps, request.device) for _ in range(windows)]
+        row |= columns(traces, sources, steps) | timing.timed(seconds[name])
         row |= idle_share(row)
         if request.kind == "cpu":
             row |= dict.fromkeys(k for k in row if k.startswith("idle_"))
@@ -73,14 +67,7 @@ def measure(request: frame.Request) -> frame.Measured:
     return table, {}
 
 
-def compiled(exp: Experiment) -> FeedProgram:
-    """The resident step, with the names of its scopes as the source has them now."""
-    # A cached program may be older than these names.
-    jax.config.update("jax_compilation_cache_include_metadata_in_key", True)
-    return FeedProgram(exp)
-
-
-def traced(program: FeedProgram, steps: int, device: jax.Device) -> list[Kernel]:
+def traced(program: workload.Program, steps: int, device: jax.Device) -> list[Kernel]:
     """Does so many steps and returns their kernels."""
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0  # it would slow the host down
@@ -98,7 +85,7 @@ def traced(program: FeedProgram, steps: int, device: jax.Device) -> list[Kernel]
 
 def columns(
     windows: Sequence[Sequence[Kernel]], sources: Mapping[str, Source], steps: int
-) -> dict[str, Any]:
+) -> frame.Row:
     """A row's columns from the kernels of windows of `steps` steps each.
 
     Times are medians over windows, in milliseconds per step. Those of classes and

@@ -12,9 +12,8 @@ from typing import Any
 import jax
 
 from rsmatch_jax.bench.harness import command_line, frame, workload
-from rsmatch_jax.data import resident
+from rsmatch_jax.engine import feed
 from rsmatch_jax.engine.experiment import Experiment
-from rsmatch_jax.runtime import parallel
 
 MB = 1e6
 PRESETS = {**command_line.PRESETS, "cpu": {"model.classifier": "wrn_10_1"}}
@@ -41,26 +40,27 @@ STEPS = 2  # dispatches
 def measure(request: frame.Request) -> frame.Measured:
     """Measures this process: places the data, makes the state, and does STEPS."""
     stages = [stage("start, packages imported")]
-    values = {"method.name": "rsmatch"}
-    exp = workload.build(request.config, values, request.device)
-    columns = resident_columns(exp)
-    stages.append(stage("data placed, twice, and once freed"))
-    feed = workload.resident_feed(exp)
+    rsmatch = {"method.name": "rsmatch"}
+    exp = workload.build(request.config, rsmatch, request.device)
+    source, columns = place_data(exp)
+    stages.append(stage("data placed"))
     state = jax.block_until_ready(exp.init_state())
     stages.append(stage("state made"))
-    program = feed.compile(state)
+    program = source.compile(state)
     stages.append(stage("step compiled"))
     for i in range(STEPS):
-        state, _ = feed.run(state, i * feed.most, feed.most)
+        state, _ = source.run(state, i * source.most, source.most)
         jax.block_until_ready(state)
         stages.append(stage(f"dispatch {i + 1} done"))
     row = {"row": "rsmatch", **columns, "temp_bytes": workload.temp_bytes(program)}
     row |= {"stages": stages, "tensorflow": "tensorflow" in sys.modules}
-    return [row], figures(row)
+    values = {"memory_resident_mb": columns["resident_bytes"] / MB}
+    values["memory_host_mb"] = max(stage["peak_bytes"] for stage in stages) / MB
+    return [row], values
 
 
-def resident_columns(exp: Experiment) -> frame.Row:
-    """The device memory of a run beside its state and activations.
+def place_data(exp: Experiment) -> tuple[feed.ResidentFeed, frame.Row]:
+    """A run's input and its memory on the device, beside the state and activations.
 
     arrays: {path: bytes}. resident_bytes: their sum. measured_bytes: what the device's
     allocator reports, None if it reports nothing.
@@ -70,18 +70,16 @@ def resident_columns(exp: Experiment) -> frame.Row:
         return (exp.devices[0].memory_stats() or {}).get("bytes_in_use")
 
     before = bytes_in_use()
-    orders, task = workload.epoch_orders(exp, 0), workload.random_task(exp)
-    oracle = exp.method.needs_truth
-    data = resident.gather(task, exp.views, oracle=oracle, unlabelled=True)
-    placed = parallel.replicate({"data": data, "orders": orders}, exp.devices)
-    del orders, data, task
-    jax.block_until_ready(placed)
+    source = workload.resident_feed(exp)
+    (data, orders), *_ = jax.block_until_ready(source.inputs(0, 1)[0])
     after = bytes_in_use()
     arrays = {
         jax.tree_util.keystr(path, simple=True, separator="."): int(x.nbytes)
-        for path, x in jax.tree_util.tree_leaves_with_path(placed)
+        for path, x in jax.tree_util.tree_leaves_with_path(
+            {"data": data, "orders": orders}
+        )
     }
-    return {
+    return source, {
         "arrays": arrays,
         "resident_bytes": sum(arrays.values()),
         "measured_bytes": None if before is None else after - before,
@@ -89,8 +87,8 @@ def resident_columns(exp: Experiment) -> frame.Row:
 
 
 def stage(name: str) -> dict[str, Any]:
-    """{"stage", "bytes" of host memory now, "peak_bytes" until now}, by Linux's account
-    of this process. Elsewhere by getrusage, which knows only the peak."""
+    """The host memory of this process at a stage of a run: {"stage", "bytes",
+    "peak_bytes"}. Without Linux's account of it, bytes is None."""
     try:
         with open("/proc/self/status") as f:
             lines = dict(line.split(":", 1) for line in f)
@@ -100,13 +98,6 @@ def stage(name: str) -> dict[str, Any]:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         now, peak = None, peak if sys.platform == "darwin" else 1024 * peak
     return {"stage": name, "bytes": now, "peak_bytes": peak}
-
-
-def figures(row: frame.Row) -> frame.Values:
-    """{figure ID: value} of the row."""
-    peak = max(stage["peak_bytes"] for stage in row["stages"])
-    resident_bytes = row["resident_bytes"]
-    return {"memory_resident_mb": resident_bytes / MB, "memory_host_mb": peak / MB}
 
 
 def _show(rows: Sequence[frame.Row]):
@@ -123,6 +114,6 @@ BENCH = frame.Bench(
     _show,
     LIMITS,
     presets=PRESETS,
-    # Memory is allocated as it is needed, so that use shows.
+    # The device's report shows use only if memory is allocated when it is needed.
     rerun=lambda _: {"environment": {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}},
 )

@@ -14,7 +14,7 @@ from rsmatch_jax import terminal
 from rsmatch_jax.bench.harness import command_line, frame, timing, workload
 from rsmatch_jax.engine import checks
 from rsmatch_jax.engine.experiment import Experiment
-from rsmatch_jax.errors import RequestError, RunFailed
+from rsmatch_jax.errors import RunFailed
 
 OURS, OURS_INPUT = "JAX, fixed batch", "JAX, its own input"
 USB, USB_LOADER = "torch as in USB, fixed batch", "torch as in USB, its loader"
@@ -45,50 +45,64 @@ ROUNDS = 7
 
 
 class Contender(NamedTuple):
-    """A row without times, and its program.
-
-    ahead: None = takes turns with others. A program with input runs alone, because its
-    workers continue in the background: they would disturb others and prepare batches
-    before their own turn. ahead is the number of batches that a loader prepares.
-    """
-
-    row: frame.Row
-    run: timing.Run
-    ahead: int | None = None
-
-
-def columns(
-    name: str,
-    precision: str,
-    form: str,
-    partner: str | None = None,
-    workers: int | None = None,
-    needed: int | None = None,
-) -> frame.Row:
-    """A row without times. It is fair with enough workers, lean torch if compiled.
+    """A program, and what its row says about it.
 
     form: XLA, eager or compiled. partner: JAX's row that it is compared with. workers,
-    needed: processes that make its batches, and those for a fair comparison.
+    needed: processes that make its batches, and those for a fair comparison. ahead:
+    None = takes turns with others. A program with input runs alone, because its workers
+    continue in the background: they would disturb others and prepare batches before
+    their own turn. ahead is the number of batches that a loader prepares.
     """
-    row = {"row": name, "precision": precision, "form": form, "partner": partner}
-    row |= {"loader_workers": workers, "loader_workers_wanted": needed}
-    return {**row, "fair": workers == needed and (name, form) != (LEAN, "eager")}
+
+    name: str
+    precision: str
+    form: str
+    run: timing.Run
+    partner: str | None = None
+    workers: int | None = None
+    needed: int | None = None
+    ahead: int | None = None
+
+    def row(self, seconds: Mapping[str, np.ndarray], images: int) -> frame.Row:
+        """The row, from seconds per step, {row: float [rounds]}.
+
+        images: rows through the network per step. fair: with enough workers, lean torch
+        if compiled. jax_speed_ratio: the partner's speed over this row's, within a
+        round if both took turns; absent without a partner.
+        """
+        times = seconds[self.name]
+        eager = (self.name, self.form) == (LEAN, "eager")
+        row: frame.Row = {
+            "row": self.name,
+            "precision": self.precision,
+            "form": self.form,
+            "partner": self.partner,
+            "loader_workers": self.workers,
+            "loader_workers_wanted": self.needed,
+            "fair": self.workers == self.needed and not eager,
+            **timing.timed(times, images=images),
+        }
+        if self.partner is None:
+            return row
+        ours = seconds[self.partner]
+        if self.workers is None:
+            return row | timing.columns("jax_speed_ratio", times / ours)
+        # Timed one after the other: no common rounds, so the widest quartiles.
+        ours, theirs = timing.spread(ours), timing.spread(times)
+        row["jax_speed_ratio"] = theirs.median / ours.median
+        quartiles = [theirs.low / ours.high, theirs.high / ours.low]
+        return {**row, "jax_speed_ratio_quartiles": quartiles}
 
 
 def check(config: Any):
     """Raises RequestError if the step in PyTorch lacks what the config wants."""
     if not config.model.classifier.startswith("wrn_"):
-        raise RequestError(
-            f"--config.model.classifier={config.model.classifier}: the network in "
-            "PyTorch is a WideResNet; use wrn_28_2 or another wrn_DEPTH_WIDTH"
-        )
+        way_out = "PyTorch's is a WideResNet; use wrn_28_2 or another wrn_DEPTH_WIDTH"
+        checks.refuse(config, "model.classifier", way_out)
     for key, only in WRITTEN_FOR.items():
-        value = checks.get(config, key)
-        if value != only:
-            raise RequestError(
-                f"--config.{key}={value}: the step in PyTorch supports {only} alone; "
-                "leave it out"
-            )
+        if checks.get(config, key) != only:
+            way_out = f"the step in PyTorch supports {only} alone; leave it out"
+            checks.refuse(config, key, way_out)
 
 
 def measure(request: frame.Request) -> frame.Measured:
@@ -107,7 +121,7 @@ def measure(request: frame.Request) -> frame.Measured:
     images = workload.images_per_step(experiments[0])
     try:
         contenders = _ours(experiments)
-        contenders += _theirs(experiments[0], [c.row["row"] for c in contenders])
+        contenders += _theirs(experiments[0], [c.name for c in contenders])
         contenders.sort(key=lambda c: c.ahead is not None)
         seconds = _time(contenders, LEAST_SECONDS[request.kind])
     except Exception as e:
@@ -118,63 +132,39 @@ def measure(request: frame.Request) -> frame.Measured:
             "XLA_PYTHON_CLIENT_MEM_FRACTION=0.3, or use a smaller batch by "
             "--config.train.batch_size"
         ) from e
-    return [c.row | timed_columns(seconds, c.row, images) for c in contenders], {}
+    return [c.row(seconds, images) for c in contenders], {}
 
 
 def _time(contenders: Sequence[Contender], least: float) -> dict[str, np.ndarray]:
     """Seconds per step, {row: float [rounds]}."""
-    together = {c.row["row"]: c.run for c in contenders if c.ahead is None}
+    together = {c.name: c.run for c in contenders if c.ahead is None}
     seconds = timing.in_turns(together, least, ROUNDS)
-    for row, run, ahead in contenders:
-        if ahead is None:
+    for c in contenders:
+        if c.ahead is None:
             continue
-        name, units = row["row"], {}
-        if ahead:
-            run(1)  # starts the workers
-            run(ahead)  # batches that were prepared before
-            units[name] = 2 * row["loader_workers"]  # they deliver in bursts
-        seconds |= timing.in_turns({name: run}, least, ROUNDS, units)
+        units = {}
+        if c.ahead and c.workers:
+            c.run(1)  # starts the workers
+            c.run(c.ahead)  # batches that were prepared before
+            units[c.name] = 2 * c.workers  # they deliver in bursts
+        seconds |= timing.in_turns({c.name: c.run}, least, ROUNDS, units)
     return seconds
-
-
-def timed_columns(
-    seconds: Mapping[str, np.ndarray], row: frame.Row, images: int
-) -> frame.Row:
-    """A row's columns from seconds per step, {row: float [rounds]}.
-
-    images: rows through the network per step. jax_speed_ratio: the partner's speed
-    over this row's, within a round if both took turns; absent without a partner.
-    """
-    times = seconds[row["row"]]
-    columns = timing.timed(times, images=images)
-    if row["partner"] is None:
-        return columns
-    ours = seconds[row["partner"]]
-    if row["loader_workers"] is None:
-        return columns | timing.columns("jax_speed_ratio", times / ours)
-    # Timed one after the other: no common rounds, so the widest quartiles.
-    ours, theirs = timing.spread(ours), timing.spread(times)
-    columns["jax_speed_ratio"] = theirs.median / ours.median
-    quartiles = [theirs.low / ours.high, theirs.high / ours.low]
-    return {**columns, "jax_speed_ratio_quartiles": quartiles}
 
 
 def _ours(experiments: Sequence[Experiment]) -> list[Contender]:
     """JAX on a fixed batch in every precision, one step per dispatch; and with input,
     as training runs it, in the last precision."""
 
-    def row(name, exp):
+    def contender(name, exp, run, ahead=None):
         precision = dtype = exp.config.model.dtype
         if dtype == "float32" and exp.devices[0].platform == "gpu":
             precision += " (TF32 convolutions)"
-        return columns(f"{name}, {dtype}", precision, "XLA")
+        return Contender(f"{name}, {dtype}", precision, "XLA", run, ahead=ahead)
 
-    result = [
-        Contender(row(OURS, exp), workload.step_program(exp).run) for exp in experiments
-    ]
+    result = [contender(OURS, x, workload.step_program(x).run) for x in experiments]
     program = workload.FeedProgram(experiments[-1])
     run = functools.partial(program.run, most=program.feed.most)
-    return [*result, Contender(row(OURS_INPUT, experiments[-1]), run, 0)]
+    return [*result, contender(OURS_INPUT, experiments[-1], run, 0)]
 
 
 def _theirs(exp: Experiment, partners: Sequence[str]) -> list[Contender]:
@@ -182,22 +172,16 @@ def _theirs(exp: Experiment, partners: Sequence[str]) -> list[Contender]:
 
     partners: JAX's rows, see `torch_programs.contenders`.
     """
-    platform = exp.devices[0].platform
-    if platform == "cpu":
+    if exp.devices[0].platform == "cpu":
         # Read when torch is loaded. Waiting threads would spin: beside other processes
         # a step takes up to ten times as long.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         from rsmatch_jax.bench.rivals import torch_programs  # lazy: torch is optional
     except (ImportError, OSError) as e:  # OSError: a library that it links to
-        why = f"it is missing ({e}); pip install torch"
-    else:
-        device = torch_programs.device(platform)
-        if device is not None:
-            return torch_programs.contenders(exp, device, partners)
-        why = f"the installed one sees no {platform}"
-    terminal.say(f"PyTorch: not measured because {why}")
-    return []
+        terminal.say(f"PyTorch: not measured ({e}); pip install torch")
+        return []
+    return torch_programs.contenders(exp, partners)
 
 
 TABLE = (

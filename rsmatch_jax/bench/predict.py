@@ -8,21 +8,20 @@ files of random pixels in a temporary folder. Needs Pillow and Orbax.
 import collections
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 
 from rsmatch_jax import terminal
 from rsmatch_jax.bench.harness import frame, timing, workload
-from rsmatch_jax.runtime import compilation
 
 COMMAND, FORWARD = "files to JSON lines", "networks alone"
 READING = "reading alone"
 NETWORKS = {"model.classifier": "wrn_10_1", "model.detector": "wrn_10_1"}
 PRESETS = {"cpu": NETWORKS, "gpu": NETWORKS}
 _WHAT = "images/s, whole command / networks"
-_AT = {"at": PRESETS, "any_device": True}
+_AT = {"at": PRESETS, "any_device": True, "row": COMMAND, "column": "speed_ratio"}
 LIMITS = {"predict": frame.Limit(_WHAT, 0.7, 0.9, at_least=True, **_AT)}
 IMAGES = 10_000  # the number for which the limit was set
 ROUNDS = 5
@@ -53,16 +52,11 @@ def measure(request: frame.Request) -> frame.Measured:
         for run in runs.values():
             run(1)  # compiles
         seconds = timing.interleave(runs, dict.fromkeys(runs, 1), ROUNDS)
-    table = [
-        {"row": n, "images": IMAGES, **timing.timed(times, seconds[FORWARD], IMAGES)}
-        for n, times in seconds.items()
-    ]
-    return table, figures(seconds)
-
-
-def figures(seconds: Mapping[str, np.ndarray]) -> frame.Values:
-    """{figure ID: value} of seconds {row: float [rounds]}."""
-    return {"predict": timing.spread(seconds[FORWARD] / seconds[COMMAND])}
+    table, reference = [], seconds[FORWARD]
+    for name, times in seconds.items():
+        row = {"row": name, "images": IMAGES, **timing.timed(times, reference, IMAGES)}
+        table.append(row | timing.columns("speed_ratio", reference / times))
+    return table, {}
 
 
 def _model(request: frame.Request):
@@ -99,8 +93,8 @@ def _predict(model, paths: Sequence[str], out: str):
         predict.run(model, paths, lines)
 
 
-def _networks(model, images: np.ndarray) -> Callable[[], list[dict[str, jax.Array]]]:
-    """A function that returns the probabilities of all batches.
+def _networks(model, images: np.ndarray) -> Callable[[], list[dict]]:
+    """A function that returns the features and probabilities of all batches.
 
     The batches already lie on the device, the last one padded.
     """
@@ -108,16 +102,8 @@ def _networks(model, images: np.ndarray) -> Callable[[], list[dict[str, jax.Arra
     padding = [(0, -len(images) % size), (0, 0), (0, 0), (0, 0)]
     padded = np.pad(images, padding).reshape(-1, size, *images.shape[1:])
     batches = [jax.device_put(batch, device) for batch in padded]
-    variables = {name: part.variables for name, part in model.parts.items()}
-
-    def forward(variables, batch):
-        return {
-            name: part.outputs(variables[name], batch)[1]
-            for name, part in model.parts.items()
-        }
-
-    lowered = jax.jit(forward).lower(variables, batches[0])
-    program = compilation.compiled(lowered, device.platform)
+    variables = frozen.variables_of(model.parts)
+    program = model.program(model.parts, size)
     return lambda: [program(variables, batch) for batch in batches]
 
 

@@ -59,19 +59,18 @@ def _program(exp: Experiment, r: Any, classes: int, operation: str) -> workload.
     """Pushes candidates into a full, donated queue, as in a train step; or draws a
     batch of images from it. r: the block method.rsmatch."""
 
-    def push(state, batch):
+    def one_step(state, batch):
         queue, step = state
-        select = min(r.queue_classes, classes)
-        queue = csqueue.push(queue, _key(step), *batch, select=select, top=r.queue_push)
-        return (queue, step + 1), {}
+        key, images = jax.random.fold_in(jax.random.key(0), step), {}
+        if operation == "push":
+            select = min(r.queue_classes, classes)
+            queue = csqueue.push(queue, key, *batch, select=select, top=r.queue_push)
+        else:
+            draw = csqueue.SAMPLERS[r.queue_sample]
+            images = csqueue.take(queue, draw(queue, key, exp.dims.batch_size)[0])
+        return (queue, step + 1), images
 
-    def sample(state, _):
-        queue, step = state
-        draw = csqueue.SAMPLERS[r.queue_sample]
-        slots, _ = draw(queue, _key(step), exp.dims.batch_size)
-        return (queue, step + 1), csqueue.take(queue, slots)
-
-    mapped = parallel.map_step({"push": push, "sample": sample}[operation], exp.devices)
+    mapped = parallel.map_step(one_step, exp.devices)
     empty = csqueue.create(classes, r.queue_length, exp.dims.image_shape)
     full = dataclasses.replace(
         empty,
@@ -88,10 +87,6 @@ def _program(exp: Experiment, r: Any, classes: int, operation: str) -> workload.
     )
     batch = parallel.shard_rows(candidates, exp.devices)
     return workload.program(mapped, state, batch)
-
-
-def _key(step: jax.Array) -> jax.Array:
-    return jax.random.fold_in(jax.random.key(0), step)
 
 
 TABLE = ("row", "ms", "ratio", "queue_bytes", "aliased_leaves", "state_leaves")

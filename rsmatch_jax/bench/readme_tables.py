@@ -8,6 +8,7 @@ Replaces the text between two marks in the README. A figure that no file holds r
 
 import glob
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -45,11 +46,12 @@ def write(folder: str, readme: str) -> str:
             text = f.read()
     except OSError as e:
         raise RequestError(f"--readme={readme} cannot be read ({e.strerror})") from None
-    if text.count(BEGIN) != 1 or END not in text.split(BEGIN)[1]:
+    tables = "\n\n".join([BEGIN, *paragraphs(read(folder)), END])
+    between = f"{re.escape(BEGIN)}.*?{re.escape(END)}"
+    text, count = re.subn(between, lambda _: tables, text, flags=re.DOTALL)
+    if count != 1:
         raise RequestError(f"--readme={readme} lacks the lines {BEGIN!r} and {END!r}")
-    head, tail = text.split(BEGIN)
-    blocks = [BEGIN, *paragraphs(read(folder)), END]
-    return head + "\n\n".join(blocks) + tail.split(END, 1)[1]
+    return text
 
 
 def read(folder: str) -> dict[str, dict[str, Any]]:
@@ -86,21 +88,22 @@ def paragraphs(documents: Documents) -> Iterator[str]:
 
 def figure_table(documents: Documents, kind: str) -> str:
     """Every figure of a kind that has a limit, measured or not; bold if it misses."""
+    measured: dict[str, Any] = {}
+    for document in documents.values():
+        if (document["device"]["platform"] == "cpu") == (kind == "C"):
+            measured |= document["figures"]
     rows, limits = [], suite.limits()
     for name in sorted(limits, key=suite.order):
         gpu_alone = name[0] == "G" or name in GPU_ALONE
         if gpu_alone != (kind == "G") and not name.startswith(BOTH):
             continue
         text, limit = MISSING, limits[name]
-        for document in documents.values():
-            on_cpu = document["device"]["platform"] == "cpu"
-            figure = document["figures"].get(name)
-            if figure is not None and on_cpu == (kind == "C"):
-                value, spread = figure["value"], figure["spread"]
-                digits = 0 if spread is None and float(value).is_integer() else 2
-                row = {"value": value, "value_quartiles": spread}
-                text = frame.cell(row, "value", digits)
-                text = text if limit.holds(value) else f"**{text}**"
+        if name in measured:
+            value, spread = measured[name]["value"], measured[name]["spread"]
+            digits = 0 if spread is None and float(value).is_integer() else 2
+            row = {"value": value, "value_quartiles": spread}
+            text = frame.cell(row, "value", digits)
+            text = text if limit.holds(value) else f"**{text}**"
         rows.append([name, limit.unit, text, *limit.bounds()])
     head = ["figure", "what", "median (quartiles)", "must", "goal"]
     return terminal.table(head, rows)

@@ -67,10 +67,7 @@ def _pairs(flags: Sequence[str]) -> list[frame.Row]:
         for pair in range(max(PAIRS.values())):
             words = [*flags, f"--cache={os.path.join(folder, str(pair))}"]
             for rows in starts.values():
-                code = child.run(
-                    "start", [*words, f"--out={out}"], environment=environment
-                )
-                child.require_success(code, "a start")
+                child.rerun("start", [*words, f"--out={out}"], environment=environment)
                 content = files.read_json(out)
                 assert content is not None, "the start has written it"
                 rows += content["rows"]

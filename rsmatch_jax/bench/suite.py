@@ -85,11 +85,10 @@ def main(argv: Sequence[str]):
     values = command_line.check(argv, {})
     preset = values.preset or _preset()
     words = [f"--preset={preset}", *command_line.without(argv, "out", "preset")]
-    documents: dict[str, Any] = {}
-    rows: list[frame.Row] = []
+    documents, content, rows = {}, {}, []
     with contextlib.ExitStack() as stack:
         for number in (signal.SIGTERM, signal.SIGHUP):
-            # Through child.run, which kills the part.
+            # Raises SystemExit within child.run, which then kills the part.
             end = signal.signal(number, lambda number, _: sys.exit(128 + number))
             stack.callback(signal.signal, number, end)
         folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -99,18 +98,19 @@ def main(argv: Sequence[str]):
             left = begin + SECONDS[preset] - started
             code, out = _run(part, words, preset, min(limit, left), folder)
             if code == 2 and not documents:
-                child.require_success(code, f"bench {part}")
+                child.require_success(part, code)
             if code == 0:
                 documents[part] = files.read_json(out)
             outcome = _outcome(code, out_of_time=left < limit)
             terminal.say(f"{part}: {outcome}")
             seconds = time.monotonic() - started
             rows.append({"row": part, "seconds": seconds, "outcome": outcome})
-            if documents and values.out is not None:
-                files.write_json(values.out, merge(words, load, documents, rows))
-    if documents:
-        figures = merge(words, load, documents, rows)["figures"]
-        frame.show_figures(figures, limits())
+            if documents:
+                content = merge(words, load, documents, rows)
+                if values.out is not None:
+                    files.write_json(values.out, content)
+    if content:
+        frame.show_figures(content["figures"], limits())
         frame.show(("row", "seconds", "outcome"), rows)
         if values.out is not None:
             terminal.say(f"written: {values.out}")
@@ -170,11 +170,9 @@ def combined(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     if "G1" not in figures:  # other sizes, or another device
         return values
     if "roofline" in documents:
-        ceilings = roofline.ceilings(documents["roofline"])
-        rate = ceilings["matmul_flops_per_second"]["bfloat16"]
-        values["G2_share"] = 1e12 * figures["G2"]["value"] / rate
-        moved = MODELLED_BYTES * figures["G1"]["value"]
-        values["G3"] = moved / ceilings["copy_bytes_per_second"]
+        copied, products = roofline.ceilings(documents["roofline"]["rows"])
+        values["G2_share"] = 1e12 * figures["G2"]["value"] / products["bfloat16"]
+        values["G3"] = MODELLED_BYTES * figures["G1"]["value"] / copied
     if "queue" in documents and "G4" in figures:
         # At most: here each program has its own dispatch.
         queue, step_ms = (

@@ -42,17 +42,17 @@ def vectors(tree: PyTree) -> tuple[dict[str, Any], Callable[[Mapping], PyTree]]:
     {"kernels": [1, n], those under weight decay, "others": [m]}. As in the tree, weight
     decay acts where there are two dimensions.
     """
-    leaves, treedef = jax.tree.flatten(tree)
-    decays = jax.tree.leaves(optim.decayed(tree))
-    pairs = list(zip(leaves, decays, strict=True))
-    kernels, split_kernels = ravel_pytree([x for x, decay in pairs if decay])
-    others, split_others = ravel_pytree([x for x, decay in pairs if not decay])
+    decays = optim.decayed(tree)
+
+    def part(of_kernels):  # None in place of the other tensors
+        return jax.tree.map(lambda x, d: x if d == of_kernels else None, tree, decays)
+
+    kernels, split_kernels = ravel_pytree(part(True))
+    others, split_others = ravel_pytree(part(False))
 
     def split(joined):
-        parts = iter(split_kernels(joined["kernels"][0]))
-        other_parts = iter(split_others(joined["others"]))
-        tensors = [next(parts if decay else other_parts) for decay in decays]
-        return jax.tree.unflatten(treedef, tensors)
+        parts = split_kernels(joined["kernels"][0]), split_others(joined["others"])
+        return jax.tree.map(lambda d, x, y: x if d else y, decays, *parts)
 
     return {"kernels": kernels[None], "others": others}, split
 
@@ -94,11 +94,10 @@ def weights(state: TrainState, like: PyTree) -> PyTree:
 def update(exp: Experiment, start: TrainState) -> workload.Program:
     """The update alone, as in `step.make_train_step`, with fixed gradients."""
     o = exp.config.optim
-    # In all forms the same numbers, none of them zero.
+    # The same numbers in all forms, none of them zero.
     grads = jax.tree.map(lambda p: 1e-2 * (2 - np.asarray(p)), start.params)
 
     def one_step(state, grads):
-        grads = jax.tree.map(lambda x: x[0], grads)
         updates, opt_state = exp.tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = optim.ema_update(
@@ -107,7 +106,7 @@ def update(exp: Experiment, start: TrainState) -> workload.Program:
         state = state.replace(params=params, ema=ema, opt_state=opt_state)
         return state.replace(step=state.step + 1), ()
 
-    return _program(one_step, exp, start, jax.tree.map(lambda x: x[None], grads))
+    return _program(one_step, exp, start, grads)
 
 
 def train_step(exp: Experiment, start: TrainState) -> workload.Program:
@@ -116,9 +115,10 @@ def train_step(exp: Experiment, start: TrainState) -> workload.Program:
 
 
 def _program(one_step, exp: Experiment, start: TrainState, fixed: PyTree):
-    mapped = parallel.map_step(one_step, exp.devices)
+    mapped = parallel.map_resident_step(one_step, 1, exp.devices)
     state = jax.device_put(start, may_alias=False)  # a copy, which is donated
-    return workload.program(mapped, state, parallel.shard_rows(fixed, exp.devices))
+    inputs = parallel.replicate(fixed, exp.devices), parallel.ranks(exp.devices)
+    return workload.program(mapped, state, *inputs)
 
 
 def measure(request: frame.Request) -> frame.Measured:

@@ -204,8 +204,8 @@ class Model:
         kind: int,
     ) -> Iterator[dict[str, np.ndarray]]:
         """An output of each part for each batch."""
-        program = self._program(parts, rows)
-        variables = _variables(parts)
+        program = self.program(parts, rows)
+        variables = variables_of(parts)
 
         def dispatched():
             for batch in batches:
@@ -222,7 +222,8 @@ class Model:
         for count, outputs in ahead(dispatched(), _AHEAD):
             yield {name: np.asarray(x[kind])[:count] for name, x in outputs.items()}
 
-    def _program(self, parts: Mapping[str, Part], rows: int) -> Callable:
+    def program(self, parts: Mapping[str, Part], rows: int) -> Callable:
+        """Returns ({name: variables}, uint8 [rows, S, S, 3]) -> {name: outputs}."""
         key = (tuple(parts), rows)
         if key not in self._programs:
 
@@ -234,12 +235,13 @@ class Model:
 
             shape = (rows, self.image_size, self.image_size, 3)
             images = jax.device_put(np.zeros(shape, np.uint8), self._device)
-            lowered = jax.jit(forward).lower(_variables(parts), images)
+            lowered = jax.jit(forward).lower(variables_of(parts), images)
             self._programs[key] = compilation.compiled(lowered, self._device.platform)
         return self._programs[key]
 
 
-def _variables(parts: Mapping[str, Part]) -> dict[str, tuple[PyTree, PyTree]]:
+def variables_of(parts: Mapping[str, Part]) -> dict[str, tuple[PyTree, PyTree]]:
+    """Returns what `Part.outputs` takes, by name."""
     return {name: (part.params, part.stats) for name, part in parts.items()}
 
 

@@ -1,5 +1,7 @@
 """The benches: what they compute from times, what they say, what they refuse."""
 
+import contextlib
+import io
 import json
 
 import jax
@@ -20,19 +22,25 @@ from rsmatch_jax.bench import (
     step,
     update,
 )
-from rsmatch_jax.bench.harness import frame, hlo, timing, workload
+from rsmatch_jax.bench.harness import frame, timing, workload
 
 SMALL = benches.small()
 FEW = ("fixmatch", "supervised", "rsmatch")
 
 
 @pytest.fixture(scope="module")
-def content():
-    """A small real measurement in a process with four devices."""
-    with pytest.MonkeyPatch.context() as patch:
+def measured(tmp_path_factory):
+    """(JSON, printed text) of the command in another folder, with four devices; C6
+    misses its limit."""
+    folder, text = tmp_path_factory.mktemp("elsewhere"), io.StringIO()
+    limit = frame.Limit("share of state leaves aliased", 2.0, at_least=True)
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(text):
+        patch.chdir(folder)
         patch.setattr(step, "ROWS", {k: step.ROWS[k] for k in FEW})
         patch.setattr(step, "ROUNDS", (2, 2))
-        return step.BENCH.content(step.BENCH.parse(SMALL))
+        patch.setitem(step.LIMITS, "C6", limit)
+        assert bench.main(["step", *SMALL, "--out=figures.json"]) == 0
+    return json.loads((folder / "figures.json").read_text()), text.getvalue()
 
 
 def config(*flags):
@@ -101,7 +109,8 @@ def test_turns_are_whole_dispatches(programs):
     assert sorted(log[-4:]) == 2 * [("one", 1)] + 2 * [("sixteen", 64)]
 
 
-def test_what_is_measured(content):
+def test_what_is_measured(measured):
+    content, text = measured
     rows = benches.rows_of(content)
     assert content["device"]["visible"] == 4 and content["device"]["used"] == 1
     assert content["versions"]["jax"] == jax.__version__
@@ -114,27 +123,27 @@ def test_what_is_measured(content):
         assert row["gflop"] > 0 and row["bytes_accessed"] > 0 and row["temp_bytes"] > 0
     assert rows["fixmatch"]["speed_ratio"] == 1 and rows["rsmatch"]["speed_ratio"] > 0
     assert rows["supervised"]["gflop"] < rows["fixmatch"]["gflop"]
-    # By hand: a convolution is 2 * multiplications, forward and twice backward; stem
-    # without gradient for its input, 3x3 convolutions of three blocks at 32, 16, 8 px.
-    convs = {(32, 3, 16, 9): 2, (32, 16, 16, 9): 6, (16, 16, 32, 9): 3}
-    convs |= {(16, 32, 32, 9): 3, (16, 16, 32, 1): 3}
-    convs |= {(8, 32, 64, 9): 3, (8, 64, 64, 9): 3, (8, 32, 64, 1): 3}
-    macs = sum(s * s * i * o * k * n for (s, i, o, k), n in convs.items())
-    assert rows["fixmatch"]["gflop"] == pytest.approx(6 * 2 * macs / 1e9, rel=0.1)
     for row in content["rows"]:
         exp = workload.build(config(*SMALL), row["config"], jax.local_devices()[0])
         leaves = len(jax.tree.leaves(exp.init_state()))
         assert row["aliased_leaves"] == row["state_leaves"] == leaves
-        # Counted before a backend rewrites the program, the operations are the same.
+        # Counted before a backend rewrites the program, the operations are the same. At
+        # the paper's sizes their number is known, see the next test.
         assert workload.gflop(exp) == pytest.approx(row["gflop"], rel=0.03)
     # At small sizes no other figure applies.
     assert set(content["figures"]) == {"C6"}
     assert set(content["figures"]["C6"]) == benches.FIGURE
     assert content["figures"]["C6"]["value"] == 1
+    # It is printed; a figure that misses its limit is no failure.
+    assert not content["figures"]["C6"]["holds"]
+    assert "does not hold: C6" in text and ">= 2" in text
+    for row in content["rows"]:
+        assert f"| {row['row']} " in text
+        assert f" {row['aliased_leaves']} | " in text
 
 
 def test_operations_of_the_papers_step():
-    """The counts lie within the limits C7; those of other networks do not."""
+    """The counts lie within the limits C7, set by hand; other networks have none."""
     request = step.BENCH.parse(["--preset=cpu"])
     gflop = step.counted(request)
     assert 1000 < gflop["fixmatch"] <= step.LIMITS["C7_fixmatch"].must
@@ -153,23 +162,6 @@ def test_nothing_is_counted_without_the_cpu(monkeypatch):
     assert workload.gflop(exp) is None
 
 
-def test_messages_and_aliases_are_counted():
-    text = """
-  %a = f32[2]{0} all-reduce(%x), replica_groups={{0,1}}
-  %b = (f32[2], f32[2]) all-gather-start(%a), dimensions={0}
-  %c = f32[2]{0} all-gather-done(%b)
-  %all-reduce.3 = f32[2] add(%c, %c), metadata={op_name="all-reduce(x)"}
-"""
-    assert hlo.Module(text).collectives() == 2
-    header = (
-        "HloModule f, input_output_alias={ {0}: (0, {}, may-alias), {1}: (2, {}, "
-        "must-alias) }, entry_computation_layout={...}\n may-alias"
-    )
-    assert hlo.Module(header).aliased_leaves() == 2
-    other = "HloModule f, entry_computation_layout={}"
-    assert hlo.Module(other).aliased_leaves() == 0
-
-
 def test_figures_of_made_up_rows():
     table = [
         {"row": name, "aliased_leaves": 10, "state_leaves": 10, "ratio": ratio}
@@ -177,11 +169,10 @@ def test_figures_of_made_up_rows():
     ]
     for row in table:
         row["ratio_quartiles"] = [1.0, 2.0]
-    request = step.BENCH.parse(["--preset=cpu"])
 
     def figures(**gflop):
         values = step.figures(table, gflop)
-        return benches.figures(step.BENCH, request, table, values)
+        return benches.figures(step.BENCH, ["--preset=cpu"], table, values)
 
     shown = figures()
     assert set(shown) == {"C4", "C6", "step_simmatch"}, "flexmatch was not measured"
@@ -253,33 +244,12 @@ def test_the_preset_gives_way_to_the_user():
     assert (c.data.name, c.train.batch_size) == ("cifar100", 4)
 
 
-def test_the_command_from_another_folder(tmp_path, monkeypatch, capsys):
-    """Finds the default config, prints tables and writes the file; a figure that misses
-    its limit is no failure."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(step, "ROWS", {k: step.ROWS[k] for k in FEW[:2]})
-    monkeypatch.setattr(step, "ROUNDS", (2, 2))
-    limit = frame.Limit("share of state leaves aliased", 2.0, at_least=True)
-    monkeypatch.setitem(step.LIMITS, "C6", limit)
-    assert bench.main(["step", *SMALL, "--out=figures.json"]) == 0
-    text = capsys.readouterr().out
-    written = json.loads((tmp_path / "figures.json").read_text())
-    assert [row["row"] for row in written["rows"]] == ["fixmatch", "supervised"]
-    for row in written["rows"]:
-        assert f"| {row['row']} " in text
-        assert f" {row['aliased_leaves']} | " in text
-    assert "does not hold: C6" in text and ">= 2" in text
-    assert not written["figures"]["C6"]["holds"]
-
-
 PEER = ("peer", "--preset=cpu")
-WRONG = [
-    (["stpe"], ["'stpe' is no bench", "step"]),
+WRONG = [  # see also tests/engine/test_bad_requests.py
     (["step", "--out=tests"], ["--out=tests", "no file name"]),
     (["step", "--out="], ["--out=", "no file name"]),
     (["step", "--out=/proc/figures.json"], ["/proc", "cannot be written"]),
     (["predict", "--out=nowhere/x.json"], ["nowhere", "no folder"]),
-    (["step", "--config.train.batch_size=x"], ["train.batch_size", "x"]),
     (["step", "--config.method.name=rsmatch"], ["method.name", "leave it out"]),
     (["step", "--config.data.labels_per_class=5001"], ["5001", "5000"]),
     (
@@ -300,7 +270,6 @@ WRONG = [
         for flag, words in (
             ("--config.train.batch_size=0", ["train.batch_size=0", "1 or more"]),
             ("--config.input.crop_pad=32", ["input.crop_pad=32", "at most 31"]),
-            ("--out=nowhere/figures.json", ["nowhere", "no folder"]),
         )
     ),
 ]
@@ -357,13 +326,11 @@ def test_it_needs_jax_and_configs_only(tmp_path):
     from rsmatch_jax.bench.harness import timing
 
     step.ROWS = {{k: step.ROWS[k] for k in {FEW!r}}}
-    step.ROUNDS = (2, 2)
-    flags = [*{SMALL!r}, "--out={tmp_path}/step.json"]
-    assert bench.main(["step", *flags]) == 0
-    timing.warm_up = lambda run, least: (run(1), (1, 0.0))[1]
-    augment.ROUNDS = 1
-    flags = [*{SMALL!r}, "--out={tmp_path}/augment.json"]
-    sys.exit(bench.main(["augment", *flags]))
+    step.ROUNDS, augment.ROUNDS = (2, 2), 1
+    timing.warm_up = lambda run, least: (run(1), (1, 1.0))[1]
+    for name in ("step", "augment"):
+        out = f"--out={tmp_path}/{{name}}.json"
+        assert bench.main([name, *{SMALL!r}, out]) == 0
     """
     text = fresh_process.run(program)
     assert len(json.loads((tmp_path / "step.json").read_text())["rows"]) == len(FEW)

@@ -9,16 +9,10 @@ import jax.numpy as jnp
 import pytest
 from support import benches
 
-from rsmatch_jax.bench import convolutions, flags, roofline
+from rsmatch_jax.bench import flags, roofline
 from rsmatch_jax.bench.harness import frame, timing, workload
 
 SMALL = benches.small()
-RSMATCH = {"method.name": "rsmatch"}
-
-
-def experiment(*extra):
-    config = roofline.BENCH.parse([*SMALL, *extra]).config
-    return workload.build(config, RSMATCH, jax.local_devices()[0])
 
 
 def each_look_takes(monkeypatch, seconds):
@@ -48,14 +42,12 @@ def wide_resnet(depth, widen, rows):
     return counts
 
 
-@pytest.mark.parametrize("classifier", [(10, 1), (28, 2)])
-def test_convolutions_are_those_of_the_networks(classifier):
+def test_convolutions_are_those_of_the_networks():
     """2 labelled, 2 weak and 2 strong images; the detector sees 2 of the queue, too."""
-    depth, widen = classifier
-    exp = experiment(f"--config.model.classifier=wrn_{depth}_{widen}")
-    expected = {"classifier": wide_resnet(depth, widen, 6)}
+    exp = benches.experiment("rsmatch", "--config.model.classifier=wrn_28_2")
+    expected = {"classifier": wide_resnet(28, 2, 6)}
     expected["detector"] = wide_resnet(10, 1, 8)
-    convs = convolutions.of_step(exp)
+    convs = roofline.convolutions(exp)
     counts = {name: {} for name in expected}
     for c in convs:
         stride = dict(c.options)["window_strides"][0]
@@ -66,27 +58,25 @@ def test_convolutions_are_those_of_the_networks(classifier):
     assert [c.flops for c in convs] == sorted((c.flops for c in convs), reverse=True)
 
 
-def small_conv():
+def time_small_conv():
+    """{dtype: row} of one convolution."""
     shapes = ((2, 8, 8, 3), (3, 3, 3, 5), (2, 4, 4, 5))
     layout = ("NHWC", "HWIO", "NHWC")
     options = {"window_strides": (2, 2), "padding": ((1, 1), (1, 1))}
     numbers = jax.lax.conv_dimension_numbers(*shapes[:2], layout)
     options["dimension_numbers"] = numbers
-    return convolutions.Conv("classifier", *shapes, tuple(options.items()), 1)
-
-
-def time_one(conv):
+    conv = roofline.Conv("classifier", *shapes, tuple(options.items()), 1)
     rates = {"float32": 1e9, "bfloat16": 2e9}
-    rows = convolutions.measure([conv], rates, least_seconds=0.0)
+    rows = roofline.time_convolutions([conv], rates, least_seconds=0.0)
     json.dumps(rows)
     return {row["dtype"]: row for row in rows}
 
 
 def test_a_sound_convolution_is_timed_in_both_types():
-    rows = time_one(small_conv())
+    rows = time_small_conv()
     assert rows["float32"]["failed"] is rows["bfloat16"]["failed"] is None
     # Rounded to 8 bits, so not equal.
-    assert 1e-4 < rows["bfloat16"]["error"] < convolutions.ERROR_BOUND
+    assert 1e-4 < rows["bfloat16"]["error"] < roofline.ERROR_BOUND
     for dtype, rate in (("float32", 1e9), ("bfloat16", 2e9)):
         row = rows[dtype]
         assert row["gflop"] == pytest.approx(3 * 2 * 27 * 5 * 16 * 2 / 1e9)
@@ -107,14 +97,14 @@ BROKEN = [
 def test_a_broken_convolution_is_a_row_with_the_reason(
     monkeypatch, capsys, dtype, broken, words
 ):
-    sound = convolutions.Conv.apply
+    sound = roofline.Conv.apply
 
     def apply(self, x, w):
         y = sound(self, x, w)
         return broken(y) if x.dtype == dtype else y
 
-    monkeypatch.setattr(convolutions.Conv, "apply", apply)
-    rows = time_one(small_conv())
+    monkeypatch.setattr(roofline.Conv, "apply", apply)
+    rows = time_small_conv()
     assert set(rows) == {"float32", "bfloat16"}
     row = rows[jnp.dtype(dtype).name]
     assert row["failed"].startswith(words)
@@ -123,7 +113,7 @@ def test_a_broken_convolution_is_a_row_with_the_reason(
         assert rows["float32"]["failed"] is None
     else:
         assert "float32 failed" in rows["bfloat16"]["failed"]
-    frame.show(convolutions.TABLE, [row])
+    frame.show(roofline.CONV_TABLE, [row])
     assert row["failed"] in capsys.readouterr().out
 
 
@@ -134,20 +124,15 @@ def test_ceilings_of_made_up_rows():
         rows.append({"part": "copy", "large": large, "bytes_per_second": speed})
     for dtype, speed in (("bfloat16", 8.0), ("bfloat16", 7.0), ("float32", 3.0)):
         rows.append({"part": "matmul", "dtype": dtype, "flops_per_second": speed})
-    assert roofline.ceilings({"rows": rows}) == {
-        "copy_bytes_per_second": 5.0,
-        "matmul_flops_per_second": {"bfloat16": 8.0, "float32": 3.0},
-    }
+    assert roofline.ceilings(rows) == (5.0, {"bfloat16": 8.0, "float32": 3.0})
 
 
 def test_the_machine_is_measured_until_time_is_up(monkeypatch, capsys):
     monkeypatch.setattr(roofline, "COPIED_MIB", {"cpu": (1, 2, 3)})
     monkeypatch.setattr(roofline, "MULTIPLIED", {"cpu": (16, 32)})
     # The clock's second look allows one convolution, its third one no other.
-    each_look_takes(monkeypatch, 0.6 * convolutions.SECONDS)
-    request = roofline.BENCH.parse(SMALL)
-    content = roofline.BENCH.content(request)
-    benches.rows_of(content)
+    each_look_takes(monkeypatch, 0.6 * roofline.SECONDS)
+    content, rows = benches.measured(roofline.BENCH)
     parts = [row["part"] for row in content["rows"]]
     counts = {part: parts.count(part) for part in dict.fromkeys(parts)}
     assert counts == {"copy": 3, "matmul": 4, "launch": 2, "conv": 2}
@@ -162,9 +147,9 @@ def test_the_machine_is_measured_until_time_is_up(monkeypatch, capsys):
     assert "left out: " in capsys.readouterr().out
     assert [r["large"] for r in content["rows"][:3]] == [False, True, True]
     assert content["figures"] == {}
-    roofline.BENCH.deliver(request, content)
+    roofline.BENCH.table(content["rows"])
     text = capsys.readouterr().out
-    assert all(f"| {row['row']} " in text for row in content["rows"])
+    assert all(f"| {name} " in text for name in rows)
 
 
 def test_options_that_fail_are_rows_with_the_reason(monkeypatch, capsys):
@@ -177,10 +162,8 @@ def test_options_that_fail_are_rows_with_the_reason(monkeypatch, capsys):
     }
     # The clock's looks: at the begin, then before each option.
     each_look_takes(monkeypatch, 10.0)
-    request = flags.BENCH.parse([*SMALL, "--seconds=35"])
     monkeypatch.setitem(flags.OPTIONS, "cpu", sets)
-    options = flags.BENCH.content(request)
-    rows = benches.rows_of(options)
+    options, rows = benches.measured(flags.BENCH, "--seconds=35")
     assert list(rows) == ["default", "unknown", "fast math", "wrong"], "35 s are over"
     assert "xla_of_no_version" in rows["unknown"]["failed"]
     assert "+CONVOLUTION" in rows["wrong"]["failed"]
@@ -191,7 +174,7 @@ def test_options_that_fail_are_rows_with_the_reason(monkeypatch, capsys):
     assert 0 <= good["loss_difference"] < 1e-3 and good["compile_seconds"] > 0
     assert rows["default"]["ratio"] == 1 and rows["default"]["compile_seconds"] > 0
     assert all(r["compilation_cache"] for r in rows.values()), "tests have one"
-    flags.BENCH.table(options["rows"])
+    frame.show(flags.TABLE, options["rows"])
     text = capsys.readouterr().out
     assert "xla_of_no_version" in text and "None" not in text
     assert options["figures"] == {}
@@ -199,16 +182,15 @@ def test_options_that_fail_are_rows_with_the_reason(monkeypatch, capsys):
 
 def test_nothing_more_is_timed_on_a_broken_device(monkeypatch, capsys):
     """After an option that fails in compiling no step succeeds."""
-    compiled = flags.compiled
+    sound = jax.stages.Lowered.compile
 
-    def broken(lowered, options, *args):
-        program = compiled(lowered, {}, *args)
-        if options:
+    def broken(self, compiler_options=None):
+        if compiler_options == {"x": 1}:
             monkeypatch.setattr(workload.Program, "run", None)
             raise RuntimeError("no more")
-        return program
+        return sound(self, compiler_options)
 
-    monkeypatch.setattr(flags, "compiled", broken)
+    monkeypatch.setattr(jax.stages.Lowered, "compile", broken)
     monkeypatch.setitem(flags.OPTIONS, "cpu", {"a": {"x": 1}, "b": {"y": 1}})
     flags.measure(flags.BENCH.parse([*SMALL, "--seconds=0"]))
     assert "left out: a; b" in capsys.readouterr().out
@@ -216,20 +198,3 @@ def test_nothing_more_is_timed_on_a_broken_device(monkeypatch, capsys):
     assert [row["row"] for row in rows] == ["default", "a"]
     out = capsys.readouterr().out
     assert "the default fails now" in out and "left out: b" in out
-
-
-def test_the_verdict_of_known_times():
-    def row(name, ratio, *quartiles):
-        return {"row": name, "ratio": ratio, "ratio_quartiles": quartiles}
-
-    default, slow = row("default", 1.0, 1.0, 1.0), row("slow", 1.2, 1.05, 1.6)
-    rows = [default, row("fast", 0.5, 0.5, 0.7), slow]
-    assert "fast (0.50 of its time)" in flags.verdict(rows)
-    assert "slow" not in flags.verdict(rows)
-    # The default's own turns differed by as much: this says nothing.
-    noise = row(flags.AGAIN, 1.0, 0.69, 1.2)
-    assert flags.verdict([*rows, noise]).startswith("none of 2 was faster")
-    noise = row(flags.AGAIN, 1.0, 0.71, 1.2)
-    assert "fast (0.50 of its time)" in flags.verdict([*rows, noise])
-    failed = {"row": "other", "failed": "no such option"}
-    assert flags.verdict([default, slow, failed]).startswith("none of 1 was faster")

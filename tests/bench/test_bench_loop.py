@@ -22,14 +22,12 @@ def test_loop_rows(monkeypatch, capsys):
     """Programs are compiled until time is up."""
     now = iter([0.0, 1.0, 1.0, 20.0])
     monkeypatch.setattr(timing, "budget_clock", lambda: next(now))
-    request = loop.BENCH.parse([*SMALL, "--seconds=10"])
-    content = loop.BENCH.content(request)
-    rows = benches.rows_of(content)
+    content, rows = benches.measured(loop.BENCH, "--seconds=10")
     assert list(rows) == ["fixmatch", "fixmatch, one batch", "rsmatch"]
     text = capsys.readouterr().out
     assert "left out: fixmatch, bfloat16; rsmatch, one batch" in text
     for row in rows.values():
-        assert row["steps_per_dispatch"] == 1 and row["images_per_step"] == 12
+        assert row["steps_per_dispatch"] == 1 and row["images_per_step"] == 6
         assert row["aliased_leaves"] == row["state_leaves"]
         assert row["tflops"] == pytest.approx(row["gflop"] / row["ms"])
     assert rows["fixmatch"]["gflop"] == rows["fixmatch, one batch"]["gflop"]
@@ -69,11 +67,9 @@ def test_figures_of_whole_steps():
     }
     table = [{"row": "fixmatch", "gflop": 1136.0}]
 
-    request = loop.BENCH.parse(["--preset=gpu"])
-
     def figures():
         values = loop.figures(seconds, table)
-        return benches.figures(loop.BENCH, request, [], values)
+        return benches.figures(loop.BENCH, ["--preset=gpu"], [], values)
 
     results = figures()
     values = {name: figure["value"] for name, figure in results.items()}
@@ -169,7 +165,7 @@ def test_starts_of_known_times(monkeypatch, capsys, tmp_path):
     assert warm["ratio"] == pytest.approx(0.1) and cold["ratio"] == 1
     assert content["figures"]["C11"]["value"] == pytest.approx(0.1)
 
-    for code, words in ((1, "a start ended with 1"), (2, "a start refuses")):
+    for code, words in ((1, "bench start ended with 1"), (2, "bench start refuses")):
         monkeypatch.setattr(start.child, "run", lambda *a, code=code, **k: code)
         assert bench.main(["start", *SMALL]) == code
         assert words in capsys.readouterr().err

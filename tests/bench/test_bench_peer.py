@@ -12,7 +12,6 @@ import pytest
 from support import benches
 
 from rsmatch_jax.bench import peer
-from rsmatch_jax.bench.harness import workload
 
 SMALL = benches.small(ratio=2)
 OURS, OURS_INPUT = f"{peer.OURS}, float32", f"{peer.OURS_INPUT}, float32"
@@ -28,8 +27,7 @@ def test_rows(torch, monkeypatch, capsys):
         return step(self, batch)
 
     monkeypatch.setattr(torch_fixmatch.AsInUSB, "step", spy)
-    content = peer.BENCH.content(peer.BENCH.parse(SMALL))
-    rows = benches.rows_of(content)
+    content, rows = benches.measured(peer.BENCH, *SMALL)
     names = [OURS, peer.USB, peer.LEAN, OURS_INPUT, peer.USB_LOADER]
     assert list(rows) == names and content["figures"] == {}
     assert content["versions"]["torch"] == torch.__version__
@@ -69,8 +67,8 @@ def test_ratios_of_known_times():
     times = {"ours": np.array([0.1, 1.0, 0.2]), "theirs": np.array([0.3, 5.0, 0.4])}
 
     def columns(workers=None):
-        row = peer.columns("theirs", "", "eager", "ours", workers, workers)
-        return peer.timed_columns(times, row, 960)
+        names = ("theirs", "", "eager", None, "ours")
+        return peer.Contender(*names, workers, workers).row(times, 960)
 
     theirs = columns()
     assert theirs["jax_speed_ratio"] == pytest.approx(3)
@@ -89,14 +87,14 @@ def test_rows_that_are_not_fair_have_no_figure():
     """Too few workers, or lean torch that is not compiled."""
 
     def figures(workers=14, form="compiled"):
-        rows = [
-            peer.columns(peer.USB_LOADER, "", "eager", None, workers, 14),
-            peer.columns(peer.LEAN, "", form),
+        contenders = [
+            peer.Contender(peer.USB_LOADER, "", "eager", None, "ours", workers, 14),
+            peer.Contender(peer.LEAN, "", form, None, "ours"),
         ]
-        speed = {"jax_speed_ratio": 2.0, "jax_speed_ratio_quartiles": [1.0, 3.0]}
-        rows = [row | speed for row in rows]
-        request = peer.BENCH.parse(["--preset=gpu"])
-        return set(benches.figures(peer.BENCH, request, rows))
+        seconds = {c.name: np.full(3, 2.0) for c in contenders}
+        seconds["ours"] = np.ones(3)
+        rows = [c.row(seconds, 960) for c in contenders]
+        return set(benches.figures(peer.BENCH, ["--preset=gpu"], rows))
 
     assert figures() == {"G7", "G8"}
     assert figures(workers=2) == {"G8"}
@@ -106,9 +104,7 @@ def test_rows_that_are_not_fair_have_no_figure():
 def test_no_more_workers_than_shared_memory_has_room_for(torch, monkeypatch, capsys):
     from rsmatch_jax.bench.rivals import torch_programs
 
-    request, cpu = peer.BENCH.parse(SMALL), torch.device("cpu")
-    values = {"method.name": "fixmatch"}
-    exp = workload.build(request.config, values, request.device)
+    exp = benches.experiment("fixmatch", "--config.train.unlabeled_ratio=2")
     # 10 rows of 32 x 32 x 3 float32 and 2 labels of int64, three batches a worker.
     batch = 10 * 32 * 32 * 3 * 4 + 2 * 8
 
@@ -122,9 +118,8 @@ def test_no_more_workers_than_shared_memory_has_room_for(torch, monkeypatch, cap
             torch_programs.importlib.util, "find_spec", lambda name: spec
         )
         monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
-        rows = [c.row for c in torch_programs.contenders(exp, cpu, [OURS, OURS_INPUT])]
-        counts = [(r["loader_workers_wanted"], r["loader_workers"]) for r in rows[2:]]
-        return counts, capsys.readouterr().out
+        made = torch_programs.contenders(exp, [OURS, OURS_INPUT])
+        return [(c.needed, c.workers) for c in made[2:]], capsys.readouterr().out
 
     assert programs(14 * 3 * batch) == ([(14, 14)], "")
     counts, text = programs(14 * 3 * batch - 1)

@@ -1,6 +1,5 @@
 """Profile and memory of a step: what is read from a trace, counted and compared."""
 
-import json
 import types
 
 import jax
@@ -9,17 +8,12 @@ import pytest
 from support import benches
 
 from rsmatch_jax.bench import kernel_times, memory
-from rsmatch_jax.bench.harness import child, hlo, kernel_trace, workload
+from rsmatch_jax.bench.harness import child, hlo, kernel_trace
 from rsmatch_jax.bench.harness.kernel_trace import Kernel
 from rsmatch_jax.data import sampler
 from rsmatch_jax.errors import RunFailed
 
 SMALL = benches.small()
-
-
-def experiment(method):
-    request = kernel_times.BENCH.parse(SMALL)
-    return workload.build(request.config, {"method.name": method}, request.device)
 
 
 def kernel(name="k", start=0.0, end=1.0, line="a", op=""):
@@ -52,14 +46,20 @@ def test_a_loop_has_only_the_time_that_what_it_repeats_leaves():
     assert times == {**inside, "after": 10, "elsewhere": 100}
 
 
-GPU_PROGRAM = """HloModule jit_step, is_scheduled=true
+GPU_PROGRAM = """HloModule jit_step, is_scheduled=true, input_output_alias={ {0}: (0, \
+{}, may-alias), {1}: (1, {}, must-alias) }, entry_computation_layout={(f32[4])}
 
 %fused_add (p.0: f32[4]) -> f32[4] {
   %p.0 = f32[4]{0} parameter(0)
   ROOT %add.1 = f32[4]{0} add(%p.0, %p.0), metadata={op_name="jit(s)/update/add"}
 }
 
-%body (arg.0: (s32[], /*index=1*/f32[4])) -> (s32[], f32[4]) {
+%parallel (p.1: f32[4]) -> f32[4] {
+  %p.1 = f32[4]{0} parameter(0)
+  ROOT %may-alias = f32[4]{0} fusion(%p.1), kind=kLoop, calls=%fused_add
+}
+
+ENTRY %main (arg.0: (s32[], /*index=1*/f32[4])) -> (s32[], f32[4]) {
   %cudnn-conv.1 = (bf16[8,4,4,8]{3,2,1,0}, u8[0]{0}) custom-call(%a, %b), \
 custom_call_target="__cudnn$convForward", metadata={op_name="jit(s)/while/body/loss/x"}
   %cudnn-conv-bw-input.2 = (bf16[8,4,4,8]{3,2,1,0}, u8[0]{0}) custom-call(%a, %b), \
@@ -75,10 +75,20 @@ metadata={op_name="jit(s)/while/body/views/select_n"}
   %loop_multiply_fusion.7 = f32[4]{0} fusion(%a), metadata={op_name="jit(s)/ema/mul"}
   %copy.8 = f32[4]{0} copy(%a), metadata={op_name="jit(s)/update/add"}
   %input_transpose_fusion.9 = f32[4]{0} fusion(%a), kind=kInput
-  %call.10 = f32[4]{0} call(%a), to_apply=%fused_add
+  %call.10 = f32[4]{0} call(%a), to_apply=%parallel
+  %copy-start = (f32[4]{0}, f32[4]{0}) copy-start(%a)
+  %copy-done = f32[4]{0} copy-done(%copy-start)
   ROOT %tuple.11 = (s32[], f32[4]{0}) tuple(%a, %b)
 }
 """
+
+
+def test_kernels_are_counted_in_the_entry_and_aliases_in_the_header():
+    """Three convolutions, a sort, two copies, and fusions, one of them in a call."""
+    assert hlo.Module(GPU_PROGRAM).kernels() == {"fusions": 6, "kernels": 12}
+    assert hlo.Module(GPU_PROGRAM).aliased_leaves() == 2
+    without = GPU_PROGRAM.replace("input_output_alias", "other")
+    assert hlo.Module(without).aliased_leaves() == 0
 
 
 def test_classes_of_a_gpus_kernels():
@@ -109,25 +119,29 @@ def test_classes_of_a_gpus_kernels():
         assert kernel_trace.classify(kernel(name, op=op), program) == expected, name
 
 
-@pytest.fixture(scope="module")
-def fixmatch():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workload, "NUM_UNLABELED", 64)
-        yield kernel_times.compiled(experiment("fixmatch"))
-    jax.config.update("jax_compilation_cache_include_metadata_in_key", False)
+def test_rows_and_convolutions_of_a_real_step(monkeypatch):
+    """A WRN-10-1 has nine convolutions: a stem, three blocks of two, and shortcuts in
+    the last two. The stem's input needs no gradient."""
+    seen, traced = [], kernel_times.traced
 
+    def spy(program, *args):
+        seen.append((program, traced(program, *args)))
+        return seen[-1][1]
 
-def test_convolutions_of_a_real_step(fixmatch):
-    """A WRN-10-1 has nine: a stem, three blocks of two, and shortcuts in the last two.
-    The stem's input needs no gradient."""
-    fixmatch.run(1)
-    kernels = kernel_times.traced(fixmatch, 1, jax.local_devices()[0])
-    program = kernel_trace.sources(hlo.Module(fixmatch.compiled.as_text()))
+    monkeypatch.setattr(kernel_times, "traced", spy)
+    monkeypatch.setattr(kernel_times, "METHODS", ("fixmatch",))
+    monkeypatch.setattr(kernel_times, "WINDOWS", {"cpu": 1})
+    try:
+        _, rows = benches.measured(kernel_times.BENCH)
+    finally:
+        jax.config.update("jax_compilation_cache_include_metadata_in_key", False)
+    ((program, kernels),) = seen
+    sources = kernel_trace.sources(hlo.Module(program.compiled.as_text()))
     assert all(k.op and k.end > k.start for k in kernels)
     assert kernels == sorted(kernels, key=lambda k: k.start)
     ops = {name: set() for name in kernel_trace.CLASSES}
     for k in kernels:
-        ops[kernel_trace.classify(k, program)].add(k.op)
+        ops[kernel_trace.classify(k, sources)].add(k.op)
     assert len(ops[kernel_trace.FORWARD]) == 9
     assert len(ops[kernel_trace.INPUT_GRADIENT]) == 8
     assert len(ops[kernel_trace.WEIGHT_GRADIENT]) == 9
@@ -135,9 +149,9 @@ def test_convolutions_of_a_real_step(fixmatch):
     for name in (kernel_trace.NETWORK, kernel_trace.VIEWS, kernel_trace.UPDATE):
         assert ops[name], name
 
-    row = kernel_times.columns([kernels], program, steps=1)
-    json.dumps(row)
-    assert 0 <= row["idle_gap"] < 1
+    row = rows["fixmatch"]
+    assert row["steps"] == row["steps_per_dispatch"] == 1 and row["ms"] > 0
+    assert row["idle_gap"] is row["idle_share"] is None, "convolutions are not seen"
     assert 0 < row["busy_ms"] <= row["window_ms"]
     # Threads may work side by side, but not on nothing.
     assert sum(row["classes"].values()) >= 0.99 * row["busy_ms"]
@@ -146,10 +160,11 @@ def test_convolutions_of_a_real_step(fixmatch):
     assert times == sorted(times, reverse=True) and 0 < sum(times)
 
 
-def test_a_trace_without_kernels(fixmatch):
+def test_a_trace_without_kernels():
     gpu = types.SimpleNamespace(platform="gpu", device_kind="H")
+    nothing = types.SimpleNamespace(run=lambda steps: None)
     with pytest.raises(RunFailed, match="no kernel on H"):
-        kernel_times.traced(fixmatch, 1, gpu)
+        kernel_times.traced(nothing, 1, gpu)
 
 
 def test_columns_and_figure_of_known_kernels():
@@ -177,17 +192,24 @@ def test_columns_and_figure_of_known_kernels():
 
     row |= {"ms": 5.0, "ms_quartiles": [4.0, 6.0]}  # 3 of them busy
     row |= {"row": "rsmatch", **kernel_times.idle_share(row)}
-    request = kernel_times.BENCH.parse(["--preset=gpu"])
     rows = [{"row": "fixmatch"}, row]
-    figure = benches.figures(kernel_times.BENCH, request, rows)["G10"]
+    figure = benches.figures(kernel_times.BENCH, ["--preset=gpu"], rows)["G10"]
     assert figure["value"] == pytest.approx(0.4) and not figure["holds"]
     assert figure["spread"] == pytest.approx([0.25, 0.5])
 
 
-def test_resident_arrays_take_what_their_shapes_say():
-    exp = experiment("rsmatch")
-    row = memory.resident_columns(exp)
-    arrays, d = row["arrays"], exp.dims
+def test_memory_of_a_small_run(capsys):
+    """Resident arrays take what their shapes say."""
+    flag = "--config.data.labels_per_class=1"
+    (row,), values = memory.measure(memory.BENCH.parse([*SMALL, flag]))
+    peak = max(stage["peak_bytes"] for stage in row["stages"])
+    resident = {"memory_resident_mb": row["resident_bytes"] / 1e6}
+    assert values == {**resident, "memory_host_mb": peak / 1e6}
+    memory.BENCH.table([row])
+    text = capsys.readouterr().out
+    assert "| data.unl_images " in text and "| dispatch 2 done " in text
+    assert "start, packages imported" in text
+    arrays, d = row["arrays"], benches.experiment("rsmatch", flag).dims
     image = 32 * 32 * 3
     tables = {k: n for k, n in arrays.items() if k.startswith("data.tables.")}
     assert tables and all(n > 0 for n in tables.values())
@@ -214,32 +236,16 @@ def test_the_hosts_peak_grows_with_what_is_held():
     assert during["bytes"] - after["bytes"] > 200 * 2**20
 
 
-def test_memory_figures_of_known_numbers():
-    stages = [{"peak_bytes": 1.2e9}, {"peak_bytes": 2.5e9}]
-    values = memory.figures({"resident_bytes": 181e6, "stages": stages})
-    assert values == {"memory_resident_mb": 181, "memory_host_mb": 2500}
-
-
 def test_memory_is_measured_in_a_fresh_process(monkeypatch):
-    """This process passes the flags on and learns how the child ended."""
+    """This process passes the flags on."""
     seen = []
 
-    def run(name, flags, *, environment, core):
-        seen.append((name, flags, environment, core))
-        return 7 if len(seen) == 2 else 0
+    def run(name, flags, *, environment):
+        seen.append((name, flags, environment))
+        return 0
 
     monkeypatch.setattr(child, "run", run)
     flags = ["--preset=cpu", "--config.train.batch_size=4"]
     memory.BENCH.main(flags)
     variables = {child.MARKER: "memory", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    assert seen == [("memory", flags, variables, None)]
-    with pytest.raises(RunFailed, match="7"):
-        memory.BENCH.main(flags)
-
-
-def test_memory_of_a_small_run(monkeypatch, capsys):
-    monkeypatch.setenv(child.MARKER, "memory")
-    memory.BENCH.main([*SMALL, "--config.data.labels_per_class=1"])
-    text = capsys.readouterr().out
-    assert "| data.unl_images " in text and "| dispatch 2 done " in text
-    assert "start, packages imported" in text
+    assert seen == [("memory", flags, variables)]

@@ -98,26 +98,23 @@ def test_every_bench_is_a_part_and_its_limits_are_known():
 
 def test_a_part_that_fails_takes_nothing_with_it(parts, tmp_path, capsys):
     outcomes, _ = parts
-    outcomes |= {"roofline": 1, "flags": -11, "queue": document(C5=3.0)}
+    outcomes |= {"roofline": 1, "flags": -11, "queue": document(C5=3.0), "peer": 2}
     out = tmp_path / "all.json"
     assert bench.main(["suite", "--preset=cpu", f"--out={out}"]) == 1
     written = json.loads(out.read_text())
     outcome = {row["row"]: row["outcome"] for row in written["rows"]}
     assert outcome["roofline"] == "failed" and "killed" in outcome["flags"]
     assert outcome["input"] == "measured" and list(written["figures"]) == ["C5"]
+    assert outcome["peer"] == "refused the request", "that is no failure"
     error = capsys.readouterr().err
     assert "roofline, flags failed" in error and "Traceback" not in error
 
 
-def test_a_request_that_parts_refuse(parts, capsys):
-    """The first part ends the suite; a later one is left out."""
+def test_a_request_that_the_first_part_refuses(parts, capsys):
     outcomes, _ = parts
     outcomes["roofline"] = 2
     assert bench.main(["suite", "--preset=cpu"]) == 2
     assert "bench roofline refuses the request" in capsys.readouterr().err
-    outcomes |= {"roofline": document(), "peer": 2}
-    assert bench.main(["suite", "--preset=cpu"]) == 0
-    assert "peer: refused the request" in capsys.readouterr().out
 
 
 def test_a_suite_that_is_ended_ends_its_part(tmp_path):
@@ -231,7 +228,7 @@ def test_the_readme_gets_its_tables(folder, capsys):
     assert bench.main(["records", *flags]) == 0
     assert readme.read_text() == text, "a second time changes something"
 
-    # A GPU's file speaks in the GPU's table alone, also of what both have.
+    # A GPU's file fills the GPU's table alone, even with figures that both have.
     gpu = document(G1=150.0, memory_host_mb=1500.0)
     gpu |= {"command": "python -m c", "device": {"platform": "gpu", "kind": "H"}}
     gpu["device"]["load"] = 1.0

@@ -11,21 +11,13 @@ import pytest
 from support import benches
 
 from rsmatch_jax.augment import views
-from rsmatch_jax.bench import peer
 from rsmatch_jax.bench.harness import workload
 from rsmatch_jax.bench.rivals import pillow_views
 from rsmatch_jax.models import networks
 from rsmatch_jax.runtime import parallel
 
-SMALL = benches.small(ratio=2)
 MEAN, STD = np.array([0.5, 0.4, 0.3]), np.array([0.2, 0.3, 0.4])
 SPEC = views.ViewSpec(flip=True, crop_pad=2, randaugment_ops=3, cutout=True)
-
-
-def experiment(*flags):
-    request = peer.BENCH.parse([*SMALL, *flags])
-    values = {"method.name": "fixmatch"}
-    return workload.build(request.config, values, request.device)
 
 
 NAMES = {"kernel": "weight", "scale": "weight", "mean": "running_mean"}
@@ -59,9 +51,8 @@ def test_the_networks_compute_the_same(torch):
     from rsmatch_jax.bench.rivals import torch_fixmatch
 
     name = "wrn_16_2"  # has blocks of equal widths, too
-    exp = experiment(
-        f"--config.model.classifier={name}", "--config.model.bn_momentum=0.9"
-    )
+    flags = [f"--config.model.classifier={name}", "--config.model.bn_momentum=0.9"]
+    exp = benches.experiment("fixmatch", *flags)
     net = networks.make(name, {"real": 10}, bn_momentum=0.9)
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(net.init, jax.random.key(0), np.zeros((1, 16, 16, 3)))
@@ -70,7 +61,7 @@ def test_the_networks_compute_the_same(torch):
         return jax.tree.map(lambda x: np.float32(rng.uniform(*ends, x.shape)), tree)
 
     params, stats = values(shapes[0], -0.3, 0.3), values(shapes[1], 0.5, 1.5)
-    there = torch_fixmatch.network(exp)
+    there = torch_fixmatch.WideResNet(exp)
     copy_into(torch, there, params, stats)
     x = rng.normal(size=(3, 16, 16, 3)).astype(np.float32)
     y = torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
@@ -92,6 +83,7 @@ def close(got, want, tolerance=1e-4):
 
 
 STEP_FLAGS = (
+    "--config.train.unlabeled_ratio=2",
     # So that a pseudo-label counts at once, and every term shows.
     "--config.method.threshold=0.155",
     "--config.method.unsup_weight=0.7",
@@ -104,7 +96,7 @@ STEP_FLAGS = (
 @pytest.fixture(scope="module")
 def two_steps():
     """(experiment, first state, [state and metrics after each step]) of ours."""
-    exp = experiment(*STEP_FLAGS)
+    exp = benches.experiment("fixmatch", *STEP_FLAGS)
     first = jax.device_get(exp.init_state())
     batch = parallel.shard_rows(workload.random_batch(exp), exp.devices)
     step, state, after = exp.train_step(), exp.init_state(), []
@@ -115,13 +107,21 @@ def two_steps():
 
 
 @pytest.mark.parametrize("kind", ["usb", "lean"])
-def test_the_steps_do_the_same(torch, two_steps, kind):
+def test_the_steps_do_the_same(torch, two_steps, kind, monkeypatch):
     """Loss, parameters and averaged weights after two steps. The second has momentum
     and a lower learning rate."""
     from rsmatch_jax.bench.rivals import torch_fixmatch, torch_programs
 
     exp, first, after = two_steps
-    cpu = torch.device("cpu")
+    cpu, make = torch.device("cpu"), torch_fixmatch.WideResNet
+
+    def ours(exp):
+        network = make(exp)
+        trees = first.params["classifier"], first.stats["classifier"]
+        copy_into(torch, network, *trees)
+        return network
+
+    monkeypatch.setattr(torch_fixmatch, "WideResNet", ours)
     batch = torch_programs.placed(exp, cpu)
     if kind == "usb":
         program = torch_fixmatch.AsInUSB(exp, cpu)
@@ -129,15 +129,6 @@ def test_the_steps_do_the_same(torch, two_steps, kind):
     else:
         program = torch_fixmatch.Lean(exp, batch, bfloat16=False, compiled=False)
         step = program.step
-    copy_into(
-        torch, program.network, first.params["classifier"], first.stats["classifier"]
-    )
-    averaged = named(program)
-    with torch.no_grad():
-        for name, p in program.network.named_parameters():
-            averaged[name].copy_(p)
-            if kind == "usb":
-                program._shadow[name] = p.clone()
     assert 0 < after[0][1]["utilisation"] < 1
     for state, metrics in after:
         logged = step()

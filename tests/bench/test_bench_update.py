@@ -5,20 +5,14 @@ import numpy as np
 from support import benches
 
 from rsmatch_jax.bench import update
-from rsmatch_jax.bench.harness import hlo, workload
+from rsmatch_jax.bench.harness import workload
 
-SMALL = benches.small()
 DETECTOR = (
     "--config.method.rsmatch.detector_learning_rate=0.1",
     "--config.method.rsmatch.detector_weight_decay=0.01",
     "--config.optim.ema_warmup=True",
     "--config.train.num_steps=5",
 )
-
-
-def experiment(*extra):
-    request = update.BENCH.parse([*SMALL, *extra])
-    return workload.build(request.config, {"method.name": "rsmatch"}, request.device)
 
 
 def by_numpy(start, grads, steps):
@@ -46,7 +40,7 @@ def by_numpy(start, grads, steps):
 
 
 def test_all_forms_of_the_update_are_the_recursion():
-    exp = experiment(*DETECTOR)
+    exp = benches.experiment("rsmatch", *DETECTOR)
     start = exp.init_state()
     grads = jax.tree.map(lambda p: 1e-2 * (2 - np.asarray(p)), start.params)
     want = by_numpy(start, grads, 3)
@@ -63,15 +57,14 @@ def test_all_forms_of_the_update_are_the_recursion():
 
 
 def test_vectors_keep_every_tensor():
-    params = experiment().init_state().params["classifier"]
+    params = benches.experiment().init_state().params["classifier"]
     vectors, split = update.vectors(params)
     jax.tree.map(np.testing.assert_array_equal, split(vectors), params)
     # Weight decay acts on tensors of several dimensions.
-    sizes = {True: 0, False: 0}
-    for p in jax.tree.leaves(params):
-        sizes[p.ndim > 1] += p.size
-    assert vectors["kernels"].shape == (1, sizes[True])
-    assert vectors["others"].shape == (sizes[False],)
+    leaves = jax.tree.leaves(params)
+    num_decayed = sum(p.size for p in leaves if p.ndim > 1)
+    assert vectors["kernels"].shape == (1, num_decayed)
+    assert vectors["others"].shape == (sum(p.size for p in leaves) - num_decayed,)
     _, pull = jax.vjp(split, vectors)
     jax.tree.map(np.testing.assert_array_equal, pull(params)[0], vectors)
     # Gradients are joined, not padded to the vector's length and summed.
@@ -79,37 +72,6 @@ def test_vectors_keep_every_tensor():
         jax.jit(lambda v, p: jax.vjp(split, v)[1](p)).lower(vectors, params).as_text()
     )
     assert "stablehlo.concatenate" in text and "stablehlo.pad" not in text
-
-
-HLO = """HloModule m, input_output_alias={ {0}: (0, {}, may-alias) }, entry_layout={()}
-
-%fused (p: f32[2]) -> f32[2] {
-  %p = f32[2]{0} parameter(0)
-  ROOT %n = f32[2]{0} negate(%p)
-}
-
-%parallel (q: f32[2]) -> f32[2] {
-  %q = f32[2]{0} parameter(0)
-  ROOT %f.1 = f32[2]{0} fusion(%q), kind=kLoop, calls=%fused
-}
-
-ENTRY %main (a: f32[2], b: f32[2]) -> (f32[2], f32[2]) {
-  %a = f32[2]{0} parameter(0)
-  %b = f32[2]{0} parameter(1)
-  %c = f32[] constant(1)
-  %f.2 = f32[2]{0} fusion(%a), kind=kLoop, calls=%fused
-  %call = f32[2]{0} call(%b), to_apply=%parallel
-  %start = (f32[2]{0}, f32[2]{0}) copy-start(%f.2)
-  %done = f32[2]{0} copy-done(%start)
-  %conv = (f32[2]{0}, /*index=1*/u8[0]{0}) custom-call(%call), custom_call_target="x"
-  %g = f32[2]{0} get-tuple-element(%conv), index=0
-  ROOT %t = (f32[2]{0}, f32[2]{0}) tuple(%done, %g)
-}
-"""
-
-
-def test_kernels_are_counted_in_the_entry():
-    assert hlo.Module(HLO).kernels() == {"fusions": 2, "kernels": 4}
 
 
 def test_differences_are_relative_to_a_tensors_scale():
@@ -122,8 +84,7 @@ def test_differences_are_relative_to_a_tensors_scale():
 
 
 def test_update_rows():
-    content = update.BENCH.content(update.BENCH.parse(SMALL))
-    rows = benches.rows_of(content)
+    content, rows = benches.measured(update.BENCH)
     assert list(rows) == [
         f"{name}: {form}"
         for name in ("fixmatch", "rsmatch", update.STEP)

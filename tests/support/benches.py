@@ -4,7 +4,7 @@ import dataclasses
 import json
 import types
 
-from rsmatch_jax.bench.harness import frame
+from rsmatch_jax.bench.harness import command_line, frame, workload
 
 TOP = {"bench", "command", "device", "versions", "preset", "precision", "config"}
 TOP |= {"figures", "rows"}
@@ -21,11 +21,24 @@ def small(batch=2, ratio=1, classifier="wrn_10_1"):
     ]
 
 
-def figures(bench, request, rows=(), values=None, platform=None):
+def experiment(method="fixmatch", *flags):
+    """The experiment of a method at `small` sizes; flags replace some of them."""
+    request = command_line.parse([*small(), *flags], command_line.PRESETS, {}, ())
+    return workload.build(request.config, {"method.name": method}, request.device)
+
+
+def figures(bench, flags, rows=(), values=None, platform=None):
     """The figures that follow from made-up rows and values, on the preset's device."""
+    request = bench.parse(flags)
     device = types.SimpleNamespace(platform=platform or request.preset)
     request = dataclasses.replace(request, device=device)
     return frame.figures(request, bench.limits, rows, values or {})
+
+
+def measured(bench, *flags):
+    """(JSON, {name: row}) of a bench at `small` sizes; flags replace some of them."""
+    content = bench.content(bench.parse([*small(), *flags]))
+    return content, rows_of(content)
 
 
 def rows_of(content):
@@ -48,6 +61,6 @@ def applying(bench, *flags, platform=None):
             row |= {limit.column: limit.must, f"{limit.column}_quartiles": [0, 1]}
         else:
             values[name] = limit.must
-    shown = figures(bench, bench.parse(flags), list(rows.values()), values, platform)
+    shown = figures(bench, flags, list(rows.values()), values, platform)
     assert all(figure["holds"] and set(figure) == FIGURE for figure in shown.values())
     return set(shown)

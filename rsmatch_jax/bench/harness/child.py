@@ -1,7 +1,7 @@
 """Runs benches in child processes: on one core, with other devices, started cold."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rsmatch_jax.errors import RequestError, RunFailed
 from rsmatch_jax.runtime import child
@@ -15,22 +15,16 @@ def run(name: str, flags: Sequence[str], **kwargs) -> int:
     return child.run(command, **kwargs)
 
 
-def rerun(
-    name: str,
-    flags: Sequence[str],
-    environment: Mapping[str, str] | None = None,
-    core: int | None = None,
-):
-    """Runs the bench again in a child, which measures and writes the results."""
-    variables = {MARKER: name, **(environment or {})}
-    code = run(name, flags, environment=variables, core=core)
-    require_success(code, f"the child process of bench {name}")
+def rerun(name: str, flags: Sequence[str], **kwargs):
+    """Runs a bench in a child, which measures and writes the results; see `run`."""
+    kwargs["environment"] = {MARKER: name, **kwargs.get("environment", {})}
+    require_success(name, run(name, flags, **kwargs))
 
 
-def require_success(code: int, what: str):
-    """Raises RequestError for exit code 2, RunFailed for others but 0. The child has
-    printed the reason."""
+def require_success(name: str, code: int):
+    """Raises RequestError for a child's exit code 2, RunFailed for others but 0. The
+    child has printed the reason."""
     if code == 2:
-        raise RequestError(f"{what} refuses the request, see above")
+        raise RequestError(f"bench {name} refuses the request, see above")
     if code:
-        raise RunFailed(f"{what} ended with {code}")
+        raise RunFailed(f"the child process of bench {name} ended with {code}")

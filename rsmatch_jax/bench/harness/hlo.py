@@ -4,13 +4,11 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-COLLECTIVES = {
-    *("all-reduce", "all-gather", "all-to-all"),
-    *("collective-permute", "reduce-scatter"),
-}
 NO_WORK = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast"}
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
+_INSTRUCTION = re.compile(  # a tuple's shape holds blanks and brackets
+    r"^\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$"
+)
 _CALLS = re.compile(
     r"(?:calls|to_apply|body|condition|branch_computations|true_computation|"
     r"false_computation)=(\{[^}]*\}|%?[\w.\-]+)"
@@ -18,7 +16,7 @@ _CALLS = re.compile(
 
 
 class Instruction(NamedTuple):
-    """name = shape opcode text; text holds operands and attributes."""
+    """A line `name = shape opcode(text`; text holds operands and attributes."""
 
     name: str
     shape: str
@@ -47,8 +45,7 @@ class Module:
         name = ""
         for line in lines:
             if match := _INSTRUCTION.match(line):
-                instruction = Instruction(match[1], *_split(match[2]))
-                self.computations[name].append(instruction)
+                self.computations[name].append(Instruction(*match.groups()))
             elif match := _COMPUTATION.match(line):
                 name = match[1]
                 self.entry = name if line.startswith("ENTRY") else self.entry
@@ -63,11 +60,6 @@ class Module:
         """Number of outputs that reuse an input's buffer."""
         aliases = re.search(r"input_output_alias=\{(.*?)\}, entry", self.header)
         return aliases[1].count("-alias") if aliases else 0
-
-    def collectives(self) -> int:
-        """Number of messages between devices."""
-        opcodes = (i.opcode.removesuffix("-start") for i in self.instructions())
-        return sum(opcode in COLLECTIVES for opcode in opcodes)
 
     def convolutions_in_loops(self) -> int:
         """Number of convolutions in bodies of `while` and in what these call."""
@@ -98,17 +90,3 @@ class Module:
 
         kernels = list(working(self.entry))
         return {"fusions": kernels.count("fusion"), "kernels": len(kernels)}
-
-
-def _split(text: str) -> tuple[str, str, str]:
-    """("f32[2,3]{1,0}", "add", "%a, %b), ...") of what follows an instruction's "="."""
-    if not text.startswith("("):
-        shape, _, tail = text.partition(" ")
-    else:  # a tuple's shape holds blanks and brackets
-        depth = end = 1
-        while depth:
-            depth += {"(": 1, ")": -1}.get(text[end], 0)
-            end += 1
-        shape, tail = text[:end], text[end:].lstrip()
-    opcode, _, operands = tail.partition("(")
-    return shape, opcode, operands

@@ -5,9 +5,8 @@ text says from which scope of the source the instruction comes. Kernels inside a
 graph may lack the instruction; then the kernel's name decides.
 """
 
-import glob
 import math
-import os
+import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -87,8 +86,8 @@ def read(folder: str, platform: str) -> list[Kernel]:
     operation that hands its work to other threads without waiting shows only the
     hand-over: Eigen's convolutions do, YNNPACK's do not.
     """
-    (file,) = glob.glob(os.path.join(folder, "**", "*.xplane.pb"), recursive=True)
-    planes = list(jax.profiler.ProfileData.from_file(file).planes)
+    (file,) = pathlib.Path(folder).rglob("*.xplane.pb")
+    planes = list(jax.profiler.ProfileData.from_file(str(file)).planes)
     if platform == "cpu":
         host = [plane for plane in planes if plane.name == "/host:CPU"]
         kernels = [k for plane in host for k in _kernels(plane.lines) if k.op]

@@ -102,20 +102,16 @@ def interleave(
     return seconds
 
 
-def within(seconds: float, items: Sequence[Any], always: int = 0) -> Generator[Any]:
-    """Iterates over items until `seconds` from now have passed, over the first `always`
-    in any case. Prints the items that were left out."""
-    end, left = budget_clock() + seconds, list(items)
-
-    def until_then():
-        try:
-            while left and (len(items) - len(left) < always or budget_clock() < end):
-                yield left.pop(0)
-        finally:  # also where the caller closes the iterator
-            if left:
-                terminal.say(f"left out: {'; '.join(map(str, left))}")
-
-    return until_then()
+def within(end: float, items: Sequence[Any], always: int = 0) -> Generator[Any]:
+    """Yields items until `budget_clock` is at `end`, the first `always` in any case.
+    Prints the items that were left out."""
+    left = list(items)
+    try:
+        while left and (len(items) - len(left) < always or budget_clock() < end):
+            yield left.pop(0)
+    finally:  # also where the caller closes the iterator
+        if left:
+            terminal.say(f"left out: {'; '.join(map(str, left))}")
 
 
 def _per_step(run: Run, steps: int) -> float:

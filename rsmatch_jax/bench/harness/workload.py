@@ -11,11 +11,10 @@ import jax
 import numpy as np
 
 from rsmatch_jax.bench.harness import hlo
-from rsmatch_jax.data import resident, rs_ssl
+from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.engine import checks, feed
 from rsmatch_jax.engine import experiment as experiments
 from rsmatch_jax.engine.experiment import Experiment
-from rsmatch_jax.errors import RequestError
 from rsmatch_jax.methods import catalogue
 from rsmatch_jax.runtime import compilation, parallel
 from rsmatch_jax.state import Batch, PyTree
@@ -42,10 +41,9 @@ def build(
         checks.get(config, group)[last] = value
     checks.check(config, len(devices))
     if config.data.labels_per_class > PER_CLASS:
-        raise RequestError(
-            f"data.labels_per_class={config.data.labels_per_class}: this bench has the "
-            f"sizes of CIFAR-10, {PER_CLASS} images per class; use at most as many"
-        )
+        sizes = f"the sizes of CIFAR-10, {PER_CLASS} images per class"
+        way_out = f"this bench has {sizes}; use at most as many"
+        checks.refuse(config, "data.labels_per_class", way_out)
     method = catalogue.METHODS[config.method.name]
     method.check_data(config, NUM_CLASSES, num_synthetic=1)
     pad = config.input.crop_pad
@@ -115,21 +113,11 @@ def random_task(exp: Experiment) -> rs_ssl.Task:
     )
 
 
-def epoch_orders(exp: Experiment, epoch: int) -> resident.Orders:
-    """Which images the steps of an epoch take."""
-    with jax.default_device(exp.devices[0]):
-        return resident.epoch_orders(exp.config.seed, epoch, exp.dims)
-
-
-def resident_feed(exp: Experiment, most: int | None = None) -> feed.ResidentFeed:
-    """A run's input on this device, with random images.
-
-    most: steps of a dispatch, default train.steps_per_dispatch. As in a run, on a CPU
-    a dispatch has one step and no loop.
-    """
-    loop = most or exp.config.train.steps_per_dispatch
+def resident_feed(exp: Experiment) -> feed.ResidentFeed:
+    """A run's input, with random images; on a CPU a dispatch has one step, no loop."""
     on_cpu = exp.devices[0].platform == "cpu"
-    return feed.ResidentFeed(exp, random_task(exp), None if on_cpu else loop)
+    loop = None if on_cpu else exp.config.train.steps_per_dispatch
+    return feed.ResidentFeed(exp, random_task(exp), loop)
 
 
 def gflop(exp: Experiment) -> float | None:
@@ -149,14 +137,17 @@ def gflop(exp: Experiment) -> float | None:
     return None if "flops" not in counted else counted["flops"] / 1e9
 
 
-@dataclasses.dataclass
 class Program:
     """A compiled (state, *args) -> (state, output) with its state, which is donated."""
 
-    compiled: jax.stages.Compiled
-    compile_seconds: float
-    state: PyTree
-    args: tuple[Any, ...] = ()
+    def __init__(
+        self, make: Callable[[], jax.stages.Compiled], state: PyTree, *args: Any
+    ):
+        """make: compiles the program, which is timed."""
+        self.state, self.args = jax.block_until_ready(state), args
+        begin = time.perf_counter()
+        self.compiled = make()
+        self.compile_seconds = time.perf_counter() - begin
 
     def run(self, steps: int) -> Any:
         """Does so many steps and waits; returns the last one's output."""
@@ -179,7 +170,6 @@ class Program:
             "temp_bytes": temp_bytes(self.compiled),
             "state_leaves": len(jax.tree.leaves(self.state)),
             "aliased_leaves": module.aliased_leaves(),
-            "collectives": module.collectives(),
             **module.kernels(),
         }
 
@@ -192,11 +182,12 @@ def temp_bytes(compiled: jax.stages.Compiled) -> int | None:
 
 def program(mapped: jax.stages.Wrapped, state: PyTree, *args: Any) -> Program:
     """Compiles a mapped (state, *args) -> (state, output)."""
-    jax.block_until_ready(state)
     platform = next(iter(jax.tree.leaves(state)[0].devices())).platform
-    begin = time.perf_counter()
-    compiled = compilation.compiled(mapped.lower(state, *args), platform)
-    return Program(compiled, time.perf_counter() - begin, state, args)
+
+    def make():
+        return compilation.compiled(mapped.lower(state, *args), platform)
+
+    return Program(make, state, *args)
 
 
 def step_program(exp: Experiment) -> Program:
@@ -211,10 +202,8 @@ class FeedProgram(Program):
     def __init__(self, exp: Experiment, source: feed.Feed | None = None):
         self.feed: feed.Feed = source or resident_feed(exp)
         self.done = 0
-        state = jax.block_until_ready(exp.init_state())
-        begin = time.perf_counter()
-        compiled = self.feed.compile(state)
-        super().__init__(compiled, time.perf_counter() - begin, state)
+        state = exp.init_state()
+        super().__init__(lambda: self.feed.compile(state), state)
 
     def run(self, steps: int, most: int | None = None) -> Any:
         """Does so many steps and waits; returns the metrics of the last dispatch.

@@ -56,13 +56,6 @@ class PillowViews:
 
     spec: views.ViewSpec
 
-    def batch(
-        self, images: np.ndarray, rng: random.Random, *, strong: bool
-    ) -> np.ndarray:
-        """A view of each image: uint8 [N, S, S, 3] -> the same."""
-        size = images.shape[1]
-        return np.stack([self.view(x, self.draw(rng, size, strong)) for x in images])
-
     def draw(self, rng: random.Random, size: int, strong: bool) -> Numbers:
         """Draws numbers by USB's distribution, from Python's generator."""
         spec, stop = self.spec, 2 * self.spec.crop_pad

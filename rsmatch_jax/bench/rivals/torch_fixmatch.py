@@ -61,12 +61,14 @@ class Block(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """WRN-depth-widen: float32 [N, 3, S, S] -> logits [N, classes]. bn_momentum: the
-    share of new statistics in an update, one minus JAX's value."""
+    """The classifier of an experiment: float32 [N, 3, S, S] -> logits [N, classes]."""
 
-    def __init__(self, depth: int, widen: int, num_classes: int, bn_momentum: float):
+    def __init__(self, exp: Experiment):
         super().__init__()
-        norm = functools.partial(nn.BatchNorm2d, momentum=bn_momentum)
+        model = exp.config.model
+        depth, widen = map(int, model.classifier.removeprefix("wrn_").split("_"))
+        # PyTorch's momentum is the share of the new statistics.
+        norm = functools.partial(nn.BatchNorm2d, momentum=1 - model.bn_momentum)
         encoder, inputs = {"stem": nn.Conv2d(3, 16, 3, 1, 1)}, 16
         for stage in (1, 2, 3):
             for i in range((depth - 4) // 6):
@@ -77,19 +79,11 @@ class WideResNet(nn.Module):
                 inputs = channels
         encoder["bn"] = norm(inputs, eps=1e-3)
         self.encoder = nn.Sequential(collections.OrderedDict(encoder))
-        self.heads = nn.ModuleDict({"real": nn.Linear(inputs, num_classes)})
+        self.heads = nn.ModuleDict({"real": nn.Linear(inputs, exp.dims.num_classes)})
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         x = _activate(self.encoder(images))
         return self.heads["real"](F.adaptive_avg_pool2d(x, 1).flatten(1))
-
-
-def network(exp: Experiment) -> WideResNet:
-    """The classifier of an experiment."""
-    model = exp.config.model
-    depth, widen = map(int, model.classifier.removeprefix("wrn_").split("_"))
-    momentum = 1 - model.bn_momentum  # torch's is the share of the new statistics
-    return WideResNet(depth, widen, exp.dims.num_classes, momentum)
 
 
 class AsInUSB:
@@ -104,22 +98,16 @@ class AsInUSB:
 
     def __init__(self, exp: Experiment, device: torch.device):
         self._config = exp.config
-        self.network = network(exp).to(device).train()
+        self.network = WideResNet(exp).to(device).train()
         self.averaged = copy.deepcopy(self.network)
         self._shadow = {n: p.data.clone() for n, p in self.network.named_parameters()}
         self._optimizer, self._scheduler = _optimizer(exp.config, self.network)
 
     def step(self, batch: Batch) -> dict[str, float]:
         """Does one update; returns what USB logs."""
-        logits = self.network(batch.images())
-        loss, sup, unsup, mask = fixmatch(logits, batch.labels, self._config)
-        logged = {
-            "loss_sup": sup.item(),
-            "loss_unsup": unsup.item(),
-            "loss": loss.item(),
-            "utilisation": mask.float().mean().item(),
-        }
-        loss.backward()
+        terms = fixmatch(self.network(batch.images()), batch.labels, self._config)
+        logged = {name: term.item() for name, term in terms.items()}
+        terms["loss"].backward()
         self._optimizer.step()
         self._scheduler.step()
         self.network.zero_grad()
@@ -147,7 +135,7 @@ class Lean:
         self._batch = Batch(
             *(x.contiguous(memory_format=last) if x.ndim == 4 else x for x in batch)
         )
-        self.network = network(exp).to(device, memory_format=last).train()
+        self.network = WideResNet(exp).to(device, memory_format=last).train()
         self._params = list(self.network.parameters())
         self.averaged = [p.detach().clone() for p in self._params]
         self._optimizer, self._scheduler = _optimizer(
@@ -178,20 +166,22 @@ class Lean:
     def _eager(self, batch: Batch) -> torch.Tensor:
         with torch.autocast(self._device.type, torch.bfloat16, self._bfloat16):
             logits = self.network(batch.images())
-        return fixmatch(logits.float(), batch.labels, self._config)[0]
+        return fixmatch(logits.float(), batch.labels, self._config)["loss"]
 
 
 def fixmatch(
     logits: torch.Tensor, labels: torch.Tensor, config: Any
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(loss, its supervised part, its unsupervised part, mask [U]) from the logits of
-    labelled, weak and strong rows, float32 [B + 2 U, K]."""
+) -> dict[str, torch.Tensor]:
+    """What USB logs, from the logits of labelled, weak and strong rows, float32
+    [B + 2 U, K]."""
     lab, (weak, strong) = logits[: len(labels)], logits[len(labels) :].chunk(2)
     sup = F.cross_entropy(lab, labels)
     confidence, pseudo = torch.softmax(weak.detach(), dim=-1).max(dim=-1)
     mask = confidence.ge(config.method.threshold).to(confidence.dtype)
     unsup = (F.cross_entropy(strong, pseudo, reduction="none") * mask).mean()
-    return sup + config.method.unsup_weight * unsup, sup, unsup, mask
+    loss = sup + config.method.unsup_weight * unsup
+    logged = {"loss_sup": sup, "loss_unsup": unsup, "loss": loss}
+    return {**logged, "utilisation": mask.mean()}
 
 
 def _optimizer(config: Any, net: WideResNet, **options: Any):

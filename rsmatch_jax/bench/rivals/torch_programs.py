@@ -11,7 +11,7 @@ import torch
 
 from rsmatch_jax import terminal
 from rsmatch_jax.bench.harness import machine, timing, workload
-from rsmatch_jax.bench.peer import LEAN, USB, USB_LOADER, Contender, columns
+from rsmatch_jax.bench.peer import LEAN, USB, USB_LOADER, Contender
 from rsmatch_jax.bench.rivals import torch_loader
 from rsmatch_jax.bench.rivals.torch_fixmatch import AsInUSB, Batch, Lean
 from rsmatch_jax.data import normalise
@@ -20,25 +20,20 @@ from rsmatch_jax.engine.experiment import Experiment
 SHARED_MEMORY = "/dev/shm"  # workers pass their batches through it
 
 
-def device(platform: str) -> torch.device | None:
-    """torch's device for a JAX platform; None if torch has none."""
-    if platform == "cpu":
-        return torch.device("cpu")
-    if platform == "gpu" and torch.cuda.is_available():
-        return torch.device("cuda")
-    return None
-
-
-def contenders(
-    exp: Experiment, device: torch.device, partners: Sequence[str]
-) -> list[Contender]:
+def contenders(exp: Experiment, partners: Sequence[str]) -> list[Contender]:
     """PyTorch's steps on a fixed batch; and with USB's loader, if workers can run.
+    None, and a line with the reason, if PyTorch lacks the device.
 
     partners: JAX's rows on a fixed batch, the last of these in lean torch's precision,
     and with input. On a GPU cuDNN searches for the fastest convolutions, and lean torch
     is compiled if that works. On a CPU compiling would take longer than the other rows.
     """
-    on_gpu = device.type == "cuda"
+    platform = exp.devices[0].platform
+    on_gpu = platform == "gpu" and torch.cuda.is_available()
+    if platform != "cpu" and not on_gpu:
+        terminal.say(f"PyTorch: not measured because it sees no {platform}")
+        return []
+    device = torch.device("cuda" if on_gpu else "cpu")
     torch.manual_seed(exp.config.seed)
     torch.backends.cudnn.benchmark = True
     if not on_gpu:
@@ -63,31 +58,29 @@ def contenders(
     tf32 = on_gpu and torch.backends.cudnn.allow_tf32
     precision = "float32 (TF32 convolutions)" if tf32 else "float32"
     lean_precision = "bfloat16 (autocast)" if on_gpu else precision
-    row = columns(USB, precision, "eager", partners[0])
-    lean_row = columns(LEAN, lean_precision, lean.form, partners[-2])
+    fixed = repeated(lambda: usb.step(batch))
     result = [
-        Contender(row, repeated(lambda: usb.step(batch))),
-        Contender(lean_row, repeated(lean.step)),
+        Contender(USB, precision, "eager", fixed, partners[0]),
+        Contender(LEAN, lean_precision, lean.form, repeated(lean.step), partners[-2]),
     ]
     needed = max(1, machine.cores() - 2)
     workers = _count_workers(batch, needed)
-    streams: list[Iterator[tuple[torch.Tensor, ...]]] = []
+    stream = _stream(exp, workers, pinned=on_gpu)
 
     def load_and_step():
-        if not streams:  # opened late: workers disturb other programs
-            streams.append(_stream(exp, workers, pinned=on_gpu))
-        usb.step(Batch(*next(streams[0])).to(device))
+        usb.step(Batch(*next(stream)).to(device))
 
     if workers:
-        counts = (workers, needed)
-        row = columns(USB_LOADER, precision, "eager", partners[-1], *counts)
         # Batches that workers and the pinning thread prepare.
-        ahead = torch_loader.PREFETCH * workers + 1
-        result.append(Contender(row, repeated(load_and_step), ahead))
+        counts = (workers, needed, torch_loader.PREFETCH * workers + 1)
+        run = repeated(load_and_step)
+        loaded = Contender(USB_LOADER, precision, "eager", run, partners[-1], *counts)
+        result.append(loaded)
     return result
 
 
 def _stream(exp: Experiment, workers: int, *, pinned: bool) -> Iterator:
+    """The loader's batches. Workers start with the first: they disturb others."""
     task, d = workload.random_task(exp), exp.dims
     batches = torch_loader.Batches(
         *(exp.views, np.asarray(task.lab_images), task.lab_labels),
@@ -95,7 +88,7 @@ def _stream(exp: Experiment, workers: int, *, pinned: bool) -> Iterator:
         normalisation=normalise.normalisation(exp.config.data.name),
         seed=exp.config.seed,
     )
-    return torch_loader.stream(batches, workers=workers, pinned=pinned)
+    yield from torch_loader.stream(batches, workers=workers, pinned=pinned)
 
 
 def _count_workers(batch: Batch, needed: int) -> int:
