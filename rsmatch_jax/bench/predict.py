@@ -15,6 +15,7 @@ import numpy as np
 
 from rsmatch_jax import terminal
 from rsmatch_jax.bench.harness import frame, timing, workload
+from rsmatch_jax.deploy import frozen
 
 COMMAND, FORWARD = "files to JSON lines", "networks alone"
 READING = "reading alone"
