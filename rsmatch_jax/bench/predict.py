@@ -15,7 +15,6 @@ import numpy as np
 
 from rsmatch_jax import terminal
 from rsmatch_jax.bench.harness import frame, timing, workload
-from rsmatch_jax.deploy import frozen
 
 COMMAND, FORWARD = "files to JSON lines", "networks alone"
 READING = "reading alone"
@@ -103,7 +102,8 @@ def _networks(model, images: np.ndarray) -> Callable[[], list[dict]]:
     padding = [(0, -len(images) % size), (0, 0), (0, 0), (0, 0)]
     padded = np.pad(images, padding).reshape(-1, size, *images.shape[1:])
     batches = [jax.device_put(batch, device) for batch in padded]
-    variables = frozen.variables_of(model.parts)
+    parts = model.parts.items()
+    variables = {name: (part.params, part.stats) for name, part in parts}
     program = model.program(model.parts, size)
     return lambda: [program(variables, batch) for batch in batches]
 

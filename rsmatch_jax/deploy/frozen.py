@@ -205,7 +205,7 @@ class Model:
     ) -> Iterator[dict[str, np.ndarray]]:
         """An output of each part for each batch."""
         program = self.program(parts, rows)
-        variables = variables_of(parts)
+        variables = _variables(parts)
 
         def dispatched():
             for batch in batches:
@@ -235,13 +235,12 @@ class Model:
 
             shape = (rows, self.image_size, self.image_size, 3)
             images = jax.device_put(np.zeros(shape, np.uint8), self._device)
-            lowered = jax.jit(forward).lower(variables_of(parts), images)
+            lowered = jax.jit(forward).lower(_variables(parts), images)
             self._programs[key] = compilation.compiled(lowered, self._device.platform)
         return self._programs[key]
 
 
-def variables_of(parts: Mapping[str, Part]) -> dict[str, tuple[PyTree, PyTree]]:
-    """Returns what `Part.outputs` takes, by name."""
+def _variables(parts: Mapping[str, Part]) -> dict[str, tuple[PyTree, PyTree]]:
     return {name: (part.params, part.stats) for name, part in parts.items()}
 
 
