@@ -110,7 +110,7 @@ def _pool(
             f"needed: {settings.per_class}); lower --guidance or raise --steps"
         )
     labels = np.arange(data.num_classes, dtype=np.int32).repeat(settings.per_class)
-    images = np.concatenate([np.stack(images) for images in pictures])
+    images = np.concatenate(pictures)
     generators, names = np.zeros_like(labels), data.class_names
     return ImageArrays(data.name, images, labels, names, generators, (GENERATOR,))
 

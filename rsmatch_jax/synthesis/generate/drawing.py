@@ -52,12 +52,7 @@ def precision_on(device: str) -> str:
 
 
 def load(generator: Generator, device: str) -> Drawer:
-    """Loads the weights from a folder or the hub: float16 on a GPU, float32 on a CPU.
-
-    Raises:
-        RequestError: the weights cannot be loaded or are no text-to-image model.
-        RunFailed: they do not fit the memory.
-    """
+    """Loads the weights from a folder or the hub; float16 on a GPU, else float32."""
     import torch
 
     is_glide = "glide_text2im" in generator.packages
@@ -71,15 +66,13 @@ def load(generator: Generator, device: str) -> Drawer:
         if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
             raise  # a download filled the disk
         # The hub, diffusers and torch raise errors of any type here.
-        reason = one_line(e, 300)
-        if generator.local:
-            message = f"{generator.model} cannot be loaded as a model: {reason}"
-            raise RequestError(message) from e
-        extra = ", with --unet=FILE" if generator.unet else ""
+        way_out = "give another folder"
+        if not generator.local:
+            way_out = "if offline, download it elsewhere and pass --model_dir"
+            way_out += " and --unet" if generator.unet else ""
         raise RequestError(
-            f"--generator={generator.name}: {generator.model} cannot be loaded "
-            f"({reason}). If its host cannot be reached, download it elsewhere and "
-            f"pass --model_dir=FOLDER{extra}"
+            f"--generator={generator.name}: {generator.model} cannot be loaded as a "
+            f"model ({one_line(e, 300)}); {way_out}"
         ) from e
 
     def draw(prompts: Sequence[str], seeds: Sequence[int]):
