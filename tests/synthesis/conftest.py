@@ -11,6 +11,6 @@ def model(monkeypatch):
 
 
 @pytest.fixture
-def request_of(tmp_path):
-    """Returns flags(generator, *more) of a run that fills tmp_path/pool."""
-    return generate_helpers.flags_of(tmp_path)
+def run(tmp_path, capsys):
+    """Returns run(generator, *flags, code=0), which fills tmp_path/pool."""
+    return generate_helpers.runner(tmp_path, capsys, "--size=8", "--batch_size=5")

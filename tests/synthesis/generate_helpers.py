@@ -1,10 +1,12 @@
 """Runs the generate command with a model of numpy instead of all others."""
 
+import contextlib
 import os
 
 import numpy as np
 
 from rsmatch_jax.data import sources
+from rsmatch_jax.synthesis.generate import __main__ as generate
 from rsmatch_jax.synthesis.generate import drawing, pipelines
 from rsmatch_jax.synthesis.prompts import prompt_file
 from rsmatch_jax.synthesis.prompts.prompt_file import Prompt
@@ -13,6 +15,11 @@ CLASSES = ("cat", "dog", "owl")
 COUNT = 12
 # Prompts: one is dropped, two look like prompt 0, one of these in another class.
 FLAGGED, TWIN, OTHER = 5, 9, 4
+
+
+def text_of(number):
+    words = {FLAGGED: "flagged", TWIN: "twin", OTHER: "twin", 0: "twin"}
+    return f"{words.get(number, 'a')} {number}"
 
 
 def draw(prompts, seeds):
@@ -28,8 +35,8 @@ def draw(prompts, seeds):
     ]
 
 
-def install(monkeypatch):
-    """Installs the model; returns the list to which it adds drawn seeds."""
+def install(monkeypatch, draw=draw):
+    """Replaces the command's model; returns the list to which it adds drawn seeds."""
     drawn = []
 
     def logged(prompts, seeds):
@@ -44,29 +51,62 @@ def install(monkeypatch):
 
 
 def write_prompts(path, dataset="pets", classes=CLASSES, count=COUNT):
-    text = {FLAGGED: "flagged", TWIN: "twin", OTHER: "twin", 0: "twin"}
-    prompts = [
-        Prompt(i % len(classes), f"{text.get(i, 'a')} {i}") for i in range(count)
-    ]
+    """Returns the flag of the written file."""
+    prompts = [Prompt(i % len(classes), text_of(i)) for i in range(count)]
     path.write_text(prompt_file.text(dataset, classes, {"seed": 3}, prompts))
-    return str(path)
+    return f"--prompts={path}"
 
 
-def flags_of(folder):
-    """Returns flags(generator, *more) of a run that fills folder/pool."""
+def runner(folder, capsys, *common):
+    """Returns run(generator, *flags, code=0), which fills folder/pool.
+
+    It checks the exit code, and that a refused request (code 2) changes no file but the
+    lock. It returns what was printed, with another code than 0 the errors.
+    """
+    folder.mkdir(exist_ok=True)
     prompts = write_prompts(folder / "prompts.jsonl")
 
-    def flags(generator="sd14", *more):
-        return [
-            f"--prompts={prompts}",
-            f"--generator={generator}",
-            f"--out={folder}/pool",
-            "--size=8",
-            "--batch_size=5",
-            *more,
-        ]
+    def contents():
+        return {path: text for path, text in tree(folder / "pool").items() if text}
 
-    return flags
+    def run(generator="sd14", *flags, code=0):
+        argv = [prompts, f"--generator={generator}", f"--out={folder}/pool", *common]
+        before = contents()
+        capsys.readouterr()
+        exit_code = generate.main([*argv, *flags])
+        printed = capsys.readouterr()
+        assert exit_code == code, printed.err
+        assert "Traceback" not in printed.err
+        assert code != 2 or contents() == before
+        return printed.err if code else printed.out
+
+    return run
+
+
+class Killed(BaseException):
+    """Passes by every handler of the command, as a kill does."""
+
+
+@contextlib.contextmanager
+def failing_at(monkeypatch, limit, owner, *names, error=Killed, counts=lambda *_: True):
+    """Raises `error` at call `limit` of the owner's functions and at all later ones;
+    yields the list of the counted calls."""
+    calls = []
+
+    def counting(real):
+        def call(*args, **kwargs):
+            if counts(*args):
+                calls.append(args)
+            if len(calls) >= limit:
+                raise error
+            return real(*args, **kwargs)
+
+        return call
+
+    with monkeypatch.context() as patched, contextlib.suppress(Killed):
+        for name in names:
+            patched.setattr(owner, name, counting(getattr(owner, name)))
+        yield calls
 
 
 def tree(folder, without=()):

@@ -12,20 +12,22 @@ from rsmatch_jax import files
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.synthesis.generate import batches
 from rsmatch_jax.synthesis.generate.batches import Part
+from rsmatch_jax.synthesis.prompts.prompt_file import Prompt, PromptFile
 
-POOL = {"dataset": "pets", "class_names": ["cat", "dog"], "size": 4}
+PETS = {"dataset": "pets", "class_names": ["cat", "dog"]}
+LABELS = ((0, 0), (1, 1), (2, 0))
+PROMPTS = PromptFile(PETS, [Prompt(label, f"text {i}") for i, label in LABELS])
 HEADER = {
-    **POOL,
+    **PETS,
+    "size": 4,
     "settings": {"seed": 0, "steps": 50},
-    "prompts": {"count": 3, "digest": "x"},
+    "prompts": {"count": 3, "digest": PROMPTS.digest()},
 }
 VERSIONS = {"torch": "1"}
-PROMPTS = ((0, 0), (1, 1), (2, 0))
 
 
-def picture(seed, size=8):
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
+def picture(seed):
+    return np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
 
 
 def begun(out, name="a"):
@@ -46,9 +48,9 @@ def out(tmp_path):
 
 @pytest.fixture
 def part(out):
-    """One generator with the batch of PROMPTS staged; the second one was dropped."""
+    """One generator with the batch of LABELS staged; the second one was dropped."""
     part = begun(out)
-    part.stage(0, 4, PROMPTS, [picture(0), "ugly", picture(2)])
+    part.stage(0, LABELS, [picture(0), "ugly", picture(2)])
     return part
 
 
@@ -72,11 +74,11 @@ def test_a_batch_is_read_again(part, out):
 def test_missing_batches(out):
     part = begun(out)
     assert part.missing(7, 3) == [0, 1, 2]
-    part.stage(1, 4, PROMPTS, ["x"] * 3)
+    part.stage(1, LABELS, ["x"] * 3)
     assert Part(out, "a").missing(7, 3) == [0, 2]
     assert part.missing(6, 3) == [0]
     assert part.missing(5, 3) == [0, 1], "other pictures beside the last"
-    part.stage(2, 4, ((6, 0),), ["x"])
+    part.stage(2, ((6, 0),), ["x"])
     assert part.missing(7, 3) == [0]
     assert part.missing(10, 3) == [0, 2, 3]
 
@@ -106,27 +108,11 @@ def test_damage_is_named(part, out):
         Part(out, "a")
 
 
-def test_other_settings_are_named_once_something_is_staged(out):
-    part = begun(out)
-    part.check({"seed": 1, "steps": 4})
-    part.stage(0, 4, PROMPTS, [picture(i) for i in range(3)])
-    part = Part(out, "a")
-    part.check({"seed": 0, "precision": "float16"})
-    with pytest.raises(RequestError, match="steps: 50 there, 4 here") as e:
-        part.check({"seed": 0, "steps": 4, "prompts": "x"})
-    assert "seed" not in str(e.value)
-    with pytest.raises(RequestError, match="prompts: x there, y here"):
-        part.check({"seed": 0, "prompts": "y"})
-
-
 def test_only_prompts_and_environments_of_a_header_change(part, out):
     longer = {"settings": {}, "prompts": {"count": 5, "digest": "y"}}
-    assert part.num_prompts == 3
     for versions in (VERSIONS, {"torch": "2"}, VERSIONS):
         Part(out, "a").begin(longer, versions)
-    again = Part(out, "a")
-    assert again.num_prompts == 5
-    assert again.header == {
+    assert Part(out, "a").header == {
         **HEADER,
         "position": 0,
         "prompts": longer["prompts"],
@@ -138,24 +124,38 @@ def test_generators_keep_their_places(out):
     for name in ("b", "none", "a", "b"):
         part = begun(out, name)
         if name != "none":
-            part.stage(0, 4, PROMPTS, ["x"] * 3)
+            part.stage(0, LABELS, ["x"] * 3)
     assert [part.name for part in batches.parts(out)] == ["b", "a"]
-    begun(out, "none").stage(0, 4, PROMPTS, ["x"] * 3)
+    begun(out, "none").stage(0, LABELS, ["x"] * 3)
     assert [part.name for part in batches.parts(out)] == ["b", "a", "none"]
 
 
+def test_other_settings_are_named_once_something_is_staged(part, out):
+    begun(out, "b").check({"seed": 1, "steps": 4}, PromptFile(PETS, []))
+    part = Part(out, "a")
+    part.check({"seed": 0, "precision": "float16"}, PROMPTS)
+    longer = PromptFile(PETS, [*PROMPTS.prompts, Prompt(0, "more")])
+    with pytest.raises(RequestError, match="steps: 50 there, 4 here") as e:
+        part.check({"seed": 0, "steps": 4}, longer)
+    assert "seed" not in str(e.value) and "prompts" not in str(e.value)
+    shorter = PromptFile(PETS, PROMPTS.prompts[:2])
+    with pytest.raises(RequestError, match="prompts: 3 of .* there, 2 of .* here"):
+        part.check({"seed": 0}, shorter)
+
+
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("change", "size", "named"),
     [
-        ({"dataset": "cars"}, "pets.*cars"),
-        ({"class_names": ("cat", "owl")}, "label 1 is dog there, owl here"),
-        ({"class_names": ("cat", "dog", "owl")}, "2 classes there, 3 here"),
-        ({"size": 8}, "--size=4"),
+        ({"dataset": "cars"}, 4, "pets.*cars"),
+        ({"class_names": ["cat", "owl"]}, 4, "label 1 is dog there, owl here"),
+        ({"class_names": ["cat", "dog", "owl"]}, 4, "2 classes there, 3 here"),
+        ({}, 8, "--size=4"),
     ],
 )
-def test_other_prompts(part, out, change, named):
-    batches.check_fit(out, **POOL)
-    batches.check_fit(out, **{**POOL, "size": None})
-    batches.check_fit(f"{out}2", **{**POOL, **change})
+def test_other_prompts(part, out, change, size, named):
+    changed = PromptFile({**PETS, **change}, [])
+    batches.check_fit(out, PROMPTS, 4)
+    batches.check_fit(out, PROMPTS, None)
+    batches.check_fit(f"{out}2", changed, size)
     with pytest.raises(RequestError, match=named):
-        batches.check_fit(out, **{**POOL, **change})
+        batches.check_fit(out, changed, size)

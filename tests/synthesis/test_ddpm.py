@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from generate_helpers import failing_at
 from tiny_diffusion import TINY
 
 from rsmatch_jax.data import sources
@@ -16,9 +17,8 @@ from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.errors import RequestError, RunFailed
 from rsmatch_jax.runs import checkpoint
 from rsmatch_jax.synthesis.ddpm import __main__ as ddpm
-from rsmatch_jax.synthesis.ddpm import denoiser, diffusion, output, pool
+from rsmatch_jax.synthesis.ddpm import denoiser, diffusion, pool
 from rsmatch_jax.synthesis.ddpm import settings as ddpm_settings
-from rsmatch_jax.terminal import Progress
 
 
 def flags(**settings):
@@ -131,10 +131,10 @@ def test_command_makes_a_pool(tmp_path, capsys):
     assert not np.array_equal(redrawn, saved.images)
 
 
-def test_a_colour_set_becomes_a_tfds_pool(tmp_path, capsys):
-    out = str(tmp_path / "My Pool")
-    argv = ["--dataset=fake", f"--out={out}", "--flip", *SHORT]
-    assert ddpm.main(argv) == 0, capsys.readouterr().err
+def test_a_kept_model_draws_tfds_and_array_pools(tmp_path, capsys):
+    out, model = str(tmp_path / "My Pool"), tmp_path / "model"
+    common = ["--dataset=fake", f"--model_dir={model}", "--flip", *SHORT]
+    assert ddpm.main([f"--out={out}", *common]) == 0, capsys.readouterr().err
     assert f"20 pictures of 10 classes in {out}" in capsys.readouterr().out
     loaded = sources.load_pool(out, cache_dir=str(tmp_path / "cache"))
     assert loaded.images.shape == (20, 8, 8, 3)
@@ -155,22 +155,19 @@ def test_a_colour_set_becomes_a_tfds_pool(tmp_path, capsys):
     assert "fake" in report["source"]
     assert "fake" in report["licence"]
 
-    assert ddpm.main(argv) == 2
+    assert ddpm.main([f"--out={out}", *common]) == 2
     assert "holds a pool already" in capsys.readouterr().err
 
-
-def stop_after(monkeypatch, owner, name, number):
-    """Lets owner.name raise KeyboardInterrupt after its call `number`."""
-    inner, calls = getattr(owner, name), []
-
-    def stopping(*args):
-        result = inner(*args)
-        calls.append(1)
-        if len(calls) == number:
-            raise KeyboardInterrupt
-        return result
-
-    monkeypatch.setattr(owner, name, stopping)
+    other = [f"--out={tmp_path}/other", *common, "--format=arrays"]
+    assert ddpm.main([*other, "--steps=7"]) == 2
+    printed = capsys.readouterr().err
+    assert f"--model_dir={model}" in printed
+    assert "steps: 6 there, 7 here" in printed
+    assert ddpm.main([*other, "--guidance=0.5"]) == 0
+    assert "training: 6 of 6 steps are done already" in capsys.readouterr().out
+    redrawn = arrays.load(str(tmp_path / "other")).images
+    assert redrawn.shape == loaded.images.shape
+    assert not np.array_equal(redrawn, loaded.images)
 
 
 def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, capsys, monkeypatch):
@@ -179,12 +176,11 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, capsys, monkeypatch):
         return [f"--out={tmp_path}/{name}", *options]
 
     assert ddpm.main(argv("complete")) == 0
-    with monkeypatch.context() as m:
-        stop_after(m, checkpoint.Checkpoints, "save", 2)
+    stop = {"error": KeyboardInterrupt}
+    with failing_at(monkeypatch, 3, checkpoint.Checkpoints, "save", **stop):
         assert ddpm.main(argv("parts")) == 75
     assert "the same command goes on" in capsys.readouterr().err
-    with monkeypatch.context() as m:
-        stop_after(m, Progress, "skip_to", 1)  # the first chunk of two is kept
+    with failing_at(monkeypatch, 2, pool, "to_uint8", **stop):  # of two chunks
         assert ddpm.main(argv("parts")) == 75
     assert "training: 4 of 6 steps are done already" in capsys.readouterr().out
     staging = tmp_path / "parts" / ".staging"
@@ -194,16 +190,8 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, capsys, monkeypatch):
     assert ddpm.main([*argv("parts"), "--width=16"]) == 2
     assert "width: 8 there, 16 here" in capsys.readouterr().err
 
-    make, drawn = diffusion.make_sampler, []
-
-    def counting(*args):
-        draw = make(*args)
-        return lambda *inputs: drawn.append(1) or draw(*inputs)
-
-    with monkeypatch.context() as m:
-        m.setattr(diffusion, "make_sampler", counting)
-        assert ddpm.main(argv("parts")) == 0
-    assert len(drawn) == 1  # the second chunk alone
+    with failing_at(monkeypatch, 2, pool, "to_uint8", **stop):
+        assert ddpm.main(argv("parts")) == 0  # draws the second chunk alone
     printed = capsys.readouterr().out
     assert "training: 6 of 6 steps are done already" in printed
     assert "drawing 6/6 DDIM steps" in printed
@@ -213,21 +201,6 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, capsys, monkeypatch):
     losses = [arrays.load_meta(folder)["final_loss"] for folder in folders]
     assert losses[0] == losses[1]
     assert not staging.exists()
-
-
-def test_a_kept_model_draws_more_pools(tmp_path, capsys):
-    model = tmp_path / "model"
-    common = ["--dataset=fake", "--format=arrays", f"--model_dir={model}", *SHORT]
-    assert ddpm.main([f"--out={tmp_path}/a", *common]) == 0
-    capsys.readouterr()
-    assert ddpm.main([f"--out={tmp_path}/b", *common, "--guidance=0.5"]) == 0
-    assert "training: 6 of 6 steps are done already" in capsys.readouterr().out
-    pools = [arrays.load(f"{tmp_path}/{name}") for name in "ab"]
-    assert not np.array_equal(pools[0].images, pools[1].images)
-    assert ddpm.main([f"--out={tmp_path}/c", *common, "--steps=7"]) == 2
-    printed = capsys.readouterr().err
-    assert f"--model_dir={model}" in printed
-    assert "steps: 6 there, 7 here" in printed
 
 
 def test_presets_go_by_image_size():
@@ -257,7 +230,7 @@ def test_the_source_is_described(tmp_path):
         "redistributionInfo": {"license": "CC0"},
     }
     (tmp_path / "dataset_info.json").write_text(json.dumps(info))
-    got = output.origin(str(tmp_path), None)
+    got = pool.origin(str(tmp_path), None)
     assert got["source"].endswith("on pets 2.0.0. Cats and dogs. @misc{pets}")
     assert got["licence"] == "CC0"
 

@@ -1,10 +1,10 @@
 """Tests the generate command with a model of numpy: flags, settings, the pool."""
 
 import dataclasses
+import itertools
 import json
-import os
-from collections import Counter
 
+import generate_helpers
 import numpy as np
 import pytest
 from generate_helpers import (
@@ -14,21 +14,16 @@ from generate_helpers import (
     TWIN,
     draw,
     load,
-    tree,
     write_prompts,
 )
 
-from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.errors import RunFailed
 from rsmatch_jax.synthesis.generate import __main__ as generate
 from rsmatch_jax.synthesis.generate import batches, drawing, pipelines
 
-SEED_7 = 4858828716256582319
 
-
-def test_a_pool_of_two_generators(tmp_path, model, request_of, capsys):
-    assert generate.main(request_of("sd14")) == 0
-    printed = capsys.readouterr().out
+def test_a_pool_of_two_generators(tmp_path, model, run):
+    printed = run("sd14")
     assert "drawing sd14 12/12 pictures" in printed
     assert (
         "10 of sd14, 1 exact duplicates dropped, 1 dropped: safety checker" in printed
@@ -38,7 +33,7 @@ def test_a_pool_of_two_generators(tmp_path, model, request_of, capsys):
     before = load(tmp_path / "pool", tmp_path)
 
     # Twins are equal across generators too: all of the second generator are dropped.
-    assert generate.main(request_of("glide", "--guidance=2")) == 0
+    run("glide", "--guidance=2")
     pool = load(tmp_path / "pool", tmp_path)
     assert pool.class_names == CLASSES
     assert pool.generator_names == ("sd14", "glide")
@@ -69,18 +64,9 @@ def test_a_pool_of_two_generators(tmp_path, model, request_of, capsys):
     assert report["licence"]["glide"] == "MIT"
     assert "2112.10752" in report["source"]["sd14"]
 
-    # Training takes equal parts of the generators.
-    train = dataclasses.replace(pool, labels=np.repeat(np.arange(3), 8))
-    split = rs_ssl.make_split(train, pool, labels_per_class=2, ratio=0.5)
-    chosen = split.unlabeled_synthetic
-    counts = Counter(zip(pool.labels[chosen], pool.generators[chosen], strict=True))
-    assert set(counts.values()) == {2}
-    assert len(counts) == 6
 
-
-def test_other_settings_are_refused(tmp_path, model, request_of, capsys):
-    assert generate.main(request_of()) == 0
-    before = tree(tmp_path / "pool")
+def test_other_settings_are_refused(tmp_path, model, run):
+    run()
     for flag, named in (
         ("--seed=1", "seed: 0 there, 1 here"),
         ("--guidance=2", "guidance: 7.5 there, 2.0 here"),
@@ -88,45 +74,33 @@ def test_other_settings_are_refused(tmp_path, model, request_of, capsys):
         ("--device=cuda", "precision: float32 there, float16 here"),
         ("--size=16", "--size=8"),
     ):
-        assert generate.main(request_of("sd14", flag)) == 2
-        assert named in capsys.readouterr().err
-    other = write_prompts(tmp_path / "fewer.jsonl", count=COUNT - 3)
-    assert generate.main(request_of("sd14", f"--prompts={other}")) == 2
-    printed = capsys.readouterr().err
-    assert f"prompts: {COUNT} of digest " in printed
-    assert f" there, {COUNT - 3} of digest " in printed
-    assert tree(tmp_path / "pool") == before
-    assert generate.main(request_of("sd14", f"--prompts={other}", "--name=b")) == 0
+        assert named in run("sd14", flag, code=2)
+    fewer = write_prompts(tmp_path / "fewer.jsonl", count=COUNT - 3)
+    assert f"prompts: {COUNT} of digest " in run("sd14", fewer, code=2)
+    run("sd14", fewer, "--name=b")
     assert load(tmp_path / "pool", tmp_path).generator_names == ("sd14", "b")
 
 
-def test_full_size(tmp_path, model, request_of, capsys, monkeypatch):
-    flags = [f for f in request_of() if not f.startswith("--size")]
-    assert generate.main([*flags, "--full_size", "--size=8"]) == 2
-    assert generate.main([*flags, "--size=17"]) == 2
-    assert "at most" in capsys.readouterr().err
-    monkeypatch.setattr(
-        pipelines, "choose", wrap_native(pipelines.choose, {"sd14": 16, "glide": 20})
-    )
-    assert generate.main([*flags, "--full_size"]) == 0
+def test_full_size(tmp_path, model, capsys, monkeypatch):
+    run = generate_helpers.runner(tmp_path, capsys)
+    run("sd14", "--full_size", "--size=8", code=2)
+    assert "17 is more than sd14 draws, 16" in run("sd14", "--size=17", code=2)
+    choose, sizes = pipelines.choose, {"sd14": 16, "glide": 20}
+
+    def with_size(generator, **flags):
+        chosen = choose(generator, **flags)
+        return dataclasses.replace(chosen, native_size=sizes[generator])
+
+    monkeypatch.setattr(pipelines, "choose", with_size)
+    run("sd14", "--full_size")
     pool = load(tmp_path / "pool", tmp_path)
     assert pool.images.shape[1:] == (16, 16, 3)
     (drawn,) = draw(["a"], [generate.seed_of(0, "sd14", 1)])
     np.testing.assert_array_equal(pool.images[1], drawn)
     report = json.loads((tmp_path / "pool" / "pool.json").read_text())
     assert report["resize"]["kernel"] is None
-    capsys.readouterr()
-    assert generate.main([*flags, "--full_size", "--generator=glide"]) == 2
-    printed = capsys.readouterr().err
+    printed = run("glide", "--full_size", code=2)
     assert "16 pixels a side, the new ones have 20" in printed
-
-
-def wrap_native(choose, sizes):
-    def chosen(generator, **flags):
-        result = choose(generator, **flags)
-        return dataclasses.replace(result, native_size=sizes[generator])
-
-    return chosen
 
 
 @pytest.mark.parametrize(
@@ -138,62 +112,47 @@ def wrap_native(choose, sizes):
     ],
 )
 def test_a_missing_package_is_named(
-    tmp_path, request_of, capsys, monkeypatch, generator, absent, line
+    tmp_path, run, monkeypatch, generator, absent, line
 ):
     def find_spec(name):
         return None if name == absent else object()
 
     monkeypatch.setattr(pipelines.importlib.util, "find_spec", find_spec)
-    assert generate.main(request_of(generator)) == 2
-    printed = capsys.readouterr().err
-    assert f"needs {absent}: {line}" in printed
-    assert not os.path.exists(tmp_path / "pool")
+    assert f"needs {absent}: {line}" in run(generator, code=2)
+    assert not (tmp_path / "pool").exists()
 
 
-def test_a_model_that_brings_code_is_refused(tmp_path, request_of, capsys):
+def test_a_model_that_brings_code_is_refused(tmp_path, run):
     folder = tmp_path / "model" / "unet"
     folder.mkdir(parents=True)
     (folder / "my_unet.py").write_text("raise SystemExit(7)\n")
     for flags in ((tmp_path / "model",), ("sd14", f"--model_dir={tmp_path}/model")):
-        assert generate.main(request_of(*flags)) == 2
-        assert "unet/my_unet.py: a model with code" in capsys.readouterr().err
+        assert "unet/my_unet.py: a model with code" in run(*flags, code=2)
     assert not (tmp_path / "pool").exists()
 
 
-def test_all_dropped(tmp_path, model, request_of, capsys, monkeypatch):
-    drawer = drawing.Drawer(lambda p, s: [drawing.SAFETY] * len(p), 16, {}, {})
-    monkeypatch.setattr(drawing, "load", lambda generator, device: drawer)
-    assert generate.main(request_of()) == 1
-    assert "dropped all of them" in capsys.readouterr().err
-
-
 def test_seeds_differ_and_stay():
-    seeds = {
-        generate.seed_of(s, g, i)
-        for s in range(3)
-        for g in ("a", "b")
-        for i in range(50)
-    }
+    every = itertools.product(range(3), "ab", range(50))
+    seeds = {generate.seed_of(*each) for each in every}
     assert len(seeds) == 300
     assert all(0 <= seed < 2**63 for seed in seeds)
     # sha256 of "0\0sd14\07", by sha256sum: a pool must not change with a version.
-    assert generate.seed_of(0, "sd14", 7) == SEED_7
+    assert generate.seed_of(0, "sd14", 7) == 4858828716256582319
 
 
-def test_pictures_without_numbers_are_dropped(
-    tmp_path, model, request_of, monkeypatch, capsys
-):
-    def some(prompts, seeds):
+def test_pictures_that_are_no_numbers_or_unsafe(run, monkeypatch):
+    def drops(reason):
+        return lambda prompts, seeds: [reason] * len(prompts)
+
+    def one_of_each_batch(prompts, seeds):
         return [drawing.NO_NUMBERS, *draw(prompts[1:], seeds[1:])]
 
-    drawer = drawing.Drawer(some, 16, {}, {})
-    monkeypatch.setattr(drawing, "load", lambda generator, device: drawer)
-    assert generate.main(request_of()) == 0
-    assert "3 dropped: no numbers (NaN)" in capsys.readouterr().out
-    none = drawing.Drawer(lambda p, s: [drawing.NO_NUMBERS] * len(p), 16, {}, {})
-    monkeypatch.setattr(drawing, "load", lambda generator, device: none)
-    assert generate.main(request_of("glide")) == 1
-    assert "--device=cpu" in capsys.readouterr().err
+    generate_helpers.install(monkeypatch, drops(drawing.SAFETY))
+    assert "dropped all of them" in run("sd14", "--name=unsafe", code=1)
+    generate_helpers.install(monkeypatch, one_of_each_batch)
+    assert "3 dropped: no numbers (NaN)" in run()
+    generate_helpers.install(monkeypatch, drops(drawing.NO_NUMBERS))
+    assert "--device=cpu" in run("glide", code=1)
 
 
 def test_pictures_of_nothing():

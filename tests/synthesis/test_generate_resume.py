@@ -1,34 +1,36 @@
 """Stops the generate command: kills, full disks, other processes, damage."""
 
-import contextlib
 import errno
 import os
 import shutil
 import subprocess
-import sys
 from collections import Counter
 
 import numpy as np
 import pytest
-from generate_helpers import (
-    CLASSES,
-    draw,
-    load,
-    tree,
-    write_prompts,
-)
+from generate_helpers import failing_at, load, tree, write_prompts
 from support.processes import small_disk
 
 from rsmatch_jax import files
-from rsmatch_jax.data import import_images
 from rsmatch_jax.synthesis import checks
-from rsmatch_jax.synthesis.generate import __main__ as generate
 from rsmatch_jax.synthesis.generate import batches, pool_folder
 
+FULL = "free some space if the disk is full"
 
-def test_the_pool_is_a_function_of_the_staging(tmp_path, model, request_of):
-    assert generate.main(request_of()) == 0
-    complete = tree(tmp_path / "pool", without=[".staging"])
+
+@pytest.fixture
+def pool(tmp_path, model):
+    """Returns the folder that the commands fill."""
+    return tmp_path / "pool"
+
+
+def written(pool):
+    return tree(pool, without=[".staging"])
+
+
+def test_the_pool_is_a_function_of_the_staging(pool, run):
+    run()
+    complete = written(pool)
     assert sorted(name.split("-")[0] for name in complete) == [
         "LICENSE",
         "dataset_info.json",
@@ -38,200 +40,114 @@ def test_the_pool_is_a_function_of_the_staging(tmp_path, model, request_of):
         "pets_pool",
         "pool.json",
     ]
-    for name in complete:
-        os.remove(tmp_path / "pool" / name)
-    assert generate.main(request_of()) == 0
-    assert tree(tmp_path / "pool", without=[".staging"]) == complete
+    (shard,) = pool.glob("*.tfrecord-*")
+    os.truncate(shard, shard.stat().st_size - 7)
+    for generator in ("sd14", "glide"):
+        printed = run(generator, code=2)
+        assert shard.name in printed
+        assert "delete" in printed
+    for absent in (["dataset_info.json"], complete):
+        for name in absent:
+            os.remove(pool / name)
+        run()
+        assert written(pool) == complete
 
 
 def test_a_kill_while_writing_leaves_the_old_pool_or_the_new(
-    tmp_path, model, request_of, monkeypatch
+    tmp_path, pool, run, monkeypatch
 ):
-    pool = tmp_path / "pool"
-    assert generate.main(request_of("sd14")) == 0
+    run("sd14")
     old = load(pool, tmp_path)
     shutil.copytree(pool, tmp_path / "copy")
-    assert generate.main(request_of("glide")) == 0
-    new, complete = load(pool, tmp_path), tree(pool, without=[".staging"])
+    run("glide")
+    new, complete = load(pool, tmp_path), written(pool)
     assert old.generator_names != new.generator_names
 
-    class Killed(BaseException):
-        pass
+    def is_visible(*args):  # in the pool, not among the staged files
+        return ".staging" not in args[-1]
 
-    moves = []
-
-    def until(limit, real):
-        def call(*args):
-            if ".staging" not in args[-1]:  # not the staged files themselves
-                moves.append(args)
-            if len(moves) > limit:
-                raise Killed
-            real(*args)
-
-        return call
-
-    seen = []
-    for limit in range(20):
+    seen, ended = [], False
+    while not ended:
         shutil.rmtree(pool)
         shutil.copytree(tmp_path / "copy", pool)
-        moves.clear()
-        code = None
-        with monkeypatch.context() as patched, contextlib.suppress(Killed):
-            for name in ("replace", "remove"):
-                call = until(limit, getattr(os, name))
-                patched.setattr(pool_folder.os, name, call)
-            code = generate.main(request_of("glide"))
+        limit, names = len(seen) + 1, ("replace", "remove")
+        assert limit < 20
+        with failing_at(monkeypatch, limit, pool_folder.os, *names, counts=is_visible):
+            run("glide")
+            ended = True
         loaded = load(pool, tmp_path)
         is_old = len(loaded.labels) == len(old.labels)
         np.testing.assert_array_equal(loaded.images, (old if is_old else new).images)
         seen.append(is_old)
-        assert generate.main(request_of("glide")) == 0
-        assert tree(pool, without=[".staging"]) == complete
-        if code == 0:
-            break
-    else:
-        pytest.fail("it never came to an end")
+        run("glide")
+        assert written(pool) == complete
     # Shard, five small files: old; then the description, the old shard: new.
     assert seen == [True] * 7 + [False] * 2
 
 
-def test_a_full_disk_exits_1_and_goes_on(
-    tmp_path, model, request_of, capsys, monkeypatch
-):
-    real, writes = files.write_bytes, []
-
-    def full(path, *args, **kwargs):
-        writes.append(path)
-        if len(writes) == 3:  # after the header and a batch
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
-        real(path, *args, **kwargs)
-
-    monkeypatch.setattr(files, "write_bytes", full)
-    assert generate.main(request_of()) == 1
-    printed = capsys.readouterr().err
-    assert "free some space and start again" in printed
-    assert "Traceback" not in printed
-    assert len(batches.Part(str(tmp_path / "pool"), "sd14").entries) == 5
-    monkeypatch.setattr(files, "write_bytes", real)
-    assert generate.main(request_of()) == 0
+def test_a_full_disk_exits_1_and_goes_on(tmp_path, pool, model, run, monkeypatch):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "file")
+    # The first writes are the header and a batch.
+    with failing_at(monkeypatch, 3, files, "write_bytes", error=full):
+        assert FULL in run(code=1)
+    assert len(batches.Part(str(pool), "sd14").entries) == 5
+    run()
     assert Counter(model).most_common(8)[-1][1] == 1, "the first batch is not redrawn"
-    assert len(load(tmp_path / "pool", tmp_path).labels) == 10
+    assert len(load(pool, tmp_path).labels) == 10
 
 
 def test_a_full_disk_while_writing_keeps_the_old_pool(
-    tmp_path, model, request_of, capsys, monkeypatch
+    tmp_path, pool, model, run, monkeypatch
 ):
-    assert generate.main(request_of()) == 0
-    before = tree(tmp_path / "pool", without=[".staging"])
+    run()
+    before = written(pool)
     tf_write = checks.tfds_writer()
-
-    def full(*args):
-        raise tf_write.tf.errors.ResourceExhaustedError(None, None, "No space left")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(tf_write, "_write_splits", full)
-        assert generate.main(request_of("glide")) == 1
-    printed = capsys.readouterr().err
-    assert "free some space and start again" in printed
-    assert "Traceback" not in printed
-    assert tree(tmp_path / "pool", without=[".staging"]) == before
+    full = tf_write.tf.errors.ResourceExhaustedError(None, None, "No space left")
+    with failing_at(monkeypatch, 1, tf_write, "_write_splits", error=full):
+        assert FULL in run("glide", code=1)
+    assert written(pool) == before
     model.clear()
-    assert generate.main(request_of("glide")) == 0
+    run("glide")
     assert model == []
-    assert load(tmp_path / "pool", tmp_path).generator_names == ("sd14", "glide")
+    assert load(pool, tmp_path).generator_names == ("sd14", "glide")
 
 
-def test_a_disk_that_really_is_full(tmp_path, model, request_of, capsys):
-    with small_disk(tmp_path / "pool", "120k") as disk:
+def test_a_disk_that_really_is_full(tmp_path, pool, model, run):
+    with small_disk(pool, "120k"):
         prompts = write_prompts(tmp_path / "many.jsonl", count=90)
-        flags = request_of("sd14", f"--prompts={prompts}", "--size=16")
-        assert generate.main(flags) == 1
-        printed = capsys.readouterr().err
-        assert "free some space and start again" in printed
-        assert "Traceback" not in printed
-        staged = batches.Part(str(disk), "sd14").entries
+        flags = ("sd14", prompts, "--size=16")
+        assert FULL in run(*flags, code=1)
+        staged = batches.Part(str(pool), "sd14").entries
         assert 5 <= len(staged) < 90
-        subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
+        subprocess.run(["mount", "-o", "remount,size=4m", str(pool)], check=True)
         model.clear()
-        assert generate.main(flags) == 0
+        run(*flags)
         assert len(model) == 90 - len(staged)
-        assert len(load(disk, tmp_path).labels) == 88
+        assert len(load(pool, tmp_path).labels) == 88
 
 
-def test_two_processes_on_one_pool(tmp_path, model, request_of, capsys):
-    out = str(tmp_path / "pool")
-    program = (
-        "import sys; from rsmatch_jax.synthesis import checks\n"
-        "with checks.locked(sys.argv[1], ''): print('in', flush=True); input()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", program, batches.folder_of(out)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as other:
-        assert other.stdout.readline() == "in\n"
-        before = tree(out)
-        assert generate.main(request_of()) == 2
-        assert "another process" in capsys.readouterr().err
-        assert tree(out) == before
-        other.kill()
-    assert generate.main(request_of()) == 0
+def test_two_processes_on_one_pool(pool, run):
+    with checks.locked(batches.folder_of(str(pool)), ""):  # as another process would
+        assert "another process" in run(code=2)
+    run()
 
 
-def test_a_truncated_shard_is_refused_and_mended(tmp_path, model, request_of, capsys):
-    assert generate.main(request_of()) == 0
-    complete = tree(tmp_path / "pool", without=[".staging"])
-    (shard,) = (tmp_path / "pool").glob("*.tfrecord-*")
-    os.truncate(shard, shard.stat().st_size - 7)
-    before = tree(tmp_path / "pool")
-    for generator in ("sd14", "glide"):
-        assert generate.main(request_of(generator)) == 2
-        printed = capsys.readouterr().err
-        assert shard.name in printed
-        assert "delete" in printed
-        assert tree(tmp_path / "pool") == before
-    os.remove(tmp_path / "pool" / "dataset_info.json")
-    assert generate.main(request_of()) == 0
-    assert tree(tmp_path / "pool", without=[".staging"]) == complete
-
-
-def test_staging_of_an_earlier_version_is_refused(tmp_path, model, request_of, capsys):
-    assert generate.main(request_of()) == 0
-    (tmp_path / "pool/.staging/generators/sd14/journal.jsonl").write_text("{}\n")
-    before = tree(tmp_path / "pool")
-    assert generate.main(request_of()) == 2
-    message = capsys.readouterr().err
+def test_staging_of_an_earlier_version_is_refused(tmp_path, pool, run):
+    run()
+    (pool / ".staging/generators/sd14/journal.jsonl").write_text("{}\n")
+    message = run(code=2)
     assert "written by an earlier version" in message
-    assert f"delete {tmp_path}/pool to draw all of it anew" in message
-    assert tree(tmp_path / "pool") == before
-    assert len(load(tmp_path / "pool", tmp_path).labels) == 10
+    assert f"delete {pool} to draw all of it anew" in message
+    assert len(load(pool, tmp_path).labels) == 10
 
 
-def test_a_generator_whose_folder_is_deleted_leaves_the_pool(
-    tmp_path, model, request_of
-):
-    assert generate.main(request_of("sd14")) == 0
-    alone = tree(tmp_path / "pool")
-    assert generate.main(request_of("glide")) == 0
-    shutil.rmtree(tmp_path / "pool/.staging/generators/glide")
-    assert generate.main(request_of("sd14")) == 0
-    assert tree(tmp_path / "pool") == alone
-    shutil.rmtree(tmp_path / "pool/.staging/generators/sd14")
-    assert generate.main(request_of("glide")) == 0
-    pool = load(tmp_path / "pool", tmp_path)
-    assert pool.generator_names == ("glide",)
-
-
-def test_an_imported_pool_is_left_alone(tmp_path, model, request_of, capsys):
-    source = tmp_path / "source"
-    for name in CLASSES:
-        (source / name).mkdir(parents=True)
-        content, _ = batches.encode(draw(["a"], [len(name)])[0], 8)
-        (source / name / "1.png").write_bytes(content)
-    flags = ["--layout=folders", f"--source={source}", f"--out={tmp_path}/pool"]
-    assert import_images.main([*flags, "--generator=x", "--size=8"]) == 0
-    before = tree(tmp_path / "pool")
-    assert generate.main(request_of()) == 2
-    assert "was not made by this command" in capsys.readouterr().err
-    assert tree(tmp_path / "pool") == before
+def test_a_generator_whose_folder_is_deleted_leaves_the_pool(tmp_path, pool, run):
+    run("sd14")
+    alone = tree(pool)
+    run("glide")
+    shutil.rmtree(pool / ".staging/generators/glide")
+    run("sd14")
+    assert tree(pool) == alone
+    shutil.rmtree(pool / ".staging/generators/sd14")
+    run("glide")
+    assert load(pool, tmp_path).generator_names == ("glide",)

@@ -30,11 +30,10 @@ class Tokenizer:
 class Model(torch.nn.Module):
     """Predicts weight * (sum of the tokens of the text), whatever the picture."""
 
-    def __init__(self, cached):
+    def __init__(self):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.tokenizer = Tokenizer()
-        self.cached, self.low_res = cached, []
+        self.tokenizer, self.low_res = Tokenizer(), []
 
     def forward(self, x, timesteps, tokens=None, mask=None, low_res=None):
         assert timesteps.shape == (len(x),)
@@ -52,7 +51,7 @@ class Model(torch.nn.Module):
         raise AssertionError("on a CPU")
 
     def del_cache(self):
-        self.cached.append(self)
+        pass
 
 
 class Diffusion:
@@ -78,7 +77,7 @@ class Diffusion:
 @pytest.fixture
 def package(monkeypatch, tmp_path):
     """The stand-in with its weights: 0.01 in the base model, 0.02 in the other."""
-    models, cached = [], []
+    models = []
 
     def defaults(size):
         return lambda: {"image_size": size, "text_ctx": CONTEXT}
@@ -86,19 +85,17 @@ def package(monkeypatch, tmp_path):
     def create(image_size, text_ctx, use_fp16, timestep_respacing):
         assert not use_fp16
         assert timestep_respacing == {BASE: str(STEPS), LARGE: "fast27"}[image_size]
-        models.append(Model(cached))
+        models.append(Model())
         return models[-1], Diffusion(STEPS)
 
-    creation = types.ModuleType("glide_text2im.model_creation")
-    creation.model_and_diffusion_defaults = defaults(BASE)
-    creation.model_and_diffusion_defaults_upsampler = defaults(LARGE)
-    creation.create_model_and_diffusion = create
-    download = types.ModuleType("glide_text2im.download")
-    download.MODEL_PATHS = {"base": "https://base", "upsample": "https://upsample"}
-    top = types.ModuleType("glide_text2im")
-    top.model_creation, top.download = creation, download
-    for module in (top, creation, download):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
+    creation = types.SimpleNamespace(
+        model_and_diffusion_defaults=defaults(BASE),
+        model_and_diffusion_defaults_upsampler=defaults(LARGE),
+        create_model_and_diffusion=create,
+    )
+    download = types.SimpleNamespace(MODEL_PATHS={"base": "https://base"})
+    top = types.SimpleNamespace(model_creation=creation, download=download)
+    monkeypatch.setitem(sys.modules, "glide_text2im", top)
     torch.save({"weight": torch.tensor(0.01)}, tmp_path / "base.pt")
     torch.save({"weight": torch.tensor(0.02)}, tmp_path / "upsample.pt")
     return models, str(tmp_path)

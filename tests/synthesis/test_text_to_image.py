@@ -1,6 +1,5 @@
 """Tests the generate command with real diffusers pipelines of random weights."""
 
-import contextlib
 import io
 import json
 import os
@@ -18,20 +17,19 @@ diffusers = pytest.importorskip("diffusers")
 
 import generate_helpers  # noqa: E402
 import tiny_models  # noqa: E402
+from generate_helpers import text_of, tree, write_prompts  # noqa: E402
 
+from rsmatch_jax.runtime.child import ROOT  # noqa: E402
 from rsmatch_jax.synthesis.generate import __main__ as generate  # noqa: E402
 from rsmatch_jax.synthesis.generate import batches  # noqa: E402
-from rsmatch_jax.synthesis.prompts import prompt_file  # noqa: E402
-from rsmatch_jax.synthesis.prompts.prompt_file import Prompt  # noqa: E402
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-CLASSES = ("cat", "dog")
 STEPS = 2
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """Paths of the pipelines: plain (its checker flags none), strict, sdxl and unet."""
+    torch.set_num_threads(1)  # as in other processes, so that sums have one order
     folder = tmp_path_factory.mktemp("models")
     plain = tiny_models.stable_diffusion(folder / "plain")
     strict = tiny_models.stable_diffusion(folder / "strict", strict=True)
@@ -39,22 +37,15 @@ def models(tmp_path_factory):
     return {"plain": plain, "strict": strict, "sdxl": sdxl, "unet": unet}
 
 
-def write_prompts(path, count):
-    words = ("sits", "runs", "sleeps in the sun", "looks up")
-    texts = [f"a {CLASSES[i % 2]} {words[i % 4]} {i}" for i in range(count)]
-    prompts = [Prompt(i % 2, text) for i, text in enumerate(texts)]
-    path.write_text(prompt_file.text("pets", CLASSES, {}, prompts))
-    return texts
+@pytest.fixture
+def run(tmp_path, capsys):
+    return generate_helpers.runner(tmp_path, capsys, "--device=cpu")
 
 
-def flags(tmp_path, generator, *more):
-    return [
-        f"--prompts={tmp_path}/prompts.jsonl",
-        f"--generator={generator}",
-        f"--out={tmp_path}/pool",
-        "--device=cpu",
-        *more,
-    ]
+@pytest.fixture
+def three(tmp_path):
+    """Returns the flag of a file of three prompts."""
+    return write_prompts(tmp_path / "three.jsonl", count=3)
 
 
 def staged(tmp_path, name):
@@ -66,26 +57,25 @@ def staged(tmp_path, name):
     return pictures
 
 
-def alone(pipe, name, prompt, text, **arguments):
+def alone(pipe, name, prompt, **arguments):
     """Returns one prompt's picture by the pipeline, and whether it is flagged."""
+    pipe.set_progress_bar_config(disable=True)
     seed = torch.Generator().manual_seed(generate.seed_of(0, name, prompt))
-    output = pipe(text, generator=seed, **arguments)
+    output = pipe(text_of(prompt), generator=seed, **arguments)
     flagged = (getattr(output, "nsfw_content_detected", None) or [False])[0]
     return np.asarray(output.images[0]), flagged
 
 
-def test_sd14_with_weights_from_a_folder(tmp_path, models, capsys):
-    texts = write_prompts(tmp_path / "prompts.jsonl", 8)
+def test_sd14_with_weights_from_a_folder(tmp_path, models, run):
+    prompts = write_prompts(tmp_path / "eight.jsonl", count=8)
     # The model of a folder, at its full size.
-    argv = flags(tmp_path, "sd14", f"--model_dir={models['strict']}")
-    argv += [f"--steps={STEPS}", "--full_size", "--batch_size=3"]
-    assert generate.main(argv) == 0, capsys.readouterr().err
+    flags = (f"--model_dir={models['strict']}", f"--steps={STEPS}", "--full_size")
+    run("sd14", prompts, *flags, "--batch_size=3")
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(models["strict"])
-    pipe.set_progress_bar_config(disable=True)
     pictures = staged(tmp_path, "sd14")
     dropped = 0
-    for i, text in enumerate(texts):
-        want, flagged = alone(pipe, "sd14", i, text, num_inference_steps=STEPS)
+    for i in range(8):
+        want, flagged = alone(pipe, "sd14", i, num_inference_steps=STEPS)
         dropped += flagged
         if flagged:
             assert not want.any(), "the pipeline's own answer is a black picture"
@@ -107,63 +97,53 @@ def test_sd14_with_weights_from_a_folder(tmp_path, models, capsys):
     assert made["licence"] == "CreativeML OpenRAIL-M"
 
 
-def test_sdxl_lightning_with_weights_from_a_folder(tmp_path, models, capsys):
-    texts = write_prompts(tmp_path / "prompts.jsonl", 3)
-    argv = flags(tmp_path, "sdxl_lightning", f"--model_dir={models['sdxl']}")
-    assert generate.main(argv) == 2
-    assert "--unet=FILE" in capsys.readouterr().err
-    argv += [f"--unet={models['unet']}", "--full_size"]
-    assert generate.main(argv) == 0, capsys.readouterr().err
+def test_sdxl_lightning_with_weights_from_a_folder(tmp_path, models, run, three):
+    flags = ("sdxl_lightning", three, f"--model_dir={models['sdxl']}", "--full_size")
+    assert "--unet=FILE" in run(*flags, code=2)
+    run(*flags, f"--unet={models['unet']}")
     pipe = diffusers.StableDiffusionXLPipeline.from_pretrained(models["sdxl"])
-    pipe.set_progress_bar_config(disable=True)
     arguments = {"num_inference_steps": 4, "guidance_scale": 0.0}
-    other, _ = alone(pipe, "sdxl_lightning", 0, texts[0], **arguments)
+    other, _ = alone(pipe, "sdxl_lightning", 0, **arguments)
     weights = diffusers.models.model_loading_utils.load_state_dict(models["unet"])
     pipe.unet.load_state_dict(weights)
     pipe.scheduler = diffusers.EulerDiscreteScheduler(
-        **tiny_models.schedule(), timestep_spacing="trailing"
+        **tiny_models.SCHEDULE, timestep_spacing="trailing"
     )
     pictures = staged(tmp_path, "sdxl_lightning")
-    for i, text in enumerate(texts):
-        want, _ = alone(pipe, "sdxl_lightning", i, text, **arguments)
-        assert np.abs(pictures[i].astype(int) - want).max() <= 1
+    for i, picture in pictures.items():
+        want, _ = alone(pipe, "sdxl_lightning", i, **arguments)
+        assert np.abs(picture.astype(int) - want).max() <= 1
     assert np.abs(pictures[0].astype(int) - other).max() > 10
 
 
-def test_a_folder_with_the_pipelines_own_settings(tmp_path, models, capsys):
-    write_prompts(tmp_path / "prompts.jsonl", 2)
-    argv = flags(tmp_path, models["plain"], "--size=8")
-    assert generate.main(argv) == 0, capsys.readouterr().err
+def test_a_folder_with_the_pipelines_own_settings(tmp_path, models, run, three):
+    flags = (models["plain"], three, "--size=8")
+    run(*flags)
     report = json.loads((tmp_path / "pool" / "pool.json").read_text())
     settings = report["generators"]["plain"]["settings"]
     assert (settings["steps"], settings["guidance"]) == (50, 7.5)
     assert settings["pipeline"] == "StableDiffusionPipeline"
     assert report["resize"] == {"kernel": "Pillow BOX (area mean)", "size": 8}
-    assert generate.main([*argv, "--steps=3"]) == 2
-    assert "steps: 50 there, 3 here" in capsys.readouterr().err
+    assert "steps: 50 there, 3 here" in run(*flags, "--steps=3", code=2)
 
 
-def test_models_that_cannot_draw(tmp_path, models, capsys):
-    write_prompts(tmp_path / "prompts.jsonl", 2)
-    bare = tiny_models.stable_diffusion(tmp_path / "bare", checker=False)
-    assert generate.main(flags(tmp_path, "sd14", f"--model_dir={bare}")) == 2
-    assert "no safety checker" in capsys.readouterr().err
-    index = tmp_path / "bare" / "model_index.json"
+def test_models_that_cannot_draw(tmp_path, models, run):
+    bare = tmp_path / "bare"
+    diffusers.StableDiffusionPipeline.from_pretrained(
+        models["plain"], safety_checker=None
+    ).save_pretrained(bare)
+    assert "no safety checker" in run("sd14", f"--model_dir={bare}", code=2)
+    index = bare / "model_index.json"
     content = json.loads(index.read_text())
     content["_class_name"] = "StableDiffusionImg2ImgPipeline"
     index.write_text(json.dumps(content))
-    assert generate.main(flags(tmp_path, bare)) == 2
-    assert "no text-to-image model" in capsys.readouterr().err
-    assert generate.main(flags(tmp_path, str(tmp_path))) == 2
-    printed = capsys.readouterr().err
-    assert "cannot be loaded as a model" in printed
-    assert "Traceback" not in printed
+    assert "no text-to-image model" in run(bare, code=2)
+    assert "cannot be loaded as a model" in run(tmp_path, code=2)
     if not torch.cuda.is_available():
-        assert generate.main([*flags(tmp_path, bare), "--device=cuda"]) == 2
-        assert "torch sees no GPU" in capsys.readouterr().err
+        assert "torch sees no GPU" in run(bare, "--device=cuda", code=2)
 
 
-def test_noise_is_the_prompts_whatever_its_batch(tmp_path, models, monkeypatch):
+def test_noise_is_the_prompts_whatever_its_batch(tmp_path, models, run, monkeypatch):
     seen = []
     real = diffusers.StableDiffusionPipeline.prepare_latents
 
@@ -172,12 +152,11 @@ def test_noise_is_the_prompts_whatever_its_batch(tmp_path, models, monkeypatch):
         return seen[-1]
 
     monkeypatch.setattr(diffusers.StableDiffusionPipeline, "prepare_latents", logged)
-    write_prompts(tmp_path / "prompts.jsonl", 6)
+    prompts = write_prompts(tmp_path / "six.jsonl", count=6)
     noises = []
     for size in (1, 4):
-        argv = flags(tmp_path, models["plain"], "--name=same", f"--steps={STEPS}")
-        argv += [f"--batch_size={size}", f"--out={tmp_path}/pool{size}"]
-        assert generate.main(argv) == 0
+        flags = (f"--batch_size={size}", f"--out={tmp_path}/pool{size}")
+        run(models["plain"], prompts, "--name=same", f"--steps={STEPS}", *flags)
         noises.append(torch.cat(seen).numpy())
         seen.clear()
     np.testing.assert_array_equal(*noises)
@@ -190,6 +169,7 @@ import json, os, sys
 import torch
 from diffusers import StableDiffusionPipeline
 from rsmatch_jax.synthesis.generate import __main__ as generate
+torch.set_num_threads(1)
 for line in sys.stdin:
     process = os.fork()
     if not process:
@@ -200,52 +180,37 @@ for line in sys.stdin:
 """
 
 
-def tree(folder):
-    """Returns {path: content} of the pool and of the staged batches, in two dicts."""
-    files = generate_helpers.tree(folder)
-    pool = {k: v for k, v in files.items() if not k.startswith(".staging")}
-    return pool, {k: v for k, v in files.items() if k.endswith(".zip")}
-
-
-@contextlib.contextmanager
-def starting():
-    """Yields start(flags) -> process number and code() -> its exit code."""
-    with subprocess.Popen(
-        [sys.executable, "-c", STARTER],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as starter:
-
-        def start(argv):
-            starter.stdin.write(json.dumps(argv) + "\n")
-            starter.stdin.flush()
-            return int(starter.stdout.readline())
-
-        yield start, lambda: int(starter.stdout.readline())
-        starter.stdin.close()
-
-
 def test_three_kills_lose_nothing(tmp_path, models):
-    write_prompts(tmp_path / "prompts.jsonl", 40)
-    argv = flags(tmp_path, models["plain"], f"--steps={STEPS}", "--batch_size=2")
+    argv = [f"--generator={models['plain']}", f"--steps={STEPS}", "--batch_size=2"]
+    argv += [write_prompts(tmp_path / "many.jsonl", count=40), "--device=cpu"]
+    # In another process, because nothing may depend on random numbers of its start.
+    assert generate.main([*argv, f"--out={tmp_path}/at_once"]) == 0
     folder = tmp_path / "pool/.staging/generators/plain/batches"
     rng = np.random.default_rng(0)
 
     def staged_batches():
         return len(list(folder.glob("*.zip")))
 
-    with starting() as (start, code):
-        start([*argv, f"--out={tmp_path}/whole/pool"])
-        assert code() == 0
-    # In another process, because nothing may depend on random numbers of its start.
-    with starting() as (start, code):
+    with subprocess.Popen(
+        [sys.executable, "-c", STARTER],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as starter:
+
+        def number():
+            return int(starter.stdout.readline())
+
+        def start():
+            starter.stdin.write(json.dumps([*argv, f"--out={tmp_path}/pool"]) + "\n")
+            starter.stdin.flush()
+            return number()
+
         done = 0
         for _ in range(3):
             until = done + int(rng.integers(1, 5))
-            process = start(argv)
+            process = start()
             begin = time.monotonic()
             while staged_batches() < until:
                 time.sleep(0.001)
@@ -254,12 +219,13 @@ def test_three_kills_lose_nothing(tmp_path, models):
             a_batch = (time.monotonic() - begin) / max(1, until - done)
             time.sleep(rng.uniform(0, a_batch))
             os.kill(process, signal.SIGKILL)
-            assert code() == -signal.SIGKILL
+            assert number() == -signal.SIGKILL
             done = staged_batches()
             assert until <= done < 20
-        start(argv)
-        assert code() == 0
-    pool, zips = tree(tmp_path / "pool")
-    assert len(zips) == 20
-    assert (pool, zips) == tree(tmp_path / "whole/pool")
+        start()
+        assert number() == 0
+        starter.stdin.close()
+    assert staged_batches() == 20
+    pool = tree(tmp_path / "pool")
     assert any(name.endswith("tfrecord-00000") for name in pool)
+    assert pool == tree(tmp_path / "at_once")

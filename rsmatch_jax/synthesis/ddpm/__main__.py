@@ -6,31 +6,34 @@
 Trains a U-Net on the dataset's training split, then draws and saves a class-balanced
 pool. Strong guidance makes pictures clearer than real ones, like those of text-to-image
 models. The same seed, machine and versions make the same pool. The same command
-continues an interrupted run from what is saved in DIR/.staging.
+continues an interrupted run from DIR/.staging: training.json and checkpoints/ (or from
+these in --model_dir), drawing.json and the pictures in drawn/.
 """
 
 import argparse
 import contextlib
 import dataclasses
+import hashlib
 import importlib.metadata
 import os
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
-from rsmatch_jax import terminal
+from rsmatch_jax import files, terminal
 from rsmatch_jax.data import sources
 from rsmatch_jax.data.stores import arrays, dataset_folder
-from rsmatch_jax.errors import RunFailed
+from rsmatch_jax.errors import RequestError, RunFailed
 from rsmatch_jax.runs import workdir
 from rsmatch_jax.runtime import compilation
 from rsmatch_jax.synthesis import checks
-from rsmatch_jax.synthesis.ddpm import denoiser, output
+from rsmatch_jax.synthesis.ddpm import denoiser
 from rsmatch_jax.synthesis.ddpm import pool as ddpm_pool
 from rsmatch_jax.synthesis.ddpm import settings as ddpm_settings
 from rsmatch_jax.terminal import say
@@ -46,7 +49,11 @@ def run(args: argparse.Namespace, argv: Sequence[str]):
     devices = jax.local_devices()
     ddpm_settings.check(args, len(devices))
     out = os.path.abspath(os.path.expanduser(args.out))
-    output.check_out(out)
+    if arrays.is_array_folder(out) or dataset_folder.is_dataset(out):
+        raise RequestError(
+            f"--out={out} holds a pool already; remove it or name another"
+        )
+    checks.check_pool_folder(out)
     tf_write = None
     if args.format == "tfds" or (not args.format and args.dataset != "digits"):
         tf_write = checks.tfds_writer(", or choose --format=arrays")
@@ -56,30 +63,28 @@ def run(args: argparse.Namespace, argv: Sequence[str]):
     ddpm_settings.check_images(data, args.dataset)
     per_class = len(data.labels) // data.num_classes
     settings = ddpm_settings.settle(args, data.images.shape[1], per_class)
-    origin = output.origin(args.dataset, args.data_dir)
+    origin = ddpm_pool.origin(args.dataset, args.data_dir)
     compilation.use_cache(args.cache_dir)
 
     staging = os.path.join(out, dataset_folder.STAGING)
-    model, flag = staging, f"--out={args.out}"
+    model, locked = staging, {staging: f"--out={args.out}"}
     if args.model_dir:
         model = os.path.abspath(os.path.expanduser(args.model_dir))
         workdir.check_writable(model, "--model_dir")
+        locked.setdefault(model, f"--model_dir={args.model_dir}")
     with contextlib.ExitStack() as locks:
-        locks.enter_context(checks.locked(staging, flag))
-        if model != staging:
-            flag = f"--model_dir={args.model_dir}"
-            locks.enter_context(checks.locked(model, flag))
+        for folder, flag in locked.items():
+            locks.enter_context(checks.locked(folder, flag))
         values = dataclasses.asdict(settings)
-        output.claim_training(model, data, values, flag)
-        drawn = output.claim_drawing(staging, values)
+        _claim_training(model, data, values, locked[model])
+        drawn = _claim_drawing(staging, values)
         state, losses = denoiser.train(settings, data, devices, model, args.save_every)
         levels = DIGITS_LEVELS if args.dataset == "digits" else 256
         pool, dropped = ddpm_pool.draw_pool(
             settings, state.ema, data, levels, devices, drawn
         )
-        command = ("python", "-m", "rsmatch_jax.synthesis.ddpm", *argv)
         report = {
-            "command": shlex.join(command),
+            "command": f"python -m rsmatch_jax.synthesis.ddpm {shlex.join(argv)}",
             "settings": values,
             "final_loss": round(float(np.mean(losses[-denoiser.RECENT :])), 4),
             "duplicates_dropped": dropped,
@@ -88,7 +93,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]):
             **origin,
         }
         if tf_write:
-            output.write_tfds(out, staging, pool, report, tf_write)
+            ddpm_pool.write_tfds(out, staging, pool, report, tf_write)
         else:
             arrays.save(out, pool, report)
         shutil.rmtree(staging)
@@ -99,6 +104,43 @@ def run(args: argparse.Namespace, argv: Sequence[str]):
     )
 
 
+def _claim_training(
+    folder: str, data: arrays.ImageArrays, settings: Mapping[str, Any], flag: str
+):
+    """Notes in `folder` what is trained there; refuses a folder of other training."""
+    digest = hashlib.blake2b(np.asarray(data.images).tobytes(), digest_size=8)
+    digest.update(data.labels.tobytes())
+    content = {
+        "dataset": data.name,
+        "images": list(data.images.shape),
+        "digest": digest.hexdigest(),
+        **{k: v for k, v in settings.items() if k not in ddpm_settings.DRAWING},
+    }
+    path = os.path.join(folder, "training.json")
+    earlier = files.read_json(path)
+    if earlier is not None and earlier != content:
+        raise RequestError(
+            f"{flag}: {folder} holds a model that is trained in another way:\n"
+            f"{checks.changes(earlier, content)}"
+            "give the same flags, name another folder, or delete this one"
+        )
+    files.write_json(path, content)
+
+
+def _claim_drawing(staging: str, settings: Mapping[str, Any]) -> str:
+    """Returns the folder of drawn pictures, without those of other settings.
+
+    They are removed, not refused, because training takes most of the time.
+    """
+    folder = os.path.join(staging, "drawn")
+    path = os.path.join(staging, "drawing.json")
+    if files.read_json(path) != settings:
+        shutil.rmtree(folder, ignore_errors=True)
+        files.write_json(path, settings)
+    os.makedirs(folder, exist_ok=True)
+    return folder
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv
@@ -106,9 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def command(args: argparse.Namespace):
         try:
             run(args, argv)
-        except RunFailed:
-            raise
-        except RuntimeError as e:  # JAX's, such as a full device memory
+        except jax.errors.JaxRuntimeError as e:  # such as a full device memory
             full = "RESOURCE_EXHAUSTED" in str(e)
             way_out = "; lower --batch_size or --sampling_batch" if full else ""
             raise RunFailed(f"{e}{way_out}; {GO_ON}") from e

@@ -33,13 +33,11 @@ class State:
 
 def optimizer(settings: Settings) -> optax.GradientTransformation:
     """Returns Adam whose rate rises linearly, then falls along a half cosine to 0."""
-    rate = optax.cosine_decay_schedule(
-        settings.learning_rate, max(1, settings.steps - settings.warmup_steps)
+    rise = settings.warmup_steps
+    steps = max(settings.steps, rise + 1)  # the cosine needs a step
+    adam = optax.adam(
+        optax.warmup_cosine_decay_schedule(0, settings.learning_rate, rise, steps)
     )
-    if settings.warmup_steps:
-        rise = optax.linear_schedule(0, settings.learning_rate, settings.warmup_steps)
-        rate = optax.join_schedules([rise, rate], [settings.warmup_steps])
-    adam = optax.adam(rate)
     if not settings.gradient_clip:
         return adam
     return optax.chain(optax.clip_by_global_norm(settings.gradient_clip), adam)
@@ -50,9 +48,8 @@ def make_train_step(
 ) -> Callable[..., tuple[State, jax.Array]]:
     """Returns step(state, key, images, labels) -> (state, loss) for one device.
 
-    `parallel.map_resident_step` maps it over the devices. images: uint8 [N, S, S, C],
-    labels: int32 [N], the complete set. The step draws its batch from the key and the
-    step number.
+    images: uint8 [N, S, S, C], labels: int32 [N], the complete set, from which the step
+    draws its batch by the key and its number.
     """
     signals = jnp.asarray(diffusion.alpha_bars())
 
@@ -117,17 +114,13 @@ def train(
     folder: str,
     save_every: int,
 ) -> tuple[State, list[float]]:
-    """Trains the noise predictor on all of `data`.
+    """Trains the noise predictor on all of `data`, or raises RunFailed if it diverges.
 
-    Args:
-        folder: where the state is saved every `save_every` steps and after the last.
-            Training continues from a state that is there.
+    The state is saved in `folder` every `save_every` steps and after the last; training
+    continues from a state that is there.
 
     Returns:
         The last state and the losses; of steps before a restart only the last RECENT.
-
-    Raises:
-        RunFailed: the loss is not finite.
     """
     tx = optimizer(settings)
     state = init_state(settings, data.num_classes, data.images.shape[1:], tx)
@@ -146,7 +139,14 @@ def train(
             say(f"training: {done} of {settings.steps} steps are done already")
         if done == settings.steps:  # no need to compile the step
             return state, losses
-        step, inputs = _mapped_step(settings, data, tx, devices, state)
+        key = jax.random.fold_in(jax.random.key(settings.seed), diffusion.TRAIN)
+        images, labels = np.ascontiguousarray(data.images), data.labels.astype(np.int32)
+        constants = parallel.replicate((key, images, labels), devices)
+        inputs = (*constants, parallel.ranks(devices))
+        step = make_train_step(settings, data.num_classes, tx)
+        step = parallel.map_resident_step(step, len(constants), devices)
+        lowered = step.lower(state, *inputs)
+        step = compilation.compiled(lowered, devices[0].platform)
         progress = Progress("training", "steps", settings.steps, say, done)
         # Steps are dispatched one by one: XLA:CPU runs convolutions inside its loops
         # (scan, while) many times slower.
@@ -170,24 +170,6 @@ def _finite(losses: list[jax.Array], done: int, learning_rate: float) -> list[fl
         raise RunFailed(
             f"the loss is not finite from training step {first} on; lower "
             f"--learning_rate (it was {learning_rate}) and name another --out, because "
-            "that is other training"
+            "this one continues with the old rate"
         )
     return values
-
-
-def _mapped_step(
-    settings: Settings,
-    data: arrays.ImageArrays,
-    tx: optax.GradientTransformation,
-    devices: Sequence[jax.Device],
-    state: State,
-) -> tuple[Callable, tuple]:
-    """Returns the compiled step and its inputs after the state."""
-    key = jax.random.fold_in(jax.random.key(settings.seed), diffusion.TRAIN)
-    images, labels = np.ascontiguousarray(data.images), data.labels.astype(np.int32)
-    constants = parallel.replicate((key, images, labels), devices)
-    inputs = (*constants, parallel.ranks(devices))
-    step = make_train_step(settings, data.num_classes, tx)
-    step = parallel.map_resident_step(step, len(constants), devices)
-    lowered = step.lower(state, *inputs)
-    return compilation.compiled(lowered, devices[0].platform), inputs

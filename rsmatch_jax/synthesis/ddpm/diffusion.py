@@ -33,12 +33,13 @@ def network(settings: Settings, size: int, num_classes: int) -> unet.UNet:
     )
 
 
-def alpha_bars(levels: int = NOISE_LEVELS) -> np.ndarray:
-    """Returns the signal's share of variance at level 0..levels, float32 [levels + 1].
+def alpha_bars() -> np.ndarray:
+    """Returns the signal's share of variance by level, float32 [NOISE_LEVELS + 1].
 
     Cosine schedule, 2102.09672 eq. 17 (s = 0.008, betas at most 0.999).
     """
-    f = np.cos((np.arange(levels + 1) / levels + 0.008) / 1.008 * np.pi / 2) ** 2
+    time = np.arange(NOISE_LEVELS + 1) / NOISE_LEVELS
+    f = np.cos((time + 0.008) / 1.008 * np.pi / 2) ** 2
     alphas = np.maximum(f[1:] / f[:-1], 0.001)
     return np.concatenate([[1.0], np.cumprod(alphas)]).astype(np.float32)
 
@@ -61,11 +62,6 @@ def flip_some(key: jax.Array, images: jax.Array) -> jax.Array:
     """Mirrors each image of [B, H, W, C] left to right with probability 0.5."""
     flipped = jax.random.bernoulli(key, 0.5, (len(images), 1, 1, 1))
     return jnp.where(flipped, images[:, :, ::-1], images)
-
-
-def guide(labelled: jax.Array, unlabelled: jax.Array, guidance: float) -> jax.Array:
-    """Returns the guided noise, 2207.12598 eq. 6."""
-    return (1 + guidance) * labelled - guidance * unlabelled
 
 
 def ddim_step(
@@ -91,7 +87,7 @@ def make_sampler(
 ) -> Callable[..., np.ndarray]:
     """Returns draw(params, key, labels, tick) -> float32 [B, *shape] in [-1, 1].
 
-    labels: int32 [B]; every new B is compiled once. tick is called after every step.
+    labels: int32 [B], the same B in all calls. tick is called after every step.
     """
     net = network(settings, shape[0], num_classes)
     signals = alpha_bars()
@@ -105,13 +101,15 @@ def make_sampler(
         shown = jnp.concatenate([labels, jnp.full_like(labels, num_classes)])
         noise: Any = net.apply(params, jnp.concatenate([noisy] * 2), levels, shown)
         labelled, unlabelled = jnp.split(noise, 2)
-        noise = guide(labelled, unlabelled, settings.guidance)
+        # 2207.12598 eq. 6.
+        noise = (1 + settings.guidance) * labelled - settings.guidance * unlabelled
         return ddim_step(noisy, noise, signal, next_signal)
 
     mapped = parallel.map_eval(forward, devices)
-    programs: dict[int, Callable] = {}
+    program: Callable | None = None
 
     def draw(params, key, labels, tick=lambda: None) -> np.ndarray:
+        nonlocal program
         noise = np.asarray(jax.random.normal(key, (len(labels), *shape)))
         # Every device needs equally many rows, so the first ones repeat at the end.
         rows = np.arange(-(-len(labels) // len(devices)) * len(devices)) % len(labels)
@@ -119,12 +117,11 @@ def make_sampler(
         params = parallel.replicate(params, devices)
         for now, after in zip(times[:-1], times[1:], strict=True):
             variables = params, now, signals[now], signals[after]
-            if len(labels) not in programs:
+            if program is None:
                 lowered = mapped.lower(variables, (x, classes))
-                platform = devices[0].platform
-                programs[len(labels)] = compilation.compiled(lowered, platform)
-            x = programs[len(labels)](variables, (x, classes))
-            x.block_until_ready()  # else the progress line runs ahead of the device
+                program = compilation.compiled(lowered, devices[0].platform)
+            x = program(variables, (x, classes))
+            x.block_until_ready()  # otherwise the progress line is ahead of the device
             tick()
         return parallel.collect(x)[: len(labels)]
 

@@ -1,9 +1,9 @@
-"""Draws a class-balanced pool of different pictures."""
+"""Draws a class-balanced pool of different pictures, and writes it with its source."""
 
 import functools
 import hashlib
-import io
 import os
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +11,8 @@ import jax
 import numpy as np
 
 from rsmatch_jax import files
+from rsmatch_jax.data import sources
+from rsmatch_jax.data.stores import arrays, dataset_folder
 from rsmatch_jax.data.stores.arrays import ImageArrays
 from rsmatch_jax.errors import RequestError, RunFailed
 from rsmatch_jax.synthesis.ddpm import diffusion
@@ -19,6 +21,11 @@ from rsmatch_jax.terminal import Progress, say
 
 GENERATOR = "ddpm"
 MAX_ROUNDS = 5  # of drawing, to replace dropped duplicates
+DIGITS_SOURCE = (
+    "Drawn by a diffusion model trained on scikit-learn's digits: the test part of "
+    "'Optical Recognition of Handwritten Digits' (E. Alpaydin, C. Kaynak, 1998, UCI "
+    "Machine Learning Repository, doi 10.24432/C50P49), CC BY 4.0."
+)
 
 
 def to_uint8(images: np.ndarray, levels: int) -> np.ndarray:
@@ -37,16 +44,12 @@ def draw_pool(
 ) -> tuple[ImageArrays, int]:
     """Draws per_class pictures of every class, all different and none in `data`.
 
-    Args:
-        levels: grey values of the pictures, evenly spaced.
-        folder: holds the chunks drawn so far, and gets the others.
+    levels: grey values of the pictures, evenly spaced. folder: holds the chunks drawn
+    so far, and gets the others.
 
     Returns:
         The pool, sorted by class, and the number of dropped pictures: exact duplicates
         of another picture or of a training image.
-
-    Raises:
-        RunFailed: MAX_ROUNDS give too few different pictures.
     """
     classes = np.arange(data.num_classes, dtype=np.int32)
     draw = diffusion.make_sampler(
@@ -72,9 +75,8 @@ def draw_pool(
                 key = jax.random.fold_in(root, number)
                 same_shape = np.resize(chunk, size)  # compiled once
                 images = to_uint8(draw(params, key, same_shape, tick), levels)
-                content = io.BytesIO()
-                np.save(content, images, allow_pickle=False)
-                files.write_bytes(path, content.getvalue())
+                with files.replacing(path) as f:
+                    np.save(f, images, allow_pickle=False)
             images = _load(path)
             progress.skip_to(i * settings.sampling_steps)
             number += 1
@@ -108,10 +110,61 @@ def _pool(
             f"needed: {settings.per_class}); lower --guidance or raise --steps"
         )
     labels = np.arange(data.num_classes, dtype=np.int32).repeat(settings.per_class)
-    images = np.concatenate([np.stack(images) for images in pictures])
+    images = np.concatenate(pictures)
     generators, names = np.zeros_like(labels), data.class_names
     return ImageArrays(data.name, images, labels, names, generators, (GENERATOR,))
 
 
 def _digest(image: np.ndarray) -> bytes:
     return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+
+
+def origin(dataset: str, data_dir: str | None) -> dict[str, str]:
+    """Returns the source of the pictures and their licence, as text."""
+    if dataset == "digits":
+        return {"source": DIGITS_SOURCE, "licence": "CC BY 4.0"}
+    folder = sources.prepared_folder(dataset, data_dir)
+    info = dataset_folder.inspect(folder).info if folder else {}
+    name = f"{info['name']} {info['version']}" if info else dataset
+    about = f"{info.get('description', '')} {info.get('citation', '')}".split()
+    licence = info.get("redistributionInfo", {}).get("license")
+    return {
+        "source": " ".join([f"Drawn by a diffusion model trained on {name}.", *about]),
+        "licence": licence or f"that of the training images, {name}",
+    }
+
+
+def write_tfds(
+    out: str, staging: str, pool: ImageArrays, report: dict[str, Any], tf_write
+):
+    """Writes the pool as a TFDS dataset folder with a pool.json, below `staging`, and
+    moves it, its description last, so that no incomplete pool looks complete."""
+    parent = os.path.join(staging, "pool")
+    shutil.rmtree(parent, ignore_errors=True)
+    folder = os.path.join(parent, os.path.basename(out))
+    images = arrays.to_rgb(np.asarray(pool.images))
+    size = images.shape[1]
+    terms = {key: report.pop(key) for key in ("licence", "source")}
+    rows = enumerate(zip(images, pool.labels.tolist(), strict=True))
+    examples = (
+        tf_write.Example(image, label, id=f"{GENERATOR}_{i:06d}", generator=0)
+        for i, (image, label) in rows
+    )
+    tf_write.write(
+        folder,
+        {"train": examples},
+        class_names=pool.class_names,
+        size=(size, size),
+        generator_names=pool.generator_names,
+        pool={
+            "generators": {GENERATOR: {"how": report, "images": len(images)}},
+            "resize": {"kernel": None, "size": size, "resized": 0},
+            "exact_duplicates": report["duplicates_dropped"],
+            "exact_duplicates_dropped": report["duplicates_dropped"],
+            **terms,
+        },
+        description=terms["source"],
+        licence=terms["licence"],
+    )
+    for name in sorted(os.listdir(folder), key=lambda n: n == dataset_folder.INFO):
+        os.replace(os.path.join(folder, name), os.path.join(out, name))

@@ -39,8 +39,10 @@ class Settings:
     dropout: float = setting(0.0, "dropout rate in residual blocks", 0, 0.99)
     flip: bool = setting(False, "mirror images too; wrong if left and right matter")
     dtype: str = setting("float32", "dtype of activations; parameters are float32")
-    ema_decay: float = setting(0.995, "decay of the averaged weights, which draw", 0, 1)
-    label_dropout: float = setting(0.1, "share of images shown without class", 0, 1)
+    ema_decay: float = setting(
+        0.995, "decay of the weights' average, used to draw", 0, 1
+    )
+    label_dropout: float = setting(0.1, "share of images whose class is hidden", 0, 1)
     guidance: float = setting(8.0, "w of (1 + w) eps(x, class) - w eps(x)", 0)
     sampling_steps: int = setting(50, "DDIM steps per picture", 1, NOISE_LEVELS)
     sampling_batch: int = setting(500, "pictures drawn at once", 1)
@@ -65,7 +67,7 @@ COLOUR = Settings(
     guidance=1.0,
     sampling_steps=100,
 )
-# What may change between training and drawing.
+# Training does not depend on these, so one model can draw with several values.
 DRAWING = ("per_class", "guidance", "sampling_steps", "sampling_batch")
 
 
@@ -77,18 +79,11 @@ def parser(description: str | None) -> terminal.Parser:
     add("--out", required=True, help="folder of the pool and of unfinished work")
     add("--data_dir", help="where TFDS sets are (default: TFDS's)")
     add("--cache_dir", help="where decoded sets and compiled programs are kept")
-    add(
-        "--model_dir",
-        help="folder that keeps the training state, also after the end: other pools "
-        "can be drawn from it without training (default: below --out, removed at the "
-        "end)",
-    )
-    add(
-        "--format",
-        choices=("arrays", "tfds"),
-        help="form of the pool: a TFDS dataset folder or plain arrays (default: arrays "
-        "for digits, tfds for all others)",
-    )
+    text = "folder that keeps the training state, from which other pools can be drawn "
+    text += "without training (default: below --out, removed at the end)"
+    add("--model_dir", help=text)
+    text = "TFDS dataset folder or plain arrays (default: arrays for digits, else tfds)"
+    add("--format", choices=("arrays", "tfds"), help=text)
     text = "training steps between saves (default 5000)"
     add("--save_every", type=int, default=5000, help=text)
     for field in dataclasses.fields(Settings):
@@ -118,18 +113,18 @@ def _changed(preset: Settings, args: argparse.Namespace) -> Settings:
     )
 
 
-def check(args: argparse.Namespace, num_devices: int = 1):
-    """Raises RequestError for a flag that cannot work with either preset."""
+def check(args: argparse.Namespace, num_devices: int):
+    """Raises RequestError for a flag that cannot work."""
     checks.check_range("save_every", args.save_every, 1)
-    for settings in (_changed(SMALL, args), _changed(COLOUR, args)):
-        checks.check_settings(settings)
-        if settings.batch_size % num_devices:
-            raise RequestError(
-                f"--batch_size={settings.batch_size} is no multiple of the "
-                f"{num_devices} devices"
-            )
-        if settings.width % 4:
-            raise RequestError(f"--width={settings.width}: give a multiple of 4")
+    settings = _changed(SMALL, args)  # flags count alone: both presets are in range
+    checks.check_settings(settings)
+    if settings.batch_size % num_devices:
+        raise RequestError(
+            f"--batch_size={settings.batch_size} is no multiple of the {num_devices} "
+            "devices"
+        )
+    if settings.width % 4:
+        raise RequestError(f"--width={settings.width}: give a multiple of 4")
 
 
 def check_images(data: ImageArrays, name: str):

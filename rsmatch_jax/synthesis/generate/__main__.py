@@ -4,9 +4,9 @@
 
 Generators: sd14 (Stable Diffusion 1.4), sdxl_lightning (4 steps), glide, or the folder
 of any diffusers text-to-image model. Runs with different generators fill one pool.
-Pictures are stored below POOL/.staging batch by batch, so a run that was stopped in any
-way continues where it was, and says so when everything is done. A longer prompt file
-that begins with the same prompts adds pictures for the new ones.
+Pictures are saved below POOL/.staging batch by batch, so the same command continues a
+run that was stopped in any way. A longer prompt file that begins with the same prompts
+adds pictures for the new ones.
 """
 
 import argparse
@@ -27,10 +27,7 @@ from rsmatch_jax.synthesis.prompts import prompt_file
 from rsmatch_jax.terminal import say
 
 SIZE = 32
-GO_ON = (
-    "the staged pictures stay; if the disk is full, free some space and start again to "
-    "continue"
-)
+GO_ON = "staged pictures stay; free some space if the disk is full, then start again"
 
 
 def seed_of(seed: int, generator: str, prompt: int) -> int:
@@ -41,13 +38,16 @@ def seed_of(seed: int, generator: str, prompt: int) -> int:
 
 def run(args: argparse.Namespace):
     """Draws the missing pictures, then writes the pool."""
-    _check(args)
+    for flag, low in (("size", 1), ("batch_size", 1), ("steps", 1), ("guidance", 0)):
+        if (value := getattr(args, flag)) is not None:
+            checks.check_range(flag, value, low)
     for flag in ("prompts", "generator", "model_dir", "unet"):
         if (value := getattr(args, flag)) is not None:
             setattr(args, flag, os.path.expanduser(value))
-    names = ("name", "model_dir", "unet", "steps", "guidance", "batch_size")
+    names = ("model_dir", "name", "unet", "steps", "guidance", "batch_size")
     flags = {name: getattr(args, name) for name in names}
     generator = pipelines.choose(args.generator, **flags)
+    size = _size(args, generator.native_size)
     prompts = _read_prompts(args.prompts)
     out = os.path.abspath(os.path.expanduser(args.out))
     checks.check_pool_folder(out)
@@ -59,15 +59,14 @@ def run(args: argparse.Namespace):
         if dataset_folder.is_dataset(out):
             source = dataset_folder.inspect(out)
             dataset_folder.check_shards(source, source.splits)
-        size = generator.native_size if args.full_size else args.size or SIZE
-        if args.full_size and generator.local:
-            size = None  # only the loaded model can tell
-        batches.check_fit(out, prompts.dataset, prompts.class_names, size)
+        batches.check_fit(out, prompts, size)
         part = batches.Part(out, generator.name)
-        _settings(args, generator, part, prompts)  # refuses other ones
-        missing = part.missing(len(prompts.prompts), generator.batch_size)
-        if missing:
-            _draw(args, out, generator, prompts, part, missing)
+        settings = pipelines.base_settings(generator, args.seed)
+        if args.device:
+            settings["precision"] = drawing.precision_on(args.device)
+        part.check(settings, prompts)
+        if missing := part.missing(len(prompts.prompts), generator.batch_size):
+            _draw(args, generator, prompts, part, settings, missing)
         elif pool_folder.is_current(out):
             dropped = sum(entry.dropped is not None for entry in part.entries)
             count = len(part.entries) - dropped
@@ -81,22 +80,19 @@ def run(args: argparse.Namespace):
     say(_summary(out, report, per_class))
 
 
-def _check(args: argparse.Namespace):
-    """Raises RequestError for a number that cannot work."""
-    for flag, low in (("size", 1), ("batch_size", 1), ("steps", 1), ("guidance", 0)):
-        if (value := getattr(args, flag)) is not None:
-            checks.check_range(flag, value, low)
-    model = pipelines.GENERATORS.get(args.generator)
-    if model and model.native_size and not args.model_dir:
-        _refuse_enlarging(args.size or 0, args.generator, model.native_size)
-    if args.size is not None and args.full_size:
-        raise RequestError("--size and --full_size exclude each other; give one")
+def _size(args: argparse.Namespace, native_size: int | None) -> int | None:
+    """Returns the pixels a side to be stored; None if only the loaded model tells."""
+    size = native_size if args.full_size else args.size or SIZE
+    if size and native_size and size > native_size:
+        raise RequestError(
+            f"--size={size} is more than {args.generator} draws, {native_size}; give "
+            "at most that, because pictures are only made smaller"
+        )
+    return size
 
 
 def _read_prompts(path: str) -> prompt_file.PromptFile:
     prompts = prompt_file.read(path)
-    if not prompts.prompts:
-        raise RequestError(f"--prompts={path} has no prompt")
     labels = {prompt.label for prompt in prompts.prompts}
     bare = [n for i, n in enumerate(prompts.class_names) if i not in labels]
     if bare:
@@ -107,65 +103,31 @@ def _read_prompts(path: str) -> prompt_file.PromptFile:
     return prompts
 
 
-def _refuse_enlarging(size: int, name: str, native_size: int):
-    if size > native_size:
-        raise RequestError(
-            f"--size={size} is more than {name} draws, {native_size}: give at most "
-            "that, pictures are only made smaller"
-        )
-
-
-def _settings(
-    args: argparse.Namespace,
-    generator: pipelines.Generator,
-    part: batches.Part,
-    prompts: prompt_file.PromptFile,
-    **more: Any,
-) -> dict[str, Any]:
-    """Returns what the pictures depend on, or raises RequestError if it has changed.
-
-    more: what only the loaded model tells.
-    """
-    optional = {
-        "steps": generator.steps,
-        "guidance": generator.guidance,
-        "precision": drawing.precision_on(args.device) if args.device else None,
-    }
-    settings = {
-        **pipelines.identity(generator),
-        "seed": args.seed,
-        "batch_size": generator.batch_size,
-        **{k: v for k, v in optional.items() if v is not None},
-        **more,
-    }
-    part.check({**settings, "prompts": prompts.digest(part.num_prompts)})
-    return settings
-
-
 def _draw(
     args: argparse.Namespace,
-    out: str,
     generator: pipelines.Generator,
     prompts: prompt_file.PromptFile,
     part: batches.Part,
+    settings: dict[str, Any],
     missing: Sequence[int],
 ):
-    """Loads the model, checks what only it can tell, stages the missing batches."""
+    """Loads the model, checks what only it can tell, and stages the missing batches."""
     pipelines.require(generator)
-    args.device = drawing.choose_device(args.device)
-    _settings(args, generator, part, prompts)  # refuses before the model loads
-    model = generator.model if generator.local else generator.name
-    say(f"loading {model} on {args.device}")
-    drawer = drawing.load(generator, args.device)
-    settings = _settings(args, generator, part, prompts, **drawer.settings)
-    size = drawer.native_size if args.full_size else args.size or SIZE
-    _refuse_enlarging(size, generator.name, drawer.native_size)
-    batches.check_fit(out, prompts.dataset, prompts.class_names, size)
+    device = drawing.choose_device(args.device)
+    settings["precision"] = drawing.precision_on(device)
+    part.check(settings, prompts)  # refuses before the model loads
+    say(f"loading {generator.model if generator.local else generator.name} on {device}")
+    drawer = drawing.load(generator, device)
+    settings |= drawer.settings
+    part.check(settings, prompts)
+    size = _size(args, drawer.native_size)
+    assert size is not None  # because native_size is a number
+    batches.check_fit(part.out, prompts, size)
+    header = _header(generator, prompts, settings, drawer.native_size)
+    part.begin({**header, "size": size}, drawer.environment)
     step, total = generator.batch_size, len(prompts.prompts)
-    rows = {b: range(b * step, min((b + 1) * step, total)) for b in missing}
+    rows = {b: range(total)[b * step : (b + 1) * step] for b in missing}
     left = sum(map(len, rows.values()))
-    header = _header(generator, drawer, prompts, settings) | {"size": size}
-    part.begin(header, drawer.environment)
     if left < total:
         say(f"{total - left} of {total} prompts are done already")
     progress = terminal.Progress(f"drawing {generator.name}", "pictures", left, say)
@@ -180,21 +142,21 @@ def _draw(
                 "in a row; --device=cpu draws in float32"
             )
         labels = [(i, prompts.prompts[i].label) for i in batch]
-        part.stage(number, size, labels, pictures)
+        part.stage(number, labels, pictures)
         progress.advance(len(batch))
 
 
 def _header(
     generator: pipelines.Generator,
-    drawer: drawing.Drawer,
     prompts: prompt_file.PromptFile,
     settings: dict[str, Any],
+    native_size: int,
 ) -> dict[str, Any]:
     """Returns how the generator draws, for its staging and for pool.json."""
     checker = "with" if settings.get("safety_checker") else "without"
     model = f"{generator.name} from a folder" if generator.local else generator.model
     steps, guidance = settings.get("steps"), settings.get("guidance")
-    how = f"{model}, {steps} steps, guidance {guidance}, {drawer.native_size} pixels, "
+    how = f"{model}, {steps} steps, guidance {guidance}, {native_size} pixels, "
     how += f"{settings['precision']}, {checker} safety checker"
     return {
         "dataset": prompts.dataset,
@@ -202,7 +164,7 @@ def _header(
         "how": how,
         "licence": generator.licence,
         "source": generator.source,
-        "native_size": drawer.native_size,
+        "native_size": native_size,
         "settings": settings,
         "prompts": {
             "count": len(prompts.prompts),
@@ -215,6 +177,7 @@ def _header(
 def _summary(
     out: str, report: Mapping[str, Any], per_class: Counter[tuple[str, int]]
 ) -> str:
+    """per_class: pictures by (generator, class)."""
     size = report["resize"]["size"]
     lines = [
         f"pool of {per_class.total()} pictures of {size}x{size} for {report['dataset']}"
@@ -228,7 +191,7 @@ def _summary(
         counts = [per_class[name, i] for i in range(len(report["class_names"]))]
         for class_name, count in zip(report["class_names"], counts, strict=True):
             lines.append(f"  {class_name}: {count}")
-        lines.append(f"  at least {min(counts)} a class; training takes no more")
+        lines.append(f"  at least {min(counts)} a class, the most that training takes")
         drawn, total = made["prompts"]["drawn"], made["prompts"]["count"]
         if drawn < total:
             lines.append(
@@ -245,19 +208,20 @@ def _summary(
 
 def _parser() -> terminal.Parser:
     parser = terminal.Parser("synthesis.generate", __doc__)
-    add = parser.add_argument
+    add, sizes = parser.add_argument, parser.add_mutually_exclusive_group()
     names = ", ".join(pipelines.GENERATORS)
-    add("--prompts", required=True, help="file of python -m rsmatch_jax...prompts")
+    add("--prompts", required=True, help="file made by rsmatch_jax.synthesis.prompts")
     add("--generator", required=True, help=f"{names}, or a diffusers model's folder")
-    add("--out", required=True, help="folder of the pool, new or of this command")
-    add("--name", help="of the generator in the pool (default: as --generator)")
-    add("--size", type=int, help=f"pixels a side (default {SIZE})")
-    add("--full_size", action="store_true", help="keep the size that the model draws")
+    add("--out", required=True, help="folder of the pool: new, or made by this command")
+    add("--name", help="generator's name in the pool (default: as --generator)")
+    sizes.add_argument("--size", type=int, help=f"pixels a side (default {SIZE})")
+    text = "keep the size that the model draws"
+    sizes.add_argument("--full_size", action="store_true", help=text)
     add("--batch_size", type=int, help="pictures drawn at once (default: by model)")
-    add("--seed", type=int, default=0, help="of everything random (default 0)")
+    add("--seed", type=int, default=0, help="seed of the noise (default 0)")
     add("--device", choices=("cuda", "cpu"), help="default: the GPU, if there is one")
-    add("--steps", type=int, help="default: the generator's")
-    add("--guidance", type=float, help="default: the generator's")
+    add("--steps", type=int, help="sampling steps (default: the generator's)")
+    add("--guidance", type=float, help="scale (default: the generator's)")
     add("--model_dir", help="folder with a known generator's weights, without the hub")
     add("--unet", help="sdxl_lightning's UNet file, with --model_dir")
     return parser

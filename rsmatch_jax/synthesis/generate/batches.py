@@ -3,8 +3,8 @@
     POOL/.staging/generators/NAME/header.json    what NAME draws, and how
     POOL/.staging/generators/NAME/batches/N.zip  entries.json and PNG files of batch N
 
-Prompts are drawn in fixed batches. A batch is one file that is written atomically, so a
-batch is done if its file exists. No other record of the work is needed.
+Prompts are drawn in fixed batches. A batch is one file that is written atomically, so
+it is done if its file exists. No other record of the work is needed.
 """
 
 import contextlib
@@ -26,11 +26,12 @@ from rsmatch_jax.data.images import image_source
 from rsmatch_jax.data.stores import dataset_folder
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.synthesis import checks
+from rsmatch_jax.synthesis.prompts.prompt_file import PromptFile
 
 KERNEL = image_source.KERNEL
 _GENERATORS = "generators"
 _HEADER, _BATCHES, _ENTRIES = "header.json", "batches", "entries.json"
-_OLD_JOURNAL = "journal.jsonl"  # of versions that staged each picture as a file
+_OLD_JOURNAL = "journal.jsonl"  # written by versions that staged each picture as a file
 _BATCH = re.compile(r"\d{7}\.zip")
 _DAMAGE = (zipfile.BadZipFile, EOFError, KeyError, RuntimeError, TypeError, ValueError)
 
@@ -66,23 +67,23 @@ def parts(out: str) -> list["Part"]:
     return sorted(staged, key=lambda part: part.header["position"])
 
 
-def check_fit(out: str, dataset: str, class_names: Sequence[str], size: int | None):
+def check_fit(out: str, prompts: PromptFile, size: int | None):
     """Raises RequestError if new pictures do not fit the staged ones.
 
     size: pixels a side, or None if it is not known yet.
     """
     for header in (part.header for part in parts(out)):
-        names = tuple(header["class_names"])
-        if (header["dataset"], names) != (dataset, tuple(class_names)):
-            pairs = enumerate(zip(names, class_names, strict=False))
+        names, new_names = tuple(header["class_names"]), prompts.class_names
+        if (header["dataset"], names) != (prompts.dataset, new_names):
+            pairs = enumerate(zip(names, new_names, strict=False))
             changed = (
                 f"label {i} is {a} there, {b} here" for i, (a, b) in pairs if a != b
             )
-            counts = f"{len(names)} classes there, {len(class_names)} here"
+            counts = f"{len(names)} classes there, {len(new_names)} here"
             raise RequestError(
                 f"--out={out} is a pool for {header['dataset']}, the prompts are for "
-                f"{dataset} ({next(changed, counts)}); name another folder, or give "
-                "prompts for this pool's dataset"
+                f"{prompts.dataset} ({next(changed, counts)}); name another folder, or "
+                "give prompts for this pool's dataset"
             )
         if size not in (None, header["size"]):
             raise RequestError(
@@ -95,11 +96,11 @@ def check_fit(out: str, dataset: str, class_names: Sequence[str], size: int | No
 class Part:
     """The staged pictures of one generator.
 
-    header: {} before the first `begin`. batches: entries by batch number.
+    header: {} before the first `begin`. batches: entries by number of the batch.
     """
 
     def __init__(self, out: str, name: str):
-        self.name, self._out = name, out
+        self.name, self.out = name, out
         self.folder = os.path.join(folder_of(out), _GENERATORS, name)
         if os.path.exists(os.path.join(self.folder, _OLD_JOURNAL)):
             raise RequestError(
@@ -121,7 +122,7 @@ class Part:
 
     @contextlib.contextmanager
     def _opened(self, batch: int) -> Generator[zipfile.ZipFile]:
-        """Opens a batch for reading; zip's own check sums tell damage."""
+        """Opens a batch for reading; damaged files fail by the checksums of zip."""
         path = self._path(batch)
         try:
             with zipfile.ZipFile(path) as archive:
@@ -137,35 +138,30 @@ class Part:
         """Everything that is done, in the order of the prompts."""
         return [e for batch in sorted(self.batches) for e in self.batches[batch]]
 
-    @property
-    def num_prompts(self) -> int | None:
-        """Length of the prompt file of the staged pictures; None if there are none."""
-        return self.header["prompts"]["count"] if self.batches else None
-
     def missing(self, count: int, batch_size: int) -> list[int]:
         """Returns the batches of `count` prompts that are absent or of another length.
 
         A batch that was shorter is drawn again, because a picture may depend, by
         rounding, on the others in its batch.
         """
-        lengths = {b: min(batch_size, count - b * batch_size) for b in range(count)}
-        return [
-            b for b, n in lengths.items() if n > 0 and len(self.batches.get(b, ())) != n
-        ]
+        starts = range(0, count, batch_size)
+        lengths = [min(batch_size, count - start) for start in starts]
+        return [b for b, n in enumerate(lengths) if len(self.batches.get(b, ())) != n]
 
-    def check(self, settings: dict[str, Any]):
-        """Raises RequestError that names every setting unlike those of staged pictures.
+    def check(self, settings: Mapping[str, Any], prompts: PromptFile):
+        """Raises RequestError that names what differs from the staged pictures.
 
-        `prompts` among them is the digest of the first `num_prompts`. Settings that
-        only one has are not compared. While no batch is done, any setting may change.
+        Settings that only one has are not compared; prompts are, up to the length of
+        the earlier file. While no batch is done, anything may change.
         """
         if not self.batches:
             return
-        digest = self.header["prompts"].get("digest")
-        old = {**self.header["settings"], "prompts": digest}
+        earlier = self.header["prompts"]
+        old = {**self.header["settings"], "prompts": earlier.get("digest")}
+        new = {**settings, "prompts": prompts.digest(earlier["count"])}
+        both = [key for key in new if key in old]
         if changed := checks.changes(
-            {key: old[key] for key in settings if key in old},
-            {key: value for key, value in settings.items() if key in old},
+            {key: old[key] for key in both}, {key: new[key] for key in both}
         ):
             raise RequestError(
                 f"{self.name} has {len(self.entries)} staged pictures that were drawn "
@@ -175,10 +171,11 @@ class Part:
             )
 
     def begin(self, header: Mapping[str, Any], environment: Mapping[str, Any]):
-        """Prepares the folder: writes the header, removes a killed process's files.
+        """Writes the header, and removes the files that a killed process left.
 
         If pictures are staged, only `prompts` of their header changes, and a new
-        environment is noted. Otherwise the generator gets the pool's last position.
+        environment is added. Otherwise the generator gets the last position in the
+        pool.
         """
         os.makedirs(self._batches, exist_ok=True)
         done = {os.path.basename(self._path(batch)) for batch in self.batches}
@@ -187,7 +184,7 @@ class Part:
         if self.batches:
             header = {**self.header, "prompts": header["prompts"]}
         else:
-            positions = [part.header["position"] for part in parts(self._out)]
+            positions = [part.header["position"] for part in parts(self.out)]
             header = {**header, "position": 1 + max(positions, default=-1)}
         environments = header.get("environments", [])
         if environment not in environments:
@@ -200,14 +197,13 @@ class Part:
     def stage(
         self,
         batch: int,
-        size: int,
         prompts: Sequence[tuple[int, int]],
         pictures: Sequence[np.ndarray | str],
     ):
         """Writes a batch to disk; it is done when this returns.
 
-        size: pixels a side as stored. prompts: (index, label) of each. pictures: uint8
-        [H, W, 3] each, or the reason why it was dropped.
+        prompts: (index, label) of each. pictures: uint8 [H, W, 3] each, or the reason
+        why it was dropped.
         """
         entries, content = [], io.BytesIO()
         with zipfile.ZipFile(content, "w") as archive:
@@ -215,7 +211,7 @@ class Part:
                 if isinstance(picture, str):
                     entries.append(Entry(index, label, dropped=picture))
                     continue
-                png, pixels = encode(picture, size)
+                png, pixels = encode(picture, self.header["size"])
                 entries.append(Entry(index, label, pixels=pixels))
                 # ZipInfo without the time: equal pictures make equal files.
                 archive.writestr(zipfile.ZipInfo(entries[-1].file), png)
@@ -235,11 +231,11 @@ class Part:
 
 def encode(picture: np.ndarray, size: int) -> tuple[bytes, str]:
     """Returns uint8 [H, W, 3] as PNG of `size` a side, and the digest of its pixels."""
+    rgb = Image.fromarray(picture)
+    decoded = image_source.Picture(None, rgb, rgb.size, ())
+    fitted = image_source.square(decoded, size)
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="BMP")  # quick to write and to read
-    fitted = image_source.fit(buffer.getvalue(), size)
-    buffer = io.BytesIO()
-    Image.fromarray(fitted.pixels).save(buffer, format="PNG")
+    fitted.rgb.save(buffer, format="PNG")
     return buffer.getvalue(), fitted.digest().hex()
 
 

@@ -27,9 +27,9 @@ NO_NUMBERS = "no numbers (NaN)"
 class Drawer:
     """A loaded model.
 
-    draw(prompts, seeds): uint8 pictures [H, W, 3], or the reason why one is dropped;
-    a picture's noise depends on its seed alone. native_size: pixels a side. settings:
-    what the pictures depend on besides the flags. environment: versions and device.
+    draw(prompts, seeds): uint8 [H, W, 3] or the reason for dropping it, per picture,
+    whose noise depends on its seed alone. native_size: pixels a side. settings: what
+    the pictures depend on besides the flags. environment: versions and device.
     """
 
     draw: Callable[[Sequence[str], Sequence[int]], Sequence[np.ndarray | str]]
@@ -52,17 +52,12 @@ def precision_on(device: str) -> str:
 
 
 def load(generator: Generator, device: str) -> Drawer:
-    """Loads the weights from a folder or the hub: float16 on a GPU, float32 on a CPU.
-
-    Raises:
-        RequestError: the weights cannot be loaded or are no text-to-image model.
-        RunFailed: they do not fit the memory.
-    """
+    """Loads the weights from a folder or the hub; float16 on a GPU, else float32."""
     import torch
 
-    glide_package = "glide_text2im" in generator.packages
+    is_glide = "glide_text2im" in generator.packages
     try:
-        drawer = (_load_glide if glide_package else _load_diffusers)(generator, device)
+        drawer = (_load_glide if is_glide else _load_diffusers)(generator, device)
     except RequestError:
         raise
     except (MemoryError, torch.OutOfMemoryError) as e:
@@ -71,15 +66,13 @@ def load(generator: Generator, device: str) -> Drawer:
         if isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT):
             raise  # a download filled the disk
         # The hub, diffusers and torch raise errors of any type here.
-        reason = one_line(e, 300)
-        if generator.local:
-            message = f"{generator.model} cannot be loaded as a model: {reason}"
-            raise RequestError(message) from e
-        extra = ", with --unet=FILE" if generator.unet else ""
+        way_out = "give another folder"
+        if not generator.local:
+            way_out = "if offline, download it elsewhere and pass --model_dir"
+            way_out += " and --unet" if generator.unet else ""
         raise RequestError(
-            f"--generator={generator.name}: {generator.model} cannot be loaded "
-            f"({reason}). If its host cannot be reached, download it elsewhere and "
-            f"pass --model_dir=FOLDER{extra}"
+            f"--generator={generator.name}: {generator.model} cannot be loaded as a "
+            f"model ({one_line(e, 300)}); {way_out}"
         ) from e
 
     def draw(prompts: Sequence[str], seeds: Sequence[int]):
@@ -114,11 +107,12 @@ def _load_diffusers(generator: Generator, device: str) -> Drawer:
     import transformers.utils.logging
 
     transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()  # else it lists missing backends
+    # Otherwise the import of diffusers prints which backends are missing.
+    transformers.utils.logging.set_verbosity_error()
     import diffusers.utils.logging
 
     diffusers.utils.logging.disable_progress_bar()
-    # Else every flagged picture makes a warning about its black replacement.
+    # Otherwise it warns of every flagged picture that it is replaced by a black one.
     diffusers.utils.logging.set_verbosity_error()
     precision = getattr(torch, precision_on(device))
     with warnings.catch_warnings():
@@ -128,7 +122,7 @@ def _load_diffusers(generator: Generator, device: str) -> Drawer:
     pipe.set_progress_bar_config(disable=True)
     pipe = pipe.to(device, precision)
     if hasattr(getattr(pipe, "vae", None), "enable_slicing"):
-        pipe.vae.enable_slicing()  # decodes one by one: a batch needs far more memory
+        pipe.vae.enable_slicing()  # decodes one by one, which needs far less memory
     if generator.safety_checker and getattr(pipe, "safety_checker", None) is None:
         raise RequestError(
             f"{generator.model} has no safety checker but {generator.name} needs one; "
@@ -164,13 +158,12 @@ def _pipeline(generator: Generator, precision):
     """Loads the pipeline with its weights."""
     import diffusers
 
+    where: dict[str, Any] = {"revision": generator.revision}
     if generator.local:
         where = {"local_files_only": True}
-    else:
-        where = {"revision": generator.revision}
     weights = {"torch_dtype": precision, **where}
     if not generator.local and str(precision).endswith("float16"):
-        weights["variant"] = generator.variant
+        weights["variant"] = "fp16"  # smaller files on the hub
     if generator.unet is None:
         return diffusers.DiffusionPipeline.from_pretrained(generator.model, **weights)
     from huggingface_hub import hf_hub_download
@@ -195,7 +188,7 @@ def _pipeline(generator: Generator, precision):
 
 
 def _arguments(generator: Generator, pipe) -> dict[str, Any]:
-    """Returns steps and guidance for the pipeline's call: by flag, or its defaults."""
+    """Returns the steps and guidance that the pipeline takes: flags or defaults."""
     parameters = inspect.signature(pipe.__call__).parameters
     absent = {"prompt", "generator", "output_type"} - set(parameters)
     needed = {"image", "mask_image", "video"} & set(parameters)
@@ -229,11 +222,11 @@ def _native_size(generator: Generator, pipe) -> int:
 
 
 def _to_uint8(image: np.ndarray, size: int) -> np.ndarray | str:
-    """Converts float [size, size, 3] in [0, 1]; returns NO_NUMBERS if not finite."""
+    """Converts float [size, size, 3] in [0, 1]; NO_NUMBERS if it is not finite."""
     if image.shape != (size, size, 3):
         raise RunFailed(
             f"the model drew an array of {image.shape}, no colour picture of the "
-            f"{size} pixels that its config names"
+            f"{size} pixels a side that its config names"
         )
     if not np.isfinite(image).all():
         return NO_NUMBERS  # float16 may overflow, and would again with this seed

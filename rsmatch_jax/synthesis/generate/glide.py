@@ -5,6 +5,7 @@ brings the network and its noise schedules. Pictures are drawn as in that packag
 text2im notebook: 64 pixels by ancestral sampling with guidance, then 256 by DDIM.
 """
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,9 +14,8 @@ import numpy as np
 
 from rsmatch_jax.errors import RequestError
 
-RESPACING, RESPACING_UP = "100", "fast27"  # steps of the base model, of the upsampler
+RESPACING_UP = "fast27"  # the package's name for the upsampler's 27 steps
 TEMPERATURE_UP = 0.997  # scale of the upsampler's noise; 1 is sharper but grainy
-FILES = {"base": "base.pt", "upsample": "upsample.pt"}
 SIZE = 256
 
 
@@ -24,8 +24,7 @@ def load(
 ) -> Callable[[Sequence[str], Sequence[int]], list[np.ndarray]]:
     """Returns draw(prompts, seeds) -> uint8 pictures [256, 256, 3].
 
-    Args:
-        folder: holds base.pt and upsample.pt; None downloads both to torch's hub.
+    folder: holds base.pt and upsample.pt; None downloads both for torch.hub.
     """
     from glide_text2im import model_creation  # lazy: optional, like torch
 
@@ -45,11 +44,7 @@ def load(
     base = build(defaults, str(steps), "base")
     defaults = model_creation.model_and_diffusion_defaults_upsampler()
     upsampler = build(defaults, RESPACING_UP, "upsample")
-
-    def draw(prompts: Sequence[str], seeds: Sequence[int]) -> list[np.ndarray]:
-        return _draw(base, upsampler, prompts, seeds, guidance, device)
-
-    return draw
+    return functools.partial(_draw, base, upsampler, guidance, device)
 
 
 def _weights(folder: str | None, name: str, device: str) -> dict[str, Any]:
@@ -57,19 +52,22 @@ def _weights(folder: str | None, name: str, device: str) -> dict[str, Any]:
     from glide_text2im import download
 
     cache = folder or os.path.join(torch.hub.get_dir(), "glide")
-    path = os.path.join(cache, FILES[name])
+    file = f"{name}.pt"
+    path = os.path.join(cache, file)
     if os.path.isfile(path):  # the package would contact its host even then
         return torch.load(path, map_location=device, weights_only=True)
     if folder:
         raise RequestError(
-            f"--model_dir={folder} has no {FILES[name]}; GLIDE needs "
-            f"{' and '.join(FILES.values())}, from {download.MODEL_PATHS[name]}"
+            f"--model_dir={folder} has no {file}; GLIDE needs base.pt and "
+            f"upsample.pt, from {download.MODEL_PATHS[name]}"
         )
     return download.load_checkpoint(name, device, progress=False, cache_dir=cache)
 
 
-def _draw(base, upsampler, prompts, seeds, guidance: float, device: str):
-    """Draws one batch. Each picture has one random generator for all its noise, so that
+def _draw(
+    base, upsampler, guidance: float, device: str, prompts, seeds
+) -> list[np.ndarray]:
+    """Draws one batch. Each picture has a random generator for all its noise, so that
     the noise of a prompt does not depend on its batch."""
     import torch
 
@@ -101,9 +99,9 @@ def _draw(base, upsampler, prompts, seeds, guidance: float, device: str):
 
 
 def _draw_base(model, diffusion, options, prompts, noise, guidance, device):
-    """Samples as 2006.11239, algorithm 2, with the package's mean and variance.
+    """Samples as arXiv 2006.11239, algorithm 2, with the package's mean and variance.
 
-    The package's p_sample_loop would draw one noise for the whole batch.
+    The package's p_sample_loop would draw the noise of all pictures from one generator.
     noise(size): float32 [n, 3, size, size], new at every call.
     """
     import torch
@@ -132,9 +130,7 @@ def _draw_base(model, diffusion, options, prompts, noise, guidance, device):
     return x
 
 
-def _tokens(
-    model, prompts: Sequence[str | None], context: int, device: str
-) -> dict[str, Any]:
+def _tokens(model, prompts, context: int, device: str) -> dict[str, Any]:
     """Returns tokens, int64, and mask, bool, both [n, context]; None is no text."""
     import torch
 

@@ -5,6 +5,7 @@ Stable Diffusion 1.4: Rombach et al. 2022, arXiv 2112.10752. SDXL-Lightning: Lin
 """
 
 import dataclasses
+import glob
 import hashlib
 import importlib.util
 import os
@@ -16,7 +17,7 @@ from rsmatch_jax.synthesis.checks import PIP
 from rsmatch_jax.synthesis.generate import glide
 
 GLIDE_PIP = "pip install git+https://github.com/openai/glide-text2im"
-_ENDS = 1 << 16
+_ENDS = 1 << 16  # bytes read at either end of a file
 _LIGHTNING_FILE = "sdxl_lightning_4step_unet.safetensors"
 
 
@@ -24,12 +25,11 @@ _LIGHTNING_FILE = "sdxl_lightning_4step_unet.safetensors"
 class Generator:
     """A model and its settings.
 
-    model: hub id, or a folder if `local`. revision: on the hub. variant: name of the
-    half-precision weights on the hub. unet: (hub id, revision, file), or a file if
-    `local`, with weights that replace the model's UNet. steps, guidance: None is the
-    pipeline's default. fixed: the weights were made for these steps and this guidance.
-    native_size: pixels a side, None if only the loaded model tells. safety_checker:
-    whether the model must have one. batch_size: pictures drawn at once.
+    model: hub id, or a folder if `local`. revision: commit on the hub. steps, guidance:
+    None is the pipeline's default. native_size: pixels a side, None if only the loaded
+    model tells. batch_size: pictures drawn at once. unet: (hub id, revision, file), or
+    a file if `local`, with weights that replace the model's UNet and were made for
+    these steps and this guidance alone. safety_checker: the model must have one.
     """
 
     name: str
@@ -41,9 +41,7 @@ class Generator:
     native_size: int | None = None
     batch_size: int = 4
     revision: str | None = None
-    variant: str | None = None
     unet: tuple[str, str, str] | str | None = None
-    fixed: bool = False
     safety_checker: bool = False
     local: bool = False
     packages: tuple[str, ...] = ("torch", "diffusers", "transformers")
@@ -53,7 +51,6 @@ SD14 = Generator(
     name="sd14",
     model="CompVis/stable-diffusion-v1-4",
     revision="133a221b8aa7292a167afc5127cb63fb5005638b",
-    variant="fp16",
     steps=50,
     guidance=7.5,
     native_size=512,
@@ -66,7 +63,6 @@ SDXL_LIGHTNING = Generator(
     name="sdxl_lightning",
     model="stabilityai/stable-diffusion-xl-base-1.0",
     revision="462165984030d82259a11f4367a4eed129e94a7b",
-    variant="fp16",
     unet=(
         "ByteDance/SDXL-Lightning",
         "c9a24f48e1c025556787b0c58dd67a091ece2e44",
@@ -74,9 +70,7 @@ SDXL_LIGHTNING = Generator(
     ),
     steps=4,
     guidance=0.0,
-    fixed=True,
     native_size=1024,
-    batch_size=4,
     licence="CreativeML Open RAIL++-M (model and UNet)",
     source="SDXL-Lightning, S. Lin et al. 2024, arXiv:2402.13929, 4 steps, on Stable "
     "Diffusion XL 1.0, D. Podell et al. 2023, arXiv:2307.01952",
@@ -84,7 +78,7 @@ SDXL_LIGHTNING = Generator(
 GLIDE = Generator(
     name="glide",
     model="openai/glide-text2im",
-    steps=int(glide.RESPACING),
+    steps=100,
     guidance=3.0,
     native_size=glide.SIZE,
     batch_size=16,
@@ -95,17 +89,12 @@ GLIDE = Generator(
 GENERATORS = {g.name: g for g in (SD14, SDXL_LIGHTNING, GLIDE)}
 
 
-def choose(
-    generator: str,
-    *,
-    name: str | None = None,
-    model_dir: str | None = None,
-    unet: str | None = None,
-    steps: int | None = None,
-    guidance: float | None = None,
-    batch_size: int | None = None,
-) -> Generator:
-    """Returns the generator for these flags, or raises RequestError; loads nothing."""
+def choose(generator: str, model_dir: str | None = None, **settings: Any) -> Generator:
+    """Returns the generator for these flags, or raises RequestError; loads nothing.
+
+    settings: name, unet, steps, guidance, batch_size; None keeps the generator's.
+    """
+    changes = {key: value for key, value in settings.items() if value is not None}
     if generator in GENERATORS:
         chosen = GENERATORS[generator]
     elif os.path.isdir(generator):
@@ -114,9 +103,9 @@ def choose(
                 f"--generator={generator} is a folder already; leave out --model_dir"
             )
         folder = os.path.basename(os.path.abspath(generator))
+        name = re.sub(r"[^\w.-]+", "_", folder, flags=re.ASCII).lstrip("_.-")
         chosen = Generator(
-            name=re.sub(r"[^\w.-]+", "_", folder, flags=re.ASCII).lstrip("_.-")
-            or "model",
+            name=name or "model",
             model="",
             licence="see the model's own card",
             source=f"the model {folder}",
@@ -127,27 +116,25 @@ def choose(
             f"--generator={generator} is neither one of {', '.join(GENERATORS)} nor a "
             "folder; give one of these or the path of a diffusers model"
         )
-    if chosen.fixed and (steps, guidance) != (None, None):
+    if chosen.unet and changes.keys() & {"steps", "guidance"}:
         raise RequestError(
             f"--generator={generator} was trained for {chosen.steps} steps with "
             f"guidance {chosen.guidance:g}; leave out --steps and --guidance"
         )
-    if model_dir and not os.path.isdir(model_dir):
-        raise RequestError(f"--model_dir={model_dir}: there is no such folder")
+    unet = changes.get("unet")
     if bool(unet) != bool(chosen.unet and model_dir):
         raise RequestError(
-            f"--generator=sdxl_lightning with --model_dir needs --unet=FILE, its "
+            "--generator=sdxl_lightning with --model_dir needs --unet=FILE, its "
             f"{_LIGHTNING_FILE}; others have no --unet"
         )
     if unet and not os.path.isfile(unet):
         raise RequestError(f"--unet={unet}: there is no such file")
     if model_dir:
+        if not os.path.isdir(model_dir):
+            raise RequestError(f"--model_dir={model_dir}: there is no such folder")
         _refuse_code(model_dir)
-        model_dir = os.path.abspath(model_dir)
-        chosen = dataclasses.replace(chosen, model=model_dir, local=True)
-    changes: dict[str, Any] = {"name": name, "steps": steps, "guidance": guidance}
-    changes |= {"batch_size": batch_size, "unet": unet}
-    changes = {key: value for key, value in changes.items() if value is not None}
+        changes |= {"model": os.path.abspath(model_dir), "local": True}
+        changes["native_size"] = None  # a folder's model may draw another size
     chosen = dataclasses.replace(chosen, **changes)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", chosen.name, re.ASCII):
         raise RequestError(
@@ -157,7 +144,7 @@ def choose(
 
 
 def _refuse_code(folder: str):
-    # Some versions of diffusers run a model's pipeline.py without a question.
+    # Some versions of diffusers run a model's pipeline.py without asking.
     if code := [file for file in _files_below(folder) if file.endswith(".py")]:
         raise RequestError(
             f"{code[0]}: a model with code is not loaded; remove that file, or give "
@@ -176,17 +163,19 @@ def require(generator: Generator):
         )
 
 
-def identity(generator: Generator) -> dict[str, Any]:
-    """Returns what identifies the weights: hub ids and revisions, or file digests."""
+def base_settings(generator: Generator, seed: int) -> dict[str, Any]:
+    """Returns what the pictures depend on, as far as an unloaded model tells."""
     if generator.local:
-        weights = {"model": "local", "weights": _fingerprint(generator.model)}
+        content = {"model": "local", "weights": _fingerprint(generator.model)}
         if isinstance(generator.unet, str):
-            weights["unet"] = _fingerprint(generator.unet)
-        return weights
-    weights = {"model": generator.model, "weights": generator.revision}
-    if generator.unet:
-        weights["unet"] = "@".join(generator.unet)
-    return weights
+            content["unet"] = _fingerprint(generator.unet)
+    else:
+        content = {"model": generator.model, "weights": generator.revision}
+        if generator.unet:
+            content["unet"] = "@".join(generator.unet)
+    content |= {"seed": seed, "batch_size": generator.batch_size}
+    optional = {"steps": generator.steps, "guidance": generator.guidance}
+    return content | {k: v for k, v in optional.items() if v is not None}
 
 
 def _fingerprint(path: str) -> str:
@@ -205,8 +194,5 @@ def _fingerprint(path: str) -> str:
 
 def _files_below(folder: str) -> list[str]:
     """Returns all paths below a folder, sorted, without hidden files and folders."""
-    paths = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [f for f in folders if not f.startswith(".")]
-        paths += [os.path.join(parent, n) for n in names if not n.startswith(".")]
-    return sorted(paths)
+    paths = glob.iglob(os.path.join(glob.escape(folder), "**"), recursive=True)
+    return sorted(path for path in paths if not os.path.isdir(path))

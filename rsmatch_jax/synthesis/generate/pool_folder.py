@@ -3,11 +3,12 @@
 The old pool stays readable until the new one is in place: the shards of the two have
 different names, the old generators come first in the new pool, and `dataset_info.json`,
 which names the shards, is replaced last. A process killed at any moment leaves a
-complete pool. Only if a generator was deleted from the staging folder, the old pool is
+complete pool. If a generator was deleted from the staging folder, the old pool is
 removed first, because the numbers of its generators change.
 """
 
 import os
+import pathlib
 import re
 import shutil
 from collections import Counter
@@ -27,13 +28,9 @@ _SHARD = re.compile(r".+-train-[0-9a-f]{12}\.tfrecord-\d{5}")
 
 def is_current(out: str) -> bool:
     """Returns whether the pool holds everything that is staged."""
-    try:
-        with open(os.path.join(batches.folder_of(out), _WRITTEN)) as f:
-            written = f.read()
-    except FileNotFoundError:
-        return False
+    mark = pathlib.Path(batches.folder_of(out), _WRITTEN)
     complete = all(os.path.isfile(os.path.join(out, name)) for name in _BESIDE)
-    return complete and written == batches.state(out)
+    return complete and mark.is_file() and mark.read_text() == batches.state(out)
 
 
 def write(out: str) -> tuple[dict[str, Any], Counter[tuple[str, int]]]:
@@ -44,11 +41,6 @@ def write(out: str) -> tuple[dict[str, Any], Counter[tuple[str, int]]]:
 
     Returns:
         The content of pool.json, and the number of pictures by (generator, class).
-
-    Raises:
-        RequestError: a batch is damaged.
-        RunFailed: all pictures were dropped.
-        OSError: the disk is full.
     """
     tf_write = checks.tfds_writer()
     parts = batches.parts(out)
@@ -121,9 +113,9 @@ def _report(
     resized = any(part.header["native_size"] != size for part in parts)
     generators: dict[str, dict[str, Any]] = {}
     for part in parts:
-        header = {
-            k: v for k, v in part.header.items() if k not in (*shared, "position")
-        }
+        header = dict(part.header)
+        for key in (*shared, "position"):
+            del header[key]
         dropped = Counter(e.dropped for e in part.entries if e.dropped)
         images = sum(per_class[part.name, label] for label in range(len(class_names)))
         generators[part.name] = {
