@@ -30,9 +30,7 @@ def cosine_7_16(
     learning_rate: float, num_steps: int, warmup_steps: int = 0
 ) -> optax.Schedule:
     """Returns lr * max(0, cos(7/16 pi t / T)), t = completed steps; 0.195 lr at t = T.
-
-    A warm-up of w steps is linear and comes first; t and T then count from w.
-    """
+    A warm-up of w steps is linear and comes first; t and T then count from w."""
 
     def schedule(count):
         t = jnp.asarray(count, jnp.float32)

@@ -40,10 +40,8 @@ def define_flags(values: flags.FlagValues):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit code.
-
-    One of several processes becomes the parent of the process that trains.
-    """
+    """Runs the command and returns its exit code. One of several processes becomes the
+    parent of the process that trains."""
     argv = sys.argv[1:] if argv is None else list(argv)
     if any(arg in ("--help", "-help", "-h") for arg in argv):
         sys.stdout.write(__doc__)

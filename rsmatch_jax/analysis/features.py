@@ -30,10 +30,8 @@ class Embedded:
 def embed(
     features: np.ndarray, labels: np.ndarray, synthetic: np.ndarray, seed: int = 0
 ) -> Embedded:
-    """Returns the t-SNE and the figures of features [N, D >= 2] of N images.
-
-    labels: int [N]. synthetic: bool [N]. Equal calls give equal bits.
-    """
+    """Returns the t-SNE and the figures of features [N, D >= 2] of N images. labels:
+    int [N]. synthetic: bool [N]. Equal calls give equal bits."""
     features = np.asarray(features, np.float64)
     # Equal features have no first component by which PCA could scale.
     differ = features.std(axis=0).max() > 0

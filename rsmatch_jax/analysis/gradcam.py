@@ -28,11 +28,8 @@ from rsmatch_jax.runtime import compilation
 
 
 class Maps(NamedTuple):
-    """Maps of N images.
-
-    maps: float32 [N, S, S] in [0, 1], what speaks for `classes`, all zero if nothing
-    does. classes: int64 [N]. probabilities: float32 [N, K].
-    """
+    """Maps of N images. maps: float32 [N, S, S] in [0, 1], what speaks for `classes`,
+    all zero if nothing does. classes: int64 [N]. probabilities: float32 [N, K]."""
 
     maps: np.ndarray
     classes: np.ndarray
@@ -61,10 +58,8 @@ def _probe(part: frozen.Part, stage: str) -> Callable:
 
 
 def make_maps(part: frozen.Part, stage: str) -> Callable:
-    """Returns maps(params, images uint8 [n, S, S, 3], classes int32 [n]).
-
-    It returns (maps float32 [n, S, S] in [0, 1], probabilities [n, K]).
-    """
+    """Returns maps(params, images uint8 [n, S, S, 3], classes int32 [n]). It returns
+    (maps float32 [n, S, S] in [0, 1], probabilities [n, K])."""
 
     forward = _probe(part, stage)
 

@@ -45,10 +45,8 @@ def colour(
     tables: Tables,
     capacity: int,
 ) -> UInt8[Array, "n s s 3"]:
-    """Applies each row's operation, unless it is geometric.
-
-    capacity: the most rows that may draw each of the EXPENSIVE operations.
-    """
+    """Applies each row's operation, unless it is geometric. capacity: the most rows
+    that may draw each of the EXPENSIVE operations."""
     count, factor = images.shape[0], tables.factor[levels]
     changed = _mask_bits(_enhance(images, ops, factor), ops, levels)
     for name, apply in EXPENSIVE.items():

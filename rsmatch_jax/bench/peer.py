@@ -106,10 +106,8 @@ def check(config: Any):
 
 
 def measure(request: frame.Request) -> frame.Measured:
-    """Times JAX's programs and, if it is installed, PyTorch's.
-
-    Raises RequestError, see `check`, or RunFailed if a GPU's memory is too small.
-    """
+    """Times JAX's programs and, if it is installed, PyTorch's. Raises RequestError, see
+    `check`, or RunFailed if a GPU's memory is too small."""
     check(request.config)
     on_gpu = request.kind == "gpu"
     # Lean torch computes in bfloat16 on a GPU, so one of JAX's rows does, too.
@@ -168,10 +166,8 @@ def _ours(experiments: Sequence[Experiment]) -> list[Contender]:
 
 
 def _theirs(exp: Experiment, partners: Sequence[str]) -> list[Contender]:
-    """PyTorch's programs; none, and a line with the reason, without PyTorch.
-
-    partners: JAX's rows, see `torch_programs.contenders`.
-    """
+    """PyTorch's programs; none, and a line with the reason, without PyTorch. partners:
+    JAX's rows, see `torch_programs.contenders`."""
     if exp.devices[0].platform == "cpu":
         # Read when torch is loaded. Waiting threads would spin: beside other processes
         # a step takes up to ten times as long.

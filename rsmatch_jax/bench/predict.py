@@ -94,10 +94,8 @@ def _predict(model, paths: Sequence[str], out: str):
 
 
 def _networks(model, images: np.ndarray) -> Callable[[], list[dict]]:
-    """A function that returns the features and probabilities of all batches.
-
-    The batches already lie on the device, the last one padded.
-    """
+    """A function that returns the features and probabilities of all batches. The
+    batches already lie on the device, the last one padded."""
     size, device = model.batch_size, model.run.exp.devices[0]
     padding = [(0, -len(images) % size), (0, 0), (0, 0), (0, 0)]
     padded = np.pad(images, padding).reshape(-1, size, *images.shape[1:])

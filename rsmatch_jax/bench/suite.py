@@ -123,9 +123,7 @@ def _run(
     part: str, words: Sequence[str], preset: str, seconds: float, folder: str
 ) -> tuple[int | None, str]:
     """(exit code, JSON file) of a part; the code is None if there is too little time.
-
-    On a GPU parts share a cache, because they have programs in common.
-    """
+    On a GPU parts share a cache, because they have programs in common."""
     out = os.path.join(folder, f"{part}.json")
     if seconds < LEAST:
         return None, out

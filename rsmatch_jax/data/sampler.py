@@ -28,9 +28,7 @@ def epoch_indices(
     batch: int,
 ) -> Int32[Array, "1024 {batch}"]:
     """Returns the image positions of one epoch, in 0..n-1; stream: one of STREAMS.
-
-    Needs a few times n + 1024 * batch integers of memory.
-    """
+    Needs a few times n + 1024 * batch integers of memory."""
     total = STEPS_PER_EPOCH * batch
     # Names the generator, so that jax's configuration does not change the order.
     key = jax.random.key(seed, impl="threefry2x32")

@@ -143,10 +143,8 @@ def _reflect(t, last):
 
 
 def _warp(x, ops, value):
-    """Nearest-neighbour affine maps, fill 0, in Pillow's 16.16 fixed point.
-
-    Output pixel (x, y) reads the pixel at (a x + b y + c, d x + e y + f).
-    """
+    """Nearest-neighbour affine maps, fill 0, in Pillow's 16.16 fixed point. Output
+    pixel (x, y) reads the pixel at (a x + b y + c, d x + e y + f)."""
     size = x.shape[1]
     a, b, c, d, e, f = _affine(ops, value, size)
     row = tf.range(tf.shape(x)[0])[:, None, None]

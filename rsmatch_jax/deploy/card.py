@@ -24,10 +24,8 @@ CLASSES = 20  # in the Markdown; the JSON lists all
 def card(
     run: Saved, *, size: int, digest: str, platforms: Sequence[str]
 ) -> dict[str, Any]:
-    """Returns the JSON-ready card; a figure that the workdir lacks is None.
-
-    size, digest: bytes and SHA-256 of the exported file.
-    """
+    """Returns the JSON-ready card; a figure that the workdir lacks is None. size,
+    digest: bytes and SHA-256 of the exported file."""
     c, dims = run.exp.config, run.exp.dims
     side = dims.image_shape[0]
     mean, std = normalise.normalisation(run.dataset)

@@ -29,11 +29,8 @@ _FEATURES, _PROBABILITIES = 0, 1  # places in the output of `Part.outputs`
 
 
 class Predictions(NamedTuple):
-    """Predictions for N images.
-
-    probabilities: float32 [N, K], of the real head. synthetic_scores: float32 [N] in
-    [0, 1] (Eq. 1), None if the run has no detector.
-    """
+    """Predictions for N images. probabilities: float32 [N, K], of the real head.
+    synthetic_scores: float32 [N] in [0, 1] (Eq. 1), None if the run has no detector."""
 
     probabilities: np.ndarray
     synthetic_scores: np.ndarray | None
@@ -46,10 +43,8 @@ class Predictions(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One network reduced to its encoder and one head.
-
-    params: EMA parameters. stats: live running statistics, as in every evaluation.
-    """
+    """One network reduced to its encoder and one head. params: EMA parameters. stats:
+    live running statistics, as in every evaluation."""
 
     name: str
     head: str
@@ -62,9 +57,7 @@ class Part:
         self, variables: tuple[PyTree, PyTree], images: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Maps uint8 [n, S, S, 3] to float32 (features [n, D], probabilities).
-
-        variables: an argument, so that a program does not hold them as constants.
-        """
+        variables: an argument, so that a program does not hold them as constants."""
         outputs, _ = self.net.apply(*variables, images, False)
         return outputs.features, jax.nn.softmax(outputs.logits[self.head])
 
@@ -125,10 +118,8 @@ class Model:
         )
 
     def read(self, paths: Sequence[str]) -> np.ndarray:
-        """Returns image files of any kind and size as uint8 [N, S, S, 3].
-
-        RequestError names the first file that cannot be read.
-        """
+        """Returns image files of any kind and size as uint8 [N, S, S, 3]. RequestError
+        names the first file that cannot be read."""
         pixels = []
         for image in itertools.chain.from_iterable(self.open(paths)):
             if image.pixels is None:
@@ -138,10 +129,8 @@ class Model:
         return np.asarray(pixels, np.uint8).reshape(shape)
 
     def predict(self, images: np.ndarray) -> Predictions:
-        """Returns class probabilities and synthetic scores of RGB images.
-
-        images: uint8 [N, S, S, 3], any N; RequestError if dtype or shape differ.
-        """
+        """Returns class probabilities and synthetic scores of RGB images. images: uint8
+        [N, S, S, 3], any N; RequestError if dtype or shape differ."""
         return _predictions(self._all(images, self.parts, _PROBABILITIES))
 
     def features(self, images: np.ndarray, part: str = "classifier") -> np.ndarray:
@@ -154,9 +143,7 @@ class Model:
 
     def probabilities(self, images: np.ndarray, part: str = "classifier") -> np.ndarray:
         """Returns float32 [N, classes]; the detector's are of real and synthetic.
-
-        Arguments and errors are those of `features`.
-        """
+        Arguments and errors are those of `features`."""
         return self._all(images, self._only(part), _PROBABILITIES)[part]
 
     def predict_batches(

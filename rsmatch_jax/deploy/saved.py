@@ -96,9 +96,7 @@ def load_task(
     run: Saved, data_dir: str | None = None, synthetic_pool: str | None = None
 ) -> rs_ssl.Task:
     """Loads the run's images; RequestError if they are missing or have changed.
-
-    data_dir, synthetic_pool: the present folders; None means those of the config.
-    """
+    data_dir, synthetic_pool: the present folders; None means those of the config."""
     config = run.exp.config.copy_and_resolve_references()
     if data_dir is not None:
         config.data.data_dir = data_dir

@@ -29,10 +29,8 @@ CONFIGS = _PACKAGED if os.path.isdir(_PACKAGED) else os.path.join(ROOT, "configs
 def parse(
     argv: Sequence[str], define: Callable[[flags.FlagValues], None]
 ) -> tuple[Any, str, flags.FlagValues]:
-    """Returns (locked config, name of its file without .py, flag values).
-
-    argv: as sys.argv, program name first. define: adds the command's flags.
-    """
+    """Returns (locked config, name of its file without .py, flag values). argv: as
+    sys.argv, program name first. define: adds the command's flags."""
     value, others = _split(argv)
     path = find(value)
     config = load(path)

@@ -127,9 +127,7 @@ def build(
     saved_shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Experiment:
     """Builds everything but the images; `dataset` decides how they are normalised.
-
-    saved_shapes: of a checkpoint's leaves. A run keeps those of an earlier version.
-    """
+    saved_shapes: of a checkpoint's leaves. A run keeps those of an earlier version."""
     method = METHODS[config.method.name].make(config, dims)
     if saved_shapes:
         method = method.as_saved(saved_shapes)

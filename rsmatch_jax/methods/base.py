@@ -154,9 +154,7 @@ class RuleInputs:
 
 class Rule:
     """A pseudo-labelling rule: how much each unlabelled image is trusted in a step.
-
-    Like a method, a frozen dataclass. Its buffers must be equal on all devices.
-    """
+    Like a method, a frozen dataclass. Its buffers must be equal on all devices."""
 
     @classmethod
     def check(cls, config: keys.Config):

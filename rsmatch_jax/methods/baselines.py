@@ -29,10 +29,8 @@ class Supervised(base.Method):
 
 @dataclasses.dataclass(frozen=True)
 class SelfTraining(base.Method):
-    """FixMatch, FlexMatch, FreeMatch: weak-view labels supervise the strong view.
-
-    They differ in their rule alone (rules.py). The loss is USB's.
-    """
+    """FixMatch, FlexMatch, FreeMatch: weak-view labels supervise the strong view. They
+    differ in their rule alone (rules.py). The loss is USB's."""
 
     rule_key = "method.name"
 

@@ -138,11 +138,8 @@ def measure(
     devices: Sequence[jax.Device],
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Measured:
-    """Returns all figures of a state.
-
-    queue: of the state's method. threshold: tau of the pseudo-label figures.
-    interrupted: as in `predict`, which raises Interrupted.
-    """
+    """Returns all figures of a state. queue: of the state's method. threshold: tau of
+    the pseudo-label figures. interrupted: as in `predict`, which raises Interrupted."""
 
     def rows_of(images, labels):
         return predict(forward, state, images, labels, batch_size, devices, interrupted)

@@ -19,9 +19,7 @@ SYNTHETIC_SCORE = 0.5  # the detector calls an image synthetic from this score o
 
 def test_metrics(rows: Rows, labels: np.ndarray, num_classes: int) -> dict[str, Any]:
     """Returns accuracy, top5, macro precision, recall, F1, and the confusion matrix.
-
-    Shares lie in [0, 1]; the matrix is int64 [K, K], row = truth.
-    """
+    Shares lie in [0, 1]; the matrix is int64 [K, K], row = truth."""
     from sklearn import metrics as sklearn_metrics  # lazy: reports need none of it
 
     precision, recall, f1, _ = sklearn_metrics.precision_recall_fscore_support(
@@ -182,10 +180,8 @@ def queue_metrics(
 def queue_purity_per_class(
     queue: CSQueue | None, synthetic: np.ndarray, num_classes: int
 ) -> list[float | None] | None:
-    """Returns the purity of each class's queue [K], None for an empty one.
-
-    None without a queue per class or without synthetic images.
-    """
+    """Returns the purity of each class's queue [K], None for an empty one. None without
+    a queue per class or without synthetic images."""
     if queue is None or not synthetic.any() or len(queue.indices) != num_classes:
         return None
     return [_share(synthetic[row[row >= 0]]) for row in np.asarray(queue.indices)]

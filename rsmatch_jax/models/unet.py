@@ -21,10 +21,8 @@ ZEROS = nn.initializers.zeros
 
 
 def multipliers(size: int) -> tuple[int, ...]:
-    """Returns the channels at each resolution, in widths, for images of `size` px.
-
-    32 px: as DDPM and improved DDPM on CIFAR-10; 64 px: as improved DDPM.
-    """
+    """Returns the channels at each resolution, in widths, for images of `size` px. 32
+    px: as DDPM and improved DDPM on CIFAR-10; 64 px: as improved DDPM."""
     if size <= 8:
         return (1, 2)
     if size <= 16:
@@ -50,9 +48,7 @@ def drop(
     x: Float[Array, "b ..."], keys: Key[Array, " b"], rate: float, name: str
 ) -> Float[Array, "b ..."]:
     """Returns x after dropout, with a key per row and the name of its place in the net.
-
-    A mask does not depend on the number of devices.
-    """
+    A mask does not depend on the number of devices."""
     place = zlib.crc32(name.encode())
 
     def mask(key):
@@ -95,10 +91,8 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Residual self-attention over the pixels of [B, S, S, C]; it starts as zero.
-
-    Heads have about HEAD_WIDTH channels; the softmax is float32.
-    """
+    """Residual self-attention over the pixels of [B, S, S, C]; it starts as zero. Heads
+    have about HEAD_WIDTH channels; the softmax is float32."""
 
     dtype: Any = jnp.float32
 

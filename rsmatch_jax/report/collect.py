@@ -14,11 +14,8 @@ from rsmatch_jax.runs import workdir
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One readable workdir.
-
-    figures: by the names in COLUMNS, shares of one, None if the method lacks it.
-    evaluations: lines of metrics.jsonl.
-    """
+    """One readable workdir. figures: by the names in COLUMNS, shares of one, None if
+    the method lacks it. evaluations: lines of metrics.jsonl."""
 
     folder: str
     status: str

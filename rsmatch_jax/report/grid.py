@@ -84,11 +84,8 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """Cells of a table.
-
-    overrides: of all cells. baseline: the row to which differences are taken. reduced:
-    in what way the runs are smaller than the paper's.
-    """
+    """Cells of a table. overrides: of all cells. baseline: the row to which differences
+    are taken. reduced: in what way the runs are smaller than the paper's."""
 
     name: str
     title: str

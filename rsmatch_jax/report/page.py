@@ -17,9 +17,7 @@ PICTURES = 12  # queue pictures of a table, at most
 
 def write(path: str, tables: Sequence[Table], detailed: Sequence[Run] = ()):
     """Writes the page: each table with notes, curves and queues, then runs in detail.
-
-    The curves and queues of the runs in detail are not shown a second time.
-    """
+    The curves and queues of the runs in detail are not shown a second time."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(os.path.dirname(__file__)),
         autoescape=True,

@@ -89,11 +89,8 @@ def of_losses(lines: Lines) -> list[Chart | None]:
 
 
 def reliability(lines: Lines) -> Chart | None:
-    """Returns the last evaluation's reliability diagram.
-
-    A bar's height is the accuracy on the test images of that confidence; the diagonal
-    is perfect calibration.
-    """
+    """Returns the last evaluation's reliability diagram. A bar's height is the accuracy
+    on the test images of that confidence; the diagonal is perfect calibration."""
     key = "eval/test_reliability"
     bins = next((line[key] for line in reversed(lines) if key in line), None)
     if bins is None:

@@ -90,10 +90,8 @@ class Table:
         return next((c for c in self.cells if (c.row, c.column) == (row, column)), None)
 
     def difference(self, cell: Cell, name: str) -> float | None:
-        """Returns a figure's mean minus that of the baseline in the same column.
-
-        name: of the figure, or "paper" for the paper's accuracy.
-        """
+        """Returns a figure's mean minus that of the baseline in the same column. name:
+        of the figure, or "paper" for the paper's accuracy."""
         base = None
         if self.baseline is not None and self.baseline != cell.row:
             base = self.cell(self.baseline, cell.column)

@@ -23,10 +23,8 @@ PIP = (
 def check_range(
     flag: str, value: float, low: float, high: float = math.inf, above: bool = False
 ):
-    """Raises RequestError unless low <= value <= high and the value is finite.
-
-    above: the value must be more than `low`.
-    """
+    """Raises RequestError unless low <= value <= high and the value is finite. above:
+    the value must be more than `low`."""
     if not (math.isfinite(value) and low <= value <= high) or (above and value == low):
         least, most = (f"above {low}", ", at most") if above else (low, " to")
         limits = f"{least}{most} {high}"

@@ -6,7 +6,7 @@ import shutil
 import generate_helpers
 import numpy as np
 import pytest
-from generate_helpers import COUNT, draw, failing_at, tree, write_prompts
+from generate_helpers import CLASSES, COUNT, draw, failing_at, tree, write_prompts
 
 from rsmatch_jax import files
 from rsmatch_jax.synthesis.generate import __main__ as generate
@@ -125,4 +125,11 @@ def test_other_prompts_are_refused(tmp_path, drawn, longer, run):
         assert "--name" in printed
     path.write_text("".join(lines))
     assert "seed: 0 there, 1 here" in run("sd14", longer, "--seed=1", code=2)
+    for dataset, classes, named in (
+        ("cars", CLASSES, "the prompts are for cars"),
+        ("pets", ("cat", "dog", "hen"), "label 2 is owl there, hen here"),
+    ):
+        other = write_prompts(tmp_path / "other.jsonl", dataset, classes)
+        for generator in ("sd14", "glide"):
+            assert named in run(generator, other, code=2)
     assert drawn == []

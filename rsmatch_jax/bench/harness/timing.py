@@ -66,10 +66,8 @@ def in_turns(
     rounds: int,
     units: Mapping[str, int] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Warms programs up and times them; seconds per step, {name: float [rounds]}.
-
-    Each turn takes at least `least_seconds` and a multiple of `units` steps, default 1.
-    """
+    """Warms programs up and times them; seconds per step, {name: float [rounds]}. Each
+    turn takes at least `least_seconds` and a multiple of `units` steps, default 1."""
     steps = {}
     for name, run in runs.items():
         unit = (units or {}).get(name, 1)

@@ -206,10 +206,8 @@ class FeedProgram(Program):
         super().__init__(lambda: self.feed.compile(state), state)
 
     def run(self, steps: int, most: int | None = None) -> Any:
-        """Does so many steps and waits; returns the metrics of the last dispatch.
-
-        most: the most steps of one dispatch.
-        """
+        """Does so many steps and waits; returns the metrics of the last dispatch. most:
+        the most steps of one dispatch."""
         end = self.done + steps
         while self.done < end:
             room = min(most or steps, end - self.done)

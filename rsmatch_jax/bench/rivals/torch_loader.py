@@ -58,10 +58,8 @@ class Batches(data.IterableDataset):
 
 
 def stream(batches: Batches, *, workers: int, pinned: bool) -> Iterator:
-    """The batches of all workers, which start at once and end with the stream.
-
-    Every worker makes labelled and unlabelled rows; USB has a loader for each.
-    """
+    """The batches of all workers, which start at once and end with the stream. Every
+    worker makes labelled and unlabelled rows; USB has a loader for each."""
     loader = data.DataLoader(
         batches,
         batch_size=None,

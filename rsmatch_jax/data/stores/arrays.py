@@ -65,10 +65,8 @@ def aligned(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def save(folder: str, data: ImageArrays, extra: Mapping[str, Any] | None = None):
-    """Writes a dataset to a folder; of encoded images only their places.
-
-    `meta.json` has names, shapes, checksums and `extra`, and marks a complete folder.
-    """
+    """Writes a dataset to a folder; of encoded images only their places. `meta.json`
+    has names, shapes, checksums and `extra`, and marks a complete folder."""
     os.makedirs(folder, exist_ok=True)
     fields = ("name", "class_names", "generator_names")
     meta: dict[str, Any] = {key: getattr(data, key) for key in fields}

@@ -214,10 +214,8 @@ def assemble(
     ids: Sequence[str],
     classes: dict[str, tuple[str, ...]],
 ) -> ImageArrays:
-    """Returns a split, sorted by ids in natural order if all images have one.
-
-    columns: `image` [N, ...], and for each feature in `classes` int [N].
-    """
+    """Returns a split, sorted by ids in natural order if all images have one. columns:
+    `image` [N, ...], and for each feature in `classes` int [N]."""
     if len(ids) == len(columns["image"]):
         keys = [natural_key(name) for name in ids]
         order = np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)

@@ -113,9 +113,7 @@ def evaluation_view(data: bytes, size: int) -> np.ndarray:
 
 def central_view(rgb: Any, size: int) -> np.ndarray:
     """Returns the central square of a PIL.Image of mode RGB, uint8 [size, size, 3].
-
-    Pillow's antialiased bilinear kernel resizes it, as in torchvision's crops.
-    """
+    Pillow's antialiased bilinear kernel resizes it, as in torchvision's crops."""
     from PIL import Image  # lazy, as above
 
     side = CENTRE * min(rgb.size)

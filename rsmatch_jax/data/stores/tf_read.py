@@ -61,9 +61,7 @@ def read_split(
     source: Source, split: str, classes: dict[str, tuple[str, ...]]
 ) -> ImageArrays:
     """Decodes one split, sorted by `id` in natural order, or in file order without id.
-
-    classes: names of `label`, and of `generator` in a pool.
-    """
+    classes: names of `label`, and of `generator` in a pool."""
     builder = tfds.builder_from_directory(source.folder)
     features = dict(builder.info.features.items())
     image = features.get("image")

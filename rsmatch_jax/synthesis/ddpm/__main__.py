@@ -128,10 +128,8 @@ def _claim_training(
 
 
 def _claim_drawing(staging: str, settings: Mapping[str, Any]) -> str:
-    """Returns the folder of drawn pictures, without those of other settings.
-
-    They are removed, not refused, because training takes most of the time.
-    """
+    """Returns the folder of drawn pictures, without those of other settings. They are
+    removed, not refused, because training takes most of the time."""
     folder = os.path.join(staging, "drawn")
     path = os.path.join(staging, "drawing.json")
     if files.read_json(path) != settings:

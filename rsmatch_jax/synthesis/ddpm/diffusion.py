@@ -35,9 +35,7 @@ def network(settings: Settings, size: int, num_classes: int) -> unet.UNet:
 
 def alpha_bars() -> np.ndarray:
     """Returns the signal's share of variance by level, float32 [NOISE_LEVELS + 1].
-
-    Cosine schedule, 2102.09672 eq. 17 (s = 0.008, betas at most 0.999).
-    """
+    Cosine schedule, 2102.09672 eq. 17 (s = 0.008, betas at most 0.999)."""
     time = np.arange(NOISE_LEVELS + 1) / NOISE_LEVELS
     f = np.cos((time + 0.008) / 1.008 * np.pi / 2) ** 2
     alphas = np.maximum(f[1:] / f[:-1], 0.001)
@@ -86,9 +84,7 @@ def make_sampler(
     devices: Sequence[jax.Device],
 ) -> Callable[..., np.ndarray]:
     """Returns draw(params, key, labels, tick) -> float32 [B, *shape] in [-1, 1].
-
-    labels: int32 [B], the same B in all calls. tick is called after every step.
-    """
+    labels: int32 [B], the same B in all calls. tick is called after every step."""
     net = network(settings, shape[0], num_classes)
     signals = alpha_bars()
     times = np.linspace(NOISE_LEVELS, 0, settings.sampling_steps + 1)

@@ -17,10 +17,8 @@ SMALL_SIZE = 16  # px; larger images get the COLOUR preset
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How the model is trained and how pictures are drawn; every field is a flag.
-
-    The defaults are for the digits: three minutes on two CPU cores.
-    """
+    """How the model is trained and how pictures are drawn; every field is a flag. The
+    defaults are for the digits: three minutes on two CPU cores."""
 
     per_class: int = setting(190, "pictures per class; 0 is as many as real ones", 0)
     steps: int = setting(1500, "training steps", 1)

@@ -68,10 +68,8 @@ def parts(out: str) -> list["Part"]:
 
 
 def check_fit(out: str, prompts: PromptFile, size: int | None):
-    """Raises RequestError if new pictures do not fit the staged ones.
-
-    size: pixels a side, or None if it is not known yet.
-    """
+    """Raises RequestError if new pictures do not fit the staged ones. size: pixels a
+    side, or None if it is not known yet."""
     for header in (part.header for part in parts(out)):
         names, new_names = tuple(header["class_names"]), prompts.class_names
         if (header["dataset"], names) != (prompts.dataset, new_names):
@@ -94,10 +92,8 @@ def check_fit(out: str, prompts: PromptFile, size: int | None):
 
 
 class Part:
-    """The staged pictures of one generator.
-
-    header: {} before the first `begin`. batches: entries by number of the batch.
-    """
+    """The staged pictures of one generator. header: {} before the first `begin`.
+    batches: entries by number of the batch."""
 
     def __init__(self, out: str, name: str):
         self.name, self.out = name, out
@@ -200,11 +196,8 @@ class Part:
         prompts: Sequence[tuple[int, int]],
         pictures: Sequence[np.ndarray | str],
     ):
-        """Writes a batch to disk; it is done when this returns.
-
-        prompts: (index, label) of each. pictures: uint8 [H, W, 3] each, or the reason
-        why it was dropped.
-        """
+        """Writes a batch to disk; it is done when this returns. prompts: (index, label)
+        of each. pictures: uint8 [H, W, 3] each, or the reason why it was dropped."""
         entries, content = [], io.BytesIO()
         with zipfile.ZipFile(content, "w") as archive:
             for (index, label), picture in zip(prompts, pictures, strict=True):

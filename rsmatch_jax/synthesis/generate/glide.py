@@ -22,10 +22,8 @@ SIZE = 256
 def load(
     folder: str | None, steps: int, guidance: float, device: str
 ) -> Callable[[Sequence[str], Sequence[int]], list[np.ndarray]]:
-    """Returns draw(prompts, seeds) -> uint8 pictures [256, 256, 3].
-
-    folder: holds base.pt and upsample.pt; None downloads both for torch.hub.
-    """
+    """Returns draw(prompts, seeds) -> uint8 pictures [256, 256, 3]. folder: holds
+    base.pt and upsample.pt; None downloads both for torch.hub."""
     from glide_text2im import model_creation  # lazy: optional, like torch
 
     half = device == "cuda"

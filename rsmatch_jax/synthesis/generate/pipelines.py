@@ -91,9 +91,7 @@ GENERATORS = {g.name: g for g in (SD14, SDXL_LIGHTNING, GLIDE)}
 
 def choose(generator: str, model_dir: str | None = None, **settings: Any) -> Generator:
     """Returns the generator for these flags, or raises RequestError; loads nothing.
-
-    settings: name, unet, steps, guidance, batch_size; None keeps the generator's.
-    """
+    settings: name, unet, steps, guidance, batch_size; None keeps the generator's."""
     changes = {key: value for key, value in settings.items() if value is not None}
     if generator in GENERATORS:
         chosen = GENERATORS[generator]

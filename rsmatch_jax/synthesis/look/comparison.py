@@ -88,10 +88,8 @@ def _near_twins(pool, train, rows, train_rows, seed: int) -> dict[str, float | N
 
 
 def _probe(real, synthetic, sample: int, seed: int) -> dict[str, Any]:
-    """Returns the verdicts of a classifier on pixels and on statistics.
-
-    real, synthetic: images, their statistics and the rows to choose from.
-    """
+    """Returns the verdicts of a classifier on pixels and on statistics. real,
+    synthetic: images, their statistics and the rows to choose from."""
     (train, train_stats, train_rows), (pool, stats, rows) = real, synthetic
     labels = train.labels[train_rows], pool.labels[rows]
     per_class = max(1, sample // (2 * pool.num_classes))

@@ -103,10 +103,8 @@ def channels(stats: Statistics) -> dict[str, list[float]]:
 
 
 def blockiness(stats: Statistics) -> float | None:
-    """Returns the difference across block edges over that inside, 1 without JPEG.
-
-    None if the pictures have no block edge, or are flat.
-    """
+    """Returns the difference across block edges over that inside, 1 without JPEG. None
+    if the pictures have no block edge, or are flat."""
     if not stats.border.size or not stats.inside.sum():
         return None
     return float(stats.border.sum() / stats.inside.sum())
@@ -128,10 +126,8 @@ def digests(images: np.ndarray) -> np.ndarray:
 
 
 def exact_duplicates(digests: np.ndarray, labels: np.ndarray) -> dict[str, int]:
-    """Counts pictures that repeat one of their class, and pixels in several classes.
-
-    Of n equal pictures in a class n - 1 repeat, as in the importer.
-    """
+    """Counts pictures that repeat one of their class, and pixels in several classes. Of
+    n equal pictures in a class n - 1 repeat, as in the importer."""
     _, which = np.unique(digests, return_inverse=True)
     num_classes = int(labels.max(initial=0)) + 1
     places = np.unique(which * num_classes + labels)

@@ -87,10 +87,8 @@ def _tables(image: JpegImagePlugin.JpegImageFile) -> Tables:
 def of_folders(
     pool: str | None, real: str | None, generator_names: Sequence[str]
 ) -> dict[str, Any]:
-    """Returns the summary of the real training set, the pool and each generator.
-
-    Each is `summary`, or {"unseen": reason}. pool, real: folders, or None.
-    """
+    """Returns the summary of the real training set, the pool and each generator. Each
+    is `summary`, or {"unseen": reason}. pool, real: folders, or None."""
     pool_counts, real_counts = _count(pool), _count(real)
 
     def part(counts: dict[int, Counter] | str, generator: int | None = None):

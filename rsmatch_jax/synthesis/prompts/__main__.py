@@ -77,10 +77,8 @@ def run(args: argparse.Namespace):
 
 
 def _finished_header(out: str, request: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Returns the header of the prompt file at `out`, or None if there is none.
-
-    A file that is not the beginning of the requested one raises RequestError.
-    """
+    """Returns the header of the prompt file at `out`, or None if there is none. A file
+    that is not the beginning of the requested one raises RequestError."""
     if not os.path.lexists(out):
         return None
     try:

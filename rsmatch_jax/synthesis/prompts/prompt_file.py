@@ -41,9 +41,7 @@ class PromptFile:
 
     def digest(self, count: int | None = None) -> str:
         """Returns text that identifies the first `count` prompts; None is all of them.
-
-        It covers the dataset and the class names, but nothing else of the header.
-        """
+        It covers the dataset and the class names, but nothing else of the header."""
         first = self.prompts[:count]
         content = json.dumps([self.dataset, self.class_names, first])
         number = hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -53,10 +53,8 @@ class Writer:
 
 
 def load(name: str, sampling: Sampling) -> Writer:
-    """Loads a sequence-to-sequence model by its hub id or folder.
-
-    On a GPU that has bfloat16, weights are bfloat16, because T5 overflows float16.
-    """
+    """Loads a sequence-to-sequence model by its hub id or folder. On a GPU that has
+    bfloat16, weights are bfloat16, because T5 overflows float16."""
     try:
         import torch  # lazy: optional, see requirements-synthesis.txt
         import transformers

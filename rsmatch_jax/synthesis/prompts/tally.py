@@ -43,10 +43,8 @@ class Tally:
     def skip(
         self, batch: Sequence[tuple[str, bool]], count: int
     ) -> Sequence[tuple[str, bool]]:
-        """Drops the first `count` sentences of a batch, which are judged already.
-
-        The last of them must be the last accepted one, else it raises RunFailed.
-        """
+        """Drops the first `count` sentences of a batch, which are judged already. The
+        last of them must be the last accepted one, else it raises RunFailed."""
         # A shorter file stopped in this batch, at the sentence that filled the class.
         if count and _one_line(batch[count - 1][0]) != self.texts[-1]:
             raise RunFailed(
