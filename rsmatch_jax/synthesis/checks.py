@@ -1,4 +1,4 @@
-"""Checks that the commands which make pools share."""
+"""Checks that several commands of this folder make."""
 
 import contextlib
 import dataclasses
@@ -28,10 +28,9 @@ def check_range(
     above: the value must be more than `low`.
     """
     if not (math.isfinite(value) and low <= value <= high) or (above and value == low):
-        least, most = (f"above {low}", ", at most") if above else (low, " to")
-        limits = f"{least}{most} {high}"
-        if high == math.inf:
-            limits = f"{least}" if above else f"{low} or more"
+        limits = f"above {low}" if above else f"{low} or more"
+        if high < math.inf:
+            limits = f"above {low}, at most {high}" if above else f"{low} to {high}"
         raise RequestError(f"--{flag}={value} cannot work: give {limits}")
 
 

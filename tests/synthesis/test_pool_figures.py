@@ -27,32 +27,27 @@ def small_chunks(monkeypatch):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_statistics_against_loops(channels, small_chunks):
+def test_statistics_against_numpy(channels, small_chunks):
     images = noise(7, 16, 24, channels)
     stats = cues.statistics(images)
     for n, image in enumerate(images.astype(float)):
         np.testing.assert_allclose(stats.means[n], image.mean((0, 1)))
         np.testing.assert_allclose(stats.stds[n], image.std((0, 1)))
         luma = image @ [0.299, 0.587, 0.114] if channels == 3 else image[..., 0]
-        border, inside, detail, chroma = [], [], [], []
-        for y in range(16):
-            for x in range(24):
-                chroma.append(image[y, x].max() - image[y, x].min())
-                if x + 1 < 24:
-                    step = abs(luma[y, x] - luma[y, x + 1])
-                    (border if x in (7, 15) else inside).append(step)
-                if y + 1 < 16:
-                    step = abs(luma[y, x] - luma[y + 1, x])
-                    (border if y == 7 else inside).append(step)
-                if 0 < y < 15 and 0 < x < 23:
-                    around = luma[y - 1, x] + luma[y + 1, x]
-                    around += luma[y, x - 1] + luma[y, x + 1]
-                    detail.append(abs(4 * luma[y, x] - around))
-        np.testing.assert_allclose(stats.border[n, 0], np.mean(border), rtol=1e-5)
-        np.testing.assert_allclose(stats.inside[n], np.mean(inside), rtol=1e-5)
+        across, down = np.abs(np.diff(luma, axis=1)), np.abs(np.diff(luma, axis=0))
+        border = np.append(across[:, [7, 15]], down[7])
+        inside = np.append(np.delete(across, [7, 15], 1), np.delete(down, 7, 0))
+        detail = [
+            abs(4 * luma[y, x] - luma[y - 1, x] - luma[y + 1, x] - around)
+            for y in range(1, 15)
+            for x in range(1, 23)
+            for around in [luma[y, x - 1] + luma[y, x + 1]]
+        ]
+        np.testing.assert_allclose(stats.border[n, 0], border.mean(), rtol=1e-5)
+        np.testing.assert_allclose(stats.inside[n], inside.mean(), rtol=1e-5)
         np.testing.assert_allclose(stats.detail[n], np.mean(detail), rtol=1e-5)
         if channels == 3:
-            np.testing.assert_allclose(stats.chroma[n], [np.mean(chroma)])
+            np.testing.assert_allclose(stats.chroma[n, 0], np.ptp(image, 2).mean())
     assert stats.chroma.shape == (7, channels // 3)
     channels_of_all = cues.channels(stats)
     np.testing.assert_allclose(channels_of_all["mean"], images.mean((0, 1, 2)))
@@ -203,14 +198,16 @@ def test_sheet_puts_every_picture_in_its_place():
 
     groups = [group(10), group(50)]
     groups[1][0] = groups[1][0][:1]  # one picture where two have room
-    canvas, edges = sheet.sheet(groups, 2)
-    tile, space = 48, 2
-    assert edges == [0, 2 * tile + space + 16]
-    assert canvas.shape == (2 * tile + space, edges[1] + 2 * tile + space, 3)
-    for g, values in enumerate((((10, 10), (11, 11)), ((50, 255), (51, 51)))):
-        for row, pair in enumerate(values):
-            for column, value in enumerate(pair):
-                y, x = row * (tile + space), edges[g] + column * (tile + space)
-                assert (canvas[y : y + tile, x : x + tile] == value).all()
+    image = np.asarray(sheet.sheet(groups, ["", ""], ["", ""], 2, ""))
+    tile, step, left, top = 48, 50, 24, 64  # pixels, without names
+    right = left + 2 * step - 2 + 16
+    assert image.shape == (top + 2 * step - 2 + 12, right + 2 * step - 2 + 12, 3)
+    expected = np.full(image.shape, 255)
+    for edge, values in ((left, ((10, 10), (11, 11))), (right, ((50, 255), (51, 51)))):
+        for (row, column), value in np.ndenumerate(values):
+            y, x = top + row * step, edge + column * step
+            expected[y : y + tile, x : x + tile] = value
+    np.testing.assert_array_equal(image, expected)
     large = [[noise(2, 300, 150)]]
-    assert sheet.sheet(large, 2)[0].shape == (96, 2 * 48 + 2, 3)
+    image = sheet.sheet(large, [""], [""], 2, "")
+    assert image.size == (left + 2 * 48 + 2 + 12, top + 96 + 12)

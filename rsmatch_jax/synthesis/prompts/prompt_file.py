@@ -6,27 +6,24 @@
 Classes alternate, so that the first pictures drawn from a file cover all classes.
 """
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rsmatch_jax.errors import RequestError
 
 _MAKE = "`python -m rsmatch_jax.synthesis.prompts` makes such a file"
 
 
-@dataclasses.dataclass(frozen=True)
-class Prompt:
+class Prompt(NamedTuple):
     """label: position in the class names; text: the generator's input."""
 
     label: int
     text: str
 
 
-@dataclasses.dataclass(frozen=True)
-class PromptFile:
+class PromptFile(NamedTuple):
     """header: the first line; prompts: in the order of the file."""
 
     header: Mapping[str, Any]
@@ -45,7 +42,7 @@ class PromptFile:
 
         It covers the dataset and the class names, but nothing else of the header.
         """
-        first = [dataclasses.astuple(prompt) for prompt in self.prompts[:count]]
+        first = self.prompts[:count]
         content = json.dumps([self.dataset, self.class_names, first])
         number = hashlib.sha256(content.encode()).hexdigest()[:16]
         return f"{len(first)} of digest {number}"
@@ -57,11 +54,9 @@ def text(
     how: Mapping[str, Any],
     prompts: Iterable[Prompt],
 ) -> str:
-    """Returns the content of a prompt file. how: what else the header holds."""
-    lines: list[dict[str, Any]] = [
-        {"dataset": dataset, "class_names": list(class_names), **how}
-    ]
-    lines += [{"label": prompt.label, "prompt": prompt.text} for prompt in prompts]
+    """Returns the content of a prompt file. how: the rest of the header."""
+    header = {"dataset": dataset, "class_names": list(class_names), **how}
+    lines = [header, *({"label": label, "prompt": text} for label, text in prompts)]
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
