@@ -6,6 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from PIL import Image
+from support.import_sources import decode, encode
 
 from rsmatch_jax.synthesis.look import comparison, cues, file_format, sheet
 
@@ -13,12 +14,6 @@ from rsmatch_jax.synthesis.look import comparison, cues, file_format, sheet
 def noise(n, height=16, width=16, channels=3, seed=0):
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (n, height, width, channels), dtype=np.uint8)
-
-
-def encode(image, kind="JPEG", **options):
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -72,8 +67,7 @@ def test_blockiness_finds_jpeg_and_its_grid():
         top, left = rng.integers(0, 37, 2)
         images.append(np.asarray(smooth)[top : top + 40, left : left + 40])
     images = np.stack(images)
-    coarse = [Image.open(io.BytesIO(encode(i, quality=8))) for i in images]
-    coarse = np.stack([np.asarray(i) for i in coarse])
+    coarse = np.stack([decode(encode(i, "JPEG", quality=8)) for i in images])
 
     def blockiness(pictures):
         return cues.blockiness(cues.statistics(pictures))
@@ -139,19 +133,18 @@ def test_near_twins_against_all_pairs(small_chunks):
 
 def test_encodings_are_told_apart():
     image = noise(1)[0]
-    plain = file_format.inspect(encode(image, quality=85, subsampling=0))
+    plain = file_format.inspect(encode(image, "JPEG", quality=85, subsampling=0))
     assert (plain.format, plain.setting) == ("JPEG", "quality 85, 4:4:4")
     assert file_format.inspect(encode(image, "PNG")).format == "PNG"
     assert file_format.inspect(b"neither").format == "unknown"
-    grey = file_format.inspect(encode(image[..., 0], quality=60))
+    grey = file_format.inspect(encode(image[..., 0], "JPEG", quality=60))
     assert grey.setting == "quality 60, grey"
     numbers = [[(i * 3) % 200 + 1 for i in range(64)]] * 2
-    odd = file_format.inspect(encode(image, qtables=numbers, subsampling=2))
+    file = encode(image, "JPEG", qtables=numbers, subsampling=2)
+    odd = file_format.inspect(file)
     assert odd.setting.startswith("tables ")
     assert odd.setting.endswith("4:2:0")
-    assert odd.tables[0] == tuple(
-        Image.open(io.BytesIO(encode(image, qtables=numbers))).quantization[0]
-    )
+    assert odd.tables[0] == tuple(Image.open(io.BytesIO(file)).quantization[0])
     got = file_format.summary(Counter({plain: 5, grey: 2, odd: 1}))
     assert got["formats"] == {"JPEG": 8}
     assert got["jpeg_settings"] == 3

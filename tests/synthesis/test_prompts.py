@@ -1,4 +1,4 @@
-"""Tests the prompts command as far as it works without PyTorch."""
+"""Tests prompt files and, as far as it works without PyTorch, the prompts command."""
 
 import dataclasses
 import json
@@ -9,8 +9,9 @@ import pytest
 
 from rsmatch_jax.errors import RequestError, RunFailed
 from rsmatch_jax.synthesis.prompts import __main__ as prompts
-from rsmatch_jax.synthesis.prompts import journal, sentences, words
+from rsmatch_jax.synthesis.prompts import journal, prompt_file, sentences, words
 from rsmatch_jax.synthesis.prompts.journal import Tally
+from rsmatch_jax.synthesis.prompts.prompt_file import Prompt
 
 
 @pytest.fixture(autouse=True)
@@ -125,19 +126,6 @@ def test_sentences_are_judged():
     assert batch["texts"] == ["Two cats", "a dog", "a CAT."]
 
 
-def test_turns():
-    def tallies(*states):
-        return [
-            Tally(dict.fromkeys(range(texts)), {"repeated": repeated})
-            for texts, repeated in states
-        ]
-
-    assert journal.next_class(tallies((0, 0), (0, 0)), 2) == 0
-    assert journal.next_class(tallies((0, 1), (0, 0)), 2) == 1
-    assert journal.next_class(tallies((2, 1), (1, 4), (0, 4)), 2) == 2
-    assert journal.next_class(tallies((2, 1), (2, 5)), 2) is None
-
-
 BATCH = {"label": 0, "first": 0, "texts": ["a"], "sampled": 1}
 GOOD = {**BATCH, "rejected": dict.fromkeys(journal.REASONS, 0)}
 
@@ -164,11 +152,39 @@ def test_a_damaged_stage_names_its_line(tmp_path, lines, number):
         stage.replay([Tally(), Tally()])
 
 
-def test_half_a_line_is_dropped(tmp_path):
-    path = tmp_path / "stage"
-    for lines in ("{}\n" + json.dumps(GOOD) + "\n", ""):
-        path.write_text(lines + '{"label": 1, "te')
-        with journal.opened(str(path)) as stage:
-            assert (stage.header is None) == (not lines)
-            stage.append({"new": 1})
-        assert path.read_text() == lines + '{"new": 1}\n'
+HEADER = prompt_file.text("pets", ["cat", "dög"], {"seed": 3}, ())
+
+
+def test_round_trip(tmp_path):
+    path = tmp_path / "p.jsonl"
+    contents = (Prompt(1, 'A "dög" barks.'), Prompt(0, "one\u2028two"))
+    text = prompt_file.text("pets", ["cat", "dög"], {"seed": 3}, contents)
+    assert text.startswith(HEADER)
+    path.write_text(f"\ufeff{text}\n\n", "utf-8")  # as some editors leave it
+    content_read = prompt_file.read(str(path))
+    assert content_read.prompts == contents
+    assert content_read.dataset == "pets"
+    assert content_read.class_names == ("cat", "dög")
+    assert content_read.header["seed"] == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (None, r"synthesis\.prompts"),
+        ("", "line 1"),
+        ("[]\n", "line 1"),
+        ('{"dataset": "pets"}\n', "class names"),
+        ('{"dataset": "pets", "class_names": []}\n', "class names"),
+        (HEADER + '{"label": 2, "prompt": "x"}\n', "line 2: label=2"),
+        (HEADER + '{"label": true, "prompt": "x"}\n', "label=True"),
+        (HEADER + '{"label": 0, "prompt": " "}\n', "line 2: no prompt"),
+        (HEADER + '{"label": 0, "prompt": "x"}\n{"la', "line 3"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path, content, named):
+    path = tmp_path / "p.jsonl"
+    if content is not None:
+        path.write_text(content, "utf-8")
+    with pytest.raises(RequestError, match=named):
+        prompt_file.read(str(path))

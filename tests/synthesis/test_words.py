@@ -52,20 +52,16 @@ def test_every_cifar_name_in_both_numbers_and_in_no_other_class(
                 assert not words.holds(f"The {many}!", words.words(other)), other
 
 
-@pytest.mark.parametrize(
-    ("name", "want"),
-    [
-        ("aquarium_fish", "aquarium fish"),
-        ("7", "seven"),
-        ("0", "zero"),
-        ("AnnualCrop", "annual crop"),
-        ("Ankle boot", "ankle boot"),
-        ("T-shirt", "t-shirt"),
-        ("class_3", "class 3"),
-    ],
-)
-def test_names_become_words(name, want):
-    assert words.words(name) == want
+NAMES = """
+aquarium_fish: aquarium fish, 7: seven, 0: zero, AnnualCrop: annual crop,
+Ankle boot: ankle boot, T-shirt: t-shirt, class_3: class 3
+"""
+
+
+@pytest.mark.parametrize("pair", NAMES.split(","))
+def test_names_become_words(pair):
+    name, word = pair.strip().split(": ")
+    assert words.words(name) == word
 
 
 @pytest.mark.parametrize(

@@ -120,8 +120,9 @@ def _sample(
     if done:
         say(f"going on from {done} of {total} sentences")
     progress = terminal.Progress("writing", "sentences", total - done, say)
-    while (c := journal.next_class(tallies, args.per_class)) is not None:
-        _stop_if_hopeless(args, request, record.path, tallies)
+    while short := [c for c, t in enumerate(tallies) if len(t.texts) < args.per_class]:
+        _stop_if_hopeless(args, request, record.path, tallies, short)
+        c = min(short, key=lambda c: tallies[c].sampled)
         word, counts = request["words"][c], tallies[c]
         number, judged = divmod(counts.sampled, args.batch_size)
         left = counts.skip(writer.write(word, (c, number)), judged)
@@ -136,14 +137,13 @@ def _sample(
             say(f"a batch of every class: {journal.shares(tallies)}")
 
 
-def _stop_if_hopeless(args, request, path: str, tallies: Sequence[journal.Tally]):
-    """Raises RunFailed if too few sentences pass for some classes.
+def _stop_if_hopeless(args, request, path: str, tallies, short: Sequence[int]):
+    """Raises RunFailed if too few sentences pass for some of the classes `short`.
 
     It waits until every unfinished class has had max_tries batches and as many as the
     others, so that one message names all such classes.
     """
     tries = args.max_tries
-    short = [c for c, t in enumerate(tallies) if len(t.texts) < args.per_class]
     batches = [tallies[c].sampled // args.batch_size for c in short]
     if min(batches) < max(*batches, tries):
         return
@@ -167,8 +167,7 @@ def _stop_if_hopeless(args, request, path: str, tallies: Sequence[journal.Tally]
 
 def _finish(out: str, header: Mapping[str, Any], tallies: Sequence[journal.Tally]):
     """Writes the prompt file atomically; classes alternate."""
-    how = {k: v for k, v in header.items() if k not in ("dataset", "class_names")}
-    how["sampled"] = [counts.sampled for counts in tallies]
+    how = {**header, "sampled": [counts.sampled for counts in tallies]}
     how["rejected"] = {
         reason: [counts.rejected[reason] for counts in tallies]
         for reason in journal.REASONS
@@ -187,7 +186,7 @@ def _check_same(path: str, header: Mapping[str, Any], request: Mapping[str, Any]
     """Raises RequestError if settings other than per_class differ; names each."""
     new = {key: value for key, value in request.items() if key != "per_class"}
     differing = [
-        f"{key} {_short(old)}, now {_short(value)}"
+        f"{key} {old!r:.60}, now {value!r:.60}"
         for key, old, value in differences({key: header.get(key) for key in new}, new)
     ]
     if differing:
@@ -195,11 +194,6 @@ def _check_same(path: str, header: Mapping[str, Any], request: Mapping[str, Any]
             f"{path} was made with other settings ({'; '.join(differing)}); delete it, "
             "or name another --out"
         )
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _parser() -> terminal.Parser:

@@ -129,12 +129,6 @@ def from_file(path: str) -> list[Tally]:
     return tallies
 
 
-def next_class(tallies: Sequence[Tally], per_class: int) -> int | None:
-    """Returns the unfinished class with the fewest judged sentences, or None."""
-    short = [c for c, tally in enumerate(tallies) if len(tally.texts) < per_class]
-    return min(short, key=lambda c: tallies[c].sampled, default=None)
-
-
 def shares(tallies: Sequence[Tally]) -> str:
     """Returns such as "812 of 1000 kept; word missing 15.0 %, repeated 3.8 %"."""
     sampled = sum(tally.sampled for tally in tallies)
