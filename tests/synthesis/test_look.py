@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import sys
 
 import numpy as np
@@ -108,12 +107,14 @@ def test_copies_of_real_pictures_do_not_leak(tmp_path, real, capsys):
     assert "too few different pictures" in out
 
 
-def test_near_twins_stand_out(tmp_path, real, capsys):
-    images, labels = pictures(10, seed=9)
+def test_near_twins_in_a_grey_pool_beside_coloured_pictures(tmp_path, real, capsys):
+    images, labels = pictures(10, seed=9, channels=1)
     darker = np.concatenate([images, images // 2 + 20])
     pool = array_pool(tmp_path / "pool", darker, np.tile(labels, 2))
     assert run(pool, real, tmp_path / "out", "--sample=100") == 0
-    assert figures_of(tmp_path / "out")["near_twins"]["pool"] == 1
+    figures = figures_of(tmp_path / "out")
+    assert figures["near_grey"]["pool"] == [1, 1, 1]
+    assert figures["near_twins"]["pool"] == 1
     assert "- near twins: 100.0 % against" in capsys.readouterr().out
 
 
@@ -122,9 +123,11 @@ REPEATS = [*range(30), 0, 1, 2, 0]  # three duplicates, and a cat that is a dog 
 
 @pytest.fixture(scope="module")
 def dataset_folders(tmp_path_factory):
-    """(pool, real) as dataset folders. Generator a: JPEG of quality 30, of which 4 dogs
-    are grey; b: PNG, with 3 exact duplicates and a cat that is a dog as well. Real
-    pictures: JPEG of quality 90."""
+    """Returns the folders (pool, real).
+
+    Generator a: JPEG of quality 30, 4 of the dogs grey. b: PNG, see REPEATS. Real
+    pictures: JPEG of quality 90.
+    """
     from rsmatch_jax.data.stores import tf_write
 
     root = tmp_path_factory.mktemp("folders")
@@ -196,19 +199,6 @@ def test_known_faults_are_counted(dataset_folders, tmp_path, capsys):
         assert sheet.width > 3 * 8 * 48
 
 
-def test_a_truncated_shard_is_named(dataset_folders, tmp_path, capsys):
-    pool, real = dataset_folders
-    copy = tmp_path / "copy"
-    shutil.copytree(pool, copy)
-    shard = next(p for p in copy.iterdir() if "tfrecord" in p.name)
-    shard.write_bytes(shard.read_bytes()[:-100])
-    assert run(copy, real, tmp_path / "out", f"--cache_dir={tmp_path}/cache") == 2
-    message = capsys.readouterr().err
-    assert shard.name in message
-    assert "63 complete records" in message
-    assert not (tmp_path / "out").exists()
-
-
 def test_without_tensorflow_the_files_are_not_looked_at(dataset_folders, monkeypatch):
     monkeypatch.setitem(sys.modules, "rsmatch_jax.data.stores.tf_read", None)
     monkeypatch.delattr(stores, "tf_read", raising=False)
@@ -227,12 +217,6 @@ def test_grey_digits_and_their_pool(tmp_path, capsys):
     assert figures["near_grey"] is None
     assert figures["blockiness"]["pool"] is None
     assert figures["counts"]["pool"] == [190] * 10
-
-
-def test_a_grey_pool_beside_coloured_pictures(tmp_path, real):
-    pool = array_pool(tmp_path / "p", *pictures(10, seed=8, channels=1))
-    assert run(pool, real, tmp_path / "out", "--sample=100") == 0
-    assert figures_of(tmp_path / "out")["near_grey"]["pool"] == [1, 1, 1]
 
 
 def test_a_class_and_a_generator_without_pictures(tmp_path, real, capsys):

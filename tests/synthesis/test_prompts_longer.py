@@ -38,7 +38,7 @@ def model(monkeypatch):
 
     def load(name, sampling):
         assert sampling.batch_size == BATCH
-        return sentences.Writer(logged, Model.made_with, "MIT")
+        return logged, {"made_with": Model.made_with, "model_licence": "MIT"}
 
     monkeypatch.setattr(sentences, "load", load)
     return Model
@@ -61,20 +61,16 @@ def by_hand(per_class):
     columns, judged = [], []
     for label, word in enumerate(map(words.words, "0123456789")):
         texts, count = {}, 0
-        stream = (s for n in range(10**6) for s in write(word, (label, n)))
         while len(texts) < per_class:
-            text, ended = next(stream)
+            number, place = divmod(count, BATCH)
+            text, ended = write(word, (label, number))[place]
             count += 1
             text = text.replace("  ", " ")
             if ended and word in text:
                 texts.setdefault(text.lower(), text)
-        columns.append(list(texts.values()))
+        columns.append(texts.values())
         judged.append(count)
-    rows = [
-        (label, texts[i])
-        for i in range(per_class)
-        for label, texts in enumerate(columns)
-    ]
+    rows = [pair for row in zip(*columns, strict=True) for pair in enumerate(row)]
     return rows, judged
 
 

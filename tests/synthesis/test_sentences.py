@@ -207,33 +207,29 @@ def test_a_class_whose_sentences_fail_is_named(flags, tmp_path, capsys):
     assert header["words"] == ["zebra", "dog", "zeppelin"]
 
 
+def writer(model, **settings):
+    return sentences.load(model, Sampling(batch_size=5, **settings))[0]
+
+
 def test_a_batch_depends_on_its_key_alone(model):
-    sampling = Sampling(batch_size=6)
-    write = sentences.load(model, sampling).write
-    first = write("cat", (0, 0))
-    assert len(first) == 6
-    other_seed = sentences.load(model, Sampling(seed=1, batch_size=6)).write
+    first = writer(model)("cat", (0, 0))
+    assert len(first) == 5
+    write, other_seed = writer(model), writer(model, seed=1)
     others = [write("cat", (0, 1)), write("cat", (1, 0)), write("dog", (0, 0))]
     assert first not in [*others, other_seed("cat", (0, 0))]
-    assert sentences.load(model, sampling).write("cat", (0, 0)) == first
+    assert write("cat", (0, 0)) == first
 
 
 def test_sampling_settings_reach_the_model(model):
     tokenizer = transformers.AutoTokenizer.from_pretrained(model)
     net = transformers.AutoModelForSeq2SeqLM.from_pretrained(model).eval()
-    # Takes the likeliest token at each step, from the network alone.
-    tokens, source = [0], tokenizer("dog", return_tensors="pt").input_ids
-    while tokens[-1] != tokenizer.eos_token_id and len(tokens) < 32:
-        with torch.no_grad():
-            out = net(input_ids=source, decoder_input_ids=torch.tensor([tokens]))
-        tokens.append(int(out.logits[0, -1].argmax()))
+    greedy = {"do_sample": False, "max_new_tokens": 32}
+    tokens = net.generate(**tokenizer("dog", return_tensors="pt"), **greedy)[0]
     likeliest = tokenizer.decode(tokens, skip_special_tokens=True)
     for setting in ({"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-4}):
-        writer = sentences.load(model, Sampling(batch_size=5, **setting))
-        got = writer.write("dog", (0, 0))
-        assert got == [(likeliest, True)] * 5
-    wild = sentences.load(model, Sampling(batch_size=5, top_k=0, temperature=50.0))
-    assert len(set(wild.write("dog", (0, 0)))) == 5
+        assert writer(model, **setting)("dog", (0, 0)) == [(likeliest, True)] * 5
+    wild = writer(model, top_k=0, temperature=50.0)
+    assert len(set(wild("dog", (0, 0)))) == 5
 
 
 def test_a_model_that_cannot_be_loaded(flags, tmp_path, capsys):
@@ -257,7 +253,6 @@ def test_an_old_model_of_pickled_weights_and_no_card(model, tmp_path):
     )
     net = transformers.AutoModelForSeq2SeqLM.from_pretrained(model)
     torch.save(net.state_dict(), old / "pytorch_model.bin")
-    writer = sentences.load(str(old), Sampling(batch_size=4))
-    assert writer.licence == "see the model's page"
-    new = sentences.load(model, Sampling(batch_size=4))
-    assert writer.write("cat", (0, 0)) == new.write("cat", (0, 0))
+    write, header = sentences.load(str(old), Sampling(batch_size=5))
+    assert header["model_licence"] == "see the model's page"
+    assert write("cat", (0, 0)) == writer(model)("cat", (0, 0))

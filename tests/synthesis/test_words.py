@@ -131,8 +131,3 @@ def test_bad_word_files_are_named(tmp_path, content, named):
         path.write_bytes(content)
     with pytest.raises(RequestError, match=named):
         words.of_classes(("n01440764", "n01484850"), str(path))
-
-
-def test_classes_that_share_their_words_are_refused():
-    with pytest.raises(RequestError, match="classes 0 and 2.*'a'"):
-        words.of_classes(("a", "b", "A"), None)

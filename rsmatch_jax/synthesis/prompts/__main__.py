@@ -66,15 +66,15 @@ def run(args: argparse.Namespace):
         record.replay(tallies)
         most = max(len(counts.texts) for counts in tallies)
         _check_length(record.path, most, args.per_class)
-        writer = sentences.load(args.model, sampling)
-        made_with = {"made_with": writer.made_with}
+        write, made = sentences.load(args.model, sampling)
+        made_with = {"made_with": made["made_with"]}  # the licence may change
         for path, header in ((out, finished), (record.path, record.header)):
             if header is not None:
                 _check_same(path, header, made_with)
         if record.header is None:
-            header = {**request, **made_with, "model_licence": writer.licence}
+            header = {**request, **made}
             record.append({k: (finished or header)[k] for k in header})
-        _sample(args, request, writer, record, tallies)
+        _sample(args, request, write, record, tallies)
         _finish(out, {**(record.header or {}), "per_class": args.per_class}, tallies)
         os.remove(record.path)
     lines = [f"{total} sentences in {out}"]
@@ -112,7 +112,7 @@ def _check_length(path: str, count: int, per_class: int):
 
 
 def _sample(
-    args, request, writer, record: journal.Journal, tallies: Sequence[journal.Tally]
+    args, request, write, record: journal.Journal, tallies: Sequence[journal.Tally]
 ):
     """Samples batch after batch until every class is full."""
     done = sum(len(counts.texts) for counts in tallies)
@@ -125,7 +125,7 @@ def _sample(
         c = min(short, key=lambda c: tallies[c].sampled)
         word, counts = request["words"][c], tallies[c]
         number, judged = divmod(counts.sampled, args.batch_size)
-        left = counts.skip(writer.write(word, (c, number)), judged)
+        left = counts.skip(write(word, (c, number)), judged)
         batch = journal.judge(
             counts, left, word, args.per_class, args.allow_missing_word
         )
@@ -173,11 +173,7 @@ def _finish(out: str, header: Mapping[str, Any], tallies: Sequence[journal.Tally
         for reason in journal.REASONS
     }
     rows = zip(*(counts.texts.values() for counts in tallies), strict=True)
-    prompts = [
-        prompt_file.Prompt(label, text)
-        for row in rows
-        for label, text in enumerate(row)
-    ]
+    prompts = [prompt_file.Prompt(*pair) for row in rows for pair in enumerate(row)]
     dataset, names = header["dataset"], header["class_names"]
     files.write_text(out, prompt_file.text(dataset, names, how, prompts))
 

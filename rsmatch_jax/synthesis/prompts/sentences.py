@@ -10,7 +10,7 @@ import importlib.metadata
 import math
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from rsmatch_jax.synthesis.checks import PIP, setting
 
 DEFAULT_MODEL = "mrm8488/t5-base-finetuned-common_gen"
 _UNKNOWN_LICENCE = "see the model's page"
+Write: TypeAlias = Callable[[str, tuple[int, int]], list[tuple[str, bool]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,24 +47,16 @@ class Sampling:
     max_tokens: int = setting(32, "longest sentence, in tokens", 1)
 
 
-@dataclasses.dataclass(frozen=True)
-class Writer:
-    """A loaded model.
-
-    write(word, key) returns batch_size pairs (sentence, whether it is complete); they
-    depend on word and key alone. made_with: versions, device, precision and the model's
-    commit.
-    """
-
-    write: Callable[[str, tuple[int, int]], list[tuple[str, bool]]]
-    made_with: dict[str, Any]
-    licence: str
-
-
-def load(name: str, sampling: Sampling) -> Writer:
+def load(name: str, sampling: Sampling) -> tuple[Write, dict[str, Any]]:
     """Loads a sequence-to-sequence model by its hub id or folder.
 
     The weights are bfloat16 on a GPU that has it, else float32: T5 overflows float16.
+
+    Returns:
+        (write, header). write(word, key) returns batch_size pairs (sentence, whether it
+        is complete), which depend on word and key alone. header: entries of the prompt
+        file's header, made_with (versions, device, precision, the model's commit) and
+        model_licence.
     """
     try:
         import torch  # lazy: optional, see requirements-synthesis.txt
@@ -118,7 +111,7 @@ def load(name: str, sampling: Sampling) -> Writer:
         "precision": str(dtype).removeprefix("torch."),
         "model_commit": getattr(model.config, "_commit_hash", None),
     }
-    return Writer(write, made_with, _licence(source))
+    return write, {"made_with": made_with, "model_licence": _licence(source)}
 
 
 def _pretrained(name: str, source: str):
