@@ -48,7 +48,7 @@ def check_settings(settings: Any):
 
 
 def tfds_writer(hint: str = ""):
-    """Returns the module that writes TFDS folders. hint: how to do without it."""
+    """Returns the module that writes TFDS folders. hint: for the message."""
     with dataset_folder.needs_tensorflow("writing a pool", hint):
         from rsmatch_jax.data.stores import tf_write  # lazy: drawing needs no TF
     return tf_write

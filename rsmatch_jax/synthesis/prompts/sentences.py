@@ -19,6 +19,8 @@ from rsmatch_jax.synthesis.checks import PIP, setting
 
 DEFAULT_MODEL = "mrm8488/t5-base-finetuned-common_gen"
 _UNKNOWN_LICENCE = "see the model's page"
+# write(word, key) returns batch_size pairs (sentence, whether it is complete), which
+# depend on word and key alone.
 Write: TypeAlias = Callable[[str, tuple[int, int]], list[tuple[str, bool]]]
 
 
@@ -41,9 +43,7 @@ class Sampling:
         True,
     )
     top_k: int = setting(50, "sample from this many likeliest tokens, 0 for all", 0)
-    top_p: float = setting(
-        1.0, "sample from the likeliest tokens with this total probability", 0, 1, True
-    )
+    top_p: float = setting(1.0, "total probability of tokens to sample", 0, 1, True)
     max_tokens: int = setting(32, "longest sentence, in tokens", 1)
 
 
@@ -51,23 +51,18 @@ def load(name: str, sampling: Sampling) -> tuple[Write, dict[str, Any]]:
     """Loads a sequence-to-sequence model by its hub id or folder.
 
     The weights are bfloat16 on a GPU that has it, else float32: T5 overflows float16.
-
-    Returns:
-        (write, header). write(word, key) returns batch_size pairs (sentence, whether it
-        is complete), which depend on word and key alone. header: entries of the prompt
-        file's header, made_with (versions, device, precision, the model's commit) and
-        model_licence.
+    Also returns made_with and model_licence, two entries of the prompt file's header.
     """
+    source = os.path.expanduser(name)
     try:
         import torch  # lazy: optional, see requirements-synthesis.txt
-        import transformers
+
+        tokenizer, model = _pretrained(name, source)
     except ImportError as e:
         raise RequestError(
-            f"writing prompts needs PyTorch and transformers ({e}): {PIP}"
+            f"writing prompts by --model={name} needs PyTorch, transformers and, for "
+            f"some models, other packages ({e}): {PIP}"
         ) from e
-    transformers.logging.set_verbosity_error()
-    source = os.path.expanduser(name)
-    tokenizer, model = _pretrained(name, source)
     cuda = torch.cuda.is_available()
     half = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
     dtype = torch.bfloat16 if half else torch.float32
@@ -116,16 +111,17 @@ def load(name: str, sampling: Sampling) -> tuple[Write, dict[str, Any]]:
 
 def _pretrained(name: str, source: str):
     """Loads (tokenizer, model) from `source`. name: the flag's value, for messages."""
-    import transformers
+    import transformers  # lazy: optional, as PyTorch
 
+    transformers.logging.set_verbosity_error()
     try:
         # By default transformers asks at the terminal whether to run a model's code.
         safe = {"trust_remote_code": False}
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **safe)
         model = transformers.AutoModelForSeq2SeqLM.from_pretrained(source, **safe)
         return tokenizer, model
-    except ImportError as e:
-        raise RequestError(f"--model={name} needs another package ({e}): {PIP}") from e
+    except ImportError:
+        raise
     except Exception as e:
         # Unknown ids, other architectures and damaged files raise different errors.
         raise RequestError(
