@@ -1,4 +1,4 @@
-"""Checks that the commands which make pools share."""
+"""Checks that several commands of this folder make."""
 
 import contextlib
 import dataclasses
@@ -26,10 +26,9 @@ def check_range(
     """Raises RequestError unless low <= value <= high and the value is finite. above:
     the value must be more than `low`."""
     if not (math.isfinite(value) and low <= value <= high) or (above and value == low):
-        least, most = (f"above {low}", ", at most") if above else (low, " to")
-        limits = f"{least}{most} {high}"
-        if high == math.inf:
-            limits = f"{least}" if above else f"{low} or more"
+        limits = f"above {low}" if above else f"{low} or more"
+        if high < math.inf:
+            limits = f"above {low}, at most {high}" if above else f"{low} to {high}"
         raise RequestError(f"--{flag}={value} cannot work: give {limits}")
 
 
@@ -47,7 +46,7 @@ def check_settings(settings: Any):
 
 
 def tfds_writer(hint: str = ""):
-    """Returns the module that writes TFDS folders. hint: how to do without it."""
+    """Returns the module that writes TFDS folders. hint: for the message."""
     with dataset_folder.needs_tensorflow("writing a pool", hint):
         from rsmatch_jax.data.stores import tf_write  # lazy: drawing needs no TF
     return tf_write

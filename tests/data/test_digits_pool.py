@@ -49,7 +49,7 @@ def test_it_records_how_it_was_made():
     meta = arrays.load_meta(FOLDER)
     argv = meta["command"].split("rsmatch_jax.synthesis.ddpm ")[1].split()
     args = ddpm_settings.parser(None).parse_args(argv)
-    ddpm_settings.check(args)
+    ddpm_settings.check(args, 1)
     assert (args.dataset, args.format) == ("digits", None)  # None: arrays for digits
     assert args.out == "rsmatch_jax/data/digits_pool"
     settings = ddpm_settings.settle(args, 8, images_per_class=129)

@@ -6,6 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from PIL import Image
+from support.import_sources import decode, encode
 
 from rsmatch_jax.synthesis.look import comparison, cues, file_format, sheet
 
@@ -15,44 +16,33 @@ def noise(n, height=16, width=16, channels=3, seed=0):
     return rng.integers(0, 256, (n, height, width, channels), dtype=np.uint8)
 
 
-def encode(image, kind="JPEG", **options):
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
 @pytest.fixture
 def small_chunks(monkeypatch):
     monkeypatch.setattr(cues, "_CHUNK_VALUES", 2000)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_statistics_against_loops(channels, small_chunks):
+def test_statistics_against_numpy(channels, small_chunks):
     images = noise(7, 16, 24, channels)
     stats = cues.statistics(images)
     for n, image in enumerate(images.astype(float)):
         np.testing.assert_allclose(stats.means[n], image.mean((0, 1)))
         np.testing.assert_allclose(stats.stds[n], image.std((0, 1)))
         luma = image @ [0.299, 0.587, 0.114] if channels == 3 else image[..., 0]
-        border, inside, detail, chroma = [], [], [], []
-        for y in range(16):
-            for x in range(24):
-                chroma.append(image[y, x].max() - image[y, x].min())
-                if x + 1 < 24:
-                    step = abs(luma[y, x] - luma[y, x + 1])
-                    (border if x in (7, 15) else inside).append(step)
-                if y + 1 < 16:
-                    step = abs(luma[y, x] - luma[y + 1, x])
-                    (border if y == 7 else inside).append(step)
-                if 0 < y < 15 and 0 < x < 23:
-                    around = luma[y - 1, x] + luma[y + 1, x]
-                    around += luma[y, x - 1] + luma[y, x + 1]
-                    detail.append(abs(4 * luma[y, x] - around))
-        np.testing.assert_allclose(stats.border[n, 0], np.mean(border), rtol=1e-5)
-        np.testing.assert_allclose(stats.inside[n], np.mean(inside), rtol=1e-5)
+        across, down = np.abs(np.diff(luma, axis=1)), np.abs(np.diff(luma, axis=0))
+        border = np.append(across[:, [7, 15]], down[7])
+        inside = np.append(np.delete(across, [7, 15], 1), np.delete(down, 7, 0))
+        detail = [
+            abs(4 * luma[y, x] - luma[y - 1, x] - luma[y + 1, x] - around)
+            for y in range(1, 15)
+            for x in range(1, 23)
+            for around in [luma[y, x - 1] + luma[y, x + 1]]
+        ]
+        np.testing.assert_allclose(stats.border[n, 0], border.mean(), rtol=1e-5)
+        np.testing.assert_allclose(stats.inside[n], inside.mean(), rtol=1e-5)
         np.testing.assert_allclose(stats.detail[n], np.mean(detail), rtol=1e-5)
         if channels == 3:
-            np.testing.assert_allclose(stats.chroma[n], [np.mean(chroma)])
+            np.testing.assert_allclose(stats.chroma[n, 0], np.ptp(image, 2).mean())
     assert stats.chroma.shape == (7, channels // 3)
     channels_of_all = cues.channels(stats)
     np.testing.assert_allclose(channels_of_all["mean"], images.mean((0, 1, 2)))
@@ -77,8 +67,7 @@ def test_blockiness_finds_jpeg_and_its_grid():
         top, left = rng.integers(0, 37, 2)
         images.append(np.asarray(smooth)[top : top + 40, left : left + 40])
     images = np.stack(images)
-    coarse = [Image.open(io.BytesIO(encode(i, quality=8))) for i in images]
-    coarse = np.stack([np.asarray(i) for i in coarse])
+    coarse = np.stack([decode(encode(i, "JPEG", quality=8)) for i in images])
 
     def blockiness(pictures):
         return cues.blockiness(cues.statistics(pictures))
@@ -144,19 +133,18 @@ def test_near_twins_against_all_pairs(small_chunks):
 
 def test_encodings_are_told_apart():
     image = noise(1)[0]
-    plain = file_format.inspect(encode(image, quality=85, subsampling=0))
+    plain = file_format.inspect(encode(image, "JPEG", quality=85, subsampling=0))
     assert (plain.format, plain.setting) == ("JPEG", "quality 85, 4:4:4")
     assert file_format.inspect(encode(image, "PNG")).format == "PNG"
     assert file_format.inspect(b"neither").format == "unknown"
-    grey = file_format.inspect(encode(image[..., 0], quality=60))
+    grey = file_format.inspect(encode(image[..., 0], "JPEG", quality=60))
     assert grey.setting == "quality 60, grey"
     numbers = [[(i * 3) % 200 + 1 for i in range(64)]] * 2
-    odd = file_format.inspect(encode(image, qtables=numbers, subsampling=2))
+    file = encode(image, "JPEG", qtables=numbers, subsampling=2)
+    odd = file_format.inspect(file)
     assert odd.setting.startswith("tables ")
     assert odd.setting.endswith("4:2:0")
-    assert odd.tables[0] == tuple(
-        Image.open(io.BytesIO(encode(image, qtables=numbers))).quantization[0]
-    )
+    assert odd.tables[0] == tuple(Image.open(io.BytesIO(file)).quantization[0])
     got = file_format.summary(Counter({plain: 5, grey: 2, odd: 1}))
     assert got["formats"] == {"JPEG": 8}
     assert got["jpeg_settings"] == 3
@@ -203,14 +191,16 @@ def test_sheet_puts_every_picture_in_its_place():
 
     groups = [group(10), group(50)]
     groups[1][0] = groups[1][0][:1]  # one picture where two have room
-    canvas, edges = sheet.sheet(groups, 2)
-    tile, space = 48, 2
-    assert edges == [0, 2 * tile + space + 16]
-    assert canvas.shape == (2 * tile + space, edges[1] + 2 * tile + space, 3)
-    for g, values in enumerate((((10, 10), (11, 11)), ((50, 255), (51, 51)))):
-        for row, pair in enumerate(values):
-            for column, value in enumerate(pair):
-                y, x = row * (tile + space), edges[g] + column * (tile + space)
-                assert (canvas[y : y + tile, x : x + tile] == value).all()
+    image = np.asarray(sheet.sheet(groups, ["", ""], ["", ""], 2, ""))
+    tile, step, left, top = 48, 50, 24, 64  # pixels, without names
+    right = left + 2 * step - 2 + 16
+    assert image.shape == (top + 2 * step - 2 + 12, right + 2 * step - 2 + 12, 3)
+    expected = np.full(image.shape, 255)
+    for edge, values in ((left, ((10, 10), (11, 11))), (right, ((50, 255), (51, 51)))):
+        for (row, column), value in np.ndenumerate(values):
+            y, x = top + row * step, edge + column * step
+            expected[y : y + tile, x : x + tile] = value
+    np.testing.assert_array_equal(image, expected)
     large = [[noise(2, 300, 150)]]
-    assert sheet.sheet(large, 2)[0].shape == (96, 2 * 48 + 2, 3)
+    image = sheet.sheet(large, [""], [""], 2, "")
+    assert image.size == (left + 2 * 48 + 2 + 12, top + 96 + 12)

@@ -1,4 +1,4 @@
-"""Tests the prompts command as far as it works without PyTorch."""
+"""Tests prompt files and, as far as it works without PyTorch, the prompts command."""
 
 import dataclasses
 import json
@@ -9,8 +9,9 @@ import pytest
 
 from rsmatch_jax.errors import RequestError, RunFailed
 from rsmatch_jax.synthesis.prompts import __main__ as prompts
-from rsmatch_jax.synthesis.prompts import journal, sentences, tally, words
-from rsmatch_jax.synthesis.prompts.tally import Tally
+from rsmatch_jax.synthesis.prompts import journal, prompt_file, sentences, words
+from rsmatch_jax.synthesis.prompts.journal import Tally
+from rsmatch_jax.synthesis.prompts.prompt_file import Prompt
 
 
 @pytest.fixture(autouse=True)
@@ -32,17 +33,16 @@ def test_without_torch_one_line_says_what_to_install(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_taken_out_is_refused(tmp_path, capsys):
+@pytest.mark.parametrize("content", ["my notes\n", '{"per_class": "3"}\n', None])
+def test_a_taken_out_is_refused(tmp_path, capsys, content):
     out = tmp_path / "p.jsonl"
-    out.write_text("my notes\n")
+    out.mkdir() if content is None else out.write_text(content)
     assert command(out) == 2
     assert "no prompt file" in capsys.readouterr().err
-    assert out.read_text() == "my notes\n"
-    assert command(tmp_path) == 2
-    assert "no prompt file" in capsys.readouterr().err
+    assert content is None or out.read_text() == content
 
 
-def request(**changes):
+def request():
     return {
         "dataset": "digits",
         "class_names": list("0123456789"),
@@ -51,44 +51,40 @@ def request(**changes):
         "per_class": 3,
         "allow_missing_word": False,
         **dataclasses.asdict(sentences.Sampling()),
-        **changes,
     }
 
 
-def test_a_finished_file_is_left_alone_and_another_request_refused(tmp_path, capsys):
-    out = tmp_path / "p.jsonl"
-    out.write_text(json.dumps(request(extra=1)) + "\n")
-    before = out.read_bytes()
-    assert command(out) == 0
-    assert "finished already" in capsys.readouterr().out
-    for flag, named in (
-        ("--seed=1", "seed: 0 there, 1 here"),
-        ("--temperature=0.5", "temperature: 1.0 there, 0.5 here"),
-        (
-            "--model=other",
-            "model: mrm8488/t5-base-finetuned-common_gen there, other here",
-        ),
-        ("--allow_missing_word", "allow_missing_word: False there, True here"),
-        ("--dataset=fake", "dataset: digits there, fake here"),
-        ("--per_class=2", "fewer than the 3"),
-    ):
-        assert command(out, flag) == 2
+REFUSED = {
+    "--seed=1": "seed: 0 there, 1 here",
+    "--temperature=0.5": "temperature: 1.0 there, 0.5 here",
+    "--top_p=0.9": "top_p: 1.0 there, 0.9 here",
+    "--model=other": "t5-base-finetuned-common_gen there, other here",
+    "--allow_missing_word": "allow_missing_word: False there, True here",
+    "--dataset=fake": "dataset: digits there, fake here",
+}
+
+
+@pytest.mark.parametrize("name", ["p.jsonl", "p.jsonl.partial"])
+def test_another_request_is_refused_before_the_model_loads(tmp_path, capsys, name):
+    content = json.dumps(request()) + "\n"
+    (tmp_path / name).write_text(content)
+    rows = {**REFUSED, "--per_class=2": "fewer than the 3"}
+    for flag, named in (rows if name == "p.jsonl" else REFUSED).items():
+        assert command(tmp_path / "p.jsonl", flag) == 2
         printed = capsys.readouterr().err
         assert named in printed
         assert "another --out" in printed
-    assert command(out, "--max_tries=3") == 0  # changes no sentence
-    assert out.read_bytes() == before
-    assert os.listdir(tmp_path) == ["p.jsonl"]
-
-
-def test_a_stage_of_another_request_is_refused_before_the_model_loads(tmp_path, capsys):
-    stage = tmp_path / "p.jsonl.partial"
-    stage.write_text(json.dumps(request()) + "\n")
-    assert command(tmp_path / "p.jsonl", "--top_p=0.9") == 2
-    assert "top_p: 1.0 there, 0.9 here" in capsys.readouterr().err
-    assert command(tmp_path / "p.jsonl") == 2  # the right one gets as far as PyTorch
-    assert "pip install" in capsys.readouterr().err
-    assert stage.read_text() == json.dumps(request()) + "\n"
+    # The same request finds the file finished, or gets as far as PyTorch.
+    code = command(tmp_path / "p.jsonl", "--max_tries=3")  # changes no sentence
+    printed = capsys.readouterr()
+    if name == "p.jsonl":
+        assert code == 0
+        assert "finished already" in printed.out
+    else:
+        assert code == 2
+        assert "pip install" in printed.err
+    assert (tmp_path / name).read_text() == content
+    assert os.listdir(tmp_path) == [name]
 
 
 def test_a_stage_that_another_run_holds_is_refused(tmp_path, capsys):
@@ -99,7 +95,7 @@ def test_a_stage_that_another_run_holds_is_refused(tmp_path, capsys):
 
 
 def test_sentences_are_judged():
-    counts = Tally(texts=["A cat."], seen={"a cat."})
+    counts = Tally({"a cat.": "A cat."})
     written = [
         (" Two \n cats ", True),
         ("two CATS", True),
@@ -110,39 +106,28 @@ def test_sentences_are_judged():
         ("The cat", True),
         ("a cat too many", True),
     ]
-    counts.sampled = 1
-    batch = tally.judge(counts, written, "cat", 3, False)
+    batch = journal.judge(counts, written, "cat", 3, False)
     assert batch == {
         "first": 1,
         "texts": ["Two cats", "The cat"],
         "sampled": 7,
         "rejected": {"unfinished": 2, "word missing": 1, "repeated": 2},
     }
-    assert counts.texts == ["A cat."]
+    assert [*counts.texts.values()] == ["A cat."]
     counts.add(batch)
-    assert counts.texts == ["A cat.", "Two cats", "The cat"]
+    assert [*counts.texts.values()] == ["A cat.", "Two cats", "The cat"]
     assert counts.sampled == 8
     with pytest.raises(ValueError, match="does not follow"):
         counts.add(batch)
     assert counts.skip(written, 7) == written[7:]
     with pytest.raises(RunFailed, match="does not do so again"):
         counts.skip(written, 6)
-    batch = tally.judge(Tally(), written, "cat", 3, True)
+    batch = journal.judge(Tally(), written, "cat", 3, True)
     assert batch["texts"] == ["Two cats", "a dog", "a CAT."]
 
 
-def test_turns():
-    def tallies(*states):
-        return [Tally(texts=["x"] * n, sampled=b) for n, b in states]
-
-    assert tally.next_class(tallies((0, 0), (0, 0)), 2) == 0
-    assert tally.next_class(tallies((0, 1), (0, 0)), 2) == 1
-    assert tally.next_class(tallies((2, 1), (1, 5), (0, 4)), 2) == 2
-    assert tally.next_class(tallies((2, 1), (2, 5)), 2) is None
-
-
 BATCH = {"label": 0, "first": 0, "texts": ["a"], "sampled": 1}
-GOOD = {**BATCH, "rejected": dict.fromkeys(tally.REASONS, 0)}
+GOOD = {**BATCH, "rejected": dict.fromkeys(journal.REASONS, 0)}
 
 
 @pytest.mark.parametrize(
@@ -167,11 +152,39 @@ def test_a_damaged_stage_names_its_line(tmp_path, lines, number):
         stage.replay([Tally(), Tally()])
 
 
-def test_half_a_line_is_dropped(tmp_path):
-    path = tmp_path / "stage"
-    for lines in ("{}\n" + json.dumps(GOOD) + "\n", ""):
-        path.write_text(lines + '{"label": 1, "te')
-        with journal.opened(str(path)) as stage:
-            assert (stage.header is None) == (not lines)
-            stage.append({"new": 1})
-        assert path.read_text() == lines + '{"new": 1}\n'
+HEADER = prompt_file.text("pets", ["cat", "dög"], {"seed": 3}, ())
+
+
+def test_round_trip(tmp_path):
+    path = tmp_path / "p.jsonl"
+    contents = (Prompt(1, 'A "dög" barks.'), Prompt(0, "one\u2028two"))
+    text = prompt_file.text("pets", ["cat", "dög"], {"seed": 3}, contents)
+    assert text.startswith(HEADER)
+    path.write_text(f"\ufeff{text}\n\n", "utf-8")  # as some editors leave it
+    content_read = prompt_file.read(str(path))
+    assert content_read.prompts == contents
+    assert content_read.dataset == "pets"
+    assert content_read.class_names == ("cat", "dög")
+    assert content_read.header["seed"] == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (None, r"synthesis\.prompts"),
+        ("", "line 1"),
+        ("[]\n", "line 1"),
+        ('{"dataset": "pets"}\n', "class names"),
+        ('{"dataset": "pets", "class_names": []}\n', "class names"),
+        (HEADER + '{"label": 2, "prompt": "x"}\n', "line 2: label=2"),
+        (HEADER + '{"label": true, "prompt": "x"}\n', "label=True"),
+        (HEADER + '{"label": 0, "prompt": " "}\n', "line 2: no prompt"),
+        (HEADER + '{"label": 0, "prompt": "x"}\n{"la', "line 3"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path, content, named):
+    path = tmp_path / "p.jsonl"
+    if content is not None:
+        path.write_text(content, "utf-8")
+    with pytest.raises(RequestError, match=named):
+        prompt_file.read(str(path))

@@ -1,7 +1,7 @@
 """Reads how picture files are encoded: PNG or JPEG, and JPEG's settings.
 
-If only a generator's files are JPEG, or of another quality, their pixels have traces
-that a classifier may learn instead of the classes.
+If only a generator's files are JPEG, or JPEG of another quality, then their pixels have
+traces that a classifier may learn instead of the classes.
 """
 
 import functools

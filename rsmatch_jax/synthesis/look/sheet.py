@@ -12,7 +12,6 @@ MAX_ROWS = 100  # of classes
 _TILE = (48, 96)  # fewest and most pixels of a tile's side
 _SPACE, _GAP = 2, 16  # pixels between pictures and between groups
 _TOP, _MARGIN, _FONT = 64, 12, 13  # pixels
-_WHITE = 255
 
 
 def draw(path: str, pool: ImageArrays, train: ImageArrays, per_class: int, seed: int):
@@ -27,34 +26,50 @@ def draw(path: str, pool: ImageArrays, train: ImageArrays, per_class: int, seed:
     groups = [group(train, np.ones(len(train.labels), bool))]
     generators = np.arange(len(pool.generator_names))[:, None]
     groups += [group(pool, members) for members in generators == pool.generators]
-    canvas, edges = sheet(groups, per_class)
-    title = f"{train.name}: real and synthetic pictures, {per_class} of each class"
     names = ["real", *pool.generator_names]
-    _label(canvas, edges, pool.class_names[:MAX_ROWS], names, title).save(path)
+    title = f"{train.name}: real and synthetic pictures, {per_class} of each class"
+    sheet(groups, names, pool.class_names, per_class, title).save(path)
 
 
 def sheet(
-    groups: Sequence[Sequence[np.ndarray]], columns: int
-) -> tuple[np.ndarray, list[int]]:
-    """Returns the sheet, uint8 [H', W', 3], and the left edge of each group in pixels.
+    groups: Sequence[Sequence[np.ndarray]],
+    names: Sequence[str],
+    class_names: Sequence[str],
+    columns: int,
+    title: str,
+) -> Image.Image:
+    """Returns the contact sheet.
 
     groups: the real pictures, then each generator's; for every class uint8
     [n, H, W, 1 or 3]. The first `columns` are drawn. Small pictures are enlarged
-    without smoothing, large ones reduced.
+    without smoothing, large ones reduced. names: of the groups.
     """
-    rows = min(len(groups[0]), MAX_ROWS)
+    import matplotlib  # lazy: half a second; for its font
+
+    folder = os.path.join(matplotlib.get_data_path(), "fonts", "ttf")
+    font = ImageFont.truetype(os.path.join(folder, "DejaVuSans.ttf"), _FONT)
+    class_names = [_short(name, 24) for name in class_names[:MAX_ROWS]]
     height, width = _tile_size(*groups[0][0].shape[1:3])
     group_width = columns * (width + _SPACE) - _SPACE
-    edges = [g * (group_width + _GAP) for g in range(len(groups))]
-    total = (rows * (height + _SPACE) - _SPACE, edges[-1] + group_width, 3)
-    canvas = np.full(total, _WHITE, np.uint8)
-    for edge, group in zip(edges, groups, strict=True):
-        for row, pictures in enumerate(group[:rows]):
-            for column, picture in enumerate(pictures[:columns]):
-                top, left = row * (height + _SPACE), edge + column * (width + _SPACE)
-                tile = _tile(picture, height, width)
-                canvas[top : top + height, left : left + width] = tile
-    return canvas, edges
+    left = 2 * _MARGIN + round(max(map(font.getlength, class_names)))
+    edges = [left + g * (group_width + _GAP) for g in range(len(groups))]
+    right = max(edges[-1] + group_width, _MARGIN + round(font.getlength(title)))
+    bottom = _TOP + len(class_names) * (height + _SPACE) - _SPACE
+    image = Image.new("RGB", (right + _MARGIN, bottom + _MARGIN), "white")
+    pen = ImageDraw.Draw(image)
+    pen.text((_MARGIN, _MARGIN), title, "black", font)
+    for row, name in enumerate(class_names):
+        top = _TOP + row * (height + _SPACE)
+        middle = top + (height + _SPACE) / 2
+        pen.text((left - _MARGIN, middle), name, "black", font, anchor="rm")
+        for edge, group in zip(edges, groups, strict=True):
+            for column, picture in enumerate(group[row][:columns]):
+                corner = (edge + column * (width + _SPACE), top)
+                image.paste(_tile(picture, height, width), corner)
+    for edge, name in zip(edges, names, strict=True):
+        name = _short(name, max(4, group_width // _FONT))
+        pen.text((edge, _TOP - 8), name, "black", font, anchor="ls")
+    return image
 
 
 def _tile_size(height: int, width: int) -> tuple[int, int]:
@@ -64,40 +79,11 @@ def _tile_size(height: int, width: int) -> tuple[int, int]:
     return max(1, round(height * up / down)), max(1, round(width * up / down))
 
 
-def _tile(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+def _tile(picture: np.ndarray, height: int, width: int) -> Image.Image:
     image = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
     smaller = width < image.width
     kernel = Image.Resampling.BOX if smaller else Image.Resampling.NEAREST
-    return np.asarray(image.resize((width, height), kernel).convert("RGB"))
-
-
-def _label(
-    canvas: np.ndarray,
-    edges: Sequence[int],
-    class_names: Sequence[str],
-    group_names: Sequence[str],
-    title: str,
-) -> Image.Image:
-    """Returns the sheet with the names of its rows and groups."""
-    import matplotlib  # lazy: half a second; for its font
-
-    folder = os.path.join(matplotlib.get_data_path(), "fonts", "ttf")
-    font = ImageFont.truetype(os.path.join(folder, "DejaVuSans.ttf"), _FONT)
-    names = [_short(name, 24) for name in class_names]
-    left = 2 * _MARGIN + round(max(map(font.getlength, names)))
-    height, width = canvas.shape[:2]
-    total = max(left + width, _MARGIN + round(font.getlength(title))) + _MARGIN
-    image = Image.new("RGB", (total, _TOP + height + _MARGIN), "white")
-    image.paste(Image.fromarray(canvas), (left, _TOP))
-    pen = ImageDraw.Draw(image)
-    pen.text((_MARGIN, _MARGIN), title, "black", font)
-    for row, name in enumerate(names):
-        middle = _TOP + (row + 0.5) * (height + _SPACE) / len(names)
-        pen.text((left - _MARGIN, middle), name, "black", font, anchor="rm")
-    for edge, name in zip(edges, group_names, strict=True):
-        name = _short(name, max(4, (width - edges[-1]) // _FONT))
-        pen.text((left + edge, _TOP - 8), name, "black", font, anchor="ls")
-    return image
+    return image.resize((width, height), kernel)
 
 
 def _short(text: str, length: int) -> str:

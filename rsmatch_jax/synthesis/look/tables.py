@@ -5,7 +5,7 @@ from typing import Any
 
 from rsmatch_jax import terminal
 
-# Differences between pool and real set from which on a figure is listed.
+# A figure is listed if pool and real set differ by more than this.
 GREY_GAP = 0.10  # of a class's share of near-grey pictures
 TWIN_GAP = 0.05  # of the share of pictures with a near twin
 FORMAT_GAP = 0.05  # of the share of JPEG files

@@ -3,9 +3,9 @@
     python -m rsmatch_jax.synthesis.prompts --dataset=cifar10 --per_class=1000 \\
       --out=prompts.jsonl
 
-The model's input is each class name as a word. Sentences are accepted if they are
-complete, contain the word and are new to their class. The same command continues a
-killed run and ends with the same file. A larger --per_class makes a finished file
+The model gets the class name, as a word, and nothing else. A sentence is accepted if
+it is complete, contains the word and is new in its class. After a kill the same command
+continues and ends with the same file. A larger --per_class makes a finished file
 longer.
 """
 
@@ -21,12 +21,12 @@ from rsmatch_jax import files, terminal
 from rsmatch_jax.data import class_names
 from rsmatch_jax.errors import RequestError, RunFailed
 from rsmatch_jax.synthesis import checks
-from rsmatch_jax.synthesis.prompts import journal, prompt_file, sentences, tally, words
+from rsmatch_jax.synthesis.prompts import journal, prompt_file, sentences, words
 from rsmatch_jax.terminal import say
 
 GO_ON = "the same command again continues from here"
-JOURNAL = ".partial"  # ends the journal's name, after that of the prompt file
-_SHOWN = 10
+JOURNAL = ".partial"  # added to the prompt file's name
+_SHOWN = 10  # classes named in one message
 
 
 def run(args: argparse.Namespace):
@@ -47,33 +47,39 @@ def run(args: argparse.Namespace):
         **dataclasses.asdict(sampling),
     }
     out = os.path.abspath(os.path.expanduser(args.out))
+    total = args.per_class * len(names)
     finished = _finished_header(out, request)
-    if finished and finished["per_class"] == args.per_class:
-        say(f"{out} is finished already: {_total(request)} sentences; nothing to do")
+    if finished and finished.get("per_class") == args.per_class:
+        say(f"{out} is finished already: {total} sentences; nothing to do")
         return
     if not os.path.isdir(os.path.dirname(out)):
         raise RequestError(f"--out={out}: there is no folder {os.path.dirname(out)}")
     with journal.opened(out + JOURNAL) as record:
-        # Again, under the lock: another run may have written it in between.
+        # Again under the lock: another run may have finished the file in between.
         finished = _finished_header(out, request)
         if record.header is not None:
             _check_same(record.path, record.header, request)
-        tallies = _tallies(out, finished, record, request)
-        writer = sentences.load(args.model, sampling)
-        made_with = {"made_with": writer.made_with}
+        tallies = [journal.Tally() for _ in names]
+        if finished is not None:
+            tallies = journal.from_file(out)
+        record.replay(tallies)
+        most = max(len(counts.texts) for counts in tallies)
+        _check_length(record.path, most, args.per_class)
+        write, made = sentences.load(args.model, sampling)
+        made_with = {"made_with": made["made_with"]}  # the licence may change
         for path, header in ((out, finished), (record.path, record.header)):
             if header is not None:
                 _check_same(path, header, made_with)
         if record.header is None:
-            header = {**request, **made_with, "model_licence": writer.licence}
+            header = {**request, **made}
             record.append({k: (finished or header)[k] for k in header})
-        _sample(args, request, writer, record, tallies)
+        _sample(args, request, write, record, tallies)
         _finish(out, {**(record.header or {}), "per_class": args.per_class}, tallies)
         os.remove(record.path)
-    lines = [f"{_total(request)} sentences in {out}"]
+    lines = [f"{total} sentences in {out}"]
     for name, counts in zip(names, tallies, strict=True):
-        lines.append(f"  {name}: {tally.shares([counts])}")
-    say("\n".join([*lines, f"all: {tally.shares(tallies)}"]))
+        lines.append(f"  {name}: {journal.shares([counts])}")
+    say("\n".join([*lines, f"all: {journal.shares(tallies)}"]))
 
 
 def _finished_header(out: str, request: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -86,76 +92,61 @@ def _finished_header(out: str, request: Mapping[str, Any]) -> dict[str, Any] | N
             header = json.loads(f.readline())
     except (OSError, ValueError):
         header = None
-    if not isinstance(header, dict):
+    if not isinstance(header, dict) or type(header.get("per_class", 0)) is not int:
         raise RequestError(f"--out={out} exists and is no prompt file; name another")
     _check_same(out, header, request)
-    count, requested = header.get("per_class"), request["per_class"]
-    if type(count) is not int or count > requested:
-        raise RequestError(
-            f"--per_class={requested} is fewer than the {count} sentences a class that "
-            f"{out} has; give --per_class={count} or more, or name another --out"
-        )
+    _check_length(out, header.get("per_class", 0), request["per_class"])
     return header
 
 
-def _tallies(
-    out: str,
-    finished: Mapping[str, Any] | None,
-    record: journal.Journal,
-    request: Mapping[str, Any],
-) -> list[tally.Tally]:
-    """Returns what the finished file and the journal hold together."""
-    if finished is None:
-        tallies = [tally.Tally() for _ in request["class_names"]]
-    else:
-        tallies = tally.from_file(out, prompt_file.read(out))
-    record.replay(tallies)
-    most = max(len(counts.texts) for counts in tallies)
-    if most > request["per_class"]:
+def _check_length(path: str, count: int, per_class: int):
+    """Raises RequestError if a file has more sentences of a class than per_class."""
+    if count > per_class:
         raise RequestError(
-            f"--per_class={request['per_class']} is fewer than the {most} sentences "
-            f"that {record.path} already has of a class; give --per_class={most} or "
-            "more, or name another --out"
+            f"--per_class={per_class} is fewer than the {count} sentences of a class "
+            f"that {path} has; give --per_class={count} or more, or name another --out"
         )
-    return tallies
 
 
 def _sample(
-    args, request, writer, record: journal.Journal, tallies: Sequence[tally.Tally]
+    args, request, write, record: journal.Journal, tallies: Sequence[journal.Tally]
 ):
     """Samples batch after batch until every class is full."""
     done = sum(len(counts.texts) for counts in tallies)
+    total = args.per_class * len(tallies)
     if done:
-        say(f"going on from {done} of {_total(request)} sentences")
-    progress = terminal.Progress("writing", "sentences", _total(request) - done, say)
-    while (c := tally.next_class(tallies, args.per_class)) is not None:
-        _stop_if_hopeless(args, request, record.path, tallies)
+        say(f"going on from {done} of {total} sentences")
+    progress = terminal.Progress("writing", "sentences", total - done, say)
+    while short := [c for c, t in enumerate(tallies) if len(t.texts) < args.per_class]:
+        _stop_if_hopeless(args, request, record.path, tallies, short)
+        c = min(short, key=lambda c: tallies[c].sampled)
         word, counts = request["words"][c], tallies[c]
         number, judged = divmod(counts.sampled, args.batch_size)
-        left = counts.skip(writer.write(word, (c, number)), judged)
-        batch = tally.judge(counts, left, word, args.per_class, args.allow_missing_word)
+        left = counts.skip(write(word, (c, number)), judged)
+        batch = journal.judge(
+            counts, left, word, args.per_class, args.allow_missing_word
+        )
         record.append({"label": c, **batch})
         counts.add(batch)
         if batch["texts"]:
-            progress.advance(len(batch["texts"]), lambda: tally.shares(tallies))
+            progress.advance(len(batch["texts"]), lambda: journal.shares(tallies))
         if c == len(tallies) - 1 and batch["first"] == 0:
-            say(f"a batch of every class: {tally.shares(tallies)}")
+            say(f"a batch of every class: {journal.shares(tallies)}")
 
 
-def _stop_if_hopeless(args, request, path: str, tallies: Sequence[tally.Tally]):
-    """Raises RunFailed if too few sentences pass for some classes.
+def _stop_if_hopeless(args, request, path: str, tallies, short: Sequence[int]):
+    """Raises RunFailed if too few sentences pass for some of the classes `short`.
 
-    A class is judged after max_tries batches, once the other classes have caught up, so
-    that one message names all such classes.
+    It waits until every unfinished class has had max_tries batches and as many as the
+    others, so that one message names all such classes.
     """
     tries = args.max_tries
-    short = [c for c, t in enumerate(tallies) if len(t.texts) < args.per_class]
     batches = [tallies[c].sampled // args.batch_size for c in short]
     if min(batches) < max(*batches, tries):
         return
     hopeless = [
         f"{request['class_names'][c]} ({request['words'][c]!r}): "
-        + tally.shares([tallies[c]])
+        + journal.shares([tallies[c]])
         for c in short
         if len(tallies[c].texts) * tries < tallies[c].sampled
     ]
@@ -171,36 +162,27 @@ def _stop_if_hopeless(args, request, path: str, tallies: Sequence[tally.Tally]):
         )
 
 
-def _finish(out: str, header: Mapping[str, Any], tallies: Sequence[tally.Tally]):
+def _finish(out: str, header: Mapping[str, Any], tallies: Sequence[journal.Tally]):
     """Writes the prompt file atomically; classes alternate."""
-    how = {k: v for k, v in header.items() if k not in ("dataset", "class_names")}
-    how["sampled"] = [counts.sampled for counts in tallies]
+    how = {**header, "sampled": [counts.sampled for counts in tallies]}
     how["rejected"] = {
         reason: [counts.rejected[reason] for counts in tallies]
-        for reason in tally.REASONS
+        for reason in journal.REASONS
     }
-    rows = zip(*(counts.texts for counts in tallies), strict=True)
-    prompts = [
-        prompt_file.Prompt(label, text)
-        for row in rows
-        for label, text in enumerate(row)
-    ]
+    rows = zip(*(counts.texts.values() for counts in tallies), strict=True)
+    prompts = [prompt_file.Prompt(*pair) for row in rows for pair in enumerate(row)]
     dataset, names = header["dataset"], header["class_names"]
     files.write_text(out, prompt_file.text(dataset, names, how, prompts))
 
 
 def _check_same(path: str, header: Mapping[str, Any], request: Mapping[str, Any]):
-    """Raises RequestError that names each difference, but not per_class."""
+    """Raises RequestError if settings other than per_class differ; names each."""
     new = {key: value for key, value in request.items() if key != "per_class"}
     if changes := checks.changes({key: header.get(key) for key in new}, new):
         raise RequestError(
             f"{path} was made with other settings; delete it, or name another --out:\n"
             f"{changes}"
         )
-
-
-def _total(request: Mapping[str, Any]) -> int:
-    return request["per_class"] * len(request["class_names"])
 
 
 def _parser() -> terminal.Parser:
@@ -213,7 +195,7 @@ def _parser() -> terminal.Parser:
     add("--out", required=True, help="the prompt file, new or to be made longer")
     text = "hub id or folder of a sequence-to-sequence model (default %(default)s)"
     add("--model", default=sentences.DEFAULT_MODEL, help=text)
-    text = "a line per class, in label order: the model's input, not the class names"
+    text = "file with the model's input for each class, a line per class in label order"
     add("--words", metavar="FILE", help=text)
     text = "accept sentences without the word of their class"
     add("--allow_missing_word", action="store_true", help=text)

@@ -6,7 +6,6 @@
 Classes alternate, so that the first pictures drawn from a file cover all classes.
 """
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,8 +23,7 @@ class Prompt(NamedTuple):
     text: str
 
 
-@dataclasses.dataclass(frozen=True)
-class PromptFile:
+class PromptFile(NamedTuple):
     """header: the first line; prompts: in the order of the file."""
 
     header: Mapping[str, Any]
@@ -54,11 +52,9 @@ def text(
     how: Mapping[str, Any],
     prompts: Iterable[Prompt],
 ) -> str:
-    """Returns the content of a prompt file. how: what else the header holds."""
-    lines: list[dict[str, Any]] = [
-        {"dataset": dataset, "class_names": list(class_names), **how}
-    ]
-    lines += [{"label": prompt.label, "prompt": prompt.text} for prompt in prompts]
+    """Returns the content of a prompt file. how: the rest of the header."""
+    header = {"dataset": dataset, "class_names": list(class_names), **how}
+    lines = [header, *({"label": label, "prompt": text} for label, text in prompts)]
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 

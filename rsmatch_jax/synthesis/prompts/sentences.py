@@ -1,7 +1,8 @@
-"""Samples sentences about a word from a word-to-sentence model of transformers.
+"""Samples sentences about a word from a sequence-to-sequence model of transformers.
 
-Only this module of the prompts imports torch and transformers. The model's input is the
-class word alone, as in He et al. (arXiv 2210.07574): variety comes from sampling.
+Of the modules of the prompts only this one imports torch and transformers. The model's
+input is the class's word alone, as in He et al. (arXiv 2210.07574); the sentences vary
+because their tokens are sampled.
 """
 
 import dataclasses
@@ -9,7 +10,7 @@ import importlib.metadata
 import math
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -18,53 +19,50 @@ from rsmatch_jax.synthesis.checks import PIP, setting
 
 DEFAULT_MODEL = "mrm8488/t5-base-finetuned-common_gen"
 _UNKNOWN_LICENCE = "see the model's page"
+# write(word, key) returns batch_size pairs (sentence, whether it is complete), which
+# depend on word and key alone.
+Write: TypeAlias = Callable[[str, tuple[int, int]], list[tuple[str, bool]]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """What the sentences depend on besides word, model and machine; all are flags.
+    """Settings that change the sentences; each is a flag.
 
-    temperature, top_k and top_p are the defaults of sampling in transformers, which He
-    et al. use; max_tokens is from the model's card. batch_size counts because a batch
-    uses one stream of random numbers.
+    temperature, top_k and top_p have the defaults of transformers, which He et al. use;
+    that of max_tokens is from the model's card. batch_size matters because the
+    sentences of a batch share one stream of random numbers.
     """
 
-    seed: int = setting(0, "of everything random", 0, 2**32 - 1)
+    seed: int = setting(0, "seed of the sampling", 0, 2**32 - 1)
     batch_size: int = setting(64, "sentences sampled at once, all of one class", 1)
     temperature: float = setting(
-        1.0, "of sampling; higher is more varied and less fluent", 0, math.inf, True
+        1.0,
+        "of sampling; a higher one gives more varied, less fluent text",
+        0,
+        math.inf,
+        True,
     )
-    top_k: int = setting(50, "tokens to choose from, 0 for all", 0)
-    top_p: float = setting(1.0, "share of probability to choose from", 0, 1, True)
+    top_k: int = setting(50, "sample from this many likeliest tokens, 0 for all", 0)
+    top_p: float = setting(1.0, "total probability of tokens to sample", 0, 1, True)
     max_tokens: int = setting(32, "longest sentence, in tokens", 1)
 
 
-@dataclasses.dataclass(frozen=True)
-class Writer:
-    """A loaded model.
+def load(name: str, sampling: Sampling) -> tuple[Write, dict[str, Any]]:
+    """Loads a sequence-to-sequence model by its hub id or folder.
 
-    write(word, key): batch_size pairs (sentence, whether it is complete), which depend
-    on word and key alone. made_with: versions, device, precision, the model's commit.
+    The weights are bfloat16 on a GPU that has it, else float32: T5 overflows float16.
+    Also returns made_with and model_licence, two entries of the prompt file's header.
     """
-
-    write: Callable[[str, tuple[int, int]], list[tuple[str, bool]]]
-    made_with: dict[str, Any]
-    licence: str
-
-
-def load(name: str, sampling: Sampling) -> Writer:
-    """Loads a sequence-to-sequence model by its hub id or folder. On a GPU that has
-    bfloat16, weights are bfloat16, because T5 overflows float16."""
+    source = os.path.expanduser(name)
     try:
         import torch  # lazy: optional, see requirements-synthesis.txt
-        import transformers
+
+        tokenizer, model = _pretrained(name, source)
     except ImportError as e:
         raise RequestError(
-            f"writing prompts needs PyTorch and transformers ({e}): {PIP}"
+            f"writing prompts by --model={name} needs PyTorch, transformers and, for "
+            f"some models, other packages ({e}): {PIP}"
         ) from e
-    transformers.logging.set_verbosity_error()
-    source = os.path.expanduser(name)
-    tokenizer, model = _pretrained(name, source)
     cuda = torch.cuda.is_available()
     half = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
     dtype = torch.bfloat16 if half else torch.float32
@@ -79,7 +77,7 @@ def load(name: str, sampling: Sampling) -> Writer:
     flags["max_new_tokens"] = flags.pop("max_tokens")
 
     def write(word: str, key: tuple[int, int]) -> list[tuple[str, bool]]:
-        # Every batch has a stream of its own.
+        # Its own stream: a batch must not depend on those before it.
         stream = np.random.SeedSequence([seed, *key])
         torch.manual_seed(int(stream.generate_state(1, np.uint64)[0]))
         inputs = tokenizer(word, return_tensors="pt").to(device)
@@ -108,27 +106,29 @@ def load(name: str, sampling: Sampling) -> Writer:
         "precision": str(dtype).removeprefix("torch."),
         "model_commit": getattr(model.config, "_commit_hash", None),
     }
-    return Writer(write, made_with, _licence(source))
+    return write, {"made_with": made_with, "model_licence": _licence(source)}
 
 
 def _pretrained(name: str, source: str):
-    """Loads (tokenizer, model); name: for messages."""
-    import transformers
+    """Loads (tokenizer, model) from `source`. name: the flag's value, for messages."""
+    import transformers  # lazy: optional, as PyTorch
 
+    transformers.logging.set_verbosity_error()
     try:
-        # By default transformers asks at the terminal whether a model's code may run.
+        # By default transformers asks at the terminal whether to run a model's code.
         safe = {"trust_remote_code": False}
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **safe)
         model = transformers.AutoModelForSeq2SeqLM.from_pretrained(source, **safe)
         return tokenizer, model
-    except ImportError as e:
-        raise RequestError(f"--model={name} needs another package ({e}): {PIP}") from e
+    except ImportError:
+        raise
     except Exception as e:
-        # Unknown ids, other architectures, damaged files: all raise different errors.
+        # Unknown ids, other architectures and damaged files raise different errors.
         raise RequestError(
             f"--model={name} cannot be loaded: {one_line(e, 300)} Give the hub's id of "
-            "a sequence-to-sequence model, or the folder of a copy; without a network, "
-            f"copy it on a machine that has one: hf download {name} --local-dir=DIR"
+            "a sequence-to-sequence model, or the folder of a copy. Without a network, "
+            "make the copy on another machine: "
+            f"hf download {name} --local-dir=DIR"
         ) from e
 
 

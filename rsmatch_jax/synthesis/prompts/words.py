@@ -1,10 +1,10 @@
 """Converts class names to words and looks for them in sentences.
 
 A sentence holds a class's word if it contains the word, its plural or its singular as
-a complete word, in any case. The parts of several words ("pickup truck") must be
-adjacent; the last may be inflected, and they may be joined or split differently
-("pick-up truck", "lawnmower"). Synonyms do not count ("plane"), homonyms do ("can",
-"orange").
+a complete word, in upper or lower case. The parts of a word such as "pickup truck" must
+be adjacent. Its last part may be inflected, and its parts may be joined or split
+differently ("pick-up truck", "lawnmower"). Synonyms do not count ("plane"), homonyms do
+("can", "orange").
 """
 
 import os
@@ -13,10 +13,7 @@ from collections.abc import Sequence
 
 from rsmatch_jax.errors import RequestError
 
-_DIGITS = (
-    *("zero", "one", "two", "three", "four"),
-    *("five", "six", "seven", "eight", "nine"),
-)
+_DIGITS = "zero one two three four five six seven eight nine"
 _IRREGULAR = """
 calf calves, child children, foot feet, goose geese, knife knives, leaf leaves,
 loaf loaves, man men, mouse mice, ox oxen, person people, scarf scarves, shelf shelves,
@@ -24,7 +21,7 @@ tooth teeth, wolf wolves, woman women
 """
 _PAIRS = [pair.split() for pair in _IRREGULAR.split(",")]
 _PLURALS = {noun: plural for noun, plural in _PAIRS}
-_SINGULARS = {plural: noun for noun, plural in _PAIRS}
+_SINGULARS = {plural: noun for noun, plural in _PLURALS.items()}
 _SYNSET = re.compile(r"n\d{8}")  # WordNet's ids
 _TOKEN = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _WORDS = re.compile(r"[^\W_]+(?:[ '’-][^\W_]+)*")
@@ -34,7 +31,7 @@ _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 def words(class_name: str) -> str:
     """Returns a class name as English words: "aquarium fish", or "seven" for 7."""
     if re.fullmatch("[0-9]", class_name):
-        return _DIGITS[int(class_name)]
+        return _DIGITS.split()[int(class_name)]
     text = _HUMP.sub(" ", class_name).replace("_", " ").lower()
     text = " ".join(text.split())
     if _SYNSET.match(class_name) or not _is_words(text):
@@ -47,10 +44,7 @@ def words(class_name: str) -> str:
 
 def of_classes(class_names: Sequence[str], path: str | None) -> tuple[str, ...]:
     """Returns the words of every class, from its name or from a file's line."""
-    if path:
-        class_words = _read(path, class_names)
-    else:
-        class_words = tuple(words(name) for name in class_names)
+    class_words = _read(path, class_names) if path else tuple(map(words, class_names))
     first = {}
     for label, text in enumerate(class_words):
         other = first.setdefault(text.casefold(), label)
@@ -58,13 +52,13 @@ def of_classes(class_names: Sequence[str], path: str | None) -> tuple[str, ...]:
             raise RequestError(
                 f"classes {other} and {label} ({class_names[other]}, "
                 f"{class_names[label]}) are both {text!r}, so their sentences would "
-                "not differ; give --words=FILE with a word for each"
+                "not differ; give --words=FILE with another word for each"
             )
     return class_words
 
 
 def holds(sentence: str, word: str) -> bool:
-    """Returns whether a sentence holds a class's word, by the rule above."""
+    """Whether a sentence holds a class's word, by the rule at the top of this file."""
     parts = _tokens(word)
     forms = {"".join(parts[:-1]) + last for last in _inflections(parts[-1])}
     longest = max(map(len, forms))
@@ -123,7 +117,7 @@ def _read(path: str, class_names: Sequence[str]) -> tuple[str, ...]:
     if len(lines) != len(class_names):
         raise RequestError(
             f"--words={path} has {len(lines)} lines for {len(class_names)} classes; "
-            "give one a class, in label order"
+            "give a line per class, in label order"
         )
     for number, text in enumerate(lines, start=1):
         if not _is_words(text):
