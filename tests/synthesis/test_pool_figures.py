@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from PIL import Image
-from support.import_sources import decode, encode
+from support.pictures import decode, encode
 
 from rsmatch_jax.synthesis.look import comparison, cues, file_format, sheet
 
