@@ -100,10 +100,8 @@ def _networks(model, images: np.ndarray) -> Callable[[], list[dict]]:
     padding = [(0, -len(images) % size), (0, 0), (0, 0), (0, 0)]
     padded = np.pad(images, padding).reshape(-1, size, *images.shape[1:])
     batches = [jax.device_put(batch, device) for batch in padded]
-    parts = model.parts.items()
-    variables = {name: (part.params, part.stats) for name, part in parts}
     program = model.program(model.parts, size)
-    return lambda: [program(variables, batch) for batch in batches]
+    return lambda: [program(batch) for batch in batches]
 
 
 TABLE = ("row", "ms", "images_per_second", "ratio")

@@ -5,6 +5,7 @@ runs beside them if the run has one.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -192,7 +193,6 @@ class Model:
     ) -> Iterator[dict[str, np.ndarray]]:
         """An output of each part for each batch."""
         program = self.program(parts, rows)
-        variables = _variables(parts)
 
         def dispatched():
             for batch in batches:
@@ -204,15 +204,18 @@ class Model:
                     )
                 if count < rows:
                     batch = np.pad(batch, [(0, rows - count), (0, 0), (0, 0), (0, 0)])
-                yield count, program(variables, jax.device_put(batch, self._device))
+                yield count, program(jax.device_put(batch, self._device))
 
         for count, outputs in ahead(dispatched(), _AHEAD):
             yield {name: np.asarray(x[kind])[:count] for name, x in outputs.items()}
 
     def program(self, parts: Mapping[str, Part], rows: int) -> Callable:
-        """Returns ({name: variables}, uint8 [rows, S, S, 3]) -> {name: outputs}."""
+        """Returns uint8 [rows, S, S, 3] -> {name: outputs}, compiled once."""
         key = (tuple(parts), rows)
         if key not in self._programs:
+            variables = {
+                name: (part.params, part.stats) for name, part in parts.items()
+            }
 
             def forward(variables, images):
                 return {
@@ -222,13 +225,10 @@ class Model:
 
             shape = (rows, self.image_size, self.image_size, 3)
             images = jax.device_put(np.zeros(shape, np.uint8), self._device)
-            lowered = jax.jit(forward).lower(_variables(parts), images)
-            self._programs[key] = compilation.compiled(lowered, self._device.platform)
+            lowered = jax.jit(forward).lower(variables, images)
+            compiled = compilation.compiled(lowered, self._device.platform)
+            self._programs[key] = functools.partial(compiled, variables)
         return self._programs[key]
-
-
-def _variables(parts: Mapping[str, Part]) -> dict[str, tuple[PyTree, PyTree]]:
-    return {name: (part.params, part.stats) for name, part in parts.items()}
 
 
 def _predictions(probabilities: Mapping[str, np.ndarray]) -> Predictions:
