@@ -20,12 +20,9 @@ _LOCK_RETRY = 0.1  # seconds; a process that only tests a lock holds it for less
 
 
 @contextlib.contextmanager
-def replacing(path: str, mode: str = "wb", sync_folder: bool = True) -> Generator[Any]:
+def replacing(path: str, mode: str = "wb") -> Generator[Any]:
     """Opens a file that replaces `path`, on the disk, if the block raises no error.
-    Several processes and threads may do so at the same time.
-
-    sync_folder: False saves a wait per file; call `sync` on the folder after the last.
-    """
+    Several processes and threads may do so at the same time."""
     temporary = f"{path}.{os.getpid()}-{threading.get_ident()}{TEMPORARY}"
     try:
         with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as f:
@@ -36,13 +33,12 @@ def replacing(path: str, mode: str = "wb", sync_folder: bool = True) -> Generato
     finally:
         with contextlib.suppress(OSError):
             os.remove(temporary)
-    if sync_folder:
-        sync(os.path.dirname(path) or ".")
+    sync(os.path.dirname(path) or ".")
 
 
-def write_bytes(path: str, content: bytes, *, sync_folder: bool = True):
+def write_bytes(path: str, content: bytes):
     """Writes a file by `replacing`: it has all of `content`, or stays as it was."""
-    with replacing(path, sync_folder=sync_folder) as f:
+    with replacing(path) as f:
         f.write(content)
 
 
@@ -128,10 +124,14 @@ def check_output(path: str | None, extension: str = ".json"):
         raise RequestError(f"--out={path} is no file name; use --out=FILE{extension}")
     if not os.path.isdir(folder):
         raise RequestError(f"--out={path}: there is no folder {folder}; make it first")
-    with written_to("--out", path):
+    try:
         tempfile.TemporaryFile(dir=folder).close()
         if os.path.exists(path):
             open(path, "r+b").close()
+    except OSError as e:  # whose path may be that of the temporary file
+        raise RequestError(
+            f"--out={path} cannot be written ({e.strerror}); choose another"
+        ) from None
 
 
 def plain(value: Any) -> Any:

@@ -58,7 +58,7 @@ class Tally:
         Raises RunFailed if the last of them is not the last accepted sentence.
         """
         # A shorter file stopped in this batch, at the sentence that filled the class.
-        *_, last = "", *self.texts.values()
+        last = next(reversed(self.texts.values()), "")
         if count and _one_line(batch[count - 1][0]) != last:
             raise RunFailed(
                 f"the model wrote {last!r} here and does not do so again, so a longer "
