@@ -51,7 +51,7 @@ class Contender(NamedTuple):
     needed: processes that make its batches, and those for a fair comparison. ahead:
     None = takes turns with others. A program with input runs alone, because its workers
     continue in the background: they would disturb others and prepare batches before
-    their own turn. ahead is the number of batches that a loader prepares.
+    their turn. ahead is the number of batches that a loader prepares.
     """
 
     name: str

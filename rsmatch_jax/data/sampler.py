@@ -26,9 +26,9 @@ def epoch_indices(
     epoch: jax.typing.ArrayLike,
     n: int,
     batch: int,
-) -> Int32[Array, "1024 {batch}"]:
+) -> Int32[Array, "steps {batch}"]:
     """Returns the image positions of one epoch, in 0..n-1; stream: one of STREAMS.
-    Needs a few times n + 1024 * batch integers of memory."""
+    Needs a few times n + STEPS_PER_EPOCH * batch integers of memory."""
     total = STEPS_PER_EPOCH * batch
     # Names the generator, so that jax's configuration does not change the order.
     key = jax.random.key(seed, impl="threefry2x32")

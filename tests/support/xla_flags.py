@@ -6,7 +6,7 @@ import os
 
 def flags() -> str:
     """XLA_FLAGS for four CPU devices. Programs compile three times faster, because LLVM
-    optimises nothing; XLA's own passes stay. With OPTIMIZED in the environment programs
+    optimises nothing, but XLA still does. With OPTIMIZED in the environment programs
     are compiled as for users."""
     chosen = [
         os.environ.get("XLA_FLAGS", ""),

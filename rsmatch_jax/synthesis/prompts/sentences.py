@@ -77,7 +77,7 @@ def load(name: str, sampling: Sampling) -> tuple[Write, dict[str, Any]]:
     flags["max_new_tokens"] = flags.pop("max_tokens")
 
     def write(word: str, key: tuple[int, int]) -> list[tuple[str, bool]]:
-        # Its own stream: a batch must not depend on those before it.
+        # A stream for this batch, which must not depend on those before it.
         stream = np.random.SeedSequence([seed, *key])
         torch.manual_seed(int(stream.generate_state(1, np.uint64)[0]))
         inputs = tokenizer(word, return_tensors="pt").to(device)
