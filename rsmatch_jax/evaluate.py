@@ -74,6 +74,8 @@ def describe(figures: dict[str, Any]) -> Iterator[str]:
             yield f"{title:<40}{figures[key]:.4f}"
     for origin, share in (figures.get("detector_accuracy_per_generator") or {}).items():
         yield f"  detector on {origin}: {share:.4f}"
+    if line := names.known_line(figures.get("known")):
+        yield line
     classes, confusion = figures["class_names"], np.asarray(figures["confusion"])
     detector = figures.get("detector_accuracy_per_class") or [None] * len(classes)
     has_detector = any(share is not None for share in detector)

@@ -73,6 +73,7 @@ def test_figures_are_the_runs_own(folder, tmp_path, capsys, step):
     key = "test_accuracy_best" if step == "best" else "test_accuracy"
     assert figures["test_accuracy"] == result[key]
     details = {"test_reliability", "queue_purity_per_class", "step", "class_names"}
+    details.add("known")
     details |= {f"detector_accuracy_per_{x}" for x in ("class", "generator")}
     assert figures.keys() == names.TITLES.keys() | details | {"confusion"}
     confusion = np.asarray(figures.pop("confusion"))

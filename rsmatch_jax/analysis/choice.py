@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.data.rs_ssl import Task
+from rsmatch_jax.data.stores.arrays import REAL_ORIGIN
 from rsmatch_jax.errors import RequestError
 
 SETS = ("unlabelled", "test")
@@ -17,44 +19,51 @@ class Chosen:
     """N chosen images.
 
     images: uint8 [N, S, S, 3]. names: titles, or paths of files. indices: int64 [N],
-    positions in the set, -1 = from disk. labels: int64 [N], -1 = unknown. synthetic:
-    bool [N]. generators: one each, "" = real or unknown.
+    positions in the set, -1 = from disk. labels: int64 [N], -1 = unknown. origins: one
+    each, REAL_ORIGIN or the generator's name, None = unknown.
     """
 
     images: np.ndarray
     names: tuple[str, ...]
     indices: np.ndarray
     labels: np.ndarray
-    synthetic: np.ndarray
-    generators: tuple[str, ...]
+    origins: tuple[str | None, ...]
+
+    @property
+    def synthetic(self) -> np.ndarray:
+        """bool [N]; an image of unknown origin is not among them."""
+        return np.array([o not in (None, REAL_ORIGIN) for o in self.origins], bool)
+
+    @property
+    def origin_known(self) -> np.ndarray:
+        """bool [N]."""
+        return np.array([origin is not None for origin in self.origins], bool)
 
 
 def of_set(task: Task, name: str, indices: np.ndarray) -> Chosen:
     """Returns images of one of SETS by positions; RequestError if one is missing."""
-    images, labels, synthetic, generator = _columns(task, name)
+    images, labels, origins = _columns(task, name)
     indices = np.asarray(indices, np.int64)
     wrong = [int(i) for i in indices if not 0 <= i < len(images)]
     if wrong:
         raise RequestError(
             f"--index={wrong[0]}: the {name} set has images 0 to {len(images) - 1}"
         )
-    generators = [task.generator_names[g] if g >= 0 else "" for g in generator[indices]]
+    names = {rs_ssl.REAL: REAL_ORIGIN, rs_ssl.UNKNOWN: None}
+    names |= dict(enumerate(task.generator_names))
     return Chosen(
         images=np.asarray(images[indices]),
         names=tuple(f"{name} {i}" for i in indices),
         indices=indices,
         labels=labels[indices].astype(np.int64),
-        synthetic=synthetic[indices],
-        generators=tuple(generators),
+        origins=tuple(names[origin] for origin in origins[indices].tolist()),
     )
 
 
 def from_disk(images: np.ndarray, paths: Sequence[str]) -> Chosen:
     """Returns images uint8 [N, S, S, 3] without ground truth."""
-    count = len(images)
-    unknown = np.full(count, -1)
-    synthetic = np.zeros(count, bool)
-    return Chosen(images, tuple(paths), unknown, unknown, synthetic, ("",) * count)
+    unknown = np.full(len(images), -1)
+    return Chosen(images, tuple(paths), unknown, unknown, (None,) * len(images))
 
 
 def balanced(
@@ -67,21 +76,25 @@ def balanced(
 ) -> np.ndarray:
     """Returns positions int64 of random images, balanced over classes and origins.
 
-    The set may hold fewer than `count`, or fewer of some class and origin. classes:
-    those to take in turn; None means all, or a random choice if `count` is below
-    `least` of each class and origin.
+    The set may hold fewer than `count`, or fewer of some class and origin; unknown
+    classes and origins are such, too. classes: those to take in turn; None means all,
+    or a random choice if `count` is below `least` of each class and origin.
     """
-    _, labels, synthetic, _ = _columns(task, name)
-    rng, groups = np.random.default_rng(seed), []
+    _, labels, origins = _columns(task, name)
+    kinds = np.clip(origins, rs_ssl.UNKNOWN, 0)  # unknown, real, synthetic
+    rng, groups, of_every_class = np.random.default_rng(seed), [], classes is None
     if classes is None:
-        shown = max(1, count // (least * len(np.unique(synthetic))))
+        shown = max(1, count // (least * len(np.unique(kinds))))
         classes = rng.permutation(len(task.class_names))[:shown].tolist()
     for label in range(len(task.class_names)):
-        for origin in (False, True):
-            group = np.flatnonzero((labels == label) & (synthetic == origin))
+        for kind in (rs_ssl.REAL, 0, rs_ssl.UNKNOWN):
+            group = np.flatnonzero((labels == label) & (kinds == kind))
             group = rng.permutation(group)  # of all, so that draws are equal
             if label in classes:
                 groups.append(group)
+    if of_every_class:  # those of unknown class stand beside each class
+        unknown = rng.permutation(np.flatnonzero(labels < 0))
+        groups += np.array_split(unknown, len(classes))
     turns = itertools.zip_longest(*groups)
     dealt = [i for turn in turns for i in turn if i is not None]
     return np.asarray(dealt[:count], np.int64)
@@ -95,9 +108,11 @@ def label(name: str, names: Sequence[str]) -> int:
 
 
 def _columns(task: Task, name: str):
-    """(images, labels, synthetic, generator) of all images of the set."""
+    """(images, labels, origins) of all images of the set."""
     if name == "unlabelled":
-        return task.unl_images, task.unl_labels, task.unl_synthetic, task.unl_generator
-    count = len(task.test_images)
-    real = np.zeros(count, bool), np.full(count, -1)
-    return task.test_images, task.test_labels, *real
+        return task.unl_images, task.unl_labels, task.unl_origins
+    return (
+        task.test_images,
+        task.test_labels,
+        np.full(len(task.test_images), rs_ssl.REAL),
+    )

@@ -27,7 +27,6 @@ import numpy as np
 from rsmatch_jax import errors
 from rsmatch_jax.analysis import choice, gradcam, output, overlay
 from rsmatch_jax.data.images import image_files, image_source
-from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.deploy import frozen, saved
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.terminal import Parser, say
@@ -65,16 +64,15 @@ def describe(
     classifier, detector = shown["classifier"], shown.get("detector")
     lines = []
     for i, name in enumerate(chosen.names):
-        p, has_truth = classifier.probabilities[i], chosen.labels[i] >= 0
-        index = int(chosen.indices[i])
+        p, index = classifier.probabilities[i], int(chosen.indices[i])
+        label = chosen.labels[i]
         score = detector and float(detector.probabilities[i, overlay.SYNTHETIC])
-        origin = chosen.generators[i] or arrays.REAL_ORIGIN
         lines.append(
             {
                 "path": name if index < 0 else None,
                 "index": index if index >= 0 else None,
-                "label": names[chosen.labels[i]] if has_truth else None,
-                "origin": origin if has_truth else None,
+                "label": names[label] if label >= 0 else None,
+                "origin": chosen.origins[i],
                 "class": names[p.argmax()],
                 "probability": float(p.max()),
                 "seen": names[classifier.classes[i]],

@@ -28,10 +28,14 @@ class Embedded:
 
 
 def embed(
-    features: np.ndarray, labels: np.ndarray, synthetic: np.ndarray, seed: int = 0
+    features: np.ndarray,
+    labels: np.ndarray,
+    synthetic: np.ndarray,
+    seed: int = 0,
+    known: np.ndarray | slice = slice(None),
 ) -> Embedded:
-    """Returns the t-SNE and the figures of features [N, D >= 2] of N images. labels:
-    int [N]. synthetic: bool [N]. Equal calls give equal bits."""
+    """Returns the t-SNE of features [N, D >= 2], and the figures of the `known` ones.
+    labels, synthetic: as in `measure`. Equal calls give equal bits."""
     features = np.asarray(features, np.float64)
     # Equal features have no first component by which PCA could scale.
     differ = features.std(axis=0).max() > 0
@@ -43,13 +47,15 @@ def embed(
     # Sums over several threads may differ in the last bits, and t-SNE amplifies that.
     with threadpoolctl.threadpool_limits(1):
         points = tsne.fit_transform(features).astype(np.float32)
-        return Embedded(points, measure(features, labels, synthetic, seed))
+        truth = labels[known], synthetic[known]
+        return Embedded(points, measure(features[known], *truth, seed))
 
 
 def measure(
     features: np.ndarray, labels: np.ndarray, synthetic: np.ndarray, seed: int = 0
 ) -> dict[str, Any]:
-    """Returns numbers of images, and the results of the two functions below."""
+    """Returns numbers of images, and the results of the two functions below. labels:
+    int [N], -1 = unknown. synthetic: bool [N]."""
     return {
         "images": len(features),
         "synthetic": int(synthetic.sum()),
@@ -88,7 +94,7 @@ def centroid_distance(
     """
     features = np.asarray(features, np.float64)
     real, fake = {}, {}
-    for label in np.unique(labels):
+    for label in np.unique(labels[labels >= 0]):
         for centroids, origin in ((real, ~synthetic), (fake, synthetic)):
             group = features[(labels == label) & origin]
             if len(group):

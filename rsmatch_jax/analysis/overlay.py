@@ -101,12 +101,13 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 def heading(chosen: Chosen, row: int, names: Sequence[str]) -> str:
-    """Returns an image's name and ground truth."""
-    if chosen.labels[row] < 0:
-        return os.path.basename(chosen.names[row])
-    generator = chosen.generators[row]
-    origin = f"synthetic by {generator}" if generator else "real"
-    return f"{chosen.names[row]}: {names[chosen.labels[row]]}, {origin}"
+    """Returns an image's name and what is known of it."""
+    label, origin = chosen.labels[row], chosen.origins[row]
+    facts = [names[label]] if label >= 0 else []
+    if origin is not None:
+        facts.append(f"synthetic by {origin}" if chosen.synthetic[row] else "real")
+    name = os.path.basename(chosen.names[row])
+    return f"{name}: {', '.join(facts)}" if facts else name
 
 
 def caption(
@@ -114,11 +115,11 @@ def caption(
 ) -> tuple[str, bool]:
     """Returns a map's class and probability, and whether the prediction is wrong."""
     p, shown = maps.probabilities[row], maps.classes[row]
-    label = chosen.labels[row]
-    name = "synthetic" if part == "detector" else names[shown]
-    truth = chosen.synthetic[row] if part == "detector" else label
-    wrong = bool(label >= 0 and p.argmax() != truth)
-    return f"{name}: {p[shown]:.2f}", wrong
+    name, truth, is_known = names[shown], chosen.labels[row], chosen.labels[row] >= 0
+    if part == "detector":
+        name, truth = "synthetic", chosen.synthetic[row]
+        is_known = chosen.origins[row] is not None
+    return f"{name}: {p[shown]:.2f}", bool(is_known and p.argmax() != truth)
 
 
 def shortened(text: str, room: float, font: ImageFont.FreeTypeFont) -> str:

@@ -14,7 +14,8 @@ TEN = (
     *("#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
 )
 NAMED = 20  # classes with a written name, at most
-REAL, SYNTHETIC = "o", "^"  # as in the paper's Fig. 2
+REAL, SYNTHETIC, UNKNOWN = "o", "^", "s"  # the first two as in the paper's Fig. 2
+NO_CLASS = "#c8c8c8"  # an unknown one
 _OUTLINE = 0.35  # points, around triangles
 CAPTIONS = {
     "probe_balanced_accuracy": "linear probe, real or synthetic: balanced accuracy "
@@ -43,7 +44,7 @@ def draw(
         axes.set_xticks([])
         axes.set_yticks([])
     figure.suptitle(title, fontsize=10, parse_math=False)
-    _legend(figure, colours, names, bool(chosen.synthetic.any()))
+    _legend(figure, colours, names, chosen)
     file = io.BytesIO()
     figure.savefig(file, format="png")
     return file.getvalue()
@@ -52,24 +53,31 @@ def draw(
 def _colours(labels: np.ndarray) -> dict[int, tuple]:
     from matplotlib import colormaps, colors  # lazy: half a second
 
-    if len(labels) <= len(TEN):
-        return {k: colors.to_rgba(TEN[i]) for i, k in enumerate(labels)}
+    known = [label for label in labels if label >= 0]
+    table = {label: colors.to_rgba(NO_CLASS) for label in labels if label < 0}
+    if len(known) <= len(TEN):
+        return table | {k: colors.to_rgba(TEN[i]) for i, k in enumerate(known)}
     # More than the eye can separate; the names at the medians help.
-    return {k: colormaps["turbo"](i / len(labels)) for i, k in enumerate(labels)}
+    return table | {k: colormaps["turbo"](i / len(known)) for i, k in enumerate(known)}
 
 
 def _points(axes, points: np.ndarray, chosen: Chosen, colours: Mapping[int, tuple]):
     each = np.asarray([colours[label] for label in chosen.labels])
     size = float(np.clip(20_000 / len(points), 4, 30))  # square points
-    for origin, marker, outline in ((False, REAL, 0), (True, SYNTHETIC, _OUTLINE)):
-        rows = chosen.synthetic == origin
+    synthetic, known = chosen.synthetic, chosen.origin_known
+    for rows, marker in (
+        (~known, UNKNOWN),
+        (known & ~synthetic, REAL),
+        (synthetic, SYNTHETIC),
+    ):
+        is_synthetic = marker == SYNTHETIC
         axes.scatter(
             *points[rows].T,
-            s=size * (1.6 if origin else 1),
+            s=size * (1.6 if is_synthetic else 1),
             marker=marker,
             c=each[rows],
-            linewidths=outline,
-            edgecolors="black" if origin else "none",
+            linewidths=_OUTLINE if is_synthetic else 0,
+            edgecolors="black" if is_synthetic else "none",
             alpha=0.9,
         )
 
@@ -79,7 +87,7 @@ def _names(axes, points: np.ndarray, labels: np.ndarray, names: Sequence[str]):
 
     halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]
     centred = {"ha": "center", "va": "center"}
-    for label in np.unique(labels):
+    for label in np.unique(labels[labels >= 0]):
         x, y = np.median(points[labels == label], axis=0)
         text = axes.text(x, y, names[label], parse_math=False, fontsize=9, **centred)
         text.set(path_effects=halo, weight="bold")
@@ -90,7 +98,7 @@ def _caption(part: str, figures: Mapping) -> str:
     return "\n".join([part, *(text.format(figures[k]) for k, text in shown.items())])
 
 
-def _legend(figure, colours: Mapping[int, tuple], names: Sequence[str], both: bool):
+def _legend(figure, colours: Mapping[int, tuple], names: Sequence[str], chosen: Chosen):
     from matplotlib.lines import Line2D  # lazy: half a second
 
     def handle(marker, colour, edge="none"):
@@ -98,12 +106,14 @@ def _legend(figure, colours: Mapping[int, tuple], names: Sequence[str], both: bo
         return Line2D([], [], linestyle="", marker=marker, **style)
 
     entries = {"real": handle(REAL, "grey")}
-    if both:
+    if chosen.synthetic.any():
         entries["synthetic"] = handle(SYNTHETIC, "grey", "black")
+    if not chosen.origin_known.all():
+        entries["unknown"] = handle(UNKNOWN, "grey")
     handles, titles = list(entries.values()), list(entries)
     if len(colours) <= NAMED:
         handles += [handle("s", colour) for colour in colours.values()]
-        titles += [names[label] for label in colours]
+        titles += [names[k] if k >= 0 else "unknown class" for k in colours]
     legend = figure.legend(
         handles,
         titles,

@@ -7,12 +7,12 @@
 The command takes --images unlabelled images (1500), balanced over real and synthetic
 ones and over all classes as far as possible (of very many classes a random choice), or
 only over each --class. FILE.png shows them by scikit-learn's t-SNE: colours are
-classes, dots real images, triangles synthetic ones. FILE.json, beside it, has the
-points, and for each network how well a linear probe separates real from synthetic in
-its features (balanced accuracy, 0.5 = not at all), and how far a class's real and
-synthetic centroids lie apart (in units of the distance between classes). FILE is
-DIR/tsne.png by default. --data_dir and --synthetic_pool name the folders of data that
-have moved.
+classes (grey: unknown), dots real images, triangles synthetic ones, squares those of
+unknown origin. FILE.json, beside it, has the points, and for each network how well a
+linear probe separates real from synthetic in its features (balanced accuracy, 0.5 = not
+at all), and how far a class's real and synthetic centroids lie apart (in units of the
+distance between classes), both over the images of known origin. FILE is DIR/tsne.png by
+default. --data_dir and --synthetic_pool name the folders of data that have moved.
 Exit codes: 0 done, 1 it failed, 2 the request was wrong.
 """
 
@@ -32,7 +32,7 @@ IMAGES = 1500
 LEAST = 5  # of a class and origin, below which some classes are left out
 LAST_SEED = 2**32 - 1  # of scikit-learn
 TITLES = {
-    "images": "images",
+    "images": "images of known origin",
     "synthetic": "  synthetic ones",
     "probe_balanced_accuracy": "linear probe, real or synthetic",
     "centroid_distance": "real to synthetic centroid of a class",
@@ -50,7 +50,12 @@ def describe(
     content: dict[str, Any] = {
         "indices": chosen.indices.tolist(),
         "labels": chosen.labels.tolist(),
-        "synthetic": chosen.synthetic.tolist(),
+        "synthetic": [
+            bool(is_synthetic) if known else None
+            for is_synthetic, known in zip(
+                chosen.synthetic, chosen.origin_known, strict=True
+            )
+        ],
     }
     for part, panel in embedded.items():
         points = [[round(x, 3) for x in row] for row in panel.points.tolist()]
@@ -92,9 +97,14 @@ def _run(args: argparse.Namespace):
     chosen = choice.of_set(task, "unlabelled", indices)
     model = frozen.Model(run)
     say(f"t-SNE of {len(indices)} images, network by network: {', '.join(model.parts)}")
-    truth = chosen.labels, chosen.synthetic
     embedded = {
-        part: features.embed(model.features(chosen.images, part), *truth, args.seed)
+        part: features.embed(
+            model.features(chosen.images, part),
+            chosen.labels,
+            chosen.synthetic,
+            args.seed,
+            chosen.origin_known,
+        )
         for part in model.parts
     }
     title = f"t-SNE of unlabelled images of {task.name} at step {run.step}"

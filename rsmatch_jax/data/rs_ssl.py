@@ -22,6 +22,7 @@ from rsmatch_jax.data.stores.encoded import EncodedImages
 from rsmatch_jax.errors import RequestError
 
 Images = np.ndarray | EncodedImages
+REAL, UNKNOWN = -1, -2  # origins that are no generator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +45,11 @@ class Task:
     generator_names: tuple[str, ...]
     lab_images: Images
     lab_labels: np.ndarray
-    unl_images: Images
-    unl_labels: np.ndarray  # for evaluation only
-    unl_synthetic: np.ndarray  # bool [N], unknown to the learner
-    unl_generator: np.ndarray  # int32 [N], -1 for real images
+    unl_images: Images  # starts with the labelled ones
+    # For evaluation only: classes int [N], -1 = unknown; origins int32 [N], REAL,
+    # UNKNOWN or a position in generator_names.
+    unl_labels: np.ndarray
+    unl_origins: np.ndarray
     val_images: Images
     val_labels: np.ndarray
     test_images: Images
@@ -57,6 +59,22 @@ class Task:
     def encoded(self) -> bool:
         """Whether images are decoded when they are read, instead of in advance."""
         return isinstance(self.unl_images, EncodedImages)
+
+    @property
+    def unl_synthetic(self) -> np.ndarray:
+        """bool [N]; an image of unknown origin is not among them."""
+        return self.unl_origins >= 0
+
+    @property
+    def num_synthetic(self) -> int | None:
+        """The number of synthetic images, None unless all origins are known."""
+        unknown = np.any(self.unl_origins == UNKNOWN)
+        return None if unknown else int(self.unl_synthetic.sum())
+
+    @property
+    def unl_real(self) -> np.ndarray:
+        """bool [N]; an image of unknown origin is not among them."""
+        return self.unl_origins == REAL
 
 
 def make_split(
@@ -120,14 +138,13 @@ def make_task(
 ) -> Task:
     """Gathers the images of a split, uint8 [.., S, S, 3], or all encoded."""
     real, synthetic = split.unlabeled_real, split.unlabeled_synthetic
-    is_synthetic = np.repeat([False, True], [len(real), len(synthetic)])
     unl_labels = np.asarray(train.labels[real])
-    generator = np.full(len(is_synthetic), -1, np.int32)
+    origins = np.full(len(real), REAL, np.int32)
     parts = [(train.images, real)]
     if pool is not None and len(synthetic):
         assert pool.generators is not None
         unl_labels = np.concatenate([unl_labels, pool.labels[synthetic]])
-        generator[is_synthetic] = pool.generators[synthetic]
+        origins = np.concatenate([origins, pool.generators[synthetic]])
         parts.append((pool.images, synthetic))
     return Task(
         name=train.name,
@@ -138,8 +155,7 @@ def make_task(
         lab_labels=np.asarray(train.labels[split.labeled]),
         unl_images=_joined(parts),
         unl_labels=unl_labels,
-        unl_synthetic=is_synthetic,
-        unl_generator=generator,
+        unl_origins=origins,
         val_images=_take(train.images, split.validation),
         val_labels=np.asarray(train.labels[split.validation]),
         test_images=test.images,

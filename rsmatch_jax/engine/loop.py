@@ -208,7 +208,8 @@ class Loop:
         except measure.Interrupted:  # the resumed run evaluates
             return False
         metrics = measured.figures
-        best = self.record.add_evaluation(step, metrics)
+        known = {"known": measured.details["known"]}
+        best = self.record.add_evaluation(step, metrics | known)
         written = {**metrics, **measured.details}
         self.logbook.write(step, {f"eval/{k}": v for k, v in written.items()})
         shown = {names.TITLES[key]: metrics[key] for key in names.SHOWN}

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from rsmatch_jax.data import rs_ssl
+from rsmatch_jax.data.rs_ssl import UNKNOWN
 from rsmatch_jax.engine import memory
 from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.engine.feed import Feed
@@ -20,17 +21,19 @@ TIMED = 3  # dispatches
 def describe(exp: Experiment, task: rs_ssl.Task) -> Iterator[str]:
     """Yields lines about the data and the schedule."""
     dims, t = exp.dims, exp.config.train
-    synthetic = int(task.unl_synthetic.sum())
+    synthetic, unknown = task.unl_synthetic.sum(), (task.unl_origins == UNKNOWN).sum()
+    origins = f", of which {synthetic} synthetic ({synthetic / dims.num_unlabeled:.0%})"
+    if unknown:
+        origins = f", {unknown} of them of unknown origin"
     size = "x".join(map(str, dims.image_shape[:2]))
     yield (
         f"data: {dims.num_classes} classes, {size} px; {dims.num_labeled} labelled; "
-        f"{dims.num_unlabeled} unlabelled, of which {synthetic} synthetic "
-        f"({synthetic / dims.num_unlabeled:.0%}); "
+        f"{dims.num_unlabeled} unlabelled{origins}; "
         + (f"{len(task.val_images)} validation; " if len(task.val_images) else "")
         + f"{len(task.test_images)} test"
     )
     for g, name in enumerate(task.generator_names):
-        yield f"  from {name}: {int((task.unl_generator == g).sum())}"
+        yield f"  from {name}: {int((task.unl_origins == g).sum())}"
     unlabeled = dims.unlabeled_batch if exp.method.uses_unlabeled else 0
     epochs = t.num_steps * unlabeled / dims.num_unlabeled
     devices = exp.devices

@@ -116,7 +116,7 @@ def _load(
     )
     _require_equal_data(task)
     warnings = METHODS[config.method.name].check_data(
-        config, len(task.class_names), int(task.unl_synthetic.sum())
+        config, len(task.class_names), task.num_synthetic
     )
     saved_shapes = hosts.on_primary(
         "saved shapes", lambda: {} if overwrite else checkpoint.newest_shapes(folder)

@@ -84,9 +84,10 @@ class Method:
 
     @classmethod
     def check_data(
-        cls, config: keys.Config, num_classes: int, num_synthetic: int
+        cls, config: keys.Config, num_classes: int, num_synthetic: int | None
     ) -> list[str]:
-        """Returns warnings about keys and data; raises RequestError if they clash."""
+        """Returns warnings about keys and data; raises RequestError if they clash.
+        num_synthetic: of the unlabelled images, None = nobody knows."""
         return []
 
     def as_saved(self, shapes: Mapping[str, tuple[int, ...]]) -> "Method":

@@ -41,8 +41,10 @@ def check(config: keys.Config):
             )
 
 
-def check_data(config: keys.Config, num_classes: int, num_synthetic: int) -> list[str]:
-    """Returns warnings; raises RequestError for a queue that does not fit the data."""
+def check_data(
+    config: keys.Config, num_classes: int, num_synthetic: int | None
+) -> list[str]:
+    """See `Method.check_data`."""
     options, batch = config.method.rsmatch, config.train.batch_size
     rows = batch * config.train.unlabeled_ratio
     single = options.queue_push * min(options.queue_classes, num_classes)
@@ -61,8 +63,15 @@ def check_data(config: keys.Config, num_classes: int, num_synthetic: int) -> lis
             f"batch_size={batch} different ones; lengthen it or use "
             "method.rsmatch.queue_sample=uniform"
         )
+    if options.routing == "oracle" and num_synthetic is None:
+        keys.refuse(
+            config,
+            "method.rsmatch.routing",
+            "the origin of some unlabelled images is unknown, so there is nothing to "
+            "route them by; name all in data.origins, or use routing=detector",
+        )
     warnings = []
-    if not num_synthetic:
+    if num_synthetic == 0:
         warnings.append(
             "no unlabelled image is synthetic (data.real_only or data.synthetic_ratio="
             "0); the detector can only learn to be wrong"

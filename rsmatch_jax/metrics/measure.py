@@ -154,15 +154,13 @@ def measure(
         predicted = rows_of(task.val_images, task.val_labels)["predicted"]
         figures["validation_accuracy"] = float(np.mean(predicted == task.val_labels))
     rows = rows_of(task.unl_images, task.unl_labels)
-    synthetic = task.unl_synthetic
-    figures |= scores.detector_metrics(rows, synthetic, len(task.lab_images))
-    figures |= scores.pseudo_label_metrics(rows, task.unl_labels, synthetic, threshold)
-    figures |= scores.queue_metrics(queue, synthetic)
+    figures |= scores.detector_metrics(rows, task)
+    figures |= scores.pseudo_label_metrics(rows, task, threshold)
+    figures |= scores.queue_metrics(queue, task)
     details = {
         "test_reliability": bins,
         **scores.detector_groups(rows, task),
-        "queue_purity_per_class": scores.queue_purity_per_class(
-            queue, synthetic, num_classes
-        ),
+        "queue_purity_per_class": scores.queue_purity_per_class(queue, task),
+        "known": scores.known_counts(queue, task),
     }
     return Measured(figures, details, confusion, mistakes.collect(task, test, rows))

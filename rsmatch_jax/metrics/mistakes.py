@@ -22,8 +22,8 @@ class Mistakes:
 
     images: uint8 [M, s, s, 3]. of: str [M], the network that is wrong. index: int32
     [M], position in the unlabelled set (detector) or the test set (classifier). labels,
-    predicted: int32 [M], classes. score: float32 [M], of being synthetic, or the
-    classifier's confidence. origin: str [M], "real" or the generator's name.
+    predicted: int32 [M], classes; -1 = unknown. score: float32 [M], of being synthetic,
+    or the classifier's confidence. origin: str [M], "real" or the generator's name.
     """
 
     images: np.ndarray
@@ -57,13 +57,13 @@ def read(path: str) -> Mistakes | None:
 
 def collect(task: Task, test: Rows, unlabelled: Rows) -> Mistakes:
     """Returns the worst mistakes in the rows of the test set and unlabelled set."""
-    wrong = detector_mistakes(unlabelled, task.unl_synthetic)
+    wrong = detector_mistakes(unlabelled, task)
     confused = confusions(test, task.test_labels, len(task.class_names))
     images = [
         _small(np.asarray(images[rows]))
         for images, rows in ((task.unl_images, wrong), (task.test_images, confused))
     ]
-    origins = np.asarray([*task.generator_names, REAL_ORIGIN])  # -1 = the last
+    origins = np.asarray([*task.generator_names, REAL_ORIGIN])  # rs_ssl.REAL is -1
 
     def both(of_detector, of_classifier, dtype=None):
         return np.concatenate([of_detector, of_classifier], dtype=dtype)
@@ -80,20 +80,21 @@ def collect(task: Task, test: Rows, unlabelled: Rows) -> Mistakes:
             test["confidence"][confused],
         ),
         origin=both(
-            origins[task.unl_generator[wrong]],
+            origins[task.unl_origins[wrong]],
             np.repeat([REAL_ORIGIN], len(confused)),
         ),
     )
 
 
-def detector_mistakes(rows: Rows, synthetic: np.ndarray) -> np.ndarray:
-    """Returns positions of real images with the highest scores, then the reverse."""
+def detector_mistakes(rows: Rows, task: Task) -> np.ndarray:
+    """Returns positions of real images with the highest scores, then the reverse, among
+    those of known origin."""
     score = rows.get("synthetic_score")
     if score is None:
         return np.zeros(0, np.int64)
     positive = score >= SYNTHETIC_SCORE
-    real = np.flatnonzero(positive & ~synthetic)
-    missed = np.flatnonzero(~positive & synthetic)
+    real = np.flatnonzero(positive & task.unl_real)
+    missed = np.flatnonzero(~positive & task.unl_synthetic)
     return np.concatenate(
         [
             real[np.argsort(-score[real], kind="stable")][:MOST],

@@ -4,6 +4,8 @@ A metric `x` of an evaluation is `x` in the output of `evaluate`, and `eval/x` i
 metrics.jsonl. All of them are shares of one.
 """
 
+from collections.abc import Mapping
+
 BEST, MEDIAN = "test_accuracy_best", "test_accuracy_median20"
 # Metrics of one evaluation.
 TITLES = {
@@ -46,6 +48,20 @@ RESULT_TITLES = {
     **{name: TITLES[name] for name in LAST},
     "utilisation": "utilisation in training",
 }
+
+
+def known_line(known: Mapping[str, int] | None) -> str | None:
+    """Returns how many images figures about the unlabelled set count, None if all.
+    known: see `scores.known_counts`; None in runs of before."""
+    if not known or known["origins"] == known["classes"] == known["images"]:
+        return None
+    return (
+        f"of {known['images']} unlabelled images the figures about origins count "
+        f"{known['origins']} and those about classes {known['classes']}, where these "
+        f"are known; {known['queue']} images in the queue are of known origin"
+    )
+
+
 # Columns of the report's CSV files, and their keys in result.json.
 COLUMNS = {
     "best": BEST,

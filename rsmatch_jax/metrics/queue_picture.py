@@ -6,10 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from rsmatch_jax import files
+from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.data.rs_ssl import Task
 from rsmatch_jax.methods.csqueue import CSQueue
+from rsmatch_jax.metrics import scores
 
-REAL, SYNTHETIC = (214, 39, 40), (44, 160, 44)  # frame colours: a mistake is red
+# Frame colours: a mistake is red.
+REAL, SYNTHETIC, UNKNOWN = (214, 39, 40), (44, 160, 44), (127, 127, 127)
 EMPTY = 235
 FRAME = 2
 MAX_SIDE = 64  # of a tile without its frame
@@ -19,20 +22,21 @@ MAX_ROWS = 100  # matplotlib draws at most 2**16 pixels
 def queue_sheet(
     images: np.ndarray,
     indices: np.ndarray,
-    synthetic: np.ndarray,
+    origins: np.ndarray,
     class_names: Sequence[str],
     columns: int,
     min_side: int = 32,
 ) -> tuple[np.ndarray, list[str]]:
     """Returns the queue as a picture uint8 [H, W, 3], and the names of its rows.
 
-    A row is a class, a tile a slot. A green frame means synthetic, a red one real. At
-    most MAX_ROWS rows are drawn, and only every n-th pixel of images above MAX_SIDE.
+    A row is a class, a tile a slot. A green frame means synthetic, a red one real, a
+    grey one an unknown origin. At most MAX_ROWS rows are drawn, and only every n-th
+    pixel of images above MAX_SIDE.
 
     images: uint8 [K, N_q, S, S, C]. indices: int32 [K, N_q], positions in the
-    unlabelled set, -1 = empty. synthetic: bool [N], ground truth. columns: tiles in a
-    row; a single queue for all classes fills several rows. min_side: pixels to which
-    smaller images are enlarged.
+    unlabelled set, -1 = empty. origins: int [N], ground truth as in Task. columns:
+    tiles in a row; a single queue for all classes fills several rows. min_side: pixels
+    to which smaller images are enlarged.
     """
     names = list(class_names) if len(images) == len(class_names) else ["all classes"]
     images = images.reshape(-1, columns, *images.shape[2:])[:MAX_ROWS]
@@ -44,8 +48,9 @@ def queue_sheet(
     zoom = -(-min_side // size)
     side = size * zoom + 2 * FRAME
     sheet = np.full((queues, length, side, side, 3), EMPTY, np.uint8)
+    colours = {rs_ssl.UNKNOWN: UNKNOWN, rs_ssl.REAL: REAL}
     for k, slot in np.argwhere(indices >= 0):
-        sheet[k, slot] = SYNTHETIC if synthetic[indices[k, slot]] else REAL
+        sheet[k, slot] = colours.get(int(origins[indices[k, slot]]), SYNTHETIC)
         tile = images[k, slot].repeat(zoom, axis=0).repeat(zoom, axis=1)
         sheet[k, slot, FRAME:-FRAME, FRAME:-FRAME] = tile
     sheet = sheet.transpose(0, 2, 1, 3, 4).reshape(queues * side, length * side, 3)
@@ -59,9 +64,8 @@ def draw_queue(path: str, queue: CSQueue, task: Task, title: str) -> np.ndarray:
     images, indices = np.asarray(queue.images), np.asarray(queue.indices)
     columns = indices.size // len(task.class_names)
     sheet, names = queue_sheet(
-        images, indices, task.unl_synthetic, task.class_names, columns
+        images, indices, task.unl_origins, task.class_names, columns
     )
-    purity = np.mean(task.unl_synthetic[indices[indices >= 0]])
     height, width = sheet.shape[:2]
     left, above, below, right = 120, 40, 10, 20  # pixels around the sheet
     all_high, all_wide = height + above + below, width + left + right
@@ -75,7 +79,12 @@ def draw_queue(path: str, queue: CSQueue, task: Task, title: str) -> np.ndarray:
     axes.tick_params(length=0, labelsize=8)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    title = f"{title}: purity {purity:.3f} (green: synthetic, red: real)"
+    purity, colours = scores.queue_metrics(queue, task)["queue_purity"], ""
+    if (task.unl_origins == rs_ssl.UNKNOWN).any():
+        colours = ", grey: unknown"
+    if purity is not None:
+        title += f": purity {purity:.3f}"
+    title += f" (green: synthetic, red: real{colours})"
     axes.set_title(title, fontsize=9, loc="left")
     file = io.BytesIO()
     figure.savefig(file, format="png")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rsmatch_jax.data.rs_ssl import Task
+from rsmatch_jax.data.rs_ssl import UNKNOWN, Task
 from rsmatch_jax.data.stores.arrays import REAL_ORIGIN
 from rsmatch_jax.state import CSQueue
 
@@ -77,20 +77,50 @@ def calibration(rows: Rows, labels: np.ndarray) -> tuple[dict[str, list], float]
     return bins, error
 
 
-def detector_metrics(
-    rows: Rows, synthetic: np.ndarray, num_labeled: int
-) -> dict[str, float | None]:
-    """Returns the detector's figures on the unlabelled set.
+def known_counts(queue: CSQueue | None, task: Task) -> dict[str, int]:
+    """Returns of how many unlabelled images the origin and the class are known, which
+    the figures about them count, of how many images in the queue, and of how many in
+    all."""
+    origins, classes = judged_origins(task), judged_classes(task)
+    return {
+        "origins": int(origins.sum()),
+        "classes": int(classes.sum()),
+        "queue": 0 if queue is None else len(_held(queue, origins)),
+        "images": len(origins),
+    }
+
+
+def judged_origins(task: Task) -> np.ndarray:
+    """Returns bool [N]: the unlabelled images that figures about origins count."""
+    return _judged(task.unl_origins != UNKNOWN, task)
+
+
+def judged_classes(task: Task) -> np.ndarray:
+    """Returns bool [N]: the unlabelled images that figures about classes count."""
+    return _judged(task.unl_labels >= 0, task)
+
+
+def _judged(known: np.ndarray, task: Task) -> np.ndarray:
+    """Returns `known`, or no image if only labelled ones are: they are trained on, so
+    they say nothing about the others."""
+    others = known[len(task.lab_images) :]
+    return known if known.all() or others.any() else np.zeros_like(known)
+
+
+def detector_metrics(rows: Rows, task: Task) -> dict[str, float | None]:
+    """Returns the detector's figures on the unlabelled images of known origin.
 
     Accuracy and balanced accuracy at score 0.5, AUROC, and the accuracy on labelled
     real, other real and synthetic images: the first two differ if the detector has
-    memorised the labelled images, the first num_labeled of the set. A figure is None
-    without a detector or without such images.
+    memorised the labelled images. A figure is None without a detector or without such
+    images.
     """
+    known, synthetic = judged_origins(task), task.unl_synthetic
+    labelled = np.arange(len(known)) < len(task.lab_images)
     groups = {
-        "": np.ones(len(synthetic), bool),
-        "_labelled": np.arange(len(synthetic)) < num_labeled,
-        "_real": ~synthetic & (np.arange(len(synthetic)) >= num_labeled),
+        "": known,
+        "_labelled": labelled,
+        "_real": task.unl_real & ~labelled,
         "_synthetic": synthetic,
     }
     from sklearn import metrics as sklearn_metrics  # lazy: see above
@@ -105,31 +135,33 @@ def detector_metrics(
     right = called_synthetic == synthetic
     for name, group in zip(names, groups.values(), strict=True):
         figures[name] = _share(right[group])
-    if 0 < synthetic.sum() < len(synthetic):
+    if 0 < synthetic.sum() < known.sum():
+        truth = synthetic[known]
         figures[ranked[0]] = float(
-            sklearn_metrics.balanced_accuracy_score(synthetic, called_synthetic)
+            sklearn_metrics.balanced_accuracy_score(truth, called_synthetic[known])
         )
-        figures[ranked[1]] = float(sklearn_metrics.roc_auc_score(synthetic, score))
+        figures[ranked[1]] = float(sklearn_metrics.roc_auc_score(truth, score[known]))
     return figures
 
 
 def detector_groups(rows: Rows, task: Task) -> dict[str, Any]:
     """Returns the detector's accuracy by class [K] and by origin, on unlabelled images.
 
-    An origin is "real" or a generator's name. None without a detector, and in a list
-    without such images.
+    An origin is "real" or a generator's name. None without a detector or a known
+    origin, and in a list without such images.
     """
-    score = rows.get("synthetic_score")
-    if score is None:
+    score, known = rows.get("synthetic_score"), judged_origins(task)
+    if score is None or not known.any():
         return dict.fromkeys(
             ("detector_accuracy_per_class", "detector_accuracy_per_generator")
         )
     right = (score >= SYNTHETIC_SCORE) == task.unl_synthetic
-    classes = len(task.class_names)
-    count = np.bincount(task.unl_labels, minlength=classes)
-    hits = np.bincount(task.unl_labels, weights=right, minlength=classes)
-    names = {REAL_ORIGIN: ~task.unl_synthetic} | {
-        name: task.unl_generator == g for g, name in enumerate(task.generator_names)
+    classes, both = len(task.class_names), known & (task.unl_labels >= 0)
+    labels = task.unl_labels[both]
+    count = np.bincount(labels, minlength=classes)
+    hits = np.bincount(labels, weights=right[both], minlength=classes)
+    names = {REAL_ORIGIN: task.unl_real} | {
+        name: task.unl_origins == g for g, name in enumerate(task.generator_names)
     }
     return {
         "detector_accuracy_per_class": [
@@ -142,49 +174,60 @@ def detector_groups(rows: Rows, task: Task) -> dict[str, Any]:
 
 
 def pseudo_label_metrics(
-    rows: Rows, labels: np.ndarray, synthetic: np.ndarray, threshold: float
+    rows: Rows, task: Task, threshold: float
 ) -> dict[str, float | None]:
     """Returns figures of all, the real and the synthetic unlabelled images.
 
     utilisation: the share whose confidence reaches `threshold`, on plain images, by the
     EMA weights (train/utilisation: on weak views, by the live weights).
-    pseudo_label_accuracy: the share of right classes among those. None without images
-    to count.
+    pseudo_label_accuracy: the share of right classes among those, where the class is
+    known. None without images to count.
     """
     confident = rows["confidence"] >= threshold
-    right = rows["predicted"] == labels
+    right, known = rows["predicted"] == task.unl_labels, judged_classes(task)
     groups = {
-        "": np.ones(len(labels), bool),
-        "_real": ~synthetic,
-        "_synthetic": synthetic,
+        "": np.ones(len(known), bool),
+        "_real": task.unl_real & judged_origins(task),
+        "_synthetic": task.unl_synthetic,
     }
     figures = {}
     for name, group in groups.items():
-        figures[f"pseudo_label_accuracy{name}"] = _share(right[group & confident])
+        figures[f"pseudo_label_accuracy{name}"] = _share(
+            right[group & confident & known]
+        )
         figures[f"utilisation{name}"] = _share(confident[group])
     return figures
 
 
-def queue_metrics(
-    queue: CSQueue | None, synthetic: np.ndarray
-) -> dict[str, float | None]:
-    """Returns purity (share of queue images that are synthetic) and fill."""
+def queue_metrics(queue: CSQueue | None, task: Task) -> dict[str, float | None]:
+    """Returns purity (share of synthetic images among those of known origin in the
+    queue) and fill."""
     if queue is None:
         return {"queue_purity": None, "queue_fill": None}
-    indices = np.asarray(queue.indices)
-    held = indices[indices >= 0]
-    purity = _share(synthetic[held]) if synthetic.any() else None
-    return {"queue_purity": purity, "queue_fill": len(held) / indices.size}
+    purity, indices = None, np.asarray(queue.indices)
+    if task.unl_synthetic.any():
+        purity = _share(task.unl_synthetic[_held(queue, judged_origins(task))])
+    return {"queue_purity": purity, "queue_fill": float(np.mean(indices >= 0))}
 
 
 def queue_purity_per_class(
-    queue: CSQueue | None, synthetic: np.ndarray, num_classes: int
+    queue: CSQueue | None, task: Task
 ) -> list[float | None] | None:
-    """Returns the purity of each class's queue [K], None for an empty one. None without
-    a queue per class or without synthetic images."""
-    if queue is None or not synthetic.any() or len(queue.indices) != num_classes:
+    """Returns the purity of each class's queue [K], None for one without an image of
+    known origin. None without a queue per class or without synthetic images."""
+    synthetic, classes = task.unl_synthetic, len(task.class_names)
+    if queue is None or not synthetic.any() or len(queue.indices) != classes:
         return None
-    return [_share(synthetic[row[row >= 0]]) for row in np.asarray(queue.indices)]
+    known = judged_origins(task)
+    rows = [row[row >= 0] for row in np.asarray(queue.indices)]
+    return [_share(synthetic[row[known[row]]]) for row in rows]
+
+
+def _held(queue: CSQueue, known: np.ndarray) -> np.ndarray:
+    """Positions of the images of known origin that are in the queue, int32 [n]."""
+    indices = np.asarray(queue.indices)
+    held = indices[indices >= 0]
+    return held[known[held]]
 
 
 def _share(flags: np.ndarray) -> float | None:

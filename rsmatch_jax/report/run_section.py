@@ -42,7 +42,7 @@ PICTURES = {
     workdir.QUEUE_PICTURE: Picture(
         "What the queue holds",
         "A row per class; green frames are synthetic images, red ones real images "
-        "taken for synthetic.",
+        "taken for synthetic, grey ones images of unknown origin.",
     ),
     GRADCAM: Picture(
         "What the networks look at",
@@ -86,6 +86,7 @@ def section(run: Run) -> dict[str, Any]:
         "title": f"{run.method} on {run.dataset}, seed {run.seed}",
         "folder": run.folder,
         "warnings": result.get("warnings") or [],
+        "known": names.known_line(result.get("known")),
         "figures": list(_figures(result)),
         "groups": [
             (title, [chart for chart in group if chart])
@@ -196,7 +197,9 @@ def _tiles(
 
 
 def _tile(m: mistakes.Mistakes, i: int, classes: Sequence[str]) -> dict[str, str]:
-    truth, score = classes[m.labels[i]], f"{m.score[i]:.3f}"
+    truth, score = "unknown class", f"{m.score[i]:.3f}"
+    if m.labels[i] >= 0:
+        truth = classes[m.labels[i]]
     if m.of[i] == mistakes.DETECTOR:
         where = f"unlabelled image {m.index[i]}, {m.origin[i]}"
         caption = f"{truth} · synthetic {score}"

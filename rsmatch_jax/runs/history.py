@@ -122,6 +122,7 @@ class Record:
             "best_step": self.best_step,
             "test": {key: last.get(f"test_{key}") for key in names.TEST},
             **{key: last.get(key) for key in names.LAST},
+            "known": last.get("known"),
             "utilisation": self.utilisation,
             "images_per_second": self.images_per_second,
             "fingerprint": fingerprint,

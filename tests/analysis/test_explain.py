@@ -265,8 +265,7 @@ def made_up(count, size, classes=4):
         names=tuple(f"unlabelled {i}" for i in range(count)),
         indices=np.arange(count),
         labels=np.arange(count) % classes,
-        synthetic=np.arange(count) % 2 == 1,
-        generators=tuple("" if i % 2 == 0 else "sd14" for i in range(count)),
+        origins=tuple("real" if i % 2 == 0 else "sd14" for i in range(count)),
     )
     p = rng.dirichlet(np.ones(classes), count)
     maps = rng.uniform(size=(count, size, size)).astype(np.float32)

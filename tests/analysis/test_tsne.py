@@ -131,8 +131,7 @@ def test_pictures_of_few_and_many_classes(classes, tmp_path):
         names=("",) * count,
         indices=np.arange(count),
         labels=np.arange(count) % classes,
-        synthetic=synthetic,
-        generators=("",) * count,
+        origins=tuple("sd" if fake else "real" for fake in synthetic),
     )
     figures = {"probe_balanced_accuracy": 0.7, "centroid_distance": None}
     embedded = {

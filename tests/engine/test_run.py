@@ -45,12 +45,11 @@ def test_ground_truth_never_enters_training(tmp_path, monkeypatch):
 
     def permuted(c):
         task = load(c)
-        order = np.random.default_rng(0).permutation(len(task.unl_synthetic))
+        order = np.random.default_rng(0).permutation(len(task.unl_labels))
         return dataclasses.replace(
             task,
-            unl_synthetic=task.unl_synthetic[order],
             unl_labels=task.unl_labels[order],
-            unl_generator=task.unl_generator[order],
+            unl_origins=task.unl_origins[order],
         )
 
     monkeypatch.setattr(experiment, "load_task", permuted)

@@ -60,10 +60,33 @@ def test_predict_pads_and_keeps_the_order(devices):
     assert figures["confusion"].sum() == 23
 
 
+def task(origins, labels=None, labelled=0):
+    """A task of unlabelled images alone, with such ground truth. See rs_ssl.Task."""
+    origins = np.asarray(origins, np.int32)
+    nothing = np.zeros((0, 4, 4, 3), np.uint8)
+    return rs_ssl.Task(
+        name="t",
+        split=None,
+        class_names=("a", "b", "c", "d"),
+        generator_names=("g", "h", "unused"),
+        lab_images=np.zeros((labelled, 4, 4, 3), np.uint8),
+        lab_labels=np.zeros(labelled, np.int64),
+        unl_images=np.zeros((len(origins), 4, 4, 3), np.uint8),
+        unl_labels=np.zeros(len(origins), int) if labels is None else np.array(labels),
+        unl_origins=origins,
+        val_images=nothing,
+        val_labels=np.zeros(0, np.int64),
+        test_images=nothing,
+        test_labels=np.zeros(0, np.int64),
+    )
+
+
+SCORE = {"synthetic_score": np.array([0.9, 0.2, 0.6, 0.4, 0.8, 0.1])}
+
+
 def test_detector_figures():
-    score = np.array([0.9, 0.2, 0.6, 0.4, 0.8, 0.1])
-    synthetic = np.array([1, 1, 0, 0, 1, 0], bool)
-    figures = scores.detector_metrics({"synthetic_score": score}, synthetic, 0)
+    mixed = task([0, 1, -1, -1, 0, -1])
+    figures = scores.detector_metrics(SCORE, mixed)
     assert figures["detector_accuracy"] == pytest.approx(4 / 6)
     assert figures["detector_accuracy_labelled"] is None
     assert figures["detector_accuracy_real"] == pytest.approx(2 / 3)
@@ -71,11 +94,45 @@ def test_detector_figures():
     assert figures["detector_balanced_accuracy"] == pytest.approx((2 / 3 + 2 / 3) / 2)
     # pairs (synthetic, real) in the right order: .9 beats 3, .2 beats 1, .8 beats 3
     assert figures["detector_auroc"] == pytest.approx(7 / 9)
-    real = scores.detector_metrics({"synthetic_score": score}, np.zeros(6, bool), 2)
+    real = scores.detector_metrics(SCORE, task([-1] * 6, labelled=2))
     assert real["detector_auroc"] is None
     assert real["detector_accuracy_labelled"] == 0.5
     assert real["detector_accuracy_real"] == 0.5
-    assert set(scores.detector_metrics({}, synthetic, 2).values()) == {None}
+    assert set(scores.detector_metrics({}, mixed).values()) == {None}
+
+
+def test_detector_figures_of_known_origins_alone():
+    """By hand: 0.9 of an image of unknown origin counts nowhere."""
+    some = task([-1, -2, -1, 0, 1, -2], [0, 0, -1, 1, -1, -1], labelled=1)
+    figures = scores.detector_metrics(SCORE, some)
+    assert figures == {
+        "detector_accuracy": 0.25,
+        "detector_accuracy_labelled": 0.0,
+        "detector_accuracy_real": 0.0,
+        "detector_accuracy_synthetic": 0.5,
+        "detector_balanced_accuracy": 0.25,
+        "detector_auroc": 0.25,
+    }
+    assert scores.detector_groups(SCORE, some) == {
+        "detector_accuracy_per_class": [0.0, 0.0, None, None],
+        "detector_accuracy_per_generator": {"real": 0.0, "g": 0.0, "h": 1.0},
+    }
+    known = {"origins": 4, "classes": 3, "queue": 0, "images": 6}
+    assert scores.known_counts(None, some) == known
+
+
+def test_labelled_images_alone_are_no_truth_about_the_others():
+    none = task([-1, -1, -2, -2, -2, -2], [0, 1, -1, -1, -1, -1], labelled=2)
+    figures = scores.detector_metrics(SCORE, none)
+    assert figures.pop("detector_accuracy_labelled") == 0.5
+    assert set(figures.values()) == {None}
+    assert set(scores.detector_groups(SCORE, none).values()) == {None}
+    rows = {"confidence": SCORE["synthetic_score"], "predicted": np.zeros(6, int)}
+    figures = scores.pseudo_label_metrics(rows, none, 0.5)
+    assert figures.pop("utilisation") == 0.5  # needs no truth
+    assert set(figures.values()) == {None}
+    known = {"origins": 0, "classes": 0, "queue": 0, "images": 6}
+    assert scores.known_counts(None, none) == known
 
 
 def test_pseudo_label_figures():
@@ -83,16 +140,15 @@ def test_pseudo_label_figures():
         "confidence": np.array([0.99, 0.96, 0.5, 0.97]),
         "predicted": np.array([0, 1, 2, 3]),
     }
-    labels = np.array([0, 0, 2, 3])
-    synthetic = np.array([False, False, True, True])
-    figures = scores.pseudo_label_metrics(rows, labels, synthetic, 0.95)
+    labels = [0, 0, 2, 3]
+    figures = scores.pseudo_label_metrics(rows, task([-1, -1, 0, 0], labels), 0.95)
     assert figures["pseudo_label_accuracy"] == pytest.approx(2 / 3)
     assert figures["pseudo_label_accuracy_real"] == 0.5
     assert figures["pseudo_label_accuracy_synthetic"] == 1.0
     assert figures["utilisation"] == 0.75
     assert figures["utilisation_real"] == 1.0
     assert figures["utilisation_synthetic"] == 0.5
-    none = scores.pseudo_label_metrics(rows, labels, np.zeros(4, bool), 1.0)
+    none = scores.pseudo_label_metrics(rows, task([-1] * 4, labels), 1.0)
     assert none["utilisation_real"] == 0.0
     assert none["utilisation_synthetic"] is None
     assert none["pseudo_label_accuracy"] is None
@@ -126,24 +182,15 @@ def test_calibration_by_loops():
     assert not members[0] and len(members[2]) > 0
 
 
-def task():
+def six():
     """Six unlabelled images of three classes, four of them synthetic; six test ones."""
     images = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones(
         (1, 4, 4, 3), np.uint8
     )
-    return rs_ssl.Task(
-        name="t",
-        split=None,
+    return dataclasses.replace(
+        task([-1, -1, 0, 0, 1, 1], [0, 0, 1, 1, 0, 1], labelled=1),
         class_names=("a", "b", "c"),
-        generator_names=("g", "h", "unused"),
-        lab_images=images[:1],
-        lab_labels=np.zeros(1, np.int64),
         unl_images=images,
-        unl_labels=np.array([0, 0, 1, 1, 0, 1]),
-        unl_synthetic=np.array([0, 0, 1, 1, 1, 1], bool),
-        unl_generator=np.array([-1, -1, 0, 0, 1, 1], np.int32),
-        val_images=images[:0],
-        val_labels=np.zeros(0, np.int64),
         test_images=images + 100,
         test_labels=np.array([0, 0, 1, 1, 0, 2]),
     )
@@ -153,14 +200,14 @@ SCORES = {"synthetic_score": np.array([0.9, 0.6, 0.2, 0.7, 0.8, 0.1])}
 
 
 def test_detector_by_class_and_by_origin():
-    figures = scores.detector_groups(SCORES, task())
+    figures = scores.detector_groups(SCORES, six())
     assert figures["detector_accuracy_per_class"] == [
         pytest.approx(1 / 3),
         pytest.approx(1 / 3),
         None,
     ]
     assert figures["detector_accuracy_per_generator"] == {"real": 0, "g": 0.5, "h": 0.5}
-    assert set(scores.detector_groups({}, task()).values()) == {None}
+    assert set(scores.detector_groups({}, six()).values()) == {None}
 
 
 def test_worst_mistakes_come_first():
@@ -169,7 +216,7 @@ def test_worst_mistakes_come_first():
         "predicted": np.array([1, 1, 1, 0, 0, 0], np.int32),
         "confidence": np.array([0.5, 0.9, 0.3, 0.8, 0.4, 0.7], np.float32),
     }
-    figures = mistakes.collect(task(), test, unlabelled)
+    figures = mistakes.collect(six(), test, unlabelled)
     assert figures.of.tolist() == ["detector"] * 4 + ["classifier"] * 4
     # real 0 (.9), real 1 (.6); synthetic 5 (.1), 2 (.2); the pair 0 -> 1 came twice
     assert figures.index.tolist() == [0, 1, 5, 2, 1, 0, 3, 5]
@@ -181,9 +228,9 @@ def test_worst_mistakes_come_first():
     )
     shown = [0, 1, 5, 2, 101, 100, 103, 105]
     np.testing.assert_array_equal(figures.images[:, 0, 0, 0], shown)
-    right = {"predicted": task().test_labels, "confidence": test["confidence"]}
+    right = {"predicted": six().test_labels, "confidence": test["confidence"]}
     assert not len(
-        mistakes.collect(task(), right, {"predicted": right["predicted"]}).index
+        mistakes.collect(six(), right, {"predicted": right["predicted"]}).index
     )
 
 
@@ -196,12 +243,9 @@ def test_mistakes_survive_saving(tmp_path):
         "confidence": np.array([0.5, 0.9], np.float32),
     }
     large = dataclasses.replace(
-        task(),
+        task([-1, -1]),
         unl_images=images,
         test_images=images,
-        unl_labels=np.zeros(2, int),
-        unl_synthetic=np.zeros(2, bool),
-        unl_generator=np.full(2, -1),
         test_labels=np.zeros(2, int),
     )
     figures = mistakes.collect(large, rows, rows)
@@ -218,28 +262,37 @@ def test_mistakes_survive_saving(tmp_path):
 
 
 def test_queue_figures_look_up_the_truth():
-    synthetic = np.array([0, 0, 1, 0, 0, 1], bool)
+    two = {"class_names": ("a", "b")}
+    truth = dataclasses.replace(task([-1, -1, 0, -1, -1, 0]), **two)
     queue = csqueue.create(2, 3, (4, 4, 3)).replace(
         indices=jnp.array([[5, 1, -1], [2, -1, -1]], jnp.int32)
     )
-    figures = scores.queue_metrics(queue, synthetic)
+    figures = scores.queue_metrics(queue, truth)
     assert figures == {"queue_purity": pytest.approx(2 / 3), "queue_fill": 0.5}
     per_class = scores.queue_purity_per_class
-    assert per_class(queue, synthetic, 2) == [0.5, 1.0]
-    assert per_class(queue, synthetic, 6) is None  # one queue for all classes
-    assert per_class(queue, np.zeros(6, bool), 2) is None
-    assert per_class(None, synthetic, 2) is None
-    none = scores.queue_metrics(None, synthetic)
+    assert per_class(queue, truth) == [0.5, 1.0]
+    assert per_class(queue, task(truth.unl_origins)) is None  # not a queue per class
+    assert per_class(queue, dataclasses.replace(task([-1] * 6), **two)) is None
+    assert per_class(None, truth) is None
+    none = scores.queue_metrics(None, truth)
     assert none == {"queue_purity": None, "queue_fill": None}
+    # 5 and 1 are of unknown origin now: the first class has no image to count.
+    some = dataclasses.replace(task([-1, -2, 0, -1, -1, -2]), **two)
+    assert scores.queue_metrics(queue, some)["queue_purity"] == 1.0
+    assert per_class(queue, some) == [None, 1.0]
+    assert scores.known_counts(queue, some)["queue"] == 1
+    unknown = dataclasses.replace(task([-1] + [-2] * 5, labelled=1), **two)
+    figures = scores.queue_metrics(queue, unknown)
+    assert figures == {"queue_purity": None, "queue_fill": 0.5}
 
 
 def test_queue_sheet_frames_and_places():
-    synthetic = np.array([0, 0, 1, 0, 0, 1], bool)
+    origins = np.array([-1, -1, 0, -1, -1, 1])
     images = np.arange(6, dtype=np.uint8).reshape(2, 3, 1, 1, 1) * 40
     images = np.broadcast_to(images, (2, 3, 4, 4, 3))
     indices = np.array([[5, 1, -1], [2, -1, -1]])
     sheet, names = queue_picture.queue_sheet(
-        images, indices, synthetic, ["a", "b"], columns=3, min_side=8
+        images, indices, origins, ["a", "b"], columns=3, min_side=8
     )
     assert names == ["a", "b"]
     side = 8 + 2 * queue_picture.FRAME
@@ -252,13 +305,18 @@ def test_queue_sheet_frames_and_places():
     one, names = queue_picture.queue_sheet(  # a single queue for all classes, in rows
         images.reshape(1, 6, 4, 4, 3),
         indices.reshape(1, 6),
-        synthetic,
+        origins,
         ["a", "b"],
         columns=3,
         min_side=8,
     )
     np.testing.assert_array_equal(one, sheet)
     assert names == ["all classes", ""]
+    origins[5] = -2
+    sheet, _ = queue_picture.queue_sheet(
+        images, indices, origins, ["a", "b"], columns=3, min_side=8
+    )
+    assert tuple(sheet[0, 0]) == queue_picture.UNKNOWN
 
 
 @pytest.mark.parametrize(("size", "drawn"), [(64, 64), (65, 33), (224, 56)])
@@ -266,7 +324,7 @@ def test_large_images_are_drawn_small(size, drawn):
     rows = np.arange(size, dtype=np.uint8)[:, None, None]
     images = np.broadcast_to(rows, (1, 2, size, size, 3))
     sheet, _ = queue_picture.queue_sheet(
-        images, np.zeros((1, 2), int), np.ones(1, bool), ["a"], columns=2
+        images, np.zeros((1, 2), int), np.zeros(1, int), ["a"], columns=2
     )
     side = drawn + 2 * queue_picture.FRAME
     assert sheet.shape == (side, 2 * side, 3)

@@ -82,7 +82,7 @@ def check_task(task, train, pool):
     of_pool = np.arange(len(task.unl_images)) >= count
     np.testing.assert_array_equal(task.unl_synthetic, of_pool)
     generators = [-1] * count + pool.generators[synthetic].tolist()
-    assert len(synthetic) and task.unl_generator.tolist() == generators
+    assert len(synthetic) and task.unl_origins.tolist() == generators
 
 
 def write_records(path, records) -> str:

@@ -1,0 +1,129 @@
+"""Runs on unlabelled images of unknown origin and class: no truth, no figure of it."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.helpers import config
+from support.runs import KEYS, lines, run, timeless
+
+from rsmatch_jax import evaluate
+from rsmatch_jax.analysis import explain, tsne
+from rsmatch_jax.data import rs_ssl
+from rsmatch_jax.engine import experiment
+from rsmatch_jax.errors import RequestError
+from rsmatch_jax.metrics import names
+from rsmatch_jax.report import __main__ as report
+
+# What an evaluation may say of such images: it needs no truth about them.
+NEEDS_NONE = {"detector_accuracy_labelled", "queue_fill", "utilisation"}
+ABOUT_UNLABELLED = {
+    name for name in names.TITLES if not name.startswith(("test_", "validation"))
+} - NEEDS_NONE
+ABOUT_UNLABELLED |= {f"detector_accuracy_per_{x}" for x in ("class", "generator")}
+ABOUT_UNLABELLED.add("queue_purity_per_class")
+
+
+def forgotten(task, known=0):
+    """The task, but of its unlabelled images only the labelled ones, and the last
+    `known`, have an origin and a class."""
+    rows = slice(len(task.lab_images), len(task.unl_images) - known)
+    labels, origins = task.unl_labels.copy(), task.unl_origins.copy()
+    labels[rows], origins[rows] = -1, rs_ssl.UNKNOWN
+    return dataclasses.replace(task, unl_labels=labels, unl_origins=origins)
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """loads(known): from now on runs load such a task."""
+    load = experiment.load_task
+
+    def patch(known):
+        patched = lambda c: forgotten(load(c), known)  # noqa: E731
+        monkeypatch.setattr(experiment, "load_task", patched)
+
+    return patch
+
+
+def numbers(value, path=""):
+    """(path, number) of every number in a JSON value."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from numbers(part, f"{path}.{key}")
+    elif isinstance(value, list):
+        for part in value:
+            yield from numbers(part, path)
+    elif value is not None and not isinstance(value, str | bool):
+        yield path, value
+
+
+def test_no_figure_is_invented(tmp_path, loads, capsys):
+    """In every file and by every command; the training is that of known origins."""
+    expected = run(tmp_path / "known")
+    loads(0)
+    result = run(tmp_path / "run")
+    out = capsys.readouterr().out
+    assert "640 unlabelled, 600 of them of unknown origin; 320 test" in out
+    assert "warning" not in out
+    assert result["fingerprint"] == expected["fingerprint"]
+    evaluations = [x for x in lines(tmp_path / "run") if "eval/test_accuracy" in x]
+    assert len(evaluations) == 2
+    for line in evaluations:
+        keys = {path.split(".")[1].removeprefix("eval/") for path, _ in numbers(line)}
+        assert not keys & ABOUT_UNLABELLED
+        assert keys >= NEEDS_NONE
+    known = {"origins": 0, "classes": 0, "queue": 0, "images": 640}
+    assert {k: v for k, v in evaluations[-1]["eval/known"].items()} == known
+    assert result["known"] == known
+    for name in names.LAST:
+        assert (result[name] is None) == (name in ABOUT_UNLABELLED)
+
+    folder = f"--workdir={tmp_path}/run"
+    assert evaluate.main([folder, f"--out={tmp_path}/figures.json"]) == 0
+    out = capsys.readouterr().out
+    assert "of 640 unlabelled images the figures about origins count 0" in out
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert not {path.split(".")[1] for path, _ in numbers(figures)} & ABOUT_UNLABELLED
+    assert tsne.main([folder, "--images=60"]) == 0
+    points = json.loads((tmp_path / "run" / "tsne.json").read_text())
+    of_known = [x for x in points["synthetic"] if x is not None]
+    assert set(of_known) <= {False} and len(of_known) < 40 < len(points["synthetic"])
+    assert points["classifier"]["probe_balanced_accuracy"] is None
+    assert explain.main([folder, "--images=20"]) == 0
+    seen = json.loads((tmp_path / "run" / "gradcam.json").read_text())["images"]
+    assert {x["origin"] for x in seen} == {None, "real"}
+    assert all((x["label"] is None) == (x["origin"] is None) for x in seen)
+    assert report.main([str(tmp_path / "run")]) == 0
+    page = (tmp_path / "run" / "report.html").read_text()
+    body = page[page.index("<body>") :]
+    assert "the figures about origins count 0" in body
+    for name in ABOUT_UNLABELLED & set(names.RESULT_TITLES):
+        assert f'data-figure="{name}"' not in body
+    with Image.open(tmp_path / "run" / "queue.png") as picture:
+        colours = {c for _, c in picture.convert("RGB").getcolors(2**20)}
+    assert (127, 127, 127) in colours and (44, 160, 44) not in colours
+
+
+def test_known_origins_change_no_bit_of_training(tmp_path, loads):
+    """The figures of the last 100 images, all synthetic, beside their number."""
+    loads(0)
+    unknown = run(tmp_path / "unknown")
+    loads(100)
+    some = run(tmp_path / "some")
+    assert some["fingerprint"] == unknown["fingerprint"]
+    assert some["known"]["origins"] == some["known"]["classes"] == 140
+    about = {name for name in names.LAST if some[name] != unknown[name]}
+    assert about == ABOUT_UNLABELLED & set(names.LAST)
+    same = timeless(some).keys() - about - {"known"}
+    assert all(some[key] == unknown[key] for key in same)
+
+
+def test_oracle_needs_every_origin(loads, tmp_path):
+    loads(100)
+    with pytest.raises(RequestError, match="routing=oracle: the origin of some"):
+        run(tmp_path / "r", **{"method.rsmatch.routing": "oracle"})
+    task = experiment.load_task(config(**KEYS))
+    assert task.num_synthetic is None
+    assert np.sum(task.unl_origins == rs_ssl.UNKNOWN) == 500
