@@ -22,7 +22,7 @@ FLAGS = [  # the command line, and words of the answer
     (f"{DIGITS} more", "'more'"),
     (
         "--config=cifar10 --config.data.download=False --config.data.data_dir=/nope",
-        "cifar10 | /nope | data.download is False | data_dir=DIR",
+        "data.data_dir=/nope | no such folder",
     ),
     (
         f"{DIGITS} --config.method.name=freematch "

@@ -76,16 +76,34 @@ def load_pool(
     folder = os.path.abspath(os.path.expanduser(folder))
     pools = _load(_at("pools", folder), ("train",), cache_dir, image_size)
     if pools is None:
-        raise RequestError(
-            f"there is no synthetic pool at {folder}. Import one (python -m "
-            "rsmatch_jax.data.import_images --layout=cifake --source=ZIP "
-            f"--out={folder}, or --layout=folders), generate one (python -m "
-            "rsmatch_jax.synthesis.generate), or set --config.data.synthetic_ratio=0"
-        )
+        raise _no_pool(folder)
     if pools[0].generators is None:
         reason = "a pool names generators (import it with --generator=NAME)"
         raise RequestError(f"{folder} is a dataset of real images; {reason}")
     return pools[0]
+
+
+def check_places(data_dir: str | None, synthetic_pool: str | None):
+    """Raises RequestError for a folder that a user has named and that does not exist: a
+    cached copy of its name may be of other images."""
+    if data_dir is not None and not os.path.isdir(os.path.expanduser(data_dir)):
+        raise RequestError(
+            f"data.data_dir={data_dir}: there is no such folder; name the one that "
+            "holds the TFDS datasets, or make it for a download"
+        )
+    if synthetic_pool not in (None, "fake"):
+        folder = os.path.abspath(os.path.expanduser(synthetic_pool))
+        if not os.path.exists(folder):
+            raise _no_pool(folder)
+
+
+def _no_pool(folder: str) -> RequestError:
+    return RequestError(
+        f"there is no synthetic pool at {folder} (data.synthetic_pool). Import one "
+        "(python -m rsmatch_jax.data.import_images --layout=cifake --source=ZIP "
+        f"--out={folder}, or --layout=folders), generate one (python -m "
+        "rsmatch_jax.synthesis.generate), or set --config.data.synthetic_ratio=0"
+    )
 
 
 def default_pool(name: str, data_dir: str | None) -> str:

@@ -74,6 +74,7 @@ class Experiment:
 def load_task(config: Any) -> rs_ssl.Task:
     """Loads the images of the run, real and synthetic, by the config's `data` group."""
     d = config.data
+    sources.check_places(d.data_dir, d.synthetic_pool)
     options = {"cache_dir": d.cache_dir, "image_size": d.image_size}
     train, test = sources.load_real(
         d.name, data_dir=d.data_dir, download=d.download, **options

@@ -10,11 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from support import encoded_sets, fresh_process
+from support.helpers import config
 from support.pictures import encode, noise
 
 from rsmatch_jax import files
 from rsmatch_jax.data import sources
 from rsmatch_jax.data.stores import array_cache, arrays
+from rsmatch_jax.engine import experiment
 from rsmatch_jax.errors import RequestError
 
 CLASSES = encoded_sets.CLASSES[:3]
@@ -224,6 +226,21 @@ def test_folder_names_and_hints(data_dir, cache):
         (data_dir / "pets" / "1.0.0" / "dataset_info.json").write_text(content)
         with pytest.raises(RequestError, match=message):
             load(data_dir, cache)
+
+
+def test_a_folder_that_is_named_must_exist(data_dir, cache):
+    """A cached copy of the same name does not take its place."""
+    load(data_dir, cache)
+    sources.load_pool(str(data_dir / "rsmatch_pools" / "pets"), cache_dir=cache)
+    keys = {"data.name": "pets", "data.cache_dir": cache, "data.labels_per_class": 1}
+    for key, message in (
+        ("data_dir", "data.data_dir=/no/pets: there is no such folder"),
+        ("synthetic_pool", "no synthetic pool at /no/pets"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            experiment.load_task(config(**keys, **{f"data.{key}": "/no/pets"}))
+    with pytest.raises(RequestError, match="owls is not in .*data.download is False"):
+        load(data_dir, cache, "owls")
 
 
 def test_newest_version_or_the_one_in_the_name(data_dir, cache):
