@@ -14,7 +14,7 @@ TEN = (
     *("#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
 )
 NAMED = 20  # classes with a written name, at most
-REAL, SYNTHETIC, UNKNOWN = "o", "^", "s"  # the first two as in the paper's Fig. 2
+REAL, SYNTHETIC, UNKNOWN = "o", "^", "D"  # the first two as in the paper's Fig. 2
 NO_CLASS = "#c8c8c8"  # an unknown one
 _OUTLINE = 0.35  # points, around triangles
 CAPTIONS = {
@@ -109,7 +109,7 @@ def _legend(figure, colours: Mapping[int, tuple], names: Sequence[str], chosen: 
     if chosen.synthetic.any():
         entries["synthetic"] = handle(SYNTHETIC, "grey", "black")
     if not chosen.origin_known.all():
-        entries["unknown"] = handle(UNKNOWN, "grey")
+        entries["unknown origin"] = handle(UNKNOWN, "grey")
     handles, titles = list(entries.values()), list(entries)
     if len(colours) <= NAMED:
         handles += [handle("s", colour) for colour in colours.values()]

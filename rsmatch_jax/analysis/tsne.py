@@ -7,7 +7,7 @@
 The command takes --images unlabelled images (1500), balanced over real and synthetic
 ones and over all classes as far as possible (of very many classes a random choice), or
 only over each --class. FILE.png shows them by scikit-learn's t-SNE: colours are
-classes (grey: unknown), dots real images, triangles synthetic ones, squares those of
+classes (grey: unknown), dots real images, triangles synthetic ones, diamonds those of
 unknown origin. FILE.json, beside it, has the points, and for each network how well a
 linear probe separates real from synthetic in its features (balanced accuracy, 0.5 = not
 at all), and how far a class's real and synthetic centroids lie apart (in units of the

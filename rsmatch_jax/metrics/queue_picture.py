@@ -80,10 +80,11 @@ def draw_queue(path: str, queue: CSQueue, task: Task, title: str) -> np.ndarray:
     for spine in axes.spines.values():
         spine.set_visible(False)
     purity, colours = scores.queue_metrics(queue, task)["queue_purity"], ""
-    if (task.unl_origins == rs_ssl.UNKNOWN).any():
-        colours = ", grey: unknown"
     if purity is not None:
         title += f": purity {purity:.3f}"
+    if (task.unl_origins == rs_ssl.UNKNOWN).any():
+        known = scores.known_counts(queue, task)["queue"]
+        title, colours = f"{title} ({known} of known origin)", ", grey: unknown"
     title += f" (green: synthetic, red: real{colours})"
     axes.set_title(title, fontsize=9, loc="left")
     file = io.BytesIO()
