@@ -111,8 +111,5 @@ def _columns(task: Task, name: str):
     """(images, labels, origins) of all images of the set."""
     if name == "unlabelled":
         return task.unl_images, task.unl_labels, task.unl_origins
-    return (
-        task.test_images,
-        task.test_labels,
-        np.full(len(task.test_images), rs_ssl.REAL),
-    )
+    real = np.full(len(task.test_images), rs_ssl.REAL)
+    return task.test_images, task.test_labels, real

@@ -53,23 +53,22 @@ def draw(
 def _colours(labels: np.ndarray) -> dict[int, tuple]:
     from matplotlib import colormaps, colors  # lazy: half a second
 
-    known = [label for label in labels if label >= 0]
-    table = {label: colors.to_rgba(NO_CLASS) for label in labels if label < 0}
-    if len(known) <= len(TEN):
-        return table | {k: colors.to_rgba(TEN[i]) for i, k in enumerate(known)}
-    # More than the eye can separate; the names at the medians help.
-    return table | {k: colormaps["turbo"](i / len(known)) for i, k in enumerate(known)}
+    known, table = labels[labels >= 0], {-1: colors.to_rgba(NO_CLASS)}
+    for i, label in enumerate(known):
+        # More than ten are more than the eye can separate; names at medians help.
+        few = len(known) <= len(TEN)
+        table[label] = (
+            colors.to_rgba(TEN[i]) if few else colormaps["turbo"](i / len(known))
+        )
+    return {label: table[label] for label in labels}
 
 
 def _points(axes, points: np.ndarray, chosen: Chosen, colours: Mapping[int, tuple]):
     each = np.asarray([colours[label] for label in chosen.labels])
     size = float(np.clip(20_000 / len(points), 4, 30))  # square points
     synthetic, known = chosen.synthetic, chosen.origin_known
-    for rows, marker in (
-        (~known, UNKNOWN),
-        (known & ~synthetic, REAL),
-        (synthetic, SYNTHETIC),
-    ):
+    groups = (~known, UNKNOWN), (known & ~synthetic, REAL), (synthetic, SYNTHETIC)
+    for rows, marker in groups:
         is_synthetic = marker == SYNTHETIC
         axes.scatter(
             *points[rows].T,

@@ -23,6 +23,7 @@ from typing import Any
 
 from rsmatch_jax import terminal
 from rsmatch_jax.analysis import choice, features, output, scatter
+from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.deploy import frozen, saved
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.terminal import Parser, say
@@ -50,12 +51,7 @@ def describe(
     content: dict[str, Any] = {
         "indices": chosen.indices.tolist(),
         "labels": chosen.labels.tolist(),
-        "synthetic": [
-            bool(is_synthetic) if known else None
-            for is_synthetic, known in zip(
-                chosen.synthetic, chosen.origin_known, strict=True
-            )
-        ],
+        "synthetic": [o and o != arrays.REAL_ORIGIN for o in chosen.origins],
     }
     for part, panel in embedded.items():
         points = [[round(x, 3) for x in row] for row in panel.points.tolist()]
@@ -97,14 +93,9 @@ def _run(args: argparse.Namespace):
     chosen = choice.of_set(task, "unlabelled", indices)
     model = frozen.Model(run)
     say(f"t-SNE of {len(indices)} images, network by network: {', '.join(model.parts)}")
+    truth = chosen.labels, chosen.synthetic, args.seed, chosen.origin_known
     embedded = {
-        part: features.embed(
-            model.features(chosen.images, part),
-            chosen.labels,
-            chosen.synthetic,
-            args.seed,
-            chosen.origin_known,
-        )
+        part: features.embed(model.features(chosen.images, part), *truth)
         for part in model.parts
     }
     title = f"t-SNE of unlabelled images of {task.name} at step {run.step}"

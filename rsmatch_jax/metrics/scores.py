@@ -77,34 +77,23 @@ def calibration(rows: Rows, labels: np.ndarray) -> tuple[dict[str, list], float]
     return bins, error
 
 
+def judged(task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """Returns bool [N] twice: the unlabelled images that figures about origins, and
+    about classes, count. No image if only labelled ones are known: they are trained on,
+    so they say nothing about the others."""
+    origins, classes = task.unl_origins != UNKNOWN, task.unl_labels >= 0
+    for known in (origins, classes):
+        known &= known.all() or known[len(task.lab_images) :].any()
+    return origins, classes
+
+
 def known_counts(queue: CSQueue | None, task: Task) -> dict[str, int]:
-    """Returns of how many unlabelled images the origin and the class are known, which
-    the figures about them count, of how many images in the queue, and of how many in
-    all."""
-    origins, classes = judged_origins(task), judged_classes(task)
-    return {
-        "origins": int(origins.sum()),
-        "classes": int(classes.sum()),
-        "queue": 0 if queue is None else len(_held(queue, origins)),
-        "images": len(origins),
-    }
-
-
-def judged_origins(task: Task) -> np.ndarray:
-    """Returns bool [N]: the unlabelled images that figures about origins count."""
-    return _judged(task.unl_origins != UNKNOWN, task)
-
-
-def judged_classes(task: Task) -> np.ndarray:
-    """Returns bool [N]: the unlabelled images that figures about classes count."""
-    return _judged(task.unl_labels >= 0, task)
-
-
-def _judged(known: np.ndarray, task: Task) -> np.ndarray:
-    """Returns `known`, or no image if only labelled ones are: they are trained on, so
-    they say nothing about the others."""
-    others = known[len(task.lab_images) :]
-    return known if known.all() or others.any() else np.zeros_like(known)
+    """Returns the numbers of `judged` images, of those of known origin in the queue,
+    and of all unlabelled images."""
+    origins, classes = judged(task)
+    held = 0 if queue is None else len(_held(queue, origins))
+    counts = {"origins": int(origins.sum()), "classes": int(classes.sum())}
+    return {**counts, "queue": held, "images": len(origins)}
 
 
 def detector_metrics(rows: Rows, task: Task) -> dict[str, float | None]:
@@ -115,7 +104,7 @@ def detector_metrics(rows: Rows, task: Task) -> dict[str, float | None]:
     memorised the labelled images. A figure is None without a detector or without such
     images.
     """
-    known, synthetic = judged_origins(task), task.unl_synthetic
+    (known, _), synthetic = judged(task), task.unl_synthetic
     labelled = np.arange(len(known)) < len(task.lab_images)
     groups = {
         "": known,
@@ -150,7 +139,7 @@ def detector_groups(rows: Rows, task: Task) -> dict[str, Any]:
     An origin is "real" or a generator's name. None without a detector or a known
     origin, and in a list without such images.
     """
-    score, known = rows.get("synthetic_score"), judged_origins(task)
+    score, (known, _) = rows.get("synthetic_score"), judged(task)
     if score is None or not known.any():
         return dict.fromkeys(
             ("detector_accuracy_per_class", "detector_accuracy_per_generator")
@@ -184,10 +173,10 @@ def pseudo_label_metrics(
     known. None without images to count.
     """
     confident = rows["confidence"] >= threshold
-    right, known = rows["predicted"] == task.unl_labels, judged_classes(task)
+    right, (origins, known) = rows["predicted"] == task.unl_labels, judged(task)
     groups = {
         "": np.ones(len(known), bool),
-        "_real": task.unl_real & judged_origins(task),
+        "_real": task.unl_real & origins,
         "_synthetic": task.unl_synthetic,
     }
     figures = {}
@@ -206,7 +195,7 @@ def queue_metrics(queue: CSQueue | None, task: Task) -> dict[str, float | None]:
         return {"queue_purity": None, "queue_fill": None}
     purity, indices = None, np.asarray(queue.indices)
     if task.unl_synthetic.any():
-        purity = _share(task.unl_synthetic[_held(queue, judged_origins(task))])
+        purity = _share(task.unl_synthetic[_held(queue, judged(task)[0])])
     return {"queue_purity": purity, "queue_fill": float(np.mean(indices >= 0))}
 
 
@@ -218,7 +207,7 @@ def queue_purity_per_class(
     synthetic, classes = task.unl_synthetic, len(task.class_names)
     if queue is None or not synthetic.any() or len(queue.indices) != classes:
         return None
-    known = judged_origins(task)
+    known, _ = judged(task)
     rows = [row[row >= 0] for row in np.asarray(queue.indices)]
     return [_share(synthetic[row[known[row]]]) for row in rows]
 

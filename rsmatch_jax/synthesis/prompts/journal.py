@@ -22,10 +22,8 @@ REASONS = ("unfinished", "word missing", "repeated")
 
 @dataclasses.dataclass
 class Tally:
-    """The judged sentences of one class.
-
-    texts: accepted sentences by their casefolded text. rejected: numbers by reason.
-    """
+    """The judged sentences of one class. texts: accepted sentences by their casefolded
+    text. rejected: numbers by reason."""
 
     texts: dict[str, str] = dataclasses.field(default_factory=dict)
     rejected: dict[str, int] = dataclasses.field(
@@ -54,9 +52,7 @@ class Tally:
         self, batch: Sequence[tuple[str, bool]], count: int
     ) -> Sequence[tuple[str, bool]]:
         """Drops the first `count` sentences of a batch, which are judged already.
-
-        Raises RunFailed if the last of them is not the last accepted sentence.
-        """
+        Raises RunFailed if the last of them is not the last accepted sentence."""
         # A shorter file stopped in this batch, at the sentence that filled the class.
         last = next(reversed(self.texts.values()), "")
         if count and _one_line(batch[count - 1][0]) != last:
