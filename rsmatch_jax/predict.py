@@ -1,15 +1,17 @@
 """Predicts class, probability and synthetic score of images, as JSON lines.
 
     python -m rsmatch_jax.predict --workdir=DIR [--step=last|best|N] [--top=K]
-        [--batch_size=N] [--out=FILE.jsonl] IMAGE...
+        [--batch_size=N] [--background=COLOUR] [--out=FILE.jsonl] IMAGE...
 
-IMAGE: a file (PNG, JPEG, WebP, BMP, GIF), a folder with all images below it, or a
-pattern with * ? [ ] (** = any folders). Each line: image (its path), class, label,
-probability, synthetic_score (null if the run has no detector), size (width and height
-in the file), changes (how the image was brought to the size and kind of the training
-images; an alpha channel is dropped, as by the importer). --top=K adds the K most
-probable classes. A summary and the list of unreadable files go to stderr. The command
-uses the first local device.
+IMAGE: a file (PNG, JPEG, WebP, BMP, GIF, TIFF, PPM, PGM; AVIF where Pillow has it, HEIC
+with the package pillow-heif), a folder with all images below it, symbolic links
+followed, or a pattern with * ? [ ] (** = any folders). Each line: image (its path),
+class, label, probability, synthetic_score (null if the run has no detector), size
+(width and height in the file), changes (how the image was brought to the size and kind
+of the training images). A transparent image is put on --background first, as by the
+importer: white, or any colour's name or #rrggbb. --top=K adds the K most probable
+classes. A summary and the list of unreadable files go to stderr. The command uses the
+first local device.
 Exit codes: 0 done, 1 some images could not be read, 2 the request was wrong.
 """
 
@@ -26,7 +28,8 @@ from typing import Any, TextIO
 import numpy as np
 
 from rsmatch_jax import files, terminal
-from rsmatch_jax.data.images import image_files, image_source
+from rsmatch_jax.data.images import alpha, image_files, image_source
+from rsmatch_jax.data.images.folder_tree import some
 from rsmatch_jax.deploy import frozen, saved
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.runs import workdir
@@ -40,20 +43,27 @@ def run(
     out: TextIO,
     *,
     top: int = 0,
+    background: str = alpha.BACKGROUND,
     note: Callable[[str], None] = lambda line: None,
 ) -> dict[str, str]:
     """Writes the JSON line of each image to `out`, in order.
 
-    top: how many of the most probable classes each line lists. note: takes the lines of
-    progress and summary. Returns {path: reason} of the files that cannot be read.
+    Args:
+        top: how many of the most probable classes each line lists.
+        background: the colour that transparent images are put on.
+        note: takes the lines of progress and summary.
+
+    Returns:
+        {path: reason} of the files that cannot be read.
     """
     unreadable: dict[str, str] = {}
+    invisible: list[str] = []
     counts, changed, begin = 0, collections.Counter(), time.monotonic()
     progress = Progress("predict", "images", len(paths), note)
     rows = min(model.batch_size, max(len(paths), 1))
 
     def readable() -> Iterator[list[image_files.Loaded]]:
-        for loaded in model.open(paths, rows):
+        for loaded in model.open(paths, rows, background):
             good = [image for image in loaded if image.pixels is not None]
             bad = {x.path: x.reason for x in loaded if x.pixels is None}
             unreadable.update(bad)
@@ -68,6 +78,8 @@ def run(
     outputs = model.predict_batches(pixels, rows)
     for batch, predictions in zip(batches, outputs, strict=True):
         for line in _lines(model.class_names, predictions, batch, top):
+            if alpha.FULLY_TRANSPARENT in line["changes"]:
+                invisible.append(line["image"])
             # "resized from 20x30" counts as "resized".
             changed.update(change.split(" from ")[0] for change in line["changes"])
             out.write(json.dumps(line) + "\n")
@@ -81,6 +93,8 @@ def run(
     )
     if changed:
         note("changed: " + ", ".join(f"{n} {kind}" for kind, n in changed.items()))
+    if invisible:
+        note(f"{alpha.FULLY_TRANSPARENT}, nothing of them is seen: {some(invisible)}")
     return unreadable
 
 
@@ -119,6 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     saved.add_flags(parser)
     parser.add_argument("--top", metavar="K", type=int, default=0)
     parser.add_argument("--batch_size", metavar="N", type=int, default=frozen.BATCH)
+    parser.add_argument("--background", metavar="COLOUR", default=alpha.BACKGROUND)
     parser.add_argument("--out", metavar="FILE.jsonl")
     parser.add_argument("images", metavar="IMAGE", nargs="+")
     return terminal.run_command(parser, argv, _run, "the same command starts over")
@@ -129,6 +144,7 @@ def _run(args: argparse.Namespace):
         value = getattr(args, flag)
         if value < least:
             raise RequestError(f"--{flag}={value}: it must be {least} or more")
+    alpha.colour(args.background)
     workdir.check_out(args.out, args.workdir, ".jsonl")
     paths = image_files.find(args.images, _note)
     compilation.use_cache(None)
@@ -138,7 +154,8 @@ def _run(args: argparse.Namespace):
         if args.out is not None:
             out = stack.enter_context(files.writing(args.out))
         stack.enter_context(image_source.bombs_refused_by_name())
-        unreadable = run(model, paths, out, top=args.top, note=_note)
+        options = {"top": args.top, "background": args.background}
+        unreadable = run(model, paths, out, **options, note=_note)
     frozen.require_readable(unreadable, len(paths), "predicted")
 
 

@@ -84,6 +84,45 @@ def test_lines_of_top_classes_go_to_a_file(world, tmp_path, capsys):
     assert len(line["top"]) == 10 and sum(line["top"].values()) == pytest.approx(1)
 
 
+def test_the_background_is_that_of_the_flag(world, tmp_path, capsys):
+    """A transparent image gets the line of the same image made opaque by hand."""
+    root, _, _ = world
+    pixels = np.dstack([images(1)[0], np.full((8, 8), 255, np.uint8)])
+    pixels[2:5, 2:7] = 0
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    pixels[2:5, 2:7, :3] = 0x10, 0x80, 0xF0
+    Image.fromarray(pixels[..., :3]).save(tmp_path / "b.png")
+    assert ask(root, "--background=#1080f0", str(tmp_path)) == 0
+    a, b = lines(capsys.readouterr().out)
+    assert a.pop("changes") == ["transparency put on #1080f0"]
+    assert b.pop("changes") == [] and a.pop("image") != b.pop("image")
+    assert a == b
+    assert ask(root, str(tmp_path)) == 0
+    white, b = lines(capsys.readouterr().out)
+    assert white["probability"] != b["probability"]
+
+
+def test_a_folder_of_links_is_predicted(world, tmp_path, capsys):
+    """Of links as sift makes them: a folder for each verdict and class."""
+    root, _, _ = world
+    for i in range(12):
+        place = tmp_path / ("real", "synthetic", "unsure")[i % 3] / f"class_{i % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{i}.png").symlink_to(root / "images" / f"{i}.png")
+    (tmp_path / "real" / "gone.png").symlink_to(root / "gone.png")
+    assert ask(root, f"{root}/images") == 0
+    expected = {x["image"].split("/")[-1]: x for x in lines(capsys.readouterr().out)}
+    assert ask(root, str(tmp_path)) == 0
+    printed = capsys.readouterr()
+    output = lines(printed.out)
+    assert len(output) == 12
+    for x in output:
+        same = expected[x["image"].split("/")[-1]]
+        assert x["label"] == same["label"]
+        assert x["probability"] == pytest.approx(same["probability"], abs=1e-6)
+    assert f"{tmp_path}: links that lead nowhere: real/gone.png" in printed.err
+
+
 def test_a_run_without_a_detector_gives_null(world, tmp_path, capsys):
     root, _, _ = world
     workdirs.make(tmp_path / "run", **{"method.name": "supervised"})
@@ -95,18 +134,23 @@ def test_a_run_without_a_detector_gives_null(world, tmp_path, capsys):
 def test_what_was_done_to_an_image_is_said_and_counted(world, tmp_path, capsys):
     root, _, _ = world
     alpha = np.zeros((20, 30, 4), np.uint8)
-    for name in ("a.png", "b.png"):
-        Image.fromarray(alpha).save(tmp_path / name)
+    Image.fromarray(alpha).save(tmp_path / "a.png")
+    alpha[:, :15] = 255
+    Image.fromarray(alpha).save(tmp_path / "b.png")
     assert ask(root, str(tmp_path), f"{root}/images/0.png") == 0
     printed = capsys.readouterr()
-    a, _, plain = lines(printed.out)
+    a, b, plain = lines(printed.out)
     assert a["size"] == [30, 20] and plain["changes"] == []
-    assert a["changes"] == [
-        "alpha channel dropped",
+    assert b["changes"] == [
+        "transparency put on white",
         "cropped to its central square",
         "resized from 30x20",
     ]
-    assert "changed: 2 alpha channel dropped, 2 cropped" in printed.err
+    assert a["changes"] == [b["changes"][0], "fully transparent", *b["changes"][1:]]
+    assert "changed: 2 transparency put on white, 1 fully" in printed.err
+    assert (
+        f"fully transparent, nothing of them is seen: {tmp_path}/a.png" in printed.err
+    )
     assert "2 resized" in printed.err
 
 
@@ -170,6 +214,7 @@ REQUESTS = {
     "batch": (["--batch_size=0", "{root}/images"], "--batch_size=0: it must be 1 or"),
     "text": (["--batch_size=x", "{root}/images"], "invalid int value: 'x'"),
     "top": (["--top=-1", "{root}/images"], "--top=-1: it must be 0 or more"),
+    "colour": (["--background=blu", "{root}/images"], "--background=blu: write a"),
     "nothing": ([], "the following arguments are required: IMAGE"),
     "out": (["--out={root}/run/x.json", "{root}/images"], "use --out=FILE.jsonl"),
     "metrics": (

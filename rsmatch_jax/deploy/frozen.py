@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rsmatch_jax.data import normalise
-from rsmatch_jax.data.images import image_files
+from rsmatch_jax.data.images import alpha, image_files
 from rsmatch_jax.deploy import saved
 from rsmatch_jax.errors import RequestError, RunFailed
 from rsmatch_jax.models import networks
@@ -111,11 +111,18 @@ class Model:
         self._programs: dict[Any, Callable] = {}
 
     def open(
-        self, paths: Sequence[str], rows: int | None = None
+        self,
+        paths: Sequence[str],
+        rows: int | None = None,
+        background: str = alpha.BACKGROUND,
     ) -> Iterator[list[image_files.Loaded]]:
         """Yields image files at the size of training, `rows` (batch_size) at a time."""
         return image_files.batches(
-            paths, self.image_size, rows or self.batch_size, central=self.central
+            paths,
+            self.image_size,
+            rows or self.batch_size,
+            central=self.central,
+            background=background,
         )
 
     def read(self, paths: Sequence[str]) -> np.ndarray:

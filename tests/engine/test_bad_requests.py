@@ -66,7 +66,7 @@ CASES = {
     "data.import_images": [
         ([], ["--layout", "--source", "--out"]),
         (["--layout=tar", "--source=images", "--out=new"], ["--layout", "'tar'"]),
-        ([*FOLDERS, "--source=nope"], ["nope: there is no such folder or zip"]),
+        ([*FOLDERS, "--source=nope"], ["nope: there is no such folder, zip"]),
         ([*FOLDERS, "--source=file.txt"], ["file.txt", "no complete zip"]),
         ([*FOLDERS, "--source=empty"], ["no images at all"]),
         ([*FOLDERS, "--source=broken"], ["c/1.png", "--skip_unreadable"]),

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from rsmatch_jax.data.images import image_source
+from rsmatch_jax.data.images import alpha, image_source, kinds
 from rsmatch_jax.data.stores import encoded
 from rsmatch_jax.data.stores.dataset_folder import natural_key
 from rsmatch_jax.errors import RequestError
@@ -39,14 +39,17 @@ def find(
     order), or a pattern. note: takes a line for each folder with other files.
     """
     paths: dict[str, None] = {}
-    suffixes = ", ".join(image_source.SUFFIXES)
+    suffixes = ", ".join(kinds.suffixes())
     for name in names:
         path = os.path.expanduser(name)
         if os.path.isdir(path):
-            images, others = image_source.in_folder(path)
+            images, others, lines = image_source.in_folder(path)
+            lines += kinds.unread(file.path for file in others)
             if not images:
-                reason = "there is no image in this folder"
-                raise RequestError(f"{name}: {reason} ({suffixes})")
+                reason = f"there is no image in this folder ({suffixes})"
+                raise RequestError("; ".join([f"{name}: {reason}", *lines]))
+            for line in lines:
+                note(f"{name}: {line}")
             if others:
                 count = f"{len(others)} of {len(images) + len(others)} files"
                 example = f"{count} are left out, such as {others[0].path}"
@@ -66,12 +69,17 @@ def find(
 
 
 def batches(
-    paths: Sequence[str], size: int, count: int, *, central: bool = False
+    paths: Sequence[str],
+    size: int,
+    count: int,
+    *,
+    central: bool = False,
+    background: str = alpha.BACKGROUND,
 ) -> Iterator[list[Loaded]]:
     """Yields what `load` returns, `count` files at a time; threads work ahead."""
 
     def load_all(part: Sequence[str]) -> list[Loaded]:
-        return [load(path, size, central=central) for path in part]
+        return [load(p, size, central=central, background=background) for p in part]
 
     def start(first: int) -> list[Future[list[Loaded]]]:
         batch = paths[first : first + count]
@@ -86,10 +94,21 @@ def batches(
             pool.shutdown(cancel_futures=True)
 
 
-def load(path: str, size: int, *, central: bool = False) -> Loaded:
-    """Loads one file; central: as encoded datasets (data.image_size) are evaluated."""
+def load(
+    path: str,
+    size: int,
+    *,
+    central: bool = False,
+    background: str = alpha.BACKGROUND,
+) -> Loaded:
+    """Loads one file.
+
+    Args:
+        central: as encoded datasets (data.image_size) are evaluated.
+        background: the colour that transparent pictures are put on.
+    """
     try:
-        picture = image_source.decode(image_source.read_file(path))
+        picture = image_source.decode(image_source.read_file(path), background)
     except image_source.Unreadable as e:
         return Loaded(path, None, reason=str(e))
     if not central:

@@ -1,4 +1,4 @@
-"""Reads image files from a folder or zip and brings them to one size."""
+"""Reads image files from a folder or archive and brings them to one size."""
 
 import contextlib
 import dataclasses
@@ -7,23 +7,28 @@ import hashlib
 import io
 import os
 import warnings
-import zipfile
 from collections.abc import Callable, Generator
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import (
+    Image,
+    ImageOps,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+)
 
-from rsmatch_jax.data.images import safe_zip
+from rsmatch_jax.data.images import alpha, archives, folder_tree, kinds
+from rsmatch_jax.data.images.folder_tree import some
 from rsmatch_jax.data.stores.dataset_folder import natural_key
 from rsmatch_jax.errors import RequestError
+from rsmatch_jax.terminal import say
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 RESIZED = "resized from {}x{}"  # an entry of `changes`
 KERNEL = "Pillow BOX (area mean)"  # of `square`
-# Pillow opens more formats, and starts other programs for some, whatever the suffix.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 _ORIENTATION = 0x0112  # EXIF
 _PNG_DEPTH = 24  # offset of the bits per channel in a PNG file
+_TIFF_DEPTH = 258  # tag of the bits of each channel
 
 
 class Unreadable(Exception):
@@ -60,46 +65,60 @@ class Picture:
 
 
 @contextlib.contextmanager
-def open_source(source: str) -> Generator[tuple[list[File], list[File]]]:
-    """Opens a folder or zip: its images in natural order, and the other files."""
-    if os.path.isdir(source):
-        yield in_folder(source)
-    elif os.path.isfile(source):
-        try:
-            archive = zipfile.ZipFile(source)
-        except (zipfile.BadZipFile, OSError) as e:
-            reason = f"is no complete zip ({e}); download it again"
-            raise RequestError(f"--source={source} {reason}") from None
-        with archive:
-            read = functools.partial(_read_entry, archive)
-            entries = safe_zip.members(source, archive, _is_image)
-            yield _sorted_images(
-                [File(p, functools.partial(read, e)) for p, e in entries]
-            )
-    else:
-        raise RequestError(f"--source={source}: there is no such folder or zip")
+def open_source(
+    source: str, flag: str = "--source", note: Callable[[str], None] = say
+) -> Generator[tuple[list[File], list[File]]]:
+    """Opens a folder, zip, tar or tar.gz: its images in natural order, and other files.
+
+    Args:
+        flag: names the source in messages.
+        note: takes a line for each kind of thing that is not read.
+
+    Raises:
+        RequestError: there is no such source, or the archive is not to be trusted.
+    """
+    label = f"{flag}={source}"
+    with contextlib.ExitStack() as stack:
+        if os.path.isdir(source):
+            images, others, lines = in_folder(source)
+        elif os.path.isfile(source):
+            archive = archives.opened(source, label, kinds.is_image)
+            members, empty = stack.enter_context(archive)
+            files = [File(p, functools.partial(_read_entry, r)) for p, r in members]
+            images, others = _sorted_images(files)
+            lines = [f"empty folders: {some(empty)}"] if empty else []
+        else:
+            raise RequestError(f"{label}: there is no such folder, {archives.KINDS}")
+        for line in [*lines, *kinds.unread(f.path for f in others)]:
+            note(f"{label}: {line}")
+        yield [_printable(f) for f in images], [_printable(f) for f in others]
 
 
-def in_folder(folder: str) -> tuple[list[File], list[File]]:
-    """Returns the image files below a folder in natural order, and the other files."""
-    files = []
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            path = os.path.join(parent, name)
-            below = os.path.relpath(path, folder).replace(os.sep, "/")
-            files.append(File(below, lambda path=path: read_file(path)))
-    return _sorted_images(files)
+def in_folder(folder: str) -> tuple[list[File], list[File], list[str]]:
+    """Returns the images below a folder in natural order, the other files, and a line
+    for each kind of thing that is not followed or not read."""
+    try:
+        tree = folder_tree.Tree(folder)
+    except OSError as e:
+        raise RequestError(f"{folder} cannot be read: {e.strerror}") from None
+    files = [
+        File(path, functools.partial(read_file, real))
+        for real, path in tree.files.items()
+    ]
+    return *_sorted_images(files), tree.lines
 
 
 def read_file(path: str) -> bytes:
     """Returns a file's bytes; raises Unreadable if it is too large or unreadable."""
+    most = archives.MAX_FILE_MIB * 2**20
     try:
-        if os.path.getsize(path) > safe_zip.MAX_FILE_MIB * 2**20:
-            raise Unreadable(f"larger than {safe_zip.MAX_FILE_MIB} MiB")
         with open(path, "rb") as f:
-            return f.read()
+            data = f.read(int(most) + 1)  # a device has no size, and no end
     except OSError as e:
         raise Unreadable(str(e)) from None
+    if len(data) > most:
+        raise Unreadable(f"larger than {archives.MAX_FILE_MIB} MiB")
+    return data
 
 
 @contextlib.contextmanager
@@ -110,53 +129,66 @@ def bombs_refused_by_name() -> Generator[None]:
         yield
 
 
-def decode(data: bytes) -> Picture:
+def decode(data: bytes, background: str = alpha.BACKGROUND) -> Picture:
     """Decodes an image file's first picture. Several threads may call it.
 
-    Raises Unreadable if it is no complete image of FORMATS, grey with more than 8 bits,
-    or has more pixels than Pillow's limit against decompression bombs.
+    background: the colour that transparent pictures are put on. Raises Unreadable if
+    it is no complete image of `kinds.formats`, grey with more than 8 bits, or has more
+    pixels than Pillow's limit against decompression bombs.
     """
     if not data:
         raise Unreadable("an empty file")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=tuple(kinds.formats())) as image:
             # Up to twice its limit Pillow only warns.
             most = Image.MAX_IMAGE_PIXELS  # None if the caller has lifted the limit
-            width, height = image.size
+            original = width, height = image.size
             if most is not None and width * height > most:
                 raise Unreadable(f"{width}x{height} pixels, more than {most}")
+            is_deep = _is_deep(image, data)
+            # Some cameras write 0, which means nothing. Pillow turns a TIFF by itself.
+            upright = image.getexif().get(_ORIENTATION) not in range(2, 9)
             image.load()
-            mode, original = image.mode, image.size
+            mode = image.mode
             if mode.startswith(("I", "F")):
                 raise Unreadable(f"mode {mode}, more than 8 bits a channel")
-            # Some cameras write 0, which means nothing.
-            upright = image.getexif().get(_ORIENTATION) not in range(2, 9)
-            rgb = image if upright else ImageOps.exif_transpose(image)
-            rgb = rgb if rgb.mode == "RGB" else rgb.convert("RGB")
+            turned = image if upright else ImageOps.exif_transpose(image)
+            rgb, transparency = alpha.removed(turned, background)
             plain = mode in ("RGB", "L") and image.format in ("JPEG", "PNG") and upright
-            is_deep = image.format == "PNG" and data[_PNG_DEPTH] > 8
             changes = {
                 "first frame of several": getattr(image, "is_animated", False),
                 "turned upright": not upright,
                 "grey made three channels": mode in ("1", "L", "LA"),
                 "CMYK made RGB": mode == "CMYK",
                 "16 bits a channel made 8": is_deep,
-                "alpha channel dropped": image.has_transparency_data,
             }
     except Unreadable:
         raise
     except UnidentifiedImageError:
-        raise Unreadable(f"cannot identify it as {', '.join(FORMATS)}") from None
+        raise Unreadable(
+            f"cannot identify it as {', '.join(kinds.formats())}"
+        ) from None
     except Exception as e:  # Pillow's decoders raise nearly anything on damaged files
         raise Unreadable(str(e) or type(e).__name__) from None
-    applied = tuple(words for words, is_applied in changes.items() if is_applied)
-    return Picture(data if plain else None, rgb, original, applied)
+    applied = [words for words, is_applied in changes.items() if is_applied]
+    encoded = data if plain and not transparency else None
+    return Picture(encoded, rgb, original, (*applied, *transparency))
 
 
-def fit(data: bytes, size: int | None) -> Picture:
+def _is_deep(image: Image.Image, data: bytes) -> bool:
+    """Whether an opened image has more than 8 bits a channel."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return max(image.tag_v2.get(_TIFF_DEPTH, (8,))) > 8
+    if isinstance(image, PpmImagePlugin.PpmImageFile):
+        arguments = image.tile[0].args  # (mode, largest value) if that is not 255
+        return isinstance(arguments, tuple) and arguments[-1] > 255
+    return image.format == "PNG" and data[_PNG_DEPTH] > 8
+
+
+def fit(data: bytes, size: int | None, background: str = alpha.BACKGROUND) -> Picture:
     """Decodes an image file and brings it to `size` x `size`, see `square`."""
     with bombs_refused_by_name():
-        return square(decode(data), size)
+        return square(decode(data, background), size)
 
 
 def square(picture: Picture, size: int | None) -> Picture:
@@ -184,18 +216,19 @@ def square(picture: Picture, size: int | None) -> Picture:
 
 
 def _sorted_images(files: list[File]) -> tuple[list[File], list[File]]:
-    images = [f for f in files if _is_image(f.path)]
+    images = [f for f in files if kinds.is_image(f.path)]
     images.sort(key=lambda f: natural_key(f.path))
-    return images, [f for f in files if not _is_image(f.path)]
+    return images, [f for f in files if not kinds.is_image(f.path)]
 
 
-def _is_image(path: str) -> bool:
-    hidden = any(p.startswith(".") or p == "__MACOSX" for p in path.split("/"))
-    return not hidden and path.lower().endswith(SUFFIXES)
+def _printable(file: File) -> File:
+    """Replaces what is no text in the name of a file."""
+    path = os.fsencode(file.path).decode("utf-8", "replace")
+    return file if path == file.path else dataclasses.replace(file, path=path)
 
 
-def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+def _read_entry(read: Callable[[], bytes]) -> bytes:
     try:
-        return safe_zip.read(archive, entry)
+        return read()
     except Exception as e:  # of a damaged stream: zlib.error, BadZipFile, EOFError, ...
         raise Unreadable(str(e) or type(e).__name__) from None

@@ -1,22 +1,26 @@
 """Image files of every type, from their name to the pixels that a network gets."""
 
+import importlib
 import os
 import struct
+import sys
 import threading
+import types
 import warnings
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 from support import encoded_sets
 from support.pictures import encode, noise
 
-from rsmatch_jax.data.images import image_files, image_source
+from rsmatch_jax.data.images import alpha, image_files, image_source, kinds
 from rsmatch_jax.data.stores import encoded
 from rsmatch_jax.errors import RequestError
 
 SIZE = 8
+EXACT = {"lossless": True, "exact": True}
 
 
 def png(width, height, depth, data):
@@ -45,19 +49,29 @@ def test_plain_images_are_their_pixels(tmp_path, kind):
 def test_other_modes_become_rgb_and_are_reported(tmp_path):
     grey, colour = noise(SIZE, SIZE), noise(SIZE, SIZE, 3)
     alpha, bits = noise(SIZE, SIZE, seed=1), grey > 127
-    dropped, three = "alpha channel dropped", "grey made three channels"
+    three = "grey made three channels"
+    put = "transparency put on white"
     grey_alpha = np.dstack([grey, alpha])
+
+    def on_white(pixels):
+        share = alpha[..., None] / 255
+        return np.rint(pixels * share + 255 * (1 - share)).astype(int)
+
     palette = Image.new("P", (SIZE, SIZE))
     palette.putpalette([10, 20, 30, 40, 50, 60])
     palette.putdata([0, 1] * (SIZE * SIZE // 2))
-    colours = np.tile([[10, 20, 30], [40, 50, 60]], (SIZE, SIZE // 2, 1))
+    colours = np.tile([[255, 255, 255], [40, 50, 60]], (SIZE, SIZE // 2, 1))
+    opaque = np.dstack([colour, np.full_like(alpha, 255)])
     red = Image.new("CMYK", (SIZE, SIZE), (0, 255, 255, 0))
     for name, image, how, pixels, changes in (
         ("grey.png", grey, {}, np.stack([grey] * 3, -1), (three,)),
         ("bits.png", bits, {}, np.stack([bits * 255] * 3, -1), (three,)),
-        ("la.png", grey_alpha, {}, np.stack([grey] * 3, -1), (three, dropped)),
-        ("alpha.png", np.dstack([colour, alpha]), {}, colour, (dropped,)),
-        ("palette.png", palette, {"transparency": 0}, colours, (dropped,)),
+        ("la.png", grey_alpha, {}, on_white(grey[..., None]), (three, put)),
+        ("alpha.png", np.dstack([colour, alpha]), {}, on_white(colour), (put,)),
+        ("alpha.webp", np.dstack([colour, alpha]), EXACT, on_white(colour), (put,)),
+        ("alpha.tiff", np.dstack([colour, alpha]), {}, on_white(colour), (put,)),
+        ("opaque.png", opaque, {}, colour, ()),
+        ("palette.png", palette, {"transparency": 0}, colours, (put,)),
         ("red.jpg", red, {}, np.full((SIZE, SIZE, 3), [255, 0, 0]), ("CMYK made RGB",)),
     ):
         if isinstance(image, np.ndarray):
@@ -65,8 +79,110 @@ def test_other_modes_become_rgb_and_are_reported(tmp_path):
         image.save(tmp_path / name, **how)
         loaded = image_files.load(str(tmp_path / name), SIZE)
         far = np.abs(loaded.pixels.astype(int) - pixels).max()
-        assert far < (12 if name == "red.jpg" else 1), name
+        assert far < (12 if name == "red.jpg" else 2), name
         assert loaded.changes == changes, name
+
+
+def test_transparency_before_anything_else(tmp_path):
+    """Half of a picture shows the background: put on it at full size, then averaged."""
+    pixels = np.zeros((4, 4, 4), np.uint8)
+    pixels[:, ::2] = 60, 90, 120, 255
+    path = saved(tmp_path / "x.png", pixels)
+    for background, colour in (("white", 255), ("#000000", 0), ("#102030", None)):
+        loaded = image_files.load(path, 2, background=background)
+        back = [16, 32, 48] if colour is None else [colour] * 3
+        expected = (np.array([60, 90, 120]) + back) / 2
+        assert np.abs(loaded.pixels - expected).max() <= 1
+        put, resized = loaded.changes
+        assert put == f"transparency put on {background}"
+        assert resized == "resized from 4x4"
+        central = image_files.load(path, 2, central=True, background=background)
+        assert np.abs(central.pixels - expected).max() <= 30  # it crops and blurs
+        assert put in central.changes
+    pixels[..., 3] = 0
+    loaded = image_files.load(saved(tmp_path / "x.png", pixels), 4)
+    assert (loaded.pixels == 255).all()
+    assert loaded.changes == ("transparency put on white", "fully transparent")
+
+
+@pytest.mark.parametrize("colour", ["nocolour", "#12", "#11223344", ""])
+def test_colours_that_are_none(colour):
+    with pytest.raises(RequestError, match=f"--background={colour}: write"):
+        alpha.colour(colour)
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_further_formats(tmp_path, depth):
+    """Colour of TIFF and PPM, of 8 or 16 bits a channel, by hand."""
+    colour = noise(SIZE, SIZE, 3)
+    deep = (colour.astype(np.uint16) * 257).astype(">u2")
+    tiff = tiff_file(deep.tobytes() if depth == 16 else colour.tobytes(), depth)
+    ppm = b"P6 8 8 %d\n" % (2**depth - 1) + (deep if depth == 16 else colour).tobytes()
+    changes = ("16 bits a channel made 8",) if depth == 16 else ()
+    for name, data in (("x.tif", tiff), ("x.ppm", ppm)):
+        (tmp_path / name).write_bytes(data)
+        loaded = image_files.load(str(tmp_path / name), SIZE)
+        np.testing.assert_array_equal(loaded.pixels, colour, name)
+        assert loaded.changes == changes, name
+
+
+def tiff_file(data, depth):
+    """A big-endian TIFF of RGB pixels, without compression."""
+    depths = 8 + 2 + 10 * 12 + 4
+    tags = [
+        (256, 3, 1, SIZE << 16),
+        (257, 3, 1, SIZE << 16),
+        (258, 3, 3, depths),
+        (259, 3, 1, 1 << 16),
+        (262, 3, 1, 2 << 16),
+        (273, 4, 1, depths + 6),
+        (274, 3, 1, 1 << 16),
+        (277, 3, 1, 3 << 16),
+        (278, 3, 1, SIZE << 16),
+        (279, 4, 1, len(data)),
+    ]
+    content = b"MM\0*" + struct.pack(">IH", 8, len(tags))
+    content += b"".join(struct.pack(">HHII", *tag) for tag in tags)
+    return content + struct.pack(">IHHH", 0, depth, depth, depth) + data
+
+
+@pytest.mark.parametrize("kind", ["x.tiff", "x.jfif", "x.avif", "x.pgm"])
+def test_suffixes_that_are_images(tmp_path, kind):
+    """As far as this Pillow reads them."""
+    if kind == "x.avif" and not features.check("avif"):
+        pytest.skip("this Pillow does not read AVIF")
+    flat = np.full((SIZE, SIZE), 77, np.uint8)
+    format_ = {"x.jfif": "JPEG"}.get(kind)
+    Image.fromarray(flat).save(tmp_path / kind, format=format_)
+    (path,) = image_files.find([str(tmp_path)])
+    loaded = image_files.load(path, SIZE)
+    assert np.abs(loaded.pixels.astype(int) - 77).max() <= 2
+
+
+def test_suffixes_that_pillow_does_not_read_are_counted(tmp_path):
+    for name in ("a.heic", "b.HEIC", "c.jxl", "x.png", "n.txt", ".d.heic"):
+        (tmp_path / name).write_bytes(b"")
+    notes = []
+    image_files.find([str(tmp_path)], notes.append)
+    line = f"{tmp_path}: pictures that cannot be read here, convert them: "
+    assert notes[0] == line + "2 .heic, 1 .jxl"
+
+
+def test_heic_is_read_where_its_package_is_there(tmp_path, monkeypatch):
+    """The package pillow_heif adds the format to Pillow when it is asked to."""
+    package = types.ModuleType("pillow_heif")
+    package.__spec__ = importlib.machinery.ModuleSpec("pillow_heif", None)
+    package.register_heif_opener = lambda: calls.append(1)
+    calls = []
+    monkeypatch.setitem(sys.modules, "pillow_heif", package)
+    kinds.formats.cache_clear()
+    try:
+        assert kinds.formats()["HEIF"] == (".heic", ".heif") and calls == [1]
+        assert kinds.is_image("a/x.HEIC")
+    finally:
+        kinds.formats.cache_clear()
+        monkeypatch.undo()
+    assert kinds.is_image("a/x.HEIC") == bool(importlib.util.find_spec("pillow_heif"))
 
 
 def test_frames_and_exif(tmp_path):
@@ -82,11 +198,13 @@ def test_frames_and_exif(tmp_path):
         assert far < np.abs(loaded.pixels.astype(int) - second).mean()
     exif, wide = Image.Exif(), noise(SIZE, 2 * SIZE, 3)
     exif[0x0112] = 6  # turn by 90 degrees to the right
-    for name in ("turned.png", "turned.jpg"):
+    for name in ("turned.png", "turned.jpg", "turned.tif"):
         loaded = image_files.load(saved(tmp_path / name, wide, exif=exif), SIZE)
-        assert loaded.size == (2 * SIZE, SIZE)
+        # Pillow gives the size of a TIFF as it is upright.
+        turned = name == "turned.tif"
+        assert loaded.size == ((SIZE, 2 * SIZE) if turned else (2 * SIZE, SIZE))
         assert loaded.changes[0] == "turned upright"
-        if name == "turned.png":
+        if name != "turned.jpg":
             upright = np.rot90(wide, -1)[SIZE // 2 : -SIZE // 2]
             np.testing.assert_array_equal(loaded.pixels, upright)
     exif[0x0112] = 0  # no orientation at all
@@ -211,10 +329,10 @@ def test_names_mean_files_folders_and_patterns(tmp_path, monkeypatch):
         assert image_files.find(names) == paths
     for name in ("empty", "text"):
         (tmp_path / name).mkdir()
-    (tmp_path / "text" / "n.txt").write_text("")
+    (tmp_path / "text" / "n.heic").write_text("")
     for name, words in (
         ("empty", "no image in this folder"),
-        ("text", "no image in this folder"),
+        ("text", "no image in this folder .*convert them: 1 .heic"),
         ("d/*.webp", "no file matches this pattern"),
         ("gone.png", "no such file or folder"),
     ):

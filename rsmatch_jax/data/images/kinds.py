@@ -1,0 +1,61 @@
+"""Which files are images that are read here, by their names and by their content."""
+
+import functools
+import importlib.util
+import itertools
+import os
+from collections import Counter
+from collections.abc import Iterable
+
+from PIL import features
+
+# Pillow opens more formats, and starts other programs for some, whatever the suffix.
+_FORMATS: dict[str, tuple[str, ...]] = {
+    "JPEG": (".jpg", ".jpeg", ".jfif"),
+    "PNG": (".png",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm"),
+}
+_AVIF, _HEIF = (".avif",), (".heic", ".heif")
+# Pictures that are not read, as far as they are not among `formats`.
+_PICTURES = (".avif", ".heic", ".heif", ".jxl", ".jp2", ".svg", ".psd", ".tga", ".ico")
+_PICTURES += (".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw")
+
+
+@functools.cache
+def formats() -> dict[str, tuple[str, ...]]:
+    """Returns {format: suffixes} of the images that are read here."""
+    readable = dict(_FORMATS)
+    if features.check("avif"):
+        readable["AVIF"] = _AVIF
+    if importlib.util.find_spec("pillow_heif"):
+        importlib.import_module("pillow_heif").register_heif_opener()
+        readable["HEIF"] = _HEIF
+    return readable
+
+
+def suffixes() -> tuple[str, ...]:
+    """Returns the suffixes, in lower case, of the images that are read here."""
+    return tuple(itertools.chain.from_iterable(formats().values()))
+
+
+def is_image(path: str) -> bool:
+    """Whether a path with forward slashes is an image's, by its suffix."""
+    return not _is_hidden(path) and path.lower().endswith(suffixes())
+
+
+def unread(others: Iterable[str]) -> list[str]:
+    """Returns a line about the paths of pictures that are not of `formats`, if any."""
+    names = [path.lower() for path in others if not _is_hidden(path)]
+    endings = Counter(os.path.splitext(name)[1] for name in names)
+    numbers = [f"{endings[e]} {e}" for e in _PICTURES if endings[e]]
+    if not numbers:
+        return []
+    return [f"pictures that cannot be read here, convert them: {', '.join(numbers)}"]
+
+
+def _is_hidden(path: str) -> bool:
+    return any(p.startswith(".") or p == "__MACOSX" for p in path.split("/"))
