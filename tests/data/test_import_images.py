@@ -1,14 +1,17 @@
 """The importer's layouts, the images it writes, and its exit codes."""
 
+import json
 import os
 
 import numpy as np
 import pytest
 from PIL import Image
+from support import encoded_sets
 from support.import_sources import (
     SIZE,
     cifake_files,
     make_folder,
+    make_tar,
     make_zip,
     pixels,
     pool_of,
@@ -86,7 +89,7 @@ def test_real_dataset_with_two_splits(tmp_path):
     source = make_zip(tmp_path / "s.zip", {f"wrapped/{k}": v for k, v in files.items()})
     out = tmp_path / "set"
     assert run(source, out) == 0
-    assert not (out / "pool.json").exists()
+    assert not (out / "pool.json").exists() and not (out / "origins.json").exists()
     train, test = sources.load_real(str(out), cache_dir=str(tmp_path / "cache"))
     assert train.class_names == ("b9", "b10")
     assert test.labels.tolist() == [0, 0, 1, 1]
@@ -120,7 +123,7 @@ def test_pool_of_several_generators(tmp_path, imported):
         for b, c in enumerate(("cat", "dog"))
         for i in range(a + 1)
     }
-    out, _ = imported(files)
+    out, _ = imported(files, "--generators=glide,sd")
     pool = pool_of(out, tmp_path)
     assert pool.generator_names == ("glide", "sd")
     assert np.bincount(pool.generators).tolist() == [4, 2]
@@ -167,6 +170,105 @@ def test_turned_and_transparent_images_are_stored_again():
     alpha = np.dstack([image, np.full((SIZE, SIZE), 9, np.uint8)])
     for data in (encode(image, "PNG", exif=exif), encode(alpha)):
         assert image_source.fit(data, SIZE).encoded is None
+
+
+def test_transparent_images_are_put_on_a_background(tmp_path, imported):
+    """Those with an alpha channel, and those with a colour that is transparent."""
+    clear = np.dstack([pixels(1), np.zeros((SIZE, SIZE), np.uint8)])
+    half = np.dstack([pixels(2), 255 * np.eye(SIZE, dtype=np.uint8)])
+    one = pixels(3)
+    one[0, 0] = 1, 2, 3
+    files = {
+        "c/1.png": encode(clear),
+        "c/2.png": encode(half),
+        "c/3.png": encode(Image.fromarray(one), transparency=(1, 2, 3)),
+        "c/4.png": encode(pixels(4)),
+    }
+    out, text = imported(files, "--generator=g", "--background=#204060")
+    assert "3 transparent, put on #204060" in text
+    assert "1 of these seen not at all: c/1.png" in text
+    back, shown = np.array([0x20, 0x40, 0x60]), half[..., 3:] == 255
+    one[0, 0] = back
+    expected = [np.broadcast_to(back, one.shape), np.where(shown, half[..., :3], back)]
+    expected += [one, pixels(4)]
+    np.testing.assert_array_equal(pool_of(out, tmp_path).images, expected)
+    assert stored_bytes(out)["c/4.png"] == files["c/4.png"]
+    report = {"background": "#204060", "images": 3}
+    assert report_of(out)["transparent"] == report
+
+
+def test_unlabelled_images_are_a_split_without_labels(tmp_path, imported):
+    files = {
+        "train/a/1.png": encode(pixels(1)),
+        "train/b/2.png": encode(pixels(2)),
+        "test/a/3.png": encode(pixels(3)),
+        "test/b/4.png": encode(pixels(4)),
+        "Unlabeled/10.png": encode(pixels(2)),  # the pixels of a labelled one
+        "Unlabeled/x/9.png": encode(pixels(5)),
+        "Unlabeled/x/y/9.png": encode(pixels(5)),
+    }
+    out, text = imported(files)
+    assert "unlabelled: 2\n" in text and "two classes" not in text
+    assert "exact duplicates dropped: 1" in text
+    assert "1 kept although the same pixels are also in another split" in text
+    assert "have another class as well" not in text
+    rows = encoded_sets.stored(out, "unlabelled")
+    assert {row["id"].decode(): row["label"] for row in rows} == {
+        "Unlabeled/10.png": -1,
+        "Unlabeled/x/9.png": -1,
+    }
+    assert json.loads((out / "origins.json").read_text()) == {"unlabelled": "unknown"}
+    train, test = sources.load_real(str(out), cache_dir=str(tmp_path / "cache"))
+    assert train.labels.tolist() == test.labels.tolist() == [0, 1]
+
+
+def test_a_folder_of_links_is_imported(tmp_path, imported):
+    """As sift makes them, with one picture that is linked twice."""
+    make_folder(tmp_path / "photos", {f"{i}.png": encode(pixels(i)) for i in range(3)})
+    for i, name in enumerate(("cat/0.png", "dog/1.png", "dog/2.png")):
+        link = tmp_path / "s" / "real" / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(tmp_path / "photos" / f"{i}.png")
+    (tmp_path / "s" / "real" / "dog" / "3.png").symlink_to("2.png")
+    out, text = imported({}, "--generator=none")
+    assert "everything lies in the folder real, which was entered" in text
+    assert "read already: real/dog/3.png (as real/dog/2.png)" in text
+    pool = pool_of(out, tmp_path)
+    assert pool.labels.tolist() == [0, 1, 1]
+    np.testing.assert_array_equal(pool.images, [pixels(i) for i in range(3)])
+
+
+def test_a_table_of_labels_and_a_tar(tmp_path, capsys):
+    """One pool from a CSV beside a flat folder, and from class folders in a tar."""
+    files = {f"{i}.png": encode(pixels(i)) for i in range(3)}
+    make_folder(tmp_path / "flat", files)
+    table = tmp_path / "flat" / "labels.csv"
+    table.write_text("path,label\n2.png,dog\n0.png,cat\n1.png,dog\n")
+    tar = make_tar(
+        tmp_path / "s.tgz",
+        {
+            f"{c}/{i}.png": files[f"{i}.png"]
+            for i, c in enumerate(("cat", "dog", "dog"))
+        },
+    )
+    pools = []
+    for source, name in ((table, "one"), (tar, "two")):
+        assert run(source, tmp_path / name, "--generator=g") == 0
+        pools.append(pool_of(tmp_path / name, tmp_path))
+    for pool in pools:
+        assert pool.class_names == ("cat", "dog")
+        assert pool.labels.tolist() == [0, 1, 1]
+        np.testing.assert_array_equal(pool.images, [pixels(i) for i in range(3)])
+    assert run(table, tmp_path / "no", layout="cifake") == 2
+    assert "pass --layout=folders" in capsys.readouterr().err
+
+
+def test_a_class_without_a_readable_picture_is_named(imported):
+    files = {"train/a/1.png": encode(pixels(1)), "train/b/2.png": b"no image"}
+    files |= {"test/a/1.png": encode(pixels(2))}
+    _, text = imported(files, "--skip_unreadable")
+    assert "train has no readable picture of b" in text
+    assert "test has no pictures of b" in text
 
 
 def test_unreadable_files_are_all_named_and_refused(tmp_path, capsys):
@@ -267,10 +369,11 @@ NO_N04 = {**tiny_imagenet_files(8), "wnids.txt": b"n01\nn02\nn03\n"}
         (NO_VAL_1, (TINY,), "val_1.JPEG is not in"),
         (NO_N04, (TINY,), "class n04, but wnids.txt has not"),
         (tiny_imagenet_files(8), (TINY, "--generator=g"), "--generator: Tiny-ImageNet"),
-        ({"1.png": b""}, (), "has 1.png"),
-        ({"a/1.png": b"", "a/b/2.png": b""}, (), "a/1.png and a/b/2.png"),
-        ({"a/b/c/d/1.png": b""}, (), "must hold class/img"),
-        ({"g/a/1.png": b"", "h/a/1.png": b""}, ("--generator=x",), "(g, h), "),
+        (tiny_imagenet_files(8), (TINY, "--generators=g"), "--generators: Tiny-Image"),
+        ({"FAKE/1.jpg": b""}, (FAKE, "--generators=g"), "has one generator; leave it"),
+        ({"c/1.png": b""}, ("--generators=g,",), "--generators= names an empty folder"),
+        ({"c/1.png": b""}, ("--generators=g", "--generator=g"), "not allowed with"),
+        ({"c/1.png": b""}, ("--background=blu",), "--background=blu: write a colour's"),
         ({"FAKE/9 (11).jpg": b""}, (FAKE,), "9 (11).jpg"),
         ({"FAKE/9 (1).jpg": b""}, (FAKE,), "9 (1).jpg"),
         ({"FAKE/cat.jpg": b""}, (FAKE,), "cat.jpg"),

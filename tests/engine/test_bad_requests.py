@@ -78,7 +78,7 @@ CASES = {
         ([*FOLDERS, "--source=images", "--generator="], ["--generator="]),
         ([*FOLDERS, "--source=images", "--generator=real"], ['"real"']),
         ([*FOLDERS, "--source=images", "--class_names=nope"], ["--class_names=nope"]),
-        ([*FOLDERS, "--source=images", "--class_names=two.txt"], ["folders dog are"]),
+        ([*FOLDERS, "--source=images", "--class_names=two.txt"], ["classes dog are"]),
         ([*FOLDERS, "--source=images", "--size=9", "--full_size"], ["--full_size"]),
         ([*FOLDERS, "--source=images", "--sise=8"], ["--sise=8"]),
         ([*FOLDERS, "--source=images", "--gen=x"], ["--gen=x"]),

@@ -1,6 +1,8 @@
 """Zips and folders of pictures to import, and the results of an import."""
 
+import io
 import json
+import tarfile
 import zipfile
 
 import numpy as np
@@ -24,10 +26,22 @@ def make_zip(path, files: dict[str, bytes]) -> str:
     return str(path)
 
 
+def make_tar(path, files: dict[str, bytes]) -> str:
+    with tarfile.open(path, "w:gz" if str(path).endswith("gz") else "w:") as archive:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name.rstrip("/"))
+            info.type = tarfile.DIRTYPE if name.endswith("/") else tarfile.REGTYPE
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return str(path)
+
+
 def make_folder(path, files: dict[str, bytes]) -> str:
     for name, data in files.items():
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(data)
+        folder = name if name.endswith("/") else name.rpartition("/")[0]
+        (path / folder).mkdir(parents=True, exist_ok=True)
+        if folder != name:
+            (path / name).write_bytes(data)
     return str(path)
 
 

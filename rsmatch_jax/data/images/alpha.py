@@ -7,7 +7,8 @@ from PIL import Image, ImageColor
 from rsmatch_jax.errors import RequestError
 
 BACKGROUND = "white"
-FULLY_TRANSPARENT = "fully transparent"  # an entry of `changes`
+# Entries of `changes`, the first followed by a colour.
+PUT, FULLY_TRANSPARENT = "transparency put on", "fully transparent"
 
 
 @functools.cache
@@ -34,6 +35,6 @@ def removed(image: Image.Image, background: str) -> tuple[Image.Image, tuple[str
     canvas = Image.new("RGB", rgba.size, colour(background))
     canvas.paste(rgba, mask=rgba)
     return canvas, (
-        f"transparency put on {background}",
+        f"{PUT} {background}",
         *([FULLY_TRANSPARENT] if highest == 0 else []),
     )

@@ -54,6 +54,11 @@ class Picture:
     resized: bool = False
     cropped: bool = False
 
+    @property
+    def transparent(self) -> bool:
+        """Whether the picture was put on a background."""
+        return any(change.startswith(alpha.PUT) for change in self.changes)
+
     @functools.cached_property
     def pixels(self) -> np.ndarray:
         """uint8 [H, W, 3]."""

@@ -1,49 +1,26 @@
 """Layouts of image collections: what their folders and file names mean."""
 
 import argparse
-import dataclasses
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from rsmatch_jax.data.images.image_source import File, Unreadable
-from rsmatch_jax.data.stores.dataset_folder import natural_key
+from rsmatch_jax.data.images import label_table
+from rsmatch_jax.data.images.class_folders import folders_plan, make_plan
+from rsmatch_jax.data.images.image_source import Unreadable
+from rsmatch_jax.data.images.import_plan import Files, Item, Plan
 from rsmatch_jax.errors import RequestError
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer")
 CIFAR10 += ("dog", "frog", "horse", "ship", "truck")
 _CIFAKE_FILE = re.compile(r"\d+(?: \((\d+)\))?\.jpe?g", re.IGNORECASE)
-SPLITS = ("train", "test", "validation")
-_SHOWN = 10
-
-Files = Sequence[File]
-
-
-@dataclasses.dataclass(frozen=True)
-class Item:
-    """An image to import. generator: None for a real dataset."""
-
-    file: File
-    split: str
-    label: int
-    generator: int | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a layout makes of the files."""
-
-    items: list[Item]
-    class_names: tuple[str, ...]
-    generators: dict[str, str]  # {name: how it was run}; empty for a real dataset
-    licence: str
-    source: str
-    ignored: dict[str, int]  # {reason: number of images}
 
 
 def cifake_plan(files: Files, others: Files, args: argparse.Namespace) -> Plan:
     """CIFAKE's names: NNNN.jpg is airplane, `NNNN (k).jpg` class k - 1 (2 to 10)."""
+    if args.generators:
+        raise RequestError("--generators: CIFAKE has one generator; leave it out")
     items, ignored = [], Counter()
     for file in files:
         *folders, name = file.path.split("/")
@@ -75,50 +52,6 @@ def cifake_plan(files: Files, others: Files, args: argparse.Namespace) -> Plan:
     )
 
 
-def folders_plan(files: Files, others: Files, args: argparse.Namespace) -> Plan:
-    """Class folders, which may lie in folders per split or per generator."""
-    root, generator = args.source, args.generator
-    paths = _unwrap([file.path.split("/")[:-1] for file in files], generator)
-    depths = {len(path): file.path for path, file in zip(paths, files, strict=True)}
-    if depths.keys() not in ({1}, {2}):
-        examples = " and ".join(depths.values()) or "no images at all"
-        raise RequestError(
-            f"--source={root} must hold class/img, train|test/class/img or "
-            f"generator/class/img, but has {examples}"
-        )
-    tops = sorted({p[0] for p in paths}, key=natural_key) if 2 in depths else []
-    has_splits = bool(tops) and set(tops) <= set(SPLITS)
-    if tops and not has_splits and generator:
-        raise RequestError(
-            f"--source={root}: the folders above the classes name the generators "
-            f"({', '.join(tops[:_SHOWN])}), leave out --generator"
-        )
-    names = [generator] if generator else ([] if has_splits else tops)
-    folders = {path[-1] for path in paths}
-    unlisted = sorted(folders - set(args.class_names))
-    if args.class_names and unlisted:
-        wrong = f"the class folders {', '.join(unlisted[:_SHOWN])} are not in it"
-        raise RequestError(f"--class_names: {wrong}; rename them, or correct the file")
-    class_names = args.class_names or sorted(folders, key=natural_key)
-    labels = {name: label for label, name in enumerate(class_names)}
-    items, ignored = [], Counter()
-    for file, path in zip(files, paths, strict=True):
-        split = path[0] if has_splits else "train"
-        if names and split != "train":
-            ignored[f"{split} split, a pool has none"] += 1
-            continue
-        position = names.index(path[0]) if names and tops and not has_splits else 0
-        items.append(Item(file, split, labels[path[-1]], position if names else None))
-    return Plan(
-        items,
-        class_names=tuple(labels),
-        generators=dict.fromkeys(names, "not stated; images imported from disk"),
-        licence="not stated",
-        source=f"images imported from {os.path.basename(root)}",
-        ignored=ignored,
-    )
-
-
 def tiny_imagenet_plan(files: Files, others: Files, args: argparse.Namespace) -> Plan:
     """Tiny-ImageNet: train/WNID/images/*, val/images/*, val/val_annotations.txt.
 
@@ -126,7 +59,7 @@ def tiny_imagenet_plan(files: Files, others: Files, args: argparse.Namespace) ->
     gives its id, followed by the id if two names are equal.
     """
     root = args.source
-    for flag in ("generator", "class_names"):
+    for flag in ("generator", "generators", "class_names"):
         if getattr(args, flag):
             reason = "Tiny-ImageNet has real images and names its classes; leave it out"
             raise RequestError(f"--{flag}: {reason} (a pool needs --layout=folders)")
@@ -171,6 +104,17 @@ def tiny_imagenet_plan(files: Files, others: Files, args: argparse.Namespace) ->
     )
 
 
+def table_plan(args: argparse.Namespace) -> Plan:
+    """A CSV with the columns path and label, in place of class folders."""
+    if args.generators:
+        raise RequestError("--generators names folders; with a CSV pass --generator")
+    notes: list[str] = []
+    pairs = label_table.labelled(args.source, note=notes.append)
+    rows = [(file, "train", name, "") for file, name in pairs]
+    generators = [args.generator] if args.generator else []
+    return make_plan(rows, [], generators, args, notes)
+
+
 LAYOUTS: dict[str, Callable[[Files, Files, argparse.Namespace], Plan]] = {
     "cifake": cifake_plan,
     "folders": folders_plan,
@@ -199,11 +143,3 @@ def _table(text: str) -> dict[str, str]:
     """Returns {first column: second column} of lines with tabs."""
     rows = (line.split("\t") for line in text.splitlines())
     return {row[0]: row[1] for row in rows if len(row) > 1}
-
-
-def _unwrap(paths: list[list[str]], generator: str | None) -> list[list[str]]:
-    """Removes the one folder that zips often wrap around everything."""
-    wrapped = len({p[0] if p else "" for p in paths}) == 1 and all(
-        len(p) == 3 or (len(p) == 2 and generator and p[0] not in SPLITS) for p in paths
-    )
-    return [p[1:] for p in paths] if wrapped else paths

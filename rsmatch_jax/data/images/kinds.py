@@ -44,12 +44,12 @@ def suffixes() -> tuple[str, ...]:
 
 def is_image(path: str) -> bool:
     """Whether a path with forward slashes is an image's, by its suffix."""
-    return not _is_hidden(path) and path.lower().endswith(suffixes())
+    return not is_hidden(path) and path.lower().endswith(suffixes())
 
 
 def unread(others: Iterable[str]) -> list[str]:
     """Returns a line about the paths of pictures that are not of `formats`, if any."""
-    names = [path.lower() for path in others if not _is_hidden(path)]
+    names = [path.lower() for path in others if not is_hidden(path)]
     endings = Counter(os.path.splitext(name)[1] for name in names)
     numbers = [f"{endings[e]} {e}" for e in _PICTURES if endings[e]]
     if not numbers:
@@ -57,5 +57,6 @@ def unread(others: Iterable[str]) -> list[str]:
     return [f"pictures that cannot be read here, convert them: {', '.join(numbers)}"]
 
 
-def _is_hidden(path: str) -> bool:
+def is_hidden(path: str) -> bool:
+    """Whether a part of the path is a hidden name, or a resource fork of macOS."""
     return any(p.startswith(".") or p == "__MACOSX" for p in path.split("/"))

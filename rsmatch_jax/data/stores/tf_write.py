@@ -30,7 +30,7 @@ class Example:
     """One image to be written."""
 
     image: bytes | np.ndarray  # a PNG or JPEG file, or uint8 [H, W, 3] to store as PNG
-    label: int
+    label: int  # -1 if it is unknown
     id: str  # unique; readers sort by it in natural order
     generator: int | None = None  # None for a real dataset
 
@@ -53,6 +53,7 @@ def write(
     size: tuple[int | None, int | None],
     generator_names: Sequence[str] = (),
     pool: Mapping[str, Any] | None = None,
+    origins: Mapping[str, str] | None = None,
     description: str = "",
     licence: str = "",
     name: str | None = None,
@@ -66,6 +67,7 @@ def write(
         splits: each is read once, in order, so generators can stream.
         size: height and width of all images, (None, None) if they differ.
         pool: content of pool.json, written after the last example has been read.
+        origins: content of origins.json, {split: "unknown"}.
         name: the dataset's name. None: the folder's name, or for NAME/1.0.0 the NAME.
         digest_names: puts a digest of the content into the shards' names, so that two
             versions can lie in one folder.
@@ -96,8 +98,12 @@ def write(
         _write_splits(folder, splits, info)
         if digest_names:
             _put_digests_in_names(temporary)
-        if pool is not None:
-            files.write_json(os.path.join(temporary, dataset_folder.POOL_REPORT), pool)
+        for file, content in (
+            (dataset_folder.POOL_REPORT, pool),
+            (dataset_folder.ORIGINS, origins),
+        ):
+            if content is not None:
+                files.write_json(os.path.join(temporary, file), content)
 
 
 @contextlib.contextmanager
