@@ -21,8 +21,7 @@ from rsmatch_jax.errors import RequestError
 
 INFO = "dataset_info.json"
 POOL_REPORT = "pool.json"  # says how a synthetic pool was made
-# Says of which splits nobody knows what made the images, as {split: "unknown"}.
-ORIGINS = "origins.json"
+ORIGINS = "origins.json"  # {split: "real" or "unknown"}, written by import_images
 STAGING = ".staging"  # in a generated pool's folder: the pictures it is written from
 _FEATURES = "features.json"
 _NAME = re.compile(r"([A-Za-z]\w*)(?:/([^:/]+))?(?::([\d.*]+))?")
