@@ -167,7 +167,7 @@ def test_objects_in_a_decoded_copy_are_not_run(tmp_path):
         ({"files": {"../other.npy": {"sha256": ""}}}, "other.npy"),
         ({"files": None}, "no complete array folder"),
         ({"class_names": 3}, "no complete array folder"),
-        ({"class_names": ["0"]}, "labels are outside 0..0"),
+        ({"class_names": ["0"]}, "labels are outside -1..0"),
         ({"generator_names": []}, "generators are outside"),
     ],
 )
@@ -184,7 +184,7 @@ def test_a_meta_json_of_something_else_is_refused(tmp_path, capsys, changes, wor
         ("images.npy", np.zeros((1900, 8, 8, 1), np.float32)),
         ("images.npy", np.zeros((1900, 64), np.uint8)),
         ("labels.npy", np.zeros(3, np.int32)),
-        ("generators.npy", np.full(1900, -1, np.int32)),
+        ("generators.npy", np.full(1900, -3, np.int32)),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(tmp_path, name, array):

@@ -1,8 +1,9 @@
 """The RS-SSL task (section 3 of the paper): labelled, unlabelled and synthetic images.
 
     labelled     `labels_per_class` real images of each class
-    unlabelled   all real training images, also the labelled ones. Synthetic images of
-                 the same classes replace a part of them, or are added to them
+    unlabelled   all real training images, also the labelled ones and those of unknown
+                 class (label -1); then a dataset's own unlabelled images. Synthetic
+                 images replace a part of them, or are added to them
     validation   real training images that are held out from both
 
 Labelled images are chosen as in USB (semilearn datasets/utils.py): one legacy generator
@@ -16,13 +17,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rsmatch_jax.data import pool_choice
 from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.data.stores.arrays import ImageArrays
 from rsmatch_jax.data.stores.encoded import EncodedImages
 from rsmatch_jax.errors import RequestError
 
 Images = np.ndarray | EncodedImages
-REAL, UNKNOWN = -1, -2  # origins that are no generator
+REAL, UNKNOWN = arrays.REAL, arrays.UNKNOWN  # origins that are no generator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +34,9 @@ class Split:
     labeled: np.ndarray
     validation: np.ndarray
     unlabeled_real: np.ndarray  # starts with `labeled`
-    unlabeled_synthetic: np.ndarray  # of the pool; follows in the unlabelled set
+    # Of the pool. In the unlabelled set these follow the real ones and the dataset's
+    # unlabelled split, which is used whole.
+    unlabeled_synthetic: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,25 +85,36 @@ def make_split(
     train: ImageArrays,
     pool: ImageArrays | None,
     *,
-    labels_per_class: int,
+    labels_per_class: int | None,
     validation_per_class: int = 0,
     ratio: float = 0.0,
     mode: str = "replace",
     mix: bool = True,
     seed: int = 0,
+    unlabelled: ImageArrays | None = None,
 ) -> Split:
-    """Chooses the images of a run; RequestError if there are too few, or `check_pool`.
+    """Chooses the images of a run; RequestError if there are too few.
 
     Class c has N_c unlabelled real images and gets S_c synthetic, rounded half up:
       mode "replace" (paper v1): S_c = ratio * N_c. They replace as many real images,
         but no labelled ones. A larger ratio replaces a superset.
-      mode "add" (paper v2): S_c / (N_c + S_c) = ratio. No real image leaves.
+      mode "add" (paper v2): S_c / (N_c + S_c) = ratio. No real image leaves. A class
+        that the pool lacks gets none.
+    M images of unknown class, which are all of `unlabelled` and those of label -1, count
+    in "add" as M / K more of every class. "replace" refuses them: it goes class by class.
 
-    mix: whether every generator gives the same number of images of a class. Without a
-    pool the synthetic images are left out, and nothing else changes.
+    Args:
+        labels_per_class: None for all images that have a label.
+        mix: whether every generator gives the same number of images of a class.
+            Without a pool the synthetic images are left out, and nothing else changes.
+        unlabelled: the dataset's unlabelled split. Only its number of images matters.
     """
     if pool is not None:
-        check_pool(pool, train)
+        pool_choice.check(pool, train)
+    nameless = np.flatnonzero(train.labels < 0)
+    more = len(nameless) + (0 if unlabelled is None else len(unlabelled.labels))
+    if mode == "replace" and ratio > 0 and more:
+        raise _nameless_to_replace(train.name, more)
     share = ratio if mode == "replace" else ratio / (1 - ratio)
     rng = np.random.RandomState(seed)
     _check_labels(train, labels_per_class, validation_per_class)
@@ -108,54 +123,60 @@ def make_split(
         members = np.flatnonzero(train.labels == c)
         rng.shuffle(members)
         end = len(members) - validation_per_class  # N_c
-        numbers.append(math.floor(share * end + 0.5))  # S_c
+        count = end + more / train.num_classes
+        numbers.append(math.floor(share * count + 0.5))  # S_c
         stop = end - numbers[c] if mode == "replace" else end
-        if stop < labels_per_class:
-            most = (end - labels_per_class) / end
-            raise RequestError(
-                f"data.synthetic_ratio={ratio} replaces {numbers[c]} of {end} "
-                f"unlabelled images of class {c}, but the {labels_per_class} labelled "
-                f"ones stay; at most {most:.3f} is possible: lower "
-                "data.synthetic_ratio or data.labels_per_class, or use "
-                "data.synthetic_mode=add"
-            )
-        labeled.append(members[:labels_per_class])
-        unlabeled.append(members[labels_per_class:stop])
+        lab = end if labels_per_class is None else labels_per_class
+        if stop < lab:
+            raise _too_few_to_replace(train.class_names[c], numbers[c], end, lab, ratio)
+        labeled.append(members[:lab])
+        unlabeled.append(members[lab:stop])
         validation.append(members[end:])
     synthetic = np.zeros(0, np.int64)
     if pool is not None and any(numbers):
-        synthetic = _choose_synthetic(pool, numbers, mix, seed)
+        synthetic = pool_choice.choose(pool, numbers, mix, seed, mode == "replace")
     return Split(
         labeled=np.concatenate(labeled),
         validation=np.concatenate(validation),
-        unlabeled_real=np.concatenate([*labeled, *unlabeled]),
+        unlabeled_real=np.concatenate([*labeled, *unlabeled, nameless]),
         unlabeled_synthetic=synthetic,
     )
 
 
 def make_task(
-    train: ImageArrays, test: ImageArrays, pool: ImageArrays | None, split: Split
+    train: ImageArrays,
+    test: ImageArrays,
+    pool: ImageArrays | None,
+    split: Split,
+    unlabelled: ImageArrays | None = None,
 ) -> Task:
-    """Gathers the images of a split, uint8 [.., S, S, 3], or all encoded."""
-    real, synthetic = split.unlabeled_real, split.unlabeled_synthetic
-    unl_labels = np.asarray(train.labels[real])
-    origins = np.full(len(real), REAL, np.int32)
-    parts = [(train.images, real)]
-    if pool is not None and len(synthetic):
-        assert pool.generators is not None
-        unl_labels = np.concatenate([unl_labels, pool.labels[synthetic]])
-        origins = np.concatenate([origins, pool.generators[synthetic]])
-        parts.append((pool.images, synthetic))
+    """Gathers the images of a split, uint8 [.., S, S, 3], or all encoded.
+
+    unlabelled: all of its images follow the real training images in the unlabelled set.
+    Their labels may be -1, their generators REAL or UNKNOWN; without generators they
+    are real.
+    """
+    parts = [(train, split.unlabeled_real)]
+    if unlabelled is not None:
+        parts.append((unlabelled, np.arange(len(unlabelled.labels))))
+    if pool is not None:
+        parts.append((pool, split.unlabeled_synthetic))
+    names = [
+        name for data in (pool, unlabelled) if data for name in data.generator_names
+    ]
+    generator_names = tuple(dict.fromkeys(names))
     return Task(
         name=train.name,
         split=split,
         class_names=train.class_names,
-        generator_names=pool.generator_names if pool is not None else (),
+        generator_names=generator_names,
         lab_images=_take(train.images, split.labeled),
         lab_labels=np.asarray(train.labels[split.labeled]),
-        unl_images=_joined(parts),
-        unl_labels=unl_labels,
-        unl_origins=origins,
+        unl_images=_joined([(data.images, rows) for data, rows in parts]),
+        unl_labels=np.concatenate([data.labels[rows] for data, rows in parts]),
+        unl_origins=np.concatenate(
+            [_origins(data, rows, generator_names) for data, rows in parts]
+        ),
         val_images=_take(train.images, split.validation),
         val_labels=np.asarray(train.labels[split.validation]),
         test_images=test.images,
@@ -163,25 +184,16 @@ def make_task(
     )
 
 
-def check_pool(pool: ImageArrays, real: ImageArrays):
-    """Raises RequestError if a pool cannot be mixed into a real dataset."""
-    name, origin = f"data.synthetic_pool {pool.name}", arrays.REAL_ORIGIN
-    if origin in pool.generator_names:
-        raise RequestError(
-            f'{name} has a generator called "{origin}", which stands for real images; '
-            "import it again with another --generator"
-        )
-    if pool.class_names != real.class_names:
-        raise RequestError(
-            f"{name} has the classes {_some_names(pool)}, but {real.name} has "
-            f"{_some_names(real)}, in this order; use a pool made for this dataset"
-        )
-    size, real_size = pool.images.shape[1:], real.images.shape[1:]
-    if size != real_size:
-        raise RequestError(
-            f"{name} has images of {size[:2]} pixels, but {real.name} has "
-            f"{real_size[:2]}; import or generate it again with --size={real_size[0]}"
-        )
+def _origins(
+    data: ImageArrays, rows: np.ndarray, generator_names: Sequence[str]
+) -> np.ndarray:
+    """Returns origins, int32, as positions in `generator_names`, REAL or UNKNOWN."""
+    if data.generators is None:
+        return np.full(len(rows), REAL, np.int32)
+    positions = [generator_names.index(name) for name in data.generator_names]
+    # UNKNOWN = -2 and REAL = -1 pick the last two entries.
+    table = np.array([*positions, UNKNOWN, REAL], np.int32)
+    return table[data.generators[rows]]
 
 
 def _take(images: Images, indices: np.ndarray) -> Images:
@@ -206,41 +218,42 @@ def _joined(parts: Sequence[tuple[Images, np.ndarray]]) -> Images:
     return joined
 
 
-def _choose_synthetic(
-    pool: ImageArrays, numbers: Sequence[int], mix: bool, seed: int
-) -> np.ndarray:
-    """Returns indices of numbers[c] pool images of class c; mix: of all generators."""
-    assert pool.generators is not None
-    rng = np.random.RandomState(seed)
-    groups = np.unique(pool.generators) if mix else [None]
-    chosen = []
-    for c, number in enumerate(numbers):
-        for g, group in enumerate(groups):
-            part = number // len(groups) + (g < number % len(groups))
-            in_group = True if group is None else pool.generators == group
-            members = np.flatnonzero((pool.labels == c) & in_group)
-            if part > len(members):
-                of_generator = f" of generator {group}" if mix else ""
-                or_mix = ", or set data.synthetic_mix=False" if len(groups) > 1 else ""
-                raise RequestError(
-                    f"data.synthetic_pool holds {len(members)} images of class {c}"
-                    f"{of_generator}, but {part} are needed; lower "
-                    f"data.synthetic_ratio, make a larger pool{or_mix}"
-                )
-            rng.shuffle(members)
-            chosen.append(members[:part])
-    return np.concatenate(chosen)
+def _nameless_to_replace(name: str, count: int) -> RequestError:
+    return RequestError(
+        f"data.synthetic_mode=replace replaces images class by class, but {count} "
+        f"unlabelled images of {name} are of unknown class: use "
+        "data.synthetic_mode=add, or data.synthetic_ratio=0"
+    )
 
 
-def _check_labels(train: ImageArrays, labeled: int, validation: int):
+def _too_few_to_replace(
+    name: str, number: int, end: int, labeled: int, ratio: float
+) -> RequestError:
+    most = (end - labeled) / end
+    ways = "lower data.synthetic_ratio or data.labels_per_class, or"
+    bound = f"at most {most:.3f} is possible: {ways}"
+    if not most:
+        bound = "so none can be replaced: set data.synthetic_ratio=0 or"
+    return RequestError(
+        f"data.synthetic_ratio={ratio} replaces {number} of {end} unlabelled images of "
+        f"class {name}, but the {labeled} labelled ones stay; {bound} use "
+        "data.synthetic_mode=add"
+    )
+
+
+def _check_labels(train: ImageArrays, labeled: int | None, validation: int):
+    """Raises RequestError that names the smallest class if it has too few images."""
     counts = train.counts()
     c = int(np.argmin(counts))
-    if counts[c] < labeled + validation:
-        also = f" and data.validation_per_class={validation}" if validation else ""
-        reason = f"class {c} has only {counts[c]} training images; lower this"
-        raise RequestError(f"data.labels_per_class={labeled}{also}, but {reason}")
-
-
-def _some_names(data: ImageArrays) -> str:
-    names = ", ".join(data.class_names[:4])
-    return f"{names}, ... ({data.num_classes})" if data.num_classes > 4 else names
+    if counts[c] >= (labeled or 1) + validation:
+        return
+    name = train.class_names[c]
+    if not counts[c]:
+        raise RequestError(
+            f"{train.name} has no labelled training image of class {name}; add some, "
+            "or leave the class out of the dataset"
+        )
+    keys = [] if labeled is None else [f"data.labels_per_class={labeled}"]
+    keys += [f"data.validation_per_class={validation}"] if validation else []
+    reason = f"class {name} has only {counts[c]} training images; lower this"
+    raise RequestError(f"{' and '.join(keys)}, but {reason}")

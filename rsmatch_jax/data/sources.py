@@ -8,6 +8,9 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from rsmatch_jax import files
 from rsmatch_jax.data.stores import (
@@ -25,21 +28,34 @@ from rsmatch_jax.errors import RequestError
 BUILT_IN = {"digits": arrays.digits, "fake": arrays.fake}  # made in memory
 TINY_IMAGENET = "tiny_imagenet"  # made by a layout of import_images
 _TRAIN_TEST = ("train", "test")
+_UNLABELLED = ("unlabelled", "unlabeled")  # names of a third split; the first is ours
 
 
-def load_real(
+def load_real(name: str, **places: Any) -> tuple[ImageArrays, ImageArrays]:
+    """Loads the labelled training images and the test images of a real dataset; the
+    arguments of `load_splits`."""
+    train, test, _ = load_splits(name, **places)
+    return train.labelled(), test
+
+
+def load_splits(
     name: str,
     *,
     data_dir: str | None = None,
     download: bool = True,
     cache_dir: str | None = None,
     image_size: int | None = None,
-) -> tuple[ImageArrays, ImageArrays]:
-    """Loads the training and test images of a real dataset, memory-mapped.
+) -> tuple[ImageArrays, ImageArrays, ImageArrays | None]:
+    """Loads the training, test and unlabelled images of a real dataset, memory-mapped.
+
+    Training images may have the label -1. The unlabelled images are the dataset's split
+    `unlabelled` (or `unlabeled`), as in STL-10; None without it. They count as real,
+    but of unknown origin if the dataset folder has an `origins.json` that says
+    {"unlabelled": "unknown"}, as import_images writes it for collected pictures.
 
     Args:
         name: `digits`, `fake`, a TFDS name, or a folder (a TFDS dataset, or array
-            folders train/ and test/).
+            folders train/, test/ and maybe unlabelled/).
         image_size: None for arrays in the stored size. Otherwise images of any sizes
             stay encoded, and views have this size (`encoded.EncodedImages`).
     """
@@ -47,24 +63,29 @@ def load_real(
         if image_size is not None:
             reason = f"data.name={name} is made in memory, in a fixed size"
             raise RequestError(f"data.image_size={image_size}: {reason}; leave it None")
-        train, test = (BUILT_IN[name](split) for split in _TRAIN_TEST)
+        splits = [BUILT_IN[name](split) for split in _TRAIN_TEST]
     else:
         place = locate(name, data_dir)
-        pair = _load(place, _TRAIN_TEST, cache_dir, image_size)
-        if pair is None:
+        splits = _load(place, _TRAIN_TEST, cache_dir, image_size)
+        if splits is None:
             if place.kind == "folders":
                 raise RequestError(f"data.name={name}: there is no such folder")
             folder = _prepare(name, data_dir, download)
             place = dataclasses.replace(place, folder=folder)
-            pair = _load(place, _TRAIN_TEST, cache_dir, image_size)
-            assert pair is not None
-        train, test = pair
-    if train.class_names != test.class_names:
-        raise RequestError(f"{name}: training and test images differ in their classes")
-    if train.images.shape[1:] != test.images.shape[1:]:
-        sizes = f"{train.images.shape[1:]} and {test.images.shape[1:]}"
-        raise RequestError(f"{name} has images of {sizes}; bring them to one size")
-    return train, test
+            splits = _load(place, _TRAIN_TEST, cache_dir, image_size)
+            assert splits is not None
+    train, test, *more = splits
+    for what, data in zip(("test", "unlabelled"), splits[1:], strict=False):
+        if train.class_names != data.class_names:
+            reason = f"training and {what} images differ in their classes"
+            raise RequestError(f"{name}: {reason}")
+        if train.images.shape[1:] != data.images.shape[1:]:
+            sizes = f"{train.images.shape[1:]} and {data.images.shape[1:]}"
+            raise RequestError(f"{name} has images of {sizes}; bring them to one size")
+    if nameless := int((test.labels < 0).sum()):
+        reason = f"{nameless} of its test images have no label"
+        raise RequestError(f"{name}: {reason}; leave them out, or give them one")
+    return train, test, more[0] if more else None
 
 
 def load_pool(
@@ -77,10 +98,14 @@ def load_pool(
     pools = _load(_at("pools", folder), ("train",), cache_dir, image_size)
     if pools is None:
         raise _no_pool(folder)
-    if pools[0].generators is None:
+    pool = pools[0]
+    if pool.generators is None:
         reason = "a pool names generators (import it with --generator=NAME)"
         raise RequestError(f"{folder} is a dataset of real images; {reason}")
-    return pools[0]
+    if ((pool.labels < 0) | (pool.generators < 0)).any():
+        reason = "has images without a class or a generator"
+        raise RequestError(f"{folder} {reason}; make it again")
+    return pool
 
 
 def check_places(data_dir: str | None, synthetic_pool: str | None):
@@ -171,14 +196,18 @@ def _prepare(name: str, data_dir: str | None, download: bool) -> str:
 def _load(
     place: Place, splits: Sequence[str], cache_dir: str | None, image_size: int | None
 ) -> list[ImageArrays] | None:
-    """Returns the splits of a dataset; None if it and its decoded copy are absent."""
+    """Returns the splits of a dataset, and its unlabelled one if it has that; None if
+    the dataset and its decoded copy are absent."""
     cache = files.default_cache_dir(cache_dir)
     folder, is_pool = place.folder, place.kind == "pools"
+    optional = () if is_pool else _UNLABELLED[:1]
     if folder is None:
-        return None if image_size else array_cache.find(cache, place, splits)
+        return None if image_size else array_cache.find(cache, place, splits, optional)
     parts = [folder] if is_pool else [os.path.join(folder, s) for s in splits]
     if all(arrays.is_array_folder(part) for part in parts):
         if image_size is None:
+            extra = () if is_pool else (os.path.join(folder, s) for s in _UNLABELLED)
+            parts += [part for part in extra if arrays.is_array_folder(part)][:1]
             return [arrays.load(part) for part in parts]
         key = "data.synthetic_pool" if is_pool else "data.name"
         raise RequestError(
@@ -188,6 +217,9 @@ def _load(
         )
     source = dataset_folder.inspect(folder)
     stored = {split: _stored_split(source, split) for split in splits}
+    if optional and (names := set(_UNLABELLED) & set(source.splits)):
+        stored[optional[0]] = max(names)
+    unknown = dataset_folder.unknown_origins(folder)
     keys = ("label", "generator") if is_pool else ("label",)
 
     def build(split: str) -> tuple[ImageArrays, dict]:
@@ -198,10 +230,14 @@ def _load(
         else:
             dataset_folder.check_shards(source, [name])
             data = _tf_read().read_split(source, name, classes)
+        if name in unknown:
+            origins = np.full(len(data.labels), arrays.UNKNOWN, np.int32)
+            data = dataclasses.replace(data, generators=origins)
         report = files.read_json(os.path.join(folder, POOL_REPORT))
         return data, {} if report is None else {"pool": report}
 
-    return array_cache.get_or_build(cache, place, source, splits, build, image_size)
+    names = list(stored)
+    return array_cache.get_or_build(cache, place, source, names, build, image_size)
 
 
 def _stored_split(source: Source, split: str) -> str:

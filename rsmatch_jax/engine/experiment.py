@@ -11,7 +11,7 @@ import optax
 
 from rsmatch_jax import optim, step
 from rsmatch_jax.augment import views
-from rsmatch_jax.data import normalise, rs_ssl, sources
+from rsmatch_jax.data import normalise, pool_choice, rs_ssl, sources
 from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.data.stores.encoded import EncodedImages
 from rsmatch_jax.methods.catalogue import METHODS, Dims, Method
@@ -76,13 +76,16 @@ def load_task(config: Any) -> rs_ssl.Task:
     d = config.data
     sources.check_places(d.data_dir, d.synthetic_pool)
     options = {"cache_dir": d.cache_dir, "image_size": d.image_size}
-    train, test = sources.load_real(
+    train, test, unlabelled = sources.load_splits(
         d.name, data_dir=d.data_dir, download=d.download, **options
     )
     train, test, pool = _rgb(train), _rgb(test), None
+    if unlabelled is not None:
+        unlabelled = _rgb(unlabelled)
     if d.synthetic_ratio > 0 and not d.real_only:
         folder = d.synthetic_pool or sources.default_pool(d.name, d.data_dir)
         pool = _rgb(sources.load_pool(folder, **options))
+        pool = pool_choice.renumbered(pool, train.class_names)
     split = rs_ssl.make_split(
         train,
         pool,
@@ -92,8 +95,9 @@ def load_task(config: Any) -> rs_ssl.Task:
         mode=d.synthetic_mode,
         mix=d.synthetic_mix,
         seed=config.seed if d.split_seed is None else d.split_seed,
+        unlabelled=unlabelled,
     )
-    return rs_ssl.make_task(train, test, pool, split)
+    return rs_ssl.make_task(train, test, pool, split, unlabelled)
 
 
 def task_dims(config: Any, task: rs_ssl.Task) -> Dims:

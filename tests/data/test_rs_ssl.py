@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support import encoded_sets
 
-from rsmatch_jax.data import rs_ssl
+from rsmatch_jax.data import pool_choice, rs_ssl
 from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.errors import RequestError
 
@@ -104,4 +104,89 @@ REAL_NAME = dataclasses.replace(arrays.fake("pool", 4), generator_names=("a", "r
 )
 def test_foreign_pool_is_refused(pool, word):
     with pytest.raises(RequestError, match=word):
-        rs_ssl.check_pool(pool, arrays.fake("train", 4))
+        pool_choice.check(pool, arrays.fake("train", 4))
+
+
+# --- unlabelled images of unknown class or origin ------------------------------------
+
+
+def unlabelled(count=100, **changes):
+    """A dataset's unlabelled split: other pixels, and no labels."""
+    images = arrays.fake("pool", 4, 8).images[:count] // 2
+    fields = {"images": images, "labels": np.full(count, -1, np.int32)}
+    return dataclasses.replace(arrays.fake("train", 4), **fields, **changes)
+
+
+def test_the_unlabelled_split_follows_the_real_images_whole():
+    train, test = arrays.fake("train", 4), arrays.fake("test", 4)
+    pool, more = arrays.fake("pool", 4), unlabelled()
+    options = {"labels_per_class": 3, "ratio": 0.25, "mode": "add"}
+    chosen = rs_ssl.make_split(train, pool, unlabelled=more, **options)
+    task = rs_ssl.make_task(train, test, pool, chosen, more)
+    assert vars(chosen).keys() == {  # of a workdir's split.npz
+        *("labeled", "validation", "unlabeled_real", "unlabeled_synthetic")
+    }
+    n = len(chosen.unlabeled_real)
+    assert n == 256
+    np.testing.assert_array_equal(task.unl_images[n : n + 100], more.images)
+    np.testing.assert_array_equal(
+        task.unl_images[n + 100 :], pool.images[chosen.unlabeled_synthetic]
+    )
+    assert set(task.unl_labels[n : n + 100]) == {-1}
+    assert set(task.unl_origins[: n + 100]) == {rs_ssl.REAL}
+    # S / (256 + 100 + S) = 1/4, in equal parts: 356 / 3 / 4 = 29.7.
+    np.testing.assert_array_equal(np.bincount(task.unl_labels[n + 100 :]), [30] * 4)
+    plain = rs_ssl.make_split(train, None, labels_per_class=3)
+    np.testing.assert_array_equal(plain.unlabeled_real, chosen.unlabeled_real)
+
+
+def test_training_images_without_a_class_are_unlabelled_ones():
+    labels = arrays.fake("train", 4).labels.copy()
+    labels[5::4] = -1  # 63 of the 64 of class 1
+    train = dataclasses.replace(arrays.fake("train", 4), labels=labels)
+    chosen = rs_ssl.make_split(train, None, labels_per_class=1)
+    np.testing.assert_array_equal(chosen.unlabeled_real[-63:], np.arange(5, 256, 4))
+    assert sorted(chosen.unlabeled_real) == list(range(256))
+    assert (labels[chosen.labeled] >= 0).all()
+    task = rs_ssl.make_task(train, arrays.fake("test", 4), None, chosen)
+    assert (task.unl_labels[-63:] == -1).all()
+    assert set(task.unl_origins) == {rs_ssl.REAL}
+    np.testing.assert_array_equal(train.counts(), [64, 1, 64, 64])
+    known = train.labelled()
+    np.testing.assert_array_equal(known.images, train.images[labels >= 0])
+    assert known.labels.min() == 0 and known.labelled() is known
+
+
+def test_origins_one_by_one_beside_a_pool():
+    """Generators of both sets are numbered in a row, those of the pool first."""
+    train, test, pool = (arrays.fake(s, 4) for s in ("train", "test", "pool"))
+    origins = np.tile([rs_ssl.UNKNOWN, rs_ssl.REAL, 0, 1], 25).astype(np.int32)
+    classes = np.tile([-1, 2], 50).astype(np.int32)
+    more = unlabelled(generators=origins, generator_names=("generator_b", "other"))
+    more = dataclasses.replace(more, labels=classes)
+    more.check()
+    chosen = rs_ssl.make_split(train, None, labels_per_class=1, unlabelled=more)
+    task = rs_ssl.make_task(train, test, None, chosen, more)
+    assert task.unl_origins[256:].tolist() == origins.tolist()
+    assert task.unl_labels[256:].tolist() == classes.tolist()
+    assert task.num_synthetic is None
+    assert task.generator_names == ("generator_b", "other")
+    options = {"labels_per_class": 1, "ratio": 0.2, "mode": "add"}
+    chosen = rs_ssl.make_split(train, pool, unlabelled=more, **options)
+    task = rs_ssl.make_task(train, test, pool, chosen, more)
+    moved = [x + (x >= 0) for x in origins.tolist()]
+    assert task.unl_origins[256:356].tolist() == moved
+    assert task.generator_names == ("generator_a", "generator_b", "other")
+    np.testing.assert_array_equal(
+        task.unl_origins[356:], pool.generators[chosen.unlabeled_synthetic]
+    )
+
+
+def test_all_labelled_images_in_whatever_number():
+    s = split(None, labels_per_class=None, validation_per_class=4)
+    np.testing.assert_array_equal(
+        np.bincount(LABELS[s.labeled]), np.bincount(LABELS) - 4
+    )
+    np.testing.assert_array_equal(s.labeled, s.unlabeled_real)
+    added = split(labels_per_class=None, ratio=0.5, mode="add")
+    assert len(added.unlabeled_synthetic) == len(added.labeled) == len(LABELS)

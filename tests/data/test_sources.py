@@ -1,5 +1,6 @@
 """Datasets by name: decoding, the cache, and every way in which a source fails."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -259,6 +260,87 @@ def test_array_folder_pair(tmp_path, cache):
     arrays.save(str(tmp_path / "test"), arrays.fake("test", num_classes=3))
     with pytest.raises(RequestError, match="differ in their classes"):
         load(tmp_path, cache, str(tmp_path))
+
+
+# --- a split without labels ----------------------------------------------------------
+
+
+def write_unlabelled(folder, name="unlabelled"):
+    """A dataset folder of STL-10's form: 12 train, 6 test, 9 unlabelled images."""
+    from rsmatch_jax.data.stores import tf_write
+
+    counts = {"train": 12, "test": 6, name: 9}
+
+    def examples(split, images):
+        for i, image in enumerate(images):
+            label = -1 if split == name else i % 3
+            yield tf_write.Example(image, label, f"{split}_{i}")
+
+    tf_write.write(
+        str(folder),
+        {
+            split: examples(split, pixels(count, seed))
+            for seed, (split, count) in enumerate(counts.items())
+        },
+        class_names=CLASSES,
+        size=(SIZE, SIZE),
+    )
+
+
+@pytest.mark.parametrize("name", ["unlabelled", "unlabeled"])
+def test_unlabelled_split_in_both_stored_forms(tmp_path, cache, name):
+    write_unlabelled(tmp_path / "stl" / "1.0.0", name)
+    options = {"data_dir": str(tmp_path), "cache_dir": cache, "download": False}
+    for _ in range(2):  # decoded, then from the cache
+        train, test, more = sources.load_splits("stl", **options)
+        assert_is_the_dataset(train, test)
+        np.testing.assert_array_equal(more.images, pixels(9, 2))
+        assert (more.labels == -1).all() and more.generators is None
+        assert isinstance(more.images, np.memmap)
+    *_, encoded = sources.load_splits("stl", image_size=7, **options)
+    assert encoded.images.shape == (9, 7, 7, 3)
+    assert encoded.images.read(4) == encode(pixels(9, 2)[4])
+    shutil.move(tmp_path / "stl", tmp_path / "gone")
+    *_, copied = sources.load_splits("stl", **options)  # the cache alone
+    np.testing.assert_array_equal(copied.images, more.images)
+    assert_is_the_dataset(*sources.load_real("stl", **options))
+
+
+def test_collected_images_are_of_unknown_origin(tmp_path, cache):
+    folder = tmp_path / "stl"
+    write_unlabelled(folder)
+    options = {"cache_dir": cache, "download": False}
+    for content, origins in (
+        ({"unlabelled": "unknown"}, {arrays.UNKNOWN}),
+        ({"unlabelled": "real"}, None),
+    ):
+        (folder / "origins.json").write_text(json.dumps(content))
+        for size in (None, 8):
+            *_, more = sources.load_splits(str(folder), image_size=size, **options)
+            column = more.generators
+            assert (column if column is None else set(column.tolist())) == origins
+    for content in ('{"unlabelled": "web"}', "[]", '{"unlabelled": ["unknown"]}'):
+        (folder / "origins.json").write_text(content)
+        with pytest.raises(RequestError, match="origins.json"):
+            sources.load_splits(str(folder), **options)
+
+
+def test_array_folders_with_and_without_labels(tmp_path):
+    for split in ("train", "test"):
+        arrays.save(str(tmp_path / split), arrays.fake(split))
+    data = arrays.fake("pool")
+    origins = np.resize([arrays.UNKNOWN, arrays.REAL, 1], len(data.labels))
+    more = dataclasses.replace(data, generators=origins.astype(np.int32))
+    arrays.save(str(tmp_path / "unlabeled"), more)
+    *_, loaded = sources.load_splits(str(tmp_path))
+    np.testing.assert_array_equal(loaded.generators, origins)
+    test = arrays.fake("test")
+    test.labels[7] = -1
+    arrays.save(str(tmp_path / "test"), test)
+    with pytest.raises(RequestError, match="1 of its test images have no label"):
+        sources.load_splits(str(tmp_path))
+    with pytest.raises(RequestError, match="without a class or a generator"):
+        sources.load_pool(str(tmp_path / "unlabeled"))
 
 
 # --- pools ---------------------------------------------------------------------------

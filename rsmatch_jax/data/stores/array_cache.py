@@ -72,9 +72,10 @@ def get_or_build(
 
 
 def find(
-    cache_dir: str, place: Place, splits: Sequence[str]
+    cache_dir: str, place: Place, splits: Sequence[str], optional: Sequence[str] = ()
 ) -> list[ImageArrays] | None:
-    """Returns the only cached copy of a dataset whose source is absent, or None."""
+    """Returns the only cached copy of a dataset whose source is absent, or None.
+    optional: splits that follow the others if the copy has them."""
     name, version = place.name, place.version
     parent = os.path.join(cache_dir, place.kind, name.replace("/", "__"))
     pattern = os.path.join(glob.escape(parent), f"{version or '*'}-*")
@@ -95,7 +96,8 @@ def find(
     # A warning, because a mistyped folder of the same name also ends here.
     origin = meta.get("source", {}).get("folder", "an unknown folder")
     logging.warning("%s is absent, using %s, made from %s", name, entries[0], origin)
-    return _open(entries[0], splits)
+    extra = [s for s in optional if os.path.isdir(os.path.join(entries[0], s))]
+    return _open(entries[0], [*splits, *extra])
 
 
 def _open(

@@ -20,6 +20,7 @@ from rsmatch_jax.errors import RequestError
 META = "meta.json"
 ALIGNMENT = 64  # bytes
 REAL_ORIGIN = "real"  # stands for real images in reports; no generator may be called so
+REAL, UNKNOWN = -1, -2  # origins that are no generator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +29,11 @@ class ImageArrays:
 
     name: str
     images: np.ndarray | EncodedImages  # uint8 [N, H, W, 1 or 3], maybe memory-mapped
-    labels: np.ndarray  # int32 [N], positions in class_names
+    labels: np.ndarray  # int32 [N], positions in class_names; -1 = unknown
     class_names: tuple[str, ...]
-    generators: np.ndarray | None = None  # int32 [N]; None for real images
+    # Origins, int32 [N]: positions in generator_names. In a set of unlabelled images
+    # also REAL and UNKNOWN. None if all images are real.
+    generators: np.ndarray | None = None
     generator_names: tuple[str, ...] = ()
 
     @property
@@ -39,21 +42,37 @@ class ImageArrays:
 
     def counts(self) -> np.ndarray:
         """Returns the number of images of each class, int64 [K]."""
-        return np.bincount(self.labels, minlength=self.num_classes)
+        known = self.labels[self.labels >= 0]
+        return np.bincount(known, minlength=self.num_classes)
+
+    def labelled(self) -> "ImageArrays":
+        """Returns the images of known class."""
+        rows = np.flatnonzero(self.labels >= 0)
+        if len(rows) == len(self.labels):
+            return self
+        encoded = isinstance(self.images, EncodedImages)
+        return dataclasses.replace(
+            self,
+            images=self.images.take(rows) if encoded else self.images[rows],
+            labels=self.labels[rows],
+            generators=None if self.generators is None else self.generators[rows],
+        )
 
     def check(self):
         """Raises ValueError if arrays have wrong dtypes, shapes or values."""
         dtype, shape = self.images.dtype, self.images.shape
         if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3):
             raise ValueError(f"images are {dtype} {shape}")
-        columns = [("labels", self.labels, self.class_names)]
+        columns = [("labels", self.labels, -1, self.class_names)]
         if self.generators is not None:
-            columns.append(("generators", self.generators, self.generator_names))
-        for what, column, names in columns:
+            columns.append(
+                ("generators", self.generators, UNKNOWN, self.generator_names)
+            )
+        for what, column, lowest, names in columns:
             if column.dtype != np.int32 or column.shape != shape[:1]:
                 raise ValueError(f"{what} are {column.dtype} {column.shape}")
-            if shape[0] and not 0 <= column.min() <= column.max() < len(names):
-                raise ValueError(f"{what} are outside 0..{len(names) - 1}")
+            if shape[0] and not lowest <= column.min() <= column.max() < len(names):
+                raise ValueError(f"{what} are outside {lowest}..{len(names) - 1}")
 
 
 def aligned(shape: tuple[int, ...]) -> np.ndarray:

@@ -216,13 +216,15 @@ def assemble(
     classes: dict[str, tuple[str, ...]],
 ) -> ImageArrays:
     """Returns a split, sorted by ids in natural order if all images have one. columns:
-    `image` [N, ...], and for each feature in `classes` int [N]."""
+    `image` [N, ...], and for each feature in `classes` int [N]. Images of a pool have a
+    class; others may have the label -1."""
     if len(ids) == len(columns["image"]):
         keys = [natural_key(name) for name in ids]
         order = np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)
         columns = {key: column[order] for key, column in columns.items()}
     for key, names in classes.items():
-        outside = (columns[key] < 0) | (columns[key] >= len(names))
+        lowest = 0 if "generator" in classes else -1
+        outside = (columns[key] < lowest) | (columns[key] >= len(names))
         if outside.any():
             raise RequestError(
                 f"{source.folder}: {outside.sum()} images of {split} have no {key}"
@@ -236,6 +238,19 @@ def assemble(
         generators=columns.get("generator"),
         generator_names=classes.get("generator", ()),
     )
+
+
+def unknown_origins(folder: str) -> set[str]:
+    """Returns the splits whose images are of unknown origin, as `origins.json` says."""
+    path = os.path.join(folder, ORIGINS)
+    content = files.read_json(path) or {}
+    kinds = content.values() if isinstance(content, dict) else [None]
+    if not all(kind in ("real", "unknown") for kind in kinds):
+        raise RequestError(
+            f'{path} holds {content}, not {{"unlabelled": "unknown"}} or "real"; '
+            "correct it, or import the pictures again"
+        )
+    return {split for split, kind in content.items() if kind == "unknown"}
 
 
 @contextlib.contextmanager

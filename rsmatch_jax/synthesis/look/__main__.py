@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rsmatch_jax import files, terminal
-from rsmatch_jax.data import rs_ssl, sources
+from rsmatch_jax.data import pool_choice, sources
 from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.runs import workdir
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace):
         )
         if pool.images.shape[3] != train.images.shape[3]:
             pool, train, test = map(_coloured, (pool, train, test))
-        rs_ssl.check_pool(pool, train)
+        pool_choice.check(pool, train)
         if not len(pool.labels):
             raise RequestError(f"POOL={path} holds no pictures; make it again")
     except RequestError as e:

@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image
 from support import encoded_sets, pictures
 
-from rsmatch_jax.data import rs_ssl, sources
+from rsmatch_jax.data import pool_choice, sources
 from rsmatch_jax.data.stores import arrays, encoded, encoded_index, tf_write
 from rsmatch_jax.errors import RequestError, RunFailed
 
@@ -238,4 +238,4 @@ def test_a_task_of_encoded_images_reads_none(datasets, load, load_pool, monkeypa
     assert task.encoded and task.unl_images.shape == (20, SIZE, SIZE, 3)
     encoded_sets.check_task(task, train, pool)
     with pytest.raises(RequestError, match="8, 8"):
-        rs_ssl.check_pool(load_pool(image_size=8), train)
+        pool_choice.check(load_pool(image_size=8), train)
