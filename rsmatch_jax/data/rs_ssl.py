@@ -100,8 +100,8 @@ def make_split(
         but no labelled ones. A larger ratio replaces a superset.
       mode "add" (paper v2): S_c / (N_c + S_c) = ratio. No real image leaves. A class
         that the pool lacks gets none.
-    M images of unknown class, which are all of `unlabelled` and those of label -1, count
-    in "add" as M / K more of every class. "replace" refuses them: it goes class by class.
+    M images of unknown class (all of `unlabelled`, those of label -1) count in "add" as
+    M / K more of every class; "replace", which goes class by class, refuses them.
 
     Args:
         labels_per_class: None for all images that have a label.
