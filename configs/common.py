@@ -62,7 +62,9 @@ def _keys() -> ml_collections.ConfigDict:
     # any sizes stay encoded; the networks see them at N px, by random-resized crops in
     # training.
     d.image_size = placeholder(int)
-    d.labels_per_class = 25  # labelled real images of each class
+    # Labelled real images of each class; None = all that have a label.
+    d.labels_per_class = placeholder(int)
+    d.labels_per_class = 25
     d.validation_per_class = 0  # real images held out; the best step is chosen on them
     # folder; None = <data_dir>/rsmatch_pools/<name>
     d.synthetic_pool = placeholder(str)
@@ -72,6 +74,17 @@ def _keys() -> ml_collections.ConfigDict:
     d.synthetic_mix = True
     d.real_only = False  # drop the synthetic part by ground truth
     d.split_seed = placeholder(int)  # choice of images; None = seed
+    # Of configs/own.py, a user's pictures. labeled, test: class folders, an archive of
+    # them, or a CSV with the columns path,label. unlabeled: any folders or archives,
+    # joined by commas. origins: a CSV path,origin[,label] about unlabelled pictures,
+    # used for figures alone.
+    d.labeled = Later(placeholder(str), neutral=None)
+    d.unlabeled = Later(placeholder(str), neutral=None)
+    d.test = Later(placeholder(str), neutral=None)
+    # Share of each class's labelled pictures that is the test set where test is None.
+    d.test_share = Later(0.2, neutral=0.2)
+    d.origins = Later(placeholder(str), neutral=None)
+    d.size = Later(32, neutral=32)  # px that pictures are brought to without image_size
 
     c.input = i = ml_collections.ConfigDict()
     # resident: images on the device, views made in the step; tfdata: made by the host

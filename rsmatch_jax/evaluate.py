@@ -1,18 +1,20 @@
 """Recomputes the figures of a run from one of its checkpoints.
 
     python -m rsmatch_jax.evaluate --workdir=DIR [--step=last|best|N] [--out=FILE.json]
-        [--data_dir=DIR] [--synthetic_pool=DIR]
+        [--data_dir=DIR] [--synthetic_pool=DIR] [--labeled=PLACE] [--unlabeled=PLACE]
+        [--test=PLACE] [--origins=FILE.csv]
 
 On the test set: accuracy, top-5, macro precision, recall and F1, recall per class, the
 most confused classes. On the unlabelled set: detector, pseudo-labels and queue against
-ground truth. The command only reads the workdir. --data_dir and --synthetic_pool name
-the folders of data that have moved.
+ground truth, on the images of known origin or class. The command only reads the
+workdir. The last six flags name the places of data that have moved; --origins also
+those of a CSV that the run did not have.
 Exit codes: 0 done, 1 it failed, 2 the request was wrong.
 """
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -31,8 +33,7 @@ def evaluate(
     folder: str,
     step: str = "last",
     *,
-    data_dir: str | None = None,
-    synthetic_pool: str | None = None,
+    places: Mapping[str, str] | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> dict[str, Any]:
     """Returns all figures of the run in `folder` at a saved step, JSON-ready: figures
@@ -45,7 +46,7 @@ def evaluate(
     devices = list(devices or jax.local_devices())
     run = saved.load(folder, step, devices)
     assert run.state is not None
-    task = saved.load_task(run, data_dir, synthetic_pool)
+    task = saved.load_task(run, places)
     measured = measure.measure(
         measure.mapped_forward(run.exp.nets, devices, run.exp.method.training_heads),
         run.state,
@@ -104,12 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace):
     workdir.check_out(args.out, args.workdir)
-    figures = evaluate(
-        args.workdir,
-        args.step,
-        data_dir=args.data_dir,
-        synthetic_pool=args.synthetic_pool,
-    )
+    figures = evaluate(args.workdir, args.step, places=saved.places(args))
     for line in describe(figures):
         terminal.say(line)
     if args.out is not None:

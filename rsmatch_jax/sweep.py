@@ -30,6 +30,7 @@ from absl import flags
 from rsmatch_jax import files, terminal
 from rsmatch_jax.engine import checks, config_file, saved_config
 from rsmatch_jax.errors import RequestError, RunFailed, exit_code
+from rsmatch_jax.metrics import names
 from rsmatch_jax.report import grid
 from rsmatch_jax.report.grid import Cell, Sweep, Value
 from rsmatch_jax.runs import workdir
@@ -125,7 +126,7 @@ def _run_all(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
             outcome = f"FAILED with exit code {code}, see {r.workdir}.log"
         else:
             result = workdir.read_result(r.workdir) or {}
-            outcome = f"test accuracy {result['test_accuracy']:.4f}"
+            outcome = names.accuracy(result)
         left = sum(seconds) / len(seconds) * (len(to_do) - i)
         say(
             f"[{i}/{len(to_do)}] {r.title}: {outcome}, {seconds[-1]:.0f} s; "

@@ -62,8 +62,12 @@ class Progress:
         total: int,
         say: Callable[[str], None],
         first: int = 0,
+        *,
+        last_line: bool = True,
     ):
-        """first: the number that an earlier process has done."""
+        """first: the number that an earlier process has done. last_line: whether the
+        end is worth a line however soon it comes."""
+        self._last_line = last_line
         self._name, self._unit, self._total, self._say = name, unit, total, say
         self._first = self._done = first
         self._start = self._printed = time.monotonic()
@@ -72,7 +76,8 @@ class Progress:
         """Counts n; calls `detail` for the end of the line, only when one is due."""
         self._done += n
         now = time.monotonic()
-        if self._done < self._total and now - self._printed < REPORT_SECONDS:
+        is_last = self._last_line and self._done >= self._total
+        if not is_last and now - self._printed < REPORT_SECONDS:
             return
         text = detail()  # may wait for the device, so it comes before the time
         self._printed = time.monotonic()

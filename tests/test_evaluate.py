@@ -190,12 +190,12 @@ def test_moved_run_on_moved_data(folder, tmp_path):
     """A copy whose pool is no longer where config.json says."""
     copy = shutil.copytree(folder, tmp_path / "copy")
     change("data", synthetic_pool="/gone", data_dir="/gone")(copy)
-    with pytest.raises(RequestError, match="data_dir=/gone: .*--synthetic_pool=DIR"):
+    with pytest.raises(RequestError, match="data_dir=/gone: .*--synthetic_pool=PLACE"):
         evaluate.evaluate(str(copy))
     with pytest.raises(RequestError, match="no synthetic pool at /gone.*--synthetic_p"):
-        evaluate.evaluate(str(copy), data_dir=str(tmp_path))
+        evaluate.evaluate(str(copy), places={"data_dir": str(tmp_path)})
     figures = evaluate.evaluate(
-        str(copy), synthetic_pool="fake", data_dir=str(tmp_path)
+        str(copy), places={"synthetic_pool": "fake", "data_dir": str(tmp_path)}
     )
     assert figures == evaluate.evaluate(str(folder))
 

@@ -3,6 +3,7 @@
     python -m rsmatch_jax.analysis.explain --workdir=DIR [IMAGE...] [--step=last|best|N]
         [--set=unlabelled|test] [--index=I,J,...] [--images=N] [--class=NAME]
         [--stage=NAME] [--out=FILE.png] [--data_dir=DIR] [--synthetic_pool=DIR]
+        [--labeled=PLACE] [--unlabeled=PLACE] [--test=PLACE] [--origins=FILE.csv]
 
 IMAGE: files, folders and patterns, as for rsmatch_jax.predict. Without any, the command
 takes images of the run's data: those of --index, or --images of the set (20), real and
@@ -10,7 +11,7 @@ synthetic ones of all classes in turn. FILE.png shows for each image: the image,
 speaks for its predicted class (or --class) in the classifier, what speaks for
 "synthetic" in the detector, with probabilities; mistakes are bold. --stage: of the
 networks, by default the last one; earlier stages are finer, but tell less about the
-class. --data_dir and --synthetic_pool name the folders of data that have moved. FILE is
+class. The last six flags name the places of data that have moved. FILE is
 DIR/gradcam.png by default. FILE.json, beside it, has the step, the stages with their
 height and width in positions, and for each image its path or index, truth, class,
 probability and synthetic score.
@@ -116,7 +117,7 @@ def _run(args: argparse.Namespace):
         chosen, unreadable = _from_disk(model, paths)
     else:
         set_name = args.set or "unlabelled"
-        task = saved.load_task(run, args.data_dir, args.synthetic_pool)
+        task = saved.load_task(run, saved.places(args))
         if indices is None:
             indices = choice.balanced(task, set_name, args.images or IMAGES)
         chosen = choice.of_set(task, set_name, indices)

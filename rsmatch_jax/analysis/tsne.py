@@ -2,7 +2,8 @@
 
     python -m rsmatch_jax.analysis.tsne --workdir=DIR [--step=last|best|N] [--images=N]
         [--class=NAME ...] [--seed=N] [--out=FILE.png] [--data_dir=DIR]
-        [--synthetic_pool=DIR]
+        [--synthetic_pool=DIR] [--labeled=PLACE] [--unlabeled=PLACE] [--test=PLACE]
+        [--origins=FILE.csv]
 
 The command takes --images unlabelled images (1500), balanced over real and synthetic
 ones and over all classes as far as possible (of very many classes a random choice), or
@@ -12,7 +13,7 @@ unknown origin. FILE.json, beside it, has the points, and for each network how w
 linear probe separates real from synthetic in its features (balanced accuracy, 0.5 = not
 at all), and how far a class's real and synthetic centroids lie apart (in units of the
 distance between classes), both over the images of known origin. FILE is DIR/tsne.png by
-default. --data_dir and --synthetic_pool name the folders of data that have moved.
+default. The last six flags name the places of data that have moved.
 Exit codes: 0 done, 1 it failed, 2 the request was wrong.
 """
 
@@ -81,7 +82,7 @@ def _run(args: argparse.Namespace):
     names, classes = run.class_names, None
     if args.classes is not None:
         classes = [choice.label(name, names) for name in args.classes]
-    task = saved.load_task(run, args.data_dir, args.synthetic_pool)
+    task = saved.load_task(run, saved.places(args))
     indices = choice.balanced(
         task, "unlabelled", args.images, args.seed, classes, least=LEAST
     )

@@ -13,7 +13,7 @@ shuffles the images class by class, and the first of each class are labelled.
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -40,6 +40,22 @@ class Split:
 
 
 @dataclasses.dataclass(frozen=True)
+class PictureFiles:
+    """The files of some images. names: str [N], paths below their source. digests: S32
+    [N], equal for equal pixels."""
+
+    names: np.ndarray
+    digests: np.ndarray
+
+    def at(self, rows: np.ndarray) -> "PictureFiles":
+        return PictureFiles(self.names[rows], self.digests[rows])
+
+    def followed_by(self, other: "PictureFiles") -> "PictureFiles":
+        names = np.concatenate([self.names, other.names])
+        return PictureFiles(names, np.concatenate([self.digests, other.digests]))
+
+
+@dataclasses.dataclass(frozen=True)
 class Task:
     """The images of a run: lab_* [L, ...], unl_* [N, ...], all of one type."""
 
@@ -58,6 +74,9 @@ class Task:
     val_labels: np.ndarray
     test_images: Images
     test_labels: np.ndarray
+    # Of a user's pictures: {labelled, unlabelled, validation, test: the files}.
+    files: Mapping[str, PictureFiles] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # lines about the images, for the user
 
     @property
     def encoded(self) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from rsmatch_jax import terminal
-from rsmatch_jax.data import normalise
+from rsmatch_jax.data import normalise, own
 from rsmatch_jax.data.images import image_source
 from rsmatch_jax.data.stores import encoded
 from rsmatch_jax.deploy.saved import Saved
@@ -66,12 +66,19 @@ def card(
             "labelled_images": dims.num_labeled,
             "labels_per_class": c.data.labels_per_class,
             "unlabelled_images": dims.num_unlabeled if unlabelled else 0,
-            "synthetic_ratio": c.data.synthetic_ratio if generators else 0.0,
+            "synthetic_ratio": _synthetic_ratio(c, generators),
             "generators": generators,
         },
         "figures": _figures(run.folder, run.step),
         "versions": {"rsmatch_jax": __version__, "jax": jax.__version__},
     }
+
+
+def _synthetic_ratio(config: Any, generators: Sequence[str]) -> float | None:
+    """The synthetic share of the unlabelled images; None if nobody knows it."""
+    if config.data.name == own.NAME:
+        return None
+    return config.data.synthetic_ratio if generators else 0.0
 
 
 def _other_sizes(config: Any, side: int) -> str:
@@ -104,7 +111,9 @@ def text(card: Mapping[str, Any], file: str) -> str:
     training, network, classes = card["training"], card["network"], card["classes"]
     side = card["input"]["shape"][1]
     synthetic, figures = "", []
-    if training["generators"]:
+    if training["synthetic_ratio"] is None:
+        synthetic = ", the latter of unknown origin"
+    elif training["generators"]:
         synthetic = (
             f", {100 * training['synthetic_ratio']:g} % of the latter synthetic "
             f"({', '.join(training['generators'])})"

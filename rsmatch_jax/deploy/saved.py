@@ -8,13 +8,18 @@ from typing import Any
 
 import jax
 
-from rsmatch_jax.data import rs_ssl
+from rsmatch_jax.data import own, rs_ssl
 from rsmatch_jax.engine import experiment, saved_config
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.methods.catalogue import Dims
 from rsmatch_jax.runs import same_data, workdir
 from rsmatch_jax.runs.checkpoint import Checkpoints
 from rsmatch_jax.state import TrainState
+
+# Keys of the config's `data` group, and flags: where the data of a run lie now.
+_OF_DATASETS = ("data_dir", "synthetic_pool")
+_OF_OWN = ("labeled", "unlabeled", "test", "origins")
+PLACES = _OF_DATASETS + _OF_OWN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,25 +93,27 @@ def add_flags(parser: argparse.ArgumentParser, *, data: bool = False):
     parser.add_argument("--workdir", metavar="DIR", required=True)
     parser.add_argument("--step", metavar="last|best|N", default="last")
     if data:
-        parser.add_argument("--data_dir", metavar="DIR")
-        parser.add_argument("--synthetic_pool", metavar="DIR")
+        for key in PLACES:
+            parser.add_argument(f"--{key}", metavar="PLACE")
 
 
-def load_task(
-    run: Saved, data_dir: str | None = None, synthetic_pool: str | None = None
-) -> rs_ssl.Task:
+def places(args: argparse.Namespace) -> dict[str, str]:
+    """Returns {key of the config's `data` group: place} of the flags that are set."""
+    values = {key: getattr(args, key) for key in PLACES}
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def load_task(run: Saved, places: Mapping[str, str] | None = None) -> rs_ssl.Task:
     """Loads the run's images; RequestError if they are missing or have changed.
-    data_dir, synthetic_pool: the present folders; None means those of the config."""
+    places: where they lie now, by PLACES, if not where the config says."""
     config = run.exp.config.copy_and_resolve_references()
-    if data_dir is not None:
-        config.data.data_dir = data_dir
-    if synthetic_pool is not None:
-        config.data.synthetic_pool = synthetic_pool
+    with config.ignore_type():
+        config.data.update(places or {})
     try:
         task = experiment.load_task(config)
     except RequestError as e:
-        raise RequestError(
-            f"{e} (if the data have moved: --data_dir=DIR, --synthetic_pool=DIR)"
-        ) from None
-    same_data.check(run.folder, vars(task.split), same_data.digest(task))
+        keys = _OF_OWN if config.data.name == own.NAME else _OF_DATASETS
+        flags = ", ".join(f"--{key}=PLACE" for key in keys)
+        raise RequestError(f"{e} (if the data have moved: {flags})") from None
+    same_data.check(run.folder, task)
     return task

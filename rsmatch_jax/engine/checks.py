@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from rsmatch_jax.data import own
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.methods import catalogue
 from rsmatch_jax.methods.keys import Bounds, get, refuse
@@ -26,6 +27,8 @@ BOUNDS = {
     "data.synthetic_mode": Bounds(choices=("replace", "add")),
     "data.split_seed": _SEED,
     "data.image_size": Bounds(least=SMALLEST),
+    "data.size": Bounds(least=SMALLEST),
+    "data.test_share": Bounds(least=0, most=0.9),
     "input.mode": Bounds(choices=("auto", "resident", "tfdata")),
     "input.resident_budget_gb": _NOT_NEGATIVE,
     "input.crop_pad": _NOT_NEGATIVE,
@@ -56,6 +59,11 @@ BOUNDS = {
     "checkpoint.keep": _ONE_OR_MORE,
     "log.every_steps": _ONE_OR_MORE,
 }
+# Keys of `data` for a user's pictures (configs/own.py), and those for other datasets.
+_PLACES_OF_OWN = ("labeled", "unlabeled", "test", "origins")
+_OF_OWN = (*_PLACES_OF_OWN, "test_share", "size")
+_OF_OTHERS = ("data_dir", "download", "synthetic_pool", "synthetic_ratio")
+_OF_OTHERS += ("synthetic_mode", "synthetic_mix", "real_only")
 # Keys of `method` that are read for every method: evaluation takes the threshold.
 _ALWAYS_READ = ("method.name", "method.threshold")
 
@@ -79,16 +87,22 @@ def check(config: Any, num_devices: int):
 
 
 def ignored_keys(config: Any, keys: Iterable[str]) -> dict[str, str]:
-    """Returns {key: settings that read it} of the keys that the method ignores. A block
-    of `method` belongs to the method, or to the methods with the rule, of its name."""
+    """Returns {key: settings that read it} of the keys that the dataset or the method
+    ignores. A block of `method` belongs to the method, or to the methods with the rule,
+    of its name."""
     options = config.method
     if options.name not in catalogue.METHODS:
         return {}  # `check` refuses it
     blocks = {name for name, value in options.items() if hasattr(value, "items")}
     unused = blocks - set(catalogue.blocks_in_use(config))
+    of_data = dict.fromkeys(_OF_OWN, f"data.name={own.NAME} (--config=own)")
+    if config.data.name == own.NAME:
+        of_data = dict.fromkeys(_OF_OTHERS, "datasets whose synthetic images are known")
     ignored = {}
     for key in keys:
         group, name = [*key.split("."), ""][:2]
+        if group == "data" and name in of_data:
+            ignored[key] = of_data[name]
         if group != "method" or key in _ALWAYS_READ:
             continue
         if name in unused:
@@ -99,18 +113,24 @@ def ignored_keys(config: Any, keys: Iterable[str]) -> dict[str, str]:
 
 
 def check_overrides(config: Any, keys: Iterable[str]):
-    """Raises RequestError for a key of the command line that the method ignores; a
-    config file may hold values for all methods."""
+    """Raises RequestError for a key of the command line that the dataset or the method
+    ignores; a config file may hold values for all methods."""
     for key, owners in ignored_keys(config, keys).items():
         in_use = catalogue.blocks_in_use(config).items()
-        method = " with ".join(f"{path}={name}" for name, path in in_use)
-        refuse(config, key, f"{method} ignores it; it belongs to {owners}")
+        reader = " with ".join(f"{path}={name}" for name, path in in_use)
+        if key.startswith("data."):
+            reader = f"data.name={config.data.name}"
+        refuse(config, key, f"{reader} ignores it; it belongs to {owners}")
 
 
 def _check_pairs(config: Any, num_devices: int):
     """Checks the keys that have to fit each other, or the devices."""
     if config.optim.warmup_steps >= config.train.num_steps:
         refuse(config, "optim.warmup_steps", "it must be below train.num_steps")
+    for name in _PLACES_OF_OWN if config.data.name != own.NAME else ():
+        if config.data[name] is not None:
+            way_out = f"it belongs to data.name={own.NAME}: use --config=own"
+            refuse(config, f"data.{name}", f"{way_out}, or leave it out")
     ratio, mode = config.data.synthetic_ratio, config.data.synthetic_mode
     if ratio > 1 or (mode == "add" and ratio == 1):
         bound = "below 1" if mode == "add" else "at most 1"

@@ -11,9 +11,11 @@ import optax
 
 from rsmatch_jax import optim, step
 from rsmatch_jax.augment import views
-from rsmatch_jax.data import normalise, pool_choice, rs_ssl, sources
+        seed=split_seed,
+        unlabelled=unlabelled,
 from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.data.stores.encoded import EncodedImages
+from rsmatch_jax.errors import RequestError
 from rsmatch_jax.methods.catalogue import METHODS, Dims, Method
 from rsmatch_jax.models import networks
 from rsmatch_jax.models.networks import Network
@@ -74,6 +76,9 @@ class Experiment:
 def load_task(config: Any) -> rs_ssl.Task:
     """Loads the images of the run, real and synthetic, by the config's `data` group."""
     d = config.data
+    split_seed = config.seed if d.split_seed is None else d.split_seed
+    if d.name == own.NAME:
+        return _load_own_task(config, split_seed)
     sources.check_places(d.data_dir, d.synthetic_pool)
     options = {"cache_dir": d.cache_dir, "image_size": d.image_size}
     train, test, unlabelled = sources.load_splits(
@@ -94,10 +99,33 @@ def load_task(config: Any) -> rs_ssl.Task:
         ratio=d.synthetic_ratio,
         mode=d.synthetic_mode,
         mix=d.synthetic_mix,
-        seed=config.seed if d.split_seed is None else d.split_seed,
+        seed=split_seed,
         unlabelled=unlabelled,
     )
     return rs_ssl.make_task(train, test, pool, split, unlabelled)
+
+
+def _load_own_task(config: Any, split_seed: int) -> rs_ssl.Task:
+    """Loads a user's pictures; RequestError if the unlabelled ones fill no batch."""
+    d, t = config.data, config.train
+    task = own.load_task(
+        own.Places(d.labeled, d.unlabeled, d.test, d.origins, d.cache_dir),
+        size=d.image_size or d.size,
+        encode=d.image_size is not None,
+        test_share=d.test_share,
+        labels_per_class=d.labels_per_class,
+        validation_per_class=d.validation_per_class,
+        seed=split_seed,
+    )
+    rows = t.batch_size * t.unlabeled_ratio
+    collected = len(task.unl_labels) - len(task.split.unlabeled_real)
+    if collected < rows:
+        raise RequestError(
+            f"data.unlabeled={d.unlabeled} has {collected} readable pictures, fewer "
+            f"than the train.batch_size * unlabeled_ratio = {rows} of a step; collect "
+            "more, or lower one of the two"
+        )
+    return task
 
 
 def task_dims(config: Any, task: rs_ssl.Task) -> Dims:

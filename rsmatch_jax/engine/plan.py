@@ -32,6 +32,7 @@ def describe(exp: Experiment, task: rs_ssl.Task) -> Iterator[str]:
         + (f"{len(task.val_images)} validation; " if len(task.val_images) else "")
         + f"{len(task.test_images)} test"
     )
+    yield from (f"  {note}" for note in task.notes)
     for g, name in enumerate(task.generator_names):
         yield f"  from {name}: {int((task.unl_origins == g).sum())}"
     unlabeled = dims.unlabeled_batch if exp.method.uses_unlabeled else 0

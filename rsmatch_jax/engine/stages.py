@@ -16,6 +16,7 @@ from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.engine.loop import Loop
 from rsmatch_jax.errors import RunFailed
 from rsmatch_jax.methods.catalogue import METHODS
+from rsmatch_jax.metrics import names
 from rsmatch_jax.runs import checkpoint, same_data, workdir
 from rsmatch_jax.runs.checkpoint import Checkpoints
 from rsmatch_jax.runtime import hosts, parallel
@@ -53,8 +54,8 @@ def run(
     config, result = _check(config, folder, len(devices), overwrite, explicit)
     if result and result.get("status") == "finished" and not plan_only:
         say(
-            f"{folder} holds this run, finished: test accuracy "
-            f"{result['test_accuracy']:.4f}. Nothing to do; --overwrite trains anew"
+            f"{folder} holds this run, finished: {names.accuracy(result)}. Nothing to "
+            "do; --overwrite trains anew"
         )
         return result
     say(f"{config.method.name} on {config.data.name}, seed {config.seed}: {folder}")
@@ -152,10 +153,15 @@ def _claimed(
                 saved_config.continue_run(folder, exp.config, explicit)
             about = experiment.describe_data(task, exp.dims)
             about[same_data.CONTENT] = same_data.digest(task)
-            split = vars(task.split)
             if os.path.exists(os.path.join(folder, workdir.SPLIT_FILE)):
-                same_data.check(folder, split, about[same_data.CONTENT])
-            workdir.claim(folder, exp.config.to_dict(), split, about)
+                same_data.check(folder, task)
+            workdir.claim(
+                folder,
+                exp.config.to_dict(),
+                vars(task.split),
+                about,
+                same_data.columns(task),
+            )
 
         hosts.on_primary("claim", take)
         hosts.require_shared(folder)

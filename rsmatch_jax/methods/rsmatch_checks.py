@@ -24,8 +24,16 @@ def check(config: keys.Config):
     for holder, most in holders.items():
         if options.queue_push > most:
             refuse("queue_push", f"{holder.format(most)}; push at most as many")
+    of_unknown_origin = data.name == "own"  # configs/own.py
+    if of_unknown_origin and options.routing == "random":
+        refuse(
+            "routing",
+            "nobody knows the share of synthetic images that the coin needs; use "
+            "method.rsmatch.routing=detector",
+        )
     for name, nothing in (("synthetic_ratio", 0), ("real_only", True)):
-        if options.routing == "oracle" and data[name] == nothing:
+        is_clean = data[name] == nothing and not of_unknown_origin
+        if options.routing == "oracle" and is_clean:
             refuse(
                 "routing",
                 f"with data.{name}={data[name]} no unlabelled image is synthetic and "

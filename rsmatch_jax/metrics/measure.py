@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rsmatch_jax.data.rs_ssl import Task
-from rsmatch_jax.metrics import mistakes, scores
+from rsmatch_jax.metrics import mistakes, names, scores
 from rsmatch_jax.metrics.scores import Rows
 from rsmatch_jax.models.networks import Network
 from rsmatch_jax.runtime import compilation, parallel
@@ -108,7 +108,7 @@ def predict(
     """
     batch_size = math.ceil(batch_size / len(devices)) * len(devices)
     local, parts = parallel.own_rows(batch_size, devices), []
-    for start in range(0, len(images), batch_size):
+    for start in range(0, max(len(images), 1), batch_size):  # none: for the types
         at = local[local < len(images) - start] + start
         x = np.asarray(images[at])
         y = np.asarray(labels[at], np.int32)
@@ -146,10 +146,13 @@ def measure(
 
     num_classes = len(task.class_names)
     test = rows_of(task.test_images, task.test_labels)
-    scored = scores.test_metrics(test, task.test_labels, num_classes)
-    confusion = scored.pop("confusion")
-    bins, ece = scores.calibration(test, task.test_labels)
-    figures = {f"test_{name}": value for name, value in {**scored, "ece": ece}.items()}
+    scored: dict[str, Any] = dict.fromkeys(("accuracy", *names.TEST))
+    confusion, bins = np.zeros((num_classes, num_classes), np.int64), None
+    if len(task.test_labels):
+        scored |= scores.test_metrics(test, task.test_labels, num_classes)
+        confusion = scored.pop("confusion")
+        bins, scored["ece"] = scores.calibration(test, task.test_labels)
+    figures = {f"test_{name}": value for name, value in scored.items()}
     if len(task.val_images):
         predicted = rows_of(task.val_images, task.val_labels)["predicted"]
         figures["validation_accuracy"] = float(np.mean(predicted == task.val_labels))

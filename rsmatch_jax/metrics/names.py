@@ -5,6 +5,7 @@ metrics.jsonl. All of them are shares of one.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 BEST, MEDIAN = "test_accuracy_best", "test_accuracy_median20"
 # Metrics of one evaluation.
@@ -60,6 +61,12 @@ def known_line(known: Mapping[str, int] | None) -> str | None:
         f"{known['origins']} and those about classes {known['classes']}, where these "
         f"are known; {known['queue']} images in the queue are of known origin"
     )
+
+
+def accuracy(result: Mapping[str, Any]) -> str:
+    """Returns the test accuracy of a run's result in words."""
+    share = result["test_accuracy"]
+    return "no test set" if share is None else f"test accuracy {share:.4f}"
 
 
 # Columns of the report's CSV files, and their keys in result.json.

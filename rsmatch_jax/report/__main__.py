@@ -6,8 +6,8 @@ them with curves and pictures as one self-contained page, and as FILE.csv (a lin
 cell) and FILE.runs.csv (a line per run). FILE is DIR/report.html by default. A DIR that
 is itself a run is shown in detail: its figures, curves, queue, mistakes, config, and
 the pictures that rsmatch_jax.analysis.explain and .tsne drew there. --draw first draws
-those that are missing or old, which needs the run's data (--data_dir=DIR and
---synthetic_pool=DIR if they have moved).
+those that are missing or old, which needs the run's data (--data_dir, --synthetic_pool,
+--labeled, --unlabeled, --test and --origins say where they are if they have moved).
 Exit codes: 0 done, 1 something could not be drawn, 2 the request was wrong.
 """
 
@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 
 from rsmatch_jax import files, terminal
+from rsmatch_jax.deploy import saved
 from rsmatch_jax.errors import RequestError, RunFailed
 from rsmatch_jax.report import collect, page, run_section, tables, text
 from rsmatch_jax.terminal import Parser
@@ -28,18 +29,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("folders", metavar="DIR", nargs="+")
     parser.add_argument("--out", metavar="FILE.html", help="the page")
     parser.add_argument("--draw", action="store_true", help="missing pictures first")
-    parser.add_argument("--data_dir", metavar="DIR", help="where --draw finds the data")
-    parser.add_argument("--synthetic_pool", metavar="DIR")
+    for key in saved.PLACES:
+        parser.add_argument(
+            f"--{key}", metavar="PLACE", help="of moved data, for --draw"
+        )
     return terminal.run_command(parser, argv, _run, "the same command starts over")
 
 
 def _run(args: argparse.Namespace):
     """Prints and writes the report of all runs in or below the folders."""
-    data_flags = [
-        f"--{flag}={getattr(args, flag)}"
-        for flag in ("data_dir", "synthetic_pool")
-        if getattr(args, flag) is not None
-    ]
+    data_flags = [f"--{k}={place}" for k, place in saved.places(args).items()]
     if data_flags and not args.draw:
         raise RequestError(f"{data_flags[0]} is for --draw alone; leave it out")
     folders = [os.path.normpath(folder) for folder in args.folders]

@@ -90,7 +90,8 @@ def read(folder: str) -> Run | Broken:
             figures={k: None if v is None else float(v) for k, v in values.items()},
             evaluations=tuple(x for x in lines if "eval/test_accuracy" in x),
         )
-        if run.finished and run.figures["best"] is None:
+        was_tested = any(x["eval/test_accuracy"] is not None for x in run.evaluations)
+        if run.finished and was_tested and run.figures["best"] is None:
             raise KeyError(names.BEST)
     except RequestError as e:
         return Broken(folder, str(e))

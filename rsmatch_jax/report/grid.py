@@ -19,7 +19,7 @@ PAPER = ("table1", "table2", "table3")
 # Where data lie and how a run is carried out: no difference between two runs.
 NOT_THE_SETTING = (
     *workdir.FREE,
-    *("seed", "data.data_dir", "data.cache_dir", "data.download"),
+    *("seed", "data.data_dir", "data.cache_dir", "data.download", "data.origins"),
 )
 # What identifies a cell of the paper; other keys only make it smaller or larger.
 IDENTITY = (

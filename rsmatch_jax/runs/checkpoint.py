@@ -73,7 +73,10 @@ class Checkpoints:
             step = self._read(step, meta=ocp.args.JsonRestore())["meta"]["best"]
             reason = f"the checkpoint of the best step, {step}, is not there"
             if step is None:
-                reason = "the run was not evaluated up to its newest checkpoint"
+                reason = (
+                    "the run was not evaluated up to its newest checkpoint, or has "
+                    "neither test nor validation images to choose on"
+                )
         elif name != "last":
             step = int(name) if name in map(str, steps) else None
         if step not in steps:

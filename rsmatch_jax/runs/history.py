@@ -69,11 +69,12 @@ class Record:
     def add_evaluation(self, step: int, metrics: dict[str, Any]) -> bool:
         """Adds an evaluation; returns True if it is better than all before."""
         self.evaluations.append({"step": step, **metrics})
-        # On the validation images if there are any, else (USB's rule) on the test set.
+        # On the validation images if there are any, else (USB's rule) on the test set;
+        # without both there is no best step.
         *earlier, now = (
             e.get("validation_accuracy", e["test_accuracy"]) for e in self.evaluations
         )
-        if earlier and now <= max(earlier):
+        if now is None or (earlier and now <= max(earlier)):
             return False
         self.best_step = step
         return True
@@ -108,6 +109,7 @@ class Record:
         """Returns the content of result.json; None for what a method does not have."""
         last = self.evaluations[-1] if self.evaluations else {}
         accuracies = [e["test_accuracy"] for e in self.evaluations[-MEDIAN_OF:]]
+        accuracies = [share for share in accuracies if share is not None]
         best = next((e for e in self.evaluations if e["step"] == self.best_step), {})
         return {
             "status": status,

@@ -3,21 +3,26 @@
 import hashlib
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import numpy as np
 
 from rsmatch_jax import files
-from rsmatch_jax.data import rs_ssl
+from rsmatch_jax.data.rs_ssl import Task
 from rsmatch_jax.data.stores.encoded import EncodedImages
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.runs import workdir
 
 CONTENT = "content"  # key of data.json: a digest of images, which older runs lack
 SAMPLE = 256  # images of each part; all of ImageNet would take minutes to read
+_GROUPS = {
+    "labelled": ("labelled", "validation", "test"),
+    "unlabelled": ("unlabelled",),
+}
+_ANEW = "or train anew with --overwrite"
 
 
-def digest(task: rs_ssl.Task) -> str:
+def digest(task: Task) -> str:
     """Returns a SHA-256 of up to SAMPLE evenly spaced images of each part of a task: of
     the pixels of decoded images, of the files of encoded ones."""
     sha = hashlib.sha256()
@@ -32,20 +37,30 @@ def digest(task: rs_ssl.Task) -> str:
     return sha.hexdigest()
 
 
-def check(folder: str, split: Mapping[str, np.ndarray], content: str):
-    """Raises RequestError unless the run in `folder` began with these images. split:
-    index arrays by name. content: their `digest`."""
-    anew = "or train anew with --overwrite"
-    changed = f"so the dataset or the pool has changed since; restore them, {anew}"
+def columns(task: Task) -> dict[str, np.ndarray]:
+    """Returns the content of pictures.npz: names, digests and labels of a user's
+    pictures by part; labels not of unlabelled ones, whose figures alone need them."""
+    labels = {
+        "labelled": task.lab_labels,
+        "validation": task.val_labels,
+        "test": task.test_labels,
+    }
+    parts = {
+        f"{part}_{name}": column
+        for part, pictures in task.files.items()
+        for name, column in vars(pictures).items()
+    }
+    return parts | {f"{p}_labels": labels[p] for p in task.files.keys() & labels.keys()}
+
+
+def check(folder: str, task: Task):
+    """Raises RequestError unless the run in `folder` began with the images of `task`,
+    labels and all; names what differs."""
+    _check_pictures(folder, task)
+    changed = f"so the dataset or the pool has changed since; restore them, {_ANEW}"
     path = os.path.join(folder, workdir.SPLIT_FILE)
-    try:
-        with np.load(path, allow_pickle=False) as saved:
-            earlier = {name: saved[name] for name in split}
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as e:
-        raise RequestError(
-            f"{path} cannot be read ({e}), so nothing tells which images this run "
-            f"began with; restore it, {anew}"
-        ) from None
+    split = vars(task.split)
+    earlier = _read(path, list(split))
     for name, indices in split.items():
         if not np.array_equal(earlier[name], indices):
             raise RequestError(
@@ -53,8 +68,62 @@ def check(folder: str, split: Mapping[str, np.ndarray], content: str):
                 f"{changed}"
             )
     data = files.read_json(os.path.join(folder, workdir.DATA_FILE)) or {}
-    if data.get(CONTENT) not in (None, content):
+    if data.get(CONTENT) not in (None, digest(task)):
         raise RequestError(
             f"{folder}: this run began with other images of the same number and "
             f"labels, {changed}"
         )
+
+
+def _check_pictures(folder: str, task: Task):
+    """Compares a user's pictures one by one with those that the run began with."""
+    now = columns(task)
+    if not now:
+        return
+    earlier = _read(os.path.join(folder, workdir.PICTURES_FILE), list(now))
+    way_out = f"restore them, {_ANEW}"
+    # The choice of test pictures follows from all labelled ones, so these come first.
+    for what, parts in _GROUPS.items():
+        before, after = (_by_content(pictures, parts) for pictures in (earlier, now))
+        changed = {**after, **before}.keys() - (after.keys() & before.keys())
+        if changed:
+            names = sorted({**before, **after}[content] for content in changed)
+            raise RequestError(
+                f"{folder}: this run began with other {what} pictures, or with others "
+                f"of their classes: {len(after.keys() - before.keys())} are new, "
+                f"{len(before.keys() - after.keys())} are gone, such as {names[0]}; "
+                f"{way_out}"
+            )
+        for part in parts:
+            name = f"{part}_digests"
+            if not np.array_equal(earlier[name], now[name]):
+                raise RequestError(
+                    f"{folder}: this run began with the same {what} pictures in "
+                    f"another order or number, so files were renamed or copied; "
+                    f"{way_out}"
+                )
+
+
+def _by_content(
+    pictures: dict[str, np.ndarray], parts: Sequence[str]
+) -> dict[tuple[bytes, int], str]:
+    """Returns {(digest, label or -1): name} of all pictures of some parts."""
+    names = {}
+    for part in parts:
+        digests = pictures[f"{part}_digests"].tolist()
+        labels = pictures.get(f"{part}_labels", np.full(len(digests), -1)).tolist()
+        keys = zip(digests, labels, strict=True)
+        names |= dict(zip(keys, pictures[f"{part}_names"].tolist(), strict=True))
+    return names
+
+
+def _read(path: str, names: list[str]) -> dict[str, np.ndarray]:
+    """Returns arrays of a .npz file; RequestError if it cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            return {name: saved[name] for name in names}
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as e:
+        raise RequestError(
+            f"{path} cannot be read ({e}), so nothing tells which images this run "
+            f"began with; restore it, {_ANEW}"
+        ) from None

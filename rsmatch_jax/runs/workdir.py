@@ -17,6 +17,7 @@ METRICS_FILE = "metrics.jsonl"
 RESULT_FILE = "result.json"
 PARAMETERS_FILE = "parameters.txt"
 SPLIT_FILE = "split.npz"
+PICTURES_FILE = "pictures.npz"  # names and content of a user's pictures
 DATA_FILE = "data.json"  # what a trained network needs to know of its data
 QUEUE_PICTURE = "queue.png"
 CONFUSION_FILE = "confusion.npy"
@@ -25,7 +26,14 @@ LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
 _REMOVED = ".removed"
 _EVENTS = "events.out."  # TensorBoard's
-FILES = (CONFIG_FILE, SPLIT_FILE, DATA_FILE, METRICS_FILE, PARAMETERS_FILE)
+FILES = (
+    CONFIG_FILE,
+    SPLIT_FILE,
+    PICTURES_FILE,
+    DATA_FILE,
+    METRICS_FILE,
+    PARAMETERS_FILE,
+)
 FILES += (QUEUE_PICTURE, CONFUSION_FILE, MISTAKES_FILE, RESULT_FILE)
 
 LEFT_ALONE = "it is left alone, choose another workdir"
@@ -98,10 +106,14 @@ def read_data(workdir: str) -> dict[str, Any]:
 
 
 def claim(
-    workdir: str, config: dict[str, Any], split: Mapping[str, Any], data: dict[str, Any]
+    workdir: str,
+    config: dict[str, Any],
+    split: Mapping[str, Any],
+    data: dict[str, Any],
+    pictures: Mapping[str, Any] | None = None,
 ):
-    """Makes the folder, with config.json, split.npz (index arrays by name) and
-    data.json (a JSON-ready description of the data) in it."""
+    """Makes the folder, with config.json, split.npz (index arrays by name), data.json
+    (a JSON-ready description of the data) and, if there are any, pictures.npz in it."""
     with files.written_to("--workdir", workdir):
         os.makedirs(workdir, exist_ok=True)
         for name in os.listdir(workdir):
@@ -109,6 +121,9 @@ def claim(
                 os.remove(os.path.join(workdir, name))
         files.write_json(os.path.join(workdir, CONFIG_FILE), config)
         files.write_json(os.path.join(workdir, DATA_FILE), data)
+        if pictures:
+            with files.replacing(os.path.join(workdir, PICTURES_FILE)) as f:
+                np.savez_compressed(f, **pictures)
         with files.replacing(os.path.join(workdir, SPLIT_FILE)) as f:
             np.savez(f, **split)
 

@@ -21,7 +21,7 @@ def test_files_of_a_run_and_that_a_finished_one_is_left_alone(tmp_path, capsys):
     keys = {"train.num_steps": 3, "log.tensorboard": True}
     result = run(tmp_path / "r", **keys)
     names = set(os.listdir(tmp_path / "r"))
-    assert {*workdir.FILES, workdir.CHECKPOINTS} <= names
+    assert {*workdir.FILES, workdir.CHECKPOINTS} - {workdir.PICTURES_FILE} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     path = tmp_path / "r" / "result.json"
     assert json.loads(path.read_text()) == files.plain(result)
@@ -94,15 +94,17 @@ def test_warnings_are_seen_everywhere_and_once(tmp_path, capsys):
 
 def test_changed_data_are_not_resumed(tmp_path):
     """The queue's indices would mean other images."""
-    folder = str(tmp_path / "r")
-    split = {"labeled": np.arange(3), "unlabeled_synthetic": np.arange(5)}
-    workdir.claim(folder, {}, split, {same_data.CONTENT: "a"})
-    same_data.check(folder, split, "a")
-    other = {**split, "unlabeled_synthetic": np.arange(1, 6)}
+    folder, task = str(tmp_path / "r"), experiment.load_task(config(**KEYS))
+    about = {same_data.CONTENT: same_data.digest(task)}
+    workdir.claim(folder, {}, vars(task.split), about)
+    same_data.check(folder, task)
+    split = dataclasses.replace(task.split, unlabeled_synthetic=np.arange(5))
     with pytest.raises(RequestError, match="unlabeled_synthetic.*has changed"):
-        same_data.check(folder, other, "a")
+        same_data.check(folder, dataclasses.replace(task, split=split))
     with pytest.raises(RequestError, match="other images.*has changed"):
-        same_data.check(folder, split, "b")
+        same_data.check(
+            folder, dataclasses.replace(task, test_images=255 - task.test_images)
+        )
 
 
 def test_digest_tells_images_apart():

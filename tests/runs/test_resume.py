@@ -1,14 +1,19 @@
 """Interrupted and resumed runs against undisturbed ones."""
 
 import itertools
-import json
-import shutil
 
 import pytest
 from support.helpers import assert_bit_equal, leaves
-from support.runs import ONE_NETWORK, first_state, lines, run, saved_state, timeless
+from support.runs import (
+    ONE_NETWORK,
+    first_state,
+    killed_copy,
+    lines,
+    run,
+    saved_state,
+    timeless,
+)
 
-from rsmatch_jax import files
 from rsmatch_jax.engine import feed
 from rsmatch_jax.methods.catalogue import METHODS
 from rsmatch_jax.runs import workdir
@@ -46,14 +51,6 @@ def dispatch(monkeypatch):
         )
 
     return set_length
-
-
-def killed_copy(folder, to, last):
-    """Copies a workdir to the state before its checkpoint `last`, as after a kill."""
-    shutil.copytree(folder, to)
-    shutil.rmtree(to / "checkpoints" / str(last))
-    result = json.loads((to / workdir.RESULT_FILE).read_text())
-    files.write_json(to / workdir.RESULT_FILE, {**result, "status": "running"})
 
 
 def assert_alike(folder, other, step, like):

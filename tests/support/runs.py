@@ -2,10 +2,12 @@
 
 import contextlib
 import json
+import shutil
 
 import jax
 from support.helpers import TINY, build, config
 
+from rsmatch_jax import files
 from rsmatch_jax.engine import stages
 from rsmatch_jax.runs import workdir
 from rsmatch_jax.runs.checkpoint import Checkpoints
@@ -47,6 +49,14 @@ def saved_state(folder, step, like):
 def lines(folder):
     with open(folder / workdir.METRICS_FILE) as f:
         return [json.loads(line) for line in f]
+
+
+def killed_copy(folder, to, last):
+    """Copies a workdir to the state before its checkpoint `last`, as after a kill."""
+    shutil.copytree(folder, to)
+    shutil.rmtree(to / "checkpoints" / str(last))
+    result = json.loads((to / workdir.RESULT_FILE).read_text())
+    files.write_json(to / workdir.RESULT_FILE, {**result, "status": "running"})
 
 
 def timeless(result):

@@ -10,6 +10,7 @@ import glob
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from absl import logging
 
@@ -19,6 +20,7 @@ from rsmatch_jax.data.stores.arrays import ImageArrays
 from rsmatch_jax.data.stores.dataset_folder import Source
 from rsmatch_jax.errors import RequestError
 
+T = TypeVar("T")
 Build = Callable[[str], tuple[ImageArrays, dict]]
 _PARTIAL = ".partial"
 
@@ -49,26 +51,56 @@ def get_or_build(
     name, encoded = place.name, "" if size is None else "encoded_"
     parent = os.path.join(cache_dir, encoded + place.kind, name.replace("/", "__"))
     entry = os.path.join(parent, f"{source.version}-{source.fingerprint}")
-    with contextlib.suppress(RequestError):
+    origin = {key: getattr(source, key) for key in ("folder", "version", "fingerprint")}
+
+    def write(temporary: str):
+        for split in splits:
+            data, extra = build(split)
+            folder = os.path.join(temporary, split)
+            arrays.save(folder, data, {"source": origin, **extra})
+
+    def read(entry: str) -> list[ImageArrays]:
         return _open(entry, splits, source.folder, size)
+
+    return build_once(entry, name, read, write)
+
+
+def build_once(
+    entry: str, name: str, read: Callable[[str], T], write: Callable[[str], None]
+) -> T:
+    """Returns what `read` returns of an entry; if it raises RequestError because the
+    entry is absent or damaged, `write` makes it first, in one process at a time.
+
+    name: of the data, for messages. write: takes a folder that is then renamed.
+    """
+    with contextlib.suppress(RequestError):
+        return read(entry)
     try:
-        os.makedirs(parent, exist_ok=True)
+        os.makedirs(os.path.dirname(entry), exist_ok=True)
         with open(entry + ".lock", "w") as lock:
             if not files.try_lock(lock):
                 logging.info("Waiting for another process that decodes %s", name)
                 files.wait_for_lock(lock)
             try:  # another process may have built it
-                return _open(entry, splits, source.folder, size)
+                return read(entry)
             except RequestError as e:
                 if os.path.isdir(entry):
                     logging.warning("Reading %s again: %s", name, e)
                 else:
-                    logging.info("Reading %s into %s, once", source.folder, entry)
-            _write(entry, source, splits, build)
+                    logging.info("Reading %s into %s, once", name, entry)
+            # This process holds the lock: a killed process left a partial entry.
+            temporary = entry + _PARTIAL
+            shutil.rmtree(temporary, ignore_errors=True)
+            try:
+                write(temporary)
+                shutil.rmtree(entry, ignore_errors=True)
+                os.rename(temporary, entry)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
     except OSError as e:
         reason = f"cannot be cached in {entry} ({e}); set another data.cache_dir"
         raise RequestError(f"{name} {reason}") from e
-    return _open(entry, splits, source.folder, size)
+    return read(entry)
 
 
 def find(
@@ -108,19 +140,3 @@ def _open(
         return [arrays.load(os.path.join(entry, s), folder, size) for s in splits]
     except OSError as e:
         raise RequestError(f"{entry} is damaged ({e!r}); delete it") from e
-
-
-def _write(entry: str, source: Source, splits: Sequence[str], build: Build):
-    # This process holds the lock, so a partial entry is left from a killed process.
-    temporary = entry + _PARTIAL
-    shutil.rmtree(temporary, ignore_errors=True)
-    origin = {key: getattr(source, key) for key in ("folder", "version", "fingerprint")}
-    try:
-        for split in splits:
-            data, extra = build(split)
-            folder = os.path.join(temporary, split)
-            arrays.save(folder, data, {"source": origin, **extra})
-        shutil.rmtree(entry, ignore_errors=True)
-        os.rename(temporary, entry)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

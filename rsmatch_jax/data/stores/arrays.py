@@ -102,7 +102,7 @@ def save(folder: str, data: ImageArrays, extra: Mapping[str, Any] | None = None)
         path = os.path.join(folder, f"{key}.npy")
         np.save(path, column, allow_pickle=False)
         about = {"shape": column.shape, "dtype": str(column.dtype)}
-        meta["files"][f"{key}.npy"] = {**about, "sha256": _sha256(path)}
+        meta["files"][f"{key}.npy"] = {**about, "sha256": sha256(path)}
     files.write_json(os.path.join(folder, META), {**meta, **(extra or {})})
 
 
@@ -128,7 +128,7 @@ def load(folder: str, shards: str = "", size: int | None = None) -> ImageArrays:
     meta = load_meta(folder)
     try:
         columns = {
-            file.removesuffix(".npy"): _column(folder, file, entry["sha256"])
+            file.removesuffix(".npy"): open_column(folder, file, entry["sha256"])
             for file, entry in meta["files"].items()
         }
         if size is None:
@@ -151,9 +151,10 @@ def load(folder: str, shards: str = "", size: int | None = None) -> ImageArrays:
     return data
 
 
-def _column(folder: str, file: str, sha256: str) -> np.ndarray:
+def open_column(folder: str, file: str, checksum: str) -> np.ndarray:
+    """Opens a .npy file of a folder, memory-mapped; ValueError if it is damaged."""
     path = os.path.join(folder, file)
-    if not os.path.isfile(path) or _sha256(path) != sha256:
+    if not os.path.isfile(path) or sha256(path) != checksum:
         raise ValueError(f"{file} is missing, or its checksum differs from {META}")
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
@@ -161,7 +162,8 @@ def _column(folder: str, file: str, sha256: str) -> np.ndarray:
         raise ValueError(f"{file} is no array of numbers: {e}") from None
 
 
-def _sha256(path: str) -> str:
+def sha256(path: str) -> str:
+    """Returns the SHA-256 of a file, 64 hex digits."""
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 

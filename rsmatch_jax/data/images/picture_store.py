@@ -1,0 +1,181 @@
+"""Pictures of any files, brought to one size or kept encoded, once, in the cache.
+
+An entry <cache>/pictures/<digest of the files' contents>-<form> has `images.bin` (all
+pixels, or all JPEG and PNG files, in a row), `digests.npy`, `places.npy` and meta.json.
+"""
+
+import dataclasses
+import hashlib
+import io
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from rsmatch_jax import files
+from rsmatch_jax.data.images import image_source
+from rsmatch_jax.data.images.image_source import File, Unreadable
+from rsmatch_jax.data.stores import array_cache, arrays, encoded
+from rsmatch_jax.data.stores.encoded import EncodedImages
+from rsmatch_jax.errors import RequestError
+from rsmatch_jax.runtime.ahead import ahead
+from rsmatch_jax.terminal import Progress, say
+
+FORMAT = 1  # of an entry; a change of what decoding does makes another
+_IMAGES, _COLUMNS = "images.bin", ("digests", "places")
+_AHEAD = 64  # pictures being decoded
+_SHOWN = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """The n readable ones of N files.
+
+    images: uint8 [n, S, S, 3], memory-mapped, or encoded. rows: int64 [n], their
+    positions among the files. digests: S32 [n], equal for equal pixels. unreadable:
+    {position of a file: reason}. changes: {what was done to pictures: how many}.
+    """
+
+    images: np.ndarray | EncodedImages
+    rows: np.ndarray
+    digests: np.ndarray
+    unreadable: dict[int, str]
+    changes: dict[str, int]
+
+    def notes(self, what: str, names: Sequence[str]) -> Iterator[str]:
+        """Yields lines about the pictures `what`, the files of these names."""
+        if self.unreadable:
+            some = [f"{names[i]} ({why})" for i, why in self.unreadable.items()]
+            yield (
+                f"{what}: {len(some)} of {len(names)} files are no complete pictures "
+                f"and are left out, such as {', '.join(some[:_SHOWN])}"
+            )
+        if self.changes:
+            changes = (f"{count} {change}" for change, count in self.changes.items())
+            yield f"{what}: {', '.join(changes)}"
+        if copies := len(self.digests) - len(np.unique(self.digests)):
+            yield f"{what}: {copies} pictures are exact copies of others; all are used"
+
+
+def load(
+    sources: Sequence[File],
+    what: str,
+    *,
+    cache_dir: str | None,
+    size: int,
+    encode: bool,
+) -> Pictures:
+    """Returns the pictures of files, from the cache if they are there by content.
+
+    what: the pictures, for messages. size: pixels a side: of a central square that is
+    averaged down (`image_source.square`), or with `encode`, which keeps all pixels, of
+    the views. Raises RequestError if no file can be read as a picture.
+    """
+    form = "encoded" if encode else f"{size}px"
+    digest = hashlib.blake2b(digest_size=12)
+    number = len(sources)
+    progress = Progress(f"reading {what}", "files", number, say, last_line=False)
+    for source in sources:
+        digest.update(hashlib.blake2b(_bytes(source)).digest())
+        progress.advance(1)
+    entry = os.path.join(
+        files.default_cache_dir(cache_dir),
+        "pictures",
+        f"{digest.hexdigest()}-{form}-{FORMAT}",
+    )
+    return array_cache.build_once(
+        entry,
+        what,
+        lambda folder: _open(folder, size, encode),
+        lambda folder: _write(folder, sources, what, None if encode else size),
+    )
+
+
+def _bytes(source: File) -> bytes:
+    """The content of a file; nothing of one that cannot be read."""
+    try:
+        return source.read()
+    except Unreadable:
+        return b""
+
+
+def _decode(source: bytes, size: int | None) -> tuple[bytes, bytes, tuple[str, ...]]:
+    """Returns a picture's bytes in images.bin, its digest and what was changed."""
+    picture = image_source.square(image_source.decode(source), size)
+    # "resized from 20x30" counts as "resized".
+    changes = tuple(change.split(" from ")[0] for change in picture.changes)
+    if size is not None:
+        stored = picture.pixels.tobytes()
+    elif picture.encoded is not None:
+        stored = picture.encoded
+    else:
+        png = io.BytesIO()
+        picture.rgb.save(png, "PNG")
+        stored = png.getvalue()
+    return stored, picture.digest().hex().encode(), changes
+
+
+def _write(folder: str, sources: Sequence[File], what: str, size: int | None):
+    os.makedirs(folder)
+    progress = Progress(f"decoding {what}", "pictures", len(sources), say)
+    places, digests, unreadable = [], [], {}
+    changes: Counter[str] = Counter()
+    with (
+        open(os.path.join(folder, _IMAGES), "wb") as images,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        image_source.bombs_refused_by_name(),
+    ):
+
+        def start(source: File) -> Future:
+            return pool.submit(lambda: _decode(source.read(), size))
+
+        for position, future in enumerate(ahead(map(start, sources), _AHEAD)):
+            progress.advance(1)
+            try:
+                stored, digest, changed = future.result()
+            except Unreadable as e:
+                unreadable[str(position)] = str(e)
+                continue
+            places.append((0, images.tell(), len(stored)))
+            images.write(stored)
+            digests.append(digest)
+            changes.update(changed)
+    columns = {
+        "digests": np.array(digests, "S32"),
+        "places": np.array(places, np.int64).reshape(-1, 3),
+    }
+    for name, column in columns.items():
+        np.save(os.path.join(folder, f"{name}.npy"), column, allow_pickle=False)
+    names = (_IMAGES, *(f"{name}.npy" for name in _COLUMNS))
+    checksums = {name: arrays.sha256(os.path.join(folder, name)) for name in names}
+    meta = {"unreadable": unreadable, "changes": changes, "checksums": checksums}
+    files.write_json(os.path.join(folder, arrays.META), meta)
+
+
+def _open(folder: str, size: int, encode: bool) -> Pictures:
+    """Opens an entry; RequestError if it is absent, damaged or without pictures."""
+    meta = arrays.load_meta(folder)
+    path = os.path.join(folder, _IMAGES)
+    try:
+        checksums = meta["checksums"]
+        digests, places = (
+            arrays.open_column(folder, f"{name}.npy", checksums[f"{name}.npy"])
+            for name in _COLUMNS
+        )
+        if arrays.sha256(path) != checksums[_IMAGES]:
+            raise ValueError(f"{_IMAGES} has another checksum than in {arrays.META}")
+        unreadable = {int(i): str(why) for i, why in meta["unreadable"].items()}
+        changes = dict(meta["changes"])
+        if encode:
+            images = encoded.locate(folder, [_IMAGES], places, size)
+        elif len(places):
+            images = np.memmap(path, np.uint8, "r", shape=(len(places), size, size, 3))
+        else:
+            images = np.zeros((0, size, size, 3), np.uint8)
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as e:
+        raise RequestError(f"{folder} is damaged ({e}); delete it") from None
+    count = len(digests) + len(unreadable)
+    rows = np.setdiff1d(np.arange(count), np.array([*unreadable], np.int64))
+    return Pictures(images, rows, digests, unreadable, changes)

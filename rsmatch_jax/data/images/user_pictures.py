@@ -1,0 +1,248 @@
+"""Pictures as people have them: labelled ones in class folders or a CSV, and unlabelled
+ones of unknown origin in any folders and archives."""
+
+import contextlib
+import csv
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from rsmatch_jax.data.images import image_source
+from rsmatch_jax.data.images.image_source import File
+from rsmatch_jax.data.rs_ssl import REAL, UNKNOWN
+from rsmatch_jax.data.stores.arrays import REAL_ORIGIN
+from rsmatch_jax.data.stores.dataset_folder import natural_key
+from rsmatch_jax.errors import RequestError
+
+SYNTHETIC, NOT_KNOWN = "synthetic", "unknown"  # entries of an `origin` column
+_SPLITS = (
+    "train",
+    "training",
+    "val",
+    "valid",
+    "validation",
+    "dev",
+    "test",
+    "testing",
+    "eval",
+)
+_SHOWN = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Collection:
+    """Picture files in natural order. names: of the files, below their source; unique.
+    labels: int32 [N], -1 = unknown. notes: lines about what was entered or left out."""
+
+    files: tuple[File, ...]
+    names: tuple[str, ...]
+    labels: np.ndarray
+    class_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Origins:
+    """What a CSV says of unlabelled pictures. origins: int32 [N], rs_ssl.REAL, UNKNOWN
+    or a position in generator_names; labels: int32 [N], -1 = unknown."""
+
+    origins: np.ndarray
+    labels: np.ndarray
+    generator_names: tuple[str, ...]
+
+
+def labelled(
+    stack: contextlib.ExitStack, source: str, key: str, classes: Sequence[str] = ()
+) -> Collection:
+    """Reads labelled pictures: class folders, an archive of them, or a CSV `path,label`
+    with paths relative to it. An archive stays open until `stack` closes.
+
+    key: of the config, for messages. classes: the class names; the labels that occur,
+    in natural order, by default.
+    """
+    path = os.path.abspath(os.path.expanduser(source))
+    notes: list[str] = []
+    if path.lower().endswith(".csv"):
+        pairs = _csv_files(path, f"{key}={source}")
+    else:
+        images, others = stack.enter_context(image_source.open_source(path))
+        pairs = _class_folders(images, f"{key}={source}", notes)
+        notes += _left_out(others, key)
+    names = tuple(classes) or tuple(
+        sorted({label for _, label in pairs}, key=natural_key)
+    )
+    unlisted = sorted({label for _, label in pairs} - set(names), key=natural_key)
+    if unlisted:
+        raise RequestError(
+            f"{key}={source} has the classes {_some(unlisted)}, which data.labeled has "
+            f"not ({_some(names)}); rename or remove them"
+        )
+    if len(names) < 2:
+        raise RequestError(
+            f"{key}={source} has one class, {names[0]}; a classifier needs pictures of "
+            "two or more, in a folder per class"
+        )
+    position = {name: label for label, name in enumerate(names)}
+    return Collection(
+        files=tuple(file for file, _ in pairs),
+        names=tuple(file.path for file, _ in pairs),
+        labels=np.array([position[label] for _, label in pairs], np.int32),
+        class_names=names,
+        notes=tuple(notes),
+    )
+
+
+def unlabelled(stack: contextlib.ExitStack, sources: str, key: str) -> Collection:
+    """Reads unlabelled pictures: folder trees and archives, joined by commas."""
+    path = os.path.expanduser(sources)
+    parts = [sources] if os.path.exists(path) else sources.split(",")
+    parts = [part.strip() for part in parts if part.strip()]
+    files, names, notes = [], [], []
+    for part, prefix in zip(parts, _prefixes(parts), strict=True):
+        path = os.path.abspath(os.path.expanduser(part))
+        images, others = stack.enter_context(image_source.open_source(path))
+        if not images:
+            raise RequestError(
+                f"{key}={part} has no pictures (files that end in "
+                f"{', '.join(image_source.SUFFIXES)})"
+            )
+        files += images
+        names += [prefix + file.path for file in images]
+        notes += _left_out(others, key)
+    if not files:
+        raise RequestError(f"{key}={sources} names no folder")
+    labels = np.full(len(files), -1, np.int32)
+    return Collection(tuple(files), tuple(names), labels, notes=tuple(notes))
+
+
+def origins(
+    source: str, names: Sequence[str], class_names: Sequence[str], key: str
+) -> Origins:
+    """Reads a CSV `path,origin[,label]` about the unlabelled pictures of these names.
+
+    origin: real, synthetic, a generator's name, or unknown (as empty). label: a class,
+    or empty.
+    """
+    position = {name: row for row, name in enumerate(names)}
+    classes = {name: label for label, name in enumerate(class_names)}
+    generators: dict[str, int] = {}
+    known = np.full(len(names), UNKNOWN, np.int32)
+    labels = np.full(len(names), -1, np.int32)
+    rows = _csv_rows(os.path.abspath(os.path.expanduser(source)), key, "path", "origin")
+    for where, row in rows:
+        name = row["path"].replace("\\", "/").removeprefix("./")
+        if name not in position:
+            raise RequestError(
+                f"{where}: {row['path']} is none of the unlabelled pictures (such as "
+                f"{_some(names, 2)}); correct the path, relative to data.unlabeled"
+            )
+        origin, label = row["origin"].strip(), (row.get("label") or "").strip()
+        if label and label not in classes:
+            raise RequestError(
+                f"{where}: {label} is none of the classes {_some(class_names)}; "
+                "correct it, or leave it empty"
+            )
+        if origin.lower() == REAL_ORIGIN:
+            known[position[name]] = REAL
+        elif origin.lower() not in ("", NOT_KNOWN):
+            known[position[name]] = generators.setdefault(origin, len(generators))
+        if label:
+            labels[position[name]] = classes[label]
+    return Origins(known, labels, tuple(generators))
+
+
+def _class_folders(
+    images: Sequence[File], what: str, notes: list[str]
+) -> list[tuple[File, str]]:
+    """Returns the files with their class, the first folder of the path."""
+    if not images:
+        raise RequestError(
+            f"{what} has no pictures (files that end in "
+            f"{', '.join(image_source.SUFFIXES)})"
+        )
+    paths = [file.path.split("/")[:-1] for file in images]
+    wrapping = paths[0][:1]
+    if wrapping and all(len(path) > 1 and path[:1] == wrapping for path in paths):
+        notes.append(f"{what}: entered its only folder, {wrapping[0]}")
+        paths = [path[1:] for path in paths]
+    flat = [file.path for file, path in zip(images, paths, strict=True) if not path]
+    if flat:
+        raise RequestError(
+            f"{what}: {flat[0]} lies in no class folder; put the pictures of each "
+            "class into a folder of its name, or name a CSV with the columns path,label"
+        )
+    tops = {path[0] for path in paths}
+    if all(top.lower() in _SPLITS for top in tops):
+        raise RequestError(
+            f"{what} has the folders {_some(sorted(tops))} in place of classes; name "
+            f"one of them, such as data.labeled={what.split('=', 1)[1]}/{min(tops)}, "
+            "and the other in data.test"
+        )
+    return [(file, path[0]) for file, path in zip(images, paths, strict=True)]
+
+
+def _csv_files(path: str, what: str) -> list[tuple[File, str]]:
+    folder, pairs, seen = os.path.dirname(path), [], {}
+    for where, row in _csv_rows(path, what, "path", "label"):
+        name, label = row["path"].strip(), row["label"].strip()
+        if not label:
+            raise RequestError(f"{where}: {name} has no label; name its class")
+        place = os.path.normpath(os.path.join(folder, name))
+        if not os.path.isfile(place):
+            raise RequestError(
+                f"{where}: there is no file {name}; paths are relative to {folder}"
+            )
+        if place in seen:
+            raise RequestError(f"{where}: {name} stands also in {seen[place]}")
+        seen[place] = where
+        pairs.append((File(name, lambda p=place: image_source.read_file(p)), label))
+    if not pairs:
+        raise RequestError(f"{what} has no rows")
+    return pairs
+
+
+def _csv_rows(
+    path: str, what: str, *columns: str
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yields (file and line, row) of a CSV whose header has these columns."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            missing = set(columns) - set(reader.fieldnames or ())
+            if missing:
+                raise RequestError(
+                    f"{what}: the first line of {path} must name the columns "
+                    f"{','.join(columns)}; it lacks {', '.join(sorted(missing))}"
+                )
+            for row in reader:
+                where = f"{path}, line {reader.line_num}"
+                if any(row[column] is None for column in columns):
+                    raise RequestError(f"{where}: the row has too few columns")
+                yield where, row
+    except (OSError, UnicodeDecodeError, csv.Error) as e:
+        raise RequestError(f"{what}: {path} cannot be read: {e}") from None
+
+
+def _prefixes(sources: Sequence[str]) -> list[str]:
+    """Returns the shortest ends of several paths that differ, with a slash; else ""."""
+    if len(sources) == 1:
+        return [""]
+    parts = [os.path.abspath(os.path.expanduser(s)).split(os.sep) for s in sources]
+    for depth in range(1, max(map(len, parts)) + 1):
+        ends = ["/".join(p[-depth:]).strip("/") + "/" for p in parts]
+        if len(set(ends)) == len(ends):
+            return ends
+    raise RequestError(f"data.unlabeled={','.join(sources)} names a folder twice")
+
+
+def _left_out(others: Sequence[File], key: str) -> list[str]:
+    if not others:
+        return []
+    return [f"{key}: {len(others)} files are no pictures, such as {others[0].path}"]
+
+
+def _some(names: Sequence[str], count: int = _SHOWN) -> str:
+    more = f", ... ({len(names)})" if len(names) > count else ""
+    return ", ".join(names[:count]) + more

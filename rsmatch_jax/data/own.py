@@ -1,0 +1,229 @@
+"""The task of a run on a user's pictures: a few labelled, many of unknown origin."""
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from rsmatch_jax.data import rs_ssl
+from rsmatch_jax.data.images import picture_store, user_pictures
+from rsmatch_jax.data.images.picture_store import Pictures
+from rsmatch_jax.data.images.user_pictures import Collection, Origins
+from rsmatch_jax.data.rs_ssl import PictureFiles, Task
+from rsmatch_jax.data.stores.arrays import ImageArrays
+from rsmatch_jax.errors import RequestError
+
+NAME = "own"  # data.name of such a run
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Where the pictures are: the keys of the config's `data` group of these names."""
+
+    labeled: str | None
+    unlabeled: str | None
+    test: str | None
+    origins: str | None
+    cache_dir: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Pictures that could be read, with the names and labels of their files."""
+
+    pictures: Pictures
+    names: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def at(self, rows: np.ndarray) -> ImageArrays:
+        """Returns the images at some positions as a real dataset."""
+        images = self.pictures.images
+        images = images[rows] if isinstance(images, np.ndarray) else images.take(rows)
+        return ImageArrays(NAME, images, self.labels[rows], self.class_names)
+
+    @property
+    def files(self) -> PictureFiles:
+        return PictureFiles(self.names, self.pictures.digests)
+
+
+def load_task(
+    places: Places,
+    *,
+    size: int,
+    encode: bool,
+    test_share: float,
+    labels_per_class: int | None,
+    validation_per_class: int,
+    seed: int,
+) -> Task:
+    """Loads the pictures and chooses those of each part; RequestError if there are none
+    or too few.
+
+    size, encode: see `picture_store.load`. test_share: of each class's labelled
+    pictures, the test set if `places.test` is None. Other options: `rs_ssl.make_split`.
+    """
+    labelled, tested, collected = read(places, size, encode)
+    if tested is None:
+        tested = labelled
+        of_train, of_test = hold_out(
+            labelled.labels, labelled.class_names, test_share, seed
+        )
+    else:
+        of_train, of_test = np.arange(len(labelled.names)), np.arange(len(tested.names))
+    train = labelled.at(of_train)
+    split = rs_ssl.make_split(
+        train,
+        None,
+        labels_per_class=labels_per_class,
+        validation_per_class=validation_per_class,
+        seed=seed,
+    )
+    unlabelled = _unlabelled(collected, places.origins, labelled.class_names)
+    task = rs_ssl.make_task(train, tested.at(of_test), None, split, unlabelled)
+    real = labelled.files.at(of_train)
+    parts = {
+        "labelled": real.at(split.labeled),
+        "unlabelled": real.at(split.unlabeled_real).followed_by(collected.files),
+        "validation": real.at(split.validation),
+        "test": tested.files.at(of_test),
+    }
+    notes = [*labelled.notes, *collected.notes]
+    if tested is labelled:
+        notes.append(_held_out_note(len(of_test), len(labelled.names), test_share))
+    else:
+        notes += tested.notes
+    notes += _overlaps(parts, len(split.unlabeled_real))
+    return dataclasses.replace(task, files=parts, notes=tuple(notes))
+
+
+def read(places: Places, size: int, encode: bool) -> tuple[Part, Part | None, Part]:
+    """Returns the labelled pictures, those of `places.test`, and the unlabelled ones.
+
+    Raises RequestError if a place is not set, absent or without readable pictures.
+    """
+    for key in ("labeled", "unlabeled"):
+        if not getattr(places, key):
+            raise RequestError(
+                f"data.{key} is not set: name the pictures by --config.data.{key}="
+                "PLACE (labeled: class folders, an archive of them or a CSV; "
+                "unlabeled: any folders or archives)"
+            )
+    with contextlib.ExitStack() as stack:
+
+        def stored(key: str, pictures: Collection) -> Part:
+            return _stored(pictures, f"data.{key}", places.cache_dir, size, encode)
+
+        labelled = stored(
+            "labeled", user_pictures.labelled(stack, places.labeled, "data.labeled")
+        )
+        tested = None
+        if places.test is not None:
+            classes = labelled.class_names
+            tested = stored(
+                "test", user_pictures.labelled(stack, places.test, "data.test", classes)
+            )
+        collected = stored(
+            "unlabeled",
+            user_pictures.unlabelled(stack, places.unlabeled, "data.unlabeled"),
+        )
+    return labelled, tested, collected
+
+
+def hold_out(
+    labels: np.ndarray, class_names: Sequence[str], share: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns positions of training and of test pictures: of each class `share`, at
+    least one and not all; none if the share is 0."""
+    if not share:
+        return np.arange(len(labels)), np.zeros(0, np.int64)
+    rng = np.random.default_rng(seed)
+    test = []
+    for label, name in enumerate(class_names):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        if len(members) < 2:
+            raise RequestError(
+                f"data.labeled: class {name} has {len(members)} readable pictures, and "
+                f"data.test_share={share} needs one to train on and one to test on; "
+                "add pictures, name a test set (data.test), or set data.test_share=0"
+            )
+        count = min(max(round(share * len(members)), 1), len(members) - 1)
+        test.append(members[:count])
+    held = np.sort(np.concatenate(test))
+    return np.setdiff1d(np.arange(len(labels)), held), held
+
+
+def _unlabelled(
+    collected: Part, origins: str | None, class_names: Sequence[str]
+) -> ImageArrays:
+    """Returns the unlabelled pictures with what the CSV `origins` says of them."""
+    known = Origins(
+        np.full(len(collected.names), rs_ssl.UNKNOWN, np.int32), collected.labels, ()
+    )
+    if origins is not None:
+        names = collected.names.tolist()
+        key = f"data.origins={origins}"
+        known = user_pictures.origins(origins, names, class_names, key)
+    return ImageArrays(
+        name=NAME,
+        images=collected.pictures.images,
+        labels=known.labels,
+        class_names=tuple(class_names),
+        generators=known.origins,
+        generator_names=known.generator_names,
+    )
+
+
+def _stored(
+    pictures: Collection, key: str, cache_dir: str | None, size: int, encode: bool
+) -> Part:
+    """Decodes pictures into the cache; RequestError if a class has no readable one."""
+    stored = picture_store.load(
+        pictures.files, key, cache_dir=cache_dir, size=size, encode=encode
+    )
+    labels = pictures.labels[stored.rows]
+    for label in np.setdiff1d(pictures.labels, labels).tolist():
+        of_class = f" of class {pictures.class_names[label]}" if label >= 0 else ""
+        position = np.flatnonzero(pictures.labels == label)[0]
+        raise RequestError(
+            f"{key}: there are no readable pictures{of_class}; for instance "
+            f"{pictures.names[position]} is no complete picture "
+            f"({stored.unreadable[int(position)]})"
+        )
+    return Part(
+        stored,
+        np.array(pictures.names, np.str_)[stored.rows],
+        labels,
+        pictures.class_names,
+        (*pictures.notes, *stored.notes(key, pictures.names)),
+    )
+
+
+def _held_out_note(count: int, total: int, share: float) -> str:
+    if not count:
+        return (
+            "data.test_share=0: there is no test set, so its figures are null and the "
+            "last step is the result"
+        )
+    return (
+        f"data.test is not set: {count} of {total} labelled pictures are held out as "
+        f"the test set (data.test_share={share:g} of each class)"
+    )
+
+
+def _overlaps(parts: dict[str, PictureFiles], num_real: int) -> list[str]:
+    """Returns lines about pictures that are in two parts by content."""
+    labelled, test = parts["labelled"].digests, parts["test"].digests
+    collected = parts["unlabelled"].digests[num_real:]
+    lines = []
+    if count := int(np.isin(collected, labelled).sum()):
+        lines.append(f"{count} unlabelled pictures are labelled ones too; they stay")
+    for name, others in (("labelled", labelled), ("unlabelled", collected)):
+        if count := int(np.isin(test, others).sum()):
+            lines.append(
+                f"warning: {count} of {len(test)} test pictures are {name} ones too, "
+                "so that test figures are too good; they stay"
+            )
+    return lines

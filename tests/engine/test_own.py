@@ -1,0 +1,166 @@
+"""Runs on a user's pictures: a few labelled, the others of unknown origin."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from support import photos
+from support.helpers import config
+from support.pictures import encode, noise
+from support.runs import KEYS, killed_copy, lines, timeless
+
+from rsmatch_jax import evaluate, export, predict
+from rsmatch_jax.analysis import explain, tsne
+from rsmatch_jax.data import rs_ssl
+from rsmatch_jax.engine import experiment, stages
+from rsmatch_jax.errors import RequestError
+from rsmatch_jax.report import __main__ as report
+
+OWN = {
+    **KEYS,
+    "data.labels_per_class": None,
+    "data.size": 8,
+    "eval.batch_size": 160,
+}
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    return photos.make(tmp_path_factory.mktemp("photos"))
+
+
+def own(**overrides):
+    return config("own", **{**OWN, **overrides})
+
+
+def run(folder, **overrides):
+    return stages.run(own(**overrides), str(folder), devices=jax.local_devices()[:1])
+
+
+def test_parts_of_the_task(places):
+    """Against the pictures as Pillow reads them from the folders."""
+    task = experiment.load_task(own(**places))
+    folder = places["data.labeled"]
+    held = task.files["test"].names.tolist()
+    assert [name.split("/")[0] for name in held] == [
+        f"class_{c}" for c in range(photos.CLASSES) for _ in range(2)
+    ]  # a fifth of 8, rounded
+    used = task.files["labelled"].names.tolist()
+    assert not set(used) & set(held) and len(used) + len(held) == 24
+    for names, images, labels in (
+        (used, task.lab_images, task.lab_labels),
+        (held, task.test_images, task.test_labels),
+    ):
+        for name, image, label in zip(names, images, labels, strict=True):
+            assert name.startswith(f"class_{label}/")
+            assert np.array_equal(image, np.asarray(Image.open(f"{folder}/{name}")))
+    names = task.files["unlabelled"].names
+    assert names[: len(used)].tolist() == used
+    assert names[len(used) :].tolist() == sorted(names[len(used) :])
+    for name, image in zip(names[18:], task.unl_images[18:], strict=True):
+        path = f"{places['data.unlabeled']}/{name}"
+        assert np.array_equal(image, np.asarray(Image.open(path)))
+    assert (task.unl_labels[18:] == -1).all() and len(task.unl_labels) == 138
+    assert (task.unl_origins[18:] == rs_ssl.UNKNOWN).all()
+    assert (task.unl_origins[:18] == rs_ssl.REAL).all()
+    assert any("6 of 24 labelled pictures are held out" in x for x in task.notes)
+
+
+def test_origins_change_figures_alone(places, tmp_path):
+    bare = run(tmp_path / "bare", **places)
+    csv = places["data.labeled"].replace("labelled", "origins.csv")
+    told = run(tmp_path / "known", **places, **{"data.origins": csv})
+    assert told["fingerprint"] == bare["fingerprint"]
+    assert bare["detector_auroc"] is None and bare["queue_purity"] is None
+    assert told["known"]["origins"] == 138 and told["known"]["classes"] == 138
+    # The same figure, computed here from the scores of each picture's file.
+    figures = evaluate.evaluate(str(tmp_path / "bare"), places={"origins": csv})
+    assert figures["detector_auroc"] == told["detector_auroc"] is not None
+
+
+def test_without_a_test_set(places, tmp_path, capsys):
+    """No figure of it in any file; the last step is the result."""
+    folder = tmp_path / "run"
+    result = run(folder, **places, **{"data.test_share": 0.0})
+    out = capsys.readouterr().out
+    assert "data.test_share=0: there is no test set" in out
+    assert result["test_accuracy"] is None and result["best_step"] is None
+    assert set(result["test"].values()) == {None}
+    for line in lines(folder):
+        for key, value in line.items():
+            assert not key.startswith("eval/test") or value is None
+    stages.run(own(**places, **{"data.test_share": 0.0}), str(folder))
+    assert "finished: no test set" in capsys.readouterr().out
+    assert evaluate.main([f"--workdir={folder}"]) == 0
+    assert "test accuracy" not in capsys.readouterr().out
+    assert evaluate.main([f"--workdir={folder}", "--step=best"]) == 2
+    assert "neither test nor validation images" in capsys.readouterr().err
+    assert report.main([str(folder)]) == 0
+    assert export.main([f"--workdir={folder}", f"--out={tmp_path}/net"]) == 0
+
+
+@pytest.mark.parametrize("form", ["resident", "tfdata", "encoded"])
+def test_every_command(places, tmp_path, form, capsys):
+    keys = {"input.mode": form, **places}
+    if form == "encoded":
+        keys |= {"input.mode": "auto", "data.image_size": 16}
+    folder = tmp_path / "run"
+    result = run(folder, **keys)
+    assert result["status"] == "finished" and result["known"]["origins"] == 0
+    run_flag = f"--workdir={folder}"
+    assert evaluate.main([run_flag, f"--out={tmp_path}/figures.json"]) == 0
+    assert predict.main([run_flag, places["data.unlabeled"]]) == 0
+    assert export.main([run_flag, f"--out={tmp_path}/net"]) == 0
+    assert tsne.main([run_flag, "--images=40"]) == 0
+    assert explain.main([run_flag, "--images=4"]) == 0
+    assert report.main([str(folder)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) > 100
+    card = json.loads((tmp_path / "net.json").read_text())
+    assert card["training"]["synthetic_ratio"] is None
+
+
+def test_moved_and_changed(tmp_path):
+    """A run goes on where data and workdir have moved, and names what differs."""
+    before, after = tmp_path / "before", tmp_path / "after"
+    before.mkdir()
+    keys = photos.make(before)
+    first = run(tmp_path / "first", **keys)
+    killed_copy(tmp_path / "first", tmp_path / "run", 4)
+    before.rename(after)
+    moved = {key: value.replace("before", "after") for key, value in keys.items()}
+    shutil.rmtree(after / "cache")
+    changed = next((after / "scraped").iterdir())
+    content = changed.read_bytes()
+    for damage, new in (
+        (lambda: changed.write_bytes(encode(noise(8, 8, 3))), 1),
+        (changed.unlink, 0),
+    ):
+        message = f"{new} are new, 1 are gone, such as {changed.name}"
+        damage()
+        with pytest.raises(RequestError, match=f"unlabelled.*{message}"):
+            run(tmp_path / "run", **moved)
+        changed.write_bytes(content)
+    with pytest.raises(RequestError, match="before/labelled"):
+        run(tmp_path / "run", **keys)
+    resumed = run(tmp_path / "run", **moved)
+    assert timeless(resumed).keys() == timeless(first).keys()
+    assert resumed["fingerprint"] == first["fingerprint"]
+
+
+def test_changed_label(tmp_path):
+    """In a CSV, of a picture that stays."""
+    keys = photos.make(tmp_path)
+    rows = [f"class_{i % 3}/{i}.png,{'abc'[i % 3]}" for i in range(8)]
+    table = tmp_path / "labelled" / "labels.csv"
+    table.write_text("\n".join(["path,label", *rows]))
+    keys |= {"data.labeled": str(table), "data.test_share": 0.0}
+    run(tmp_path / "run", **keys)
+    killed_copy(tmp_path / "run", tmp_path / "again", 4)
+    table.write_text(
+        "\n".join(["path,label", *rows[:-1], rows[-1].replace(",b", ",c")])
+    )
+    with pytest.raises(RequestError, match="labelled pictures.*class_1/7.png"):
+        run(tmp_path / "again", **keys)
