@@ -7,8 +7,8 @@ labeled: a folder with a folder of pictures per class, an archive of it, or a CS
 the columns path,label. unlabeled: folders or archives of any form. data.test names a
 test set; otherwise a fifth of the labelled pictures is held out. Pictures are brought
 to 32 x 32 px (data.size); for larger ones set data.image_size and model.classifier.
-The network and the batches are CIFAR-10's; 20,000 steps are our choice. Not yet
-measured on a GPU.
+The network and the batches are CIFAR-10's; 20,000 steps and sampling the queue with
+replacement are our choice. Not yet measured on a GPU.
 """
 
 from configs import common
@@ -19,6 +19,8 @@ def get_config():
     c.data.name = "own"
     c.data.labels_per_class = None
     c.data.synthetic_ratio = 0.0
+    # With replacement, because the queue of two or three classes holds few images.
+    c.method.rsmatch.queue_sample = "uniform"
     c.train.num_steps = 20_000
     c.eval.every_steps = 1000
     c.checkpoint.every_steps = 1000

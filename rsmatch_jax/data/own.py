@@ -104,13 +104,13 @@ def read(places: Places, size: int, encode: bool) -> tuple[Part, Part | None, Pa
 
     Raises RequestError if a place is not set, absent or without readable pictures.
     """
-    for key in ("labeled", "unlabeled"):
-        if not getattr(places, key):
-            raise RequestError(
-                f"data.{key} is not set: name the pictures by --config.data.{key}="
-                "PLACE (labeled: class folders, an archive of them or a CSV; "
-                "unlabeled: any folders or archives)"
-            )
+    if not places.labeled or not places.unlabeled:
+        key = "unlabeled" if places.labeled else "labeled"
+        raise RequestError(
+            f"data.{key} is not set: name the pictures by --config.data.{key}=PLACE "
+            "(labeled: class folders, an archive of them or a CSV; unlabeled: any "
+            "folders or archives)"
+        )
     with contextlib.ExitStack() as stack:
 
         def stored(key: str, pictures: Collection) -> Part:

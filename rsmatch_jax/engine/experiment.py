@@ -11,8 +11,7 @@ import optax
 
 from rsmatch_jax import optim, step
 from rsmatch_jax.augment import views
-        seed=split_seed,
-        unlabelled=unlabelled,
+from rsmatch_jax.data import normalise, own, pool_choice, rs_ssl, sources
 from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.data.stores.encoded import EncodedImages
 from rsmatch_jax.errors import RequestError

@@ -84,7 +84,7 @@ def check_data(
             "no unlabelled image is synthetic (data.real_only or data.synthetic_ratio="
             "0); the detector can only learn to be wrong"
         )
-    if options.queue_classes > num_classes:
+    if options.queue_classes > num_classes and config.data.name != "own":
         warnings.append(
             f"method.rsmatch.queue_classes={options.queue_classes} is more than the "
             f"{num_classes} classes; all of them are updated every step"

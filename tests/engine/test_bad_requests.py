@@ -27,6 +27,10 @@ DIGITS = f"--config={ROOT}/configs/digits.py"
 FOLDERS = ["--layout=folders", "--out=new"]
 POOL = "--config.data.synthetic_pool="
 
+OWN = ["--config=own", "--workdir=new"]
+LABELED, UNLABELED = "--config.data.labeled=", "--config.data.unlabeled="
+TWO_CLASSES = [*OWN, f"{LABELED}photos/two", f"{UNLABELED}photos/many"]
+
 CASES = {
     "train": [
         ([DIGITS, "--workdir=file.txt"], ["--workdir=file.txt", "is a file"]),
@@ -62,6 +66,54 @@ CASES = {
         ([DIGITS, "--config.data.name=./empty"], ["empty", "dataset_info.json"]),
         ([DIGITS, "--config.data.name=./one"], ["one", "test"]),
         ([DIGITS, "--config.data.name=a b"], ["'a b' is neither a TFDS name"]),
+        (OWN, ["data.labeled is not set", "--config.data.labeled=PLACE"]),
+        ([*OWN, f"{LABELED}photos/two"], ["data.unlabeled is not set"]),
+        ([DIGITS, "--workdir=new", f"{LABELED}photos/two"], ["--config=own"]),
+        *(
+            (
+                [*TWO_CLASSES, f"--config.data.{key}={value}"],
+                [f"data.{key}={value}: data.name=own ignores it"],
+            )
+            for key, value in (
+                *(("synthetic_ratio", "0.5"), ("synthetic_mode", "add")),
+                *(("synthetic_pool", "pool"), ("real_only", "True")),
+            )
+        ),
+        (
+            [*TWO_CLASSES, "--config.method.rsmatch.routing=oracle"],
+            ["routing=oracle", "data.origins"],
+        ),
+        (
+            [*TWO_CLASSES, "--config.method.rsmatch.routing=random"],
+            ["routing=random", "share"],
+        ),
+        ([*TWO_CLASSES[:3], f"{UNLABELED}nope"], ["data.unlabeled", "nope: there is"]),
+        ([*TWO_CLASSES[:3], f"{UNLABELED}notes"], ["data.unlabeled", "no pictures"]),
+        (
+            [*TWO_CLASSES[:3], f"{UNLABELED}photos/few"],
+            ["photos/few has 3 readable pictures", "unlabeled_ratio = 448"],
+        ),
+        (
+            [*TWO_CLASSES[:3], f"{UNLABELED}broken"],
+            ["data.unlabeled", "no readable pictures", "c/1.png"],
+        ),
+        ([*TWO_CLASSES, f"{LABELED}photos/one"], ["photos/one has one class, cat"]),
+        ([*TWO_CLASSES, f"{LABELED}images"], ["class cat has 1", "data.test_share"]),
+        ([*TWO_CLASSES, f"{LABELED}photos/few"], ["photos/few", "no class folder"]),
+        ([*TWO_CLASSES, f"{LABELED}two.txt"], ["two.txt"]),
+        ([*TWO_CLASSES, "--config.data.test=nope"], ["data.test", "nope: there is"]),
+        ([*TWO_CLASSES, "--config.data.test=photos/owl"], ["data.test", "owl"]),
+        ([*TWO_CLASSES, "--config.data.test_share=0.95"], ["test_share=0.95"]),
+        ([*TWO_CLASSES, "--config.data.size=4"], ["data.size=4"]),
+        *(
+            ([*TWO_CLASSES, f"--config.data.origins=photos/{name}.csv"], words)
+            for name, words in {
+                "nope": ["data.origins", "nope.csv"],
+                "gone": ["gone.csv", "999.png is none of the unlabelled"],
+                "owl": ["owl.csv", "owl is none of the classes cat, dog"],
+                "bare": ["bare.csv", "origin"],
+            }.items()
+        ),
     ],
     "data.import_images": [
         ([], ["--layout", "--source", "--out"]),
@@ -186,10 +238,24 @@ def world(tmp_path_factory):
     (root / "broken" / "c" / "1.png").write_bytes(b"\x89PNG\r\n")
     with zipfile.ZipFile(root / "evil.zip", "w") as archive:
         archive.writestr("../c/1.png", b"")
+    make_photos(root / "photos")
     make_pools(root)
     make_runs(root)
     make_prompts(root)
     return root
+
+
+def make_photos(root):
+    """Pictures of two classes and others, and tables about these."""
+    for folder in ("two/cat", "two/dog", "one/cat", "owl/owl", "few", "many"):
+        for i in range(450 if folder == "many" else 3):
+            picture(root / folder / f"{i}.png")
+    for name, rows in {
+        "gone": "path,origin\n999.png,real\n",
+        "owl": "path,origin,label\n1.png,real,owl\n",
+        "bare": "path\n1.png\n",
+    }.items():
+        (root / f"{name}.csv").write_text(rows)
 
 
 def make_pools(root):
@@ -257,7 +323,8 @@ def place(world, tmp_path, monkeypatch):
     yield world
     assert snapshot(world) == before
     decoded = tmp_path / "rsmatch_jax"
-    assert not [path for path in decoded.rglob("*") if "compiled" not in path.parts]
+    kinds = {"compiled", "pictures"}  # of a user's files: read to find the fault
+    assert not [path for path in decoded.rglob("*") if not kinds & {*path.parts}]
 
 
 def check(code, message, words):

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from rsmatch_jax.data.images import image_source
+from rsmatch_jax.data.images import image_source, kinds
+from rsmatch_jax.data.images.folder_tree import some
 from rsmatch_jax.data.images.image_source import File
 from rsmatch_jax.data.rs_ssl import REAL, UNKNOWN
 from rsmatch_jax.data.stores.arrays import REAL_ORIGIN
@@ -28,7 +29,6 @@ _SPLITS = (
     "testing",
     "eval",
 )
-_SHOWN = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,17 +67,15 @@ def labelled(
     if path.lower().endswith(".csv"):
         pairs = _csv_files(path, f"{key}={source}")
     else:
-        images, others = stack.enter_context(image_source.open_source(path))
-        pairs = _class_folders(images, f"{key}={source}", notes)
-        notes += _left_out(others, key)
+        pairs = _class_folders(_opened(stack, path, key, notes), key, path, notes)
     names = tuple(classes) or tuple(
         sorted({label for _, label in pairs}, key=natural_key)
     )
     unlisted = sorted({label for _, label in pairs} - set(names), key=natural_key)
     if unlisted:
         raise RequestError(
-            f"{key}={source} has the classes {_some(unlisted)}, which data.labeled has "
-            f"not ({_some(names)}); rename or remove them"
+            f"{key}={source} has the classes {some(unlisted)}, which data.labeled has "
+            f"not ({some(names)}); rename or remove them"
         )
     if len(names) < 2:
         raise RequestError(
@@ -102,15 +100,9 @@ def unlabelled(stack: contextlib.ExitStack, sources: str, key: str) -> Collectio
     files, names, notes = [], [], []
     for part, prefix in zip(parts, _prefixes(parts), strict=True):
         path = os.path.abspath(os.path.expanduser(part))
-        images, others = stack.enter_context(image_source.open_source(path))
-        if not images:
-            raise RequestError(
-                f"{key}={part} has no pictures (files that end in "
-                f"{', '.join(image_source.SUFFIXES)})"
-            )
+        images = _opened(stack, path, key, notes)
         files += images
         names += [prefix + file.path for file in images]
-        notes += _left_out(others, key)
     if not files:
         raise RequestError(f"{key}={sources} names no folder")
     labels = np.full(len(files), -1, np.int32)
@@ -135,13 +127,13 @@ def origins(
         name = row["path"].replace("\\", "/").removeprefix("./")
         if name not in position:
             raise RequestError(
-                f"{where}: {row['path']} is none of the unlabelled pictures (such as "
-                f"{_some(names, 2)}); correct the path, relative to data.unlabeled"
+                f"{where}: {row['path']} is none of the unlabelled pictures, such as "
+                f"{names[0]}; correct the path, which is relative to data.unlabeled"
             )
         origin, label = row["origin"].strip(), (row.get("label") or "").strip()
         if label and label not in classes:
             raise RequestError(
-                f"{where}: {label} is none of the classes {_some(class_names)}; "
+                f"{where}: {label} is none of the classes {some(class_names)}; "
                 "correct it, or leave it empty"
             )
         if origin.lower() == REAL_ORIGIN:
@@ -154,14 +146,10 @@ def origins(
 
 
 def _class_folders(
-    images: Sequence[File], what: str, notes: list[str]
+    images: Sequence[File], key: str, source: str, notes: list[str]
 ) -> list[tuple[File, str]]:
     """Returns the files with their class, the first folder of the path."""
-    if not images:
-        raise RequestError(
-            f"{what} has no pictures (files that end in "
-            f"{', '.join(image_source.SUFFIXES)})"
-        )
+    what = f"{key}={source}"
     paths = [file.path.split("/")[:-1] for file in images]
     wrapping = paths[0][:1]
     if wrapping and all(len(path) > 1 and path[:1] == wrapping for path in paths):
@@ -176,9 +164,9 @@ def _class_folders(
     tops = {path[0] for path in paths}
     if all(top.lower() in _SPLITS for top in tops):
         raise RequestError(
-            f"{what} has the folders {_some(sorted(tops))} in place of classes; name "
-            f"one of them, such as data.labeled={what.split('=', 1)[1]}/{min(tops)}, "
-            "and the other in data.test"
+            f"{what} has the folders {some(sorted(tops))} in place of classes; name "
+            f"one of them, such as data.labeled={source}/{min(tops)}, and another in "
+            "data.test"
         )
     return [(file, path[0]) for file, path in zip(images, paths, strict=True)]
 
@@ -237,12 +225,18 @@ def _prefixes(sources: Sequence[str]) -> list[str]:
     raise RequestError(f"data.unlabeled={','.join(sources)} names a folder twice")
 
 
-def _left_out(others: Sequence[File], key: str) -> list[str]:
-    if not others:
-        return []
-    return [f"{key}: {len(others)} files are no pictures, such as {others[0].path}"]
-
-
-def _some(names: Sequence[str], count: int = _SHOWN) -> str:
-    more = f", ... ({len(names)})" if len(names) > count else ""
-    return ", ".join(names[:count]) + more
+def _opened(
+    stack: contextlib.ExitStack, path: str, key: str, notes: list[str]
+) -> list[File]:
+    """Returns the pictures of a folder or archive; RequestError if there are none."""
+    source = image_source.open_source(path, key, notes.append)
+    images, others = stack.enter_context(source)
+    if not images:
+        raise RequestError(
+            f"{key}={path} has no pictures (files that end in "
+            f"{', '.join(kinds.suffixes())})"
+        )
+    if others:
+        example = f"{len(others)} files are no pictures, such as {others[0].path}"
+        notes.append(f"{key}={path}: {example}")
+    return images
