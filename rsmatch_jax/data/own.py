@@ -81,7 +81,21 @@ def load_task(
         validation_per_class=validation_per_class,
         seed=seed,
     )
-    unlabelled = _unlabelled(collected, places.origins, labelled.class_names)
+    known = Origins(
+        np.full(len(collected.names), rs_ssl.UNKNOWN, np.int32), collected.labels, ()
+    )
+    if places.origins is not None:
+        names = collected.names.tolist()
+        classes = labelled.class_names
+        known = user_pictures.origins(places.origins, names, classes, "data.origins")
+    unlabelled = ImageArrays(
+        name=NAME,
+        images=collected.pictures.images,
+        labels=known.labels,
+        class_names=labelled.class_names,
+        generators=known.origins,
+        generator_names=known.generator_names,
+    )
     task = rs_ssl.make_task(train, tested.at(of_test), None, split, unlabelled)
     real = labelled.files.at(of_train)
     parts = {
@@ -90,7 +104,7 @@ def load_task(
         "validation": real.at(split.validation),
         "test": tested.files.at(of_test),
     }
-    notes = [*labelled.notes, *collected.notes]
+    notes = [*labelled.notes, *collected.notes, *known.notes]
     if tested is labelled:
         notes.append(_held_out_note(len(of_test), len(labelled.names), test_share))
     else:
@@ -153,27 +167,6 @@ def hold_out(
         test.append(members[:count])
     held = np.sort(np.concatenate(test))
     return np.setdiff1d(np.arange(len(labels)), held), held
-
-
-def _unlabelled(
-    collected: Part, origins: str | None, class_names: Sequence[str]
-) -> ImageArrays:
-    """Returns the unlabelled pictures with what the CSV `origins` says of them."""
-    known = Origins(
-        np.full(len(collected.names), rs_ssl.UNKNOWN, np.int32), collected.labels, ()
-    )
-    if origins is not None:
-        names = collected.names.tolist()
-        key = f"data.origins={origins}"
-        known = user_pictures.origins(origins, names, class_names, key)
-    return ImageArrays(
-        name=NAME,
-        images=collected.pictures.images,
-        labels=known.labels,
-        class_names=tuple(class_names),
-        generators=known.origins,
-        generator_names=known.generator_names,
-    )
 
 
 def _stored(

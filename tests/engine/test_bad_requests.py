@@ -111,7 +111,7 @@ CASES = {
                 "nope": ["data.origins", "nope.csv"],
                 "gone": ["gone.csv", "999.png is none of the unlabelled"],
                 "owl": ["owl.csv", "owl is none of the classes cat, dog"],
-                "bare": ["bare.csv", "origin"],
+                "bare": ["bare.csv", "path"],
             }.items()
         ),
     ],
@@ -253,7 +253,7 @@ def make_photos(root):
     for name, rows in {
         "gone": "path,origin\n999.png,real\n",
         "owl": "path,origin,label\n1.png,real,owl\n",
-        "bare": "path\n1.png\n",
+        "bare": "file\n1.png\n",
     }.items():
         (root / f"{name}.csv").write_text(rows)
 

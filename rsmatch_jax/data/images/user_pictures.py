@@ -2,14 +2,13 @@
 ones of unknown origin in any folders and archives."""
 
 import contextlib
-import csv
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from rsmatch_jax.data.images import image_source, kinds
+from rsmatch_jax.data.images import class_folders, image_source, kinds, label_table
 from rsmatch_jax.data.images.folder_tree import some
 from rsmatch_jax.data.images.image_source import File
 from rsmatch_jax.data.rs_ssl import REAL, UNKNOWN
@@ -17,18 +16,7 @@ from rsmatch_jax.data.stores.arrays import REAL_ORIGIN
 from rsmatch_jax.data.stores.dataset_folder import natural_key
 from rsmatch_jax.errors import RequestError
 
-SYNTHETIC, NOT_KNOWN = "synthetic", "unknown"  # entries of an `origin` column
-_SPLITS = (
-    "train",
-    "training",
-    "val",
-    "valid",
-    "validation",
-    "dev",
-    "test",
-    "testing",
-    "eval",
-)
+NOT_KNOWN = "unknown"  # an entry of the column `origin`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +34,13 @@ class Collection:
 @dataclasses.dataclass(frozen=True)
 class Origins:
     """What a CSV says of unlabelled pictures. origins: int32 [N], rs_ssl.REAL, UNKNOWN
-    or a position in generator_names; labels: int32 [N], -1 = unknown."""
+    or a position in generator_names; labels: int32 [N], -1 = unknown. notes: lines
+    about what is not used."""
 
     origins: np.ndarray
     labels: np.ndarray
     generator_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def labelled(
@@ -65,7 +55,7 @@ def labelled(
     path = os.path.abspath(os.path.expanduser(source))
     notes: list[str] = []
     if path.lower().endswith(".csv"):
-        pairs = _csv_files(path, f"{key}={source}")
+        pairs = label_table.labelled(path, key, notes.append)
     else:
         pairs = _class_folders(_opened(stack, path, key, notes), key, path, notes)
     names = tuple(classes) or tuple(
@@ -97,14 +87,14 @@ def unlabelled(stack: contextlib.ExitStack, sources: str, key: str) -> Collectio
     path = os.path.expanduser(sources)
     parts = [sources] if os.path.exists(path) else sources.split(",")
     parts = [part.strip() for part in parts if part.strip()]
+    if not parts:
+        raise RequestError(f"{key}={sources} names no folder")
     files, names, notes = [], [], []
     for part, prefix in zip(parts, _prefixes(parts), strict=True):
         path = os.path.abspath(os.path.expanduser(part))
         images = _opened(stack, path, key, notes)
         files += images
         names += [prefix + file.path for file in images]
-    if not files:
-        raise RequestError(f"{key}={sources} names no folder")
     labels = np.full(len(files), -1, np.int32)
     return Collection(tuple(files), tuple(names), labels, notes=tuple(notes))
 
@@ -114,23 +104,25 @@ def origins(
 ) -> Origins:
     """Reads a CSV `path,origin[,label]` about the unlabelled pictures of these names.
 
-    origin: real, synthetic, a generator's name, or unknown (as empty). label: a class,
-    or empty.
+    origin: real, synthetic, a generator's name, or unknown. label: a class, or empty.
     """
     position = {name: row for row, name in enumerate(names)}
     classes = {name: label for label, name in enumerate(class_names)}
     generators: dict[str, int] = {}
     known = np.full(len(names), UNKNOWN, np.int32)
     labels = np.full(len(names), -1, np.int32)
-    rows = _csv_rows(os.path.abspath(os.path.expanduser(source)), key, "path", "origin")
-    for where, row in rows:
+    path = os.path.abspath(os.path.expanduser(source))
+    notes: list[str] = []
+    columns = ("path", "origin"), ("label",)
+    for line, row in label_table.read(path, key, *columns, notes.append):
+        where = f"{key}={source}, line {line}"
         name = row["path"].replace("\\", "/").removeprefix("./")
         if name not in position:
             raise RequestError(
                 f"{where}: {row['path']} is none of the unlabelled pictures, such as "
                 f"{names[0]}; correct the path, which is relative to data.unlabeled"
             )
-        origin, label = row["origin"].strip(), (row.get("label") or "").strip()
+        origin, label = row["origin"], row.get("label", "")
         if label and label not in classes:
             raise RequestError(
                 f"{where}: {label} is none of the classes {some(class_names)}; "
@@ -138,11 +130,11 @@ def origins(
             )
         if origin.lower() == REAL_ORIGIN:
             known[position[name]] = REAL
-        elif origin.lower() not in ("", NOT_KNOWN):
+        elif origin.lower() != NOT_KNOWN:
             known[position[name]] = generators.setdefault(origin, len(generators))
         if label:
             labels[position[name]] = classes[label]
-    return Origins(known, labels, tuple(generators))
+    return Origins(known, labels, tuple(generators), tuple(notes))
 
 
 def _class_folders(
@@ -162,55 +154,13 @@ def _class_folders(
             "class into a folder of its name, or name a CSV with the columns path,label"
         )
     tops = {path[0] for path in paths}
-    if all(top.lower() in _SPLITS for top in tops):
+    if all(class_folders.split_of(top) for top in tops):
         raise RequestError(
             f"{what} has the folders {some(sorted(tops))} in place of classes; name "
             f"one of them, such as data.labeled={source}/{min(tops)}, and another in "
             "data.test"
         )
     return [(file, path[0]) for file, path in zip(images, paths, strict=True)]
-
-
-def _csv_files(path: str, what: str) -> list[tuple[File, str]]:
-    folder, pairs, seen = os.path.dirname(path), [], {}
-    for where, row in _csv_rows(path, what, "path", "label"):
-        name, label = row["path"].strip(), row["label"].strip()
-        if not label:
-            raise RequestError(f"{where}: {name} has no label; name its class")
-        place = os.path.normpath(os.path.join(folder, name))
-        if not os.path.isfile(place):
-            raise RequestError(
-                f"{where}: there is no file {name}; paths are relative to {folder}"
-            )
-        if place in seen:
-            raise RequestError(f"{where}: {name} stands also in {seen[place]}")
-        seen[place] = where
-        pairs.append((File(name, lambda p=place: image_source.read_file(p)), label))
-    if not pairs:
-        raise RequestError(f"{what} has no rows")
-    return pairs
-
-
-def _csv_rows(
-    path: str, what: str, *columns: str
-) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yields (file and line, row) of a CSV whose header has these columns."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = set(columns) - set(reader.fieldnames or ())
-            if missing:
-                raise RequestError(
-                    f"{what}: the first line of {path} must name the columns "
-                    f"{','.join(columns)}; it lacks {', '.join(sorted(missing))}"
-                )
-            for row in reader:
-                where = f"{path}, line {reader.line_num}"
-                if any(row[column] is None for column in columns):
-                    raise RequestError(f"{where}: the row has too few columns")
-                yield where, row
-    except (OSError, UnicodeDecodeError, csv.Error) as e:
-        raise RequestError(f"{what}: {path} cannot be read: {e}") from None
 
 
 def _prefixes(sources: Sequence[str]) -> list[str]:
