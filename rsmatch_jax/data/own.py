@@ -81,13 +81,7 @@ def load_task(
         validation_per_class=validation_per_class,
         seed=seed,
     )
-    known = Origins(
-        np.full(len(collected.names), rs_ssl.UNKNOWN, np.int32), collected.labels, ()
-    )
-    if places.origins is not None:
-        names = collected.names.tolist()
-        classes = labelled.class_names
-        known = user_pictures.origins(places.origins, names, classes, "data.origins")
+    known = _known(collected, places.origins, labelled.class_names)
     unlabelled = ImageArrays(
         name=NAME,
         images=collected.pictures.images,
@@ -167,6 +161,15 @@ def hold_out(
         test.append(members[:count])
     held = np.sort(np.concatenate(test))
     return np.setdiff1d(np.arange(len(labels)), held), held
+
+
+def _known(collected: Part, origins: str | None, class_names: Sequence[str]) -> Origins:
+    """Returns what the CSV `origins` says of the unlabelled pictures, if there is one."""
+    names = collected.names.tolist()
+    if origins is not None:
+        return user_pictures.origins(origins, names, class_names, "data.origins")
+    unknown = np.full(len(names), rs_ssl.UNKNOWN, np.int32)
+    return Origins(unknown, collected.labels, ())
 
 
 def _stored(
