@@ -164,7 +164,7 @@ def hold_out(
 
 
 def _known(collected: Part, origins: str | None, class_names: Sequence[str]) -> Origins:
-    """Returns what the CSV `origins` says of the unlabelled pictures, if there is one."""
+    """Returns what the CSV `origins`, if any, says of the unlabelled pictures."""
     names = collected.names.tolist()
     if origins is not None:
         return user_pictures.origins(origins, names, class_names, "data.origins")
