@@ -18,6 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = [
     ("errors",),
     ("files", "terminal", "version"),
+    ("contact_sheet",),
     ("runtime", "state", "losses", "optim"),
     ("models", "augment"),
     ("methods",),
@@ -28,7 +29,7 @@ LEVELS = [
     ("engine",),
     ("deploy",),
     ("analysis", "synthesis"),
-    ("report", "train", "evaluate", "predict", "export"),
+    ("report", "train", "evaluate", "predict", "export", "sift"),
     ("bench", "sweep"),
     ("cli",),
 ]
@@ -44,7 +45,7 @@ AT_THE_TOP = {
     "clu": (),
     "matplotlib": (),
     "plotly": ("report.curves", "report.run_curves"),
-    "jinja2": ("report.page",),
+    "jinja2": ("report.page", "sift.page"),
 }
 # The modules that may import a package at all.
 ANYWHERE = {

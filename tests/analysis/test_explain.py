@@ -97,7 +97,7 @@ def test_a_runs_own_images_by_default(run, capsys):
         assert line["synthetic_score"] == pytest.approx(score, rel=1e-4)
     # All images are in the picture, enlarged, in their order.
     first = task.unl_images[indices[0]].repeat(14, axis=0).repeat(14, axis=1)
-    left, top = overlay.MARGIN, overlay.TOP + overlay.LINES
+    left, top = 13, 89  # a margin, and four lines of text above
     np.testing.assert_array_equal(picture[top : top + 112, left : left + 112], first)
 
 
@@ -319,14 +319,6 @@ def test_texts_beside_the_pictures():
         ("detector", detector, chosen, 1, "synthetic: 0.80", False),
     ):
         assert overlay.caption(part, of_part, images, row, names) == (text, wrong)
-
-
-def test_long_texts_keep_both_ends():
-    font = overlay._font("DejaVuSans", 10)
-    assert overlay.shortened("short", font.getlength("short"), font) == "short"
-    text = overlay.shortened("a long name.png", font.getlength("a lo….png"), font)
-    assert text == "a lo….png"
-    assert font.getlength(overlay.shortened("x" * 50, 99, font)) <= 99
 
 
 def test_maps_of_every_part(run):

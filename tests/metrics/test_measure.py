@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image, ImageColor
 from sklearn import metrics as sk
 
+from rsmatch_jax import contact_sheet
 from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.methods import csqueue
@@ -286,50 +288,49 @@ def test_queue_figures_look_up_the_truth():
     assert figures == {"queue_purity": None, "queue_fill": 0.5}
 
 
-def test_queue_sheet_frames_and_places():
-    origins = np.array([-1, -1, 0, -1, -1, 1])
+def picture_length(name):
+    return round(contact_sheet.font(11).getlength(name))
+
+
+def test_queue_picture_frames_and_places(tmp_path):
+    """Every tile of 32 pixels in its place, in a frame of 2, 2 pixels apart."""
+    indices, path = np.array([[5, 1, -1], [2, 4, -1]]), str(tmp_path / "queue.png")
     images = np.arange(6, dtype=np.uint8).reshape(2, 3, 1, 1, 1) * 40
-    images = np.broadcast_to(images, (2, 3, 4, 4, 3))
-    indices = np.array([[5, 1, -1], [2, -1, -1]])
-    sheet, names = queue_picture.queue_sheet(
-        images, indices, origins, ["a", "b"], columns=3, min_side=8
-    )
-    assert names == ["a", "b"]
-    side = 8 + 2 * queue_picture.FRAME
-    assert sheet.shape == (2 * side, 3 * side, 3)
-    assert tuple(sheet[0, 0]) == queue_picture.SYNTHETIC
-    assert tuple(sheet[0, side]) == queue_picture.REAL
-    assert (sheet[:side, 2 * side :] == queue_picture.EMPTY).all()
-    assert (sheet[5, side + 5] == 40).all()
-    assert (sheet[side + 5, 5] == 120).all()
-    one, names = queue_picture.queue_sheet(  # a single queue for all classes, in rows
-        images.reshape(1, 6, 4, 4, 3),
-        indices.reshape(1, 6),
-        origins,
-        ["a", "b"],
-        columns=3,
-        min_side=8,
-    )
-    np.testing.assert_array_equal(one, sheet)
-    assert names == ["all classes", ""]
-    origins[5] = -2
-    sheet, _ = queue_picture.queue_sheet(
-        images, indices, origins, ["a", "b"], columns=3, min_side=8
-    )
-    assert tuple(sheet[0, 0]) == queue_picture.UNKNOWN
+    images = np.broadcast_to(images, (2, 3, 8, 8, 3))
+    truth = dataclasses.replace(task([-1, -1, 0, -1, -2, 1]), class_names=("a", "b"))
 
+    def drawn(images, indices):
+        queue = csqueue.CSQueue(images, indices, *np.zeros((2, len(indices)), int))
+        picture = queue_picture.draw_queue(path, queue, truth, "title")
+        np.testing.assert_array_equal(np.asarray(Image.open(path)), picture)
+        return picture
 
-@pytest.mark.parametrize(("size", "drawn"), [(64, 64), (65, 33), (224, 56)])
-def test_large_images_are_drawn_small(size, drawn):
-    rows = np.arange(size, dtype=np.uint8)[:, None, None]
-    images = np.broadcast_to(rows, (1, 2, size, size, 3))
-    sheet, _ = queue_picture.queue_sheet(
-        images, np.zeros((1, 2), int), np.zeros(1, int), ["a"], columns=2
+    picture = drawn(images, indices)
+    frames = {
+        name: ImageColor.getrgb(getattr(queue_picture, name))
+        for name in ("REAL", "SYNTHETIC", "UNKNOWN")
+    }
+    step, top, empty = 38, 56, (235, 235, 235)
+    left = 24 + picture_length("b")
+    for row, column, frame, value in (
+        (0, 0, frames["SYNTHETIC"], 0),
+        (0, 1, frames["REAL"], 40),
+        (0, 2, empty, 235),
+        (1, 0, frames["SYNTHETIC"], 120),
+        (1, 1, frames["UNKNOWN"], 160),
+        (1, 2, empty, 235),
+    ):
+        y, x = top + row * step, left + column * step
+        expected = np.full((36, 36, 3), frame)
+        expected[2:-2, 2:-2] = value
+        np.testing.assert_array_equal(picture[y : y + 36, x : x + 36], expected)
+    # A single queue for all classes fills as many rows.
+    one = drawn(images.reshape(1, 6, 8, 8, 3), indices.reshape(1, 6))
+    left_of_one = 24 + picture_length("all classes")
+    np.testing.assert_array_equal(
+        one[top:-12, left_of_one:][:, : 3 * step],
+        picture[top:-12, left:][:, : 3 * step],
     )
-    side = drawn + 2 * queue_picture.FRAME
-    assert sheet.shape == (side, 2 * side, 3)
-    tile = sheet[queue_picture.FRAME : -queue_picture.FRAME, side // 2, 0].astype(int)
-    assert tile[0] == 0 and (np.diff(tile) == -(-size // 64)).all()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from support.pictures import decode, encode
 
-from rsmatch_jax.synthesis.look import comparison, cues, file_format, sheet
+from rsmatch_jax.synthesis.look import comparison, cues, file_format
 
 
 def noise(n, height=16, width=16, channels=3, seed=0):
@@ -183,24 +183,3 @@ def test_verdict_by_generator_and_its_error():
     assert 0 < verdict["error"] < 0.03
     few = comparison.judge(features[176:], generators[176:], 2, seed=0)
     assert few is None
-
-
-def test_sheet_puts_every_picture_in_its_place():
-    def group(value):
-        return [np.full((3, 4, 4, 3), value + c, np.uint8) for c in range(2)]
-
-    groups = [group(10), group(50)]
-    groups[1][0] = groups[1][0][:1]  # one picture where two have room
-    image = np.asarray(sheet.sheet(groups, ["", ""], ["", ""], 2, ""))
-    tile, step, left, top = 48, 50, 24, 64  # pixels, without names
-    right = left + 2 * step - 2 + 16
-    assert image.shape == (top + 2 * step - 2 + 12, right + 2 * step - 2 + 12, 3)
-    expected = np.full(image.shape, 255)
-    for edge, values in ((left, ((10, 10), (11, 11))), (right, ((50, 255), (51, 51)))):
-        for (row, column), value in np.ndenumerate(values):
-            y, x = top + row * step, edge + column * step
-            expected[y : y + tile, x : x + tile] = value
-    np.testing.assert_array_equal(image, expected)
-    large = [[noise(2, 300, 150)]]
-    image = sheet.sheet(large, [""], [""], 2, "")
-    assert image.size == (left + 2 * 48 + 2 + 12, top + 96 + 12)

@@ -1,0 +1,1 @@
+"""Which pictures are synthetic: the command, its page, its sheet and its folders."""
