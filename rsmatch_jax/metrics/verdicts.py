@@ -30,10 +30,10 @@ def figures(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         text = percent(share)
         if ends := interval(summary.get("estimated_share_interval")):
             text += f" (90 % interval {ends})"
-        yield "estimated_share", "estimated share of synthetic pictures", text
+        yield "estimated_share", "estimated synthetic share", text
     if (share := number(summary.get("share_at_least"))) is not None:
         text = f"{percent(share)} (at 90 % confidence)"
-        yield "share_at_least", "synthetic are at least", text
+        yield "share_at_least", "synthetic share at least", text
     if (threshold := number(summary.get("threshold"))) is not None:
         yield "threshold", "called synthetic above a score of", f"{threshold:.3f}"
     if (count := number(summary.get("held_out_real"))) is not None:
@@ -65,4 +65,4 @@ def interval(ends: Any) -> str | None:
     low, high = map(number, ends)
     if low is None or high is None:
         return None
-    return f"{percent(low)} to {percent(high)}"
+    return f"{percent(low).removesuffix(' %')} to {percent(high)}"

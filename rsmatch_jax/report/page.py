@@ -1,12 +1,14 @@
 """The report as one HTML file that needs no network."""
 
 import os
+import urllib.parse
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jinja2
 
 from rsmatch_jax import files
+from rsmatch_jax.metrics import verdicts
 from rsmatch_jax.report import curves, run_section, text
 from rsmatch_jax.report.collect import Broken, Run
 from rsmatch_jax.report.tables import Table
@@ -27,7 +29,11 @@ def write(path: str, tables: Sequence[Table], detailed: Sequence[Run] = ()):
     )
     shown = {os.path.realpath(run.folder) for run in detailed}
     sections = [_section(table, shown) for table in tables]
-    runs = [run_section.section(run) for run in detailed]
+    folder = os.path.dirname(os.path.abspath(path))
+    runs = [
+        {**run_section.section(run), "sift": _sifted(run.folder, folder)}
+        for run in detailed
+    ]
     page = environment.get_template("page.html.jinja").render(
         title=" · ".join(table.title for table in tables),
         script=curves.script() if runs or any(s["charts"] for s in sections) else None,
@@ -65,3 +71,24 @@ def _queues(table: Table, shown: set[str]) -> Iterator[dict[str, str]]:
                 title = f"{cell.row}, {cell.column}"
                 yield {"title": title, "data": run_section.as_base64(path)}
                 break
+
+
+def _sifted(run_folder: str, page_folder: str) -> dict[str, Any] | None:
+    """What the command `sift` has written into a run's folder, None without it."""
+    folder = os.path.abspath(os.path.join(run_folder, verdicts.FOLDER))
+    summary = files.read_json(os.path.join(folder, verdicts.SUMMARY_FILE))
+    if summary is None:
+        return None
+    sheet, page = (
+        path if os.path.exists(path) else None
+        for path in (
+            os.path.join(folder, verdicts.SHEET_FILE),
+            os.path.join(folder, verdicts.PAGE_FILE),
+        )
+    )
+    link = page and os.path.relpath(page, page_folder).replace(os.sep, "/")
+    return {
+        "figures": list(verdicts.figures(summary)),
+        "sheet": sheet and run_section.as_base64(sheet),
+        "link": link and urllib.parse.quote(link),
+    }

@@ -18,24 +18,26 @@ class Row(NamedTuple):
     verdict: str | None
 
 
+def border(summary: Mapping[str, Any]) -> float:
+    """Returns the threshold, 0.5 without one."""
+    threshold = verdicts.number(summary.get("threshold"))
+    return 0.5 if threshold is None else threshold
+
+
 def orders(
     rows: Sequence[Row], summary: Mapping[str, Any], members: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     """Returns the positions of rows in three orders, by name.
 
-    The border is the threshold; without one the third order is around 0.5. members:
-    the positions of the rows that count, None = all.
+    members: the positions of the rows that count, None = all.
     """
-    threshold = verdicts.number(summary.get("threshold"))
-    middle = 0.5 if threshold is None else threshold
+    middle, is_border = border(summary), summary.get("threshold") is not None
     if members is None:
         members = np.arange(len(rows))
     scores = np.array([rows[i].score for i in members.tolist()], np.float64)
     keys = {
         "surest synthetic": -scores,
         "surest real": scores,
-        "nearest 0.5" if threshold is None else "nearest the border": np.abs(
-            scores - middle
-        ),
+        "nearest the border" if is_border else "nearest 0.5": np.abs(scores - middle),
     }
     return {k: members[np.argsort(key, kind="stable")] for k, key in keys.items()}
