@@ -60,7 +60,7 @@ test-package: .venv/installed-dev
 test-faults: .venv/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist load -rP tests/faults
 
-# The report page in headless Chromium: Debian's, or the one that CHROMIUM names.
+# The pages in headless Chromium: Debian's, or the one that CHROMIUM names.
 test-browser: .venv/installed-browser
 	$(BIN)/python -m pytest tests/browser
 

@@ -68,9 +68,9 @@ def _places(folder: str, rows: Sequence[Row]) -> Iterator[str]:
     taken: set[str] = set()
     numbers: Counter[str] = Counter()
     for row in rows:
-        # A class may have any name, a folder may not.
         name = row.class_name.replace(os.sep, "_")
-        name = f"_{name}" if name in (os.curdir, os.pardir) else name
+        # A folder that begins with a dot would be hidden, or be another one.
+        name = f"_{name}" if name.startswith(".") else name
         parent = os.path.join(folder, row.verdict or "", name)
         os.makedirs(parent, exist_ok=True)
         wish = place = os.path.join(parent, os.path.basename(row.path))

@@ -2,25 +2,14 @@
 
 import json
 import os
-import re
-import shutil
 
 import pytest
 from playwright import sync_api
 from support.runs import KEYS, run
+from support.screens import DESK, PHONE, contrast, luminance
 
 from rsmatch_jax.report import __main__ as report
 from rsmatch_jax.runs import workdir
-
-PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
-# Chromium looks for updates, which are no requests of the page.
-QUIET = (
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    *(("--no-sandbox",) if os.geteuid() == 0 else ()),  # root may not have one
-)
 
 
 @pytest.fixture(scope="module")
@@ -32,43 +21,19 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def browser():
-    names = ("chromium", "chromium-browser", "google-chrome")
-    program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)))
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=QUIET)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def opened(browser, folder):
-    """open(viewport, scheme) loads the page; errors and outside requests fail."""
-    contexts, errors, requests = [], [], []
+def opened(open_page, folder):
+    """opened(viewport, scheme) loads the page and waits for its charts."""
 
-    def open_(viewport=DESK, scheme="light", file="report.html"):
-        context = browser.new_context(viewport=viewport, color_scheme=scheme)
-        contexts.append(context)
-        page = context.new_page()
-        page.on(
-            "console", lambda m: m.type in ("error", "warning") and errors.append(m)
-        )
-        page.on("pageerror", lambda error: errors.append(error))
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto((folder / file).as_uri())
+    def open_(viewport=DESK, scheme="light"):
+        page = open_page(folder / "report.html", viewport, scheme)
         page.wait_for_function(
             "[...document.querySelectorAll('.plotly-graph-div')]"
             ".every(chart => chart.querySelector('.main-svg'))"
         )
         return page
 
-    yield open_
-    for context in contexts:
-        context.close()
-    assert not errors, [getattr(e, "text", e) for e in errors]
-    others = [url for url in requests if not url.startswith(("file:", "data:"))]
-    assert requests and not others
+    return open_
 
 
 def result(folder):
@@ -122,20 +87,6 @@ def test_hover_shows_the_numbers_of_the_metrics(opened, folder):
     hover = plot.locator(".hoverlayer")
     sync_api.expect(hover).to_contain_text("%")
     assert f"{100 * expected[-1]:.2f} %" in hover.text_content()
-
-
-def luminance(colour):
-    channels = [int(x) / 255 for x in re.findall(r"\d+", colour)[:3]]
-    linear = [
-        c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels
-    ]
-    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-
-
-def contrast(a, b):
-    """WCAG 2.1."""
-    dark, light = sorted((luminance(a), luminance(b)))
-    return (light + 0.05) / (dark + 0.05)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -126,6 +126,47 @@ def test_pictures_and_figures_of_other_commands_are_taken_in(folder):
     assert page(folder).count("Drawn at step 10, not the last one.") == 1
 
 
+def test_what_sift_wrote_is_shown(folder, tmp_path):
+    """Its figures, its sheet and a link to its page, from wherever the report lies."""
+    assert "images are synthetic</h2>" not in page(folder)
+    sift = folder / "sift"
+    sift.mkdir()
+    summary = {
+        "estimated_share": 0.5,
+        "estimated_share_interval": [0.4, 0.625],
+        "share_at_least": None,
+        "threshold": 0.75,
+        "held_out_real": 30,
+        "verdicts": {"real": 1, "synthetic": 2, "unsure": None},
+        "by": "detector",
+    }
+    files.write_json(str(sift / "summary.json"), summary)
+    text = page(folder)
+    assert dict(re.findall(r'data-sift="(.*?)">(.*?)<', text)) == {
+        "verdicts.real": "1 (33.3 %)",
+        "verdicts.synthetic": "2 (66.7 %)",
+        "estimated_share": "50 % (90 % interval 40 to 62.5 %)",
+        "threshold": "0.750",
+        "held_out_real": "30",
+        "by": "the run&#39;s detector",
+    }
+    assert "images are synthetic</h2>" in text and "<a href" not in text
+    count = text.count("data:image/png;base64,")
+    Image.new("RGB", (4, 4)).save(sift / "sheet.png")
+    (sift / "sift.html").touch()
+    text = page(folder)
+    assert text.count("data:image/png;base64,") == count + 1
+    assert '<a href="sift/sift.html">' in text
+    elsewhere = tmp_path / "x y"
+    elsewhere.mkdir()
+    assert report.main([str(folder), f"--out={elsewhere}/r.html"]) == 0
+    assert '<a href="../run/sift/sift.html">' in (elsewhere / "r.html").read_text()
+    files.write_json(str(sift / "summary.json"), dict.fromkeys(summary))
+    assert "data-sift" not in page(folder) and "sift.html" in page(folder)
+    (sift / "summary.json").write_text("{")
+    assert report.main([str(folder)]) == 2
+
+
 def test_draw_makes_what_is_missing_or_old(folder, monkeypatch):
     drawn = []
 
