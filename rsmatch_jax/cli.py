@@ -18,6 +18,7 @@ COMMANDS = {
     "train": ("train", "train by a config, or go on with an unfinished run"),
     "evaluate": ("evaluate", "test and detector metrics of a saved run"),
     "predict": ("predict", "class and synthetic score of image files, as JSON lines"),
+    "sift": ("sift.__main__", "which pictures of unknown origin are synthetic"),
     "export": ("export", "write the inference model of a run to one file"),
     "sweep": ("sweep", "run a table of the paper, or print its launch lines"),
     "report": ("report.__main__", "tables, curves and pictures of runs on one page"),

@@ -6,12 +6,13 @@
 IMAGE: a file (PNG, JPEG, WebP, BMP, GIF, TIFF, PPM, PGM; AVIF where Pillow has it, HEIC
 with the package pillow-heif), a folder with all images below it, symbolic links
 followed, or a pattern with * ? [ ] (** = any folders). Each line: image (its path),
-class, label, probability, synthetic_score (null if the run has no detector), size
-(width and height in the file), changes (how the image was brought to the size and kind
-of the training images). A transparent image is put on --background first, as by the
-importer: white, or any colour's name or #rrggbb. --top=K adds the K most probable
-classes. A summary and the list of unreadable files go to stderr. The command uses the
-first local device.
+class, label, probability, synthetic_score (null if the run has no detector), verdict
+(synthetic, unsure or real by the threshold that rsmatch_jax.sift has put into the
+workdir for this step, else null), size (width and height in the file), changes (how the
+image was brought to the size and kind of the training images). A transparent image is
+put on --background first, as by the importer: white, or any colour's name or #rrggbb.
+--top=K adds the K most probable classes. A summary and the list of unreadable files go
+to stderr. The command uses the first local device.
 Exit codes: 0 done, 1 some images could not be read, 2 the request was wrong.
 """
 
@@ -32,6 +33,7 @@ from rsmatch_jax.data.images import alpha, image_files, image_source
 from rsmatch_jax.data.images.folder_tree import some
 from rsmatch_jax.deploy import frozen, saved
 from rsmatch_jax.errors import RequestError
+from rsmatch_jax.metrics import verdicts
 from rsmatch_jax.runs import workdir
 from rsmatch_jax.runtime import compilation
 from rsmatch_jax.terminal import Parser, Progress
@@ -61,6 +63,7 @@ def run(
     counts, changed, begin = 0, collections.Counter(), time.monotonic()
     progress = Progress("predict", "images", len(paths), note)
     rows = min(model.batch_size, max(len(paths), 1))
+    threshold = verdicts.detector_threshold(model.run.folder, model.step)
 
     def readable() -> Iterator[list[image_files.Loaded]]:
         for loaded in model.open(paths, rows, background):
@@ -77,7 +80,7 @@ def run(
     pixels = (np.asarray([x.pixels for x in batch], np.uint8) for batch in ahead)
     outputs = model.predict_batches(pixels, rows)
     for batch, predictions in zip(batches, outputs, strict=True):
-        for line in _lines(model.class_names, predictions, batch, top):
+        for line in _lines(model.class_names, predictions, batch, top, threshold):
             if alpha.FULLY_TRANSPARENT in line["changes"]:
                 invisible.append(line["image"])
             # "resized from 20x30" counts as "resized".
@@ -103,13 +106,15 @@ def _lines(
     predictions: frozen.Predictions,
     images: Sequence[image_files.Loaded],
     top: int,
+    threshold: float | None,
 ) -> Iterator[Mapping[str, Any]]:
     # All numbers become Python's at once: one by one they take ten times as long.
     labels = predictions.labels.tolist()
     best = predictions.probabilities.max(axis=1).tolist()
-    scores = [None] * len(images)
+    scores = words = [None] * len(images)
     if predictions.synthetic_scores is not None:
         scores = predictions.synthetic_scores.tolist()
+        words = verdicts.of_scores(predictions.synthetic_scores, threshold)
     for row, image in enumerate(images):
         line = {
             "image": image.path,
@@ -117,6 +122,7 @@ def _lines(
             "label": labels[row],
             "probability": best[row],
             "synthetic_score": scores[row],
+            "verdict": words[row],
             "size": list(image.size),
             "changes": list(image.changes),
         }

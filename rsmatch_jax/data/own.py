@@ -81,14 +81,14 @@ def load_task(
         validation_per_class=validation_per_class,
         seed=seed,
     )
-    known = _known(collected, places.origins, labelled.class_names)
+    about = known(collected, places.origins, labelled.class_names)
     unlabelled = ImageArrays(
         name=NAME,
         images=collected.pictures.images,
-        labels=known.labels,
+        labels=about.labels,
         class_names=labelled.class_names,
-        generators=known.origins,
-        generator_names=known.generator_names,
+        generators=about.origins,
+        generator_names=about.generator_names,
     )
     task = rs_ssl.make_task(train, tested.at(of_test), None, split, unlabelled)
     real = labelled.files.at(of_train)
@@ -98,7 +98,7 @@ def load_task(
         "validation": real.at(split.validation),
         "test": tested.files.at(of_test),
     }
-    notes = [*labelled.notes, *collected.notes, *known.notes]
+    notes = [*labelled.notes, *collected.notes, *about.notes]
     if tested is labelled:
         notes.append(_held_out_note(len(of_test), len(labelled.names), test_share))
     else:
@@ -163,7 +163,7 @@ def hold_out(
     return np.setdiff1d(np.arange(len(labels)), held), held
 
 
-def _known(collected: Part, origins: str | None, class_names: Sequence[str]) -> Origins:
+def known(collected: Part, origins: str | None, class_names: Sequence[str]) -> Origins:
     """Returns what the CSV `origins`, if any, says of the unlabelled pictures."""
     names = collected.names.tolist()
     if origins is not None:

@@ -191,7 +191,7 @@ def make_task(
         generator_names=generator_names,
         lab_images=_take(train.images, split.labeled),
         lab_labels=np.asarray(train.labels[split.labeled]),
-        unl_images=_joined([(data.images, rows) for data, rows in parts]),
+        unl_images=joined([(data.images, rows) for data, rows in parts]),
         unl_labels=np.concatenate([data.labels[rows] for data, rows in parts]),
         unl_origins=np.concatenate(
             [_origins(data, rows, generator_names) for data, rows in parts]
@@ -221,7 +221,7 @@ def _take(images: Images, indices: np.ndarray) -> Images:
     return np.asarray(images[indices])
 
 
-def _joined(parts: Sequence[tuple[Images, np.ndarray]]) -> Images:
+def joined(parts: Sequence[tuple[Images, np.ndarray]]) -> Images:
     """Returns the images at the indices of all parts in a row."""
     encoded = [i.take(at) for i, at in parts if isinstance(i, EncodedImages)]
     if encoded:

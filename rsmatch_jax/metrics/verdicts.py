@@ -1,11 +1,17 @@
 """Verdicts on unlabelled pictures: their names, the files of the command `sift`, and
 its summary in words."""
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
+from rsmatch_jax import files
+
 SYNTHETIC, UNSURE, REAL = "synthetic", "unsure", "real"
 VERDICTS = (SYNTHETIC, UNSURE, REAL)
+BOUNDARY = 0.5  # of a score: from here on a picture is rather synthetic
 # Orange, grey and blue differ with and without colour vision.
 COLOURS = {SYNTHETIC: "#d95f02", UNSURE: "#7f7f7f", REAL: "#1f78b4"}
 FOLDER = "sift"  # in a workdir
@@ -16,6 +22,26 @@ BY = {
     "statistics": "statistics of the pictures",
     "both": "the run's detector and statistics of the pictures",
 }
+
+
+def of_scores(scores: np.ndarray, threshold: float | None) -> list[str | None]:
+    """Returns a verdict on each score: synthetic above the threshold, real below
+    BOUNDARY, unsure between the two; None without a threshold."""
+    if threshold is None:
+        return [None] * len(scores)
+    below = np.where(scores < BOUNDARY, REAL, UNSURE)
+    if threshold < BOUNDARY:
+        below = np.full(len(scores), REAL)
+    return np.where(scores > threshold, SYNTHETIC, below).tolist()
+
+
+def detector_threshold(workdir: str, step: int) -> float | None:
+    """Returns the threshold on a detector's score that `sift` has put into a workdir at
+    this step, None if there is none."""
+    summary = files.read_json(os.path.join(workdir, FOLDER, SUMMARY_FILE)) or {}
+    if summary.get("step") != step:
+        return None
+    return number(summary.get("detector_threshold"))
 
 
 def figures(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

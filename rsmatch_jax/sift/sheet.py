@@ -8,6 +8,7 @@ import numpy as np
 
 from rsmatch_jax import contact_sheet, files
 from rsmatch_jax.contact_sheet import Group, Tile
+from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.data.stores.dataset_folder import natural_key
 from rsmatch_jax.metrics import verdicts
 from rsmatch_jax.sift import rows as judged
@@ -22,7 +23,7 @@ _BORDER = 2  # pixels
 def draw(
     path: str,
     rows: Sequence[Row],
-    thumbnails: np.ndarray,
+    thumbnails: rs_ssl.Images,
     summary: Mapping[str, Any],
 ):
     """Writes the sheet of pictures uint8 [N, S, S, 3], in the order of the rows."""

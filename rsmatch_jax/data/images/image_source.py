@@ -37,10 +37,12 @@ class Unreadable(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """path: below the source, with forward slashes. read() returns its bytes."""
+    """path: below the source, with forward slashes. read() returns its bytes. place:
+    its path on disk, None in an archive."""
 
     path: str
     read: Callable[[], bytes]
+    place: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +109,7 @@ def in_folder(folder: str) -> tuple[list[File], list[File], list[str]]:
     except OSError as e:
         raise RequestError(f"{folder} cannot be read: {e.strerror}") from None
     files = [
-        File(path, functools.partial(read_file, real))
+        File(path, functools.partial(read_file, real), real)
         for real, path in tree.files.items()
     ]
     return *_sorted_images(files), tree.lines

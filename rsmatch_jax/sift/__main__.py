@@ -1,0 +1,250 @@
+"""Sorts pictures of unknown origin into real, synthetic and unsure ones.
+
+    python -m rsmatch_jax.sift --labeled=PLACE --unlabeled=PLACE [--test=PLACE]
+        [--size=32] [--cache_dir=DIR]
+    python -m rsmatch_jax.sift --workdir=RUN [IMAGE...] [--step=last|best|N]
+        [--by=detector|statistics|both]
+    both: [--out=DIR] [--false_alarm=0.05] [--link=DIR | --copy=DIR]
+        [--origins=FILE.csv]
+
+The first form needs no run: it learns from the labelled pictures, which are real, and
+the unlabelled ones how statistics of their pixels differ. The second takes the run's
+unlabelled pictures, or the IMAGEs, and the run's detector, those statistics, or the
+mean rank by both: what does best where origins are known, otherwise both. --labeled,
+--unlabeled, --test, --data_dir and --synthetic_pool name places of data that have
+moved.
+Real pictures that trained nothing set the threshold: the next real picture is called
+synthetic with a probability of at most --false_alarm. These are the test and validation
+pictures; without any, --by=statistics takes the labelled ones, each scored by models
+that did not see it. A score from 0.5 up to the threshold is unsure.
+Writes to --out (RUN/sift, or the unlabelled folder's name with -sift): images.csv
+(path,class,probability,synthetic_score,verdict), summary.json with the estimated share
+of synthetic pictures, sheet.png, and sift.html, on which people tick what they see and
+save it as a CSV for --config.data.origins. --link and --copy also make folders
+real/, synthetic/ and unsure/, with a folder for each predicted class.
+Exit codes: 0 done, 1 it failed, 2 the request was wrong.
+"""
+
+import argparse
+import contextlib
+import csv
+import io
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from rsmatch_jax import files, terminal
+from rsmatch_jax.data.images import image_source
+from rsmatch_jax.deploy import saved
+from rsmatch_jax.errors import RequestError
+from rsmatch_jax.metrics import verdicts
+from rsmatch_jax.runs import workdir
+from rsmatch_jax.runtime import compilation
+from rsmatch_jax.sift import folders, judge, material, page, sheet
+from rsmatch_jax.sift.material import Material
+from rsmatch_jax.sift.rows import Row
+from rsmatch_jax.terminal import Parser, say
+
+SMALLEST = 8  # pixels a side
+# Messages about pictures name the keys of a run's config; these are flags here.
+_KEYS = ("labeled", "unlabeled", "test", "origins", "cache_dir")
+
+
+def run(args: argparse.Namespace):
+    """Sifts by the command's flags."""
+    out = _check(args)
+    compilation.use_cache(args.cache_dir)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(image_source.bombs_refused_by_name())
+        pictures = _read(args, stack)
+        made = judge.scores(pictures, args.by)
+        name, known = judge.best(made, pictures.origins)
+        name = args.by or name
+        summary: dict[str, Any] = {"by": name}
+        summary |= judge.summary(made[name], args.false_alarm)
+        rows = _rows(pictures, made[name], summary["threshold"])
+        counts = Counter(row.verdict for row in rows)
+        summary["verdicts"] = None
+        if summary["threshold"] is not None:
+            summary["verdicts"] = {word: counts[word] for word in verdicts.VERDICTS}
+        summary |= {
+            "pictures": len(rows),
+            "workdir": args.workdir,
+            "step": pictures.step,
+            "detector_threshold": _detector_threshold(made, args.false_alarm),
+            "known_origins": known,
+        }
+        summary = files.plain(summary)
+        _write(out, rows, pictures, summary)
+        if folder := args.link or args.copy:
+            _fill("link" if args.link else "copy", folder, rows, pictures)
+    for line in _lines(summary):
+        say(line)
+    say(
+        f"written to {out}: {verdicts.TABLE_FILE}, {verdicts.SUMMARY_FILE}, "
+        f"{verdicts.SHEET_FILE}, {verdicts.PAGE_FILE}"
+    )
+
+
+def _read(args: argparse.Namespace, stack: contextlib.ExitStack) -> Material:
+    """Reads the pictures and says what they are."""
+    if args.workdir is None:
+        with _flags_in_place_of_keys():
+            pictures = material.of_places(args, stack)
+        notes = map(_with_flags, pictures.notes)
+    else:
+        pictures = material.of_run(args, stack)
+        notes = pictures.notes
+        if pictures.predicted is not None and not pictures.predicted.scores:
+            say("this run has no detector: statistics judge the pictures")
+    for note in notes:
+        say(note)
+    say(
+        f"sifting {len(pictures.images)} pictures by {len(pictures.labelled)} labelled "
+        f"and {len(pictures.held_out)} held-out real ones ..."
+    )
+    return pictures
+
+
+def _check(args: argparse.Namespace) -> str:
+    """Checks the flags; returns the folder to write to."""
+    if not 0 < args.false_alarm < 1:
+        raise RequestError(f"--false_alarm={args.false_alarm} must lie between 0 and 1")
+    if args.workdir is None:
+        if args.labeled is None or args.unlabeled is None:
+            raise RequestError(
+                "name a run by --workdir=RUN, or pictures by --labeled=PLACE and "
+                "--unlabeled=PLACE"
+            )
+        if args.images:
+            raise RequestError(f"{args.images[0]}: images are sifted by a --workdir")
+        if args.by not in (None, judge.STATISTICS):
+            raise RequestError(f"--by={args.by} needs a --workdir; leave it out")
+        if args.size < SMALLEST:
+            raise RequestError(f"--size={args.size}: it must be {SMALLEST} or more")
+        first = args.unlabeled.split(",")[0].strip().rstrip("/")
+        stem = os.path.splitext(first)[0] if os.path.isfile(first) else first
+        out = args.out or f"{os.path.expanduser(stem)}-sift"
+    else:
+        out = args.out or os.path.join(args.workdir, verdicts.FOLDER)
+    workdir.check_writable(out, "--out")
+    for flag in ("link", "copy"):
+        if folder := getattr(args, flag):
+            folders.check(flag, folder)
+    return out
+
+
+def _rows(pictures: Material, chosen: judge.Scores, limit: float | None) -> list[Row]:
+    count = len(pictures.names)
+    classes, probabilities = [""] * count, [None] * count
+    if pictures.predicted is not None:
+        classes = pictures.predicted.classes.tolist()
+        probabilities = pictures.predicted.probabilities.tolist()
+    words = verdicts.of_scores(chosen.images, limit)
+    columns = (pictures.names, classes, probabilities, chosen.images.tolist(), words)
+    return [Row(*row) for row in zip(*columns, strict=True)]
+
+
+def _detector_threshold(
+    made: dict[str, judge.Scores], false_alarm: float
+) -> float | None:
+    """The threshold on the detector's own score, which `predict` uses."""
+    if judge.DETECTOR not in made:
+        return None
+    return judge.summary(made[judge.DETECTOR], false_alarm)["threshold"]
+
+
+def _write(out: str, rows: list[Row], pictures: Material, summary: dict[str, Any]):
+    table = io.StringIO()
+    writer = csv.writer(table)
+    writer.writerow(("path", "class", "probability", "synthetic_score", "verdict"))
+    for row in rows:
+        writer.writerow("" if value is None else value for value in row)
+
+    def path(name: str) -> str:
+        return os.path.join(out, name)
+
+    with files.written_to("--out", out):
+        os.makedirs(out, exist_ok=True)
+        files.write_text(path(verdicts.TABLE_FILE), table.getvalue())
+        files.write_json(path(verdicts.SUMMARY_FILE), summary)
+        sheet.draw(path(verdicts.SHEET_FILE), rows, pictures.images, summary)
+        thumbnails = (x for chunk in material.chunks(pictures.images) for x in chunk)
+        page.write(path(verdicts.PAGE_FILE), rows, thumbnails, summary)
+
+
+def _fill(flag: str, folder: str, rows: list[Row], pictures: Material):
+    if pictures.sources is None:
+        raise RequestError(
+            f"--{flag}={folder}: the run's images come from a dataset and are no files "
+            "of their own; name images, or train on pictures by --config=own"
+        )
+    folders.fill(flag, folder, rows, pictures.sources)
+    say(f"made {folder}: {', '.join(verdicts.VERDICTS)}")
+
+
+def _lines(summary: dict[str, Any]):
+    """Yields the summary as lines for the terminal."""
+    width = max(len(title) for _, title, _ in verdicts.figures(summary))
+    for _, title, text in verdicts.figures(summary):
+        yield f"{title:<{width}}  {text}"
+    if summary["threshold"] is None:
+        yield (
+            f"no threshold, so no verdicts: {summary['held_out_real']} real pictures "
+            f"are held out, and --false_alarm={summary['false_alarm']} needs "
+            f"{summary['held_out_needed']}"
+        )
+    if summary["estimated_share"] is None:
+        yield "no estimated share: too few real pictures are held out"
+    if lean := summary["lean"]:
+        first = sorted(lean.items(), key=lambda pair: -pair[1])[:4]
+        listed = ", ".join(f"{name} {part:.0%}" for name, part in first)
+        yield f"the statistics lean on: {listed}"
+    known = summary["known_origins"]
+    if None not in known["auroc"].values():
+        listed = ", ".join(f"{k} {v:.3f}" for k, v in known["auroc"].items())
+        yield (
+            f"AUROC on {known['real']} real and {known['synthetic']} synthetic "
+            f"pictures of known origin: {listed}"
+        )
+
+
+@contextlib.contextmanager
+def _flags_in_place_of_keys():
+    try:
+        yield
+    except RequestError as e:
+        raise RequestError(_with_flags(str(e))) from None
+
+
+def _with_flags(text: str) -> str:
+    for key in _KEYS:
+        text = text.replace(f"--config.data.{key}", f"--{key}")
+        text = text.replace(f"data.{key}", f"--{key}")
+    return text
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code: 0 done, 1 failed, 2 wrong request."""
+    parser = Parser("sift", __doc__)
+    add = parser.add_argument
+    add("images", metavar="IMAGE", nargs="*")
+    add("--workdir", metavar="RUN")
+    add("--step", metavar="last|best|N", default="last")
+    for key in saved.PLACES:
+        add(f"--{key}", metavar="PLACE")
+    add("--cache_dir", metavar="DIR")
+    add("--size", type=int, default=32, help="pixels a side, without a run (32)")
+    add("--by", choices=tuple(verdicts.BY))
+    add("--false_alarm", type=float, default=0.05)
+    add("--out", metavar="DIR")
+    place = parser.add_mutually_exclusive_group().add_argument
+    place("--link", metavar="DIR")
+    place("--copy", metavar="DIR")
+    return terminal.run_command(parser, argv, run, "the same command starts over")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""Scores, threshold and the estimated share of synthetic pictures."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from rsmatch_jax.data.rs_ssl import UNKNOWN
+from rsmatch_jax.errors import RequestError
+from rsmatch_jax.forensics import features, share, threshold
+from rsmatch_jax.forensics import scores as forensic_scores
+from rsmatch_jax.metrics import verdicts
+from rsmatch_jax.sift import material as materials
+from rsmatch_jax.sift.material import Material
+
+DETECTOR, STATISTICS, BOTH = verdicts.BY
+FEWEST_IMAGES = 50  # for an estimated share
+FEWEST_KNOWN = 20  # of each origin, to choose a score by them
+HELD_OUT, LABELLED = "test and validation pictures", "labelled pictures, cross-fitted"
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Scores in 0..1, higher = more synthetic, with their boundary at 0.5.
+
+    images: float64 [N]. held_out: float64 [H], of real pictures that trained nothing;
+    which: what these are. context: of further unlabelled pictures. lean: {group of
+    statistics: its part in the scores}.
+    """
+
+    images: np.ndarray
+    held_out: np.ndarray
+    context: np.ndarray
+    which: str = HELD_OUT
+    lean: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+def scores(material: Material, by: str | None) -> dict[str, Scores]:
+    """Returns the scores that `by` asks for, by name; None: all that there are."""
+    predicted = {} if material.predicted is None else material.predicted.scores
+    if by in (DETECTOR, BOTH) and not predicted:
+        raise RequestError(
+            f"--by={by}: this run has no detector; use --by={STATISTICS}, or leave it "
+            "out"
+        )
+    made = {}
+    if predicted and by != STATISTICS:
+        parts = [predicted[part].astype(np.float64) for part in materials.PARTS]
+        made[DETECTOR] = Scores(parts[0], parts[1], parts[2])
+    if by != DETECTOR:
+        made[STATISTICS] = by_statistics(material)
+    if len(made) == 2:
+        made[BOTH] = combined(made[DETECTOR], made[STATISTICS])
+    return made
+
+
+def by_statistics(material: Material) -> Scores:
+    """Returns scores by the statistics of pictures alone, cross-fitted."""
+    parts = ("labelled", "images", "context", "held_out")
+    labelled, images, context, held_out = (
+        _statistics(getattr(material, part)) for part in parts
+    )
+    size = material.labelled.shape[1:]
+    fitted = forensic_scores.cross_fit(
+        labelled,
+        np.concatenate([images, context]),
+        held_out if len(held_out) else None,
+        features.groups(size),
+    )
+    real, which = fitted.held_out, HELD_OUT
+    if not len(held_out):
+        real, which = fitted.labeled, LABELLED
+    of_images, of_context = np.split(fitted.unlabeled, [len(images)])
+    return Scores(of_images, real, of_context, which, fitted.lean)
+
+
+def combined(one: Scores, other: Scores) -> Scores:
+    """Returns the mean of two scores' ranks among the unlabelled pictures, with the
+    boundary where the estimated share puts it."""
+    pair = (one, other)
+    among = [np.sort(np.concatenate([s.images, s.context])) for s in pair]
+
+    def ranks(part: str) -> np.ndarray:
+        below = [
+            np.searchsorted(ordered, getattr(s, part), "right") / len(ordered)
+            for s, ordered in zip(pair, among, strict=True)
+        ]
+        return np.mean(below, axis=0)
+
+    images, context = ranks("images"), ranks("context")
+    unlabelled, boundary = np.concatenate([images, context]), verdicts.BOUNDARY
+    # Without held-out pictures, `other` has scores of others than `one`.
+    held_out = ranks("held_out") if len(one.held_out) else one.held_out
+    if len(held_out):
+        boundary = np.quantile(unlabelled, 1 - share.best_bin(held_out, unlabelled))
+    # Two straight lines, so that the boundary comes to lie at 0.5.
+    places = [0, np.clip(boundary, 1e-6, 1 - 1e-6), 1]
+    images, held_out, context = (
+        np.interp(x, places, [0, verdicts.BOUNDARY, 1])
+        for x in (images, held_out, context)
+    )
+    return Scores(images, held_out, context, one.which, other.lean)
+
+
+def best(made: Mapping[str, Scores], origins: np.ndarray) -> tuple[str, dict[str, Any]]:
+    """Returns the name of the score to judge by, and figures of each where origins are
+    known: the one with the highest AUROC there, else both, else the only one."""
+    known = origins != UNKNOWN
+    synthetic = origins[known] >= 0
+    numbers = np.bincount(synthetic, minlength=2)
+    figures: dict[str, Any] = {"real": int(numbers[0]), "synthetic": int(numbers[1])}
+    auroc: dict[str, float | None] = dict.fromkeys(made)
+    if numbers.min() > 0:
+        from sklearn import metrics  # lazy: takes a second
+
+        for name, s in made.items():
+            auroc[name] = float(metrics.roc_auc_score(synthetic, s.images[known]))
+    figures["auroc"] = auroc
+    if numbers.min() >= FEWEST_KNOWN:
+        return max(made, key=lambda name: auroc[name] or 0.0), figures
+    return (BOTH if BOTH in made else next(iter(made))), figures
+
+
+def summary(made: Scores, false_alarm: float) -> dict[str, Any]:
+    """Returns threshold, share and their intervals, None without held-out pictures."""
+    limit = threshold.conformal(made.held_out, false_alarm)
+    estimate = None
+    if len(made.images) >= FEWEST_IMAGES:
+        estimate = share.estimate(made.held_out, made.images)
+    return {
+        "estimated_share": None if estimate is None else estimate.estimate,
+        "estimated_share_interval": None if estimate is None else [*estimate.interval],
+        "share_at_least": None if estimate is None else estimate.at_least,
+        "threshold": limit.value,
+        "false_alarm": false_alarm,
+        "false_alarm_interval": None if limit.interval is None else [*limit.interval],
+        "held_out_real": limit.held_out_real,
+        "held_out_needed": limit.needed,
+        "held_out": made.which,
+        "lean": {name: round(part, 4) for name, part in made.lean.items()} or None,
+    }
+
+
+def _statistics(images: materials.Images) -> np.ndarray:
+    """The statistics of pictures, a chunk of them in memory at a time."""
+    width = sum(s.stop - s.start for s in features.groups(images.shape[1:]).values())
+    parts = [features.compute(chunk) for chunk in materials.chunks(images)]
+    return np.concatenate([np.zeros((0, width), np.float32), *parts])

@@ -1,0 +1,181 @@
+"""What is sifted: pictures of unknown origin, and the real ones that they are compared
+with."""
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from rsmatch_jax.data import own, rs_ssl
+from rsmatch_jax.data.images import image_files, image_source, user_pictures
+from rsmatch_jax.deploy import frozen, saved
+from rsmatch_jax.errors import RequestError
+from rsmatch_jax.sift.folders import Source
+
+Images = rs_ssl.Images
+PARTS = ("images", "held_out", "context")
+_CHUNK = 256  # pictures that are decoded at a time
+_BATCH = 64  # of pictures that become a network's input
+
+
+@dataclasses.dataclass(frozen=True)
+class Predicted:
+    """A run's outputs. classes: str [N]. probabilities: float32 [N], of these classes.
+    scores: of PARTS, float32, of being synthetic; {} without a detector."""
+
+    classes: np.ndarray
+    probabilities: np.ndarray
+    scores: dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Material:
+    """Pictures of one size, all uint8 [.., S, S, 3] or encoded.
+
+    images: N pictures to sift; names: their paths. labelled: L real ones that a run
+    trains on. held_out: H real ones that train nothing. context: further unlabelled
+    ones, which only help to tell how real ones differ. origins: int32 [N], as in
+    rs_ssl.Task, to judge by. sources: where the pictures lie, None if in no files.
+    """
+
+    names: Sequence[str]
+    images: Images
+    labelled: Images
+    held_out: Images
+    context: Images
+    origins: np.ndarray
+    sources: Sequence[Source] | None
+    predicted: Predicted | None = None
+    step: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+def of_places(args: argparse.Namespace, stack: contextlib.ExitStack) -> Material:
+    """Reads the pictures in --labeled, --unlabeled and --test, without a run."""
+    places = own.Places(
+        args.labeled, args.unlabeled, args.test, args.origins, args.cache_dir
+    )
+    labelled, tested, collected = own.read(places, args.size, encode=False)
+    known = own.known(collected, args.origins, labelled.class_names)
+    nothing = collected.pictures.images[:0]
+    return Material(
+        names=collected.names.tolist(),
+        images=collected.pictures.images,
+        labelled=labelled.pictures.images,
+        held_out=nothing if tested is None else tested.pictures.images,
+        context=nothing,
+        origins=known.origins,
+        sources=_sources(collected.names.tolist(), args.unlabeled, stack),
+        notes=(*labelled.notes, *(tested.notes if tested else ()), *collected.notes),
+    )
+
+
+def of_run(args: argparse.Namespace, stack: contextlib.ExitStack) -> Material:
+    """Reads a run's unlabelled pictures, or the images named, and predicts them."""
+    run = saved.load(args.workdir, args.step)
+    model = frozen.Model(run, _BATCH)
+    places = saved.places(args)
+    task = saved.load_task(run, places)
+    material = _of_task(task)
+    if args.images:
+        material = _of_files(material, model, args.images)
+    elif task.files:
+        unlabeled = places.get("unlabeled") or run.exp.config.data.unlabeled
+        sources = _sources(material.names, unlabeled, stack)
+        material = dataclasses.replace(material, sources=sources)
+    predicted = _predict(model, material)
+    return dataclasses.replace(material, predicted=predicted, step=model.step)
+
+
+def chunks(images: Images) -> Iterator[np.ndarray]:
+    """Yields uint8 [n, S, S, 3], so that encoded pictures are never all in memory."""
+    for start in range(0, len(images), _CHUNK):
+        yield np.asarray(images[start : start + _CHUNK])
+
+
+def _of_task(task: rs_ssl.Task) -> Material:
+    """A task's unlabelled pictures: a user's collected ones, or all but the labelled
+    ones of a benchmark."""
+    count = len(task.unl_labels)
+    begin = len(task.split.unlabeled_real if task.files else task.lab_images)
+    rows = np.arange(begin, count)
+    if "unlabelled" in task.files:
+        names = task.files["unlabelled"].names[begin:].tolist()
+    else:
+        names = [f"unlabelled/{row:0{len(str(count))}d}" for row in rows]
+    images = task.unl_images
+    return Material(
+        names=names,
+        images=images[begin:] if isinstance(images, np.ndarray) else images.take(rows),
+        labelled=task.lab_images,
+        held_out=rs_ssl.joined(
+            [(x, np.arange(len(x))) for x in (task.test_images, task.val_images)]
+        ),
+        context=images[:0] if isinstance(images, np.ndarray) else images.take(rows[:0]),
+        origins=task.unl_origins[begin:],
+        sources=None,
+    )
+
+
+def _of_files(
+    material: Material, model: frozen.Model, images: Sequence[str]
+) -> Material:
+    """Pictures of a command line in place of the run's, which become the context."""
+    notes: list[str] = []
+    paths = image_files.find(images, notes.append)
+    loaded = [image for batch in model.open(paths) for image in batch]
+    readable = [(x, x.pixels) for x in loaded if x.pixels is not None]
+    notes += [f"{x.path} is left out: {x.reason}" for x in loaded if x.pixels is None]
+    if not readable:
+        raise RequestError("none of the images can be read:\n" + "\n".join(notes))
+    return dataclasses.replace(
+        material,
+        names=[image.path for image, _ in readable],
+        images=np.stack([pixels for _, pixels in readable]),
+        context=material.images,
+        origins=np.full(len(readable), rs_ssl.UNKNOWN, np.int32),
+        sources=[
+            Source(x.path, functools.partial(image_source.read_file, x.path))
+            for x, _ in readable
+        ],
+        notes=tuple(notes),
+    )
+
+
+def _sources(
+    names: Sequence[str], unlabeled: str, stack: contextlib.ExitStack
+) -> list[Source]:
+    """Where each collected picture lies."""
+    listed = user_pictures.unlabelled(stack, unlabeled, "data.unlabeled")
+    by_name = dict(zip(listed.names, listed.files, strict=True))
+    return [Source(by_name[name].place, by_name[name].read) for name in names]
+
+
+def _predict(model: frozen.Model, material: Material) -> Predicted:
+    rows = min(_BATCH, max(len(material.images), 1))
+
+    def outputs(images: Images):
+        batches = (
+            chunk[start : start + rows]
+            for chunk in chunks(images)
+            for start in range(0, len(chunk), rows)
+        )
+        return list(model.predict_batches(batches, rows))
+
+    of_images = outputs(material.images)
+    probabilities = np.concatenate([x.probabilities for x in of_images])
+    scores = {}
+    for part in PARTS if "detector" in model.parts else ():
+        batches = of_images if part == "images" else outputs(getattr(material, part))
+        of_part = [
+            x.synthetic_scores for x in batches if x.synthetic_scores is not None
+        ]
+        scores[part] = np.concatenate([np.zeros(0, np.float32), *of_part])
+    return Predicted(
+        classes=np.array(model.class_names)[probabilities.argmax(1)],
+        probabilities=probabilities.max(1),
+        scores=scores,
+    )
