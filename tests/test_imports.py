@@ -20,7 +20,7 @@ LEVELS = [
     ("files", "terminal", "version"),
     ("contact_sheet",),
     ("runtime", "state", "losses", "optim"),
-    ("models", "augment"),
+    ("models", "augment", "forensics"),
     ("methods",),
     ("step",),
     ("data",),

@@ -96,9 +96,9 @@ def combined(one: Scores, other: Scores) -> Scores:
         boundary = np.quantile(unlabelled, 1 - share.best_bin(held_out, unlabelled))
     # Two straight lines, so that the boundary comes to lie at 0.5.
     places = [0, np.clip(boundary, 1e-6, 1 - 1e-6), 1]
+    line = [0, verdicts.BOUNDARY, 1]
     images, held_out, context = (
-        np.interp(x, places, [0, verdicts.BOUNDARY, 1])
-        for x in (images, held_out, context)
+        np.interp(x, places, line) for x in (images, held_out, context)
     )
     return Scores(images, held_out, context, one.which, other.lean)
 

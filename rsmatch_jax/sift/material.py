@@ -170,10 +170,9 @@ def _predict(model: frozen.Model, material: Material) -> Predicted:
     scores = {}
     for part in PARTS if "detector" in model.parts else ():
         batches = of_images if part == "images" else outputs(getattr(material, part))
-        of_part = [
-            x.synthetic_scores for x in batches if x.synthetic_scores is not None
-        ]
-        scores[part] = np.concatenate([np.zeros(0, np.float32), *of_part])
+        of_batches = [np.zeros(0, np.float32)]
+        of_batches += [s for b in batches if (s := b.synthetic_scores) is not None]
+        scores[part] = np.concatenate(of_batches)
     return Predicted(
         classes=np.array(model.class_names)[probabilities.argmax(1)],
         probabilities=probabilities.max(1),

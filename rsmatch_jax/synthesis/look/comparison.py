@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 
 from rsmatch_jax.data.stores.arrays import ImageArrays
+from rsmatch_jax.forensics import features, pictures
 from rsmatch_jax.synthesis.look import cues
 from rsmatch_jax.terminal import say
 
 FOLDS = 5
-PENALTY = 3.0  # C of the support vector machine
-SIDE = 16  # pixels a side of the pictures that the classifier gets
+# C of support vectors for pixels, and of logistic regression for statistics
+PENALTIES = {"pixels": 3.0, "statistics": 0.01}
+SIDE = 16  # pixels a side of the pictures that the support vectors get
 MIN_PICTURES = 5 * FOLDS  # of each kind
 
 
@@ -50,7 +52,7 @@ def compare(
     if channels == 3:
         grey = each(lambda s, labels: cues.grey_share(s, labels, classes))
     say("training a classifier to tell real from synthetic ...")
-    sides = (train, train_stats, train_rows), (pool, stats, rows[~copies[rows]])
+    sides = (train, train_rows), (pool, rows[~copies[rows]])
     return {
         "class_names": pool.class_names,
         "generator_names": pool.generator_names,
@@ -88,22 +90,21 @@ def _near_twins(pool, train, rows, train_rows, seed: int) -> dict[str, float | N
 
 
 def _probe(real, synthetic, sample: int, seed: int) -> dict[str, Any]:
-    """Returns the verdicts of a classifier on pixels and on statistics. real,
-    synthetic: images, their statistics and the rows to choose from."""
-    (train, train_stats, train_rows), (pool, stats, rows) = real, synthetic
+    """Returns the verdicts of a classifier on pixels and of one on statistics. real,
+    synthetic: images and the rows to choose from."""
+    (train, train_rows), (pool, rows) = real, synthetic
     labels = train.labels[train_rows], pool.labels[rows]
     per_class = max(1, sample // (2 * pool.num_classes))
     chosen_real, chosen = choose(*labels, pool.generators[rows], per_class, seed)
     train_rows, rows = np.sort(train_rows[chosen_real]), np.sort(rows[chosen])
     generators = np.concatenate([np.full(len(train_rows), -1), pool.generators[rows]])
     images = np.concatenate([train.images[train_rows], pool.images[rows]])
-    both = train_stats.rows(train_rows), stats.rows(rows)
-    features = {
-        "pixels": cues.shrink(images, SIDE).reshape(len(images), -1),
-        "statistics": np.concatenate([s.features() for s in both]),
+    inputs = {
+        "pixels": pictures.shrink(images, SIDE).reshape(len(images), -1),
+        "statistics": features.compute(images),
     }
     count = len(pool.generator_names)
-    verdicts = {k: judge(v, generators, count, seed) for k, v in features.items()}
+    verdicts = {k: judge(k, v, generators, count, seed) for k, v in inputs.items()}
     return {"pictures": len(generators), "seed": seed, **verdicts}
 
 
@@ -137,13 +138,19 @@ def choose(
 
 
 def judge(
-    features: np.ndarray, generators: np.ndarray, num_generators: int, seed: int
+    kind: str,
+    inputs: np.ndarray,
+    generators: np.ndarray,
+    num_generators: int,
+    seed: int,
 ) -> dict[str, Any] | None:
-    """Cross-validates a support vector machine; None if a kind is below MIN_PICTURES.
+    """Cross-validates a classifier; None if real or synthetic are below MIN_PICTURES.
 
     Args:
-        features: [N, F], standardised here; the kernel is Gaussian. No picture may
-            occur twice, or it could be in the training and in the held-out part.
+        kind: `pixels` for support vectors with a Gaussian kernel, `statistics` for
+            logistic regression, which does better on many correlated statistics.
+        inputs: [N, F], standardised here. No picture may occur twice, or it could be in
+            the training and in the held-out part.
         generators: int [N], -1 for real pictures.
 
     Returns:
@@ -151,15 +158,20 @@ def judge(
         error: its standard error, from the numbers of pictures. by_generator: the
         balanced accuracy with one generator's pictures alone, None if it has none.
     """
-    from sklearn import model_selection, pipeline, preprocessing, svm  # lazy: takes 1 s
+    # lazy: takes 1 s
+    from sklearn import linear_model, model_selection, pipeline, preprocessing, svm
 
     synthetic = generators >= 0
     numbers = np.bincount(synthetic, minlength=2)
     if numbers.min() < MIN_PICTURES:
         return None
-    model = pipeline.make_pipeline(preprocessing.StandardScaler(), svm.SVC(C=PENALTY))
+    if kind == "pixels":
+        model = svm.SVC(C=PENALTIES[kind])
+    else:
+        model = linear_model.LogisticRegression(C=PENALTIES[kind], max_iter=500)
+    model = pipeline.make_pipeline(preprocessing.StandardScaler(), model)
     folds = model_selection.StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    guesses = model_selection.cross_val_predict(model, features, synthetic, cv=folds)
+    guesses = model_selection.cross_val_predict(model, inputs, synthetic, cv=folds)
     right = guesses == synthetic
     of_real = right[~synthetic].mean()
     rates = np.array([of_real, right[synthetic].mean()])

@@ -1,22 +1,20 @@
 """Measures what may tell synthetic pictures from real ones. Pure numpy.
 
-Pictures are uint8 [N, H, W, C], C = 1 or 3. They may be memory-mapped and are read in
-chunks. Grey is JPEG's luma (BT.601). Levels are 0..255.
+Pictures are as in `forensics.pictures`.
 """
 
 import hashlib
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
+from rsmatch_jax.forensics import pictures
+
 NEAR_GREY = 7.0  # levels of mean colourfulness
 NEAR_TWIN = 0.98  # correlation of two thumbnails
 THUMBNAIL = 8  # pixels a side
-BLOCK = 8  # of JPEG, pixels
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-_CHUNK_VALUES = 1 << 22
+_BLOCK_VALUES = 1 << 22  # correlations at a time
 
 
 class Statistics(NamedTuple):
@@ -25,8 +23,7 @@ class Statistics(NamedTuple):
     means, stds: [N, C] over a picture's pixels. chroma: [N, 1], mean of largest minus
     smallest channel; [N, 0] for grey pictures. border [N, 1], inside [N]: mean absolute
     difference of neighbouring grey pixels across the edges of JPEG's 8-pixel blocks,
-    and elsewhere; border is [N, 0] if pictures have no such edge. detail: [N], mean
-    absolute Laplacian of grey, 0 in pictures below 3 pixels.
+    and elsewhere; border is [N, 0] if pictures have no such edge.
     """
 
     means: np.ndarray
@@ -34,22 +31,15 @@ class Statistics(NamedTuple):
     chroma: np.ndarray
     border: np.ndarray
     inside: np.ndarray
-    detail: np.ndarray
 
     def rows(self, which: np.ndarray) -> "Statistics":
         """Returns the figures of some pictures. which: an index array or a mask."""
         return Statistics(*(column[which] for column in self))
 
-    def features(self) -> np.ndarray:
-        """Returns the input of a classifier, float64 [N, F]."""
-        relative = self.border / (self.inside[:, None] + 1)
-        columns = (self.means, self.stds, self.inside, self.detail, self.chroma)
-        return np.column_stack([*columns, self.border, relative])
-
 
 def statistics(images: np.ndarray) -> Statistics:
     """Returns the figures of every picture."""
-    parts = [_chunk_statistics(chunk) for chunk in _chunks(images)]
+    parts = [_chunk_statistics(chunk) for chunk in pictures.chunks(images)]
     return Statistics(*map(np.concatenate, zip(*parts, strict=True)))
 
 
@@ -57,40 +47,10 @@ def _chunk_statistics(images: np.ndarray) -> Statistics:
     planes = np.ascontiguousarray(np.moveaxis(images, 3, 0))
     planes = planes.reshape(len(planes), len(images), -1)
     chroma = (planes.max(0) - planes.min(0)).mean(1, keepdims=True)
-    grey = to_grey(images)
-    border, inside = _steps(grey)
+    border, inside = pictures.steps(pictures.to_grey(images))
     chroma = chroma if len(planes) == 3 else chroma[:, :0]
     means, stds = planes.mean(2).T, planes.std(2).T
-    return Statistics(means, stds, chroma, border, inside, _detail(grey))
-
-
-def to_grey(images: np.ndarray) -> np.ndarray:
-    """Converts uint8 or float32 [N, H, W, 1 or 3] to float32 [N, H, W]."""
-    images = images.astype(np.float32)
-    return images[..., 0] if images.shape[3] == 1 else images @ _LUMA
-
-
-def _steps(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (border, inside) of Statistics."""
-    sums, counts = np.zeros((2, len(grey))), np.zeros(2)
-    for axis in (1, 2):
-        steps = np.abs(np.diff(grey, axis=axis)).mean(3 - axis, dtype=np.float64)
-        at_border = (np.arange(steps.shape[1]) + 1) % BLOCK == 0
-        for i, which in enumerate((at_border, ~at_border)):
-            # Weighted by the other side's length: the mean over all pairs of pixels.
-            length = grey.shape[3 - axis]
-            sums[i] += steps[:, which].sum(1) * length
-            counts[i] += which.sum() * length
-    border, inside = sums / np.maximum(counts, 1)[:, None]
-    return border[:, None][:, : int(counts[0] > 0)], inside
-
-
-def _detail(grey: np.ndarray) -> np.ndarray:
-    if min(grey.shape[1:]) < 3:
-        return np.zeros(len(grey))
-    around = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1]
-    around += grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
-    return np.abs(4 * grey[:, 1:-1, 1:-1] - around).mean((1, 2), dtype=np.float64)
+    return Statistics(means, stds, chroma, border, inside)
 
 
 def channels(stats: Statistics) -> dict[str, list[float]]:
@@ -150,39 +110,18 @@ def near_twins(
     if not len(rows):
         return None
     labels = labels[rows]
-    vectors = to_grey(shrink(images, THUMBNAIL)[rows]).reshape(len(rows), -1)
+    vectors = pictures.to_grey(pictures.shrink(images, THUMBNAIL)[rows]).reshape(
+        len(rows), -1
+    )
     vectors -= vectors.mean(1, keepdims=True)
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     vectors /= np.maximum(length, math.sqrt(vectors.shape[1]))
     count = 0
     for label in np.unique(labels):
         members = vectors[labels == label]
-        block = max(1, _CHUNK_VALUES // len(members))
+        block = max(1, _BLOCK_VALUES // len(members))
         for start in range(0, len(members), block):
             near = members[start : start + block] @ members.T > NEAR_TWIN
             near[np.arange(len(near)), np.arange(len(near)) + start] = False
             count += int(near.any(1).sum())
     return count / len(rows)
-
-
-def shrink(images: np.ndarray, side: int) -> np.ndarray:
-    """Returns area means, float32 [N, min(H, side), min(W, side), C]."""
-    down, across = (_area(size, side) for size in images.shape[1:3])
-    chunks = (chunk.astype(np.float32) for chunk in _chunks(images))
-    areas = "yh,nhwc,xw->nyxc"
-    means = [np.einsum(areas, down, c, across, optimize=True) for c in chunks]
-    return np.concatenate(means)
-
-
-def _area(size: int, side: int) -> np.ndarray:
-    """Returns the shares of `size` pixels (columns) in at most `side` new ones."""
-    side = min(side, size)
-    # Each pixel in `side` equal parts: every `size` parts make a new pixel.
-    parts = np.repeat(np.eye(side), size, axis=0).reshape(size, side, side)
-    return (parts.sum(1).T / size).astype(np.float32)
-
-
-def _chunks(images: np.ndarray) -> Iterator[np.ndarray]:
-    rows = max(1, _CHUNK_VALUES // math.prod(images.shape[1:]))
-    for start in range(0, len(images), rows):
-        yield np.asarray(images[start : start + rows])

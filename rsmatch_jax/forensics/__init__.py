@@ -1,0 +1,1 @@
+"""Tells synthetic pictures from real ones by statistics, before any training."""
