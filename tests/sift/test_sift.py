@@ -163,9 +163,9 @@ def test_too_few_held_out(root, tmp_path, capsys):
 
 
 def test_images_of_a_command_line(root, tmp_path, capsys):
-    """They are judged among the run's pictures: alone, each would have rank one."""
+    """They are judged among the run's pictures: two alone tell nothing."""
     pictures = [f"{root}/scraped/{name}.png" for name in ("000r", "000s")]
-    flags = [f"--workdir={root}/run", "--by=both", "--false_alarm=0.1"]
+    flags = [f"--workdir={root}/run", "--by=statistics", "--false_alarm=0.1"]
     assert sift.main([*flags, f"--out={tmp_path}/out", *pictures]) == 0
     rows, summary = read(tmp_path / "out")
     assert [row["path"] for row in rows] == pictures
