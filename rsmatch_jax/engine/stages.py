@@ -152,7 +152,7 @@ def _claimed(
             else:  # again, because another process may have begun since
                 saved_config.continue_run(folder, exp.config, explicit)
             about = experiment.describe_data(task, exp.dims)
-            about[same_data.CONTENT] = same_data.digest(task)
+            about[same_data.DIGEST] = same_data.digest(task)
             if os.path.exists(os.path.join(folder, workdir.SPLIT_FILE)):
                 same_data.check(folder, task)
             workdir.claim(

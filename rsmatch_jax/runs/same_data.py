@@ -13,8 +13,10 @@ from rsmatch_jax.data.stores.encoded import EncodedImages
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.runs import workdir
 
-CONTENT = "content"  # key of data.json: a digest of images, which older runs lack
-SAMPLE = 256  # images of each part; all of ImageNet would take minutes to read
+# Keys of data.json: digests of images and labels, and of fewer images in older runs,
+# the oldest of which have none.
+DIGEST, _OLDER = "digest", "content"
+SAMPLE = 256  # encoded images of a part; all of ImageNet would take minutes to read
 _GROUPS = {
     "labelled": ("labelled", "validation", "test"),
     "unlabelled": ("unlabelled",),
@@ -22,18 +24,27 @@ _GROUPS = {
 _ANEW = "or train anew with --overwrite"
 
 
-def digest(task: Task) -> str:
-    """Returns a SHA-256 of up to SAMPLE evenly spaced images of each part of a task: of
-    the pixels of decoded images, of the files of encoded ones."""
+def digest(task: Task, *, older: bool = False) -> str:
+    """Returns a SHA-256 of the images of a task and of all labels but the unlabelled
+    images', which are for figures alone: of the pixels of decoded images; of the files
+    of up to SAMPLE evenly spaced encoded ones of each part.
+
+    older: as versions did that took SAMPLE decoded images too, and no labels.
+    """
     sha = hashlib.sha256()
+    for labels in () if older else (task.lab_labels, task.val_labels, task.test_labels):
+        sha.update(np.ascontiguousarray(labels, np.int64).data)
     for images in (task.lab_images, task.unl_images, task.val_images, task.test_images):
         sha.update(repr(images.shape).encode())
+        if not older and isinstance(images, np.ndarray):
+            sha.update(np.ascontiguousarray(images).data)
+            continue
         rows = np.linspace(0, len(images) - 1, min(len(images), SAMPLE)).astype(int)
         for row in rows.tolist():
             if isinstance(images, EncodedImages):
                 sha.update(images.read(row))
             else:
-                sha.update(np.ascontiguousarray(images[row]).tobytes())
+                sha.update(np.ascontiguousarray(images[row]).data)
     return sha.hexdigest()
 
 
@@ -68,10 +79,12 @@ def check(folder: str, task: Task):
                 f"{changed}"
             )
     data = files.read_json(os.path.join(folder, workdir.DATA_FILE)) or {}
-    if data.get(CONTENT) not in (None, digest(task)):
+    older = DIGEST not in data
+    saved = data.get(_OLDER if older else DIGEST)
+    if saved not in (None, digest(task, older=older)):
         raise RequestError(
-            f"{folder}: this run began with other images of the same number and "
-            f"labels, {changed}"
+            f"{folder}: this run began with other images or labels of the same number, "
+            f"{changed}"
         )
 
 
