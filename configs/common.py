@@ -99,8 +99,13 @@ def _keys() -> ml_collections.ConfigDict:
     i.prefetch = 4  # batches made ahead (tfdata)
 
     c.model = m = ml_collections.ConfigDict()
-    m.classifier = "wrn_28_2"  # wrn_<depth>_<width>, resnet18, resnet50
+    # wrn_<depth>_<width>, resnet18, resnet50, or package.module:factory of a user's
+    # encoder (docs/own_encoder.md)
+    m.classifier = "wrn_28_2"
     m.detector = "wrn_10_1"  # the paper says "lightweight"; this size is our choice
+    # What a new run begins from: FILE.safetensors with a resnet18 or resnet50 by
+    # torchvision's names, or the workdir of another run, whose EMA weights it takes.
+    m.init_from = Later(placeholder(str), neutral=None)
     m.dtype = "float32"  # or bfloat16: type of computations; parameters are float32
     m.bn_momentum = 0.999  # share of the old running statistics that stays each step
     # Running variance. unbiased: n/(n-1) times that of n values, as in torch.
@@ -180,4 +185,5 @@ def _keys() -> ml_collections.ConfigDict:
     c.log = g = ml_collections.ConfigDict()
     g.every_steps = 256
     g.tensorboard = True  # event files beside metrics.jsonl
+    g.wandb = Later(placeholder(str), neutral=None)  # project at Weights & Biases
     return c

@@ -1,14 +1,15 @@
 """Recomputes the figures of a run from one of its checkpoints.
 
     python -m rsmatch_jax.evaluate --workdir=DIR [--step=last|best|N] [--out=FILE.json]
-        [--data_dir=DIR] [--synthetic_pool=DIR] [--labeled=PLACE] [--unlabeled=PLACE]
-        [--test=PLACE] [--origins=FILE.csv]
+        [--trust_code] [--data_dir=DIR] [--synthetic_pool=DIR] [--labeled=PLACE]
+        [--unlabeled=PLACE] [--test=PLACE] [--origins=FILE.csv]
 
 On the test set: accuracy, top-5, macro precision, recall and F1, recall per class, the
 most confused classes. On the unlabelled set: detector, pseudo-labels and queue against
 ground truth, on the images of known origin or class. The command only reads the
-workdir. The last six flags name the places of data that have moved; --origins also
-those of a CSV that the run did not have.
+workdir. --trust_code lets a network that is not of this package run its code. The last
+six flags name the places of data that have moved; --origins also those of a CSV that
+the run did not have.
 Exit codes: 0 done, 1 it failed, 2 the request was wrong.
 """
 
@@ -35,6 +36,7 @@ def evaluate(
     *,
     places: Mapping[str, str] | None = None,
     devices: Sequence[jax.Device] | None = None,
+    trust_code: bool = False,
 ) -> dict[str, Any]:
     """Returns all figures of the run in `folder` at a saved step, JSON-ready: figures
     and details of `measure.Measured`, step, confusion (rows of counts, row = truth) and
@@ -44,7 +46,7 @@ def evaluate(
     means all local ones; their number may differ from training's.
     """
     devices = list(devices or jax.local_devices())
-    run = saved.load(folder, step, devices)
+    run = saved.load(folder, step, devices, trust_code=trust_code)
     assert run.state is not None
     task = saved.load_task(run, places)
     measured = measure.measure(
@@ -105,7 +107,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace):
     workdir.check_out(args.out, args.workdir)
-    figures = evaluate(args.workdir, args.step, places=saved.places(args))
+    places = saved.places(args)
+    figures = evaluate(
+        args.workdir, args.step, places=places, trust_code=args.trust_code
+    )
     for line in describe(figures):
         terminal.say(line)
     if args.out is not None:

@@ -1,12 +1,14 @@
 """Exports the trained classifier as one file that does not need this package.
 
     python -m rsmatch_jax.export --workdir=DIR --out=FILE [--step=last|best|N]
+        [--trust_code]
 
 jax.export makes FILE for CPUs, CUDA GPUs and TPUs. It maps uint8 images [b, S, S, 3],
 any number b, to probabilities float32 [b, K]. It contains the normalisation, the
 encoder and the real head with the EMA weights, and nothing else of the networks. It
 loads with jax and flatbuffers, as FILE.md shows. FILE.json and FILE.md describe the
-model and its origin.
+model and its origin. --trust_code lets a network that is not of this package run its
+code.
 Exit codes: 0 done, 1 it failed, 2 the request was wrong.
 """
 
@@ -82,7 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace):
     workdir.check_out(args.out, args.workdir, "", beside=CARDS)
-    content = write(saved.load(args.workdir, args.step), args.out)
+    run = saved.load(args.workdir, args.step, trust_code=args.trust_code)
+    content = write(run, args.out)
     say(
         f"{args.out}: {content['file']['bytes'] / 2**20:.1f} MiB, step "
         f"{content['training']['step']}, {len(content['classes'])} classes of "

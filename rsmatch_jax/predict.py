@@ -1,7 +1,8 @@
 """Predicts class, probability and synthetic score of images, as JSON lines.
 
     python -m rsmatch_jax.predict --workdir=DIR [--step=last|best|N] [--top=K]
-        [--batch_size=N] [--background=COLOUR] [--out=FILE.jsonl] IMAGE...
+        [--batch_size=N] [--background=COLOUR] [--out=FILE.jsonl] [--trust_code]
+        IMAGE...
 
 IMAGE: a file (PNG, JPEG, WebP, BMP, GIF, TIFF, PPM, PGM; AVIF where Pillow has it, HEIC
 with the package pillow-heif), a folder with all images below it, symbolic links
@@ -11,8 +12,9 @@ class, label, probability, synthetic_score (null if the run has no detector), ve
 workdir for this step, else null), size (width and height in the file), changes (how the
 image was brought to the size and kind of the training images). A transparent image is
 put on --background first, as by the importer: white, or any colour's name or #rrggbb.
---top=K adds the K most probable classes. A summary and the list of unreadable files go
-to stderr. The command uses the first local device.
+--top=K adds the K most probable classes. --trust_code lets a network that is not of
+this package run its code. A summary and the list of unreadable files go to stderr. The
+command uses the first local device.
 Exit codes: 0 done, 1 some images could not be read, 2 the request was wrong.
 """
 
@@ -154,7 +156,12 @@ def _run(args: argparse.Namespace):
     workdir.check_out(args.out, args.workdir, ".jsonl")
     paths = image_files.find(args.images, _note)
     compilation.use_cache(None)
-    model = frozen.load(args.workdir, args.step, batch_size=args.batch_size)
+    model = frozen.load(
+        args.workdir,
+        args.step,
+        batch_size=args.batch_size,
+        trust_code=args.trust_code,
+    )
     with contextlib.ExitStack() as stack:
         out = sys.stdout
         if args.out is not None:

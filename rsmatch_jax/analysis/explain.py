@@ -2,14 +2,16 @@
 
     python -m rsmatch_jax.analysis.explain --workdir=DIR [IMAGE...] [--step=last|best|N]
         [--set=unlabelled|test] [--index=I,J,...] [--images=N] [--class=NAME]
-        [--stage=NAME] [--out=FILE.png] [--data_dir=DIR] [--synthetic_pool=DIR]
-        [--labeled=PLACE] [--unlabeled=PLACE] [--test=PLACE] [--origins=FILE.csv]
+        [--stage=NAME] [--out=FILE.png] [--trust_code] [--data_dir=DIR]
+        [--synthetic_pool=DIR] [--labeled=PLACE] [--unlabeled=PLACE] [--test=PLACE]
+        [--origins=FILE.csv]
 
 IMAGE: files, folders and patterns, as for rsmatch_jax.predict. Without any, the command
 takes images of the run's data: those of --index, or --images of the set (20), real and
 synthetic ones of all classes in turn. FILE.png shows for each image: the image, what
 speaks for its predicted class (or --class) in the classifier, what speaks for
-"synthetic" in the detector, with probabilities; mistakes are bold. --stage: of the
+"synthetic" in the detector, with probabilities; mistakes are bold. --trust_code lets a
+network that is not of this package run its code. --stage: of the
 networks, by default the last one; earlier stages are finer, but tell less about the
 class. The last six flags name the places of data that have moved. FILE is
 DIR/gradcam.png by default. FILE.json, beside it, has the step, the stages with their

@@ -89,6 +89,11 @@ def make_maps(part: frozen.Part, stage: str) -> Callable:
 def choose_stage(part: frozen.Part, stage: str | None) -> str:
     """Returns the stage's name; None = the last. RequestError if there is no such."""
     stages = part.net.stages
+    if not stages:
+        raise RequestError(
+            f"the encoder of the {part.name} names no stages, and Grad-CAM++ needs one "
+            "(docs/own_encoder.md)"
+        )
     if stage is not None and stage not in stages:
         raise RequestError(
             f"--stage={stage} is no stage of the {part.name}; choose one of "

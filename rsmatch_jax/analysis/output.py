@@ -16,7 +16,7 @@ _SUFFIX = ".png"
 def open_run(args: argparse.Namespace, name: str) -> tuple[saved.Saved, str]:
     """Returns the run, and --out or `name` in the workdir after checking it."""
     compilation.use_cache(None)
-    run = saved.load(args.workdir, args.step)
+    run = saved.load(args.workdir, args.step, trust_code=args.trust_code)
     out = args.out or os.path.join(args.workdir, name)
     workdir.check_out(out, args.workdir, _SUFFIX)
     try:

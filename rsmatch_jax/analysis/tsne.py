@@ -1,13 +1,14 @@
 """Draws the features of both networks as two maps of points (paper, Fig. 2).
 
     python -m rsmatch_jax.analysis.tsne --workdir=DIR [--step=last|best|N] [--images=N]
-        [--class=NAME ...] [--seed=N] [--out=FILE.png] [--data_dir=DIR]
+        [--class=NAME ...] [--seed=N] [--out=FILE.png] [--trust_code] [--data_dir=DIR]
         [--synthetic_pool=DIR] [--labeled=PLACE] [--unlabeled=PLACE] [--test=PLACE]
         [--origins=FILE.csv]
 
 The command takes --images unlabelled images (1500), balanced over real and synthetic
 ones and over all classes as far as possible (of very many classes a random choice), or
-only over each --class. FILE.png shows them by scikit-learn's t-SNE: colours are
+only over each --class. --trust_code lets a network that is not of this package run its
+code. FILE.png shows them by scikit-learn's t-SNE: colours are
 classes (grey: unknown), dots real images, triangles synthetic ones, diamonds those of
 unknown origin. FILE.json, beside it, has the points, and for each network how well a
 linear probe separates real from synthetic in its features (balanced accuracy, 0.5 = not

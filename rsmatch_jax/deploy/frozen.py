@@ -255,11 +255,17 @@ def require_readable(unreadable: Mapping[str, str], count: int, done: str):
         )
 
 
-def load(workdir: str, step: str = "last", *, batch_size: int = BATCH) -> Model:
+def load(
+    workdir: str,
+    step: str = "last",
+    *,
+    batch_size: int = BATCH,
+    trust_code: bool = False,
+) -> Model:
     """Returns the trained model of a run, on the first local device: the EMA weights of
     the encoder, the real head and the detector, if any. The run's data may be gone.
 
-    step and errors are those of `saved.load`: RequestError is a ValueError, RunFailed a
-    RuntimeError. batch_size: most images at a time.
+    step, trust_code and errors are those of `saved.load`: RequestError is a ValueError,
+    RunFailed a RuntimeError. batch_size: most images at a time.
     """
-    return Model(saved.load(workdir, step), batch_size)
+    return Model(saved.load(workdir, step, trust_code=trust_code), batch_size)

@@ -41,19 +41,25 @@ class Saved:
 
 
 def load(
-    folder: str, step: str = "last", devices: Sequence[jax.Device] | None = None
+    folder: str,
+    step: str = "last",
+    devices: Sequence[jax.Device] | None = None,
+    *,
+    trust_code: bool = False,
 ) -> Saved:
     """Loads the run in a workdir.
 
     Args:
         step: last, best (the best evaluation that the newest checkpoint records) or N.
         devices: None means the first local one.
+        trust_code: may run the module of a network outside this package.
 
     Raises:
-        RequestError: there is no such run or step, or another version made it.
+        RequestError: there is no such run or step, another version made it, or it needs
+            trust_code.
         RunFailed: the checkpoint is damaged.
     """
-    config = saved_config.load(folder)
+    config = saved_config.load(folder, trust_code)
     with contextlib.closing(Checkpoints(folder, keep=None)) as checkpoints:
         number = checkpoints.choose(step)
         data = workdir.read_data(folder)
@@ -92,6 +98,7 @@ def add_flags(parser: argparse.ArgumentParser, *, data: bool = False):
     """Adds the arguments of `load` to a parser; data: also those of `load_task`."""
     parser.add_argument("--workdir", metavar="DIR", required=True)
     parser.add_argument("--step", metavar="last|best|N", default="last")
+    parser.add_argument("--trust_code", action="store_true")
     if data:
         for key in PLACES:
             parser.add_argument(f"--{key}", metavar="PLACE")

@@ -14,6 +14,7 @@ from rsmatch_jax.augment import views
 from rsmatch_jax.data import normalise, own, pool_choice, rs_ssl, sources
 from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.data.stores.encoded import EncodedImages
+from rsmatch_jax.engine import start_weights
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.methods.catalogue import METHODS, Dims, Method
 from rsmatch_jax.models import networks
@@ -33,6 +34,7 @@ class Experiment:
     nets: Mapping[str, Network]
     tx: optax.GradientTransformation
     views: views.ViewSpec
+    start: start_weights.Weights | None = None  # instead of random initial values
 
     @functools.cached_property
     def first_state(self) -> jax.stages.Lowered:
@@ -46,7 +48,10 @@ class Experiment:
         """Returns the state before step 0, placed on the devices."""
         platform = self.devices[0].platform
         program = compilation.compiled(self.first_state, platform)
-        return parallel.replicate(program(self.config.seed), self.devices)
+        state = program(self.config.seed)
+        if self.start is not None:
+            state = start_weights.put(state, self.start)
+        return parallel.replicate(state, self.devices)
 
     def state_shapes(self) -> TrainState:
         """Returns shapes, dtypes and placement of the state; computes nothing."""

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -64,13 +65,10 @@ class Loop:
         self.dispatches = hosts.steps_ahead(DISPATCHES, exp.devices[0].platform)
         self.evaluation_seconds = 0.0
         self.logbook = Logbook(
-            folder,
-            num_bytes=self.record.metrics_bytes,
-            num_steps=self.config.train.num_steps,
-            tensorboard=self.config.log.tensorboard,
+            folder, self.config.to_dict(), num_bytes=self.record.metrics_bytes
         )
         if not first:
-            self.logbook.write_start(self.config.to_dict(), self.state.params)
+            self.logbook.write_start(self.state.params)
         self.forward = measure.mapped_forward(
             exp.nets, exp.devices, exp.method.training_heads
         )
@@ -247,7 +245,10 @@ class Loop:
 
     def _abandon(self):
         """Cleans up after a failure: waits for saves, and notes it in result.json."""
-        actions = [lambda: self._write_result("failed"), self.logbook.close]
+        actions: list[Callable[[], Any]] = [
+            lambda: self._write_result("failed"),
+            lambda: self.logbook.close(failed=True),
+        ]
         # One of several processes that fails alone would wait for the others.
         if hosts.num_processes() == 1:
             actions.insert(0, self.checkpoints.close)

@@ -12,6 +12,7 @@ from typing import Any
 
 from rsmatch_jax.engine import checks, config_file
 from rsmatch_jax.errors import RequestError, one_line
+from rsmatch_jax.models import own_encoder
 from rsmatch_jax.runs import workdir
 
 # Where data are. A run goes on with other places if the data are equal.
@@ -35,11 +36,12 @@ def neutral_values() -> Mapping[str, Any]:
     return reference()[1]
 
 
-def load(folder: str) -> Any:
+def load(folder: str, trust_code: bool = False) -> Any:
     """Returns the locked config of the run in a workdir. Keys that it lacks get neutral
     values, and a line on stderr names those that its method uses.
 
-    Raises RequestError if there is no run, or a value cannot work or is missing.
+    Raises RequestError if there is no run, if a value cannot work or is missing, or if
+    a network is code outside this package, which runs only with trust_code.
     """
     if not os.path.isdir(folder):
         raise RequestError(f"--workdir={folder}: there is no such folder")
@@ -55,6 +57,8 @@ def load(folder: str) -> Any:
         with config.unlocked():
             config.update(saved)
         config = with_values(config, neutral)
+        if not trust_code:
+            _require_no_code(config, path)
         # One device: a command that opens a run need not split its batch.
         checks.check(config, num_devices=1)
     except (TypeError, ValueError) as e:
@@ -139,7 +143,12 @@ def continue_run(
 def neutral_line(folder: str, values: Mapping[str, Any]) -> str | None:
     """Returns a line about the neutral values of keys that the run's config lacks."""
     saved = workdir.flat(workdir.read_config(folder) or {})
-    neutral = {key: value for key, value in values.items() if key not in saved}
+    defaults = workdir.flat(reference()[0].to_dict())
+    neutral = {
+        key: value
+        for key, value in values.items()
+        if key not in saved and value != defaults.get(key)
+    }
     if not neutral:
         return None
     listed = ", ".join(f"{key}={value}" for key, value in neutral.items())
@@ -153,6 +162,17 @@ def with_values(config: Any, values: Mapping[str, Any]) -> Any:
         for key, value in values.items():
             _put(config, key, value)
     return config.lock()
+
+
+def _require_no_code(config: Any, path: str):
+    for key in ("classifier", "detector"):
+        value = config.model[key]
+        if own_encoder.is_code(value):
+            raise RequestError(
+                f"{path}: model.{key}={value} is code that is not of this package; "
+                "read it, and add --trust_code if it may run here (in Python: "
+                "trust_code=True)"
+            )
 
 
 def _put(group: Any, key: str, value: Any):

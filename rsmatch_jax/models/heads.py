@@ -98,7 +98,9 @@ class EncoderWithHeads(nn.Module):
     @nn.compact
     def __call__(self, images: Float[Array, "n s s 3"], train: bool) -> Outputs:
         features = self.encoder(images, train)
-        specs, linear = self.specs, self.encoder.linear
+        # A user's encoder may name none.
+        linear = getattr(self.encoder, "linear", torch_linear)
+        specs = self.specs
         projectors = {k: s for k, s in specs.items() if isinstance(s, Projector)}
         classifiers = {k: s for k, s in specs.items() if k not in projectors}
         classify = Heads(classifiers, linear, name="heads")

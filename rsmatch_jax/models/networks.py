@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32, UInt8
 
 from rsmatch_jax.errors import RequestError
+from rsmatch_jax.models import own_encoder
 from rsmatch_jax.models.heads import EncoderWithHeads, Head, Projector
 from rsmatch_jax.models.layers import Layers
 from rsmatch_jax.models.resnet import resnet18, resnet50
@@ -51,12 +52,18 @@ MODELS: dict[str, functools.partial[nn.Module]] = {
 def make(name: str, heads: Mapping[str, Head], **options: Any) -> Network:
     """Returns the network `name` with these heads and the options of `layers.Layers`.
 
-    name: a key of MODELS, or any wrn_D_K with D = 6n + 4. heads: {name: number of
-    classes of a linear classifier, or a `Projector`}. Raises RequestError for an
-    unknown name or choice.
+    name: a key of MODELS, any wrn_D_K with D = 6n + 4, or package.module:factory of an
+    encoder elsewhere, whose code then runs. heads: {name: number of classes of a linear
+    classifier, or a `Projector`}. Raises RequestError for an unknown name or choice.
     """
-    encoder = _constructor(name)(layers=Layers(**options))
-    return _pure(EncoderWithHeads(encoder, heads), encoder.stages)
+    layers = Layers(**options)
+    if not own_encoder.is_code(name):
+        encoder = _constructor(name)(layers=layers)
+        return _pure(EncoderWithHeads(encoder, heads), encoder.stages)
+    encoder = own_encoder.make(name, layers)
+    stages = tuple(getattr(encoder, "stages", ()))
+    net = _pure(EncoderWithHeads(encoder, heads), stages)
+    return own_encoder.guarded(name, net, encoder, layers)
 
 
 def _pure(model: nn.Module, stages: tuple[str, ...]) -> Network:
@@ -66,7 +73,8 @@ def _pure(model: nn.Module, stages: tuple[str, ...]) -> Network:
         # Lazy: only shapes matter, so the forward pass is traced but never run.
         shape = jax.ShapeDtypeStruct(images.shape, jnp.float32)
         variables = model.lazy_init(key, shape, train=False)
-        return variables["params"], variables["batch_stats"]
+        # Only a user's encoder may do without norms.
+        return variables["params"], variables.get("batch_stats", {})
 
     def apply(params, stats, images, train):
         variables = {"params": params, "batch_stats": stats}
@@ -75,7 +83,7 @@ def _pure(model: nn.Module, stages: tuple[str, ...]) -> Network:
         outputs, updates = forward(
             variables, images, train=True, mutable=["batch_stats"]
         )
-        return outputs, updates["batch_stats"]
+        return outputs, updates.get("batch_stats", {})
 
     def probe(params, stats, images, stage, shift):
         shifts = {"encoder": {name: 0.0 for name in stages} | {stage: shift}}
@@ -99,7 +107,8 @@ def _constructor(name: str) -> functools.partial[nn.Module]:
             return functools.partial(WideResNet, depth, widen)
     raise RequestError(
         f"the network {name!r} is unknown; choose one of {', '.join(MODELS)}, "
-        "or any wrn_D_K with depth D = 6n + 4 (10, 16, 22, ...) and width K >= 1"
+        "any wrn_D_K with depth D = 6n + 4 (10, 16, 22, ...) and width K >= 1, or "
+        "package.module:factory (docs/own_encoder.md)"
     )
 
 

@@ -1,11 +1,12 @@
-"""What a run writes while it trains: metrics.jsonl, and TensorBoard's event files.
+"""What a run writes while it trains: metrics.jsonl, TensorBoard's event files, and what
+Weights & Biases shows (wandb_mirror.py).
 
 Only this module imports clu, inside functions, because it imports TensorFlow.
 """
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,19 +14,19 @@ from absl import logging
 
 from rsmatch_jax import files
 from rsmatch_jax.errors import one_line
-from rsmatch_jax.runs import workdir
+from rsmatch_jax.runs import wandb_mirror, workdir
+from rsmatch_jax.runtime import hosts
 from rsmatch_jax.terminal import say
 
 
 class Logbook:
     """The metrics of one run."""
 
-    def __init__(
-        self, folder: str, *, num_bytes: int, num_steps: int, tensorboard: bool
-    ):
-        """num_bytes: what `sync` returned at the checkpoint that the run goes on from.
-        Later lines are removed, because the run writes them again."""
-        self._folder = folder
+    def __init__(self, folder: str, config: Mapping[str, Any], *, num_bytes: int):
+        """config: of the run, as a dict. num_bytes: what `sync` returned at the
+        checkpoint that the run goes on from. Later lines are removed, because the run
+        writes them again."""
+        self._folder, self._config = folder, config
         path = os.path.join(folder, workdir.METRICS_FILE)
         self._file = open(path, "ab")  # noqa: SIM115 (lives as long as the run)
         if self._file.tell() < num_bytes:
@@ -34,18 +35,25 @@ class Logbook:
         self._file.seek(0, os.SEEK_END)  # truncate moves no position
         self._writer: Any = None  # clu's; None without event files
         self._progress: Any = None
-        if tensorboard:
-            self._open_clu(folder, num_steps)
+        self._mirror: wandb_mirror.Mirror | None = None
+        options = config["log"]
+        if options["tensorboard"]:
+            self._open_clu(folder, config["train"]["num_steps"])
+        # Of several processes one writes what somebody reads.
+        if options["wandb"] is not None and hosts.is_primary():
+            self._mirror = wandb_mirror.Mirror(folder, options["wandb"], config)
 
     def write(self, step: int, metrics: dict[str, Any]):
-        """Writes an object to metrics.jsonl, and its scalars to TensorBoard."""
+        """Writes an object to metrics.jsonl, and its scalars elsewhere."""
         line = {"step": step, **files.plain(metrics)}
         self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
         self._file.flush()
         scalars = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
         self._to_clu(lambda writer: writer.write_scalars(step, scalars))
+        if self._mirror is not None:
+            self._mirror.write_scalars(step, scalars)
 
-    def write_start(self, config: dict[str, Any], params: Any):
+    def write_start(self, params: Any):
         """Writes parameters.txt, and the config to TensorBoard."""
         try:
             from clu import parameter_overview
@@ -55,12 +63,15 @@ class Logbook:
         with open(os.path.join(self._folder, workdir.PARAMETERS_FILE), "w") as f:
             f.write(table + "\n")
         # TensorBoard has no type for None.
-        named = {k: "None" if v is None else v for k, v in workdir.flat(config).items()}
+        flat = workdir.flat(self._config)
+        named = {k: "None" if v is None else v for k, v in flat.items()}
         self._to_clu(lambda writer: writer.write_hparams(named))
 
     def write_image(self, step: int, name: str, image: np.ndarray):
-        """Writes a picture, uint8 [H, W, 3], to TensorBoard."""
+        """Writes a picture, uint8 [H, W, 3], to TensorBoard and Weights & Biases."""
         self._to_clu(lambda writer: writer.write_images(step, {name: image[None]}))
+        if self._mirror is not None:
+            self._mirror.write_image(step, name, image)
 
     def count_step(self, step: int):
         """Counts a step; clu's ReportProgress needs a call for each."""
@@ -72,9 +83,12 @@ class Logbook:
         os.fsync(self._file.fileno())
         return self._file.tell()
 
-    def close(self):
+    def close(self, failed: bool = False):
+        """Closes all; failed: whether the run ends by an error."""
         self._file.close()
         self._to_clu(lambda writer: writer.close())
+        if self._mirror is not None:
+            self._mirror.close(exit_code=int(failed))
 
     def _to_clu(self, write: Callable[[Any], None]):
         """Writes to the event files; one that cannot be written ends no run."""

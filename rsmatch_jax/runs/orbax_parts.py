@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
+from rsmatch_jax.errors import RequestError, one_line
+from rsmatch_jax.runs import fingerprint
 from rsmatch_jax.state import PyTree
 
 
@@ -36,6 +39,39 @@ def shapes(folder: str, step: int) -> dict[str, tuple[int, ...]]:
         return {path: tuple(x.shape) for path, x in leaves(tree)}
     except Exception:  # Orbax raises exceptions of many kinds for bad files
         return {}
+
+
+def weights(folder: str, step: int) -> dict[str, np.ndarray]:
+    """Returns {path: array} of a saved state's EMA weights, below "params", and running
+    statistics, below "stats"; raises RequestError if the checkpoint is damaged.
+
+    Reads nothing else, on this process alone, whatever method and model it is of.
+    """
+    path = pathlib.Path(folder, str(step))
+    try:
+        handler = ocp.StandardCheckpointHandler()
+        # pyrefly: ignore[bad-argument-type]: asks for etils' Path, takes any
+        tree = handler.metadata(path / "state").tree
+        read = {name: tree[name] for name in ("ema", "stats")}
+        as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+        options = ocp.args.PyTreeRestore(
+            item=jax.tree.map(lambda _: 0, read),
+            restore_args=jax.tree.map(lambda _: as_numpy, read),
+            partial_restore=True,
+        )
+        # pyrefly: ignore[bad-argument-type]: as above
+        state = ocp.PyTreeCheckpointHandler().restore(path / "state", args=options)
+        # pyrefly: ignore[bad-argument-type]: as above
+        meta = ocp.JsonCheckpointHandler().restore(path / "meta")
+        # Their order is that of a state that only its own method knows.
+        sums = jax.jit(fingerprint.of_leaves)(state).tolist()
+        if not {*sums} <= {*meta["fingerprint"]}:
+            raise ValueError("its weights are not what was saved")
+    except Exception as e:  # Orbax raises exceptions of many kinds for bad files
+        raise RequestError(
+            f"{path} is damaged, or another version has made it: {one_line(e)}"
+        ) from e
+    return dict(leaves({"params": state["ema"], "stats": state["stats"]}))
 
 
 def misfit(saved_shapes: Mapping[str, tuple[int, ...]], like: PyTree) -> str | None:

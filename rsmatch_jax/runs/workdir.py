@@ -22,18 +22,14 @@ DATA_FILE = "data.json"  # what a trained network needs to know of its data
 QUEUE_PICTURE = "queue.png"
 CONFUSION_FILE = "confusion.npy"
 MISTAKES_FILE = "mistakes.npz"
+WANDB_FILE = "wandb.json"  # which run at Weights & Biases shows this one
 LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
 _REMOVED = ".removed"
 _EVENTS = "events.out."  # TensorBoard's
-FILES = (
-    CONFIG_FILE,
-    SPLIT_FILE,
-    PICTURES_FILE,
-    DATA_FILE,
-    METRICS_FILE,
-    PARAMETERS_FILE,
-)
+_WANDB = "wandb"  # its folder, and WANDB_FILE
+FILES = (CONFIG_FILE, SPLIT_FILE, PICTURES_FILE, DATA_FILE, METRICS_FILE)
+FILES += (PARAMETERS_FILE,)
 FILES += (QUEUE_PICTURE, CONFUSION_FILE, MISTAKES_FILE, RESULT_FILE)
 
 LEFT_ALONE = "it is left alone, choose another workdir"
@@ -138,7 +134,9 @@ def check_out(
     folder = os.path.realpath(workdir)
     for path in [] if out is None else [out, *(out + ending for ending in beside)]:
         first, *_ = os.path.relpath(os.path.realpath(path), folder).split(os.sep)
-        if first in FILES or first.startswith((CHECKPOINTS, LOCK_FILE, _EVENTS)):
+        if first in FILES or first.startswith(
+            (CHECKPOINTS, LOCK_FILE, _EVENTS, _WANDB)
+        ):
             raise RequestError(
                 f"--out={out}: {path} is among the files of the run; choose another"
             )

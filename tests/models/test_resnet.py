@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import kstest
+from support.numpy_layers import conv, norm, relu, windows
 from support.trees import check_initial, count, flat, shapes, unflat
 
 from rsmatch_jax.models import networks, resnet
@@ -76,29 +77,6 @@ def test_a_linear_classifier_starts_as_torchs():
 
 
 # --- numpy ---------------------------------------------------------------------------
-
-
-def windows(x, k, stride, fill=0.0):
-    """[N, H, W, C] -> [h, w, N, k, k, C], padded by (k - 1) / 2."""
-    pad = (k - 1) // 2
-    x = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=fill)
-    rows = range(0, x.shape[1] - k + 1, stride)
-    columns = range(0, x.shape[2] - k + 1, stride)
-    return np.array([[x[:, r : r + k, c : c + k] for c in columns] for r in rows])
-
-
-def conv(x, kernel, stride):
-    x = windows(x, kernel.shape[0], stride)
-    return np.einsum("hwnijc,ijcd->nhwd", x, kernel)
-
-
-def norm(x, params, running):
-    scale = params["scale"] / np.sqrt(running["var"] + 1e-5)
-    return (x - running["mean"]) * scale + params["bias"]
-
-
-def relu(x):
-    return np.maximum(x, 0)
 
 
 def random_variables(net, shape, seed=0):
