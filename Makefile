@@ -82,7 +82,7 @@ test-synthesis: .venv-synthesis/installed
 # In another environment, because PyTorch is large and only one bench needs it.
 test-torch: .venv-torch/installed
 	.venv-torch/bin/python -m pytest tests/bench/test_bench_torch.py \
-	  tests/bench/test_bench_peer.py
+	  tests/bench/test_bench_peer.py tests/models/test_weight_file_torch.py
 
 .venv-torch/installed: requirements.txt requirements-dev.txt requirements-torch.txt
 	test -x .venv-torch/bin/python || $(PYTHON) -m venv .venv-torch

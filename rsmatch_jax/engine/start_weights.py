@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rsmatch_jax import files
@@ -69,8 +70,9 @@ def put(state: TrainState, weights: Weights) -> TrainState:
         def leaf(path, before):
             place = jax.tree_util.keystr(path, simple=True, separator="/")
             new = weights.get(f"{name}/{place}")
-            # Copied: the state is donated, so none of its leaves may share memory.
-            return before if new is None else jax.device_put(new, may_alias=False)
+            # Copied, because a CPU's device_put shares the memory of numpy: the state
+            # is donated, so none of its leaves may share memory with another.
+            return before if new is None else jnp.array(new)
 
         return jax.tree_util.tree_map_with_path(leaf, tree)
 
@@ -117,7 +119,10 @@ def _of_run(
     if saved is None or not steps:
         reason = "nothing is saved there yet" if saved else "it holds no run"
         raise RequestError(f"model.init_from={place}: {reason}; name another workdir")
-    arrays = orbax_parts.weights(CheckpointFolder(place).path, steps[-1])
+    try:
+        arrays = orbax_parts.weights(CheckpointFolder(place).path, steps[-1])
+    except RequestError as e:
+        raise RequestError(f"model.init_from={place}: {e}") from None
     classes = (files.read_json(os.path.join(place, workdir.DATA_FILE)) or {}).get(
         "class_names"
     )

@@ -1,10 +1,10 @@
 """Files of weights: what is read equals what was written byte by byte, and a file that
 is cut, garbled or of another network is refused."""
 
+import functools
 import json
 import struct
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from support.numpy_layers import conv, norm, relu, windows
 from support.trees import count, flat, shapes, unflat
 
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.models import networks, weight_file
+from rsmatch_jax.models import networks, resnet, weight_file
 
 VALUES = np.linspace(-3, 7, 12, dtype=np.float32).reshape(3, 4)
 
@@ -128,7 +128,7 @@ def torchvision_features(state, name, x):
     """The pooled features of torchvision's model, in numpy, by its names."""
     x = relu(norm_by_name(state, "bn1", by_name(state, "conv1", x, 2)))
     x = windows(x, 3, 2, -np.inf).max((3, 4)).transpose(2, 0, 1, 3)
-    deep = name == "resnet50"
+    deep = name in torch_resnets.BOTTLENECK
     for i, blocks in enumerate(torch_resnets.BLOCKS[name], start=1):
         for j in range(blocks):
             at, stride = f"layer{i}.{j}", 2 if i > 1 and j == 0 else 1
@@ -145,25 +145,37 @@ def torchvision_features(state, name, x):
     return x.mean((1, 2))
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_resnet_by_torchvisions_names_computes_the_same(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "published"), [("resnet18", 11_689_512), ("resnet50", 25_557_032)]
+)
+def test_every_array_of_torchvisions_files_is_used_but_the_head(
+    tmp_path, name, published
+):
     state = torch_resnets.state_dict(name)
-    learnt = [v for k, v in state.items() if "running" not in k]
-    published = {"resnet18": 11_689_512, "resnet50": 25_557_032}
-    assert sum(v.size for v in learnt) == published[name]
+    head = ["fc.bias", "fc.weight"]
+    assert sum(v.size for k, v in state.items() if "running" not in k) == published
     path = tmp_path / "w.safetensors"
     written.write(path, {**state, **torch_resnets.counters(name)})
-    net, params, stats, others = load(name, path)
-    assert others == ["fc.bias", "fc.weight"]
-    assert count((params, stats)) == sum(v.size for v in state.values()) - sum(
-        state[name].size for name in others
-    )
+    _, params, stats, others = load(name, path)
+    assert others == head
+    sizes = (v.size for k, v in state.items() if k not in head)
+    assert count((params, stats)) == sum(sizes)
+
+
+@pytest.mark.parametrize("name", ["resnet_basic", "resnet_deep"])
+def test_outputs_by_torchvisions_names_are_the_same(tmp_path, name, monkeypatch):
+    """The whole resnet18 and resnet50 are compared with PyTorch's, where it is."""
+    deep = name in torch_resnets.BOTTLENECK
+    small = functools.partial(resnet.ResNet, torch_resnets.BLOCKS[name], deep)
+    monkeypatch.setitem(networks.MODELS, name, small)
+    state = torch_resnets.state_dict(name)
+    path = written.write(tmp_path / "w.safetensors", state)
+    net, params, stats, _ = load(name, path)
     x = np.random.default_rng(1).normal(size=(2, 16, 16, 3))
-    apply = jax.jit(lambda p, s, x: net.apply(p, s, x, False)[0].features)
-    ours = apply(params, stats, jnp.asarray(x, jnp.float32))
+    ours, _ = net.apply(params, stats, jnp.asarray(x, jnp.float32), False)
     theirs = torchvision_features(state, name, x)
     assert 0.05 < np.abs(theirs).mean() < 20
-    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    np.testing.assert_allclose(ours.features, theirs, atol=1e-4)
 
 
 POINTWISE = np.zeros((64, 64, 1, 1), np.float32)

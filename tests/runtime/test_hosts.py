@@ -10,7 +10,7 @@ import types
 import jax
 import numpy as np
 import pytest
-from support import host_pairs
+from support import host_pairs, workdirs
 from support.helpers import build
 from support.runs import restored
 
@@ -26,9 +26,12 @@ RSMATCH = {  # long: it is stopped
 
 
 def test_signal_to_one_stops_both_at_the_same_step(tmp_path):
-    """Resident input, RSMatch: two processes save the state that one would compute."""
+    """Resident input, RSMatch, begun from FixMatch's weights: two processes save the
+    state that one would compute."""
+    workdirs.make(tmp_path / "source", **{"method.name": "fixmatch"})
+    keys = {**RSMATCH, "model.init_from": str(tmp_path / "source")}
     folder = tmp_path / "pair"
-    processes = host_pairs.start(folder, RSMATCH, tmp_path)
+    processes = host_pairs.start(folder, keys, tmp_path)
     host_pairs.wait_for("step 6/1000", tmp_path / "0", processes)
     processes[1].send_signal(signal.SIGTERM)
     assert host_pairs.codes(processes) == [75, 75], (tmp_path / "1").read_text()
@@ -37,12 +40,13 @@ def test_signal_to_one_stops_both_at_the_same_step(tmp_path):
     result = json.loads((folder / "result.json").read_text())
     step = result["steps"]
     assert result["status"] == "stopped"
+    assert "begins from step 7, EMA weights of classifier (encoder, real)" in first
     assert f"stopped at step {step}, which is saved" in first
     by_plan = list(range(4, step, 4))
     names = os.listdir(folder / "checkpoints")
     assert sorted(map(int, names)) == [*by_plan, step]
 
-    host_pairs.alone(tmp_path / "one", RSMATCH, host_pairs.StopAfter(4))
+    host_pairs.alone(tmp_path / "one", keys, host_pairs.StopAfter(4))
     like = build(**RSMATCH)[2].init_state()
     host_pairs.assert_alike(folder, tmp_path / "one", 4, like)
     assert restored(folder, step, like).fingerprint == result["fingerprint"]

@@ -15,16 +15,17 @@ def as_bfloat16(array):
 
 def write(path, arrays, bfloat16=(), **metadata):
     """arrays: {name: array}; those in bfloat16 are uint16 of `as_bfloat16`."""
-    header, data = {"__metadata__": metadata} if metadata else {}, b""
+    header, parts, end = {"__metadata__": metadata} if metadata else {}, [], 0
     for name, array in arrays.items():
         content = np.ascontiguousarray(array).tobytes()
+        begin, end = end, end + len(content)
         header[name] = {
             "dtype": "BF16" if name in bfloat16 else CODES[array.dtype.name],
             "shape": list(array.shape),
-            "data_offsets": [len(data), len(data) + len(content)],
+            "data_offsets": [begin, end],
         }
-        data += content
+        parts.append(content)
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(parts))
     return path

@@ -2,12 +2,18 @@
 
 import numpy as np
 
-BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3), "small": (1, 1)}
+BLOCKS = {
+    "resnet18": (2, 2, 2, 2),
+    "resnet50": (3, 4, 6, 3),
+    "resnet_basic": (1, 1),  # for quick tests; torchvision has none
+    "resnet_deep": (1, 1),
+}
+BOTTLENECK = ("resnet50", "resnet_deep")
 
 
 def shapes(name, classes=1000):
     """{name: shape} of a model's state_dict, without num_batches_tracked."""
-    deep, result, width = name == "resnet50", {}, 64
+    deep, result, width = name in BOTTLENECK, {}, 64
 
     def norm(module, channels):
         for part in ("weight", "bias", "running_mean", "running_var"):
