@@ -76,6 +76,11 @@ KEYS = [  # overrides of the digits' config, and words of the answer
     # model
     ("model.classifier=vgg", "model.classifier | vgg | wrn_28_2"),
     ("model.detector=wrn_11_1", "model.detector | wrn_11_1"),
+    (
+        "model.detector=nonets:small",
+        "model.detector: 'nonets:small' | no module nonets",
+    ),
+    ("model.init_from=/nope", "model.init_from=/nope | does not exist | .safetensors"),
     ("model.dtype=float16", "dtype=float16 | bfloat16"),
     ("model.bn_momentum=1.5", "bn_momentum=1.5"),
     ("model.wrn_preact=both", "wrn_preact=both"),
@@ -163,6 +168,7 @@ KEYS = [  # overrides of the digits' config, and words of the answer
     ("eval.every_steps=0", "eval.every_steps=0"),
     ("checkpoint.keep=0", "checkpoint.keep=0"),
     ("log.every_steps=0", "log.every_steps=0"),
+    ("log.wandb=me/runs", "log.wandb=me/runs | WANDB_ENTITY"),
 ]
 
 KEYS = [

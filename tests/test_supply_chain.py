@@ -38,6 +38,37 @@ def test_no_file_runs_foreign_data(path):
     assert not re.search(RUNNING, path.read_text())
 
 
+# What imports a module by a name, or runs a file, and from where it has the name.
+BY_NAME = r"import_module\(|resolve_name\(|exec_module\(|\brunpy\b"
+IMPORTERS = {
+    "__init__.py": "its list of public names",
+    "cli.py": "its list of commands",
+    "engine/config_file.py": "the file that --config names",
+    "methods/rules.py": "its list of rules",
+    "models/own_encoder.py": "the user's config, a saved one only with --trust_code",
+}
+
+
+def test_modules_are_imported_by_name_in_few_files():
+    """test_own_encoder.py has the commands that open a workdir which names a module."""
+    package = ROOT / "rsmatch_jax"
+    importers = {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if re.search(BY_NAME, path.read_text())
+    }
+    assert importers == set(IMPORTERS)
+
+
+def test_every_command_on_a_workdir_passes_trust_on():
+    """A command with the flags of a run either opens it by `analysis/output.py` or says
+    itself whether code is trusted."""
+    for path in FILES:
+        text = path.read_text()
+        if "saved.add_flags(parser" in text and "output.open_run(args" not in text:
+            assert "trust_code=args.trust_code" in text, path
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -125,9 +125,11 @@ def continue_run(
         there = old.get(key, neutral.get(key, "no such key"))
         here = new.get(key, "no such key")
         is_default = key not in explicit and here == defaults.get(key)
+        if there == here:
+            continue
         if key in neutral and there == neutral[key] and is_default:
             values[key] = there
-        elif there != here:
+        else:
             came_later = key in neutral and key not in old
             began = " (the run began without it)" if came_later else ""
             differing.append(f"  {key}: {there} there{began}, {here} here")

@@ -12,9 +12,8 @@ from rsmatch_jax.runs import logbook
 
 
 def book(folder, num_bytes=0):
-    return logbook.Logbook(
-        str(folder), num_bytes=num_bytes, num_steps=9, tensorboard=False
-    )
+    config = {"train": {"num_steps": 9}, "log": {"tensorboard": False, "wandb": None}}
+    return logbook.Logbook(str(folder), config, num_bytes=num_bytes)
 
 
 @pytest.mark.parametrize("beyond", ['{"step": 8, "a"', '{"step": 8}\n', "\0" * 4096])
