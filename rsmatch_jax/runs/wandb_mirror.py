@@ -20,6 +20,7 @@ from rsmatch_jax.errors import RequestError, one_line
 from rsmatch_jax.runs import workdir
 from rsmatch_jax.terminal import say
 
+START = 30.0  # seconds for the first answer; the end of the process waits as long
 PATIENCE = 10.0  # seconds for the last data at the end of the run
 MOST_WAITING = 10_000  # calls that wait for a slow connection
 
@@ -101,6 +102,7 @@ class Mirror:
             settings = wandb.Settings(
                 console="off",  # or it would put itself between the run and stdout
                 silent=True,  # nor does it ask for an account
+                init_timeout=START,
                 finish_timeout=PATIENCE,
             )
             wandb.setup(settings=settings)

@@ -1,5 +1,5 @@
-"""What a run shows at Weights & Biases: by a stand-in for the package everywhere, and by
-the package itself, offline, where it is installed."""
+"""What a run shows at Weights & Biases: by a stand-in for the package, and by the
+package itself, offline, where it is installed."""
 
 import importlib.machinery
 import json
@@ -101,7 +101,8 @@ def test_a_resumed_run_goes_on_in_the_same_one(wandb, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("broken", ["init", "log"])
 def test_what_fails_gives_one_warning(wandb, tmp_path, capsys, broken):
-    wandb.broken, mine = broken, book(tmp_path)
+    wandb.broken = broken
+    mine = book(tmp_path)
     for step in range(3):
         mine.write(step, {"a": 1.0})
     mine.close()
