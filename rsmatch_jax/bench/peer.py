@@ -5,6 +5,7 @@ PyTorch runs as in USB, with and without its loader, and as lean as it allows.
 
 import functools
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -96,7 +97,7 @@ class Contender(NamedTuple):
 
 def check(config: Any):
     """Raises RequestError if the step in PyTorch lacks what the config wants."""
-    if not config.model.classifier.startswith("wrn_"):
+    if not re.fullmatch(r"wrn_\d+_\d+", config.model.classifier):
         way_out = "PyTorch's is a WideResNet; use wrn_28_2 or another wrn_DEPTH_WIDTH"
         checks.refuse(config, "model.classifier", way_out)
     for key, only in WRITTEN_FOR.items():

@@ -44,6 +44,9 @@ class Network(NamedTuple):
 WIDE = ((10, 1), (10, 2), (16, 1), (16, 2), (28, 2), (28, 8), (28, 10), (40, 2))
 MODELS: dict[str, functools.partial[nn.Module]] = {
     **{f"wrn_{d}_{k}": functools.partial(WideResNet, d, k) for d, k in WIDE},
+    # USB's network for STL-10: WRN-28-2 with a fourth stage, which makes it 37 deep,
+    # and half the size of an image from stage 1 on.
+    "wrn_var_37_2": functools.partial(WideResNet, 28, 2, strides=(2, 2, 2, 2)),
     "resnet18": resnet18,
     "resnet50": resnet50,
 }

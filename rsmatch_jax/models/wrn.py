@@ -1,7 +1,7 @@
-"""Wide residual networks as in USB (nets/wrn/wrn.py).
+"""Wide residual networks as in USB (nets/wrn/wrn.py and wrn_var.py).
 
 They differ from the published WRN by leaky ReLUs, a bias in the stem, a larger epsilon
-in the last norm, and the input of the first block's conv1 in stages 2 and 3 (`Block`).
+in the last norm, and the input of the first block's conv1 after stage 1 (`Block`).
 """
 
 import functools
@@ -66,15 +66,23 @@ class Block(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """WRN-depth-widen, depth = 6n + 4: images -> features [N, 64 widen], pooled in
-    float32. "stage3" is the output of the last norm and activation."""
+    """WRN-depth-widen: images -> features, pooled in float32.
+
+    depth = 6n + 4, with n blocks a stage. Of three stages there are 64 widen features,
+    each further stage doubles them and has 2n more convolutions than the depth says.
+    The last stage's activations are the output of the last norm.
+    """
 
     depth: int
     widen: int
     layers: Layers = Layers()
+    strides: tuple[int, ...] = (1, 2, 2)  # of each stage's first block
 
-    stages: ClassVar = ("stage1", "stage2", "stage3")
     linear: ClassVar = staticmethod(heads.xavier_linear)
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return tuple(f"stage{number + 1}" for number in range(len(self.strides)))
 
     @nn.compact
     def __call__(
@@ -82,16 +90,16 @@ class WideResNet(nn.Module):
     ) -> Float32[Array, "n d"]:
         stem = {"use_bias": True, "bias_init": stem_bias_init, "name": "stem"}
         x = self.layers.conv(16, 3, **stem)(images)
-        for number in (1, 2, 3):
+        for number, stride in enumerate(self.strides, 1):
             for block in range((self.depth - 4) // 6):
                 x = Block(
                     channels=2 ** (number + 3) * self.widen,
-                    stride=2 if number > 1 and block == 0 else 1,
+                    stride=stride if block == 0 else 1,
                     activate_before_residual=number == 1,
                     layers=self.layers,
                     name=f"stage{number}_block{block}",
                 )(x, train)
-            if number == 3:
+            if number == len(self.strides):
                 x = leaky_relu(self.layers.norm(train, "bn", epsilon=1e-3)(x))
             x = stage(self, f"stage{number}", x)
         return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)

@@ -2,10 +2,11 @@
 
     pip install torch numpy && python tests/models/reference/make_wrn_reference.py
 
-For WRN-10-2 in both pre-activation variants the file holds, below "usb/" and "tf/":
-features and logits in training and evaluation, the running statistics after one
-training pass, the number of values behind each statistic, and the gradients of the mean
-cross-entropy, as norms and sampled entries in the layout of the JAX networks.
+For WRN-10-2 in both pre-activation variants, and for its form with four stages that
+all halve the image, the file holds, below "usb/", "tf/" and "var/": features and logits
+in training and evaluation, the running statistics after one training pass, the number
+of values behind each statistic, and the gradients of the mean cross-entropy, as norms
+and sampled entries in the layout of the JAX networks.
 """
 
 import os
@@ -21,14 +22,14 @@ WIDEN = 2
 class Net(torch.nn.Module):
     """WRN-10-k; module names spell the JAX parameter paths with "." for "/"."""
 
-    def __init__(self, preact: str):
+    def __init__(self, preact: str, strides: tuple[int, ...]):
         super().__init__()
-        self.preact = preact
+        self.preact, self.stages = preact, range(1, len(strides) + 1)
         encoder = torch.nn.Module()
         encoder.stem = torch.nn.Conv2d(3, 16, 3, padding=1, bias=True)
         channels = 16
-        for stage in (1, 2, 3):
-            out, stride = 2 ** (stage + 3) * WIDEN, 1 if stage == 1 else 2
+        for stage, stride in zip(self.stages, strides, strict=True):
+            out = 2 ** (stage + 3) * WIDEN
             block = torch.nn.Module()
             block.bn1 = norm(channels, 1e-5)
             block.conv1 = torch.nn.Conv2d(channels, out, 3, stride, 1, bias=False)
@@ -43,7 +44,7 @@ class Net(torch.nn.Module):
 
     def forward(self, images):
         x = self.encoder.stem(images)
-        for stage in (1, 2, 3):
+        for stage in self.stages:
             b = getattr(self.encoder, f"stage{stage}_block0")
             activated = F.leaky_relu(b.bn1(x), 0.1)
             if stage == 1:
@@ -80,8 +81,10 @@ def from_jax_layout(array: np.ndarray) -> torch.Tensor:
     return torch.tensor(np.ascontiguousarray(array), dtype=torch.float64)
 
 
-def reference(preact: str) -> dict[str, np.ndarray]:
-    net = Net(preact).double()
+def reference(
+    network: str, preact: str, strides: tuple[int, ...] = (1, 2, 2)
+) -> dict[str, np.ndarray]:
+    net = Net(preact, strides).double()
     state = {}
     for name, tensor in net.state_dict().items():
         if not name.endswith("num_batches_tracked"):
@@ -120,12 +123,13 @@ def reference(preact: str) -> dict[str, np.ndarray]:
         out[f"norm/{key}"] = np.linalg.norm(gradient)
         out[f"grad/{key}"] = sample(gradient)
     out = {k: np.asarray(v, np.float32) for k, v in out.items()} | counts
-    return {f"{preact}/{k}": v for k, v in out.items()}
+    return {f"{network}/{k}": v for k, v in out.items()}
 
 
 def main():
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "wrn_reference.npz")
-    np.savez_compressed(path, **reference("usb"), **reference("tf"))
+    usb, tf = reference("usb", "usb"), reference("tf", "tf")
+    np.savez_compressed(path, **usb, **tf, **reference("var", "usb", (2, 2, 2, 2)))
     print(f"wrote {path}, {os.path.getsize(path)} bytes")
 
 
