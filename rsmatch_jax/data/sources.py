@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from rsmatch_jax import files
+from rsmatch_jax.data import raw_folder
 from rsmatch_jax.data.stores import (
     array_cache,
     arrays,
@@ -65,15 +66,16 @@ def load_splits(
             raise RequestError(f"data.image_size={image_size}: {reason}; leave it None")
         splits = [BUILT_IN[name](split) for split in _TRAIN_TEST]
     else:
-        place = locate(name, data_dir)
-        splits = _load(place, _TRAIN_TEST, cache_dir, image_size)
-        if splits is None:
-            if place.kind == "folders":
-                raise RequestError(f"data.name={name}: there is no such folder")
-            folder = _prepare(name, data_dir, download)
-            place = dataclasses.replace(place, folder=folder)
+        with raw_folder.explained("data.name", name):
+            place = locate(name, data_dir)
             splits = _load(place, _TRAIN_TEST, cache_dir, image_size)
-            assert splits is not None
+            if splits is None:
+                if place.kind == "folders":
+                    raise RequestError(f"data.name={name}: there is no such folder")
+                folder = _prepare(name, data_dir, download)
+                place = dataclasses.replace(place, folder=folder)
+                splits = _load(place, _TRAIN_TEST, cache_dir, image_size)
+                assert splits is not None
     train, test, *more = splits
     for what, data in zip(("test", "unlabelled"), splits[1:], strict=False):
         if train.class_names != data.class_names:
@@ -95,7 +97,8 @@ def load_pool(
     if folder == "fake" and image_size is None:
         return arrays.fake("pool")
     folder = os.path.abspath(os.path.expanduser(folder))
-    pools = _load(_at("pools", folder), ("train",), cache_dir, image_size)
+    with raw_folder.explained("data.synthetic_pool", folder):
+        pools = _load(_at("pools", folder), ("train",), cache_dir, image_size)
     if pools is None:
         raise _no_pool(folder)
     pool = pools[0]

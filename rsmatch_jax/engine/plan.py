@@ -35,6 +35,13 @@ def describe(exp: Experiment, task: rs_ssl.Task) -> Iterator[str]:
     yield from (f"  {note}" for note in task.notes)
     for g, name in enumerate(task.generator_names):
         yield f"  from {name}: {int((task.unl_origins == g).sum())}"
+    if count := len(task.split.unlabeled_synthetic):
+        labels = task.unl_labels[-count:]  # see rs_ssl.Split
+        missing = sorted(set(range(dims.num_classes)) - set(labels.tolist()))
+        if missing:
+            names = ", ".join(task.class_names[c] for c in missing[:4])
+            names += f", ... ({len(missing)})" if len(missing) > 4 else ""
+            yield f"  no synthetic image of class {names}"
     unlabeled = dims.unlabeled_batch if exp.method.uses_unlabeled else 0
     epochs = t.num_steps * unlabeled / dims.num_unlabeled
     devices = exp.devices

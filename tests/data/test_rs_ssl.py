@@ -91,6 +91,93 @@ def test_task_gathers_the_images_of_the_split():
     np.testing.assert_array_equal(np.bincount(task.unl_labels), [64] * 4)
 
 
+def of_some_classes(pool, classes):
+    rows = np.isin(pool.labels, classes)
+    fields = {k: getattr(pool, k)[rows] for k in ("images", "labels", "generators")}
+    return dataclasses.replace(pool, **fields)
+
+
+def test_a_class_that_the_pool_lacks():
+    """Left out if images are added, or none are needed; else named."""
+    pool = of_some_classes(arrays.fake("pool", 4), [0, 2, 3])
+    labels = np.concatenate([np.repeat([0, 2, 3], 60), [1] * 4]).astype(np.int32)
+    rows = slice(None, len(labels))
+    train = arrays.fake("train", 4)
+    train = dataclasses.replace(train, images=train.images[rows], labels=labels)
+    options = {"labels_per_class": 4}
+    added = rs_ssl.make_split(train, pool, ratio=0.5, mode="add", **options)
+    counts = np.bincount(pool.labels[added.unlabeled_synthetic])
+    np.testing.assert_array_equal(counts, [60, 0, 60, 60])
+    few = rs_ssl.make_split(train, pool, ratio=0.1, **options)
+    counts = np.bincount(pool.labels[few.unlabeled_synthetic])
+    np.testing.assert_array_equal(counts, [6, 0, 6, 6])
+    with pytest.raises(RequestError, match="no images of class class_1") as e:
+        rs_ssl.make_split(train, pool, ratio=0.5, labels_per_class=1)
+    assert "synthetic_mode=add" in str(e.value) and "lower" not in str(e.value)
+    none = of_some_classes(pool, [])
+    with pytest.raises(RequestError, match="holds no images; make it again"):
+        rs_ssl.make_split(train, none, ratio=0.5, mode="add", **options)
+
+
+def test_a_pool_of_some_classes_in_any_order():
+    pool, real = arrays.fake("pool", 4), arrays.fake("train", 4)
+    few = of_some_classes(pool, [1, 3])
+    order = dataclasses.replace(
+        few,
+        labels=(few.labels == 1).astype(np.int32),
+        class_names=("class_3", "class_1"),
+    )
+    same = pool_choice.renumbered(order, real.class_names)
+    pool_choice.check(same, real)
+    np.testing.assert_array_equal(same.labels, few.labels)
+    other = dataclasses.replace(order, class_names=("class_3", "class_9"))
+    assert pool_choice.renumbered(other, real.class_names) is other
+    assert pool_choice.renumbered(pool, real.class_names) is pool
+
+
+def test_messages_name_class_and_generator():
+    """And nothing is to be lowered where nothing is."""
+    pool, train = arrays.fake("pool", 4), arrays.fake("train", 4)
+    one = dataclasses.replace(
+        pool, generators=np.where(pool.labels == 2, 0, pool.generators).astype(np.int32)
+    )
+    options = {"labels_per_class": 4, "ratio": 0.5}
+    with pytest.raises(RequestError, match="no images of class class_2") as e:
+        rs_ssl.make_split(train, one, **options)
+    message = str(e.value)
+    assert "of generator generator_b, but 16 are needed" in message
+    assert "set data.synthetic_mix=False" in message and "lower" not in message
+    with pytest.raises(RequestError, match="64 images of class class_0, but 192") as e:
+        rs_ssl.make_split(
+            train, pool, **{**options, "ratio": 0.75}, mode="add", mix=False
+        )
+    assert "lower data.synthetic_ratio" in str(e.value)
+    assert "synthetic_mix" not in str(e.value)
+
+    def refused(data, *words, **changes):
+        with pytest.raises(RequestError) as e:
+            rs_ssl.make_split(data, pool, **{**options, **changes})
+        assert all(word in str(e.value) for word in words), e.value
+        return str(e.value)
+
+    words = "none can be replaced: set data.synthetic_ratio=0"
+    refused(train, "class class_0", words, labels_per_class=None)
+    refused(train, "class class_0", words, labels_per_class=64)
+    refused(train, "most 0.219 is possible: lower", labels_per_class=50)
+    labels = np.where(train.labels == 3, 0, train.labels).astype(np.int32)
+    lacking = dataclasses.replace(train, labels=labels)
+    text = refused(lacking, "no labelled training image of class class_3")
+    assert "lower" not in text
+    refused(train, "validation_per_class=64", "class_0", validation_per_class=64)
+    refused(
+        *(train, "data.validation_per_class=64, but class class_0 has only 64"),
+        labels_per_class=None,
+        validation_per_class=64,
+    )
+    with pytest.raises(RequestError, match="replace.*100 unlabelled.*mode=add"):
+        rs_ssl.make_split(train, pool, unlabelled=unlabelled(), **options)
+
+
 REAL_NAME = dataclasses.replace(arrays.fake("pool", 4), generator_names=("a", "real"))
 
 

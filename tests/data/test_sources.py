@@ -28,14 +28,14 @@ def pixels(n: int, seed: int = 0) -> np.ndarray:
     return noise(n, SIZE, SIZE, 3, seed=seed)
 
 
-def write(folder, splits=None, *, generators=(), size=(SIZE, SIZE), images=None):
+def write(folder, splits=None, *, size=(SIZE, SIZE), images=None, **options):
     """A dataset folder of 12 train and 6 test images."""
     splits = splits or {"train": 12, "test": 6}
     content = {
         split: pixels(n, seed) if images is None else images
         for seed, (split, n) in enumerate(splits.items())
     }
-    encoded_sets.write_images(folder, content, CLASSES, size, generators)
+    encoded_sets.write_images(folder, content, CLASSES, size, **options)
     return str(folder)
 
 
@@ -244,6 +244,28 @@ def test_a_folder_that_is_named_must_exist(data_dir, cache):
         load(data_dir, cache, "owls")
 
 
+@pytest.mark.parametrize("name", ["./photos", "photos", "my photos", "photos/cat"])
+def test_a_folder_of_pictures_is_sent_to_the_importer(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "none"))
+    path = tmp_path / name / "cat" / "deep" / "1.JPG"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"")
+    folder = os.path.abspath(name)
+    with pytest.raises(RequestError) as e:
+        load(tmp_path, "cache", name)
+    assert f"import_images --layout=folders --source={folder} --out=DIR" in str(e.value)
+    assert f"--config=own --config.data.labeled={folder}" in str(e.value)
+    assert ("download is False" in str(e.value)) == (name == "photos")
+    with pytest.raises(RequestError, match="--generator=NAME --out=DIR") as e:
+        sources.load_pool(name)
+    assert "own" not in str(e.value)
+    path.rename(path.with_suffix(".txt"))
+    with pytest.raises(RequestError) as e:
+        load(tmp_path, "cache", name)
+    assert "import_images" not in str(e.value)
+
+
 def test_newest_version_or_the_one_in_the_name(data_dir, cache):
     shutil.copytree(data_dir / "pets" / "1.0.0", data_dir / "pets" / "1.9.0")
     write(data_dir / "pets" / "1.10.0", {"train": 3, "test": 3})
@@ -267,24 +289,7 @@ def test_array_folder_pair(tmp_path, cache):
 
 def write_unlabelled(folder, name="unlabelled"):
     """A dataset folder of STL-10's form: 12 train, 6 test, 9 unlabelled images."""
-    from rsmatch_jax.data.stores import tf_write
-
-    counts = {"train": 12, "test": 6, name: 9}
-
-    def examples(split, images):
-        for i, image in enumerate(images):
-            label = -1 if split == name else i % 3
-            yield tf_write.Example(image, label, f"{split}_{i}")
-
-    tf_write.write(
-        str(folder),
-        {
-            split: examples(split, pixels(count, seed))
-            for seed, (split, count) in enumerate(counts.items())
-        },
-        class_names=CLASSES,
-        size=(SIZE, SIZE),
-    )
+    return write(folder, {"train": 12, "test": 6, name: 9}, unlabelled=name)
 
 
 @pytest.mark.parametrize("name", ["unlabelled", "unlabeled"])

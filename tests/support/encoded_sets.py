@@ -28,17 +28,18 @@ def write(folder, splits, *, generators=(), first=0):
     return content
 
 
-def write_images(folder, content, classes, size, generators=()):
+def write_images(folder, content, classes, size, generators=(), unlabelled=None):
     """A dataset folder of {split: files or pixels}; classes and generators in turn.
 
     Ids count from 1. Images are written in the text order of their ids: 1, 10, 11, 2.
+    unlabelled: the split whose images have no class.
     """
     from rsmatch_jax.data.stores import tf_write
 
     def examples(split, images):
         for i in sorted(range(len(images)), key=lambda i: str(i + 1)):
             generator = i // len(classes) % len(generators) if generators else None
-            label = i % len(classes)
+            label = -1 if split == unlabelled else i % len(classes)
             yield tf_write.Example(images[i], label, f"{split}_{i + 1}", generator)
 
     tf_write.write(

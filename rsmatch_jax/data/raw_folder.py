@@ -1,0 +1,50 @@
+"""Folders of pictures that stand where a dataset or a pool should: what to do then."""
+
+import contextlib
+import itertools
+import os
+from collections.abc import Generator
+
+from rsmatch_jax.data.stores import arrays, dataset_folder
+from rsmatch_jax.errors import RequestError
+
+_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+_SEARCHED = 1000  # folders
+
+
+@contextlib.contextmanager
+def explained(key: str, name: str) -> Generator[None]:
+    """Names the importer if the block raises RequestError and `name` holds pictures.
+    key: data.name or data.synthetic_pool, which has the value `name`."""
+    try:
+        yield
+    except RequestError as e:
+        path = os.path.abspath(os.path.expanduser(name))
+        if not _holds_pictures(path):
+            raise
+        generator = " --generator=NAME" if key == "data.synthetic_pool" else ""
+        way_out = (
+            "import it by python -m rsmatch_jax.data.import_images --layout=folders "
+            f"--source={path}{generator} --out=DIR and pass --config.{key}=DIR"
+        )
+        if not generator:
+            way_out += f"; or pass --config=own --config.data.labeled={path}"
+        message = f"{key}={name} holds pictures, but is no dataset: {way_out}"
+        # A bare name is first a dataset's, so what failed stays the main thing.
+        is_bare = os.path.basename(name) == name
+        raise RequestError(f"{e} ({message})" if is_bare else message) from None
+
+
+def _holds_pictures(path: str) -> bool:
+    """Whether a path is an archive, or a folder of pictures that is no dataset."""
+    from rsmatch_jax.data.images import image_source  # lazy: needs Pillow
+
+    if os.path.isfile(path):
+        return path.lower().endswith(_ARCHIVES)
+    if dataset_folder.is_dataset(path) or arrays.is_array_folder(path):
+        return False
+    for _, folders, names in itertools.islice(os.walk(path), _SEARCHED):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if any(name.lower().endswith(image_source.SUFFIXES) for name in names):
+            return True
+    return False
