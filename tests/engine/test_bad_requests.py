@@ -65,6 +65,8 @@ CASES = {
         ([DIGITS, f"{POOL}set_path", "--workdir=new"], ["set_path", "'../up'"]),
         ([DIGITS, "--config.data.name=./empty"], ["empty", "dataset_info.json"]),
         ([DIGITS, "--config.data.name=./one"], ["one", "test"]),
+        ([DIGITS, "--config.data.name=./images"], ["./images", "import_images"]),
+        ([DIGITS, f"{POOL}images", "--workdir=new"], ["pool=", "--generator=NAME"]),
         ([DIGITS, "--config.data.name=a b"], ["'a b' is neither a TFDS name"]),
         (OWN, ["data.labeled is not set", "--config.data.labeled=PLACE"]),
         ([*OWN, f"{LABELED}photos/two"], ["data.unlabeled is not set"]),

@@ -221,7 +221,8 @@ def assemble(
     if len(ids) == len(columns["image"]):
         keys = [natural_key(name) for name in ids]
         order = np.array(sorted(range(len(keys)), key=keys.__getitem__), np.int64)
-        columns = {key: column[order] for key, column in columns.items()}
+        if (np.diff(order) < 0).any():  # a copy of all images, so only if it must be
+            columns = {key: column[order] for key, column in columns.items()}
     for key, names in classes.items():
         lowest = 0 if "generator" in classes else -1
         outside = (columns[key] < lowest) | (columns[key] >= len(names))
