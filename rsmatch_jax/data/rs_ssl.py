@@ -175,14 +175,13 @@ def make_task(
     Their labels may be -1, their generators REAL or UNKNOWN; without generators they
     are real.
     """
-    parts = [(train, split.unlabeled_real)]
+    real = dataclasses.replace(train, generators=None, generator_names=())
+    parts = [(real, split.unlabeled_real)]
     if unlabelled is not None:
         parts.append((unlabelled, np.arange(len(unlabelled.labels))))
     if pool is not None:
         parts.append((pool, split.unlabeled_synthetic))
-    names = [
-        name for data in (pool, unlabelled) if data for name in data.generator_names
-    ]
+    names = [name for data, _ in reversed(parts) for name in data.generator_names]
     generator_names = tuple(dict.fromkeys(names))
     return Task(
         name=train.name,

@@ -269,6 +269,13 @@ def test_origins_one_by_one_beside_a_pool():
     )
 
 
+def test_training_images_are_real_even_if_a_pool_serves_as_dataset():
+    pool = arrays.fake("pool", 4)
+    chosen = rs_ssl.make_split(pool, None, labels_per_class=3)
+    task = rs_ssl.make_task(pool, arrays.fake("test", 4), None, chosen)
+    assert set(task.unl_origins) == {rs_ssl.REAL} and task.generator_names == ()
+
+
 def test_all_labelled_images_in_whatever_number():
     s = split(None, labels_per_class=None, validation_per_class=4)
     np.testing.assert_array_equal(
