@@ -64,6 +64,7 @@ CASES = {
         ([DIGITS, f"{POOL}set_listed", "--workdir=new"], ["set_listed", "a list"]),
         ([DIGITS, f"{POOL}set_path", "--workdir=new"], ["set_path", "'../up'"]),
         ([DIGITS, "--config.data.name=./empty"], ["empty", "dataset_info.json"]),
+        ([DIGITS, "--config.data.name=./images"], ["import_images --layout=folders"]),
         ([DIGITS, "--config.data.name=./one"], ["one", "test"]),
         ([DIGITS, "--config.data.name=./images"], ["./images", "import_images"]),
         ([DIGITS, f"{POOL}images", "--workdir=new"], ["pool=", "--generator=NAME"]),

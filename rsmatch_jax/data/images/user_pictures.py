@@ -11,6 +11,7 @@ import numpy as np
 from rsmatch_jax.data.images import class_folders, image_source, kinds, label_table
 from rsmatch_jax.data.images.folder_tree import some
 from rsmatch_jax.data.images.image_source import File
+from rsmatch_jax.data.images.import_plan import UNLABELLED
 from rsmatch_jax.data.rs_ssl import REAL, UNKNOWN
 from rsmatch_jax.data.stores.arrays import REAL_ORIGIN
 from rsmatch_jax.data.stores.dataset_folder import natural_key
@@ -154,6 +155,12 @@ def _class_folders(
             "class into a folder of its name, or name a CSV with the columns path,label"
         )
     tops = {path[0] for path in paths}
+    nameless = [top for top in tops if class_folders.split_of(top) == UNLABELLED]
+    if nameless:
+        raise RequestError(
+            f"{what} has the folder {nameless[0]}, which is no class; move it out of "
+            "there and name it in data.unlabeled"
+        )
     if all(class_folders.split_of(top) for top in tops):
         raise RequestError(
             f"{what} has the folders {some(sorted(tops))} in place of classes; name "

@@ -107,6 +107,11 @@ REFUSED = {
         "the folders test, train in place of classes.*data.labeled=.*test",
     ),
     "one class": (files("cat/1.png"), "", "one class, cat"),
+    "unlabelled ones": (
+        files("cat/1.png", "dog/1.png", "Unlabeled/1.png"),
+        "",
+        "the folder Unlabeled, which is no class.*data.unlabeled",
+    ),
     "nothing": ({"a.txt": b""}, "", "has no pictures"),
     "a row without a file": (
         {**files("1.png"), **table("path,label", "1.png,a", "2.png,b")},
