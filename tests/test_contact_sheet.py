@@ -79,13 +79,15 @@ def test_texts_take_lines_above_their_row_alone():
     assert (with_legend[TOP + LINE - 1, x] == 255).all()
 
 
-def test_a_marked_caption_stands_out():
+def test_a_marked_caption_is_bold_and_coloured():
     def colours(is_marked):
-        tile = Tile(np.full((40, 40, 3), 255, np.uint8), "WWW", is_marked=is_marked)
-        image = contact_sheet.draw("", [[Group([tile])]], sides=(40, 40))
-        return {c for _, c in image.getcolors(2**16)}
+        tile = Tile(np.full((60, 60, 3), 255, np.uint8), "WWW", is_marked=is_marked)
+        image = contact_sheet.draw("", [[Group([tile])]], sides=(60, 60))
+        return {colour: n for n, colour in image.getcolors(2**16)}
 
-    assert (176, 58, 0) in colours(True) and (176, 58, 0) not in colours(False)
+    marked, plain = colours(True), colours(False)
+    assert (176, 58, 0) in marked and (176, 58, 0) not in plain
+    assert marked[255, 255, 255] < plain[255, 255, 255]  # thicker letters
 
 
 @pytest.mark.parametrize(

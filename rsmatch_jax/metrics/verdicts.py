@@ -67,7 +67,7 @@ def figures(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     if (rate := number(summary.get("false_alarm"))) is not None:
         text = f"at most {percent(rate)}"
         if ends := interval(summary.get("false_alarm_interval")):
-            text += f" (interval {ends})"
+            text += f" (95 % interval {ends})"
         yield "false_alarm", "real pictures called synthetic", text
     if by := BY.get(str(summary.get("by"))):
         yield "by", "judged by", by

@@ -43,8 +43,8 @@ def fill(flag: str, folder: str, rows: Sequence[Row], sources: Sequence[Source])
     check(flag, folder)
     if any(row.verdict is None for row in rows):
         raise RequestError(
-            f"--{flag}={folder}: there are no verdicts to sort by, because no real "
-            "pictures were held out to set a threshold; leave the flag out"
+            f"--{flag}={folder}: there are no verdicts to sort by, because too few "
+            "real pictures were held out to set a threshold; leave the flag out"
         )
     packed = [r.path for r, s in zip(rows, sources, strict=True) if s.file is None]
     if flag == "link" and packed:

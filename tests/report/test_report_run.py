@@ -157,10 +157,11 @@ def test_what_sift_wrote_is_shown(folder, tmp_path):
     text = page(folder)
     assert text.count("data:image/png;base64,") == count + 1
     assert '<a href="sift/sift.html">' in text
-    elsewhere = tmp_path / "x y"
-    elsewhere.mkdir()
-    assert report.main([str(folder), f"--out={elsewhere}/r.html"]) == 0
-    assert '<a href="../run/sift/sift.html">' in (elsewhere / "r.html").read_text()
+    moved, out = folder.rename(tmp_path / "run #1"), tmp_path / "out"
+    out.mkdir()
+    assert report.main([str(moved), f"--out={out}/r.html"]) == 0
+    assert '<a href="../run%20%231/sift/sift.html">' in (out / "r.html").read_text()
+    moved.rename(folder)
     files.write_json(str(sift / "summary.json"), dict.fromkeys(summary))
     assert "data-sift" not in page(folder) and "sift.html" in page(folder)
     (sift / "summary.json").write_text("{")

@@ -143,7 +143,7 @@ def test_figures_in_words():
         "share_at_least": "46 % (at 90 % confidence)",
         "threshold": "0.800",
         "held_out_real": "1,000",
-        "false_alarm": "at most 5 % (interval 3.7 to 6.5 %)",
+        "false_alarm": "at most 5 % (95 % interval 3.7 to 6.5 %)",
         "by": "the run's detector and statistics of the pictures",
     }
     assert not list(verdicts.figures(NULLS)) and not list(verdicts.figures({}))
