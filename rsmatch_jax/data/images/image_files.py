@@ -1,14 +1,16 @@
 """Image files of any type and size, found by name and loaded in batches."""
 
 import dataclasses
+import fnmatch
 import glob
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from rsmatch_jax.data.images import alpha, image_source, kinds
+from rsmatch_jax.data.images import alpha, folder_tree, image_source, kinds
 from rsmatch_jax.data.stores import encoded
 from rsmatch_jax.data.stores.dataset_folder import natural_key
 from rsmatch_jax.errors import RequestError
@@ -58,14 +60,37 @@ def find(
         elif os.path.exists(path):
             matches = [path]
         else:
-            matches = filter(os.path.isfile, glob.glob(path, recursive=True))
-            matches = sorted(matches, key=natural_key)
+            matches = sorted(_matches(path), key=natural_key)
             if not matches and path == glob.escape(path):
                 raise RequestError(f"{name}: there is no such file or folder")
             if not matches:
                 raise RequestError(f"{name}: no file matches this pattern")
         paths.update(dict.fromkeys(matches))
     return list(paths)
+
+
+def _matches(pattern: str) -> Iterator[str]:
+    """Yields the files of a pattern; ** goes into each folder once, unlike glob's."""
+    start, *middle = re.split(r"(?:^|(?<=/))\*\*(?=/|$)", pattern, maxsplit=1)
+    if not middle:
+        yield from filter(os.path.isfile, glob.glob(pattern))
+        return
+    parts = pattern.removeprefix(start).split("/")
+    for folder in filter(os.path.isdir, glob.glob(start) if start else [os.curdir]):
+        for below in folder_tree.Tree(folder).files.values():
+            if _fits(below.split("/"), parts):
+                yield os.path.join(folder, below) if start else below
+
+
+def _fits(names: Sequence[str], parts: Sequence[str]) -> bool:
+    """Whether a path's names match a pattern's parts, in glob's sense."""
+    if not names or not parts:
+        return not names and all(part == "**" for part in parts)
+    hidden = names[0].startswith(".") and not parts[0].startswith(".")
+    if parts[0] == "**":
+        return _fits(names, parts[1:]) or (not hidden and _fits(names[1:], parts))
+    fits = not hidden and fnmatch.fnmatch(names[0], parts[0])
+    return fits and _fits(names[1:], parts[1:])
 
 
 def batches(

@@ -1,7 +1,9 @@
 """Folders with symbolic links: each real file once, and every link ends."""
 
+import glob
 import os
 
+import pytest
 from support.pictures import encode, noise
 
 from rsmatch_jax.data.images import folder_tree, image_files, image_source
@@ -93,6 +95,24 @@ def test_loops_and_dangling_links_are_named(tmp_path):
     notes = []
     assert len(image_files.find([str(folder)], notes.append)) == 2
     assert [line.removeprefix(f"{folder}: ") for line in notes] == lines
+
+
+PATTERNS = ["**/*.png", "s/**/*.png", "s/**", "*/**/d/*", "s/**/d/**/1.*", "**/e/.*"]
+PATTERNS += ["s/**/[ad]*/[!1].png", "s/d*/**/?.png", "{}/s/**/*.p?g", "s/**/.h/*"]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_patterns_over_folders(tmp_path, monkeypatch, pattern):
+    """As glob's where nothing is linked; where links make loops glob never ends."""
+    names = ("1", "2", "d/1", "d/e/1", "d/e/.2", "d/d/3", ".h/1", "d/.h/1", "a[1]/1")
+    make(tmp_path / "s", *(f"{name}.png" for name in names))
+    monkeypatch.chdir(tmp_path)
+    pattern = pattern.format(tmp_path)
+    expected = [p for p in glob.glob(pattern, recursive=True) if os.path.isfile(p)]
+    assert expected
+    assert sorted(image_files.find([pattern])) == sorted(expected)
+    make(tmp_path / "s", d__up="..", d__here=".", d__e__top=tmp_path)
+    assert sorted(image_files.find([pattern])) == sorted(expected)
 
 
 def test_what_is_no_plain_file_is_never_opened(tmp_path):
