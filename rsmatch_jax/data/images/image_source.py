@@ -18,7 +18,7 @@ from PIL import (
     UnidentifiedImageError,
 )
 
-from rsmatch_jax.data.images import alpha, archives, folder_tree, kinds
+from rsmatch_jax.data.images import alpha, archives, folder_tree, kinds, limits
 from rsmatch_jax.data.images.folder_tree import some
 from rsmatch_jax.data.stores.dataset_folder import natural_key
 from rsmatch_jax.errors import RequestError
@@ -117,14 +117,14 @@ def in_folder(folder: str) -> tuple[list[File], list[File], list[str]]:
 
 def read_file(path: str) -> bytes:
     """Returns a file's bytes; raises Unreadable if it is too large or unreadable."""
-    most = archives.MAX_FILE_MIB * 2**20
+    most = limits.MAX_FILE_MIB * 2**20
     try:
         with open(path, "rb") as f:
             data = f.read(int(most) + 1)  # a device has no size, and no end
     except OSError as e:
         raise Unreadable(str(e)) from None
     if len(data) > most:
-        raise Unreadable(f"larger than {archives.MAX_FILE_MIB} MiB")
+        raise Unreadable(f"larger than {limits.MAX_FILE_MIB} MiB")
     return data
 
 

@@ -4,6 +4,7 @@ import functools
 import gzip
 import io
 import os
+import random
 import stat
 import tarfile
 import tracemalloc
@@ -13,7 +14,7 @@ import pytest
 from support.import_sources import SIZE, run
 from support.pictures import encode, noise
 
-from rsmatch_jax.data.images import archives, image_source
+from rsmatch_jax.data.images import archives, image_source, limits, tars
 
 MIB = 2**20
 PNG = encode(noise(SIZE, SIZE, 3))
@@ -153,17 +154,17 @@ def test_a_member_that_is_twice_in_a_tar(tmp_path, tar, capsys):
 
 def test_a_bomb_in_a_tar(tmp_path, capsys, monkeypatch):
     """It is not unpacked beyond the limit of its packed size."""
-    written, write = [], archives._write
+    written, write = [], tars._write
 
     def count(file, chunk, label):
         written.append((file, len(chunk)))
         write(file, chunk, label)
 
-    monkeypatch.setattr(archives, "_write", count)
+    monkeypatch.setattr(tars, "_write", count)
     with Tar(tmp_path / "s.zip", "w:gz") as file:
         file.writestr("c/bomb.bmp", bytes(100 * MIB))
     packed = (tmp_path / "s.zip").stat().st_size
-    refused(tmp_path, capsys, "unpacks to more than", "200 times its size")
+    refused(tmp_path, capsys, "unpacks to more than", "which is 200 times its size")
     assert sum(size for _, size in written) <= 200 * packed < 30 * MIB
     assert written[0][0].closed
 
@@ -181,6 +182,14 @@ def test_a_sparse_member_of_a_tar(tmp_path, capsys):
     header[148:156] = b"%06o\0 " % sum(header)
     (tmp_path / "s.zip").write_bytes(bytes(header) + bytes(512 + 1024))
     refused(tmp_path, capsys, "'c/1.png'", "no plain file")
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+def test_a_name_of_many_megabytes_in_a_tar(tmp_path, tar, capsys, kind):
+    """tarfile would read it at once."""
+    with tar() as file:
+        file.writestr("x", random.Random(0).randbytes(3 * MIB), type=kind)
+    refused(tmp_path, capsys, f"a header has {3 * MIB} bytes")
 
 
 def with_size(data, size):
@@ -227,7 +236,7 @@ def test_no_room_for_the_unpacked_tar(tmp_path, capsys, monkeypatch):
     with Tar(tmp_path / "s.zip", "w:gz"):
         pass
     full = functools.partial(open, "/dev/full", "w+b", buffering=0)
-    monkeypatch.setattr(archives.tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(tars.tempfile, "TemporaryFile", full)
     refused(tmp_path, capsys, "No space left", "set TMPDIR, or unpack it yourself")
 
 
@@ -321,14 +330,14 @@ def test_limits(tmp_path, archive, capsys, monkeypatch, kind, limit, value, word
     with archive() if kind == "zip" else Tar(tmp_path / "s.zip", "w:") as file:
         file.writestr("c/1.png", PNG)
         file.writestr("c/2.png", PNG)
-    monkeypatch.setattr(archives, limit, value)
+    monkeypatch.setattr(limits, limit, value)
     refused(tmp_path, capsys, *words)
 
 
 def test_a_file_too_large_in_a_folder(tmp_path, capsys, monkeypatch):
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "1.png").write_bytes(bytes(2000))
-    monkeypatch.setattr(archives, "MAX_FILE_MIB", 0.001)
+    monkeypatch.setattr(limits, "MAX_FILE_MIB", 0.001)
     assert run(tmp_path, tmp_path / "out") == 2
     assert "c/1.png (larger than 0.001 MiB)" in capsys.readouterr().err
 
