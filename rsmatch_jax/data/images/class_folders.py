@@ -152,7 +152,7 @@ def _part(
     parts: tuple[list[_Placed], list[_Placed]] = ([], [])
     for image in images:
         top = image.folders[0] if image.folders else ""
-        is_unlabelled = split_of(top) == UNLABELLED and top not in args.generators
+        is_unlabelled = split_of(top) == UNLABELLED
         parts[is_unlabelled].append(image)
         inner = image.folders[1] if len(image.folders) > 1 else ""
         if not is_unlabelled and split_of(inner) == UNLABELLED:

@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 
 import numpy as np
 from PIL import (
@@ -120,10 +120,14 @@ def read_file(path: str) -> bytes:
     most = limits.MAX_FILE_MIB * 2**20
     try:
         with open(path, "rb") as f:
-            data = f.read(int(most) + 1)  # a device has no size, and no end
+            size = os.fstat(f.fileno()).st_size
+            if 0 < size <= most:
+                return f.read()
+            # A pipe or device has no size, and maybe no end.
+            data = b"" if size else f.read(int(most) + 1)
     except OSError as e:
         raise Unreadable(str(e)) from None
-    if len(data) > most:
+    if max(size, len(data)) > most:
         raise Unreadable(f"larger than {limits.MAX_FILE_MIB} MiB")
     return data
 
@@ -222,10 +226,12 @@ def square(picture: Picture, size: int | None) -> Picture:
     )
 
 
-def _sorted_images(files: list[File]) -> tuple[list[File], list[File]]:
-    images = [f for f in files if kinds.is_image(f.path)]
-    images.sort(key=lambda f: natural_key(f.path))
-    return images, [f for f in files if not kinds.is_image(f.path)]
+def _sorted_images(files: Iterable[File]) -> tuple[list[File], list[File]]:
+    parts: tuple[list[File], list[File]] = ([], [])
+    for file in files:
+        parts[not kinds.is_image(file.path)].append(file)
+    parts[0].sort(key=lambda f: natural_key(f.path))
+    return parts
 
 
 def _printable(file: File) -> File:

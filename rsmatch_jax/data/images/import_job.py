@@ -68,10 +68,11 @@ class Import:
             self.counts["duplicates"] += 1
             return self.args.keep_duplicates
         if places:
-            labels = {label for _, label in places} - {NO_LABEL}
+            labels = {label for _, label in places}
             splits = {split for split, _ in places}
-            has_label = item.label != NO_LABEL and bool(labels)
-            self.counts["two_classes"] += has_label and labels != {item.label}
+            # The unlabelled split is read last.
+            is_labelled = item.label != NO_LABEL
+            self.counts["two_classes"] += is_labelled and labels != {item.label}
             self.counts["two_splits"] += splits != {item.split}
         places.add(place)
         return True

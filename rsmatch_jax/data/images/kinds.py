@@ -37,6 +37,7 @@ def formats() -> dict[str, tuple[str, ...]]:
     return readable
 
 
+@functools.cache
 def suffixes() -> tuple[str, ...]:
     """Returns the suffixes, in lower case, of the images that are read here."""
     return tuple(itertools.chain.from_iterable(formats().values()))

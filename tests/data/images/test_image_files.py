@@ -15,7 +15,7 @@ from PIL import Image, features
 from support import encoded_sets
 from support.pictures import encode, noise
 
-from rsmatch_jax.data.images import alpha, image_files, image_source, kinds
+from rsmatch_jax.data.images import alpha, image_files, image_source, kinds, limits
 from rsmatch_jax.data.stores import encoded
 from rsmatch_jax.errors import RequestError
 
@@ -175,12 +175,13 @@ def test_heic_is_read_where_its_package_is_there(tmp_path, monkeypatch):
     package.register_heif_opener = lambda: calls.append(1)
     calls = []
     monkeypatch.setitem(sys.modules, "pillow_heif", package)
-    kinds.formats.cache_clear()
+    clear = (kinds.formats.cache_clear, kinds.suffixes.cache_clear)
+    [forget() for forget in clear]
     try:
         assert kinds.formats()["HEIF"] == (".heic", ".heif") and calls == [1]
         assert kinds.is_image("a/x.HEIC")
     finally:
-        kinds.formats.cache_clear()
+        [forget() for forget in clear]
         monkeypatch.undo()
     assert kinds.is_image("a/x.HEIC") == bool(importlib.util.find_spec("pillow_heif"))
 
@@ -273,6 +274,19 @@ def test_broken_files_have_a_reason(tmp_path, data, reason):
         loaded = image_files.load(str(path), SIZE)
     assert loaded.pixels is None and reason in loaded.reason
     assert "BytesIO" not in loaded.reason  # and no address of it
+
+
+def test_pipes_and_devices(tmp_path, monkeypatch):
+    """A pipe is read, as a shell's <(command) is; a device without an end is left."""
+    os.mkfifo(tmp_path / "pipe.png")
+    data = encode(noise(SIZE, SIZE, 3))
+    writer = threading.Thread(target=(tmp_path / "pipe.png").write_bytes, args=(data,))
+    writer.start()
+    loaded = image_files.load(str(tmp_path / "pipe.png"), SIZE)
+    writer.join()
+    np.testing.assert_array_equal(loaded.pixels, noise(SIZE, SIZE, 3))
+    monkeypatch.setattr(limits, "MAX_FILE_MIB", 2)
+    assert image_files.load("/dev/zero", SIZE).reason == "larger than 2 MiB"
 
 
 def test_reading_by_threads_leaves_the_warnings_alone(tmp_path):
