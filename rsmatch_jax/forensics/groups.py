@@ -14,7 +14,9 @@ from rsmatch_jax.forensics import pictures
 
 RINGS = 8
 _SAMPLE = 8192  # at most so many values of a picture and plane for a distribution
-_EDGES = np.array([-64, -32, -16, -8, -4, -2, -1, 1, 2, 4, 8, 16, 32, 64], np.float32)
+# Between whole levels, which rounding must not move to another bin.
+_EDGES = np.array([0.5, 1.5, 3.5, 7.5, 15.5, 31.5, 63.5], np.float32)
+_EDGES = np.concatenate([-_EDGES[::-1], _EDGES])
 _PAIRS = (0, 1), (1, 2), (0, 2)
 _SHIFTS = (
     *((0, 1), (1, 0), (1, 1), (0, 2), (2, 0)),
@@ -161,10 +163,10 @@ def _patterns(channels, planes, laplacians):
 def _codes(plane: np.ndarray) -> np.ndarray:
     """Returns a bit for each of 8 neighbours that is brighter, uint8 [N, H-2, W-2]."""
     height, width = plane.shape[1:]
-    centre = plane[:, 1:-1, 1:-1]
-    codes = np.zeros(centre.shape, np.uint8)
+    limit = plane[:, 1:-1, 1:-1] + 0.25  # grey is rounded
+    codes = np.zeros(limit.shape, np.uint8)
     for bit, (y, x) in enumerate(_AROUND):
-        brighter = plane[:, y : height - 2 + y, x : width - 2 + x] > centre
+        brighter = plane[:, y : height - 2 + y, x : width - 2 + x] > limit
         codes |= brighter.view(np.uint8) << bit
     return codes
 

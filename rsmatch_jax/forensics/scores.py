@@ -2,10 +2,16 @@
 
 Positive-unlabelled learning by logistic regression on the statistics of `features`:
 a classifier tells real from unlabelled pictures, and a second one learns from the
-first one's verdicts. No picture is scored by a model that saw it.
+first one's verdicts. A score is the mean of both.
+
+No picture influences a model that scores it, not even through the verdicts that the
+model learns from. Real pictures score alike for that reason, whether they were
+labelled, unlabelled or held out. The folds are stratified by class, because a labelled
+picture of a class that lacks it in training looks less real.
 """
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -42,6 +48,8 @@ def cross_fit(
     labeled: np.ndarray,
     unlabeled: np.ndarray,
     held_out: np.ndarray | None = None,
+    *,
+    classes: np.ndarray | None = None,
     groups: Mapping[str, slice] | None = None,
     seed: int = 0,
 ) -> Scores:
@@ -51,80 +59,116 @@ def cross_fit(
         labeled: statistics of real pictures, at least MIN_REAL, [L, F].
         unlabeled: statistics of pictures of unknown origin, at least FOLDS, [N, F].
         held_out: statistics of further real pictures, which train nothing, [H, F].
+        classes: int [L], classes of the labelled pictures.
         groups: columns of each group, for `lean`.
+
+    Raises:
+        ValueError: there are too few pictures.
     """
     if len(labeled) < MIN_REAL or len(unlabeled) < FOLDS:
-        raise ValueError(
-            f"{len(labeled)} real and {len(unlabeled)} unlabelled pictures"
-        )
+        raise ValueError(f"{len(labeled)} real, {len(unlabeled)} unlabelled pictures")
     center, scale = unlabeled.mean(0, dtype=np.float64), unlabeled.std(0) + 1e-6
     held_out = unlabeled[:0] if held_out is None else held_out
     sets = [
         np.clip((x - center) / scale, -CLIP, CLIP).astype(np.float32)
         for x in (labeled, unlabeled, held_out)
     ]
-    groups = {} if groups is None else groups
-    rng = np.random.default_rng(seed)
-    total = [np.zeros(len(x)) for x in sets]
-    parts = {name: np.zeros(len(unlabeled)) for name in groups}
-    synthetic = None  # probability of each unlabelled picture
-    for _ in range(2):
-        for rows, model in _folds(sets, synthetic, rng):
-            decisions = [x[r] @ model for x, r in zip(sets, rows, strict=True)]
-            # Models differ in scale: the unlabelled pictures have mean 0, deviation 1.
-            middle, spread = decisions[1].mean(), decisions[1].std() + 1e-12
-            for scores, r, decision in zip(total, rows, decisions, strict=True):
-                scores[r] += (decision - middle) / spread
-            for name, columns in groups.items():
-                part = sets[1][rows[1], columns] @ model[columns]
-                parts[name][rows[1]] += (part - part.mean()) / spread
-        fraction = share.best_bin(total[0], total[1])
-        ranks = total[1].argsort().argsort() / len(unlabeled)
-        synthetic = _sigmoid((ranks - (1 - fraction)) / SOFTNESS)
-    return _finish(total, parts, fraction)
-
-
-def _finish(total, parts, fraction: float) -> Scores:
+    fit = _Fit(sets, classes, {} if groups is None else groups, seed)
+    verdicts = fit.first_round()
+    fraction = fit.second_round(verdicts)
+    total = fit.total
     middle = np.quantile(total[1], 1 - fraction)
     spread = total[1].std() + 1e-12
-    labeled, unlabeled, held_out = (
-        _sigmoid(STEEPNESS * (scores - middle) / spread) for scores in total
-    )
+    scores = [_sigmoid(STEEPNESS * (z - middle) / spread) for z in total]
     centred = total[1] - total[1].mean()
     variance = max(float(centred @ centred), 1e-12)
-    lean = {name: float(part @ centred) / variance for name, part in parts.items()}
-    return Scores(labeled, unlabeled, held_out, lean)
+    lean = {name: float(part @ centred) / variance for name, part in fit.parts.items()}
+    return Scores(*scores, lean)
 
 
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-np.clip(x, -30, 30)))
+class _Fit:
+    """Both rounds of models, and the scores that they add up.
 
+    total: [L], [N], [H]. parts: {group: its part of the unlabelled pictures' total}.
+    """
 
-def _folds(
-    sets: list[np.ndarray], synthetic: np.ndarray | None, rng: np.random.Generator
-) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
-    """Yields (rows to score of each set, weights of a model that saw none of them)."""
-    folds = [rng.permutation(np.arange(len(x)) % FOLDS) for x in sets]
-    labeled, unlabeled = sets[:2]
-    for fold in range(FOLDS):
-        rows = np.flatnonzero(folds[1] != fold)
-        if len(rows) > MAX_TRAINING:
-            rows = rng.choice(rows, MAX_TRAINING, replace=False)
-        real, mixed = labeled[folds[0] != fold], unlabeled[rows]
-        if synthetic is None:
-            weights = np.ones(len(real)), np.ones(len(mixed))
-        else:
+    def __init__(self, sets, classes, groups: Mapping[str, slice], seed: int):
+        self.sets, self.groups = sets, groups
+        self.rng = np.random.default_rng(seed)
+        folds = [self.rng.permutation(np.arange(len(x)) % FOLDS) for x in sets]
+        if classes is not None:
+            order = self.rng.permutation(len(classes))
+            order = order[np.argsort(classes[order], kind="stable")]
+            folds[0][order] = np.arange(len(order)) % FOLDS
+        self.folds = folds
+        self.total = [np.zeros(len(x)) for x in sets]
+        self.parts = {name: np.zeros(len(sets[1])) for name in groups}
+
+    def first_round(self) -> tuple[np.ndarray, np.ndarray]:
+        """Fits a model without each pair of folds. Returns its scores of labelled and
+        unlabelled pictures, [L, FOLDS] and [N, FOLDS], by the other fold of the pair.
+        """
+        verdicts = (
+            np.zeros((len(self.sets[0]), FOLDS)),
+            np.zeros((len(self.sets[1]), FOLDS)),
+        )
+        for pair in itertools.combinations(range(FOLDS), 2):
+            real, rows = self._training(pair)
+            mixed = self.sets[1][rows]
+            model = _weights(real, mixed, np.ones(len(real)), np.ones(len(mixed)))
+            for fold, other in (pair, pair[::-1]):
+                # The mean over the pairs counts as much as the second round.
+                scored = self._add(model, fold, 1 / (FOLDS - 1))
+                for column, (members, scores) in zip(verdicts, scored, strict=False):
+                    column[members, other] = scores
+        return verdicts
+
+    def second_round(self, verdicts: tuple[np.ndarray, np.ndarray]) -> float:
+        """Fits a model without each fold to the verdicts. Returns the mean share of
+        synthetic pictures by the verdicts."""
+        fractions = []
+        for fold in range(FOLDS):
+            labeled, unlabeled = (
+                v[f != fold, fold] for v, f in zip(verdicts, self.folds, strict=False)
+            )
+            fractions.append(share.best_bin(labeled, unlabeled))
+            real, rows = self._training((fold,))
+            position = np.searchsorted(np.sort(unlabeled), verdicts[1][rows, fold])
+            position = position / len(unlabeled)
+            synthetic = _sigmoid((position - (1 - fractions[-1])) / SOFTNESS)
+            mixed = self.sets[1][rows]
             # Each unlabelled picture counts on both sides, in proportion; a labelled
             # one twice, because its origin is certain.
-            chance = synthetic[rows]
-            real = np.concatenate([real, mixed])
-            weights = np.ones(len(real)), chance
-            weights[0][: -len(mixed)] = 2
-            weights[0][-len(mixed) :] = 1 - chance
-        yield [np.flatnonzero(f == fold) for f in folds], _fit(real, mixed, *weights)
+            weights = np.append(np.full(len(real), 2.0), 1 - synthetic)
+            model = _weights(np.concatenate([real, mixed]), mixed, weights, synthetic)
+            self._add(model, fold, 1.0)
+        return float(np.mean(fractions))
+
+    def _training(self, without: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the labelled statistics, and rows of the unlabelled ones."""
+        labeled, unlabeled = (~np.isin(f, without) for f in self.folds[:2])
+        rows = np.flatnonzero(unlabeled)
+        if len(rows) > MAX_TRAINING:
+            rows = self.rng.choice(rows, MAX_TRAINING, replace=False)
+        return self.sets[0][labeled], rows
+
+    def _add(self, model: np.ndarray, fold: int, factor: float):
+        """Adds a model's scores of a fold; returns (rows, scores) of each set."""
+        members = [np.flatnonzero(f == fold) for f in self.folds]
+        scores = [x[rows] @ model for x, rows in zip(self.sets, members, strict=True)]
+        # Models differ in scale: the unlabelled pictures have mean 0, deviation 1.
+        middle, spread = scores[1].mean(), scores[1].std() + 1e-12
+        scores = [(z - middle) / spread for z in scores]
+        for total, rows, z in zip(self.total, members, scores, strict=True):
+            total[rows] += factor * z
+        x = self.sets[1][members[1]]
+        for name, columns in self.groups.items():
+            part = x[:, columns] @ model[columns]
+            self.parts[name][members[1]] += factor * (part - part.mean()) / spread
+        return list(zip(members, scores, strict=True))
 
 
-def _fit(zeros, ones, zero_weights, one_weights) -> np.ndarray:
+def _weights(zeros, ones, zero_weights, one_weights) -> np.ndarray:
     """Returns the weights of a balanced logistic regression, float32 [F]."""
     from sklearn import linear_model  # lazy: takes a second
 
@@ -134,3 +178,7 @@ def _fit(zeros, ones, zero_weights, one_weights) -> np.ndarray:
     model = linear_model.LogisticRegression(C=STRENGTH / len(x), max_iter=300, tol=1e-3)
     model.fit(x, y, sample_weight=np.concatenate(balanced))
     return model.coef_[0].astype(np.float32)
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.clip(x, -30, 30)))

@@ -55,12 +55,12 @@ def best_bin(real: np.ndarray, unlabeled: np.ndarray) -> float:
     at least the share of real pictures among the unlabelled. Takes the score where the
     upper confidence bound of this ratio is least.
     """
-    cuts = np.sort(unlabeled)
-    of_unlabeled = np.arange(1, len(cuts) + 1) / len(cuts)
-    of_real = np.searchsorted(np.sort(real), cuts, side="right") / len(real)
-    enough = of_real >= max(_MIN_BIN, 1 / len(real))
-    if not enough.any():
-        return 1.0  # all unlabelled pictures score above the real ones
+    cuts = np.concatenate([real, unlabeled])
+    of_real, of_unlabeled = (
+        np.searchsorted(np.sort(scores), cuts, side="right") / len(scores)
+        for scores in (real, unlabeled)
+    )
+    enough = of_real >= _MIN_BIN
     of_unlabeled, of_real = of_unlabeled[enough], of_real[enough]
     margin = np.log(4 / _DELTA) / 2
     margin = np.sqrt(margin / len(unlabeled)) + np.sqrt(margin / len(real))

