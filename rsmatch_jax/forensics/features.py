@@ -37,8 +37,13 @@ def compute(images: np.ndarray) -> np.ndarray:
     F depends on the size of the pictures only where they are small: some rings of the
     spectrum are empty below 16 pixels. images: uint8 [N, H, W, 1 or 3].
     """
+    import threadpoolctl  # lazy: comes with scikit-learn
+
     cores = len(os.sched_getaffinity(0))
-    with concurrent.futures.ThreadPoolExecutor(cores) as pool:
+    with (
+        threadpoolctl.threadpool_limits(1),
+        concurrent.futures.ThreadPoolExecutor(cores) as pool,
+    ):
         parts = pool.map(_chunk, pictures.chunks(images, _CHUNK_VALUES))
         return np.concatenate([np.concatenate(part, axis=1) for part in parts])
 

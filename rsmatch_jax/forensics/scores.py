@@ -32,7 +32,7 @@ MAX_TRAINING = 20_000  # unlabelled pictures that train a model
 class Scores(NamedTuple):
     """Scores in 0..1, higher = more synthetic, float64.
 
-    0.5 is the boundary: as many unlabelled pictures lie above it as the labelled ones
+    0.5 is the boundary: as many unlabelled pictures lie above it as the real ones
     suggest to be synthetic. labeled, unlabeled, held_out: [L], [N], [H], of models that
     did not see the picture, so that real pictures of all three score alike. lean: how
     much of the unlabelled pictures' score each group of statistics makes up; adds to 1.
@@ -48,9 +48,8 @@ def cross_fit(
     labeled: np.ndarray,
     unlabeled: np.ndarray,
     held_out: np.ndarray | None = None,
-    *,
-    classes: np.ndarray | None = None,
     groups: Mapping[str, slice] | None = None,
+    classes: np.ndarray | None = None,
     seed: int = 0,
 ) -> Scores:
     """Returns the scores of all pictures.
@@ -59,8 +58,8 @@ def cross_fit(
         labeled: statistics of real pictures, at least MIN_REAL, [L, F].
         unlabeled: statistics of pictures of unknown origin, at least FOLDS, [N, F].
         held_out: statistics of further real pictures, which train nothing, [H, F].
-        classes: int [L], classes of the labelled pictures.
         groups: columns of each group, for `lean`.
+        classes: int [L], classes of the labelled pictures.
 
     Raises:
         ValueError: there are too few pictures.
@@ -73,17 +72,24 @@ def cross_fit(
         np.clip((x - center) / scale, -CLIP, CLIP).astype(np.float32)
         for x in (labeled, unlabeled, held_out)
     ]
+    import threadpoolctl  # lazy: comes with scikit-learn
+
     fit = _Fit(sets, classes, {} if groups is None else groups, seed)
-    verdicts = fit.first_round()
-    fraction = fit.second_round(verdicts)
+    # BLAS in two threads takes 7 times as long on two busy cores: its threads wait for
+    # one another in a loop.
+    with threadpoolctl.threadpool_limits(1):
+        fit.second_round(fit.first_round())
     total = fit.total
+    fraction = share.best_bin(np.concatenate([total[0], total[2]]), total[1])
     middle = np.quantile(total[1], 1 - fraction)
     spread = total[1].std() + 1e-12
-    scores = [_sigmoid(STEEPNESS * (z - middle) / spread) for z in total]
+    of_labeled, of_unlabeled, of_held_out = (
+        _sigmoid(STEEPNESS * (z - middle) / spread) for z in total
+    )
     centred = total[1] - total[1].mean()
     variance = max(float(centred @ centred), 1e-12)
     lean = {name: float(part @ centred) / variance for name, part in fit.parts.items()}
-    return Scores(*scores, lean)
+    return Scores(of_labeled, of_unlabeled, of_held_out, lean)
 
 
 class _Fit:
@@ -123,26 +129,23 @@ class _Fit:
                     column[members, other] = scores
         return verdicts
 
-    def second_round(self, verdicts: tuple[np.ndarray, np.ndarray]) -> float:
-        """Fits a model without each fold to the verdicts. Returns the mean share of
-        synthetic pictures by the verdicts."""
-        fractions = []
+    def second_round(self, verdicts: tuple[np.ndarray, np.ndarray]):
+        """Fits a model without each fold to the verdicts, and adds its scores."""
         for fold in range(FOLDS):
             labeled, unlabeled = (
                 v[f != fold, fold] for v, f in zip(verdicts, self.folds, strict=False)
             )
-            fractions.append(share.best_bin(labeled, unlabeled))
+            fraction = share.best_bin(labeled, unlabeled)
             real, rows = self._training((fold,))
             position = np.searchsorted(np.sort(unlabeled), verdicts[1][rows, fold])
             position = position / len(unlabeled)
-            synthetic = _sigmoid((position - (1 - fractions[-1])) / SOFTNESS)
+            synthetic = _sigmoid((position - (1 - fraction)) / SOFTNESS)
             mixed = self.sets[1][rows]
             # Each unlabelled picture counts on both sides, in proportion; a labelled
             # one twice, because its origin is certain.
             weights = np.append(np.full(len(real), 2.0), 1 - synthetic)
             model = _weights(np.concatenate([real, mixed]), mixed, weights, synthetic)
             self._add(model, fold, 1.0)
-        return float(np.mean(fractions))
 
     def _training(self, without: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         """Returns the labelled statistics, and rows of the unlabelled ones."""

@@ -159,6 +159,7 @@ def judge(
         balanced accuracy with one generator's pictures alone, None if it has none.
     """
     # lazy: takes 1 s
+    import threadpoolctl
     from sklearn import linear_model, model_selection, pipeline, preprocessing, svm
 
     synthetic = generators >= 0
@@ -171,7 +172,8 @@ def judge(
         model = linear_model.LogisticRegression(C=PENALTIES[kind], max_iter=500)
     model = pipeline.make_pipeline(preprocessing.StandardScaler(), model)
     folds = model_selection.StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-    guesses = model_selection.cross_val_predict(model, inputs, synthetic, cv=folds)
+    with threadpoolctl.threadpool_limits(1):  # faster on few cores
+        guesses = model_selection.cross_val_predict(model, inputs, synthetic, cv=folds)
     right = guesses == synthetic
     of_real = right[~synthetic].mean()
     rates = np.array([of_real, right[synthetic].mean()])
