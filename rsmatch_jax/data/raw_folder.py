@@ -37,7 +37,7 @@ def explained(key: str, name: str) -> Generator[None]:
 
 def _holds_pictures(path: str) -> bool:
     """Whether a path is an archive, or a folder of pictures that is no dataset."""
-    from rsmatch_jax.data.images import image_source  # lazy: needs Pillow
+    from rsmatch_jax.data.images import kinds  # lazy: needs Pillow
 
     if os.path.isfile(path):
         return path.lower().endswith(_ARCHIVES)
@@ -45,6 +45,6 @@ def _holds_pictures(path: str) -> bool:
         return False
     for _, folders, names in itertools.islice(os.walk(path), _SEARCHED):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        if any(name.lower().endswith(image_source.SUFFIXES) for name in names):
+        if any(map(kinds.is_image, names)):
             return True
     return False

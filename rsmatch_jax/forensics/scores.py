@@ -106,7 +106,10 @@ class _Fit:
             order = self.rng.permutation(len(classes))
             order = order[np.argsort(classes[order], kind="stable")]
             folds[0][order] = np.arange(len(order)) % FOLDS
-        self.folds = folds
+        together = _copies_together(sets, folds)
+        # Hardly any picture is left if they are all equal.
+        is_dealt = all(len(np.unique(f)) == FOLDS for f in together[:2])
+        self.folds = together if is_dealt else folds
         self.total = [np.zeros(len(x)) for x in sets]
         self.parts = {name: np.zeros(len(sets[1])) for name in groups}
 
@@ -169,6 +172,17 @@ class _Fit:
             part = x[:, columns] @ model[columns]
             self.parts[name][members[1]] += factor * (part - part.mean()) / spread
         return list(zip(members, scores, strict=True))
+
+
+def _copies_together(sets, folds) -> list[np.ndarray]:
+    """Returns folds in which equal pictures share one, because a model that saw one of
+    them saw the others."""
+    of_content: dict[bytes, int] = {}
+    together = []
+    for x, fold in zip(sets, folds, strict=True):
+        pairs = zip(map(np.ndarray.tobytes, x), fold.tolist(), strict=True)
+        together.append(np.array([of_content.setdefault(k, f) for k, f in pairs], int))
+    return together
 
 
 def _weights(zeros, ones, zero_weights, one_weights) -> np.ndarray:

@@ -67,6 +67,7 @@ def by_statistics(material: Material) -> Scores:
         np.concatenate([images, context]),
         held_out if len(held_out) else None,
         features.groups(size),
+        material.classes,
     )
     real, which = fitted.held_out, HELD_OUT
     if not len(held_out):

@@ -36,7 +36,7 @@ class Material:
     """Pictures of one size, all uint8 [.., S, S, 3] or encoded.
 
     images: N pictures to sift; names: their paths. labelled: L real ones that a run
-    trains on. held_out: H real ones that train nothing. context: further unlabelled
+    trains on; classes: int [L], theirs. held_out: H real ones that train nothing. context: further unlabelled
     ones, which only help to tell how real ones differ. origins: int32 [N], as in
     rs_ssl.Task, to judge by. sources: where the pictures lie, None if in no files.
     """
@@ -44,6 +44,7 @@ class Material:
     names: Sequence[str]
     images: Images
     labelled: Images
+    classes: np.ndarray
     held_out: Images
     context: Images
     origins: np.ndarray
@@ -65,6 +66,7 @@ def of_places(args: argparse.Namespace, stack: contextlib.ExitStack) -> Material
         names=collected.names.tolist(),
         images=collected.pictures.images,
         labelled=labelled.pictures.images,
+        classes=labelled.labels,
         held_out=nothing if tested is None else tested.pictures.images,
         context=nothing,
         origins=known.origins,
@@ -111,6 +113,7 @@ def _of_task(task: rs_ssl.Task) -> Material:
         names=names,
         images=images[begin:] if isinstance(images, np.ndarray) else images.take(rows),
         labelled=task.lab_images,
+        classes=task.lab_labels,
         held_out=rs_ssl.joined(
             [(x, np.arange(len(x))) for x in (task.test_images, task.val_images)]
         ),

@@ -179,3 +179,18 @@ def test_clopper_pearson_against_the_binomial_tails():
     result = threshold.conformal(values, 0.05)
     above = int((values > result.value).sum())
     assert result.interval == threshold.clopper_pearson(above, 200)
+
+
+def test_copies_of_a_picture_look_no_more_synthetic():
+    """Collected sets have many: a model must not know a picture by its copy."""
+    ranks = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        real, synthetic = rng.normal(size=(260, 300)), rng.normal(size=(100, 300))
+        synthetic[:, :8] += 1
+        known, mixed = real[:60], np.concatenate([real[60:], synthetic])
+        mixed = np.concatenate([mixed, *[real[60:100]] * 3])
+        result = scores.cross_fit(known, mixed, seed=seed)
+        is_copied = np.arange(200) < 40
+        ranks.append(metrics.roc_auc_score(is_copied, result.unlabeled[:200]))
+    assert abs(np.mean(ranks) - 0.5) < 0.06

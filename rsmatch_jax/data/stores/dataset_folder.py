@@ -118,12 +118,6 @@ def inspect(folder: str) -> Source:
     if info is None:
         inner = sorted(pathlib.Path(folder).glob(f"*/{INFO}"))
         hint = f"; did you mean {inner[-1].parent}?" if inner else ""
-        if not inner and os.path.exists(folder):
-            hint = (
-                "; if it holds images, make a dataset folder of it (python -m "
-                f"rsmatch_jax.data.import_images --layout=folders --source={folder} "
-                "--out=DIR) and name that"
-            )
         raise RequestError(f"{folder} is no dataset folder: it has no {INFO}{hint}")
     version = str(info.get("version"))  # becomes part of a path
     if "name" not in info or not is_version(version):
