@@ -59,7 +59,8 @@ def run(args: argparse.Namespace):
     with contextlib.ExitStack() as stack:
         stack.enter_context(image_source.bombs_refused_by_name())
         pictures = _read(args, stack)
-        made = judge.scores(pictures, args.by)
+        with _flags_in_place_of_keys():
+            made = judge.scores(pictures, args.by)
         name, known = judge.best(made, pictures.origins)
         name = args.by or name
         summary: dict[str, Any] = {"by": name}

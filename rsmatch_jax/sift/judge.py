@@ -48,11 +48,29 @@ def scores(material: Material, by: str | None) -> dict[str, Scores]:
     if predicted and by != STATISTICS:
         parts = [predicted[part].astype(np.float64) for part in materials.PARTS]
         made[DETECTOR] = Scores(parts[0], parts[1], parts[2])
-    if by != DETECTOR:
+    few = _too_few(material)
+    if few and (by in (STATISTICS, BOTH) or not predicted):
+        raise RequestError(few)
+    if by != DETECTOR and not few:
         made[STATISTICS] = by_statistics(material)
     if len(made) == 2:
         made[BOTH] = combined(made[DETECTOR], made[STATISTICS])
     return made
+
+
+def _too_few(material: Material) -> str | None:
+    """Returns why there are no scores by statistics, or None."""
+    unlabelled = len(material.images) + len(material.context)
+    for what, count, fewest, key in (
+        ("labelled", len(material.labelled), forensic_scores.MIN_REAL, "labeled"),
+        ("unlabelled", unlabelled, forensic_scores.FOLDS, "unlabeled"),
+    ):
+        if count < fewest:
+            return (
+                f"data.{key}: there are {count} {what} pictures, and scores by "
+                f"statistics need {fewest}; add some"
+            )
+    return None
 
 
 def by_statistics(material: Material) -> Scores:

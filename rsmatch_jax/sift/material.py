@@ -35,10 +35,11 @@ class Predicted:
 class Material:
     """Pictures of one size, all uint8 [.., S, S, 3] or encoded.
 
-    images: N pictures to sift; names: their paths. labelled: L real ones that a run
-    trains on; classes: int [L], theirs. held_out: H real ones that train nothing. context: further unlabelled
-    ones, which only help to tell how real ones differ. origins: int32 [N], as in
-    rs_ssl.Task, to judge by. sources: where the pictures lie, None if in no files.
+    images: N pictures to sift; names: their paths; origins: int32 [N], as in
+    rs_ssl.Task, for figures alone; sources: where they lie, None if in no files.
+    labelled: L real pictures that a run trains on; classes: int [L]. held_out: H real
+    ones that train nothing. context: further unlabelled pictures, which only help to
+    tell how real ones differ.
     """
 
     names: Sequence[str]

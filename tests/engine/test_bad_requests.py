@@ -31,6 +31,8 @@ OWN = ["--config=own", "--workdir=new"]
 LABELED, UNLABELED = "--config.data.labeled=", "--config.data.unlabeled="
 TWO_CLASSES = [*OWN, f"{LABELED}photos/two", f"{UNLABELED}photos/many"]
 
+SIFT = ["--out=new", "--labeled=photos/two", "--unlabeled=photos/many"]
+
 CASES = {
     "train": [
         ([DIGITS, "--workdir=file.txt"], ["--workdir=file.txt", "is a file"]),
@@ -154,6 +156,27 @@ CASES = {
         (["--workdir=run", "--out=nope/x.json"], ["--out=nope/x.json"]),
         (["--workdir=run", "--stp=7"], ["--stp=7"]),
     ],
+    "sift": [
+        ([], ["--workdir=RUN", "--labeled=PLACE"]),
+        (["--labeled=photos/two"], ["--unlabeled=PLACE"]),
+        ([*SIFT, "1.png"], ["1.png", "--workdir"]),
+        ([*SIFT, "--by=both"], ["--by=both needs a --workdir"]),
+        ([*SIFT, "--by=magic"], ["--by", "magic"]),
+        ([*SIFT, "--size=4"], ["--size=4"]),
+        ([*SIFT, "--false_alarm=1.5"], ["--false_alarm=1.5", "between 0 and 1"]),
+        ([*SIFT, "--out=file.txt"], ["--out=file.txt"]),
+        ([*SIFT, "--link=notes"], ["--link=notes is not empty"]),
+        ([*SIFT, "--copy=file.txt"], ["--copy=file.txt"]),
+        ([*SIFT, "--link=a", "--copy=b"], ["--copy"]),
+        ([*SIFT[:2], "--unlabeled=nope"], ["--unlabeled=", "nope: there is no such"]),
+        ([*SIFT[:2], "--unlabeled=photos/few"], ["3 unlabelled", "--unlabeled"]),
+        ([*SIFT, "--labeled=photos/one"], ["--labeled=", "has one class, cat"]),
+        ([*SIFT, "--labeled=images"], ["2 labelled", "--labeled"]),
+        ([*SIFT, "--origins=photos/gone.csv"], ["--origins", "999.png"]),
+        (["--workdir=nope"], ["--workdir=nope", "no such folder"]),
+        (["--workdir=notes"], ["--workdir=notes", "holds no run"]),
+        (["--workdir=run"], ["run/checkpoints", "nothing is saved"]),
+    ],
     "report": [
         ([], ["DIR"]),
         (["nope"], ["nope"]),
@@ -251,7 +274,7 @@ def world(tmp_path_factory):
 def make_photos(root):
     """Pictures of two classes and others, and tables about these."""
     for folder in ("two/cat", "two/dog", "one/cat", "owl/owl", "few", "many"):
-        for i in range(450 if folder == "many" else 3):
+        for i in range({"two": 6, "many": 450}.get(folder.split("/")[0], 3)):
             picture(root / folder / f"{i}.png")
     for name, rows in {
         "gone": "path,origin\n999.png,real\n",
