@@ -9,17 +9,13 @@ const WIDE = SIDE + 2 * FRAME, HIGH = WIDE + TEXT + BUTTONS;
 const each = data.columns * data.columns; // pictures of a sprite
 const ticks = new Map(); // position of a picture: its origin
 const tiles = new Map(); // position of a picture: its element on the page
-let shown = [], columns = 1, current = -1;
-
-function note(text) {
-  $("note").textContent = text;
-  $("note").hidden = false;
-}
+const grid = $("grid");
+let shown = [], columns = 1, current = -1; // shown: positions in the order of the screen
+let isStored = true, saved = 0; // saved: number of ticks in the file
 
 // --- ticks -------------------------------------------------------------------------
 
 const KEY = "rsmatch sift " + data.id;
-let isStored = true;
 
 function loadTicks() {
   try {
@@ -45,7 +41,7 @@ function storeTicks() {
 
 function forgetful() {
   isStored = false;
-  note("This browser keeps no ticks: save origins.csv before you close or reload the page.");
+  $("note").hidden = false;
 }
 
 function tick(i, origin) {
@@ -77,7 +73,7 @@ function save() {
   link.download = "origins.csv";
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-  isSaved = ticks.size;
+  saved = ticks.size;
 }
 
 // --- the grid: only the tiles near the screen exist --------------------------------
@@ -133,14 +129,15 @@ function near() {
   return [first * columns, Math.min(end * columns, shown.length)];
 }
 
+function remove(i, tile) {
+  tile.remove();
+  tiles.delete(i);
+}
+
 function draw() {
   const [first, end] = near();
   const drawn = new Set(shown.slice(first, end));
-  for (const [i, tile] of tiles)
-    if (!drawn.has(i)) {
-      tile.remove();
-      tiles.delete(i);
-    }
+  for (const [i, tile] of tiles) if (!drawn.has(i)) remove(i, tile);
   for (let n = first; n < end; n++) {
     const i = shown[n];
     if (!tiles.has(i)) {
@@ -175,8 +172,7 @@ function select() {
   );
   shown.sort((a, b) => key(a) - key(b));
   current = -1;
-  for (const tile of tiles.values()) tile.remove();
-  tiles.clear();
+  for (const [i, tile] of tiles) remove(i, tile);
   $("count").textContent = `${shown.length} of ${data.path.length} pictures`;
   showDetail();
   if (scrollY > grid.offsetTop) scrollTo(0, grid.offsetTop - $("bar").offsetHeight);
@@ -240,8 +236,6 @@ function onKey(event) {
 
 // --- the beginning -----------------------------------------------------------------
 
-const grid = $("grid");
-let isSaved = 0; // number of ticks in the file that was saved last
 document.body.classList.toggle("pixels", data.side <= 48);
 data.verdicts.forEach((name, k) => {
   if (data.verdict.includes(k)) $("verdict").add(new Option(name, k));
@@ -265,7 +259,7 @@ document.addEventListener("keydown", onKey);
 addEventListener("scroll", () => requestAnimationFrame(draw), { passive: true });
 new ResizeObserver(layOut).observe(document.body); // also when a text opens
 addEventListener("beforeunload", (event) => {
-  if (!isStored && ticks.size !== isSaved) event.preventDefault();
+  if (!isStored && ticks.size !== saved) event.preventDefault();
 });
 $("save").addEventListener("click", save);
 for (const id of ["verdict", "class", "ticks", "order"]) $(id).addEventListener("change", select);
