@@ -92,7 +92,7 @@ def choose_stage(part: frozen.Part, stage: str | None) -> str:
     if not stages:
         raise RequestError(
             f"the encoder of the {part.name} names no stages, and Grad-CAM++ needs one "
-            "(docs/own_encoder.md)"
+            "(docs/own-encoder.md)"
         )
     if stage is not None and stage not in stages:
         raise RequestError(

@@ -111,7 +111,7 @@ def _constructor(name: str) -> functools.partial[nn.Module]:
     raise RequestError(
         f"the network {name!r} is unknown; choose one of {', '.join(MODELS)}, "
         "any wrn_D_K with depth D = 6n + 4 (10, 16, 22, ...) and width K >= 1, or "
-        "package.module:factory (docs/own_encoder.md)"
+        "package.module:factory (docs/own-encoder.md)"
     )
 
 

@@ -1,4 +1,4 @@
-"""A user's encoder, named as package.module:factory; docs/own_encoder.md shows one.
+"""A user's encoder, named as package.module:factory; docs/own-encoder.md shows one.
 
 The only file that imports a module whose name stands in a config. Whoever opens a run
 of somebody else therefore says --trust_code first (engine/saved_config.py).

@@ -1,4 +1,4 @@
-"""A user's encoder: that of docs/own_encoder.md trains and is opened again; one that
+"""A user's encoder: that of docs/own-encoder.md trains and is opened again; one that
 does not keep to the signature is refused."""
 
 import pathlib
@@ -24,7 +24,7 @@ from rsmatch_jax.report import __main__ as report
 from rsmatch_jax.runs import workdir
 
 ROOT = pathlib.Path(__file__).parents[2]
-TEXT = (ROOT / "docs" / "own_encoder.md").read_text()
+TEXT = (ROOT / "docs" / "own-encoder.md").read_text()
 (EXAMPLE,) = re.findall(r"^```python\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
 SMALL = {"model.classifier": "mynets:Small", "method.name": "fixmatch"}
 
