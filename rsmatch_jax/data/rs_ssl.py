@@ -2,7 +2,7 @@
 
     labelled     `labels_per_class` real images of each class
     unlabelled   all real training images, also the labelled ones and those of unknown
-                 class (label -1); then a dataset's own unlabelled images. Synthetic
+                 class (label -1); then a dataset's unlabelled split. Synthetic
                  images replace a part of them, or are added to them
     validation   real training images that are held out from both
 
