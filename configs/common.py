@@ -99,8 +99,8 @@ def _keys() -> ml_collections.ConfigDict:
     i.prefetch = 4  # batches made ahead (tfdata)
 
     c.model = m = ml_collections.ConfigDict()
-    # wrn_<depth>_<width>, resnet18, resnet50, or package.module:factory of a user's
-    # encoder (docs/own-encoder.md)
+    # wrn_<depth>_<width>, wrn_var_37_2, resnet18, resnet50, or package.module:factory,
+    # a user's encoder (docs/own-encoder.md)
     m.classifier = "wrn_28_2"
     m.detector = "wrn_10_1"  # the paper says "lightweight"; this size is our choice
     # What a new run begins from: FILE.safetensors with a resnet18 or resnet50 by

@@ -5,9 +5,11 @@ A RequestError names what is wrong, where absl and ml_collections print a traceb
 
 import contextlib
 import difflib
+import functools
 import importlib.machinery
 import importlib.util
 import io
+import operator
 import os
 import re
 import sys
@@ -22,6 +24,7 @@ from rsmatch_jax.errors import RequestError, one_line
 from rsmatch_jax.runtime.child import ROOT
 
 # A wheel has the configs inside the package; in the repository they lie beside it.
+_MAY_BE_NONE = ("data.labels_per_class",)  # although their default is not
 _PACKAGED = os.path.join(ROOT, "rsmatch_jax", "configs")
 CONFIGS = _PACKAGED if os.path.isdir(_PACKAGED) else os.path.join(ROOT, "configs")
 
@@ -36,6 +39,7 @@ def parse(
     config = load(path)
     for key in override_keys(others):
         _check_key(config, key)
+    others = _without_none(config, others)
     values = flags.FlagValues()
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # repeats the exception
@@ -134,6 +138,28 @@ def _check_key(config: ConfigDict, key: str):
                 + (f". Its keys: {', '.join(keys)}" if keys else "")
             )
         group = group[part]
+
+
+def _without_none(config: ConfigDict, argv: Sequence[str]) -> list[str]:
+    """Sets keys to None where the command line says so and they may be; returns the
+    other words, because ml_collections reads no None."""
+    others = []
+    for word in argv:
+        match = re.fullmatch(r"-+config\.([^=]*)=None", word)
+        if match and may_be_none(match[1]):
+            *groups, name = match[1].split(".")
+            with config.unlocked():
+                functools.reduce(operator.getitem, groups, config)[name] = None
+        else:
+            others.append(word)
+    return others
+
+
+@functools.cache
+def may_be_none(key: str) -> bool:
+    """Whether a dotted key of configs/common.py may be None."""
+    value = functools.reduce(operator.getitem, key.split("."), load(find("common")))
+    return value is None or key in _MAY_BE_NONE
 
 
 def override_keys(argv: Sequence[str]) -> list[str]:

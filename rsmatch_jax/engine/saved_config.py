@@ -18,7 +18,6 @@ from rsmatch_jax.runs import workdir
 # Where data are. A run goes on with other places if the data are equal.
 PLACES = ("data.data_dir", "data.cache_dir", "data.synthetic_pool", "data.download")
 PLACES += ("data.labeled", "data.unlabeled", "data.test", "data.origins")
-MAY_BE_NULL = ("data.labels_per_class",)  # although their default is not
 WAY_OUT = "choose another workdir, use the same config, or start anew with --overwrite"
 
 
@@ -78,9 +77,9 @@ def missing_values(saved: Mapping[str, Any], path: str) -> dict[str, Any]:
     # A null counts only if the key may be None.
     lacking = [
         key
-        for key, default in defaults.items()
+        for key in defaults
         if key not in neutral and flat.get(key) is None
-        if key not in flat or (default is not None and key not in MAY_BE_NULL)
+        if key not in flat or not config_file.may_be_none(key)
     ]
     if lacking:
         listed = ", ".join([*lacking[:4], *(["..."] if lacking[4:] else [])])

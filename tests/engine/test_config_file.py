@@ -91,3 +91,21 @@ def test_a_file_that_fails_leaves_no_trace(folder, monkeypatch):
     with pytest.raises(RequestError, match="bad.py cannot be loaded.*nothing"):
         config_file.load("bad.py")
     assert sys.modules["configs"] is theirs
+
+
+def test_none_on_a_command_line():
+    """A key that may be None takes it, in any config; another key does not."""
+    for name, key in (
+        ("cifar10", "data.labels_per_class"),
+        ("imagenet", "data.image_size"),
+        ("own", "data.labels_per_class"),
+    ):
+        argv = ["", f"--config={name}", f"--config.{key}=None"]
+        config, _, _ = config_file.parse(argv, lambda values: None)
+        group, last = key.split(".")
+        assert config[group][last] is None
+    with pytest.raises(RequestError, match="train.batch_size=None"):
+        config_file.parse(
+            ["", "--config=cifar10", "--config.train.batch_size=None"],
+            lambda values: None,
+        )
