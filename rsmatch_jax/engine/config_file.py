@@ -158,7 +158,11 @@ def _without_none(config: ConfigDict, argv: Sequence[str]) -> list[str]:
 @functools.cache
 def may_be_none(key: str) -> bool:
     """Whether a dotted key of configs/common.py may be None."""
-    value = functools.reduce(operator.getitem, key.split("."), load(find("common")))
+    value: Any = load(find("common"))
+    for part in key.split("."):
+        if part not in value:  # a key that a user's config adds
+            return False
+        value = value[part]
     return value is None or key in _MAY_BE_NONE
 
 
