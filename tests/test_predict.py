@@ -13,6 +13,7 @@ from data.images.test_image_files import BROKEN
 from deploy.test_frozen import UNFIT
 from PIL import Image
 from support import workdirs
+from support.import_sources import sift_links
 
 from rsmatch_jax import evaluate, export, predict
 from rsmatch_jax.deploy import frozen
@@ -103,12 +104,11 @@ def test_the_background_is_that_of_the_flag(world, tmp_path, capsys):
 
 
 def test_a_folder_of_links_is_predicted(world, tmp_path, capsys):
-    """Of links as sift makes them: a folder for each verdict and class."""
+    """That of sift --link, with a link to a picture that is gone."""
     root, _, _ = world
-    for i in range(12):
-        place = tmp_path / ("real", "synthetic", "unsure")[i % 3] / f"class_{i % 2}"
-        place.mkdir(parents=True, exist_ok=True)
-        (place / f"{i}.png").symlink_to(root / "images" / f"{i}.png")
+    verdicts = ("real", "synthetic", "unsure")
+    names = [f"{verdicts[i % 3]}/class_{i % 2}/{i}.png" for i in range(12)]
+    sift_links(tmp_path, root / "images", names)
     (tmp_path / "real" / "gone.png").symlink_to(root / "gone.png")
     assert ask(root, f"{root}/images") == 0
     expected = {x["image"].split("/")[-1]: x for x in lines(capsys.readouterr().out)}

@@ -17,6 +17,7 @@ from support.import_sources import (
     pool_of,
     report_of,
     run,
+    sift_links,
     stored_bytes,
     tiny_imagenet_files,
 )
@@ -223,14 +224,14 @@ def test_unlabelled_images_are_a_split_without_labels(tmp_path, imported):
 
 
 def test_a_folder_of_links_is_imported(tmp_path, imported):
-    """As sift makes them, with one picture that is linked twice."""
-    make_folder(tmp_path / "photos", {f"{i}.png": encode(pixels(i)) for i in range(3)})
-    for i, name in enumerate(("cat/0.png", "dog/1.png", "dog/2.png")):
-        link = tmp_path / "s" / "real" / name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(tmp_path / "photos" / f"{i}.png")
-    (tmp_path / "s" / "real" / "dog" / "3.png").symlink_to("2.png")
+    """Of sift --link, and with one picture that is linked twice."""
+    photos, folder = tmp_path / "photos", tmp_path / "s"
+    make_folder(photos, {f"{i}.png": encode(pixels(i)) for i in range(3)})
+    names = ("real/cat/0.png", "real/dog/1.png", "real/dog/2.png")
+    sift_links(folder, photos, names)
+    (folder / "real" / "dog" / "3.png").symlink_to("2.png")
     out, text = imported({}, "--generator=none")
+    assert f"--source={folder}: empty folders: synthetic, unsure" in text
     assert "everything lies in the folder real, which was entered" in text
     assert "read already: real/dog/3.png (as real/dog/2.png)" in text
     pool = pool_of(out, tmp_path)

@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 import zipfile
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -11,6 +12,9 @@ from support import encoded_sets
 from support.pictures import encode, noise
 
 from rsmatch_jax.data import import_images, sources
+from rsmatch_jax.sift import folders
+from rsmatch_jax.sift.folders import Source
+from rsmatch_jax.sift.rows import Row
 
 SIZE = 8
 
@@ -43,6 +47,16 @@ def make_folder(path, files: dict[str, bytes]) -> str:
         if folder != name:
             (path / name).write_bytes(data)
     return str(path)
+
+
+def sift_links(folder, photos, names: Sequence[str]) -> None:
+    """What sift --link makes of pictures, from their names in the result
+    (VERDICT/CLASS/NAME); the pictures are the files of the same NAME in `photos`."""
+    parts = [name.split("/") for name in names]
+    rows = [Row(file, kind, 0.9, 0.1, verdict) for verdict, kind, file in parts]
+    files = [photos / file for _, _, file in parts]
+    sources = [Source(str(file), file.read_bytes) for file in files]
+    folders.fill("link", str(folder), rows, sources)
 
 
 def cifake_files() -> dict[str, bytes]:

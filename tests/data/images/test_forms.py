@@ -1,6 +1,5 @@
 """Forms of a user's folders, archives and CSVs, and what each comes out as by name."""
 
-import os
 from collections import Counter
 
 import pytest
@@ -430,20 +429,13 @@ def test_tables(tmp_path, plan, text, result, words):
     assert words.format(tmp_path) in lines if words else not lines.strip()
 
 
-def sifted(root):
-    """A folder of links as sift makes it; each picture stands elsewhere."""
-    names = ("real/cat/1", "real/dog/2", "synthetic/cat/3", "unsure/dog/4")
-    for name in names:
-        verdict, kind, number = name.split("/")
-        import_sources.make_folder(root / "photos", {f"{number}.png": PNG})
-        (root / "sift" / verdict / kind).mkdir(parents=True, exist_ok=True)
-        link = root / "sift" / verdict / kind / f"{number}.png"
-        link.symlink_to(os.path.join(root, "photos", f"{number}.png"))
-    return root / "sift"
-
-
 def test_folders_of_links(tmp_path, plan):
-    folder = sifted(tmp_path)
+    """Those of sift --link, and some that people add."""
+    names = ("real/cat/1.png", "real/dog/2.png", "synthetic/cat/3.png")
+    names += ("unsure/dog/4.png",)
+    photos, folder = tmp_path / "photos", tmp_path / "sift"
+    import_sources.make_folder(photos, {f"{i}.png": PNG for i in range(1, 5)})
+    import_sources.sift_links(folder, photos, names)
     assert plan(folder / "real") == ("train: cat 1, dog 1", "\n")
     with pytest.raises(RequestError, match="--generators=real,synthetic,unsure"):
         plan(folder)
