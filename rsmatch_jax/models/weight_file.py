@@ -18,7 +18,7 @@ import numpy as np
 from rsmatch_jax.errors import RequestError, one_line
 
 SUFFIX = ".safetensors"
-MOST_HEADER = 100_000_000  # bytes, the format's own limit
+MOST_HEADER = 100_000_000  # bytes, the limit of the format
 # Weights are floats; other arrays, such as counters of batches, are left out.
 DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "BF16": jnp.bfloat16}
 LISTED = 4  # names in a message

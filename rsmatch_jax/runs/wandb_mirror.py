@@ -1,7 +1,7 @@
 """Shows a run at Weights & Biases too: log.wandb=PROJECT.
 
 The only module that imports wandb, which is optional. Everything that calls it happens
-in a thread of its own, so that a slow or broken connection holds up no step, and what
+in another thread, so that a slow or broken connection holds up no step, and what
 fails gives one warning. The workdir remembers the run's id: a resumed run goes on there
 in the same run. WANDB_MODE=offline writes to the workdir alone, for `wandb sync`.
 """
