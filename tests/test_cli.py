@@ -10,7 +10,17 @@ from rsmatch_jax import cli
 from rsmatch_jax.version import __version__
 
 NAMES = (
-    *("train", "evaluate", "predict", "export", "sweep", "report", "import", "look"),
+    *(
+        "train",
+        "evaluate",
+        "predict",
+        "sift",
+        "export",
+        "sweep",
+        "report",
+        "import",
+        "look",
+    ),
     *("prompts", "generate", "ddpm", "see", "tsne", "bench"),
 )
 

@@ -3,7 +3,7 @@
     python -m rsmatch_jax.sift --labeled=PLACE --unlabeled=PLACE [--test=PLACE]
         [--size=32] [--cache_dir=DIR]
     python -m rsmatch_jax.sift --workdir=RUN [IMAGE...] [--step=last|best|N]
-        [--by=detector|statistics|both]
+        [--by=detector|statistics|both] [--trust_code]
     both: [--out=DIR] [--false_alarm=0.05] [--link=DIR | --copy=DIR]
         [--origins=FILE.csv]
 
@@ -12,7 +12,7 @@ the unlabelled ones how statistics of their pixels differ. The second takes the 
 unlabelled pictures, or the IMAGEs, and the run's detector, those statistics, or the
 mean rank by both: what does best where origins are known, otherwise both. --labeled,
 --unlabeled, --test, --data_dir and --synthetic_pool name places of data that have
-moved.
+moved. --trust_code lets a network that is not of this package run its code.
 Real pictures that trained nothing set the threshold: the next real picture is called
 synthetic with a probability of at most --false_alarm. These are the test and validation
 pictures; without any, --by=statistics takes the labelled ones, each scored by models
@@ -234,6 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("images", metavar="IMAGE", nargs="*")
     add("--workdir", metavar="RUN")
     add("--step", metavar="last|best|N", default="last")
+    add("--trust_code", action="store_true")
     for key in saved.PLACES:
         add(f"--{key}", metavar="PLACE")
     add("--cache_dir", metavar="DIR")

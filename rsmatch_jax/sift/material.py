@@ -78,7 +78,7 @@ def of_places(args: argparse.Namespace, stack: contextlib.ExitStack) -> Material
 
 def of_run(args: argparse.Namespace, stack: contextlib.ExitStack) -> Material:
     """Reads a run's unlabelled pictures, or the images named, and predicts them."""
-    run = saved.load(args.workdir, args.step)
+    run = saved.load(args.workdir, args.step, trust_code=args.trust_code)
     model = frozen.Model(run, _BATCH)
     places = saved.places(args)
     task = saved.load_task(run, places)

@@ -203,7 +203,7 @@ WRONG = {
     "file_and_set": ([__file__, "--set=test"], "--set.*IMAGE"),
     "file_and_index": ([__file__, "--index=1"], "--index.*IMAGE"),
     "file_and_number": ([__file__, "--images=1"], "--images.*IMAGE"),
-    "data_elsewhere": (["--synthetic_pool=/nowhere"], "--synthetic_pool=DIR"),
+    "data_elsewhere": (["--synthetic_pool=/nowhere"], "--synthetic_pool=PLACE"),
     "out_is_no_png": (["--out=picture.jpg"], "--out=picture.jpg.*FILE.png"),
     "beside_out": (["--out={run}/result.png"], "--out=.*beside.*result.json.*among"),
     "unknown_flag": (["--indices=1"], "--indices=1"),

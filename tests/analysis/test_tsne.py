@@ -231,7 +231,7 @@ WRONG = {
     "seed_too_large": ([f"--seed={2**32}"], "--seed=4294967296.*between 0 and"),
     "no_such_class": (["--class=cat"], "--class=cat.*class_0, class_1"),
     "beside_out": (["--out={run}/data.png"], "--out=.*beside.*data.json.*among"),
-    "data_elsewhere": (["--synthetic_pool=/nowhere"], "--synthetic_pool=DIR"),
+    "data_elsewhere": (["--synthetic_pool=/nowhere"], "--synthetic_pool=PLACE"),
     "an_image": (["a.png"], "a.png"),
 }
 
