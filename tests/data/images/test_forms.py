@@ -1,4 +1,4 @@
-"""Forms of a user's folders, archives and CSVs, and what each comes out as by name."""
+"""Forms of a user's folders and archives, and what each comes out as, by name."""
 
 from collections import Counter
 
@@ -363,70 +363,6 @@ def test_what_is_refused(tmp_path, plan, kind, paths, flags, words):
         plan(source, flags)
     for word in words.split(" + "):
         assert word in str(error.value)
-
-
-# Name: (lines of the CSV, what comes out, words that are printed or of the refusal).
-TABLES = {
-    "a CSV beside a flat folder": (
-        "path,label\na/1.png,cat\na/2.png,dog\n",
-        "train: cat 1, dog 1",
-        "",
-    ),
-    "a CSV from a table program": (
-        '\ufeffLabel , Path\r\n cat , a/1.png\r\n\r\n"dog, big",./a/2.png\r\n',
-        "train: cat 1, dog, big 1",
-        "",
-    ),
-    "images without a row": (
-        "path,label\na/1.png,cat\n",
-        "train: cat 1",
-        "1 images have no row: {}/a/2.png",
-    ),
-    "columns of no use": (
-        "path,label,width\na/1.png,cat,8\na/2.png,dog,8\n",
-        "train: cat 1, dog 1",
-        "columns that are not used: width",
-    ),
-    "rows without an image": (
-        "path,label\na/1.png,cat\na/9.png,dog\na,dog\n",
-        None,
-        "has 2 rows without a file, below the CSV's own folder: a/9.png (line 3), a (",
-    ),
-    "a file in two rows": (
-        "path,label\na/1.png,cat\na/2.png,cat\na/../a/1.png,dog\n",
-        None,
-        "lines 2 and 4 name the same file, a/../a/1.png",
-    ),
-    "a row without a class": ("path,label\na/1.png,\n", None, "line 2 has no label"),
-    "another header": (
-        "file;class\na/1.png;cat\n",
-        None,
-        "begins with 'file;class', not with 'path,label'",
-    ),
-    "a comma in a name": (
-        "path,label\na/1.png,cat,x\n",
-        None,
-        "line 2 has 3 values, the header 2; quote values",
-    ),
-    "no rows": ("path,label\n", None, "no rows below its header"),
-    "no text": ("\0\0", None, "begins with '"),
-    "an open quote": ('path,label\n"a/1.png,cat\n', None, "cannot be read as a CSV"),
-}
-
-
-@pytest.mark.parametrize(("text", "result", "words"), TABLES.values(), ids=TABLES)
-def test_tables(tmp_path, plan, text, result, words):
-    import_sources.make_folder(tmp_path, {"a/1.png": PNG, "a/2.png": PNG})
-    (tmp_path / "labels.csv").write_text(text, encoding="utf-8", newline="")
-    if result is None:
-        with pytest.raises(RequestError) as error:
-            plan(f"{tmp_path}/labels.csv")
-        assert str(error.value).startswith(f"--source={tmp_path}/labels.csv")
-        assert words in str(error.value)
-        return
-    content, lines = plan(f"{tmp_path}/labels.csv")
-    assert content == result
-    assert words.format(tmp_path) in lines if words else not lines.strip()
 
 
 def test_folders_of_links(tmp_path, plan):
