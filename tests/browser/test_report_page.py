@@ -5,11 +5,15 @@ import os
 
 import pytest
 from playwright import sync_api
+from support import sifted
 from support.runs import KEYS, run
 from support.screens import DESK, PHONE, contrast, luminance
 
+from rsmatch_jax import files
 from rsmatch_jax.report import __main__ as report
 from rsmatch_jax.runs import workdir
+from rsmatch_jax.sift import page as sift_page
+from rsmatch_jax.sift import sheet
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +21,12 @@ def folder(tmp_path_factory):
     """A finished run of six steps, three evaluations, with all that can be drawn."""
     folder = tmp_path_factory.mktemp("page") / "run"
     run(folder, **{**KEYS, "train.num_steps": 6, "log.every_steps": 2})
+    sift = folder / "sift"
+    sift.mkdir()
+    rows, thumbnails, summary = sifted.made(50)
+    sift_page.write(str(sift / "sift.html"), rows, thumbnails, summary)
+    sheet.draw(str(sift / "sheet.png"), rows, thumbnails, summary)
+    files.write_json(str(sift / "summary.json"), summary)
     assert report.main([str(folder), "--draw"]) == 0
     return folder
 
@@ -108,7 +118,7 @@ def test_readable_and_no_wider_than_the_screen(opened, tmp_path, scheme, viewpor
         ink = page.locator(selector).first.evaluate(style, name)
         assert contrast(ink, paper) > 4.5, (selector, ink, paper)
     assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
-    for box in page.locator(".plotly-graph-div").evaluate_all(
+    for box in page.locator(".plotly-graph-div, .figures *").evaluate_all(
         "charts => charts.map(c => c.getBoundingClientRect().right)"
     ):
         assert box <= viewport["width"]
@@ -124,3 +134,10 @@ def test_images_are_whole(opened):
         assert page.get_by_role("heading", name=name).count() == 1
     widths = page.locator("img").evaluate_all("all => all.map(i => i.naturalWidth)")
     assert len(widths) > 5 and min(widths) > 0
+
+
+def test_the_link_leads_to_the_sifted_images(opened):
+    page = opened()
+    page.get_by_role("link", name="All images, to look at and to tick").click()
+    page.wait_for_selector(".tile")
+    assert page.url.endswith("/run/sift/sift.html")
