@@ -85,8 +85,8 @@ def test_no_picture_influences_the_models_that_score_it():
 
 
 def test_labelled_pictures_are_dealt_to_the_folds_by_class():
-    classes = np.repeat(np.arange(8), 5)
-    x = np.zeros((40, 2), np.float32)
+    classes = np.repeat(np.arange(8), scores.FOLDS)
+    x = np.zeros((len(classes), 2), np.float32)
     folds = scores._Fit([x, x, x[:0]], classes, {}, 0).folds[0]
     for label in range(8):
         assert sorted(folds[classes == label]) == list(range(scores.FOLDS))
@@ -96,7 +96,7 @@ def test_too_few_pictures_and_statistics_that_are_constant():
     x = np.ones((40, 3), np.float32)
     result = scores.cross_fit(x[:20], x[20:], groups={"all": slice(0, 3)})
     assert np.isfinite(result.unlabeled).all()
-    for real, unlabelled in ((9, 20), (10, 4)):
+    for real, unlabelled in ((9, 20), (10, scores.FOLDS - 1)):
         with pytest.raises(ValueError, match=f"{real} real, {unlabelled} unlabelled"):
             scores.cross_fit(x[:real], x[:unlabelled])
 
