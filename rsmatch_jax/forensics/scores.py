@@ -126,7 +126,7 @@ class _Fit:
             mixed = self.sets[1][rows]
             model = _weights(real, mixed, np.ones(len(real)), np.ones(len(mixed)))
             for fold, other in (pair, pair[::-1]):
-                scored = self._add(model, fold, 1 / (FOLDS - 1))
+                scored = self._add(model, mixed, fold, 1 / (FOLDS - 1))
                 for column, (members, scores) in zip(verdicts, scored, strict=False):
                     column[members, other] = scores
         return verdicts
@@ -147,7 +147,7 @@ class _Fit:
             # one twice, because its origin is certain.
             weights = np.append(np.full(len(real), 2.0), 1 - synthetic)
             model = _weights(np.concatenate([real, mixed]), mixed, weights, synthetic)
-            self._add(model, fold, SECOND_WEIGHT)
+            self._add(model, mixed, fold, SECOND_WEIGHT)
 
     def _training(self, without: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         """Returns the labelled statistics, and rows of the unlabelled ones."""
@@ -157,19 +157,23 @@ class _Fit:
             rows = self.rng.choice(rows, MAX_TRAINING, replace=False)
         return self.sets[0][labeled], rows
 
-    def _add(self, model: np.ndarray, fold: int, factor: float):
-        """Adds a model's scores of a fold; returns (rows, scores) of each set."""
+    def _add(self, model: np.ndarray, mixed: np.ndarray, fold: int, factor: float):
+        """Adds a model's scores of a fold; returns (rows, scores) of each set. mixed:
+        the unlabelled pictures that trained the model."""
         members = [np.flatnonzero(f == fold) for f in self.folds]
         scores = [x[rows] @ model for x, rows in zip(self.sets, members, strict=True)]
-        # Models differ in scale: the unlabelled pictures have mean 0, deviation 1.
-        middle, spread = scores[1].mean(), scores[1].std() + 1e-12
+        # Models differ in scale, so those that trained one get mean 0, deviation 1. By
+        # the fold's pictures, real ones would look synthetic in a fold with many.
+        trained = mixed @ model
+        middle, spread = trained.mean(), trained.std() + 1e-12
         scores = [(z - middle) / spread for z in scores]
         for total, rows, z in zip(self.total, members, scores, strict=True):
             total[rows] += factor * z
         x = self.sets[1][members[1]]
         for name, columns in self.groups.items():
-            part = x[:, columns] @ model[columns]
-            self.parts[name][members[1]] += factor * (part - part.mean()) / spread
+            average = mixed[:, columns].mean(0) @ model[columns]
+            part = (x[:, columns] @ model[columns] - average) / spread
+            self.parts[name][members[1]] += factor * part
         return list(zip(members, scores, strict=True))
 
 

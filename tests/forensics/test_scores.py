@@ -61,9 +61,9 @@ def models_of(known, mixed):
     fit = scores._Fit([known, mixed, known[:0]], None, {}, 0)
     models, add = {}, fit._add
 
-    def record(model, fold, factor):
+    def record(model, mixed, fold, factor):
         models.setdefault(fold, []).append(model)
-        return add(model, fold, factor)
+        return add(model, mixed, fold, factor)
 
     fit._add = record
     fit.second_round(fit.first_round())
