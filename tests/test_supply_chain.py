@@ -43,6 +43,7 @@ BY_NAME = r"import_module\(|resolve_name\(|exec_module\(|\brunpy\b"
 IMPORTERS = {
     "__init__.py": "its list of public names",
     "cli.py": "its list of commands",
+    "data/images/kinds.py": "pillow_heif",
     "engine/config_file.py": "the file that --config names",
     "methods/rules.py": "its list of rules",
     "models/own_encoder.py": "the user's config, a saved one only with --trust_code",

@@ -66,7 +66,7 @@ def cross_fit(
     Raises:
         ValueError: there are too few pictures.
     """
-    import threadpoolctl  # lazy: comes with scikit-learn
+    import threadpoolctl  # lazy, as scikit-learn
 
     if len(labeled) < MIN_REAL or len(unlabeled) < FOLDS:
         raise ValueError(f"{len(labeled)} real, {len(unlabeled)} unlabelled pictures")

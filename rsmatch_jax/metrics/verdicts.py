@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from rsmatch_jax import files
+from rsmatch_jax.forensics.threshold import INTERVAL
 
 SYNTHETIC, UNSURE, REAL = "synthetic", "unsure", "real"
 VERDICTS = (SYNTHETIC, UNSURE, REAL)
@@ -67,7 +68,7 @@ def figures(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     if (rate := number(summary.get("false_alarm"))) is not None:
         text = f"at most {percent(rate)}"
         if ends := interval(summary.get("false_alarm_interval")):
-            text += f" (95 % interval {ends})"
+            text += f" ({percent(INTERVAL)} interval {ends})"
         yield "false_alarm", "real pictures called synthetic", text
     if by := BY.get(str(summary.get("by"))):
         yield "by", "judged by", by

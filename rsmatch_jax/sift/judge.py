@@ -162,7 +162,9 @@ def summary(made: Scores, false_alarm: float) -> dict[str, Any]:
 
 
 def _statistics(images: materials.Images) -> np.ndarray:
-    """The statistics of pictures, a chunk of them in memory at a time."""
+    """The statistics of pictures; encoded ones are decoded a chunk at a time."""
+    if isinstance(images, np.ndarray) and len(images):
+        return features.compute(images)
     width = sum(s.stop - s.start for s in features.groups(images.shape[1:]).values())
     parts = [features.compute(chunk) for chunk in materials.chunks(images)]
     return np.concatenate([np.zeros((0, width), np.float32), *parts])

@@ -107,7 +107,9 @@ def origins(
 
     origin: real, synthetic, a generator's name, or unknown. label: a class, or empty.
     """
-    position = {name: row for row, name in enumerate(names)}
+    # Exact names come first; a CSV's cells have no outer spaces.
+    position = {name.strip(): row for row, name in enumerate(names)}
+    position |= {name: row for row, name in enumerate(names)}
     classes = {name: label for label, name in enumerate(class_names)}
     generators: dict[str, int] = {}
     known = np.full(len(names), UNKNOWN, np.int32)
@@ -117,7 +119,9 @@ def origins(
     columns = ("path", "origin"), ("label",)
     for line, row in label_table.read(path, key, *columns, notes.append):
         where = f"{key}={source}, line {line}"
-        name = row["path"].replace("\\", "/").removeprefix("./")
+        name = row["path"]
+        if name not in position:
+            name = name.replace("\\", "/").removeprefix("./")
         if name not in position:
             raise RequestError(
                 f"{where}: {row['path']} is none of the unlabelled pictures, such as "

@@ -190,10 +190,10 @@ def test_unlabelled(tmp_path):
 
 
 def test_origins(tmp_path):
-    names = ("a.png", "b/c.png", "d.png", "e.png", "f.png")
+    names = (" a.png", "b/c.png", "d\\.png", "e.png", "f.png")
     path = tmp_path / "origins.csv"
     path.write_text(
-        "path,origin,label\na.png,Real,cat\n./b/c.png,synthetic,\nd.png,SDXL,dog\n"
+        "path,origin,label\n a.png,Real,cat\n.\\b/c.png,synthetic,\nd\\.png,SDXL,dog\n"
         "e.png,unknown,dog\n"
     )
     known = user_pictures.origins(str(path), names, ("cat", "dog"), "data.origins")
