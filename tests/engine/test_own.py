@@ -40,6 +40,13 @@ def run(folder, **overrides):
     return stages.run(own(**overrides), str(folder), devices=jax.local_devices()[:1])
 
 
+@pytest.fixture(scope="module")
+def trained(places, tmp_path_factory):
+    """(workdir, result) of a run without a word about origins."""
+    folder = tmp_path_factory.mktemp("bare") / "run"
+    return folder, run(folder, **places)
+
+
 def test_parts_of_the_task(places):
     """Against the pictures as Pillow reads them from the folders."""
     task = experiment.load_task(own(**places))
@@ -69,16 +76,16 @@ def test_parts_of_the_task(places):
     assert any("6 of 24 labelled pictures are held out" in x for x in task.notes)
 
 
-def test_origins_change_figures_alone(places, tmp_path):
-    bare = run(tmp_path / "bare", **places)
+def test_origins_change_figures_alone(places, trained, tmp_path):
+    folder, bare = trained
     csv = places["data.labeled"].replace("labelled", "origins.csv")
-    told = run(tmp_path / "known", **places, **{"data.origins": csv})
-    assert told["fingerprint"] == bare["fingerprint"]
+    known = run(tmp_path / "known", **places, **{"data.origins": csv})
+    assert known["fingerprint"] == bare["fingerprint"]
     assert bare["detector_auroc"] is None and bare["queue_purity"] is None
-    assert told["known"]["origins"] == 138 and told["known"]["classes"] == 138
+    assert known["known"]["origins"] == known["known"]["classes"] == 138
     # The same figure, computed here from the scores of each picture's file.
-    figures = evaluate.evaluate(str(tmp_path / "bare"), places={"origins": csv})
-    assert figures["detector_auroc"] == told["detector_auroc"] is not None
+    figures = evaluate.evaluate(str(folder), places={"origins": csv})
+    assert figures["detector_auroc"] == known["detector_auroc"] is not None
 
 
 def test_without_a_test_set(places, tmp_path, capsys):
@@ -103,20 +110,25 @@ def test_without_a_test_set(places, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("form", ["resident", "tfdata", "encoded"])
-def test_every_command(places, tmp_path, form, capsys):
-    keys = {"input.mode": form, **places}
-    if form == "encoded":
-        keys |= {"input.mode": "auto", "data.image_size": 16}
-    folder = tmp_path / "run"
-    result = run(folder, **keys)
+def test_every_command(places, trained, tmp_path, form, capsys):
+    keys = {
+        "tfdata": {"input.mode": "tfdata"},
+        "encoded": {"data.image_size": 16, "input.mode": "auto"},
+    }
+    folder, result = trained
+    if form in keys:
+        folder = tmp_path / "run"
+        result = run(folder, **places, **keys[form])
     assert result["status"] == "finished" and result["known"]["origins"] == 0
     run_flag = f"--workdir={folder}"
     assert evaluate.main([run_flag, f"--out={tmp_path}/figures.json"]) == 0
+    assert report.main([str(folder), f"--out={tmp_path}/page.html"]) == 0
+    if form == "tfdata":  # the images are those of "resident"
+        return
     assert predict.main([run_flag, places["data.unlabeled"]]) == 0
     assert export.main([run_flag, f"--out={tmp_path}/net"]) == 0
     assert tsne.main([run_flag, "--images=40"]) == 0
     assert explain.main([run_flag, "--images=4"]) == 0
-    assert report.main([str(folder)]) == 0
     assert len(capsys.readouterr().out.splitlines()) > 100
     card = json.loads((tmp_path / "net.json").read_text())
     assert card["training"]["synthetic_ratio"] is None

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 from sklearn import metrics
-from support import photos
-from support.helpers import config
-from support.runs import KEYS, run
+from support import photos, workdirs
+from support.helpers import TINY, config
+from support.runs import KEYS
 
 from rsmatch_jax import predict
 from rsmatch_jax.data.rs_ssl import REAL, UNKNOWN
@@ -199,7 +199,7 @@ def test_folders_of_verdicts(root, tmp_path, capsys):
 
 def test_run_on_a_dataset(tmp_path, capsys):
     """Its images are no files, and all origins are known."""
-    run(tmp_path / "run")
+    workdirs.make(tmp_path / "run", **TINY)
     flags = [f"--workdir={tmp_path}/run"]
     assert sift.main(flags) == 0
     rows, summary = read(tmp_path / "run" / "sift")
