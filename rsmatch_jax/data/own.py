@@ -6,15 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rsmatch_jax.data import rs_ssl
+from rsmatch_jax.data import rs_ssl, sources
 from rsmatch_jax.data.images import picture_store, user_pictures
 from rsmatch_jax.data.images.picture_store import Pictures
 from rsmatch_jax.data.images.user_pictures import Collection, Origins
 from rsmatch_jax.data.rs_ssl import PictureFiles, Task
 from rsmatch_jax.data.stores.arrays import ImageArrays
 from rsmatch_jax.errors import RequestError
-
-NAME = "own"  # data.name of such a run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Part:
         """Returns the images at some positions as a real dataset."""
         images = self.pictures.images
         images = images[rows] if isinstance(images, np.ndarray) else images.take(rows)
-        return ImageArrays(NAME, images, self.labels[rows], self.class_names)
+        return ImageArrays(sources.OWN, images, self.labels[rows], self.class_names)
 
     @property
     def files(self) -> PictureFiles:
@@ -83,7 +81,7 @@ def load_task(
     )
     about = known(collected, places.origins, labelled.class_names)
     unlabelled = ImageArrays(
-        name=NAME,
+        name=sources.OWN,
         images=collected.pictures.images,
         labels=about.labels,
         class_names=labelled.class_names,

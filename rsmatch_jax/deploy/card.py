@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from rsmatch_jax import terminal
-from rsmatch_jax.data import normalise, own
+from rsmatch_jax.data import normalise, sources
 from rsmatch_jax.data.images import image_source
 from rsmatch_jax.data.stores import encoded
 from rsmatch_jax.deploy.saved import Saved
@@ -76,7 +76,7 @@ def card(
 
 def _synthetic_ratio(config: Any, generators: Sequence[str]) -> float | None:
     """The synthetic share of the unlabelled images; None if nobody knows it."""
-    if config.data.name == own.NAME:
+    if config.data.name == sources.OWN:
         return None
     return config.data.synthetic_ratio if generators else 0.0
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from rsmatch_jax.data import own, rs_ssl
+from rsmatch_jax.data import rs_ssl, sources
 from rsmatch_jax.engine import experiment, saved_config
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.methods.catalogue import Dims
@@ -119,7 +119,7 @@ def load_task(run: Saved, places: Mapping[str, str] | None = None) -> rs_ssl.Tas
     try:
         task = experiment.load_task(config)
     except RequestError as e:
-        keys = _OF_OWN if config.data.name == own.NAME else _OF_DATASETS
+        keys = _OF_OWN if config.data.name == sources.OWN else _OF_DATASETS
         flags = ", ".join(f"--{key}=PLACE" for key in keys)
         raise RequestError(f"{e} (if the data have moved: {flags})") from None
     same_data.check(run.folder, task)

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from rsmatch_jax.data import own
+from rsmatch_jax.data import sources
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.methods import catalogue
 from rsmatch_jax.methods.keys import Bounds, get, refuse
@@ -95,8 +95,8 @@ def ignored_keys(config: Any, keys: Iterable[str]) -> dict[str, str]:
         return {}  # `check` refuses it
     blocks = {name for name, value in options.items() if hasattr(value, "items")}
     unused = blocks - set(catalogue.blocks_in_use(config))
-    of_data = dict.fromkeys(_OF_OWN, f"data.name={own.NAME} (--config=own)")
-    if config.data.name == own.NAME:
+    of_data = dict.fromkeys(_OF_OWN, f"data.name={sources.OWN} (--config=own)")
+    if config.data.name == sources.OWN:
         of_data = dict.fromkeys(_OF_OTHERS, "datasets whose synthetic images are known")
     ignored = {}
     for key in keys:
@@ -127,9 +127,9 @@ def _check_pairs(config: Any, num_devices: int):
     """Checks the keys that have to fit each other, or the devices."""
     if config.optim.warmup_steps >= config.train.num_steps:
         refuse(config, "optim.warmup_steps", "it must be below train.num_steps")
-    for name in _PLACES_OF_OWN if config.data.name != own.NAME else ():
+    for name in _PLACES_OF_OWN if config.data.name != sources.OWN else ():
         if config.data[name] is not None:
-            way_out = f"it belongs to data.name={own.NAME}: use --config=own"
+            way_out = f"it belongs to data.name={sources.OWN}: use --config=own"
             refuse(config, f"data.{name}", f"{way_out}, or leave it out")
     ratio, mode = config.data.synthetic_ratio, config.data.synthetic_mode
     if ratio > 1 or (mode == "add" and ratio == 1):

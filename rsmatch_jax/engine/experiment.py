@@ -11,7 +11,7 @@ import optax
 
 from rsmatch_jax import optim, step
 from rsmatch_jax.augment import views
-from rsmatch_jax.data import normalise, own, pool_choice, rs_ssl, sources
+from rsmatch_jax.data import normalise, pool_choice, rs_ssl, sources
 from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.data.stores.encoded import EncodedImages
 from rsmatch_jax.engine import start_weights
@@ -81,7 +81,7 @@ def load_task(config: Any) -> rs_ssl.Task:
     """Loads the images of the run, real and synthetic, by the config's `data` group."""
     d = config.data
     split_seed = config.seed if d.split_seed is None else d.split_seed
-    if d.name == own.NAME:
+    if d.name == sources.OWN:
         return _load_own_task(config, split_seed)
     sources.check_places(d.data_dir, d.synthetic_pool)
     options = {"cache_dir": d.cache_dir, "image_size": d.image_size}
@@ -111,6 +111,8 @@ def load_task(config: Any) -> rs_ssl.Task:
 
 def _load_own_task(config: Any, split_seed: int) -> rs_ssl.Task:
     """Loads a user's pictures; RequestError if the unlabelled ones fill no batch."""
+    from rsmatch_jax.data import own  # lazy: a GPU's machine may lack Pillow
+
     d, t = config.data, config.train
     task = own.load_task(
         own.Places(d.labeled, d.unlabeled, d.test, d.origins, d.cache_dir),

@@ -19,7 +19,7 @@ from rsmatch_jax import files
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.methods.catalogue import Method
 from rsmatch_jax.models import weight_file
-from rsmatch_jax.runs import orbax_parts, workdir
+from rsmatch_jax.runs import workdir
 from rsmatch_jax.runs.checkpoint_folder import CheckpointFolder
 from rsmatch_jax.state import TrainState
 
@@ -113,6 +113,8 @@ def _of_run(
     config: Any, method: Method, shapes: TrainState, class_names: Sequence[str]
 ) -> tuple[dict[str, np.ndarray], str]:
     """What fits of the networks in a workdir's newest checkpoint."""
+    from rsmatch_jax.runs import orbax_parts  # lazy: experiments need no Orbax
+
     place = config.model.init_from
     saved = workdir.read_config(place)
     steps = CheckpointFolder(place).steps()
@@ -205,6 +207,8 @@ def _flat_state(shapes: TrainState) -> Shapes:
 
 
 def _flat(group: str, tree: Any) -> Shapes:
+    from rsmatch_jax.runs import orbax_parts  # lazy, as above
+
     return {
         f"{group}/{path}": tuple(leaf.shape) for path, leaf in orbax_parts.leaves(tree)
     }
