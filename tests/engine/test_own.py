@@ -18,6 +18,7 @@ from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.engine import experiment, stages
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.report import __main__ as report
+from rsmatch_jax.runs import same_data, workdir
 
 OWN = {
     **KEYS,
@@ -91,7 +92,8 @@ def test_origins_change_figures_alone(places, trained, tmp_path):
 def test_without_a_test_set(places, tmp_path, capsys):
     """No figure of it in any file; the last step is the result."""
     folder = tmp_path / "run"
-    result = run(folder, **places, **{"data.test_share": 0.0})
+    keys = {**places, "data.test_share": 0.0, "method.name": "fixmatch"}
+    result = run(folder, **keys)
     out = capsys.readouterr().out
     assert "data.test_share=0: there is no test set" in out
     assert result["test_accuracy"] is None and result["best_step"] is None
@@ -99,7 +101,7 @@ def test_without_a_test_set(places, tmp_path, capsys):
     for line in lines(folder):
         for key, value in line.items():
             assert not key.startswith("eval/test") or value is None
-    stages.run(own(**places, **{"data.test_share": 0.0}), str(folder))
+    stages.run(own(**keys), str(folder))
     assert "finished: no test set" in capsys.readouterr().out
     assert evaluate.main([f"--workdir={folder}"]) == 0
     assert "test accuracy" not in capsys.readouterr().out
@@ -112,7 +114,7 @@ def test_without_a_test_set(places, tmp_path, capsys):
 @pytest.mark.parametrize("form", ["resident", "tfdata", "encoded"])
 def test_every_command(places, trained, tmp_path, form, capsys):
     keys = {
-        "tfdata": {"input.mode": "tfdata"},
+        "tfdata": {"input.mode": "tfdata", "method.name": "fixmatch"},
         "encoded": {"data.image_size": 16, "input.mode": "auto"},
     }
     folder, result = trained
@@ -169,10 +171,12 @@ def test_changed_label(tmp_path):
     table = tmp_path / "labelled" / "labels.csv"
     table.write_text("\n".join(["path,label", *rows]))
     keys |= {"data.labeled": str(table), "data.test_share": 0.0}
-    run(tmp_path / "run", **keys)
-    killed_copy(tmp_path / "run", tmp_path / "again", 4)
+    folder, task = str(tmp_path / "run"), experiment.load_task(own(**keys))
+    about = {same_data.DIGEST: same_data.digest(task)}
+    workdir.claim(folder, {}, vars(task.split), about, same_data.columns(task))
+    same_data.check(folder, task)
     table.write_text(
         "\n".join(["path,label", *rows[:-1], rows[-1].replace(",b", ",c")])
     )
     with pytest.raises(RequestError, match="labelled pictures.*class_1/7.png"):
-        run(tmp_path / "again", **keys)
+        same_data.check(folder, experiment.load_task(own(**keys)))
