@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = [
     ("errors",),
     ("files", "terminal", "version"),
-    ("contact_sheet",),
+    ("contact_sheet", "templates"),
     ("runtime", "state", "losses", "optim"),
     ("models", "augment", "forensics"),
     ("methods",),
@@ -45,7 +45,7 @@ AT_THE_TOP = {
     "clu": (),
     "matplotlib": (),
     "plotly": ("report.curves", "report.run_curves"),
-    "jinja2": ("report.page", "sift.page"),
+    "jinja2": (".templates",),
 }
 # The modules that may import a package at all.
 ANYWHERE = {

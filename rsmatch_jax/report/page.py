@@ -5,9 +5,7 @@ import urllib.parse
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jinja2
-
-from rsmatch_jax import files
+from rsmatch_jax import files, templates
 from rsmatch_jax.metrics import verdicts
 from rsmatch_jax.report import curves, run_section, text
 from rsmatch_jax.report.collect import Broken, Run
@@ -20,13 +18,6 @@ PICTURES = 12  # queue pictures of a table, at most
 def write(path: str, tables: Sequence[Table], detailed: Sequence[Run] = ()):
     """Writes the page: each table with notes, curves and queues, then runs in detail.
     The curves and queues of the runs in detail are not shown a second time."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(os.path.dirname(__file__)),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     shown = {os.path.realpath(run.folder) for run in detailed}
     sections = [_section(table, shown) for table in tables]
     folder = os.path.dirname(os.path.abspath(path))
@@ -34,7 +25,9 @@ def write(path: str, tables: Sequence[Table], detailed: Sequence[Run] = ()):
         {**run_section.section(run), "sift": _sifted(run.folder, folder)}
         for run in detailed
     ]
-    page = environment.get_template("page.html.jinja").render(
+    page = templates.filled(
+        __file__,
+        "page.html.jinja",
         title=" · ".join(table.title for table in tables),
         script=curves.script() if runs or any(s["charts"] for s in sections) else None,
         sections=sections,

@@ -3,15 +3,13 @@
 import base64
 import hashlib
 import io
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jinja2
 import numpy as np
 from PIL import Image
 
-from rsmatch_jax import contact_sheet, files
+from rsmatch_jax import contact_sheet, files, templates
 from rsmatch_jax.data.stores.dataset_folder import natural_key
 from rsmatch_jax.metrics import verdicts
 from rsmatch_jax.sift import rows as judged
@@ -63,14 +61,9 @@ def write(
         "score": [_rounded(row.score) for row in taken],
         "verdict": [verdict_number.get(row.verdict or "", -1) for row in taken],
     }
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(os.path.dirname(__file__)),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("sift.html.jinja").render(
+    page = templates.filled(
+        __file__,
+        "sift.html.jinja",
         data=data,
         sprites=list(_sprites(pictures, columns)),
         total=len(rows),
