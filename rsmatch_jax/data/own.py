@@ -11,6 +11,7 @@ from rsmatch_jax.data.images import picture_store, user_pictures
 from rsmatch_jax.data.images.picture_store import Pictures
 from rsmatch_jax.data.images.user_pictures import Collection, Origins
 from rsmatch_jax.data.rs_ssl import PictureFiles, Task
+from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.data.stores.arrays import ImageArrays
 from rsmatch_jax.errors import RequestError
 
@@ -38,8 +39,7 @@ class Part:
 
     def at(self, rows: np.ndarray) -> ImageArrays:
         """Returns the images at some positions as a real dataset."""
-        images = self.pictures.images
-        images = images[rows] if isinstance(images, np.ndarray) else images.take(rows)
+        images = arrays.take(self.pictures.images, rows)
         return ImageArrays(sources.OWN, images, self.labels[rows], self.class_names)
 
     @property

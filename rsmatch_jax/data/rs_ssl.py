@@ -188,14 +188,14 @@ def make_task(
         split=split,
         class_names=train.class_names,
         generator_names=generator_names,
-        lab_images=_take(train.images, split.labeled),
+        lab_images=arrays.take(train.images, split.labeled),
         lab_labels=np.asarray(train.labels[split.labeled]),
         unl_images=joined([(data.images, rows) for data, rows in parts]),
         unl_labels=np.concatenate([data.labels[rows] for data, rows in parts]),
         unl_origins=np.concatenate(
             [_origins(data, rows, generator_names) for data, rows in parts]
         ),
-        val_images=_take(train.images, split.validation),
+        val_images=arrays.take(train.images, split.validation),
         val_labels=np.asarray(train.labels[split.validation]),
         test_images=test.images,
         test_labels=np.asarray(test.labels),
@@ -212,12 +212,6 @@ def _origins(
     # UNKNOWN = -2 and REAL = -1 pick the last two entries.
     table = np.array([*positions, UNKNOWN, REAL], np.int32)
     return table[data.generators[rows]]
-
-
-def _take(images: Images, indices: np.ndarray) -> Images:
-    if isinstance(images, EncodedImages):
-        return images.take(indices)
-    return np.asarray(images[indices])
 
 
 def joined(parts: Sequence[tuple[Images, np.ndarray]]) -> Images:

@@ -28,6 +28,12 @@ from rsmatch_jax.errors import RequestError
 
 BUILT_IN = {"digits": arrays.digits, "fake": arrays.fake}  # made in memory
 OWN = "own"  # data.name of a run on a user's pictures, which data/own.py loads
+OWN_PLACES = (
+    "labeled",
+    "unlabeled",
+    "test",
+    "origins",
+)  # keys of `data` that name them
 TINY_IMAGENET = "tiny_imagenet"  # made by a layout of import_images
 _TRAIN_TEST = ("train", "test")
 _UNLABELLED = ("unlabelled", "unlabeled")  # names of a third split; the first is ours

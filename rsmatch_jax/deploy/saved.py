@@ -18,8 +18,7 @@ from rsmatch_jax.state import TrainState
 
 # Keys of the config's `data` group, and flags: where the data of a run lie now.
 _OF_DATASETS = ("data_dir", "synthetic_pool")
-_OF_OWN = ("labeled", "unlabeled", "test", "origins")
-PLACES = _OF_DATASETS + _OF_OWN
+PLACES = _OF_DATASETS + sources.OWN_PLACES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +118,8 @@ def load_task(run: Saved, places: Mapping[str, str] | None = None) -> rs_ssl.Tas
     try:
         task = experiment.load_task(config)
     except RequestError as e:
-        keys = _OF_OWN if config.data.name == sources.OWN else _OF_DATASETS
+        keys = sources.OWN_PLACES if config.data.name == sources.OWN else _OF_DATASETS
         flags = ", ".join(f"--{key}=PLACE" for key in keys)
         raise RequestError(f"{e} (if the data have moved: {flags})") from None
-    same_data.check(run.folder, task)
+    same_data.check(run.folder, task, same_data.digest(task))
     return task

@@ -60,8 +60,7 @@ BOUNDS = {
     "log.every_steps": _ONE_OR_MORE,
 }
 # Keys of `data` for a user's pictures (configs/own.py), and those for other datasets.
-_PLACES_OF_OWN = ("labeled", "unlabeled", "test", "origins")
-_OF_OWN = (*_PLACES_OF_OWN, "test_share", "size")
+_OF_OWN = (*sources.OWN_PLACES, "test_share", "size")
 _OF_OTHERS = ("data_dir", "download", "synthetic_pool", "synthetic_ratio")
 _OF_OTHERS += ("synthetic_mode", "synthetic_mix", "real_only")
 # Keys of `method` that are read for every method: evaluation takes the threshold.
@@ -127,7 +126,7 @@ def _check_pairs(config: Any, num_devices: int):
     """Checks the keys that have to fit each other, or the devices."""
     if config.optim.warmup_steps >= config.train.num_steps:
         refuse(config, "optim.warmup_steps", "it must be below train.num_steps")
-    for name in _PLACES_OF_OWN if config.data.name != sources.OWN else ():
+    for name in sources.OWN_PLACES if config.data.name != sources.OWN else ():
         if config.data[name] is not None:
             way_out = f"it belongs to data.name={sources.OWN}: use --config=own"
             refuse(config, f"data.{name}", f"{way_out}, or leave it out")

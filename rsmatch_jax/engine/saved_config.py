@@ -10,6 +10,7 @@ import sys
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from rsmatch_jax.data import sources
 from rsmatch_jax.engine import checks, config_file
 from rsmatch_jax.errors import RequestError, one_line
 from rsmatch_jax.models import own_encoder
@@ -17,7 +18,7 @@ from rsmatch_jax.runs import workdir
 
 # Where data are. A run goes on with other places if the data are equal.
 PLACES = ("data.data_dir", "data.cache_dir", "data.synthetic_pool", "data.download")
-PLACES += ("data.labeled", "data.unlabeled", "data.test", "data.origins")
+PLACES += tuple(f"data.{key}" for key in sources.OWN_PLACES)
 WAY_OUT = "choose another workdir, use the same config, or start anew with --overwrite"
 
 

@@ -195,7 +195,7 @@ def _claimed(
             about = experiment.describe_data(task, exp.dims)
             about[same_data.DIGEST] = same_data.digest(task)
             if os.path.exists(os.path.join(folder, workdir.SPLIT_FILE)):
-                same_data.check(folder, task)
+                same_data.check(folder, task, about[same_data.DIGEST])
             workdir.claim(
                 folder,
                 exp.config.to_dict(),

@@ -64,9 +64,9 @@ def columns(task: Task) -> dict[str, np.ndarray]:
     return parts | {f"{p}_labels": labels[p] for p in task.files.keys() & labels.keys()}
 
 
-def check(folder: str, task: Task):
+def check(folder: str, task: Task, content: str):
     """Raises RequestError unless the run in `folder` began with the images of `task`,
-    labels and all; names what differs."""
+    labels and all; names what differs. content: the task's `digest`."""
     _check_pictures(folder, task)
     changed = f"so the dataset or the pool has changed since; restore them, {_ANEW}"
     path = os.path.join(folder, workdir.SPLIT_FILE)
@@ -81,7 +81,8 @@ def check(folder: str, task: Task):
     data = files.read_json(os.path.join(folder, workdir.DATA_FILE)) or {}
     older = DIGEST not in data
     saved = data.get(_OLDER if older else DIGEST)
-    if saved not in (None, digest(task, older=older)):
+    now = digest(task, older=True) if older and saved else content
+    if saved not in (None, now):
         raise RequestError(
             f"{folder}: this run began with other images or labels of the same number, "
             f"{changed}"

@@ -36,9 +36,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from rsmatch_jax import files, terminal
+from rsmatch_jax.data import sources
 from rsmatch_jax.data.images import image_source
 from rsmatch_jax.deploy import saved
 from rsmatch_jax.errors import RequestError
+from rsmatch_jax.forensics import threshold
 from rsmatch_jax.metrics import verdicts
 from rsmatch_jax.runs import workdir
 from rsmatch_jax.runtime import compilation
@@ -49,7 +51,7 @@ from rsmatch_jax.terminal import Parser, say
 
 SMALLEST = 8  # pixels a side
 # Messages about pictures name the keys of a run's config; these are flags here.
-_KEYS = ("labeled", "unlabeled", "test", "origins", "cache_dir")
+_KEYS = (*sources.OWN_PLACES, "cache_dir")
 
 
 def run(args: argparse.Namespace):
@@ -154,7 +156,7 @@ def _detector_threshold(
     """The threshold on the detector's own score, which `predict` uses."""
     if judge.DETECTOR not in made:
         return None
-    return judge.summary(made[judge.DETECTOR], false_alarm)["threshold"]
+    return threshold.conformal(made[judge.DETECTOR].held_out, false_alarm).value
 
 
 def _write(out: str, rows: list[Row], pictures: Material, summary: dict[str, Any]):

@@ -11,6 +11,7 @@ import numpy as np
 
 from rsmatch_jax.data import own, rs_ssl
 from rsmatch_jax.data.images import image_files, image_source, user_pictures
+from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.deploy import frozen, saved
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.sift.folders import Source
@@ -36,7 +37,8 @@ class Material:
     """Pictures of one size, all uint8 [.., S, S, 3] or encoded.
 
     images: N pictures to sift; names: their paths; origins: int32 [N], as in
-    rs_ssl.Task, for figures alone; sources: where they lie, None if in no files.
+    rs_ssl.Task, for figures alone; sources: where they lie, None if in no
+    files or if nobody asks.
     labelled: L real pictures that a run trains on; classes: int [L]. held_out: H real
     ones that train nothing. context: further unlabelled pictures, which only help to
     tell how real ones differ.
@@ -71,7 +73,7 @@ def of_places(args: argparse.Namespace, stack: contextlib.ExitStack) -> Material
         held_out=nothing if tested is None else tested.pictures.images,
         context=nothing,
         origins=known.origins,
-        sources=_sources(collected.names.tolist(), args.unlabeled, stack),
+        sources=_sources(collected.names.tolist(), args.unlabeled, args, stack),
         notes=(*labelled.notes, *(tested.notes if tested else ()), *collected.notes),
     )
 
@@ -87,16 +89,16 @@ def of_run(args: argparse.Namespace, stack: contextlib.ExitStack) -> Material:
         material = _of_files(material, model, args.images)
     elif task.files:
         unlabeled = places.get("unlabeled") or run.exp.config.data.unlabeled
-        sources = _sources(material.names, unlabeled, stack)
+        sources = _sources(material.names, unlabeled, args, stack)
         material = dataclasses.replace(material, sources=sources)
     predicted = _predict(model, material)
     return dataclasses.replace(material, predicted=predicted, step=model.step)
 
 
-def chunks(images: Images) -> Iterator[np.ndarray]:
+def chunks(images: Images, size: int = _CHUNK) -> Iterator[np.ndarray]:
     """Yields uint8 [n, S, S, 3], so that encoded pictures are never all in memory."""
-    for start in range(0, len(images), _CHUNK):
-        yield np.asarray(images[start : start + _CHUNK])
+    for start in range(0, len(images), size):
+        yield np.asarray(images[start : start + size])
 
 
 def _of_task(task: rs_ssl.Task) -> Material:
@@ -118,7 +120,7 @@ def _of_task(task: rs_ssl.Task) -> Material:
         held_out=rs_ssl.joined(
             [(x, np.arange(len(x))) for x in (task.test_images, task.val_images)]
         ),
-        context=images[:0] if isinstance(images, np.ndarray) else images.take(rows[:0]),
+        context=arrays.take(images, rows[:0]),
         origins=task.unl_origins[begin:],
         sources=None,
     )
@@ -150,9 +152,14 @@ def _of_files(
 
 
 def _sources(
-    names: Sequence[str], unlabeled: str, stack: contextlib.ExitStack
-) -> list[Source]:
-    """Where each collected picture lies."""
+    names: Sequence[str],
+    unlabeled: str,
+    args: argparse.Namespace,
+    stack: contextlib.ExitStack,
+) -> list[Source] | None:
+    """Where each collected picture lies; only --link and --copy need to know."""
+    if not (args.link or args.copy):
+        return None
     listed = user_pictures.unlabelled(stack, unlabeled, "data.unlabeled")
     by_name = dict(zip(listed.names, listed.files, strict=True))
     return [Source(by_name[name].place, by_name[name].read) for name in names]
@@ -162,12 +169,7 @@ def _predict(model: frozen.Model, material: Material) -> Predicted:
     rows = min(_BATCH, max(len(material.images), 1))
 
     def outputs(images: Images):
-        batches = (
-            chunk[start : start + rows]
-            for chunk in chunks(images)
-            for start in range(0, len(chunk), rows)
-        )
-        return list(model.predict_batches(batches, rows))
+        return list(model.predict_batches(chunks(images, rows), rows))
 
     of_images = outputs(material.images)
     probabilities = np.concatenate([x.probabilities for x in of_images])

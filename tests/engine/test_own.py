@@ -28,6 +28,10 @@ OWN = {
 }
 
 
+def check(folder, task):
+    same_data.check(folder, task, same_data.digest(task))
+
+
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
     return photos.make(tmp_path_factory.mktemp("photos"))
@@ -174,9 +178,9 @@ def test_changed_label(tmp_path):
     folder, task = str(tmp_path / "run"), experiment.load_task(own(**keys))
     about = {same_data.DIGEST: same_data.digest(task)}
     workdir.claim(folder, {}, vars(task.split), about, same_data.columns(task))
-    same_data.check(folder, task)
+    check(folder, task)
     table.write_text(
         "\n".join(["path,label", *rows[:-1], rows[-1].replace(",b", ",c")])
     )
     with pytest.raises(RequestError, match="labelled pictures.*class_1/7.png"):
-        same_data.check(folder, experiment.load_task(own(**keys)))
+        check(folder, experiment.load_task(own(**keys)))

@@ -20,6 +20,10 @@ from rsmatch_jax.runs import same_data, workdir
 OLDER_DIGEST = "43006de5f366dd4fea747ce6816c303692e196bf7d9fa7763a06a633471e99e4"
 
 
+def check(folder, task):
+    same_data.check(folder, task, same_data.digest(task))
+
+
 def test_files_of_a_run_and_that_a_finished_one_is_left_alone(tmp_path, capsys):
     keys = {"train.num_steps": 3, "log.tensorboard": True}
     result = run(tmp_path / "r", **keys)
@@ -100,26 +104,26 @@ def test_changed_data_are_not_resumed(tmp_path):
     folder, task = str(tmp_path / "r"), experiment.load_task(config(**KEYS))
     about = {same_data.DIGEST: same_data.digest(task)}
     workdir.claim(folder, {}, vars(task.split), about)
-    same_data.check(folder, task)
+    check(folder, task)
     split = dataclasses.replace(task.split, unlabeled_synthetic=np.arange(5))
     with pytest.raises(RequestError, match="unlabeled_synthetic.*has changed"):
-        same_data.check(folder, dataclasses.replace(task, split=split))
+        check(folder, dataclasses.replace(task, split=split))
     images, labels = task.test_images.copy(), task.test_labels.copy()
     images[17, 3, 3, 0] ^= 1
     labels[17] += 1
     for changed in ({"test_images": images}, {"test_labels": labels}):
         with pytest.raises(RequestError, match="other images or labels.*has changed"):
-            same_data.check(folder, dataclasses.replace(task, **changed))
+            check(folder, dataclasses.replace(task, **changed))
 
 
 def test_digest_of_an_earlier_version(tmp_path):
     """It had sampled images alone."""
     folder, task = str(tmp_path / "r"), experiment.load_task(config(**KEYS))
     workdir.claim(folder, {}, vars(task.split), {"content": OLDER_DIGEST})
-    same_data.check(folder, task)
+    check(folder, task)
     with pytest.raises(RequestError, match="other images"):
         images = 255 - task.test_images
-        same_data.check(folder, dataclasses.replace(task, test_images=images))
+        check(folder, dataclasses.replace(task, test_images=images))
 
 
 def test_digest_tells_images_apart():

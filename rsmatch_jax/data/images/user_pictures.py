@@ -59,10 +59,9 @@ def labelled(
         pairs = label_table.labelled(path, key, notes.append)
     else:
         pairs = _class_folders(_opened(stack, path, key, notes), key, path, notes)
-    names = tuple(classes) or tuple(
-        sorted({label for _, label in pairs}, key=natural_key)
-    )
-    unlisted = sorted({label for _, label in pairs} - set(names), key=natural_key)
+    labels = sorted({label for _, label in pairs}, key=natural_key)
+    names = tuple(classes or labels)
+    unlisted = [label for label in labels if label not in names]
     if unlisted:
         raise RequestError(
             f"{key}={source} has the classes {some(unlisted)}, which data.labeled has "

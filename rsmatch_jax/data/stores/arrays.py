@@ -50,10 +50,9 @@ class ImageArrays:
         rows = np.flatnonzero(self.labels >= 0)
         if len(rows) == len(self.labels):
             return self
-        encoded = isinstance(self.images, EncodedImages)
         return dataclasses.replace(
             self,
-            images=self.images.take(rows) if encoded else self.images[rows],
+            images=take(self.images, rows),
             labels=self.labels[rows],
             generators=None if self.generators is None else self.generators[rows],
         )
@@ -73,6 +72,15 @@ class ImageArrays:
                 raise ValueError(f"{what} are {column.dtype} {column.shape}")
             if shape[0] and not lowest <= column.min() <= column.max() < len(names):
                 raise ValueError(f"{what} are outside {lowest}..{len(names) - 1}")
+
+
+def take(
+    images: np.ndarray | EncodedImages, rows: np.ndarray
+) -> np.ndarray | EncodedImages:
+    """Returns the images at some positions; encoded ones are not read."""
+    if isinstance(images, EncodedImages):
+        return images.take(rows)
+    return np.asarray(images[rows])
 
 
 def aligned(shape: tuple[int, ...]) -> np.ndarray:
