@@ -85,8 +85,7 @@ def run(
         for line in _lines(model.class_names, predictions, batch, top, threshold):
             if alpha.FULLY_TRANSPARENT in line["changes"]:
                 invisible.append(line["image"])
-            # "resized from 20x30" counts as "resized".
-            changed.update(change.split(" from ")[0] for change in line["changes"])
+            changed.update(map(image_source.kind_of_change, line["changes"]))
             out.write(json.dumps(line) + "\n")
         counts += len(batch)
         progress.advance(len(batch))
@@ -169,7 +168,7 @@ def _run(args: argparse.Namespace):
         stack.enter_context(image_source.bombs_refused_by_name())
         options = {"top": args.top, "background": args.background}
         unreadable = run(model, paths, out, **options, note=_note)
-    frozen.require_readable(unreadable, len(paths), "predicted")
+    image_files.require_readable(unreadable, len(paths), "predicted")
 
 
 def _note(line: str):

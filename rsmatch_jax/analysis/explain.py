@@ -138,7 +138,7 @@ def _run(args: argparse.Namespace):
     if "detector" not in shown:
         say(f"{run.exp.config.method.name} has no detector: the classifier alone")
     say(f"{len(chosen.images)} images by step {run.step} of {run.folder}: {out}")
-    frozen.require_readable(unreadable, len(paths), "drawn")
+    image_files.require_readable(unreadable, len(paths), "drawn")
 
 
 def _check(args: argparse.Namespace) -> tuple[list[str], np.ndarray | None]:
@@ -180,7 +180,7 @@ def _from_disk(
     good = [image for image in images if image.pixels is not None]
     unreadable = {x.path: x.reason for x in images if x.pixels is None}
     if not good:
-        frozen.require_readable(unreadable, len(paths), "drawn")
+        image_files.require_readable(unreadable, len(paths), "drawn")
     pixels = np.asarray([image.pixels for image in good], np.uint8)
     return choice.from_disk(pixels, [image.path for image in good]), unreadable
 

@@ -17,7 +17,7 @@ import numpy as np
 from rsmatch_jax.data import normalise
 from rsmatch_jax.data.images import alpha, image_files
 from rsmatch_jax.deploy import saved
-from rsmatch_jax.errors import RequestError, RunFailed
+from rsmatch_jax.errors import RequestError
 from rsmatch_jax.models import networks
 from rsmatch_jax.models.networks import Network
 from rsmatch_jax.runtime import compilation
@@ -87,13 +87,13 @@ def parts(run: saved.Saved) -> dict[str, Part]:
 
 
 class Model:
-    """A trained run that classifies images, on the first local device.
+    """A trained run that classifies images: EMA weights of the encoder, the real head
+    and the detector, if any, on the first local device.
 
     class_names: K names in the order of labels. image_size: S, the side in pixels of
     the training images. central: `read` keeps only the central part of an image, as the
-    evaluation of runs with data.image_size does. parts: see `parts`. step: of the
-    checkpoint. run: without its state, whose queue and momenta are many times larger
-    than the parts.
+    evaluation of runs with data.image_size does. step: of the checkpoint. run: without
+    its state, whose queue and momenta are many times larger than the parts.
     """
 
     def __init__(self, run: saved.Saved, batch_size: int = BATCH):
@@ -103,6 +103,7 @@ class Model:
         self.step = run.step
         self.class_names = run.class_names
         self.image_size = run.exp.dims.image_shape[0]
+        self._shape = (self.image_size, self.image_size, 3)
         self.central = run.exp.config.data.image_size is not None
         self.parts = parts(run)
         self.run = dataclasses.replace(run, state=None)
@@ -133,8 +134,7 @@ class Model:
             if image.pixels is None:
                 raise RequestError(f"{image.path}: {image.reason}")
             pixels.append(image.pixels)
-        shape = (len(pixels), self.image_size, self.image_size, 3)
-        return np.asarray(pixels, np.uint8).reshape(shape)
+        return np.asarray(pixels, np.uint8).reshape(-1, *self._shape)
 
     def predict(self, images: np.ndarray) -> Predictions:
         """Returns class probabilities and synthetic scores of RGB images. images: uint8
@@ -142,16 +142,12 @@ class Model:
         return _predictions(self._all(images, self.parts, _PROBABILITIES))
 
     def features(self, images: np.ndarray, part: str = "classifier") -> np.ndarray:
-        """Returns the pooled features of an encoder, float32 [N, D].
-
-        images: as in `predict`. part: classifier or detector; RequestError if the run
-        has no such part.
-        """
+        """Returns the pooled features of an encoder, float32 [N, D]. images: as in
+        `predict`. part: classifier or detector; RequestError if the run has none."""
         return self._all(images, self._only(part), _FEATURES)[part]
 
     def probabilities(self, images: np.ndarray, part: str = "classifier") -> np.ndarray:
-        """Returns float32 [N, classes]; the detector's are of real and synthetic.
-        Arguments and errors are those of `features`."""
+        """As `features`, float32 [N, classes]; the detector's: real and synthetic."""
         return self._all(images, self._only(part), _PROBABILITIES)[part]
 
     def predict_batches(
@@ -162,27 +158,26 @@ class Model:
         batches: uint8 [n, S, S, 3]; RequestError if n exceeds rows. rows: the program's
         batch size, to which batches are padded; None means the model's.
         """
-        rows = self.batch_size if rows is None else rows
+        rows = rows or self.batch_size
         for outputs in self._each(batches, rows, self.parts, _PROBABILITIES):
             yield _predictions(outputs)
 
     def _only(self, part: str) -> dict[str, Part]:
         if part not in self.parts:
-            raise RequestError(
-                f"this run has no {part}; it has {', '.join(self.parts)}"
-            )
+            others = ", ".join(self.parts)
+            raise RequestError(f"this run has no {part}; it has {others}")
         return {part: self.parts[part]}
 
     def _all(
         self, images: np.ndarray, parts: Mapping[str, Part], kind: int
     ) -> dict[str, np.ndarray]:
         """An output of each part for one array of images."""
-        shape = (self.image_size, self.image_size, 3)
         images = np.asarray(images)
-        if images.dtype != np.uint8 or images.shape[1:] != shape:
+        if images.dtype != np.uint8 or images.shape[1:] != self._shape:
             raise RequestError(
                 f"images are {images.dtype} {images.shape}; this run takes uint8 "
-                f"{('N', *shape)}, RGB from 0 to 255; read(paths) makes them from files"
+                f"{('N', *self._shape)}, RGB from 0 to 255; read(paths) makes them "
+                "from files"
             )
         # A power of two: few images are not padded to a batch, and few programs made.
         rows = min(self.batch_size, 1 << max(len(images) - 1, 0).bit_length())
@@ -220,18 +215,13 @@ class Model:
         """Returns uint8 [rows, S, S, 3] -> {name: outputs}, compiled once."""
         key = (tuple(parts), rows)
         if key not in self._programs:
-            variables = {
-                name: (part.params, part.stats) for name, part in parts.items()
-            }
+            variables = {k: (p.params, p.stats) for k, p in parts.items()}
 
             def forward(variables, images):
-                return {
-                    name: part.outputs(variables[name], images)
-                    for name, part in parts.items()
-                }
+                return {k: p.outputs(variables[k], images) for k, p in parts.items()}
 
-            shape = (rows, self.image_size, self.image_size, 3)
-            images = jax.device_put(np.zeros(shape, np.uint8), self._device)
+            zeros = np.zeros((rows, *self._shape), np.uint8)
+            images = jax.device_put(zeros, self._device)
             lowered = jax.jit(forward).lower(variables, images)
             compiled = compilation.compiled(lowered, self._device.platform)
             self._programs[key] = functools.partial(compiled, variables)
@@ -240,19 +230,8 @@ class Model:
 
 def _predictions(probabilities: Mapping[str, np.ndarray]) -> Predictions:
     scores = probabilities.get("detector")
-    return Predictions(
-        probabilities["classifier"], None if scores is None else scores[:, 1]
-    )
-
-
-def require_readable(unreadable: Mapping[str, str], count: int, done: str):
-    """Raises RunFailed with the list of unreadable files, {path: reason}, if any."""
-    if unreadable:
-        others = f", the others are {done}" if len(unreadable) < count else ""
-        raise RunFailed(
-            f"{len(unreadable)} of {count} files could not be read{others}:\n"
-            + "\n".join(f"  {path}: {why}" for path, why in unreadable.items())
-        )
+    synthetic = None if scores is None else scores[:, 1]
+    return Predictions(probabilities["classifier"], synthetic)
 
 
 def load(
@@ -262,10 +241,10 @@ def load(
     batch_size: int = BATCH,
     trust_code: bool = False,
 ) -> Model:
-    """Returns the trained model of a run, on the first local device: the EMA weights of
-    the encoder, the real head and the detector, if any. The run's data may be gone.
+    """Returns the trained model of a run, on the first local device. The run's data may
+    be gone. batch_size: most images at a time.
 
     step, trust_code and errors are those of `saved.load`: RequestError is a ValueError,
-    RunFailed a RuntimeError. batch_size: most images at a time.
+    RunFailed a RuntimeError.
     """
     return Model(saved.load(workdir, step, trust_code=trust_code), batch_size)

@@ -7,13 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import workdirs
+from support import encoded_sets, workdirs
 from support.helpers import TINY, assert_bit_equal
 
 from rsmatch_jax.data import normalise
+from rsmatch_jax.data.stores import encoded
 from rsmatch_jax.deploy import frozen, saved
 from rsmatch_jax.engine import experiment
 from rsmatch_jax.errors import RequestError
+from rsmatch_jax.models import networks
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +45,6 @@ def by_hand(exp, state, network, head, images):
     mean, std = normalise.normalisation("fake")
     x = (images / np.float32(255) - np.float32(mean)) / np.float32(std)
     scaled = jnp.asarray(x, jnp.float32)
-    from rsmatch_jax.models import networks
-
     net = networks.make(
         getattr(exp.config.model, network),
         exp.method.heads(exp.dims.num_classes)[network],
@@ -230,10 +230,6 @@ def test_runs_that_do_not_fit_are_refused(folder, run, tmp_path, case):
 
 
 def test_files_of_encoded_runs_are_read_as_their_evaluation_does(tmp_path):
-    from support import encoded_sets
-
-    from rsmatch_jax.data.stores import encoded
-
     exp, states = workdirs.make_encoded(tmp_path / "r", 16)
     paths, views = [], []
     for number, data in enumerate(encoded_sets.files(6, first=0)):

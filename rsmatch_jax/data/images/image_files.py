@@ -5,7 +5,7 @@ import fnmatch
 import glob
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from rsmatch_jax.data.images import alpha, folder_tree, image_source, kinds
 from rsmatch_jax.data.stores import encoded
 from rsmatch_jax.data.stores.dataset_folder import natural_key
-from rsmatch_jax.errors import RequestError
+from rsmatch_jax.errors import RequestError, RunFailed
 from rsmatch_jax.runtime.ahead import ahead
 
 _AHEAD = 2  # batches that are read while another is used
@@ -146,3 +146,13 @@ def load(
     )
     pixels = encoded.central_view(picture.rgb, size)
     return Loaded(path, pixels, picture.original, changes)
+
+
+def require_readable(unreadable: Mapping[str, str], count: int, done: str):
+    """Raises RunFailed with the list of unreadable files, {path: reason}, if any."""
+    if unreadable:
+        others = f", the others are {done}" if len(unreadable) < count else ""
+        raise RunFailed(
+            f"{len(unreadable)} of {count} files could not be read{others}:\n"
+            + "\n".join(f"  {path}: {why}" for path, why in unreadable.items())
+        )

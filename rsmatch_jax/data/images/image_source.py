@@ -31,6 +31,11 @@ _PNG_DEPTH = 24  # offset of the bits per channel in a PNG file
 _TIFF_DEPTH = 258  # tag of the bits of each channel
 
 
+def kind_of_change(change: str) -> str:
+    """Returns an entry of `changes` without its numbers: resized."""
+    return change.partition(" from ")[0]
+
+
 class Unreadable(Exception):
     """A file is no complete image."""
 

@@ -104,8 +104,7 @@ def _bytes(source: File) -> bytes:
 def _decode(source: bytes, size: int | None) -> tuple[bytes, bytes, tuple[str, ...]]:
     """Returns a picture's bytes in images.bin, its digest and what was changed."""
     picture = image_source.square(image_source.decode(source), size)
-    # "resized from 20x30" counts as "resized".
-    changes = tuple(change.split(" from ")[0] for change in picture.changes)
+    changes = tuple(map(image_source.kind_of_change, picture.changes))
     if size is not None:
         stored = picture.pixels.tobytes()
     elif picture.encoded is not None:
