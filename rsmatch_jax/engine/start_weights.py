@@ -113,28 +113,16 @@ def _of_run(
     config: Any, method: Method, shapes: TrainState, class_names: Sequence[str]
 ) -> tuple[dict[str, np.ndarray], str]:
     """What fits of the networks in a workdir's newest checkpoint."""
-    from rsmatch_jax.runs import orbax_parts  # lazy: experiments need no Orbax
-
     place = config.model.init_from
-    saved = workdir.read_config(place)
-    steps = CheckpointFolder(place).steps()
-    if saved is None or not steps:
-        reason = "nothing is saved there yet" if saved else "it holds no run"
-        raise RequestError(f"model.init_from={place}: {reason}; name another workdir")
-    try:
-        arrays = orbax_parts.weights(CheckpointFolder(place).path, steps[-1])
-    except RequestError as e:
-        raise RequestError(f"model.init_from={place}: {e}") from None
-    classes = (files.read_json(os.path.join(place, workdir.DATA_FILE)) or {}).get(
-        "class_names"
-    )
-    same_classes = classes == list(class_names)
-    options = saved.get("model") or {}
+    options, step, arrays = _newest(place)
+    data = files.read_json(os.path.join(place, workdir.DATA_FILE)) or {}
+    same_classes = data.get("class_names") == list(class_names)
     weights: dict[str, np.ndarray] = {}
     taken, anew, unused = [], [], []
     for network in sorted(shapes.params):
         there = _units({k: v.shape for k, v in arrays.items()}, network)
-        here = _units(_flat_state(shapes), network)
+        flat = {**_flat("params", shapes.params), **_flat("stats", shapes.stats)}
+        here = _units(flat, network)
         problem = _difference(there.get(_ENCODER, {}), here[_ENCODER])
         problem = problem or _other_form(network, options, config.model)
         if problem and network == "classifier":
@@ -159,9 +147,25 @@ def _of_run(
         unused += [f"{network} {unit}" for unit in there if unit not in here]
     networks = {path.split("/")[1] for path in arrays}
     unused += sorted(f"the {n}" for n in networks - {*shapes.params})
-    line = f"begins from step {steps[-1]}, EMA weights of {', '.join(taken)}"
+    line = f"begins from step {step}, EMA weights of {', '.join(taken)}"
     line += f"; new: {', '.join(anew)}" if anew else ""
     return weights, line + (f"; unused: {', '.join(unused)}" if unused else "")
+
+
+def _newest(place: str) -> tuple[dict[str, Any], int, dict[str, np.ndarray]]:
+    """A workdir's config of its model, its newest step and the weights there."""
+    from rsmatch_jax.runs import orbax_parts  # lazy: experiments need no Orbax
+
+    saved, checkpoints = workdir.read_config(place), CheckpointFolder(place)
+    steps = checkpoints.steps()
+    if saved is None or not steps:
+        reason = "nothing is saved there yet" if saved else "it holds no run"
+        raise RequestError(f"model.init_from={place}: {reason}; name another workdir")
+    try:
+        arrays = orbax_parts.weights(checkpoints.path, steps[-1])
+    except RequestError as e:
+        raise RequestError(f"model.init_from={place}: {e}") from None
+    return saved.get("model") or {}, steps[-1], arrays
 
 
 def _units(leaves: Mapping[str, Any], network: str) -> dict[str, dict[str, Any]]:
@@ -200,10 +204,6 @@ def _knows_classes(unit: str, network: str, method: Method, num_classes: int) ->
     head = unit.partition("/")[2]
     few, more = (method.heads(k)[network].get(head) for k in (num_classes, 99_999))
     return few != more
-
-
-def _flat_state(shapes: TrainState) -> Shapes:
-    return {**_flat("params", shapes.params), **_flat("stats", shapes.stats)}
 
 
 def _flat(group: str, tree: Any) -> Shapes:

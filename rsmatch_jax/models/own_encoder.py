@@ -1,7 +1,7 @@
 """A user's encoder, named as package.module:factory; docs/own-encoder.md shows one.
 
-The only file that imports a module whose name stands in a config. Whoever opens a run
-of somebody else therefore says --trust_code first (engine/saved_config.py).
+The only file that imports a module whose name stands in a config. A command that opens
+a run therefore needs --trust_code first (engine/saved_config.py).
 """
 
 import importlib

@@ -164,7 +164,7 @@ def test_every_array_of_torchvisions_files_is_used_but_the_head(
 
 @pytest.mark.parametrize("name", ["resnet_basic", "resnet_deep"])
 def test_outputs_by_torchvisions_names_are_the_same(tmp_path, name, monkeypatch):
-    """The whole resnet18 and resnet50 are compared with PyTorch's, where it is."""
+    """test_weight_file_torch.py compares the whole resnet18 and resnet50."""
     deep = name in torch_resnets.BOTTLENECK
     small = functools.partial(resnet.ResNet, torch_resnets.BLOCKS[name], deep)
     monkeypatch.setitem(networks.MODELS, name, small)

@@ -147,19 +147,17 @@ def test_names_that_are_none_are_refused(wandb, project, words):
     wandb_mirror.check(None)
 
 
-@pytest.mark.parametrize("lacks", ["nothing", "a folder of that name"])
-def test_without_the_package_the_request_is_wrong(lacks, tmp_path, monkeypatch, capsys):
-    if lacks == "nothing":
-        monkeypatch.setitem(sys.modules, "wandb", None)
-    else:
-        (tmp_path / "wandb" / "x").mkdir(parents=True)
-        monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-        monkeypatch.delitem(sys.modules, "wandb", raising=False)
-        monkeypatch.setattr(sys, "meta_path", [importlib.machinery.PathFinder])
-        monkeypatch.setattr(sys, "path", [str(tmp_path)])
-        with pytest.raises(RequestError, match=r"rsmatch_jax\[wandb\]"):
-            wandb_mirror.check("digits")
-        return
+def test_a_folder_of_its_name_is_not_the_package(tmp_path, monkeypatch):
+    (tmp_path / "wandb" / "x").mkdir(parents=True)
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [importlib.machinery.PathFinder])
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    with pytest.raises(RequestError, match=r"rsmatch_jax\[wandb\]"):
+        wandb_mirror.check("digits")
+
+
+def test_without_the_package_the_request_is_wrong(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb", None)
     argv = ["--config=digits", f"--workdir={tmp_path}/run", "--config.log.wandb=digits"]
     assert train.main(argv) == 2
     assert "log.wandb=digits: the package wandb is missing" in capsys.readouterr().err
@@ -170,12 +168,8 @@ def test_a_run_is_shown_and_another_process_is_not(wandb, tmp_path, monkeypatch)
     """A whole run with a queue: figures of training and evaluation, and the picture."""
     keys = {**runs.ONE_NETWORK, "log.wandb": "digits"}
     result = runs.run(tmp_path / "run", **keys)
-    shown = {}
-    for step, values in wandb.logged:
-        for key, value in values.items():
-            shown[step, key] = value
-    accuracy = shown[4, "eval/test_accuracy"]
-    assert accuracy == result["test_accuracy"]
+    shown = {(step, key): v for step, x in wandb.logged for key, v in x.items()}
+    assert shown[4, "eval/test_accuracy"] == result["test_accuracy"]
     assert shown[3, "train/loss"] == runs.lines(tmp_path / "run")[1]["train/loss"]
     assert shown[4, "queue"].dtype == np.uint8
     assert wandb.started[0]["config"]["model"]["classifier"] == "tiny"
