@@ -20,7 +20,9 @@ otherwise. They describe noise and texture more than content:
 """
 
 import concurrent.futures
+import math
 import os
+from typing import Any
 
 import numpy as np
 
@@ -31,21 +33,29 @@ from rsmatch_jax.forensics.groups import GROUPS
 _CHUNK_VALUES = 1 << 19
 
 
-def compute(images: np.ndarray) -> np.ndarray:
+def compute(images: Any) -> np.ndarray:
     """Returns the statistics of pictures, float32 [N, F], by a thread per core.
 
     F depends on the size of the pictures only where they are small: some rings of the
-    spectrum are empty below 16 pixels. images: uint8 [N, H, W, 1 or 3].
+    spectrum are empty below 16 pixels. images: uint8 [N, H, W, 1 or 3], or encoded
+    ones, which each thread decodes a few at a time.
     """
     import threadpoolctl  # lazy: comes with scikit-learn
 
-    cores = len(os.sched_getaffinity(0))
+    shape = images.shape[1:]
+    rows = max(1, _CHUNK_VALUES // math.prod(shape))
+
+    def part(start: int) -> np.ndarray:
+        chunk = _chunk(np.asarray(images[start : start + rows]))
+        return np.concatenate(chunk, axis=1)
+
+    width = max(group.stop for group in groups(shape).values())
     with (
         threadpoolctl.threadpool_limits(1),
-        concurrent.futures.ThreadPoolExecutor(cores) as pool,
+        concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
     ):
-        parts = pool.map(_chunk, pictures.chunks(images, _CHUNK_VALUES))
-        return np.concatenate([np.concatenate(part, axis=1) for part in parts])
+        parts = pool.map(part, range(0, len(images), rows))
+        return np.concatenate([np.zeros((0, width), np.float32), *parts])
 
 
 def groups(shape: tuple[int, ...]) -> dict[str, slice]:

@@ -14,9 +14,9 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _CHUNK_VALUES = 1 << 22
 
 
-def chunks(images: np.ndarray, values: int | None = None) -> Iterator[np.ndarray]:
-    """Yields consecutive pictures, at most `values` values at a time."""
-    rows = max(1, (values or _CHUNK_VALUES) // math.prod(images.shape[1:]))
+def chunks(images: np.ndarray) -> Iterator[np.ndarray]:
+    """Yields consecutive pictures, at most _CHUNK_VALUES values at a time."""
+    rows = max(1, _CHUNK_VALUES // math.prod(images.shape[1:]))
     for start in range(0, len(images), rows):
         yield np.asarray(images[start : start + rows])
 

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rsmatch_jax.forensics import threshold
+
 MIN_REAL = 20  # below, any estimate is worthless
 CONFIDENCE = 0.90  # of the interval and of the lower bound
 _DELTA = 0.1  # of best-bin estimation; the paper's value
@@ -53,7 +55,7 @@ def best_bin(real: np.ndarray, unlabeled: np.ndarray) -> float:
 
     Below any score, the share of the unlabelled pictures over that of the real ones is
     at least the share of real pictures among the unlabelled. Takes the score where the
-    upper confidence bound of this ratio is least.
+    upper confidence bound of this ratio is least; the paper's gamma, 0.01, is 0 here.
     """
     cuts = np.concatenate([real, unlabeled])
     of_real, of_unlabeled = (
@@ -83,8 +85,6 @@ def lower_bound(real: np.ndarray, unlabeled: np.ndarray) -> float:
         rank = max(1, int(share * len(cuts)))
         count = int((unlabeled <= cuts[rank - 1]).sum())
         of_real = stats.beta.ppf(tail, rank, len(cuts) - rank + 1)
-        of_unlabeled = 1.0
-        if count < len(unlabeled):
-            of_unlabeled = stats.beta.ppf(1 - tail, count + 1, len(unlabeled) - count)
+        _, of_unlabeled = threshold.clopper_pearson(count, len(unlabeled), tail)
         best = max(best, float(1 - of_unlabeled / of_real))
     return best

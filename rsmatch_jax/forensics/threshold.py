@@ -11,15 +11,12 @@ INTERVAL = 0.95  # confidence of the interval
 class Threshold(NamedTuple):
     """A picture is called synthetic if its score is above `value`.
 
-    value: None if too few real pictures are held out. false_alarm: the share of real
-    pictures that may be called synthetic. held_out_real: how many pictures chose the
-    value. needed: how many it takes. interval: of the rate of false alarms, by Clopper
-    and Pearson from the held-out pictures above `value`; None without one.
+    value: None if fewer than `needed` real pictures are held out. interval: of the
+    rate of false alarms, by Clopper and Pearson from the held-out pictures above
+    `value`; None without one.
     """
 
     value: float | None
-    false_alarm: float
-    held_out_real: int
     needed: int
     interval: tuple[float, float] | None
 
@@ -40,19 +37,17 @@ def conformal(real: np.ndarray, false_alarm: float) -> Threshold:
     above = math.floor(false_alarm * (count + 1) + 1e-9)
     needed = math.ceil(1 / false_alarm - 1e-9) - 1
     if above < 1:
-        return Threshold(None, false_alarm, count, needed, None)
+        return Threshold(None, needed, None)
     value = float(np.sort(real)[count - above])
-    interval = clopper_pearson(int((real > value).sum()), count)
-    return Threshold(value, false_alarm, count, needed, interval)
+    interval = clopper_pearson(int((real > value).sum()), count, (1 - INTERVAL) / 2)
+    return Threshold(value, needed, interval)
 
 
-def clopper_pearson(
-    successes: int, count: int, confidence: float = INTERVAL
-) -> tuple[float, float]:
-    """Returns the exact interval of a binomial share."""
+def clopper_pearson(successes: int, count: int, tail: float) -> tuple[float, float]:
+    """Returns the exact interval of a binomial share, which misses it on either side
+    with a probability of at most `tail`."""
     from scipy import stats  # lazy
 
-    tail = (1 - confidence) / 2
     low, high = 0.0, 1.0
     if successes > 0:
         low = float(stats.beta.ppf(tail, successes, count - successes + 1))

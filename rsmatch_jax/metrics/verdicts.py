@@ -53,25 +53,33 @@ def figures(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
             total = sum(number(counts.get(v)) or 0 for v in VERDICTS)
             share = f" ({percent(count / total)})" if total else ""
             yield f"verdicts.{verdict}", f"called {verdict}", f"{count:,}{share}"
-    if (share := number(summary.get("estimated_share"))) is not None:
-        text = percent(share)
-        if ends := interval(summary.get("estimated_share_interval")):
-            text += f" (90 % interval {ends})"
+    keys = "estimated_share", "share_at_least", "threshold", "held_out_real"
+    share, least, threshold, held_out = (number(summary.get(key)) for key in keys)
+    rate = number(summary.get("false_alarm"))
+    if share is not None:
+        ends = interval(summary.get("estimated_share_interval"))
+        text = percent(share) + (f" (90 % interval {ends})" if ends else "")
         yield "estimated_share", "estimated synthetic share", text
-    if (share := number(summary.get("share_at_least"))) is not None:
-        text = f"{percent(share)} (at 90 % confidence)"
+    if least is not None:
+        text = f"{percent(least)} (at 90 % confidence)"
         yield "share_at_least", "synthetic share at least", text
-    if (threshold := number(summary.get("threshold"))) is not None:
+    if threshold is not None:
         yield "threshold", "called synthetic above a score of", f"{threshold:.3f}"
-    if (count := number(summary.get("held_out_real"))) is not None:
-        yield "held_out_real", "held-out real pictures", f"{count:,}"
-    if (rate := number(summary.get("false_alarm"))) is not None:
-        text = f"at most {percent(rate)}"
-        if ends := interval(summary.get("false_alarm_interval")):
-            text += f" ({percent(INTERVAL)} interval {ends})"
+    if held_out is not None:
+        yield "held_out_real", "held-out real pictures", f"{held_out:,}"
+    if threshold is not None and rate is not None:
+        ends = interval(summary.get("false_alarm_interval"))
+        text = f" ({percent(INTERVAL)} interval {ends})" if ends else ""
+        text = f"at most {percent(rate)}{text}"
         yield "false_alarm", "real pictures called synthetic", text
     if by := BY.get(str(summary.get("by"))):
         yield "by", "judged by", by
+    lean = summary.get("lean")
+    if isinstance(lean, Mapping) and lean:
+        parts = {name: number(part) or 0 for name, part in lean.items()}
+        largest = sorted(parts, key=lambda name: -parts[name])[:4]
+        text = ", ".join(f"{name} {percent(parts[name])}" for name in largest)
+        yield "lean", "the statistics lean on", text
 
 
 def number(value: Any) -> int | float | None:

@@ -56,13 +56,21 @@ _KEYS = (*sources.OWN_PLACES, "cache_dir")
 
 def run(args: argparse.Namespace):
     """Sifts by the command's flags."""
+    try:
+        _sift(args)
+    except RequestError as e:
+        if args.workdir is not None:
+            raise
+        raise RequestError(_with_flags(str(e))) from None
+
+
+def _sift(args: argparse.Namespace):
     out = _check(args)
     compilation.use_cache(args.cache_dir)
     with contextlib.ExitStack() as stack:
         stack.enter_context(image_source.bombs_refused_by_name())
         pictures = _read(args, stack)
-        with _flags_in_place_of_keys():
-            made = judge.scores(pictures, args.by)
+        made = judge.scores(pictures, args.by)
         name, known = judge.best(made, pictures.origins)
         name = args.by or name
         summary: dict[str, Any] = {"by": name}
@@ -79,31 +87,26 @@ def run(args: argparse.Namespace):
             "detector_threshold": _detector_threshold(made, args.false_alarm),
             "known_origins": known,
         }
-        summary = files.plain(summary)
         _write(out, rows, pictures, summary)
         if folder := args.link or args.copy:
             _fill("link" if args.link else "copy", folder, rows, pictures)
     for line in _lines(summary):
         say(line)
-    say(
-        f"written to {out}: {verdicts.TABLE_FILE}, {verdicts.SUMMARY_FILE}, "
-        f"{verdicts.SHEET_FILE}, {verdicts.PAGE_FILE}"
-    )
+    names = verdicts.TABLE_FILE, verdicts.SUMMARY_FILE
+    names += verdicts.SHEET_FILE, verdicts.PAGE_FILE
+    say(f"written to {out}: {', '.join(names)}")
 
 
 def _read(args: argparse.Namespace, stack: contextlib.ExitStack) -> Material:
     """Reads the pictures and says what they are."""
     if args.workdir is None:
-        with _flags_in_place_of_keys():
-            pictures = material.of_places(args, stack)
-        notes = map(_with_flags, pictures.notes)
+        pictures = material.of_places(args, stack)
     else:
         pictures = material.of_run(args, stack)
-        notes = pictures.notes
         if pictures.predicted is not None and not pictures.predicted.scores:
             say("this run has no detector: statistics judge the pictures")
-    for note in notes:
-        say(note)
+    for note in pictures.notes:
+        say(note if args.workdir else _with_flags(note))
     say(
         f"sifting {len(pictures.images)} pictures by {len(pictures.labelled)} labelled "
         f"and {len(pictures.held_out)} held-out real ones ..."
@@ -171,11 +174,12 @@ def _write(out: str, rows: list[Row], pictures: Material, summary: dict[str, Any
 
     with files.written_to("--out", out):
         os.makedirs(out, exist_ok=True)
-        files.write_text(path(verdicts.TABLE_FILE), table.getvalue())
+        # A file's name may be no UTF-8; it keeps its bytes.
+        content = table.getvalue().encode(errors="surrogateescape")
+        files.write_bytes(path(verdicts.TABLE_FILE), content)
         files.write_json(path(verdicts.SUMMARY_FILE), summary)
         sheet.draw(path(verdicts.SHEET_FILE), rows, pictures.images, summary)
-        thumbnails = (x for chunk in material.chunks(pictures.images) for x in chunk)
-        page.write(path(verdicts.PAGE_FILE), rows, thumbnails, summary)
+        page.write(path(verdicts.PAGE_FILE), rows, pictures.images, summary)
 
 
 def _fill(flag: str, folder: str, rows: list[Row], pictures: Material):
@@ -190,8 +194,9 @@ def _fill(flag: str, folder: str, rows: list[Row], pictures: Material):
 
 def _lines(summary: dict[str, Any]):
     """Yields the summary as lines for the terminal."""
-    width = max(len(title) for _, title, _ in verdicts.figures(summary))
-    for _, title, text in verdicts.figures(summary):
+    figures = list(verdicts.figures(summary))
+    width = max(len(title) for _, title, _ in figures)
+    for _, title, text in figures:
         yield f"{title:<{width}}  {text}"
     if summary["threshold"] is None:
         yield (
@@ -201,10 +206,6 @@ def _lines(summary: dict[str, Any]):
         )
     if summary["estimated_share"] is None:
         yield "no estimated share: too few real pictures are held out"
-    if lean := summary["lean"]:
-        first = sorted(lean.items(), key=lambda pair: -pair[1])[:4]
-        listed = ", ".join(f"{name} {part:.0%}" for name, part in first)
-        yield f"the statistics lean on: {listed}"
     known = summary["known_origins"]
     if None not in known["auroc"].values():
         listed = ", ".join(f"{k} {v:.3f}" for k, v in known["auroc"].items())
@@ -212,14 +213,6 @@ def _lines(summary: dict[str, Any]):
             f"AUROC on {known['real']} real and {known['synthetic']} synthetic "
             f"pictures of known origin: {listed}"
         )
-
-
-@contextlib.contextmanager
-def _flags_in_place_of_keys():
-    try:
-        yield
-    except RequestError as e:
-        raise RequestError(_with_flags(str(e))) from None
 
 
 def _with_flags(text: str) -> str:

@@ -75,16 +75,13 @@ def _too_few(material: Material) -> str | None:
 
 def by_statistics(material: Material) -> Scores:
     """Returns scores by the statistics of pictures alone, cross-fitted."""
-    parts = ("labelled", "images", "context", "held_out")
-    labelled, images, context, held_out = (
-        _statistics(getattr(material, part)) for part in parts
-    )
-    size = material.labelled.shape[1:]
+    parts = material.labelled, material.images, material.context, material.held_out
+    labelled, images, context, held_out = map(features.compute, parts)
     fitted = forensic_scores.cross_fit(
         labelled,
         np.concatenate([images, context]),
-        held_out if len(held_out) else None,
-        features.groups(size),
+        held_out,
+        features.groups(material.labelled.shape[1:]),
         material.classes,
     )
     real, which = fitted.held_out, HELD_OUT
@@ -147,24 +144,16 @@ def summary(made: Scores, false_alarm: float) -> dict[str, Any]:
     estimate = None
     if len(made.images) >= FEWEST_IMAGES:
         estimate = share.estimate(made.held_out, made.images)
+    value, interval, at_least = estimate or (None, None, None)
     return {
-        "estimated_share": None if estimate is None else estimate.estimate,
-        "estimated_share_interval": None if estimate is None else [*estimate.interval],
-        "share_at_least": None if estimate is None else estimate.at_least,
+        "estimated_share": value,
+        "estimated_share_interval": interval,
+        "share_at_least": at_least,
         "threshold": limit.value,
         "false_alarm": false_alarm,
-        "false_alarm_interval": None if limit.interval is None else [*limit.interval],
-        "held_out_real": limit.held_out_real,
+        "false_alarm_interval": limit.interval,
+        "held_out_real": len(made.held_out),
         "held_out_needed": limit.needed,
         "held_out": made.which,
         "lean": {name: round(part, 4) for name, part in made.lean.items()} or None,
     }
-
-
-def _statistics(images: materials.Images) -> np.ndarray:
-    """The statistics of pictures; encoded ones are decoded a chunk at a time."""
-    if isinstance(images, np.ndarray) and len(images):
-        return features.compute(images)
-    width = sum(s.stop - s.start for s in features.groups(images.shape[1:]).values())
-    parts = [features.compute(chunk) for chunk in materials.chunks(images)]
-    return np.concatenate([np.zeros((0, width), np.float32), *parts])

@@ -5,7 +5,7 @@ import argparse
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from rsmatch_jax.sift.folders import Source
 
 Images = rs_ssl.Images
 PARTS = ("images", "held_out", "context")
-_CHUNK = 256  # pictures that are decoded at a time
 _BATCH = 64  # of pictures that become a network's input
 
 
@@ -65,6 +64,7 @@ def of_places(args: argparse.Namespace, stack: contextlib.ExitStack) -> Material
     labelled, tested, collected = own.read(places, args.size, encode=False)
     known = own.known(collected, args.origins, labelled.class_names)
     nothing = collected.pictures.images[:0]
+    parts = labelled, tested, collected, known
     return Material(
         names=collected.names.tolist(),
         images=collected.pictures.images,
@@ -74,7 +74,7 @@ def of_places(args: argparse.Namespace, stack: contextlib.ExitStack) -> Material
         context=nothing,
         origins=known.origins,
         sources=_sources(collected.names.tolist(), args.unlabeled, args, stack),
-        notes=(*labelled.notes, *(tested.notes if tested else ()), *collected.notes),
+        notes=tuple(note for x in parts if x is not None for note in x.notes),
     )
 
 
@@ -93,12 +93,6 @@ def of_run(args: argparse.Namespace, stack: contextlib.ExitStack) -> Material:
         material = dataclasses.replace(material, sources=sources)
     predicted = _predict(model, material)
     return dataclasses.replace(material, predicted=predicted, step=model.step)
-
-
-def chunks(images: Images, size: int = _CHUNK) -> Iterator[np.ndarray]:
-    """Yields uint8 [n, S, S, 3], so that encoded pictures are never all in memory."""
-    for start in range(0, len(images), size):
-        yield np.asarray(images[start : start + size])
 
 
 def _of_task(task: rs_ssl.Task) -> Material:
@@ -169,7 +163,9 @@ def _predict(model: frozen.Model, material: Material) -> Predicted:
     rows = min(_BATCH, max(len(material.images), 1))
 
     def outputs(images: Images):
-        return list(model.predict_batches(chunks(images, rows), rows))
+        starts = range(0, len(images), rows)
+        batches = (np.asarray(images[start : start + rows]) for start in starts)
+        return list(model.predict_batches(batches, rows))
 
     of_images = outputs(material.images)
     probabilities = np.concatenate([x.probabilities for x in of_images])

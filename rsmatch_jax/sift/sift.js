@@ -1,61 +1,54 @@
 "use strict";
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
-const ORIGINS = ["real", "synthetic"];
+const KEY = "rsmatch sift " + data.id; // of the ticks that the browser stores
 const GAP = 8, FRAME = 3, TEXT = 18, BUTTONS = 26; // pixels, as in the style sheet
 // A small picture is enlarged by a whole factor, so that its pixels stay squares.
 const SIDE = data.side <= 48 ? data.side * Math.round(96 / data.side) : 96;
 const WIDE = SIDE + 2 * FRAME, HIGH = WIDE + TEXT + BUTTONS;
-const each = data.columns * data.columns; // pictures of a sprite
 const ticks = new Map(); // position of a picture: its origin
 const tiles = new Map(); // position of a picture: its element on the page
 const grid = $("grid");
 let shown = [], columns = 1, current = -1; // shown: positions in the order of the screen
-let isStored = true, saved = 0; // saved: number of ticks in the file
+let isStored = true, isSaved = true; // in the browser, in the file
 
 // --- ticks -------------------------------------------------------------------------
 
-const KEY = "rsmatch sift " + data.id;
+function ticked(origin) {
+  return data.path.filter((path, i) => ticks.get(i) === origin);
+}
+
+function withStorage(use) {
+  try {
+    use();
+  } catch (error) {
+    isStored = false;
+    $("note").hidden = false;
+  }
+}
 
 function loadTicks() {
-  try {
-    const stored = JSON.parse(localStorage.getItem(KEY)) || {};
-    const positions = new Map(data.path.map((path, i) => [path, i]));
-    for (const origin of ORIGINS)
-      for (const path of stored[origin] || [])
-        if (positions.has(path)) ticks.set(positions.get(path), origin);
-  } catch (error) {
-    forgetful();
+  const stored = JSON.parse(localStorage.getItem(KEY)) || {};
+  for (const origin of ["real", "synthetic"]) {
+    const paths = new Set(stored[origin]);
+    data.path.forEach((path, i) => paths.has(path) && ticks.set(i, origin));
   }
-}
-
-function storeTicks() {
-  const stored = { real: [], synthetic: [] };
-  for (const [i, origin] of ticks) stored[origin].push(data.path[i]);
-  try {
-    localStorage.setItem(KEY, JSON.stringify(stored));
-  } catch (error) {
-    forgetful();
-  }
-}
-
-function forgetful() {
-  isStored = false;
-  $("note").hidden = false;
 }
 
 function tick(i, origin) {
   if (origin) ticks.set(i, origin);
   else ticks.delete(i);
-  storeTicks();
-  if (tiles.has(i)) fill(tiles.get(i), i);
+  isSaved = ticks.size === 0;
+  const stored = { real: ticked("real"), synthetic: ticked("synthetic") };
+  withStorage(() => localStorage.setItem(KEY, JSON.stringify(stored)));
+  fill(i);
   showTicks();
   showDetail();
 }
 
 function showTicks() {
-  const counts = ORIGINS.map((o) => [...ticks.values()].filter((x) => x === o).length);
-  $("ticked").textContent = `ticked: ${counts[0]} real, ${counts[1]} synthetic`;
+  const [real, synthetic] = [ticked("real").length, ticked("synthetic").length];
+  $("ticked").textContent = `ticked: ${real} real, ${synthetic} synthetic`;
   $("save").disabled = ticks.size === 0;
 }
 
@@ -73,32 +66,43 @@ function save() {
   link.download = "origins.csv";
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-  saved = ticks.size;
+  isSaved = true;
 }
 
 // --- the grid: only the tiles near the screen exist --------------------------------
 
-function picture(element, i, side) {
-  const place = i % each, x = place % data.columns, y = Math.floor(place / data.columns);
+function paint(element, i) {
+  const each = data.columns * data.columns, place = i % each; // in its sprite
+  const x = place % data.columns, y = Math.floor(place / data.columns);
   element.className = `picture sprite-${Math.floor(i / each)}`;
-  element.style.backgroundSize = `${data.columns * side}px auto`;
-  element.style.backgroundPosition = `${-x * side}px ${-y * side}px`;
+  element.style.width = element.style.height = `${SIDE}px`;
+  element.style.backgroundSize = `${data.columns * SIDE}px auto`;
+  element.style.backgroundPosition = `${-x * SIDE}px ${-y * SIDE}px`;
 }
 
 function words(i) {
-  const parts = [];
-  if (data.class[i] >= 0) {
-    const p = data.probability[i];
-    parts.push(data.classes[data.class[i]] + (p === null ? "" : ` (probability ${p.toFixed(2)})`));
-  }
-  parts.push(`score ${data.score[i].toFixed(3)}`);
-  if (data.verdict[i] >= 0) parts.push(`called ${data.verdicts[data.verdict[i]]}`);
+  const parts = [`score ${data.score[i].toFixed(3)}`], p = data.probability[i];
+  const sure = p === null ? "" : ` (probability ${p.toFixed(2)})`;
+  if (data.class[i]) parts.unshift(data.class[i] + sure);
+  if (data.verdict[i]) parts.push(`called ${data.verdict[i]}`);
   if (ticks.has(i)) parts.push(`ticked ${ticks.get(i)}`);
   return parts.join(", ");
 }
 
-function fill(tile, i) {
-  tile.className = `tile ${data.verdicts[data.verdict[i]] || ""}`;
+function make(i) {
+  const tile = $("tile").content.firstElementChild.cloneNode(true);
+  paint(tile.children[0], i);
+  tile.children[1].textContent = `${data.score[i].toFixed(3)} ${data.class[i]}`;
+  tile.title = data.path[i];
+  tile.style.width = `${WIDE}px`;
+  tile.dataset.position = i;
+  return tile;
+}
+
+function fill(i) {
+  const tile = tiles.get(i);
+  if (!tile) return;
+  tile.className = `tile ${data.verdict[i]}`;
   tile.classList.toggle("current", i === current);
   tile.tabIndex = i === current || (current < 0 && i === shown[0]) ? 0 : -1;
   tile.setAttribute("aria-label", `${data.path[i]}, ${words(i)}`);
@@ -106,47 +110,25 @@ function fill(tile, i) {
     button.setAttribute("aria-pressed", ticks.get(i) === button.dataset.origin);
 }
 
-function make(i) {
-  const tile = $("tile").content.firstElementChild.cloneNode(true);
-  const [image, score] = tile.children;
-  picture(image, i, SIDE);
-  image.style.width = image.style.height = `${WIDE}px`;
-  const name = data.class[i] >= 0 ? ` ${data.classes[data.class[i]]}` : "";
-  score.textContent = data.score[i].toFixed(3) + name;
-  tile.title = data.path[i];
-  tile.style.width = `${WIDE}px`;
-  tile.dataset.position = i;
-  fill(tile, i);
-  return tile;
-}
-
-// The positions in `shown` of the tiles that exist: also below the screen two rows, for
-// the tabulator key.
-function near() {
+function draw() {
   const top = grid.getBoundingClientRect().top, step = HIGH + GAP;
+  // Two rows more on either side, for the tabulator key.
   const first = Math.max(0, Math.floor(-top / step) - 2);
   const end = Math.max(first, Math.ceil((innerHeight - top) / step)) + 2;
-  return [first * columns, Math.min(end * columns, shown.length)];
-}
-
-function remove(i, tile) {
-  tile.remove();
-  tiles.delete(i);
-}
-
-function draw() {
-  const [first, end] = near();
-  const drawn = new Set(shown.slice(first, end));
-  for (const [i, tile] of tiles) if (!drawn.has(i)) remove(i, tile);
-  for (let n = first; n < end; n++) {
-    const i = shown[n];
+  const near = new Set(shown.slice(first * columns, end * columns));
+  for (const [i, tile] of tiles) {
+    if (near.has(i)) continue;
+    tile.remove();
+    tiles.delete(i);
+  }
+  let n = first * columns;
+  for (const i of near) {
     if (!tiles.has(i)) {
-      tiles.set(i, make(i));
-      grid.append(tiles.get(i));
+      tiles.set(i, grid.appendChild(make(i)));
+      fill(i);
     }
-    const style = tiles.get(i).style;
-    style.left = `${(n % columns) * (WIDE + GAP)}px`;
-    style.top = `${Math.floor(n / columns) * (HIGH + GAP)}px`;
+    tiles.get(i).style.left = `${(n % columns) * (WIDE + GAP)}px`;
+    tiles.get(i).style.top = `${Math.floor(n++ / columns) * step}px`;
   }
 }
 
@@ -166,13 +148,14 @@ function select() {
   const key = keys[$("order").value];
   shown = [...data.path.keys()].filter(
     (i) =>
-      (verdict === "" || data.verdict[i] === Number(verdict)) &&
-      (name === "" || data.class[i] === Number(name)) &&
+      (verdict === "" || data.verdict[i] === verdict) &&
+      (name === "" || data.class[i] === name) &&
       (origin === "" || (ticks.get(i) || "none") === origin)
   );
   shown.sort((a, b) => key(a) - key(b));
   current = -1;
-  for (const [i, tile] of tiles) remove(i, tile);
+  grid.replaceChildren();
+  tiles.clear();
   $("count").textContent = `${shown.length} of ${data.path.length} pictures`;
   showDetail();
   if (scrollY > grid.offsetTop) scrollTo(0, grid.offsetTop - $("bar").offsetHeight);
@@ -184,9 +167,7 @@ function select() {
 function showDetail() {
   $("detail").hidden = current < 0;
   if (current < 0) return;
-  const element = $("detail").firstElementChild;
-  picture(element, current, SIDE);
-  element.style.width = element.style.height = `${SIDE}px`;
+  paint($("detail").firstElementChild, current);
   $("path").textContent = data.path[current];
   $("facts").textContent = words(current);
 }
@@ -194,7 +175,7 @@ function showDetail() {
 function choose(i) {
   const before = current;
   current = i;
-  for (const j of [before, i, shown[0]]) if (tiles.has(j)) fill(tiles.get(j), j);
+  for (const j of [before, i, shown[0]]) fill(j);
   showDetail();
 }
 
@@ -237,12 +218,6 @@ function onKey(event) {
 // --- the beginning -----------------------------------------------------------------
 
 document.body.classList.toggle("pixels", data.side <= 48);
-data.verdicts.forEach((name, k) => {
-  if (data.verdict.includes(k)) $("verdict").add(new Option(name, k));
-});
-data.classes.forEach((name, k) => $("class").add(new Option(name, k)));
-$("verdict").parentElement.hidden = !data.verdict.some((k) => k >= 0);
-$("class").parentElement.hidden = data.classes.length === 0;
 grid.addEventListener("click", (event) => {
   const tile = event.target.closest(".tile");
   if (!tile) return;
@@ -259,10 +234,10 @@ document.addEventListener("keydown", onKey);
 addEventListener("scroll", () => requestAnimationFrame(draw), { passive: true });
 new ResizeObserver(layOut).observe(document.body); // also when a text opens
 addEventListener("beforeunload", (event) => {
-  if (!isStored && ticks.size !== saved) event.preventDefault();
+  if (!isStored && !isSaved) event.preventDefault();
 });
 $("save").addEventListener("click", save);
 for (const id of ["verdict", "class", "ticks", "order"]) $(id).addEventListener("change", select);
-loadTicks();
+withStorage(loadTicks);
 showTicks();
 select();

@@ -33,6 +33,7 @@ def test_shapes_and_chunks(shape, monkeypatch):
     slices = features.groups(shape)
     assert list(slices) == list(groups.GROUPS)
     assert sum(s.stop - s.start for s in slices.values()) == together.shape[1]
+    assert features.compute(images[:0]).shape == (0, together.shape[1])
     monkeypatch.setattr(features, "_CHUNK_VALUES", 2 * images[0].size)
     np.testing.assert_allclose(features.compute(images), together, rtol=1e-3, atol=1e-4)
 
@@ -163,8 +164,9 @@ def test_large_pictures_are_sampled_over_all_columns(monkeypatch):
     assert len(set(sample % 20)) == 20
 
 
-def test_chunks_cover_all_pictures():
+def test_chunks_cover_all_pictures(monkeypatch):
     images = noise(7)
-    parts = list(pictures.chunks(images, 3 * images[0].size))
+    monkeypatch.setattr(pictures, "_CHUNK_VALUES", 3 * images[0].size)
+    parts = list(pictures.chunks(images))
     assert [len(p) for p in parts] == [3, 3, 1]
     np.testing.assert_array_equal(np.concatenate(parts), images)

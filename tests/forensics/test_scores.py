@@ -159,26 +159,28 @@ def test_the_next_real_picture_keeps_the_promise(count, rate):
     assert abs(np.mean(alarms) - expected) < 4 * np.sqrt(rate / 4000)
 
 
-def test_thresholds_with_too_few_real_pictures_and_with_ties():
-    result = threshold.conformal(np.arange(18.0), 0.05)
-    assert result == threshold.Threshold(None, 0.05, 18, 19, None)
-    assert threshold.conformal(np.arange(19.0), 0.05).value == 18
-    # 0.1 of 30 is not 3 in floating point.
-    assert threshold.conformal(np.arange(29.0), 0.1).value == 26
-    tied = threshold.conformal(np.ones(99), 0.05)
-    assert (tied.value, tied.interval[0]) == (1, 0)
-    assert threshold.conformal(np.empty(0), 0.5).value is None
+@pytest.mark.parametrize(
+    ("count", "rate", "value"),
+    [(0, 0.5, None), (18, 0.05, None), (19, 0.05, 18), (29, 0.1, 26)],
+)
+def test_thresholds_of_whole_numbers(count, rate, value):
+    """0.1 of 30 is not 3 in floating point."""
+    result = threshold.conformal(np.arange(float(count)), rate)
+    assert result.value == value and (result.interval is None) == (value is None)
+    assert result.needed == round(1 / rate) - 1
 
 
 def test_clopper_pearson_against_the_binomial_tails():
     for successes, count in ((0, 30), (3, 40), (40, 40)):
-        low, high = threshold.clopper_pearson(successes, count)
+        interval = threshold.clopper_pearson(successes, count, 0.025)
         expected = stats.binomtest(successes, count).proportion_ci(0.95, "exact")
-        assert (low, high) == pytest.approx((expected.low, expected.high))
-    values = np.random.default_rng(0).normal(size=200)
-    result = threshold.conformal(values, 0.05)
-    above = int((values > result.value).sum())
-    assert result.interval == threshold.clopper_pearson(above, 200)
+        assert interval == pytest.approx((expected.low, expected.high))
+    for values in (np.random.default_rng(0).normal(size=200), np.ones(99)):
+        result = threshold.conformal(values, 0.05)
+        above = int((values > result.value).sum())
+        assert above == (9 if values[0] < 1 else 0)  # 10 of 201 scores, or all tied
+        expected = threshold.clopper_pearson(above, len(values), 0.025)
+        assert result.interval == pytest.approx(expected)
 
 
 def test_copies_of_a_picture_look_no_more_synthetic():

@@ -16,7 +16,7 @@ from rsmatch_jax.sift.rows import Row
 
 @pytest.fixture
 def pictures(tmp_path, monkeypatch):
-    """(rows, sources) of six files below a folder that is named by a relative path."""
+    """(rows, sources) of six files, which relative paths reach by links."""
     monkeypatch.chdir(tmp_path)
     rows, sources = [], []
     for name, class_name, verdict in (
@@ -30,8 +30,10 @@ def pictures(tmp_path, monkeypatch):
         path = pathlib.Path("photos", name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode(noise(4, 4, 3, seed=len(rows))))
+        alias = f"{len(rows)}.png"
+        os.symlink(path, alias)
         rows.append(Row(name, class_name, 0.5, 0.5, verdict))
-        sources.append(Source(str(path), path.read_bytes))
+        sources.append(Source(alias, path.read_bytes))
     return rows, sources
 
 
@@ -56,17 +58,10 @@ def test_a_folder_a_verdict_and_class(pictures, tmp_path, flag):
         assert path.read_bytes() == source.read()
         assert path.is_symlink() == (flag == "link")
         if flag == "link":
-            assert os.readlink(path) == str(tmp_path / source.file)
+            assert os.readlink(path) == os.path.realpath(source.file)
+    assert sorted(os.listdir("out")) == ["real", "synthetic", "unsure"]
     # The other commands read what was made.
     assert len(image_files.find(["out"])) == len(rows)
-
-
-def test_a_link_leads_to_the_real_file(pictures, tmp_path):
-    rows, sources = pictures
-    os.symlink(tmp_path / sources[0].file, "alias.png")
-    folders.fill("link", "out", rows[:1], [Source("alias.png", sources[0].read)])
-    assert os.readlink("out/real/cat/one.png") == str(tmp_path / "photos/a/one.png")
-    assert sorted(os.listdir("out")) == ["real", "synthetic", "unsure"]
 
 
 def test_pictures_in_archives_are_copied_but_not_linked(pictures):
@@ -107,13 +102,14 @@ def test_wrong_requests(pictures):
     assert not os.path.exists("out")
     pathlib.Path("empty").mkdir()
     folders.fill("copy", "empty", rows, sources)
-    damaged = Source(None, lambda: raise_(image_source.Unreadable("a broken stream")))
+
+
+def test_a_damaged_archive_is_named(pictures):
+    def read():
+        raise image_source.Unreadable("a broken stream")
+
     with pytest.raises(RequestError, match="a broken stream"):
-        folders.fill("copy", "other", rows[:1], [damaged])
-
-
-def raise_(error):
-    raise error
+        folders.fill("copy", "other", pictures[0][:1], [Source(None, read)])
 
 
 def test_many_equal_names_take_no_quadratic_time(tmp_path):

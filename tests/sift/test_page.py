@@ -3,7 +3,9 @@
 import base64
 import io
 import json
+import os
 import re
+import types
 
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ from support.sifted import NAMES, NULLS, made
 
 from rsmatch_jax import contact_sheet
 from rsmatch_jax.metrics import verdicts
-from rsmatch_jax.sift import page
+from rsmatch_jax.sift import __main__ as command
+from rsmatch_jax.sift import page, sheet
 
 
 def written(tmp_path, *args):
@@ -38,19 +41,21 @@ def words(text):
     return " ".join(re.sub(r"<[^>]*>", " ", body).split())
 
 
+def shown_order(rows):
+    return sorted(range(len(rows)), key=lambda i: -rows[i].score)
+
+
 def test_the_page_holds_every_row_and_picture_by_score(tmp_path):
     rows, thumbnails, summary = made(1100, side=32)
-    text, data, pictures = written(tmp_path, rows, thumbnails, summary)
-    order = sorted(range(len(rows)), key=lambda i: -rows[i].score)
-    assert data["path"] == [rows[i].path for i in order]
-    assert data["score"] == pytest.approx([rows[i].score for i in order], abs=1e-4)
-    names = [data["classes"][k] for k in data["class"]]
-    assert names == [rows[i].class_name for i in order]
-    assert [data["verdicts"][k] for k in data["verdict"]] == [
-        rows[i].verdict for i in order
-    ]
-    probabilities = [rows[i].probability for i in order]
-    assert data["probability"] == pytest.approx(probabilities, abs=1e-4)
+    _, data, pictures = written(tmp_path, rows, thumbnails, summary)
+    order = shown_order(rows)
+    ordered = [rows[i] for i in order]
+    assert data["path"] == [row.path for row in ordered]
+    assert data["class"] == [row.class_name for row in ordered]
+    assert data["verdict"] == [row.verdict for row in ordered]
+    for key in ("score", "probability"):
+        expected = [getattr(row, key) for row in ordered]
+        assert data[key] == pytest.approx(expected, abs=1e-4)
     np.testing.assert_array_equal(pictures[:1100], thumbnails[order])
     assert not pictures[1100:].any()
 
@@ -59,24 +64,22 @@ def test_nothing_in_a_path_or_class_becomes_html(tmp_path):
     text, data, _ = written(tmp_path, *made(50))
     assert set(NAMES) <= set(data["path"])
     assert text.count("<script") == 2 and "window.attacked=1>" not in text
-    assert "<b>" not in text and "&lt;b&gt;0.71&lt;/b&gt;" in text
+    assert "<b>" not in text and text.count("&lt;b&gt;") == 3  # an option, and `lean`
     assert not re.search(r"https?:|//(?!#)[a-z]+\.", text.split("<script>")[0])
     assert "default-src 'none'" in text
 
 
 @pytest.mark.parametrize(("side", "drawn"), [(28, 28), (64, 64), (128, 64)])
-def test_an_iterator_of_large_or_grey_pictures(tmp_path, side, drawn):
+def test_large_or_grey_pictures(tmp_path, side, drawn):
     rows, _, summary = made(20)
     coarse = noise(20, 4, 4, 1)  # in patches, so that WebP changes little
     pictures = coarse.repeat(side // 4, axis=1).repeat(side // 4, axis=2)
-    _, data, shown = written(tmp_path, rows, iter(pictures), summary)
+    _, data, shown = written(tmp_path, rows, pictures, summary)
     assert data["side"] == drawn
-    order = sorted(range(len(rows)), key=lambda i: -rows[i].score)
-    expected = coarse[order].repeat(drawn // 4, axis=1).repeat(drawn // 4, axis=2)
+    expected = coarse[shown_order(rows)]
+    expected = expected.repeat(drawn // 4, axis=1).repeat(drawn // 4, axis=2)
     difference = np.abs(shown[:20].astype(int) - expected)
     assert difference.mean() < (3 if side > 32 else 1e-9)
-    with pytest.raises(ValueError, match="shorter"):
-        page.write(str(tmp_path / "x.html"), rows, iter(pictures[:19]), summary)
 
 
 def test_too_many_pictures_are_the_surest_and_those_at_the_border(
@@ -84,27 +87,27 @@ def test_too_many_pictures_are_the_surest_and_those_at_the_border(
 ):
     monkeypatch.setattr(page, "MAX_SHOWN", 30)
     rows, thumbnails, summary = made(200)
-    for pictures in (thumbnails, iter(thumbnails)):
-        text, data, shown = written(tmp_path, rows, pictures, summary)
-        order = sorted(range(200), key=lambda i: -rows[i].score)
-        middle = sorted(order, key=lambda i: abs(rows[i].score - 0.8))[:10]
-        expected = sorted({*order[:10], *order[-10:], *middle}, key=order.index)
-        assert data["path"] == [rows[i].path for i in expected]
-        np.testing.assert_array_equal(shown[: len(expected)], thumbnails[expected])
-        assert f"This page shows {len(expected)} of them" in words(text)
-        assert "200 unlabelled pictures" in words(text)
+    text, data, shown = written(tmp_path, rows, thumbnails, summary)
+    order = shown_order(rows)
+    middle = sorted(order, key=lambda i: abs(rows[i].score - 0.8))[:10]
+    expected = sorted({*order[:10], *order[-10:], *middle}, key=order.index)
+    assert data["path"] == [rows[i].path for i in expected]
+    np.testing.assert_array_equal(shown[: len(expected)], thumbnails[expected])
+    assert f"This page shows {len(expected)} of them" in words(text)
+    assert "200 unlabelled pictures" in words(text)
 
 
 def test_figures_are_those_of_the_summary(tmp_path):
-    text, *_ = written(tmp_path, *made(50))
-    assert "estimated synthetic share 51.2 % (90 % interval 45 to 56.8 %)" in words(
-        text
-    )
-    assert "score above 0.800 are called synthetic" in words(text)
-    assert "so that at most 5 % of real pictures are called synthetic" in words(text)
-    assert "What the scores lean on: fine texture" in words(text)
-    assert "The mean of two ranks" in words(text)
-    assert "This page shows" not in words(text)
+    text = words(written(tmp_path, *made(50))[0])
+    for expected in (
+        "estimated synthetic share 51.2 % (90 % interval 45 to 56.8 %)",
+        "score above 0.800 are called synthetic",
+        "so that at most 5 % of real pictures are called synthetic",
+        "the statistics lean on fine texture 93 %, &lt;b&gt;colour",
+        "The mean of two ranks",
+    ):
+        assert expected in text
+    assert "This page shows" not in text
 
 
 @pytest.mark.parametrize("summary", [{}, NULLS, {**NULLS, "by": "statistics"}])
@@ -112,14 +115,13 @@ def test_without_threshold_and_share_there_are_scores_alone(tmp_path, summary):
     rows, thumbnails, _ = made(20)
     rows = [row._replace(verdict=None, class_name="", probability=None) for row in rows]
     text, data, _ = written(tmp_path, rows, thumbnails, summary)
-    assert set(data["verdict"]) == set(data["class"]) == {-1}
+    assert set(data["verdict"]) == set(data["class"]) == {""}
     assert set(data["probability"]) == {None}
-    assert "There is no threshold and no verdict" in words(text)
-    assert "None is estimated" in words(text)
-    assert "Unsure" not in words(text) and "None" not in words(text).replace(
-        "None is", ""
-    )
     assert 'data-figure="threshold' not in text
+    text = words(text)
+    assert "There is no threshold and no verdict" in text
+    assert "None is estimated" in text and "Unsure" not in text
+    assert "None" not in text.replace("None is", "")
 
 
 def test_ticks_are_those_of_the_same_pictures(tmp_path):
@@ -145,18 +147,27 @@ def test_figures_in_words():
         "held_out_real": "1,000",
         "false_alarm": "at most 5 % (95 % interval 3.7 to 6.5 %)",
         "by": "the run's detector and statistics of the pictures",
+        "lean": "fine texture 93 %, <b>colour</b> 7 %",
     }
-    assert not list(verdicts.figures(NULLS)) and not list(verdicts.figures({}))
     broken = {key: "x" for key in NULLS} | {"verdicts": {"real": None}}
-    assert not list(verdicts.figures(broken))
+    for nothing in (NULLS, {}, broken, {"lean": {}}):
+        assert not list(verdicts.figures(nothing))
     partly = {"estimated_share": 0.5, "estimated_share_interval": [None, 1]}
-    assert [x[2] for x in verdicts.figures(partly)] == ["50 %"]
+    # Without a threshold no real picture is called synthetic.
+    partly |= {"false_alarm": 0.05, "lean": {"grid": None}}
+    assert [x[2] for x in verdicts.figures(partly)] == ["50 %", "grid 0 %"]
+
+
+def test_a_name_that_is_no_text_keeps_its_bytes(tmp_path):
+    """As Linux allows it: the byte 255 is in no UTF-8."""
+    rows, thumbnails, _ = made(20)
+    rows[0] = rows[0]._replace(path=os.fsdecode(b"\xff.png"))
+    command._write(str(tmp_path), rows, types.SimpleNamespace(images=thumbnails), NULLS)
+    assert b"\n\xff.png," in (tmp_path / "images.csv").read_bytes()
 
 
 def test_sheet_shows_the_surest_and_those_at_the_border_by_class(tmp_path):
     """Pictures of one value each, read back from their places."""
-    from rsmatch_jax.sift import sheet
-
     rows, _, summary = made(200)
     values = np.arange(200, dtype=np.uint8)
     thumbnails = np.broadcast_to(values[:, None, None, None], (200, 48, 48, 3))

@@ -77,6 +77,8 @@ def check_summary(rows, summary):
 def test_without_a_run(root, tmp_path, capsys, test):
     flags = [f"--test={root}/test"] if test else []
     flags += [f"--out={tmp_path}/out", "--size=8", "--false_alarm=0.1"]
+    (tmp_path / "o.csv").write_text("path,origin,by\n000r.png,real,me\n")
+    flags.append(f"--origins={tmp_path}/o.csv")
     assert sift.main([*places(root), *flags]) == 0
     rows, summary = read(tmp_path / "out")
     assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
@@ -88,6 +90,8 @@ def test_without_a_run(root, tmp_path, capsys, test):
     assert 0.3 < summary["estimated_share"] < 0.7
     out = capsys.readouterr().out
     assert "estimated synthetic share" in out and "lean on" in out
+    assert f"--origins={tmp_path}/o.csv: columns that are not used: by" in out
+    assert summary["known_origins"]["real"] == 1
     assert {x.name for x in (tmp_path / "out").iterdir()} == {
         *("images.csv", "summary.json", "sheet.png", "sift.html")
     }

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from rsmatch_jax.metrics.verdicts import VERDICTS
 from rsmatch_jax.sift.rows import Row
 
 # Paths that break a page or a CSV file which does not guard against them.
@@ -39,11 +40,9 @@ def made(count, side=8):
         "false_alarm": 0.05,
         "held_out_real": 1000,
         "false_alarm_interval": [0.037, 0.065],
-        "verdicts": {
-            name: verdicts.count(name) for name in ("real", "synthetic", "unsure")
-        },
+        "verdicts": {name: verdicts.count(name) for name in VERDICTS},
         "by": "both",
-        "lean": {"fine texture": "0.93, without it <b>0.71</b>"},
+        "lean": {"<b>colour</b>": 0.07, "fine texture": 0.93},
     }
     thumbnails = rng.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
     return rows, thumbnails, summary
