@@ -31,7 +31,6 @@ import csv
 import io
 import os
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,7 +39,6 @@ from rsmatch_jax.data import sources
 from rsmatch_jax.data.images import image_source
 from rsmatch_jax.deploy import saved
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.forensics import threshold
 from rsmatch_jax.metrics import verdicts
 from rsmatch_jax.runs import workdir
 from rsmatch_jax.runtime import compilation
@@ -73,18 +71,12 @@ def _sift(args: argparse.Namespace):
         made = judge.scores(pictures, args.by)
         name, known = judge.best(made, pictures.origins)
         name = args.by or name
-        summary: dict[str, Any] = {"by": name}
-        summary |= judge.summary(made[name], args.false_alarm)
+        summary = judge.summary(made, name, args.false_alarm)
         rows = _rows(pictures, made[name], summary["threshold"])
-        counts = Counter(row.verdict for row in rows)
-        summary["verdicts"] = None
-        if summary["threshold"] is not None:
-            summary["verdicts"] = {word: counts[word] for word in verdicts.VERDICTS}
         summary |= {
             "pictures": len(rows),
             "workdir": args.workdir,
             "step": pictures.step,
-            "detector_threshold": _detector_threshold(made, args.false_alarm),
             "known_origins": known,
         }
         _write(out, rows, pictures, summary)
@@ -151,15 +143,6 @@ def _rows(pictures: Material, chosen: judge.Scores, limit: float | None) -> list
     words = verdicts.of_scores(chosen.images, limit)
     columns = (pictures.names, classes, probabilities, chosen.images.tolist(), words)
     return [Row(*row) for row in zip(*columns, strict=True)]
-
-
-def _detector_threshold(
-    made: dict[str, judge.Scores], false_alarm: float
-) -> float | None:
-    """The threshold on the detector's own score, which `predict` uses."""
-    if judge.DETECTOR not in made:
-        return None
-    return threshold.conformal(made[judge.DETECTOR].held_out, false_alarm).value
 
 
 def _write(out: str, rows: list[Row], pictures: Material, summary: dict[str, Any]):

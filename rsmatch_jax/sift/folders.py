@@ -1,7 +1,6 @@
 """Sorts pictures into folders by verdict and class, as links or copies."""
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -56,7 +55,11 @@ def fill(flag: str, folder: str, rows: Sequence[Row], sources: Sequence[Source])
         for verdict in verdicts.VERDICTS:
             os.makedirs(os.path.join(folder, verdict), exist_ok=True)
         for place, source in zip(_places(folder, rows), sources, strict=True):
-            _put(flag, source, place)
+            if flag == "link" and source.file is not None:
+                os.symlink(os.path.realpath(source.file), place)
+            else:
+                with open(place, "xb") as f:
+                    f.write(source.read())
     except (OSError, image_source.Unreadable) as e:
         raise RequestError(
             f"--{flag}={folder} cannot be filled: {e}; choose another folder"
@@ -80,13 +83,3 @@ def _places(folder: str, rows: Sequence[Row]) -> Iterator[str]:
             place = f"{stem}-{numbers[wish.casefold()] + 1}{suffix}"
         taken.add(place.casefold())
         yield place
-
-
-def _put(flag: str, source: Source, place: str):
-    if flag == "link" and source.file is not None:
-        os.symlink(os.path.realpath(source.file), place)
-    elif source.file is not None:
-        shutil.copyfile(source.file, place)
-    else:
-        with open(place, "xb") as f:
-            f.write(source.read())

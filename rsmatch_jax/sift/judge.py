@@ -138,22 +138,34 @@ def best(made: Mapping[str, Scores], origins: np.ndarray) -> tuple[str, dict[str
     return (BOTH if BOTH in made else next(iter(made))), figures
 
 
-def summary(made: Scores, false_alarm: float) -> dict[str, Any]:
-    """Returns threshold, share and their intervals, None without held-out pictures."""
-    limit = threshold.conformal(made.held_out, false_alarm)
-    estimate = None
-    if len(made.images) >= FEWEST_IMAGES:
-        estimate = share.estimate(made.held_out, made.images)
+def summary(
+    made: Mapping[str, Scores], name: str, false_alarm: float
+) -> dict[str, Any]:
+    """Returns threshold, verdicts and share by one of the scores, with their intervals,
+    None without held-out pictures. detector_threshold: of `predict`."""
+    scored = made[name]
+    limit = threshold.conformal(scored.held_out, false_alarm)
+    counts = of_detector = estimate = None
+    if limit.value is not None:
+        words = verdicts.of_scores(scored.images, limit.value)
+        counts = {word: words.count(word) for word in verdicts.VERDICTS}
+    if DETECTOR in made:
+        of_detector = threshold.conformal(made[DETECTOR].held_out, false_alarm).value
+    if len(scored.images) >= FEWEST_IMAGES:
+        estimate = share.estimate(scored.held_out, scored.images)
     value, interval, at_least = estimate or (None, None, None)
     return {
+        "by": name,
+        "verdicts": counts,
         "estimated_share": value,
         "estimated_share_interval": interval,
         "share_at_least": at_least,
         "threshold": limit.value,
+        "detector_threshold": of_detector,
         "false_alarm": false_alarm,
         "false_alarm_interval": limit.interval,
-        "held_out_real": len(made.held_out),
+        "held_out_real": len(scored.held_out),
         "held_out_needed": limit.needed,
-        "held_out": made.which,
-        "lean": {name: round(part, 4) for name, part in made.lean.items()} or None,
+        "held_out": scored.which,
+        "lean": {k: round(part, 4) for k, part in scored.lean.items()} or None,
     }

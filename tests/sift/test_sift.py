@@ -57,10 +57,6 @@ def scores(rows):
     return np.array([float(row["synthetic_score"]) for row in rows])
 
 
-def places(root):
-    return [f"--labeled={root}/labelled", f"--unlabeled={root}/scraped"]
-
-
 def check_summary(rows, summary):
     """The verdicts follow from the scores and the threshold."""
     limit, words = summary["threshold"], [row["verdict"] for row in rows]
@@ -79,7 +75,8 @@ def test_without_a_run(root, tmp_path, capsys, test):
     flags += [f"--out={tmp_path}/out", "--size=8", "--false_alarm=0.1"]
     (tmp_path / "o.csv").write_text("path,origin,by\n000r.png,real,me\n")
     flags.append(f"--origins={tmp_path}/o.csv")
-    assert sift.main([*places(root), *flags]) == 0
+    places = [f"--labeled={root}/labelled", f"--unlabeled={root}/scraped"]
+    assert sift.main([*places, *flags]) == 0
     rows, summary = read(tmp_path / "out")
     assert [row["path"] for row in rows] == sorted(row["path"] for row in rows)
     assert len(rows) == 120 and {row["class"] for row in rows} == {""}
@@ -218,11 +215,7 @@ def test_combined_scores():
     rng = np.random.default_rng(0)
     synthetic = np.arange(400) >= 240
     one, other = (
-        Scores(
-            rng.normal(2.5 * synthetic) / 9,
-            rng.normal(size=200) / 9,
-            np.zeros(0),
-        )
+        Scores(rng.normal(2.5 * synthetic) / 9, rng.normal(size=200) / 9, np.zeros(0))
         for _ in range(2)
     )
     both = judge.combined(one, other)
