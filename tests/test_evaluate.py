@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 from support import workdirs
-from support.helpers import TINY, config
+from support.helpers import config
 from support.runs import saved_state
 
 from rsmatch_jax import evaluate
@@ -22,7 +22,6 @@ from rsmatch_jax.runs import workdir
 from rsmatch_jax.runs.checkpoint import Checkpoints
 
 KEYS = {
-    **TINY,
     "train.num_steps": 8,
     "train.batch_size": 8,
     "eval.every_steps": 4,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.helpers import batches, build, leaves, train
+from support.helpers import BLOCKS, batches, build, leaves, train
 
 from rsmatch_jax.runtime import parallel
 
@@ -41,7 +41,7 @@ def test_a_run_adds_up_in_float32(method):
 
 
 def test_convolutions_are_in_bfloat16_and_logits_are_not():
-    _, _, exp = build(**{"method.name": "rsmatch", **HALF})
+    _, _, exp = build(**BLOCKS, **HALF)
     state = exp.init_state()
     for name, net in exp.nets.items():
         images = jnp.zeros((2, *exp.dims.image_shape), jnp.uint8)
@@ -70,7 +70,7 @@ def test_a_step_equals_that_of_float32_up_to_rounding():
     """bfloat16 has eight bits: the update has the same direction, the loss is close."""
     updates, losses = [], []
     for values in ({}, HALF):
-        _, _, exp = build(**{"method.name": "fixmatch", **values})
+        _, _, exp = build(**{"method.name": "fixmatch", **BLOCKS, **values})
         before = leaves(exp.init_state().params)
         before = {k: np.array(v) for k, v in before.items()}
         state, metrics = train(exp, batches(exp, 1))

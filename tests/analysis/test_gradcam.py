@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import workdirs
-from support.helpers import assert_bit_equal
+from support.helpers import BLOCKS, assert_bit_equal
 
 from rsmatch_jax.analysis import gradcam
 from rsmatch_jax.deploy import frozen
@@ -255,7 +255,7 @@ def test_bfloat16_looks_alike():
 
 @pytest.fixture(scope="module")
 def run():
-    return workdirs.in_memory()
+    return workdirs.in_memory(**BLOCKS)
 
 
 def test_batches_do_not_show(run):

@@ -9,7 +9,7 @@ import threadpoolctl
 from PIL import Image
 from scipy import spatial
 from support import workdirs
-from support.helpers import TINY, build
+from support.helpers import build
 
 from rsmatch_jax.analysis import choice, features, scatter, tsne
 from rsmatch_jax.deploy import frozen
@@ -157,7 +157,7 @@ def test_pictures_of_few_and_many_classes(classes, tmp_path):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tsne") / "run"
-    workdirs.make(folder, (2, 4), **TINY)
+    workdirs.make(folder, (2, 4))
     return folder, build()[1]
 
 

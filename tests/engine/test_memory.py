@@ -6,7 +6,7 @@ import types
 import jax
 import numpy as np
 import pytest
-from support.helpers import build, leaves
+from support.helpers import BLOCKS, build, leaves
 
 from rsmatch_jax.engine import feed, memory
 from rsmatch_jax.errors import RequestError
@@ -24,7 +24,7 @@ def device(limit, process=0):
 
 
 def test_parts_are_what_the_state_holds():
-    _, task, exp = build()
+    _, task, exp = build(**BLOCKS)
     parts = memory.parts(exp, feed.resident_bytes(exp, task))
     state = {k: v.nbytes for k, v in leaves(exp.init_state()).items()}
 

@@ -8,7 +8,7 @@ import shutil
 import jax
 import pytest
 from PIL import Image
-from support.helpers import TINY, config
+from support.helpers import config
 from support.runs import KEYS
 
 from configs import common
@@ -207,7 +207,7 @@ def test_run_goes_on_where_its_data_were_moved(tmp_path):
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     pool.images[:] ^= 1
     arrays.save(str(tmp_path / "c"), pool)
-    keys = {**KEYS, **TINY, "method.name": "fixmatch", "train.num_steps": 1}
+    keys = {**KEYS, "method.name": "fixmatch", "train.num_steps": 1}
 
     def at(place):
         return config(**keys, **{"data.synthetic_pool": str(tmp_path / place)})

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.helpers import batches, build
+from support.helpers import BLOCKS, batches, build
 
 from rsmatch_jax.methods import backward_first
 from rsmatch_jax.runtime import compilation
@@ -53,7 +53,7 @@ def test_the_detector_adds_no_activations_to_those_of_the_classifier():
     temporary = {}
     for name in ("fixmatch", "rsmatch"):
         keys = {"train.batch_size": 32, "train.unlabeled_ratio": 7}
-        _, _, exp = build(**keys, **{"method.name": name})
+        _, _, exp = build(**keys, **BLOCKS, **{"method.name": name})
         lowered = exp.train_step().lower(
             exp.init_state(), jax.tree.map(lambda x: x[None], next(batches(exp, 1)))
         )

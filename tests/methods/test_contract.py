@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 import pytest
-from support.helpers import TINY, build, config
+from support.helpers import build, config
 from support.table_networks import K, U, batch, method_of, run_one
 
 import rsmatch_jax
@@ -68,7 +68,7 @@ def two_views(monkeypatch):
     monkeypatch.setitem(METHODS, "two_views", TwoViews)
     bounds = keys.Bounds(choices=tuple(METHODS))
     monkeypatch.setitem(checks.BOUNDS, "method.name", bounds)
-    return {**TINY, "method.name": "two_views", "train.num_steps": 2}
+    return {"method.name": "two_views", "train.num_steps": 2}
 
 
 @pytest.mark.parametrize("mode", ["resident", "tfdata"])

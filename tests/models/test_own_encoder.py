@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import runs, workdirs
-from support.helpers import TINY, batches, build, config, train
+from support.helpers import batches, build, config, train
 
 import rsmatch_jax
 from rsmatch_jax import evaluate, export, predict
@@ -123,7 +123,7 @@ NORM = "nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)"
 def test_norms_that_know_of_no_devices_stay_equal_on_all(mynets, sync):
     """Replicas of running statistics are averaged, and the state is one for all."""
     mynets(EXAMPLE.replace('self.layers.norm(train, f"bn{i}")(x)', NORM))
-    keys = {**TINY, **SMALL, "model.sync_bn": sync, "train.batch_size": 8}
+    keys = {**SMALL, "model.sync_bn": sync, "train.batch_size": 8}
     exp = build(4, **keys)[2]
     state, _ = train(exp, batches(exp, 2))
     for leaf in jax.tree.leaves((state.params, state.stats)):
@@ -222,7 +222,7 @@ def test_two_networks_of_the_example_are_those_of_the_package(mynets):
     """The same layers under both names: classifier and detector, in bfloat16."""
     mynets(EXAMPLE + "\n\ndef narrow(layers):\n    return Small(layers, width=8)\n")
     keys = {"model.classifier": "mynets:Small", "model.detector": "mynets:narrow"}
-    exp = build(1, **{**TINY, **keys, "model.dtype": "bfloat16"})[2]
+    exp = build(1, **{**keys, "model.dtype": "bfloat16"})[2]
     state, metrics = train(exp, batches(exp, 1))
     assert np.isfinite(metrics[0]["loss"])
     kernels = [

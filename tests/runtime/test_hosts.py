@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 from support import host_pairs, workdirs
-from support.helpers import build
+from support.helpers import BLOCKS, build
 from support.runs import restored
 
 from rsmatch_jax.errors import RequestError, RunFailed
@@ -22,13 +22,14 @@ RSMATCH = {  # long: it is stopped
     **host_pairs.COMMON,
     "method.rsmatch.individual_models": False,
     "train.num_steps": 1000,
+    "input.randaugment_ops": 1,  # compiles faster
 }
 
 
 def test_signal_to_one_stops_both_at_the_same_step(tmp_path):
     """Resident input, RSMatch, begun from FixMatch's weights: two processes save the
     state that one would compute."""
-    workdirs.make(tmp_path / "source", **{"method.name": "fixmatch"})
+    workdirs.make(tmp_path / "source", **BLOCKS, **{"method.name": "fixmatch"})
     keys = {**RSMATCH, "model.init_from": str(tmp_path / "source")}
     folder = tmp_path / "pair"
     processes = host_pairs.start(folder, keys, tmp_path)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from support import processes, xla_flags
-from support.helpers import SMALL, config, leaves
+from support.helpers import BLOCKS, SMALL, config, leaves
 from support.runs import lines, saved_state
 
 from rsmatch_jax.engine import stages
@@ -15,6 +15,7 @@ from rsmatch_jax.runtime.stopping import Stop
 
 COMMON = {
     **SMALL,
+    **BLOCKS,
     "eval.every_steps": 1000,
     "checkpoint.every_steps": 4,
     "checkpoint.keep": 1000,

@@ -5,7 +5,7 @@ import json
 import shutil
 
 import jax
-from support.helpers import TINY, build, config
+from support.helpers import build, config
 
 from rsmatch_jax import files
 from rsmatch_jax.engine import stages
@@ -13,7 +13,6 @@ from rsmatch_jax.runs import workdir
 from rsmatch_jax.runs.checkpoint import Checkpoints
 
 KEYS = {
-    **TINY,
     "train.num_steps": 4,
     "eval.every_steps": 2,
     "checkpoint.every_steps": 2,

@@ -1,5 +1,7 @@
 """Trees of parameters and statistics by name, and networks by their shapes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +21,12 @@ def unflat(named):
 
 def shapes(name, heads, size=32):
     """(params, stats) of a network, as shapes."""
-    net = networks.make(name, heads)
+    return _shapes(name, tuple(heads.items()), size)
+
+
+@functools.cache
+def _shapes(name, heads, size):
+    net = networks.make(name, dict(heads))
     images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
     return jax.eval_shape(net.init, jax.random.key(0), images)
 

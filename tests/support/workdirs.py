@@ -17,10 +17,11 @@ from rsmatch_jax.runs.checkpoint import Checkpoints
 
 
 def in_memory(**overrides):
-    """Returns (saved.Saved of step 0, task of the `fake` set); writes nothing."""
+    """Returns (saved.Saved of step 7, task of the `fake` set); writes nothing."""
     _, task, exp = build(**overrides)
     names = task.class_names, task.generator_names
-    return saved.Saved("a run", 0, exp, exp.init_state(), task.name, *names), task
+    state = unlike(exp.init_state(), 7)
+    return saved.Saved("a run", 7, exp, state, task.name, *names), task
 
 
 def make(folder, steps=(7,), **overrides):
@@ -34,9 +35,9 @@ def make(folder, steps=(7,), **overrides):
     return exp, save(folder, exp, steps)
 
 
-def make_encoded(folder, size):
+def make_encoded(folder, size, **overrides):
     """As `make`, for a run with data.image_size whose data do not exist."""
-    c = config(**{"data.image_size": size, "data.name": "/gone/set"})
+    c = config(**{"data.image_size": size, "data.name": "/gone/set", **overrides})
     exp = experiment.build(
         c, Dims(4, (size, size, 3), 1, 4, 8, 16, 40), "set", jax.local_devices()[:1]
     )
