@@ -230,14 +230,6 @@ def test_file_may_hold_values_of_every_method():
                 checks.check_overrides(config(**{"method.name": name}), [key])
 
 
-def test_too_many_queue_classes_are_said_once(tmp_path, capsys):
-    argv = [DIGITS, "--plan", f"--workdir={tmp_path}/r"]
-    many = "--config.method.rsmatch.queue_classes=12"
-    small = ["--config.train.batch_size=4", "--config.train.unlabeled_ratio=1"]
-    assert train.main([*argv, many, *small]) == 0
-    assert capsys.readouterr().out.count("queue_classes=12 is more than the 10") == 1
-
-
 @pytest.mark.parametrize("program", [["launch.py"], ["-m", "rsmatch_jax.train"]])
 def test_help_of_both_programs(program):
     done = subprocess.run(

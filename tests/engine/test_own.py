@@ -1,7 +1,6 @@
 """Runs on a user's pictures: a few labelled, the others of unknown origin."""
 
 import json
-import shutil
 
 import jax
 import numpy as np
@@ -10,7 +9,7 @@ from PIL import Image
 from support import photos
 from support.helpers import config
 from support.pictures import encode, noise
-from support.runs import KEYS, killed_copy, lines, timeless
+from support.runs import KEYS, ONE_NETWORK, killed_copy, lines, timeless
 
 from rsmatch_jax import evaluate, export, predict
 from rsmatch_jax.analysis import explain, tsne
@@ -119,7 +118,7 @@ def test_without_a_test_set(places, tmp_path, capsys):
 def test_every_command(places, trained, tmp_path, form, capsys):
     keys = {
         "tfdata": {"input.mode": "tfdata", "method.name": "fixmatch"},
-        "encoded": {"data.image_size": 16, "input.mode": "auto"},
+        "encoded": {"data.image_size": 16, "input.mode": "auto", **ONE_NETWORK},
     }
     folder, result = trained
     if form in keys:
@@ -140,16 +139,13 @@ def test_every_command(places, trained, tmp_path, form, capsys):
     assert card["training"]["synthetic_ratio"] is None
 
 
-def test_moved_and_changed(tmp_path):
+def test_moved_and_changed(trained, tmp_path):
     """A run goes on where data and workdir have moved, and names what differs."""
-    before, after = tmp_path / "before", tmp_path / "after"
-    before.mkdir()
-    keys = photos.make(before)
-    first = run(tmp_path / "first", **keys)
-    killed_copy(tmp_path / "first", tmp_path / "run", 4)
-    before.rename(after)
-    moved = {key: value.replace("before", "after") for key, value in keys.items()}
-    shutil.rmtree(after / "cache")
+    folder, first = trained
+    killed_copy(folder, tmp_path / "run", 4)
+    after = tmp_path / "after"
+    moved = photos.make(after)
+    keys = {key: value.replace("after", "before") for key, value in moved.items()}
     changed = next((after / "scraped").iterdir())
     content = changed.read_bytes()
     for damage, new in (

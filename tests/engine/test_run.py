@@ -24,30 +24,39 @@ def check(folder, task):
     same_data.check(folder, task, same_data.digest(task))
 
 
-def test_files_of_a_run_and_that_a_finished_one_is_left_alone(tmp_path, capsys):
-    keys = {"train.num_steps": 3, "log.tensorboard": True}
-    result = run(tmp_path / "r", **keys)
-    names = set(os.listdir(tmp_path / "r"))
+SHORT = {"train.num_steps": 3, "log.tensorboard": True}
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """(workdir, result) of a run with the keys SHORT."""
+    folder = tmp_path_factory.mktemp("short") / "r"
+    return folder, run(folder, **SHORT)
+
+
+def test_files_of_a_run_and_that_a_finished_one_is_left_alone(short, capsys):
+    folder, result = short
+    names = set(os.listdir(folder))
     assert {*workdir.FILES, workdir.CHECKPOINTS} - {workdir.PICTURES_FILE} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
-    path = tmp_path / "r" / "result.json"
+    path = folder / "result.json"
     assert json.loads(path.read_text()) == files.plain(result)
     assert (result["status"], result["steps"]) == ("finished", 3)
-    confusion = np.load(tmp_path / "r" / "confusion.npy")
+    confusion = np.load(folder / "confusion.npy")
     assert confusion.sum() == 320
     assert np.trace(confusion) / 320 == pytest.approx(result["test_accuracy"])
-    with np.load(tmp_path / "r" / "split.npz") as split:
+    with np.load(folder / "split.npz") as split:
         assert len(split["labeled"]) == 40
         assert len(split["unlabeled_real"]) == len(split["unlabeled_synthetic"]) == 320
     before = path.stat().st_mtime_ns
-    assert run(tmp_path / "r", **keys) == files.plain(result)
+    assert run(folder, **SHORT) == files.plain(result)
     assert path.stat().st_mtime_ns == before
     assert "Nothing to do" in capsys.readouterr().out
 
 
-def test_ground_truth_never_enters_training(tmp_path, monkeypatch):
+def test_ground_truth_never_enters_training(short, tmp_path, monkeypatch):
     """Permuted flags, classes and generators of unlabelled images change no bit."""
-    run(tmp_path / "true")
+    folders = short[0], tmp_path / "permuted"
     load = experiment.load_task
 
     def permuted(c):
@@ -60,12 +69,11 @@ def test_ground_truth_never_enters_training(tmp_path, monkeypatch):
         )
 
     monkeypatch.setattr(experiment, "load_task", permuted)
-    run(tmp_path / "permuted")
+    run(folders[1], **SHORT)
     monkeypatch.undo()
     first = first_state()
-    parts = ("true", "permuted")
-    assert_bit_equal(*(saved_state(tmp_path / part, 4, first) for part in parts))
-    assert lines(tmp_path / "true") != lines(tmp_path / "permuted")  # it was permuted
+    assert_bit_equal(*(saved_state(folder, 3, first) for folder in folders))
+    assert lines(folders[0]) != lines(folders[1])  # it was permuted
 
 
 def test_run_that_diverges_stops_before_it_is_saved(tmp_path):
@@ -86,17 +94,18 @@ def test_gradient_that_is_not_finite_stops_in_its_step(tmp_path, monkeypatch):
 
 
 def test_warnings_are_seen_everywhere_and_once(tmp_path, capsys):
-    """A queue that takes nothing."""
+    """A queue that takes nothing, and one for more classes than there are."""
     keys = {**ONE_NETWORK, "method.rsmatch.queue_min_score": 1.0, "log.every_steps": 1}
-    result = run(tmp_path / "r", **keys)
-    [warning] = result["warnings"]
+    result = run(tmp_path / "r", **keys, **{"method.rsmatch.queue_classes": 12})
+    [many, warning] = result["warnings"]
+    assert "queue_classes=12 is more than the 10" in many
     assert warning.startswith("step 2: the CSQueue is still empty")
     out = capsys.readouterr().out
-    assert out.count(f"warning: {warning}") == 1
+    assert out.count(f"warning: {warning}") == out.count("queue_classes=12 is") == 1
     shown = [line for line in out.splitlines() if line.startswith("step ")]
     assert re.match(r"step 2/4  .*  [0-9.]+ steps/s  ETA \d+m\d\ds  WARN", shown[2])
     assert [line.count("WARNING: queue empty") for line in shown[1:]] == [0, 1, 1, 1]
-    assert workdir.read_result(str(tmp_path / "r"))["warnings"] == [warning]
+    assert workdir.read_result(str(tmp_path / "r"))["warnings"] == [many, warning]
 
 
 def test_changed_data_are_not_resumed(tmp_path):

@@ -1,6 +1,8 @@
 """Runs on unlabelled images of unknown origin and class: no truth, no figure of it."""
 
+import contextlib
 import dataclasses
+import io
 import json
 
 import numpy as np
@@ -35,6 +37,16 @@ def forgotten(task, known=0):
     return dataclasses.replace(task, unl_labels=labels, unl_origins=origins)
 
 
+@pytest.fixture(scope="module")
+def unknown(tmp_path_factory):
+    """(workdir, result, output) of a run on images of unknown origin."""
+    folder = tmp_path_factory.mktemp("unknown") / "run"
+    load, out = experiment.load_task, io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+        patch.setattr(experiment, "load_task", lambda c: forgotten(load(c)))
+        return folder, run(folder), out.getvalue()
+
+
 @pytest.fixture
 def loads(monkeypatch):
     """loads(known): from now on runs load such a task."""
@@ -59,16 +71,16 @@ def numbers(value, path=""):
         yield path, value
 
 
-def test_no_figure_is_invented(tmp_path, loads, capsys):
+def test_no_figure_is_invented(tmp_path, unknown, loads, capsys):
     """In every file and by every command; the training is that of known origins."""
+    run_folder, result, out = unknown
     expected = run(tmp_path / "known")
+    capsys.readouterr()
     loads(0)
-    result = run(tmp_path / "run")
-    out = capsys.readouterr().out
     assert "640 unlabelled, 600 of them of unknown origin; 320 test" in out
     assert "warning" not in out
     assert result["fingerprint"] == expected["fingerprint"]
-    evaluations = [x for x in lines(tmp_path / "run") if "eval/test_accuracy" in x]
+    evaluations = [x for x in lines(run_folder) if "eval/test_accuracy" in x]
     assert len(evaluations) == 2
     for line in evaluations:
         keys = {path.split(".")[1].removeprefix("eval/") for path, _ in numbers(line)}
@@ -80,44 +92,42 @@ def test_no_figure_is_invented(tmp_path, loads, capsys):
     for name in names.LAST:
         assert (result[name] is None) == (name in ABOUT_UNLABELLED)
 
-    folder = f"--workdir={tmp_path}/run"
+    folder = f"--workdir={run_folder}"
     assert evaluate.main([folder, f"--out={tmp_path}/figures.json"]) == 0
     out = capsys.readouterr().out
     assert "of 640 unlabelled images the figures about origins count 0" in out
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert not {path.split(".")[1] for path, _ in numbers(figures)} & ABOUT_UNLABELLED
     assert tsne.main([folder, "--images=60"]) == 0
-    points = json.loads((tmp_path / "run" / "tsne.json").read_text())
+    points = json.loads((run_folder / "tsne.json").read_text())
     of_known = [x for x in points["synthetic"] if x is not None]
     assert set(of_known) <= {False} and len(of_known) < 40 < len(points["synthetic"])
     assert points["classifier"]["probe_balanced_accuracy"] is None
     assert explain.main([folder, "--images=20"]) == 0
-    seen = json.loads((tmp_path / "run" / "gradcam.json").read_text())["images"]
+    seen = json.loads((run_folder / "gradcam.json").read_text())["images"]
     assert {x["origin"] for x in seen} == {None, "real"}
     assert all((x["label"] is None) == (x["origin"] is None) for x in seen)
-    assert report.main([str(tmp_path / "run")]) == 0
-    page = (tmp_path / "run" / "report.html").read_text()
+    assert report.main([str(run_folder)]) == 0
+    page = (run_folder / "report.html").read_text()
     body = page[page.index("<body>") :]
     assert "the figures about origins count 0" in body
     for name in ABOUT_UNLABELLED & set(names.RESULT_TITLES):
         assert f'data-figure="{name}"' not in body
-    with Image.open(tmp_path / "run" / "queue.png") as picture:
+    with Image.open(run_folder / "queue.png") as picture:
         colours = {c for _, c in picture.convert("RGB").getcolors(2**20)}
     assert (127, 127, 127) in colours and (44, 160, 44) not in colours
 
 
-def test_known_origins_change_no_bit_of_training(tmp_path, loads):
+def test_known_origins_change_no_bit_of_training(tmp_path, unknown, loads):
     """The figures of the last 100 images, all synthetic, beside their number."""
-    loads(0)
-    unknown = run(tmp_path / "unknown")
     loads(100)
-    some = run(tmp_path / "some")
-    assert some["fingerprint"] == unknown["fingerprint"]
+    some, (_, none, _) = run(tmp_path / "some"), unknown
+    assert some["fingerprint"] == none["fingerprint"]
     assert some["known"]["origins"] == some["known"]["classes"] == 140
-    about = {name for name in names.LAST if some[name] != unknown[name]}
+    about = {name for name in names.LAST if some[name] != none[name]}
     assert about == ABOUT_UNLABELLED & set(names.LAST)
     same = timeless(some).keys() - about - {"known"}
-    assert all(some[key] == unknown[key] for key in same)
+    assert all(some[key] == none[key] for key in same)
 
 
 def test_oracle_needs_every_origin(loads, tmp_path):
