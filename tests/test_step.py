@@ -1,4 +1,4 @@
-"""Invariants of the train step: devices, donation, tracing, communication, reductions
+"""Invariants of the train step: devices, donation, communication, reductions
 to simpler methods."""
 
 import re
@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.helpers import TINY, batches, build, leaves, train
+from support.helpers import BLOCKS, batches, build, leaves, train
 
-from rsmatch_jax import step
 from rsmatch_jax.methods.catalogue import METHODS
 from rsmatch_jax.metrics import measure
 from rsmatch_jax.runtime import parallel
@@ -81,7 +80,7 @@ def test_replicas_are_donated_and_stay_bit_equal(method, sync_bn):
     """Only this test shows a forgotten mean over devices. Every leaf must be donated: a
     copied queue costs 70 times a push."""
     keys = {"method.name": method, "model.sync_bn": sync_bn}
-    _, _, exp = build(2, **LOOSE, **({} if sync_bn else TINY), **keys)
+    _, _, exp = build(2, **LOOSE, **keys)
     state = exp.init_state()
     stream = [parallel.shard_rows(b, exp.devices) for b in batches(exp, 3)]
     program = exp.train_step().lower(state, stream[0]).compile()
@@ -108,7 +107,7 @@ def test_rsmatch_with_an_all_real_detector_is_fixmatch():
     """Losses and classifier to 1e-6, with FixMatch masks neither empty nor full."""
     runs = {}
     for method in ("fixmatch", "rsmatch"):
-        _, _, exp = build(**{"method.name": method, "method.threshold": 0.15})
+        _, _, exp = build(**{"method.name": method, "method.threshold": 0.2})
         state = exp.init_state()
         if method == "rsmatch":
             bias = state.params["detector"]["heads"]["detector"]["bias"]
@@ -128,35 +127,6 @@ def test_rsmatch_with_an_all_real_detector_is_fixmatch():
         np.testing.assert_allclose(value, rs_params[path], atol=1e-6, err_msg=path)
 
 
-def test_methods_of_one_seed_start_from_one_classifier():
-    states = [
-        build(**{"method.name": name})[2].init_state()
-        for name in ("fixmatch", "rsmatch")
-    ]
-    fix, rs = (leaves(s.params["classifier"]) for s in states)
-    for path, value in fix.items():
-        np.testing.assert_array_equal(value, rs[path], err_msg=path)
-
-
-def test_fifty_steps_trace_once(monkeypatch):
-    traces = []
-    make = step.make_train_step
-
-    def counting(*args, **kwargs):
-        inner = make(*args, **kwargs)
-
-        def traced(state, batch):
-            traces.append(1)
-            return inner(state, batch)
-
-        return traced
-
-    monkeypatch.setattr(step, "make_train_step", counting)
-    _, _, exp = build(**TINY)
-    train(exp, batches(exp, 50))
-    assert len(traces) == 1
-
-
 @pytest.mark.parametrize(
     ("method", "networks", "metrics", "gathers"),
     [
@@ -173,7 +143,7 @@ def test_communication_is_what_the_method_declares(method, networks, metrics, ga
     layer, FreeMatch's batch statistics, SimMatch's mean prediction. Gathers: the
     queue's candidates (score, position, index, image), FlexMatch's positions and
     labels, the bank's rows (embedding, label, position), never the batch."""
-    _, _, exp = build(2, **{"method.name": method})
+    _, _, exp = build(2, **{"method.name": method}, **BLOCKS)
     state = exp.init_state()
     batch = parallel.shard_rows(next(batches(exp, 1)), exp.devices)
     text = exp.train_step().lower(state, batch).as_text()
@@ -217,7 +187,6 @@ def test_shared_encoder_learns_from_the_detector():
         for weight in (0.0, 1.0):
             _, _, exp = build(
                 **{
-                    **TINY,
                     "method.rsmatch.individual_models": individual,
                     "method.rsmatch.detector_unsup_weight": weight,
                     "method.rsmatch.detector_threshold": 0.5,

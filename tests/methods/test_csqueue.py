@@ -65,24 +65,29 @@ def content(queue, k):
     [(K, 5, 1), (K, 2, 3), (K, 3, 4), (1000, 200, 2)],  # most without a candidate
 )
 @pytest.mark.parametrize("num_devices", [1, 4])
-@pytest.mark.parametrize("ties", [False, True])
-def test_steps_equal_a_model_of_deques(num_queues, select, top, num_devices, ties):
-    rng = np.random.default_rng(select * 10 + top)
+def test_steps_equal_a_model_of_deques(num_queues, select, top, num_devices):
     push, place = mapped_push(num_devices, select=select, top=top)
-    queue = place(csqueue.create(num_queues, LENGTH, SHAPE))
-    model = [deque(maxlen=LENGTH) for _ in range(num_queues)]
-    for t in range(40):
-        key = jax.random.key(t)
-        chosen = np.asarray(csqueue.draw_queues(key, num_queues, select))
-        assert len(set(chosen.tolist())) == select and chosen.max() < num_queues
-        images, indices, classes, scores = batch(rng, ties)
-        classes = (classes * (num_queues // K) + t % K) % num_queues
-        queue = push(queue, key, images, indices, classes, scores)
-        oracle_push(model, chosen, indices, classes, scores, top)
-        for k in set(classes.tolist()):
-            assert content(queue, k) == list(model[k])
+    for ties in (False, True):
+        rng = np.random.default_rng(select * 10 + top)
+        queue = place(csqueue.create(num_queues, LENGTH, SHAPE))
+        model = [deque(maxlen=LENGTH) for _ in range(num_queues)]
+        for t in range(40):
+            key = jax.random.key(t)
+            chosen = np.asarray(csqueue.draw_queues(key, num_queues, select))
+            assert len(set(chosen.tolist())) == select and chosen.max() < num_queues
+            images, indices, classes, scores = batch(rng, ties)
+            classes = (classes * (num_queues // K) + t % K) % num_queues
+            queue = push(queue, key, images, indices, classes, scores)
+            oracle_push(model, chosen, indices, classes, scores, top)
+            for k in set(classes.tolist()):
+                assert content(queue, k) == list(model[k])
+        check_full(queue, model)
+
+
+def check_full(queue, model):
+    """Fill, pictures, indices and a draw of everything are the model's."""
     size = sum(map(len, model))
-    assert csqueue.fill(queue) == np.float32(size / (num_queues * LENGTH)) and size > 10
+    assert csqueue.fill(queue) == np.float32(size / (len(model) * LENGTH)) and size > 10
     held = np.asarray(queue.indices)
     images = np.asarray(queue.images)[held >= 0]
     np.testing.assert_array_equal(images[:, 0, 0, 0], held[held >= 0])

@@ -12,7 +12,6 @@ from support.rule_oracles import DIMS, SETTINGS, STEPS, N, gathered_fairness
 from support.table_networks import TAU, K, U, softmax
 
 from rsmatch_jax.methods import base, rules
-from rsmatch_jax.methods.flexmatch import class_thresholds
 from rsmatch_jax.methods.freematch import fairness_loss
 from rsmatch_jax.runtime import parallel
 
@@ -51,26 +50,6 @@ def random_steps(seed, scale=2.0):
     bias = np.linspace(0, 2, K, dtype=np.float32)
     logits = scale * rng.normal(size=(STEPS, U, K)).astype(np.float32) + bias
     return logits, rng.integers(0, N, (STEPS, U)).astype(np.int32)
-
-
-@pytest.mark.parametrize("num_devices", [1, 4])
-def test_last_row_of_a_repeated_image_wins(num_devices):
-    """Among those that pass; whichever device it is on."""
-    labels = np.array([3, 1, 4, 1, 5, 9, 2, 6], np.int32)
-    sure = np.array([9, 9, 9, 9, 0, 9, 9, 0], np.float32)
-    logits = np.eye(K, dtype=np.float32)[labels] * np.maximum(sure, 0.1)[:, None]
-    indices = np.array([7, 7, 7, 2, 7, 2, 0, 0], np.int32)
-    _, _, buffers = run_rule("flexmatch", [logits], [indices], {}, num_devices)[0]
-    expected = np.full(N, -1)
-    expected[[7, 2, 0]] = [4, 9, 2]
-    np.testing.assert_array_equal(buffers["selected"], expected)
-    assert buffers["selected"].dtype == jnp.int32
-
-
-def test_flexmatch_threshold_table():
-    effect = jnp.array([0.0, 0.25, 0.5, 0.75, 1.0])
-    thresholds = class_thresholds(effect, 0.95)
-    np.testing.assert_allclose(thresholds, [0, 0.1357, 0.3167, 0.57, 0.95], atol=5e-5)
 
 
 def test_flexmatch_keeps_beta_while_one_class_holds_everything():

@@ -63,46 +63,6 @@ def test_parameter_counts(name, classes, trained, running):
     assert {x.dtype for x in jax.tree.leaves((params, stats))} == {jnp.dtype("float32")}
 
 
-def test_every_listed_name_can_be_built():
-    for name in (n for n in networks.MODELS if n.startswith("wrn")):
-        variant = {"wrn_var_37_2": (28 + 2 * 4, 4)}  # four blocks more
-        depth, widen = variant.get(name) or map(int, name.split("_")[1:])
-        params = flat(shapes(name, DETECTOR)[0])
-        assert params["heads/detector/kernel"].shape == (64 * widen, 2)
-        convs = [k for k in params if k.endswith(("conv1/kernel", "conv2/kernel"))]
-        assert len(convs) == depth - 4  # the published count adds stem and shortcuts
-
-
-@pytest.mark.parametrize(
-    "name, size, millions",
-    [
-        ("wrn_28_2", 32, 214.4),
-        ("wrn_28_8", 32, 3_360.1),
-        ("wrn_var_37_2", 96, 645.7),
-    ],
-)
-def test_multiplications_of_an_image(name, size, millions):
-    """Of all convolutions and the head, as PyTorch's counters do: without padding's."""
-    net, heads = networks.make(name, {"real": 10}), {"real": 10}
-    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    params, stats = shapes(name, heads, size)
-    program = jax.make_jaxpr(net.apply, static_argnums=3)(params, stats, images, False)
-    total = 0
-    for equation in equations(program.jaxpr):
-        if equation.primitive.name == "conv_general_dilated":
-            kernel = equation.invars[1].aval.shape  # [h, w, in, out]
-            total += np.prod(kernel[:3]) * equation.outvars[0].aval.size
-        elif equation.primitive.name == "dot_general":
-            total += np.prod(equation.invars[1].aval.shape)
-    assert total / 1e6 == pytest.approx(millions, abs=0.05)
-
-
-def equations(jaxpr):
-    for equation in jaxpr.eqns:
-        inner = equation.params.get("jaxpr")
-        yield from equations(inner.jaxpr) if inner is not None else [equation]
-
-
 def test_names_follow_the_rule():
     params = flat(shapes("wrn_22_3", DETECTOR)[0])
     assert params["encoder/stage3_block2/conv2/kernel"].shape == (3, 3, 192, 192)
