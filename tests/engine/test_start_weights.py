@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support import runs, torch_resnets, workdirs
 from support import safetensors_bytes as written
-from support.helpers import assert_bit_equal, build
+from support.helpers import BLOCKS, assert_bit_equal, build
 from support.trees import flat
 
 from rsmatch_jax.data.stores import arrays
@@ -215,9 +215,10 @@ def test_what_cannot_be_taken_is_refused(source, resnets, tmp_path, case):
 
 def test_wrn_of_the_other_form_is_refused(tmp_path):
     """wrn_preact=tf computes something else with weights of equal shapes."""
-    workdirs.make(tmp_path / "run", **{**FIXMATCH, "model.wrn_preact": "tf"})
+    keys = {**FIXMATCH, **BLOCKS}
+    workdirs.make(tmp_path / "run", **keys, **{"model.wrn_preact": "tf"})
     with pytest.raises(RequestError, match="model.wrn_preact=tf there, usb here"):
-        begun(tmp_path / "run", **FIXMATCH)
+        begun(tmp_path / "run", **keys)
 
 
 def test_weights_are_read_once(source, tmp_path, capsys):

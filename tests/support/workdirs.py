@@ -17,11 +17,10 @@ from rsmatch_jax.runs.checkpoint import Checkpoints
 
 
 def in_memory(**overrides):
-    """Returns (saved.Saved of step 7, task of the `fake` set); writes nothing."""
+    """Returns (saved.Saved of step 0, task of the `fake` set); writes nothing."""
     _, task, exp = build(**overrides)
     names = task.class_names, task.generator_names
-    state = unlike(exp.init_state(), 7)
-    return saved.Saved("a run", 7, exp, state, task.name, *names), task
+    return saved.Saved("a run", 0, exp, exp.init_state(), task.name, *names), task
 
 
 def make(folder, steps=(7,), **overrides):
