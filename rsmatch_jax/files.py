@@ -179,4 +179,9 @@ def default_cache_dir(cache_dir: str | None) -> str:
     if not cache_dir:
         home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         cache_dir = os.path.join(home, "rsmatch_jax")
-    return os.path.abspath(os.path.expanduser(cache_dir))
+    return absolute(cache_dir)
+
+
+def absolute(path: str) -> str:
+    """Returns a user's path as an absolute one, with ~ expanded."""
+    return os.path.abspath(os.path.expanduser(path))

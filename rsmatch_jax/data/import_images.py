@@ -29,6 +29,7 @@ import os
 import sys
 from collections.abc import Generator, Sequence
 
+from rsmatch_jax import files
 from rsmatch_jax.data.images import alpha, image_source
 from rsmatch_jax.data.images.import_job import Import
 from rsmatch_jax.data.images.import_layouts import LAYOUTS, table_plan
@@ -50,13 +51,13 @@ def planned(args: argparse.Namespace) -> Generator[tuple[Plan, int]]:
             raise RequestError(f"--layout={args.layout}: {reason}")
         yield table_plan(args), 0
         return
-    with image_source.open_source(args.source) as (files, others):
-        yield LAYOUTS[args.layout](files, others, args), len(others)
+    with image_source.open_source(args.source) as (images, others):
+        yield LAYOUTS[args.layout](images, others, args), len(others)
 
 
 def checked(args: argparse.Namespace) -> argparse.Namespace:
     """Fills in defaults and reads --class_names; RequestError for a wrong value."""
-    args.source = os.path.abspath(os.path.expanduser(args.source))
+    args.source = files.absolute(args.source)
     if args.size is None and not args.full_size:
         args.size = SIZES.get(args.layout, SIZE)
     if args.size is not None and args.size < 1:
@@ -73,7 +74,7 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
 def run(args: argparse.Namespace):
     """Imports what the flags say and prints a summary."""
     args = checked(args)
-    out = os.path.abspath(os.path.expanduser(args.out))
+    out = files.absolute(args.out)
     with planned(args) as (plan, num_others):
         for note in plan.notes:
             say(note)

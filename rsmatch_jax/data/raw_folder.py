@@ -5,6 +5,7 @@ import itertools
 import os
 from collections.abc import Generator
 
+from rsmatch_jax import files
 from rsmatch_jax.data.stores import arrays, dataset_folder
 from rsmatch_jax.errors import RequestError
 
@@ -19,7 +20,7 @@ def explained(key: str, name: str) -> Generator[None]:
     try:
         yield
     except RequestError as e:
-        path = os.path.abspath(os.path.expanduser(name))
+        path = files.absolute(name)
         if not _holds_pictures(path):
             raise
         generator = " --generator=NAME" if key == "data.synthetic_pool" else ""

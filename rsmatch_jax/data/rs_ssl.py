@@ -11,7 +11,6 @@ shuffles the images class by class, and the first of each class are labelled.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -23,7 +22,7 @@ from rsmatch_jax.data.stores.arrays import ImageArrays
 from rsmatch_jax.data.stores.encoded import EncodedImages
 from rsmatch_jax.errors import RequestError
 
-Images = np.ndarray | EncodedImages
+Images = arrays.Images
 REAL, UNKNOWN = arrays.REAL, arrays.UNKNOWN  # origins that are no generator
 
 
@@ -133,7 +132,11 @@ def make_split(
     nameless = np.flatnonzero(train.labels < 0)
     more = len(nameless) + (0 if unlabelled is None else len(unlabelled.labels))
     if mode == "replace" and ratio > 0 and more:
-        raise _nameless_to_replace(train.name, more)
+        raise RequestError(
+            f"data.synthetic_mode=replace replaces images class by class, but {more} "
+            f"unlabelled images of {train.name} are of unknown class: use "
+            "data.synthetic_mode=add, or data.synthetic_ratio=0"
+        )
     share = ratio if mode == "replace" else ratio / (1 - ratio)
     rng = np.random.RandomState(seed)
     _check_labels(train, labels_per_class, validation_per_class)
@@ -190,7 +193,7 @@ def make_task(
         generator_names=generator_names,
         lab_images=arrays.take(train.images, split.labeled),
         lab_labels=np.asarray(train.labels[split.labeled]),
-        unl_images=joined([(data.images, rows) for data, rows in parts]),
+        unl_images=arrays.joined([(data.images, rows) for data, rows in parts]),
         unl_labels=np.concatenate([data.labels[rows] for data, rows in parts]),
         unl_origins=np.concatenate(
             [_origins(data, rows, generator_names) for data, rows in parts]
@@ -212,30 +215,6 @@ def _origins(
     # UNKNOWN = -2 and REAL = -1 pick the last two entries.
     table = np.array([*positions, UNKNOWN, REAL], np.int32)
     return table[data.generators[rows]]
-
-
-def joined(parts: Sequence[tuple[Images, np.ndarray]]) -> Images:
-    """Returns the images at the indices of all parts in a row."""
-    encoded = [i.take(at) for i, at in parts if isinstance(i, EncodedImages)]
-    if encoded:
-        return functools.reduce(EncodedImages.followed_by, encoded)
-    # One aligned array, because it may be most of a run's memory and JAX then takes it
-    # over without a copy.
-    count = sum(len(indices) for _, indices in parts)
-    joined, done = arrays.aligned((count, *parts[0][0].shape[1:])), 0
-    for images, indices in parts:
-        out = joined[done : done + len(indices)]
-        np.take(np.asarray(images), indices, axis=0, out=out, mode="clip")
-        done += len(indices)
-    return joined
-
-
-def _nameless_to_replace(name: str, count: int) -> RequestError:
-    return RequestError(
-        f"data.synthetic_mode=replace replaces images class by class, but {count} "
-        f"unlabelled images of {name} are of unknown class: use "
-        "data.synthetic_mode=add, or data.synthetic_ratio=0"
-    )
 
 
 def _too_few_to_replace(

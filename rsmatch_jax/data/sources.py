@@ -27,14 +27,8 @@ from rsmatch_jax.data.stores.dataset_folder import POOL_REPORT, Source
 from rsmatch_jax.errors import RequestError
 
 BUILT_IN = {"digits": arrays.digits, "fake": arrays.fake}  # made in memory
-OWN = "own"  # data.name of a run on a user's pictures, which data/own.py loads
-OWN_PLACES = (
-    "labeled",
-    "unlabeled",
-    "test",
-    "origins",
-)  # keys of `data` that name them
-TINY_IMAGENET = "tiny_imagenet"  # made by a layout of import_images
+OWN = "own"  # data.name of a run on a user's pictures, see data/user_task.py
+OWN_PLACES = ("labeled", "unlabeled", "test", "origins")  # its keys of `data`
 _TRAIN_TEST = ("train", "test")
 _UNLABELLED = ("unlabelled", "unlabeled")  # names of a third split; the first is ours
 
@@ -76,24 +70,27 @@ def load_splits(
         with raw_folder.explained("data.name", name):
             place = locate(name, data_dir)
             splits = _load(place, _TRAIN_TEST, cache_dir, image_size)
+            if splits is None and place.kind == "folders":
+                raise RequestError(f"data.name={name}: there is no such folder")
             if splits is None:
-                if place.kind == "folders":
-                    raise RequestError(f"data.name={name}: there is no such folder")
                 folder = _prepare(name, data_dir, download)
                 place = dataclasses.replace(place, folder=folder)
                 splits = _load(place, _TRAIN_TEST, cache_dir, image_size)
-                assert splits is not None
+    assert splits is not None
     train, test, *more = splits
     for what, data in zip(("test", "unlabelled"), splits[1:], strict=False):
         if train.class_names != data.class_names:
-            reason = f"training and {what} images differ in their classes"
-            raise RequestError(f"{name}: {reason}")
+            raise RequestError(
+                f"{name}: training and {what} images differ in their classes"
+            )
         if train.images.shape[1:] != data.images.shape[1:]:
             sizes = f"{train.images.shape[1:]} and {data.images.shape[1:]}"
             raise RequestError(f"{name} has images of {sizes}; bring them to one size")
     if nameless := int((test.labels < 0).sum()):
-        reason = f"{nameless} of its test images have no label"
-        raise RequestError(f"{name}: {reason}; leave them out, or give them one")
+        raise RequestError(
+            f"{name}: {nameless} of its test images have no label; leave them out, or "
+            "give them one"
+        )
     return train, test, more[0] if more else None
 
 
@@ -103,18 +100,18 @@ def load_pool(
     """Loads a pool: a TFDS dataset folder, an array folder, or `fake`."""
     if folder == "fake" and image_size is None:
         return arrays.fake("pool")
-    folder = os.path.abspath(os.path.expanduser(folder))
+    folder = files.absolute(folder)
     with raw_folder.explained("data.synthetic_pool", folder):
         pools = _load(_at("pools", folder), ("train",), cache_dir, image_size)
     if pools is None:
         raise _no_pool(folder)
     pool = pools[0]
     if pool.generators is None:
-        reason = "a pool names generators (import it with --generator=NAME)"
-        raise RequestError(f"{folder} is a dataset of real images; {reason}")
+        way_out = "a pool names generators (import it with --generator=NAME)"
+        raise RequestError(f"{folder} is a dataset of real images; {way_out}")
     if ((pool.labels < 0) | (pool.generators < 0)).any():
-        reason = "has images without a class or a generator"
-        raise RequestError(f"{folder} {reason}; make it again")
+        lack = "has images without a class or a generator"
+        raise RequestError(f"{folder} {lack}; make it again")
     return pool
 
 
@@ -127,7 +124,7 @@ def check_places(data_dir: str | None, synthetic_pool: str | None):
             "holds the TFDS datasets, or make it for a download"
         )
     if synthetic_pool not in (None, "fake"):
-        folder = os.path.abspath(os.path.expanduser(synthetic_pool))
+        folder = files.absolute(synthetic_pool)
         if not os.path.exists(folder):
             raise _no_pool(folder)
 
@@ -148,7 +145,7 @@ def default_pool(name: str, data_dir: str | None) -> str:
     if name == "digits":
         return os.path.join(os.path.dirname(os.path.abspath(__file__)), "digits_pool")
     if is_path(name):
-        name = os.path.basename(os.path.abspath(os.path.expanduser(name)))
+        name = os.path.basename(files.absolute(name))
     root = dataset_folder.default_data_dir(data_dir)
     return os.path.join(root, "rsmatch_pools", name.split(":")[0])
 
@@ -163,7 +160,7 @@ def is_path(name: str) -> bool:
 def locate(name: str, data_dir: str | None) -> Place:
     """Returns where a real dataset is. Raises RequestError if `name` is no name."""
     if is_path(name):
-        return _at("folders", os.path.abspath(os.path.expanduser(name)))
+        return _at("folders", files.absolute(name))
     base, config, version = dataset_folder.split_name(name)
     folder = dataset_folder.find(name, dataset_folder.default_data_dir(data_dir))
     return Place("datasets", f"{base}/{config}" if config else base, version, folder)
@@ -187,19 +184,7 @@ def _at(kind: str, folder: str) -> Place:
 def _prepare(name: str, data_dir: str | None, download: bool) -> str:
     """Lets TFDS download a dataset; returns its folder."""
     root = dataset_folder.default_data_dir(data_dir)
-    base = dataset_folder.split_name(name)[0]
-    if base == TINY_IMAGENET:
-        raise RequestError(
-            f"{base} is not in {root}, and TFDS has no such dataset: fetch "
-            "tiny-imagenet-200.zip and run python -m rsmatch_jax.data.import_images "
-            f"--layout={base} --source=ZIP --out={root}/{base}/1.0.0"
-        )
-    if not download:
-        way_out = "prepare it on another machine and pass --config.data.data_dir=DIR"
-        raise RequestError(
-            f"{name} is not in {root}, data.download is False: {way_out}"
-        )
-    preflight.check_download(name, root)
+    preflight.check_download(name, root, allowed=download)
     return _tf_read().prepare(name, root)
 
 

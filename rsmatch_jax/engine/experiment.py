@@ -111,11 +111,11 @@ def load_task(config: Any) -> rs_ssl.Task:
 
 def _load_own_task(config: Any, split_seed: int) -> rs_ssl.Task:
     """Loads a user's pictures; RequestError if the unlabelled ones fill no batch."""
-    from rsmatch_jax.data import own  # lazy: a GPU's machine may lack Pillow
+    from rsmatch_jax.data import user_task  # lazy: a GPU's machine may lack Pillow
 
     d, t = config.data, config.train
-    task = own.load_task(
-        own.Places(d.labeled, d.unlabeled, d.test, d.origins, d.cache_dir),
+    task = user_task.load_task(
+        user_task.Places(d.labeled, d.unlabeled, d.test, d.origins, d.cache_dir),
         size=d.image_size or d.size,
         encode=d.image_size is not None,
         test_share=d.test_share,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rsmatch_jax.data import own, rs_ssl
+from rsmatch_jax.data import rs_ssl, user_task
 from rsmatch_jax.data.images import image_files, image_source, user_pictures
 from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.deploy import frozen, saved
@@ -58,22 +58,23 @@ class Material:
 
 def of_places(args: argparse.Namespace, stack: contextlib.ExitStack) -> Material:
     """Reads the pictures in --labeled, --unlabeled and --test, without a run."""
-    places = own.Places(
+    places = user_task.Places(
         args.labeled, args.unlabeled, args.test, args.origins, args.cache_dir
     )
-    labelled, tested, collected = own.read(places, args.size, encode=False)
-    known = own.known(collected, args.origins, labelled.class_names)
+    labelled, tested, collected = user_task.read(places, args.size, encode=False)
+    names = collected.names.tolist()
+    known = user_pictures.origins(args.origins, names, labelled.class_names)
     nothing = collected.pictures.images[:0]
     parts = labelled, tested, collected, known
     return Material(
-        names=collected.names.tolist(),
+        names=names,
         images=collected.pictures.images,
         labelled=labelled.pictures.images,
         classes=labelled.labels,
         held_out=nothing if tested is None else tested.pictures.images,
         context=nothing,
         origins=known.origins,
-        sources=_sources(collected.names.tolist(), args.unlabeled, args, stack),
+        sources=_sources(names, args.unlabeled, args, stack),
         notes=tuple(note for x in parts if x is not None for note in x.notes),
     )
 
@@ -111,7 +112,7 @@ def _of_task(task: rs_ssl.Task) -> Material:
         images=images[begin:] if isinstance(images, np.ndarray) else images.take(rows),
         labelled=task.lab_images,
         classes=task.lab_labels,
-        held_out=rs_ssl.joined(
+        held_out=arrays.joined(
             [(x, np.arange(len(x))) for x in (task.test_images, task.val_images)]
         ),
         context=arrays.take(images, rows[:0]),
@@ -154,7 +155,7 @@ def _sources(
     """Where each collected picture lies; only --link and --copy need to know."""
     if not (args.link or args.copy):
         return None
-    listed = user_pictures.unlabelled(stack, unlabeled, "data.unlabeled")
+    listed = user_pictures.unlabelled(stack, unlabeled)
     by_name = dict(zip(listed.names, listed.files, strict=True))
     return [Source(by_name[name].place, by_name[name].read) for name in names]
 

@@ -124,21 +124,18 @@ def test_pool_of_several_generators(tmp_path, imported):
         for b, c in enumerate(("cat", "dog"))
         for i in range(a + 1)
     }
-    out, _ = imported(files, "--generators=glide,sd")
+    names = tmp_path / "names.txt"
+    names.write_text("cat\nowl\ndog\n")
+    out, _ = imported(files, "--generators=glide,sd", f"--class_names={names}")
     pool = pool_of(out, tmp_path)
+    assert pool.class_names == ("cat", "owl", "dog")
+    assert pool.labels.tolist() == [0, 0, 2, 2, 0, 2]
     assert pool.generator_names == ("glide", "sd")
     assert np.bincount(pool.generators).tolist() == [4, 2]
     assert report_of(out)["generators"]["glide"]["images"] == 4
     sd = pool.images[pool.generators == 1]
     np.testing.assert_array_equal(sd[0], pixels(0))
     np.testing.assert_array_equal(sd[1], pixels(10))
-
-
-def test_pool_takes_the_train_split_alone(tmp_path, imported):
-    files = {f"{s}/c/{s}.png": encode(pixels(len(s))) for s in ("train", "test")}
-    out, text = imported(files, "--generator=g")
-    assert "1 images ignored: test split" in text
-    assert len(pool_of(out, tmp_path).labels) == 1
 
 
 def test_resize_is_the_area_mean_and_reported(tmp_path, imported):
@@ -223,20 +220,24 @@ def test_unlabelled_images_are_a_split_without_labels(tmp_path, imported):
     assert train.labels.tolist() == test.labels.tolist() == [0, 1]
 
 
-def test_a_folder_of_links_is_imported(tmp_path, imported):
-    """Of sift --link, and with one picture that is linked twice."""
-    photos, folder = tmp_path / "photos", tmp_path / "s"
-    make_folder(photos, {f"{i}.png": encode(pixels(i)) for i in range(3)})
+def test_folders_of_links(tmp_path, capsys):
+    """Those of sift --link, one by one, and a picture that is linked twice."""
+    photos, folder = tmp_path / "photos", tmp_path / "sift"
+    make_folder(photos, {f"{i}.png": encode(pixels(i)) for i in range(4)})
     names = ("real/cat/0.png", "real/dog/1.png", "real/dog/2.png")
-    sift_links(folder, photos, names)
+    sift_links(folder, photos, (*names, "synthetic/cat/3.png"))
     (folder / "real" / "dog" / "3.png").symlink_to("2.png")
-    out, text = imported({}, "--generator=none")
-    assert f"--source={folder}: empty folders: synthetic, unsure" in text
-    assert "everything lies in the folder real, which was entered" in text
-    assert "read already: real/dog/3.png (as real/dog/2.png)" in text
-    pool = pool_of(out, tmp_path)
-    assert pool.labels.tolist() == [0, 1, 1]
-    np.testing.assert_array_equal(pool.images, [pixels(i) for i in range(3)])
+    assert run(folder, tmp_path / "no") == 2
+    assert "pass --generators=real,synthetic;" in capsys.readouterr().err
+    for part, count in (("real", 3), ("synthetic", 1)):
+        out = tmp_path / part
+        assert run(folder / part, out, "--generator=none") == 0
+        pool = pool_of(out, tmp_path)
+        assert pool.labels.tolist() == [0, 1, 1][:count]
+        first = {"real": 0, "synthetic": 3}[part]
+        expected = [pixels(first + i) for i in range(count)]
+        np.testing.assert_array_equal(pool.images, expected)
+    assert "read already: dog/3.png (as dog/2.png)" in capsys.readouterr().out
 
 
 def test_a_table_of_labels_and_a_tar(tmp_path, capsys):
@@ -315,16 +316,6 @@ def test_full_size_keeps_every_image_as_it_is(tmp_path, imported):
     cache = str(tmp_path / "cache")
     train, test = sources.load_real(str(out), cache_dir=cache, image_size=8)
     assert train.images[:].shape == (3, 8, 8, 3) and len(test.labels) == 2
-
-
-def test_class_names_give_the_order(tmp_path, imported):
-    files = {f"{c}/1.png": encode(pixels(0)) for c in "ab"}
-    names = tmp_path / "names.txt"
-    names.write_text("b\nc\na\n")
-    out, _ = imported(files, "--generator=g", f"--class_names={names}")
-    pool = pool_of(out, tmp_path)
-    assert pool.class_names == ("b", "c", "a")
-    assert pool.labels.tolist() == [2, 0]
 
 
 @pytest.mark.parametrize("form", ["zip", "wrapped", "folder"])

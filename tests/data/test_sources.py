@@ -274,16 +274,6 @@ def test_newest_version_or_the_one_in_the_name(data_dir, cache):
     assert len(load(data_dir, cache, "pets:1.0.0")[0].labels) == 12
 
 
-def test_array_folder_pair(tmp_path, cache):
-    for split in ("train", "test"):
-        arrays.save(str(tmp_path / split), arrays.fake(split))
-    train, _ = load(tmp_path, cache, str(tmp_path))
-    np.testing.assert_array_equal(train.images, arrays.fake("train").images)
-    arrays.save(str(tmp_path / "test"), arrays.fake("test", num_classes=3))
-    with pytest.raises(RequestError, match="differ in their classes"):
-        load(tmp_path, cache, str(tmp_path))
-
-
 # --- a split without labels ----------------------------------------------------------
 
 
@@ -333,6 +323,9 @@ def test_collected_images_are_of_unknown_origin(tmp_path, cache):
 def test_array_folders_with_and_without_labels(tmp_path):
     for split in ("train", "test"):
         arrays.save(str(tmp_path / split), arrays.fake(split))
+    train, _, nothing = sources.load_splits(str(tmp_path))
+    np.testing.assert_array_equal(train.images, arrays.fake("train").images)
+    assert nothing is None
     data = arrays.fake("pool")
     origins = np.resize([arrays.UNKNOWN, arrays.REAL, 1], len(data.labels))
     more = dataclasses.replace(data, generators=origins.astype(np.int32))
@@ -343,6 +336,9 @@ def test_array_folders_with_and_without_labels(tmp_path):
     test.labels[7] = -1
     arrays.save(str(tmp_path / "test"), test)
     with pytest.raises(RequestError, match="1 of its test images have no label"):
+        sources.load_splits(str(tmp_path))
+    arrays.save(str(tmp_path / "test"), arrays.fake("test", num_classes=3))
+    with pytest.raises(RequestError, match="differ in their classes"):
         sources.load_splits(str(tmp_path))
     with pytest.raises(RequestError, match="without a class or a generator"):
         sources.load_pool(str(tmp_path / "unlabeled"))

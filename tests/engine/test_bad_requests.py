@@ -27,10 +27,9 @@ DIGITS = f"--config={ROOT}/configs/digits.py"
 FOLDERS = ["--layout=folders", "--out=new"]
 POOL = "--config.data.synthetic_pool="
 
-OWN = ["--config=own", "--workdir=new"]
+NO_PLACES = ["--config=own", "--workdir=new"]
 LABELED, UNLABELED = "--config.data.labeled=", "--config.data.unlabeled="
-TWO_CLASSES = [*OWN, f"{LABELED}photos/two", f"{UNLABELED}photos/many"]
-
+TWO_CLASSES = [*NO_PLACES, f"{LABELED}photos/two", f"{UNLABELED}photos/many"]
 SIFT = ["--out=new", "--labeled=photos/two", "--unlabeled=photos/many"]
 
 CASES = {
@@ -66,13 +65,12 @@ CASES = {
         ([DIGITS, f"{POOL}set_listed", "--workdir=new"], ["set_listed", "a list"]),
         ([DIGITS, f"{POOL}set_path", "--workdir=new"], ["set_path", "'../up'"]),
         ([DIGITS, "--config.data.name=./empty"], ["empty", "dataset_info.json"]),
-        ([DIGITS, "--config.data.name=./images"], ["import_images --layout=folders"]),
         ([DIGITS, "--config.data.name=./one"], ["one", "test"]),
-        ([DIGITS, "--config.data.name=./images"], ["./images", "import_images"]),
+        ([DIGITS, "--config.data.name=./images"], ["./images", "--layout=folders"]),
         ([DIGITS, f"{POOL}images", "--workdir=new"], ["pool=", "--generator=NAME"]),
         ([DIGITS, "--config.data.name=a b"], ["'a b' is neither a TFDS name"]),
-        (OWN, ["data.labeled is not set", "--config.data.labeled=PLACE"]),
-        ([*OWN, f"{LABELED}photos/two"], ["data.unlabeled is not set"]),
+        (NO_PLACES, ["data.labeled is not set", "--config.data.labeled=PLACE"]),
+        ([*NO_PLACES, f"{LABELED}photos/two"], ["data.unlabeled is not set"]),
         ([DIGITS, "--workdir=new", f"{LABELED}photos/two"], ["--config=own"]),
         *(
             (
@@ -84,13 +82,17 @@ CASES = {
                 *(("synthetic_pool", "pool"), ("real_only", "True")),
             )
         ),
-        (
-            [*TWO_CLASSES, "--config.method.rsmatch.routing=oracle"],
-            ["routing=oracle", "data.origins"],
-        ),
-        (
-            [*TWO_CLASSES, "--config.method.rsmatch.routing=random"],
-            ["routing=random", "share"],
+        *(
+            ([*TWO_CLASSES, *more, f"--config.method.rsmatch.routing={how}"], words)
+            for how, more, words in (
+                ("oracle", [], ["routing=oracle", "name all in data.origins"]),
+                (
+                    "oracle",
+                    ["--config.data.origins=photos/one.csv"],
+                    ["the origin of some unlabelled images is unknown"],
+                ),
+                ("random", [], ["routing=random", "share"]),
+            )
         ),
         ([*TWO_CLASSES[:3], f"{UNLABELED}nope"], ["data.unlabeled", "nope: there is"]),
         ([*TWO_CLASSES[:3], f"{UNLABELED}notes"], ["data.unlabeled", "no pictures"]),
@@ -106,6 +108,7 @@ CASES = {
         ([*TWO_CLASSES, f"{LABELED}images"], ["class cat has 1", "data.test_share"]),
         ([*TWO_CLASSES, f"{LABELED}photos/few"], ["photos/few", "no class folder"]),
         ([*TWO_CLASSES, f"{LABELED}two.txt"], ["two.txt"]),
+        ([*TWO_CLASSES, f"{LABELED}photos/rows.csv"], ["9.png (line 3)", "a file"]),
         ([*TWO_CLASSES, "--config.data.test=nope"], ["data.test", "nope: there is"]),
         ([*TWO_CLASSES, "--config.data.test=photos/owl"], ["data.test", "owl"]),
         ([*TWO_CLASSES, "--config.data.test_share=0.95"], ["test_share=0.95"]),
@@ -280,6 +283,8 @@ def make_photos(root):
         "gone": "path,origin\n999.png,real\n",
         "owl": "path,origin,label\n1.png,real,owl\n",
         "bare": "file\n1.png\n",
+        "one": "path,origin\n1.png,real\n",
+        "rows": "path,label\ntwo/cat/1.png,cat\ntwo/dog/9.png,dog\n",
     }.items():
         (root / f"{name}.csv").write_text(rows)
 

@@ -39,13 +39,9 @@ def opened(
 ) -> Generator[tuple[list[Member], list[str]]]:
     """Yields all files of a zip, tar or tar.gz, and the paths of its empty folders.
 
-    Args:
-        label: names the source in messages.
-        is_read: whether a path must lie within the limits.
-
-    Raises:
-        RequestError: the archive is damaged, of another kind, or has a member that is
-            not to be trusted or beyond the limits.
+    label: names the source in messages. is_read: whether a path must lie within the
+    limits. Raises RequestError if the archive is damaged, of another kind, or has a
+    member that is not to be trusted or beyond the limits.
     """
     with contextlib.ExitStack() as stack:
         try:

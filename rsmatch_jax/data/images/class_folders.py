@@ -1,11 +1,10 @@
 """The layout `folders`: a folder per class, below splits, generators or nothing."""
 
 import argparse
-import dataclasses
 import os
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from rsmatch_jax.data.images import kinds
 from rsmatch_jax.data.images.folder_tree import some
@@ -22,7 +21,7 @@ from rsmatch_jax.data.stores.dataset_folder import natural_key
 from rsmatch_jax.errors import RequestError
 
 # In lower case. What a folder of another name means is never guessed.
-SPLIT_OF = {
+_SPLIT_OF = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "eval"), "test"),
@@ -30,50 +29,63 @@ SPLIT_OF = {
 }
 FORMS = "class/img, train|test/class/img or, with --generators, generator/class/img"
 
-
-@dataclasses.dataclass(frozen=True)
-class _Placed:
-    """An image, and the folders from the source down to it."""
-
-    file: File
-    folders: tuple[str, ...]
+Folders = tuple[str, ...]  # from the source down to a file
+Placed = list[tuple[File, Folders]]
 
 
 def split_of(folder: str) -> str | None:
     """Returns the split that a folder's name stands for, or None."""
-    return SPLIT_OF.get(folder.lower())
+    return _SPLIT_OF.get(folder.lower())
+
+
+def placed(
+    files: Files, has_meaning: Callable[[str], object] = lambda folder: False
+) -> tuple[Placed, str]:
+    """Returns the files with their folders, and the one folder around all of these.
+
+    Archives often have such a folder. It is left out of the folders; if there is none,
+    or its name `has_meaning`, "" is returned and nothing left out.
+    """
+    pairs = [(file, _folders(file)) for file in files]
+    (top, *others) = {folders[0] if len(folders) > 1 else "" for _, folders in pairs}
+    if others or not top or has_meaning(top):
+        return pairs, ""
+    return [(file, folders[1:]) for file, folders in pairs], top
+
+
+def _folders(file: File) -> Folders:
+    return tuple(file.path.split("/")[:-1])
 
 
 def folders_plan(files: Files, others: Files, args: argparse.Namespace) -> Plan:
     """Class folders, which may lie in folders per split or per generator."""
-    images = [_Placed(file, tuple(file.path.split("/")[:-1])) for file in files]
-    without_picture = {
-        tuple(f.path.split("/")[:-1]) for f in others if not kinds.is_hidden(f.path)
-    }
+    if not files:
+        raise _refused(args, f" has no images at all; {FORMS}")
+    images, wrapper = placed(files, lambda f: split_of(f) or f in args.generators)
     notes: list[str] = []
-    if wrapper := _wrapper(images, args.generators):
+    without_picture = {_folders(f) for f in others if not kinds.is_hidden(f.path)}
+    if wrapper:
         notes.append(f"everything lies in the folder {wrapper}, which was entered")
-        images = [_Placed(image.file, image.folders[1:]) for image in images]
         without_picture = {f[1:] for f in without_picture if f[:1] == (wrapper,)}
     labelled, unlabelled = _part(images, args)
     depth = _depth(labelled, unlabelled, args)
-    tops = sorted({i.folders[0] for i in labelled}, key=natural_key)
+    tops = sorted({folders[0] for _, folders in labelled}, key=natural_key)
     if depth == 1:
         notes += _check_classes(tops, args)
     else:
         _check_tops(tops, args)
     without_picture = {f[:depth] for f in without_picture if len(f) >= depth}
-    without_picture -= {image.folders[:depth] for image in images}
+    without_picture -= {folders[:depth] for _, folders in images}
     if without_picture:
         names = sorted(map("/".join, without_picture), key=natural_key)
         notes.append(f"folders without a picture, left out: {some(names)}")
     generators = args.generators or ([args.generator] if args.generator else ())
     rows = []
-    for image in labelled:
-        top = image.folders[0] if depth == 2 else ""
+    for file, folders in labelled:
+        top = folders[0] if depth == 2 else ""
         split = "train" if top in args.generators else split_of(top) or "train"
-        rows.append((image.file, split, image.folders[-1], top))
-    return make_plan(rows, [i.file for i in unlabelled], generators, args, notes)
+        rows.append((file, split, folders[-1], top))
+    return make_plan(rows, [file for file, _ in unlabelled], generators, args, notes)
 
 
 def make_plan(
@@ -81,13 +93,12 @@ def make_plan(
     unlabelled: Sequence[File],
     generators: Sequence[str],
     args: argparse.Namespace,
-    notes: Iterable[str],
+    notes: Sequence[str],
 ) -> Plan:
     """Returns the plan of images with class names.
 
     rows: (file, split, class, generator, of no meaning if there is at most one).
     """
-    notes = list(notes)
     used = {name for _, _, name, _ in rows}
     unlisted = sorted(used - set(args.class_names))
     if args.class_names and unlisted:
@@ -105,7 +116,7 @@ def make_plan(
         items.append(Item(file, split, labels[name], generator))
     if generators and unlabelled:
         ignored[f"{UNLABELLED}, a pool has none"] = len(unlabelled)
-    elif unlabelled:
+    else:
         items += [Item(file, UNLABELLED, NO_LABEL, None) for file in unlabelled]
     return Plan(
         items,
@@ -118,14 +129,18 @@ def make_plan(
     )
 
 
-def _notes_on_classes(items: Sequence[Item], names: Sequence[str]) -> list[str]:
-    """Returns lines about classes that look like a mistake."""
-    notes, spellings = [], defaultdict(list)
+def notes_on_case(names: Sequence[str]) -> list[str]:
+    """Returns lines about classes of which the names differ in case alone."""
+    spellings = defaultdict(list)
     for name in names:
         spellings[name.casefold()].append(name)
-    for same in spellings.values():
-        if len(same) > 1:
-            notes.append(f"classes that differ in case alone: {', '.join(same)}")
+    doubtful = [", ".join(same) for same in spellings.values() if len(same) > 1]
+    return [f"classes that differ in case alone: {same}" for same in doubtful]
+
+
+def _notes_on_classes(items: Sequence[Item], names: Sequence[str]) -> list[str]:
+    """Returns lines about classes that look like a mistake."""
+    notes = notes_on_case(names)
     if len(names) == 1 and items and items[0].generator is None:
         notes.append(f"there is one class alone, {names[0]}")
     for split in SPLITS:
@@ -136,94 +151,78 @@ def _notes_on_classes(items: Sequence[Item], names: Sequence[str]) -> list[str]:
     return notes
 
 
-def _wrapper(images: Sequence[_Placed], generators: Sequence[str]) -> str | None:
-    """Returns the one folder that archives often wrap around everything, or None."""
-    tops = {image.folders[0] for image in images if len(image.folders) > 1}
-    if len(tops) != 1 or any(len(image.folders) < 2 for image in images):
-        return None
-    (top,) = tops
-    return None if split_of(top) or top in generators else top
-
-
-def _part(
-    images: Sequence[_Placed], args: argparse.Namespace
-) -> tuple[list[_Placed], list[_Placed]]:
+def _part(images: Placed, args: argparse.Namespace) -> tuple[Placed, Placed]:
     """Returns the images in class folders, and the unlabelled ones."""
-    parts: tuple[list[_Placed], list[_Placed]] = ([], [])
-    for image in images:
-        top = image.folders[0] if image.folders else ""
+    parts: tuple[Placed, Placed] = ([], [])
+    for file, folders in images:
+        top, inner = (*folders, "", "")[:2]
         is_unlabelled = split_of(top) == UNLABELLED
-        parts[is_unlabelled].append(image)
-        inner = image.folders[1] if len(image.folders) > 1 else ""
+        parts[is_unlabelled].append((file, folders))
         if not is_unlabelled and split_of(inner) == UNLABELLED:
             reason = f"holds the folder {inner}, which cannot be a class"
-            raise RequestError(
-                f"--source={args.source}: {top} {reason}; move it beside {top}"
-            )
-    _check_one_folder_per_split((i.folders[0] for i in parts[1]), args)
+            raise _refused(args, f": {top} {reason}; move it beside {top}")
+    _check_one_folder_per_split((folders[0] for _, folders in parts[1]), args)
     return parts
 
 
-def _depth(
-    labelled: Sequence[_Placed],
-    unlabelled: Sequence[_Placed],
-    args: argparse.Namespace,
-) -> int:
+def _depth(labelled: Placed, unlabelled: Placed, args: argparse.Namespace) -> int:
     """Returns how many folders lie above each image, 1 or 2; or RequestError."""
-    source = f"--source={args.source}"
     if not labelled:
-        reason = "has no images at all"
-        if unlabelled:
-            reason = f"has {len(unlabelled)} unlabelled images, none in class folders"
-        raise RequestError(f"{source} {reason}; {FORMS}")
-    depths = {len(image.folders): image.file.path for image in labelled}
+        reason = f"{len(unlabelled)} unlabelled images, none in class folders"
+        raise _refused(args, f" has {reason}; {FORMS}")
+    depths = {len(folders): file.path for file, folders in labelled}
     if set(depths) == {0}:
-        raise RequestError(
-            f"{source} has {len(labelled)} images such as {depths[0]} in no class "
-            "folder; put them in folders named by class, write a CSV with the columns "
-            "path,label beside them and pass that, or put them in a folder unlabelled"
+        raise _refused(
+            args,
+            f" has {len(labelled)} images such as {depths[0]} in no class folder; put "
+            "them in folders named by class, write a CSV with the columns path,label "
+            "beside them and pass that, or put them in a folder unlabelled",
         )
     if depths.keys() not in ({1}, {2}):
         examples = " and ".join(depths[depth] for depth in sorted(depths))
-        raise RequestError(f"{source} must hold {FORMS}, but has {examples}")
+        raise _refused(args, f" must hold {FORMS}, but has {examples}")
     return min(depths)
 
 
 def _check_classes(tops: Sequence[str], args: argparse.Namespace) -> list[str]:
     """Returns lines about class folders that are named like a split."""
-    source = f"--source={args.source}"
     if args.generators:
         reason = f"{some(tops)} hold images and no class folders"
-        raise RequestError(f"{source}: {reason}; leave out --generators")
+        raise _refused(args, f": {reason}; leave out --generators")
     splits = [top for top in tops if split_of(top)]
     if splits == list(tops):
-        raise RequestError(
-            f"{source}: {some(splits)} hold images in no class folder; put these in "
-            f"folders named by class, as in {splits[0]}/cat/1.jpg, or in a folder "
-            "unlabelled"
+        raise _refused(
+            args,
+            f": {some(splits)} hold images in no class folder; put these in folders "
+            f"named by class, as in {splits[0]}/cat/1.jpg, or in a folder unlabelled",
         )
-    if splits:
-        return [f"taken for classes, as the folders beside them: {some(splits)}"]
-    return []
+    return as_classes(splits)
+
+
+def as_classes(splits: Sequence[str]) -> list[str]:
+    """Returns a line about folders named like a split, if any, that are classes."""
+    if not splits:
+        return []
+    return [f"taken for classes, as the folders beside them: {some(splits)}"]
 
 
 def _check_tops(tops: Sequence[str], args: argparse.Namespace):
     """Raises RequestError unless the folders above the classes are all splits, or all
     named by --generators."""
-    source = f"--source={args.source}"
     named = [top for top in tops if top in args.generators]
     splits = [top for top in tops if split_of(top) and top not in named]
     unknown = [top for top in tops if top not in named and top not in splits]
     if unknown:
-        above = f"{', '.join(unknown)} stand above the class folders"
         every = shlex.quote(",".join([*named, *unknown]))
         instead = " in place of --generator" if args.generator else ""
         beside = f" (beside {', '.join(splits)})" if splits else ""
-        raise RequestError(
-            f"{source}: {above}{beside} and name no split. If they name what made the "
-            f"images, pass --generators={every}{instead}; if they name splits, rename "
-            "them to train, test, validation or unlabelled; otherwise move the class "
-            "folders up"
+        raise _refused(
+            args,
+            f": {', '.join(unknown)} stand above the class folders{beside} and name no "
+            "split. If they name what made the images, pass "
+            f"--generators={every}{instead}; if they name splits, rename them to "
+            "train, test, validation or unlabelled; otherwise move the class folders "
+            "up",
         )
     if absent := sorted(set(args.generators) - set(named)):
         reason = f"there is no folder {some(absent)} above the classes"
@@ -231,7 +230,7 @@ def _check_tops(tops: Sequence[str], args: argparse.Namespace):
     if named and splits:
         both = f"the generators {some(named)} and the splits {some(splits)}"
         reason = f"has {both}, but a dataset is a pool or real"
-        raise RequestError(f"{source} {reason}; import them one by one")
+        raise _refused(args, f" {reason}; import them one by one")
     _check_one_folder_per_split(splits, args)
 
 
@@ -243,4 +242,8 @@ def _check_one_folder_per_split(folders: Iterable[str], args: argparse.Namespace
         if len(same) > 1:
             both = " and ".join(sorted(same))
             reason = f"{both} stand both for the split {split}"
-            raise RequestError(f"--source={args.source}: {reason}; keep one of them")
+            raise _refused(args, f": {reason}; keep one of them")
+
+
+def _refused(args: argparse.Namespace, reason: str) -> RequestError:
+    return RequestError(f"--source={args.source}{reason}")

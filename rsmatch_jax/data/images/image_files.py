@@ -126,12 +126,8 @@ def load(
     central: bool = False,
     background: str = alpha.BACKGROUND,
 ) -> Loaded:
-    """Loads one file.
-
-    Args:
-        central: as encoded datasets (data.image_size) are evaluated.
-        background: the colour that transparent pictures are put on.
-    """
+    """Loads one file. central: as encoded datasets (data.image_size) are evaluated.
+    background: the colour that transparent pictures are put on."""
     try:
         picture = image_source.decode(image_source.read_file(path), background)
     except image_source.Unreadable as e:
@@ -142,7 +138,7 @@ def load(
     changes = (
         *picture.changes,
         f"cropped to {encoded.CENTRE:g} of its central square",
-        image_source.RESIZED.format(*picture.original),
+        image_source.resized_from(picture.original),
     )
     pixels = encoded.central_view(picture.rgb, size)
     return Loaded(path, pixels, picture.original, changes)

@@ -24,7 +24,7 @@ from rsmatch_jax.data.stores.dataset_folder import natural_key
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.terminal import say
 
-RESIZED = "resized from {}x{}"  # an entry of `changes`
+RESIZED, CROPPED = "resized", "cropped to its central square"  # of `Picture.kinds`
 KERNEL = "Pillow BOX (area mean)"  # of `square`
 _ORIENTATION = 0x0112  # EXIF
 _PNG_DEPTH = 24  # offset of the bits per channel in a PNG file
@@ -58,13 +58,11 @@ class Picture:
     rgb: Image.Image
     original: tuple[int, int]  # width and height in the file
     changes: tuple[str, ...]  # what was done to the image, in words
-    resized: bool = False
-    cropped: bool = False
 
     @property
-    def transparent(self) -> bool:
-        """Whether the picture was put on a background."""
-        return any(change.startswith(alpha.PUT) for change in self.changes)
+    def kinds(self) -> tuple[str, ...]:
+        """The changes without the sizes that differ by picture, to be counted."""
+        return tuple(map(kind_of_change, self.changes))
 
     @functools.cached_property
     def pixels(self) -> np.ndarray:
@@ -82,12 +80,9 @@ def open_source(
 ) -> Generator[tuple[list[File], list[File]]]:
     """Opens a folder, zip, tar or tar.gz: its images in natural order, and other files.
 
-    Args:
-        flag: names the source in messages.
-        note: takes a line for each kind of thing that is not read.
-
-    Raises:
-        RequestError: there is no such source, or the archive is not to be trusted.
+    flag: names the source in messages. note: takes a line for each kind of thing that
+    is not read. Raises RequestError if there is no such source, or the archive is not
+    to be trusted.
     """
     label = f"{flag}={source}"
     with contextlib.ExitStack() as stack:
@@ -219,16 +214,18 @@ def square(picture: Picture, size: int | None) -> Picture:
     side = min(rgb.size)
     left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
     box = (left, top, left + side, top + side)
-    cropped = rgb.width != rgb.height
-    changes = ("cropped to its central square",) if cropped else ()
+    cropped = (CROPPED,) if rgb.width != rgb.height else ()
     return dataclasses.replace(
         picture,
         encoded=None,
         rgb=rgb.resize((size, size), Image.Resampling.BOX, box=box),
-        changes=(*picture.changes, *changes, RESIZED.format(*picture.original)),
-        resized=True,
-        cropped=cropped,
+        changes=(*picture.changes, *cropped, resized_from(picture.original)),
     )
+
+
+def resized_from(size: tuple[int, int]) -> str:
+    """Returns the entry of `changes` for a picture of this width and height."""
+    return f"{RESIZED} from {size[0]}x{size[1]}"
 
 
 def _sorted_images(files: Iterable[File]) -> tuple[list[File], list[File]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from rsmatch_jax.data.images import alpha, image_source
 from rsmatch_jax.data.images.folder_tree import some
+from rsmatch_jax.data.images.image_source import CROPPED, RESIZED
 from rsmatch_jax.data.images.import_plan import (
     NO_LABEL,
     SPLITS,
@@ -24,7 +25,8 @@ class Import:
     def __init__(self, plan: Plan, args: argparse.Namespace):
         self.plan, self.args = plan, args
         self.images: Counter[tuple[str, int]] = Counter()  # by (split, label)
-        self.per_generator, self.counts = Counter(), Counter()
+        self.per_generator, self.counts = Counter(), Counter()  # and `Picture.kinds`
+        self._put = f"{alpha.PUT} {args.background}"
         self.unreadable: list[str] = []
         self.invisible: list[str] = []  # fully transparent
         self.report: dict[str, Any] = {}  # content of pool.json, once all is read
@@ -50,9 +52,7 @@ class Import:
             if self._is_new(picture, item):
                 self.images[item.split, item.label] += 1
                 self.per_generator[item.generator] += 1
-                self.counts["resized"] += picture.resized
-                self.counts["cropped"] += picture.cropped
-                self.counts["transparent"] += picture.transparent
+                self.counts.update(picture.kinds)
                 if alpha.FULLY_TRANSPARENT in picture.changes:
                     self.invisible.append(item.file.path)
                 image = picture.encoded or picture.pixels
@@ -80,7 +80,7 @@ class Import:
     def _finish(self):
         """Reports what was read; RequestError if a file is unreadable."""
         plan, args, counts = self.plan, self.args, self.counts
-        if self.unreadable and not self.args.skip_unreadable:
+        if self.unreadable and not args.skip_unreadable:
             raise RequestError(
                 f"{len(self.unreadable)} files are no complete images: replace, delete "
                 f"or leave out (--skip_unreadable) {some(self.unreadable)}"
@@ -92,17 +92,17 @@ class Import:
                 for i, (name, how) in enumerate(plan.generators.items())
             },
             "resize": {
-                "kernel": image_source.KERNEL if counts["resized"] else None,
-                "size": self.args.size,
-                "resized": counts["resized"],
-                "cropped_to_square": counts["cropped"],
+                "kernel": image_source.KERNEL if counts[RESIZED] else None,
+                "size": args.size,
+                "resized": counts[RESIZED],
+                "cropped_to_square": counts[CROPPED],
             },
             "transparent": {
-                "background": args.background if counts["transparent"] else None,
-                "images": counts["transparent"],
+                "background": args.background if counts[self._put] else None,
+                "images": counts[self._put],
             },
             "exact_duplicates": duplicates,
-            "exact_duplicates_dropped": 0 if self.args.keep_duplicates else duplicates,
+            "exact_duplicates_dropped": 0 if args.keep_duplicates else duplicates,
             "same_pixels_in_two_classes": counts["two_classes"],
             "unreadable_left_out": self.unreadable,
             "licence": plan.licence,
@@ -130,9 +130,9 @@ class Import:
         for number, what in (
             (counts["two_classes"], f"{kept_as} have another class as well"),
             (counts["two_splits"], f"{kept_as} are also in another split"),
-            (counts["resized"], f"resized by {image_source.KERNEL} and stored as PNG"),
-            (counts["cropped"], "of these were cropped to their central square"),
-            (counts["transparent"], f"transparent, put on {args.background}"),
+            (counts[RESIZED], f"resized by {image_source.KERNEL} and stored as PNG"),
+            (counts[CROPPED], "of these were cropped to their central square"),
+            (counts[self._put], f"transparent, put on {args.background}"),
             (len(self.invisible), f"of these seen not at all: {some(self.invisible)}"),
             (num_others, "other files ignored"),
             *((n, f"images ignored: {reason}") for reason, n in plan.ignored.items()),

@@ -3,7 +3,7 @@
 import csv
 import functools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from rsmatch_jax.data.images import image_source, kinds
 from rsmatch_jax.data.images.folder_tree import some
@@ -18,18 +18,12 @@ Row = tuple[int, dict[str, str]]  # number of the line, {column: text}
 def labelled(
     path: str, flag: str = "--source", note: Callable[[str], None] = say
 ) -> list[tuple[File, str]]:
-    """Returns the images and classes of a CSV with the columns path and label.
+    """Returns the images and classes of a CSV `path,label`, in natural order.
 
-    Images come in natural order. Their paths are relative to the CSV's folder.
-
-    Args:
-        flag: names the CSV in messages.
-        note: takes a line about unused columns, and about images that have no row
-            although they lie in the folders of others.
-
-    Raises:
-        RequestError: the CSV cannot be read, or a row has no file or no class, or two
-            rows name one file.
+    Paths are relative to the CSV's folder. flag: names the CSV in messages. note: takes
+    a line about unused columns, and about images without a row beside those with one.
+    Raises RequestError if the CSV cannot be read, or a row has no file or no class, or
+    two rows name one file.
     """
     rows = read(path, flag, ("path", "label"), note=note)
     folder, first, absent, pairs = os.path.dirname(path), {}, [], []
@@ -46,10 +40,11 @@ def labelled(
         file = File(name, functools.partial(image_source.read_file, place))
         pairs.append((file, values["label"]))
     if absent:
-        reason = f"rows without a file, below the CSV's own folder: {some(absent)}"
-        raise RequestError(f"{flag}={path} has {len(absent)} {reason}")
-    beside = _images_beside({os.path.dirname(real) for real in first}, first)
-    if beside:
+        reason = f"rows without a file below the CSV's folder: {some(absent)}"
+        raise RequestError(
+            f"{flag}={path} has {len(absent)} {reason}; correct the paths, or drop them"
+        )
+    if beside := _images_beside(first):
         note(f"{flag}={path}: {len(beside)} images have no row: {some(beside)}")
     return sorted(pairs, key=lambda pair: natural_key(pair[0].path))
 
@@ -96,12 +91,11 @@ def read(
     return rows
 
 
-def _images_beside(folders: Iterable[str], reals: Iterable[str]) -> list[str]:
-    """Returns the images in these folders that are not among the real paths."""
-    listed = set(reals)
+def _images_beside(listed: Collection[str]) -> list[str]:
+    """Returns the images in the folders of these real paths that are not listed."""
     return [
         path
-        for folder in sorted(folders)
+        for folder in sorted(set(map(os.path.dirname, listed)))
         for name in sorted(os.listdir(folder), key=natural_key)
         if kinds.is_image(name)
         and os.path.realpath(path := os.path.join(folder, name)) not in listed

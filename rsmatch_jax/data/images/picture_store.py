@@ -104,7 +104,6 @@ def _bytes(source: File) -> bytes:
 def _decode(source: bytes, size: int | None) -> tuple[bytes, bytes, tuple[str, ...]]:
     """Returns a picture's bytes in images.bin, its digest and what was changed."""
     picture = image_source.square(image_source.decode(source), size)
-    changes = tuple(map(image_source.kind_of_change, picture.changes))
     if size is not None:
         stored = picture.pixels.tobytes()
     elif picture.encoded is not None:
@@ -113,7 +112,7 @@ def _decode(source: bytes, size: int | None) -> tuple[bytes, bytes, tuple[str, .
         png = io.BytesIO()
         picture.rgb.save(png, "PNG")
         stored = png.getvalue()
-    return stored, picture.digest().hex().encode(), changes
+    return stored, picture.digest().hex().encode(), picture.kinds
 
 
 def _write(folder: str, sources: Sequence[File], what: str, size: int | None):

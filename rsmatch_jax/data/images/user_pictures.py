@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rsmatch_jax import files as paths
 from rsmatch_jax.data.images import class_folders, image_source, kinds, label_table
 from rsmatch_jax.data.images.folder_tree import some
 from rsmatch_jax.data.images.image_source import File
@@ -16,8 +17,6 @@ from rsmatch_jax.data.rs_ssl import REAL, UNKNOWN
 from rsmatch_jax.data.stores.arrays import REAL_ORIGIN
 from rsmatch_jax.data.stores.dataset_folder import natural_key
 from rsmatch_jax.errors import RequestError
-
-NOT_KNOWN = "unknown"  # an entry of the column `origin`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +33,13 @@ class Collection:
 
 @dataclasses.dataclass(frozen=True)
 class Origins:
-    """What a CSV says of unlabelled pictures. origins: int32 [N], rs_ssl.REAL, UNKNOWN
-    or a position in generator_names; labels: int32 [N], -1 = unknown. notes: lines
-    about what is not used."""
+    """What is known of unlabelled pictures. origins: int32 [N], rs_ssl.REAL, UNKNOWN or
+    a position in generator_names; labels: int32 [N], -1 = unknown. notes: lines about
+    what is not used."""
 
     origins: np.ndarray
     labels: np.ndarray
-    generator_names: tuple[str, ...]
+    generator_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -53,16 +52,15 @@ def labelled(
     key: of the config, for messages. classes: the class names; the labels that occur,
     in natural order, by default.
     """
-    path = os.path.abspath(os.path.expanduser(source))
+    path = paths.absolute(source)
     notes: list[str] = []
     if path.lower().endswith(".csv"):
         pairs = label_table.labelled(path, key, notes.append)
     else:
-        pairs = _class_folders(_opened(stack, path, key, notes), key, path, notes)
+        pairs = _class_folders(_opened(stack, path, key, notes), f"{key}={path}", notes)
     labels = sorted({label for _, label in pairs}, key=natural_key)
     names = tuple(classes or labels)
-    unlisted = [label for label in labels if label not in names]
-    if unlisted:
+    if unlisted := [label for label in labels if label not in names]:
         raise RequestError(
             f"{key}={source} has the classes {some(unlisted)}, which data.labeled has "
             f"not ({some(names)}); rename or remove them"
@@ -72,6 +70,7 @@ def labelled(
             f"{key}={source} has one class, {names[0]}; a classifier needs pictures of "
             "two or more, in a folder per class"
         )
+    notes += [f"{key}={path}: {line}" for line in class_folders.notes_on_case(names)]
     position = {name: label for label, name in enumerate(names)}
     return Collection(
         files=tuple(file for file, _ in pairs),
@@ -82,17 +81,17 @@ def labelled(
     )
 
 
-def unlabelled(stack: contextlib.ExitStack, sources: str, key: str) -> Collection:
+def unlabelled(stack: contextlib.ExitStack, sources: str) -> Collection:
     """Reads unlabelled pictures: folder trees and archives, joined by commas."""
-    path = os.path.expanduser(sources)
-    parts = [sources] if os.path.exists(path) else sources.split(",")
-    parts = [part.strip() for part in parts if part.strip()]
-    if not parts:
+    key = "data.unlabeled"
+    is_one = os.path.exists(os.path.expanduser(sources))
+    parts = [sources] if is_one else [part.strip() for part in sources.split(",")]
+    places = [paths.absolute(part) for part in parts if part]
+    if not places:
         raise RequestError(f"{key}={sources} names no folder")
     files, names, notes = [], [], []
-    for part, prefix in zip(parts, _prefixes(parts), strict=True):
-        path = os.path.abspath(os.path.expanduser(part))
-        images = _opened(stack, path, key, notes)
+    for place, prefix in zip(places, _prefixes(places), strict=True):
+        images = _opened(stack, place, key, notes)
         files += images
         names += [prefix + file.path for file in images]
     labels = np.full(len(files), -1, np.int32)
@@ -100,25 +99,25 @@ def unlabelled(stack: contextlib.ExitStack, sources: str, key: str) -> Collectio
 
 
 def origins(
-    source: str, names: Sequence[str], class_names: Sequence[str], key: str
+    source: str | None, names: Sequence[str], class_names: Sequence[str]
 ) -> Origins:
-    """Reads a CSV `path,origin[,label]` about the unlabelled pictures of these names.
-
-    origin: real, synthetic, a generator's name, or unknown. label: a class, or empty.
-    """
+    """Reads a CSV `path,origin[,label]`, if any, about the unlabelled pictures of these
+    names. origin: real, synthetic, a generator's name, or unknown. label: or empty."""
+    of_pictures = np.full(len(names), UNKNOWN, np.int32)
+    labels = np.full(len(names), -1, np.int32)
+    if source is None:
+        return Origins(of_pictures, labels)
     # Exact names come first; a CSV's cells have no outer spaces.
     position = {name.strip(): row for row, name in enumerate(names)}
     position |= {name: row for row, name in enumerate(names)}
-    classes = {name: label for label, name in enumerate(class_names)}
     generators: dict[str, int] = {}
-    known = np.full(len(names), UNKNOWN, np.int32)
-    labels = np.full(len(names), -1, np.int32)
-    path = os.path.abspath(os.path.expanduser(source))
+    lines: dict[int, int] = {}  # of each picture
     notes: list[str] = []
     columns = ("path", "origin"), ("label",)
+    path, key = paths.absolute(source), "data.origins"
     for line, row in label_table.read(path, key, *columns, notes.append):
         where = f"{key}={source}, line {line}"
-        name = row["path"]
+        name, origin, label = row["path"], row["origin"], row.get("label", "")
         if name not in position:
             name = name.replace("\\", "/").removeprefix("./")
         if name not in position:
@@ -126,63 +125,78 @@ def origins(
                 f"{where}: {row['path']} is none of the unlabelled pictures, such as "
                 f"{names[0]}; correct the path, which is relative to data.unlabeled"
             )
-        origin, label = row["origin"], row.get("label", "")
-        if label and label not in classes:
+        if label and label not in class_names:
             raise RequestError(
                 f"{where}: {label} is none of the classes {some(class_names)}; "
                 "correct it, or leave it empty"
             )
+        picture = position[name]
+        if (other := lines.setdefault(picture, line)) != line:
+            raise RequestError(
+                f"{where}: {name} is in line {other} too; drop one of them"
+            )
         if origin.lower() == REAL_ORIGIN:
-            known[position[name]] = REAL
-        elif origin.lower() != NOT_KNOWN:
-            known[position[name]] = generators.setdefault(origin, len(generators))
+            of_pictures[picture] = REAL
+        elif origin.lower() != "unknown":
+            of_pictures[picture] = generators.setdefault(origin, len(generators))
         if label:
-            labels[position[name]] = classes[label]
-    return Origins(known, labels, tuple(generators), tuple(notes))
+            labels[picture] = class_names.index(label)
+    return Origins(of_pictures, labels, tuple(generators), tuple(notes))
 
 
 def _class_folders(
-    images: Sequence[File], key: str, source: str, notes: list[str]
+    images: Sequence[File], what: str, notes: list[str]
 ) -> list[tuple[File, str]]:
-    """Returns the files with their class, the first folder of the path."""
-    what = f"{key}={source}"
-    paths = [file.path.split("/")[:-1] for file in images]
-    wrapping = paths[0][:1]
-    if wrapping and all(len(path) > 1 and path[:1] == wrapping for path in paths):
-        notes.append(f"{what}: entered its only folder, {wrapping[0]}")
-        paths = [path[1:] for path in paths]
-    flat = [file.path for file, path in zip(images, paths, strict=True) if not path]
+    """Returns the files with their class, the first folder of the path.
+
+    Unlike an import, whose exact layouts tell splits and generators from classes, it
+    takes folders inside a class for parts of it.
+    """
+    placed, wrapper = class_folders.placed(images)
+    if wrapper:
+        notes.append(f"{what}: entered its only folder, {wrapper}")
+    flat = [file.path for file, folders in placed if not folders]
     if flat:
         raise RequestError(
             f"{what}: {flat[0]} lies in no class folder; put the pictures of each "
             "class into a folder of its name, or name a CSV with the columns path,label"
         )
-    tops = {path[0] for path in paths}
-    nameless = [top for top in tops if class_folders.split_of(top) == UNLABELLED]
+    tops = sorted({folders[0] for _, folders in placed}, key=natural_key)
+    split_of = {top: class_folders.split_of(top) for top in tops}
+    nameless = [top for top in tops if split_of[top] == UNLABELLED]
     if nameless:
         raise RequestError(
             f"{what} has the folder {nameless[0]}, which is no class; move it out of "
             "there and name it in data.unlabeled"
         )
-    if all(class_folders.split_of(top) for top in tops):
+    splits = [top for top in tops if split_of[top]]
+    if splits == tops:
+        first = min(tops, key=lambda top: split_of[top] != "train")
+        place = os.path.join(what.partition("=")[2], wrapper, first)
+        way_out = f"name one of them, such as data.labeled={place}, and another in"
+        if not os.path.isdir(place):
+            way_out = "unpack the archive, and name one of them here and another in"
         raise RequestError(
-            f"{what} has the folders {some(sorted(tops))} in place of classes; name "
-            f"one of them, such as data.labeled={source}/{min(tops)}, and another in "
+            f"{what} has the folders {some(tops)} in place of classes; {way_out} "
             "data.test"
         )
-    return [(file, path[0]) for file, path in zip(images, paths, strict=True)]
+    notes += [f"{what}: {line}" for line in class_folders.as_classes(splits)]
+    deep = sorted({"/".join(folders) for _, folders in placed if len(folders) > 1})
+    if deep:
+        notes.append(f"{what}: folders inside classes, read with them: {some(deep)}")
+    return [(file, folders[0]) for file, folders in placed]
 
 
-def _prefixes(sources: Sequence[str]) -> list[str]:
+def _prefixes(places: Sequence[str]) -> list[str]:
     """Returns the shortest ends of several paths that differ, with a slash; else ""."""
-    if len(sources) == 1:
+    if len(places) == 1:
         return [""]
-    parts = [os.path.abspath(os.path.expanduser(s)).split(os.sep) for s in sources]
+    parts = [place.split(os.sep) for place in places]
     for depth in range(1, max(map(len, parts)) + 1):
         ends = ["/".join(p[-depth:]).strip("/") + "/" for p in parts]
         if len(set(ends)) == len(ends):
             return ends
-    raise RequestError(f"data.unlabeled={','.join(sources)} names a folder twice")
+    raise RequestError(f"data.unlabeled={','.join(places)} names a folder twice")
 
 
 def _opened(
@@ -194,7 +208,7 @@ def _opened(
     if not images:
         raise RequestError(
             f"{key}={path} has no pictures (files that end in "
-            f"{', '.join(kinds.suffixes())})"
+            f"{', '.join(kinds.suffixes())}); add some, or name another place"
         )
     if others:
         example = f"{len(others)} files are no pictures, such as {others[0].path}"

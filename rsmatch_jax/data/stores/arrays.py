@@ -4,10 +4,11 @@ On disk a folder of `images.npy`, `labels.npy`, maybe `generators.npy`, `meta.js
 """
 
 import dataclasses
+import functools
 import hashlib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,15 @@ ALIGNMENT = 64  # bytes
 REAL_ORIGIN = "real"  # stands for real images in reports; no generator may be called so
 REAL, UNKNOWN = -1, -2  # origins that are no generator
 
+Images = np.ndarray | EncodedImages
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageArrays:
     """Images of one split or pool."""
 
     name: str
-    images: np.ndarray | EncodedImages  # uint8 [N, H, W, 1 or 3], maybe memory-mapped
+    images: Images  # uint8 [N, H, W, 1 or 3], maybe memory-mapped
     labels: np.ndarray  # int32 [N], positions in class_names; -1 = unknown
     class_names: tuple[str, ...]
     # Origins, int32 [N]: positions in generator_names. In a set of unlabelled images
@@ -74,13 +77,27 @@ class ImageArrays:
                 raise ValueError(f"{what} are outside {lowest}..{len(names) - 1}")
 
 
-def take(
-    images: np.ndarray | EncodedImages, rows: np.ndarray
-) -> np.ndarray | EncodedImages:
+def take(images: Images, rows: np.ndarray) -> Images:
     """Returns the images at some positions; encoded ones are not read."""
     if isinstance(images, EncodedImages):
         return images.take(rows)
     return np.asarray(images[rows])
+
+
+def joined(parts: Sequence[tuple[Images, np.ndarray]]) -> Images:
+    """Returns the images at the indices of all parts in a row."""
+    places = [i.take(at) for i, at in parts if isinstance(i, EncodedImages)]
+    if places:
+        return functools.reduce(EncodedImages.followed_by, places)
+    # One aligned array, because it may be most of a run's memory and JAX then takes it
+    # over without a copy.
+    count = sum(len(indices) for _, indices in parts)
+    pixels, done = aligned((count, *parts[0][0].shape[1:])), 0
+    for images, indices in parts:
+        out = pixels[done : done + len(indices)]
+        np.take(np.asarray(images), indices, axis=0, out=out, mode="clip")
+        done += len(indices)
+    return pixels
 
 
 def aligned(shape: tuple[int, ...]) -> np.ndarray:

@@ -12,14 +12,27 @@ import urllib.request
 from rsmatch_jax.errors import RequestError
 
 TIMEOUT = 10.0  # seconds
+_IMPORTED = "tiny_imagenet"  # no dataset of TFDS: made by a layout of import_images
 
 
-def check_download(name: str, data_dir: str):
-    """Raises RequestError if TFDS is not installed or cannot reach a dataset's files.
+def check_download(name: str, data_dir: str, *, allowed: bool = True):
+    """Raises RequestError if a download is not allowed (data.download), or TFDS lacks
+    the dataset, is not installed or cannot reach the files.
 
     A dataset passes if TFDS lists no addresses of it, or its archive lies in
     <data_dir>/downloads/manual.
     """
+    if (base := _base(name)) == _IMPORTED:
+        raise RequestError(
+            f"{base} is not in {data_dir}, and TFDS has no such dataset: fetch "
+            "tiny-imagenet-200.zip and run python -m rsmatch_jax.data.import_images "
+            f"--layout={base} --source=ZIP --out={data_dir}/{base}/1.0.0"
+        )
+    if not allowed:
+        raise RequestError(
+            f"{name} is not in {data_dir}, data.download is False: prepare it on "
+            "another machine and pass --config.data.data_dir=DIR"
+        )
     root = tfds_root()
     if root is None:
         raise RequestError(
@@ -45,9 +58,13 @@ def tfds_root() -> str | None:
     return next(iter(spec and spec.submodule_search_locations or ()), None)
 
 
+def _base(name: str) -> str:
+    return name.split("/")[0].split(":")[0]
+
+
 def known_urls(name: str, root: str) -> list[str]:
     """Returns the addresses in TFDS's checksum list of a dataset; [] without a list."""
-    base = name.split("/")[0].split(":")[0]
+    base = _base(name)
     for file in (f"url_checksums/{base}.txt", f"datasets/{base}/checksums.tsv"):
         path = pathlib.Path(root, file)
         if path.is_file():

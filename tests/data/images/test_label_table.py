@@ -26,15 +26,10 @@ TABLES = {
         {"a/1.png": "cat"},
         "1 images have no row: {}/a/2.png",
     ),
-    "columns of no use": (
-        "path,label,width\na/1.png,cat,8\na/2.png,dog,8\n",
-        {"a/1.png": "cat", "a/2.png": "dog"},
-        "columns that are not used: width",
-    ),
     "rows without an image": (
         "path,label\na/1.png,cat\na/9.png,dog\na,dog\n",
         None,
-        "has 2 rows without a file, below the CSV's own folder: a/9.png (line 3), a (",
+        "has 2 rows without a file below the CSV's folder: a/9.png (line 3), a (",
     ),
     "a file in two rows": (
         "path,label\na/1.png,cat\na/2.png,cat\na/../a/1.png,dog\n",

@@ -2,17 +2,16 @@
 
 import contextlib
 
-import numpy as np
 import pytest
 from support.import_sources import make_folder, make_zip
 from support.pictures import encode, noise
 
-from rsmatch_jax.data import own
 from rsmatch_jax.data.images import user_pictures
 from rsmatch_jax.data.rs_ssl import REAL, UNKNOWN
 from rsmatch_jax.errors import RequestError
 
 PNG = encode(noise(8, 8, 3))
+KEY = "data.labeled"
 
 
 def files(*names):
@@ -23,127 +22,109 @@ def table(*rows):
     return {"labels.csv": "\n".join(rows).encode()}
 
 
-def pairs(pictures):
-    """{name: class name}"""
-    return {
-        name: pictures.class_names[label]
-        for name, label in zip(pictures.names, pictures.labels, strict=True)
-    }
-
-
-TWO = files("cat/1.png", "cat/10.png", "cat/2.png", "dog/a/1.png")
-# {form: (files, what of them is named, {name: class}, words of its notes)}
+# {form: (files, {name: class} in their order, words of its notes)}
 LABELLED = {
-    "class folders": (TWO, "", dict.fromkeys(("cat/1.png", "cat/2.png"), "cat"), ""),
+    "class folders": (
+        files("cat/1.png", "cat/10.png", "cat/2.png", "dog/1.png"),
+        {"cat/1.png": "cat", "cat/2.png": "cat", "cat/10.png": "cat"}
+        | {"dog/1.png": "dog"},
+        "",
+    ),
+    "folders in a class": (
+        files("cat/1.png", "dog/a/1.png", "dog/b/c/1.png"),
+        {"cat/1.png": "cat", "dog/a/1.png": "dog", "dog/b/c/1.png": "dog"},
+        "{}: folders inside classes, read with them: dog/a, dog/b/c",
+    ),
     "a wrapping folder": (
         files("all/cat/1.png", "all/dog/1.png"),
-        "",
         {"all/cat/1.png": "cat", "all/dog/1.png": "dog"},
-        "entered its only folder, all",
+        "{}: entered its only folder, all",
     ),
     "a split in a folder": (
         files("train/cat/1.png", "train/dog/1.png"),
-        "",
-        {"train/cat/1.png": "cat"},
-        "entered its only folder, train",
+        {"train/cat/1.png": "cat", "train/dog/1.png": "dog"},
+        "{}: entered its only folder, train",
+    ),
+    "a class named like a split": (
+        files("cat/1.png", "train/1.png"),
+        {"cat/1.png": "cat", "train/1.png": "train"},
+        "{}: taken for classes, as the folders beside them: train",
+    ),
+    "classes that differ in case": (
+        files("Cat/1.png", "cat/2.png"),
+        {"Cat/1.png": "Cat", "cat/2.png": "cat"},
+        "{}: classes that differ in case alone: Cat, cat",
     ),
     "other files": (
-        {**TWO, "cat/notes.txt": b"", "cat/x.psd": b""},
-        "",
-        {"cat/1.png": "cat"},
-        "2 files are no pictures",
+        {**files("cat/1.png", "dog/1.png"), "cat/notes.txt": b"", "cat/x.doc": b""},
+        {"cat/1.png": "cat", "dog/1.png": "dog"},
+        "{}: 2 files are no pictures, such as cat/notes.txt",
     ),
     "a table": (
-        {
-            **files("1.png", "below/2.png"),
-            **table("path,label", "1.png,cat", "below/2.png,dog"),
-        },
-        "labels.csv",
-        {"1.png": "cat", "below/2.png": "dog"},
-        "",
-    ),
-    "a table with more columns": (
-        {
-            **files("1.png", "2.png"),
-            **table("label,path,who", "x y,1.png,me", "z,2.png,me"),
-        },
-        "labels.csv",
-        {"1.png": "x y", "2.png": "z"},
-        "columns that are not used: who",
+        files("1.png", "below/2.png")
+        | table("label,path,who", "x y,1.png,me", "z,below/2.png,me"),
+        {"1.png": "x y", "below/2.png": "z"},
+        "{}: columns that are not used: who",
     ),
 }
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
-@pytest.mark.parametrize("form", LABELLED)
-def test_labelled(form, packed, tmp_path):
-    content, named, expected, words = LABELLED[form]
-    if packed and named:
+@pytest.mark.parametrize(
+    ("content", "expected", "words"), LABELLED.values(), ids=LABELLED
+)
+def test_labelled(content, expected, words, packed, tmp_path):
+    if packed and "labels.csv" in content:
         pytest.skip("a table lies beside its files")
     make = make_zip if packed else make_folder
     source = make(tmp_path / ("x.zip" if packed else "x"), content)
+    source += "/labels.csv" if "labels.csv" in content else ""
     with contextlib.ExitStack() as stack:
-        pictures = user_pictures.labelled(
-            stack, f"{source}/{named}".rstrip("/"), "data.labeled"
-        )
+        pictures = user_pictures.labelled(stack, source, KEY)
         assert all(file.read() == PNG for file in pictures.files)
-    assert pairs(pictures).items() >= expected.items()
-    assert words in "\n".join(pictures.notes)
+    classes = [pictures.class_names[label] for label in pictures.labels]
+    assert list(zip(pictures.names, classes, strict=True)) == list(expected.items())
+    assert pictures.notes == ((words.format(f"{KEY}={source}"),) if words else ())
 
 
-def test_natural_order(tmp_path):
-    with contextlib.ExitStack() as stack:
-        source = make_folder(tmp_path / "x", TWO)
-        pictures = user_pictures.labelled(stack, source, "data.labeled")
-    assert pictures.names == ("cat/1.png", "cat/2.png", "cat/10.png", "dog/a/1.png")
-    assert pictures.labels.tolist() == [0, 0, 0, 1]
-
-
+# {form: (files, words of the refusal)}; see test_label_table.py for tables.
 REFUSED = {
-    "flat": (files("1.png", "2.png"), "", "lies in no class folder.*path,label"),
+    "flat": (files("1.png", "2.png"), "lies in no class folder.*path,label"),
     "splits": (
-        files("train/cat/1.png", "test/cat/1.png"),
-        "",
-        "the folders test, train in place of classes.*data.labeled=.*test",
+        files("test/cat/1.png", "train/cat/1.png"),
+        "the folders test, train in place of classes.*data.labeled=.*/x/train,.*test",
     ),
-    "one class": (files("cat/1.png"), "", "one class, cat"),
+    "splits in a wrapping folder": (
+        files("a/val/cat/1.png", "a/dev/cat/1.png"),
+        "the folders dev, val in place of classes.*data.labeled=.*/x/a/dev,",
+    ),
+    "one class": (files("cat/1.png"), "one class, cat"),
     "unlabelled ones": (
         files("cat/1.png", "dog/1.png", "Unlabeled/1.png"),
-        "",
         "the folder Unlabeled, which is no class.*data.unlabeled",
     ),
-    "nothing": ({"a.txt": b""}, "", "has no pictures"),
+    "nothing": ({"a.txt": b""}, "has no pictures"),
+    "no place": ({}, "no such folder"),
     "a row without a file": (
-        {**files("1.png"), **table("path,label", "1.png,a", "2.png,b")},
-        "labels.csv",
-        "2.png",
+        files("1.png") | table("path,label", "1.png,a", "2.png,b"),
+        "rows without a file.*2.png",
     ),
-    "a row without a label": (
-        {**files("1.png"), **table("path,label", "1.png,")},
-        "labels.csv",
-        "label",
-    ),
-    "a file twice": (
-        {**files("1.png"), **table("path,label", "1.png,a", "./1.png,b")},
-        "labels.csv",
-        "1.png",
-    ),
-    "no header": (
-        {**files("1.png"), **table("1.png,a")},
-        "labels.csv",
-        "path,label",
-    ),
-    "no rows": (table("path,label"), "labels.csv", "no rows"),
-    "no place": ({"a": b""}, "nowhere", "no such folder"),
 }
 
 
-@pytest.mark.parametrize("form", REFUSED)
-def test_refused(form, tmp_path):
-    content, named, words = REFUSED[form]
+def test_splits_in_an_archive(tmp_path):
+    source = make_zip(tmp_path / "x.zip", files("train/cat/1.png", "test/cat/1.png"))
+    words = "test, train in place of classes; unpack the archive, and name"
+    with contextlib.ExitStack() as stack, pytest.raises(RequestError, match=words):
+        user_pictures.labelled(stack, source, KEY)
+
+
+@pytest.mark.parametrize(("content", "words"), REFUSED.values(), ids=REFUSED)
+def test_refused(content, words, tmp_path):
     source = make_folder(tmp_path / "x", content)
+    source += "/labels.csv" if "labels.csv" in content else ""
     with contextlib.ExitStack() as stack, pytest.raises(RequestError, match=words) as e:
-        user_pictures.labelled(stack, f"{source}/{named}".rstrip("/"), "data.labeled")
+        user_pictures.labelled(stack, source, KEY)
     assert "data.labeled=" in str(e.value)
 
 
@@ -164,7 +145,7 @@ def test_classes_of_a_test_set(tmp_path):
 
 def unlabelled(sources):
     with contextlib.ExitStack() as stack:
-        return user_pictures.unlabelled(stack, sources, "data.unlabeled")
+        return user_pictures.unlabelled(stack, sources)
 
 
 def test_unlabelled(tmp_path):
@@ -190,36 +171,25 @@ def test_unlabelled(tmp_path):
 
 
 def test_origins(tmp_path):
-    names = (" a.png", "b/c.png", "d\\.png", "e.png", "f.png")
+    names, classes = (" a.png", "b/c.png", "d\\.png", "e.png", "f.png"), ("cat", "dog")
     path = tmp_path / "origins.csv"
     path.write_text(
         "path,origin,label\n a.png,Real,cat\n.\\b/c.png,synthetic,\nd\\.png,SDXL,dog\n"
         "e.png,unknown,dog\n"
     )
-    known = user_pictures.origins(str(path), names, ("cat", "dog"), "data.origins")
-    assert known.generator_names == ("synthetic", "SDXL")
-    assert known.origins.tolist() == [REAL, 0, 1, UNKNOWN, UNKNOWN]
-    assert known.labels.tolist() == [0, -1, 1, 1, -1]
+    truth = user_pictures.origins(str(path), names, classes)
+    assert truth.generator_names == ("synthetic", "SDXL")
+    assert truth.origins.tolist() == [REAL, 0, 1, UNKNOWN, UNKNOWN]
+    assert truth.labels.tolist() == [0, -1, 1, 1, -1]
+    nothing = user_pictures.origins(None, names, classes)
+    assert set(nothing.origins.tolist()) == {UNKNOWN}
+    assert set(nothing.labels.tolist()) == {-1} and not nothing.generator_names
     for rows, words in (
         ("path,origin\nz.png,real\n", "z.png is none of the unlabelled pictures"),
         ("path,origin,label\na.png,real,owl\n", "owl is none of the classes cat, dog"),
+        ("path,origin\ne.png,real\n./e.png,sd\n", "line 3: e.png is in line 2 too"),
         ("origin\nreal\n", "path"),
     ):
         path.write_text(rows)
         with pytest.raises(RequestError, match=words):
-            user_pictures.origins(str(path), names, ("cat", "dog"), "data.origins")
-
-
-def test_hold_out():
-    """Of each class its share, at least one and not all, the same at every start."""
-    labels = np.repeat([0, 1, 2, 3], [50, 10, 2, 3]).astype(np.int32)
-    train, test = own.hold_out(labels, "abcd", 0.2, 3)
-    assert np.bincount(labels[test]).tolist() == [10, 2, 1, 1]
-    assert np.array_equal(np.sort(np.concatenate([train, test])), np.arange(65))
-    assert np.array_equal(own.hold_out(labels, "abcd", 0.2, 3)[1], test)
-    assert not np.array_equal(own.hold_out(labels, "abcd", 0.2, 4)[1], test)
-    assert len(own.hold_out(labels, "abcd", 0.0, 3)[1]) == 0
-    _, most = own.hold_out(labels, "abcd", 0.9, 3)
-    assert np.bincount(labels[most]).tolist() == [45, 9, 1, 2]
-    with pytest.raises(RequestError, match="class d has 1 readable.*data.test_share"):
-        own.hold_out(np.append(labels[:62], 3), "abcd", 0.2, 3)
+            user_pictures.origins(str(path), names, classes)

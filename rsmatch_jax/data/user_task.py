@@ -2,14 +2,16 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from rsmatch_jax.data import rs_ssl, sources
 from rsmatch_jax.data.images import picture_store, user_pictures
 from rsmatch_jax.data.images.picture_store import Pictures
-from rsmatch_jax.data.images.user_pictures import Collection, Origins
+from rsmatch_jax.data.images.user_pictures import Collection
 from rsmatch_jax.data.rs_ssl import PictureFiles, Task
 from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.data.stores.arrays import ImageArrays
@@ -61,16 +63,16 @@ def load_task(
     or too few.
 
     size, encode: see `picture_store.load`. test_share: of each class's labelled
-    pictures, the test set if `places.test` is None. Other options: `rs_ssl.make_split`.
+    pictures, the test set if `places.test` is not set. Others: `rs_ssl.make_split`.
     """
     labelled, tested, collected = read(places, size, encode)
-    if tested is None:
-        tested = labelled
+    if tested is not None:
+        of_train, of_test = np.arange(len(labelled.names)), np.arange(len(tested.names))
+    else:
         of_train, of_test = hold_out(
             labelled.labels, labelled.class_names, test_share, seed
         )
-    else:
-        of_train, of_test = np.arange(len(labelled.names)), np.arange(len(tested.names))
+        tested = labelled
     train = labelled.at(of_train)
     split = rs_ssl.make_split(
         train,
@@ -79,14 +81,16 @@ def load_task(
         validation_per_class=validation_per_class,
         seed=seed,
     )
-    about = known(collected, places.origins, labelled.class_names)
+    truth = user_pictures.origins(
+        places.origins, collected.names.tolist(), labelled.class_names
+    )
     unlabelled = ImageArrays(
         name=sources.OWN,
         images=collected.pictures.images,
-        labels=about.labels,
+        labels=truth.labels,
         class_names=labelled.class_names,
-        generators=about.origins,
-        generator_names=about.generator_names,
+        generators=truth.origins,
+        generator_names=truth.generator_names,
     )
     task = rs_ssl.make_task(train, tested.at(of_test), None, split, unlabelled)
     real = labelled.files.at(of_train)
@@ -96,7 +100,7 @@ def load_task(
         "validation": real.at(split.validation),
         "test": tested.files.at(of_test),
     }
-    notes = [*labelled.notes, *collected.notes, *about.notes]
+    notes = [*labelled.notes, *collected.notes, *truth.notes]
     if tested is labelled:
         notes.append(_held_out_note(len(of_test), len(labelled.names), test_share))
     else:
@@ -117,25 +121,18 @@ def read(places: Places, size: int, encode: bool) -> tuple[Part, Part | None, Pa
             "(labeled: class folders, an archive of them or a CSV; unlabeled: any "
             "folders or archives)"
         )
+    stored = functools.partial(
+        _stored, cache_dir=places.cache_dir, size=size, encode=encode
+    )
     with contextlib.ExitStack() as stack:
-
-        def stored(key: str, pictures: Collection) -> Part:
-            return _stored(pictures, f"data.{key}", places.cache_dir, size, encode)
-
-        labelled = stored(
-            "labeled", user_pictures.labelled(stack, places.labeled, "data.labeled")
-        )
-        tested = None
-        if places.test is not None:
-            classes = labelled.class_names
-            tested = stored(
-                "test", user_pictures.labelled(stack, places.test, "data.test", classes)
-            )
-        collected = stored(
-            "unlabeled",
-            user_pictures.unlabelled(stack, places.unlabeled, "data.unlabeled"),
-        )
-    return labelled, tested, collected
+        key, tested = "data.labeled", None
+        labelled = stored(key, user_pictures.labelled(stack, places.labeled, key))
+        if places.test:
+            key, classes = "data.test", labelled.class_names
+            pictures = user_pictures.labelled(stack, places.test, key, classes)
+            tested = stored(key, pictures)
+        pictures = user_pictures.unlabelled(stack, places.unlabeled)
+        return labelled, tested, stored("data.unlabeled", pictures)
 
 
 def hold_out(
@@ -161,30 +158,18 @@ def hold_out(
     return np.setdiff1d(np.arange(len(labels)), held), held
 
 
-def known(collected: Part, origins: str | None, class_names: Sequence[str]) -> Origins:
-    """Returns what the CSV `origins`, if any, says of the unlabelled pictures."""
-    names = collected.names.tolist()
-    if origins is not None:
-        return user_pictures.origins(origins, names, class_names, "data.origins")
-    unknown = np.full(len(names), rs_ssl.UNKNOWN, np.int32)
-    return Origins(unknown, collected.labels, ())
-
-
-def _stored(
-    pictures: Collection, key: str, cache_dir: str | None, size: int, encode: bool
-) -> Part:
-    """Decodes pictures into the cache; RequestError if a class has no readable one."""
-    stored = picture_store.load(
-        pictures.files, key, cache_dir=cache_dir, size=size, encode=encode
-    )
+def _stored(key: str, pictures: Collection, **options: Any) -> Part:
+    """Decodes pictures into the cache (`picture_store.load`); RequestError if a class
+    has no readable one."""
+    stored = picture_store.load(pictures.files, key, **options)
     labels = pictures.labels[stored.rows]
     for label in np.setdiff1d(pictures.labels, labels).tolist():
         of_class = f" of class {pictures.class_names[label]}" if label >= 0 else ""
-        position = np.flatnonzero(pictures.labels == label)[0]
+        first = int(np.flatnonzero(pictures.labels == label)[0])
         raise RequestError(
             f"{key}: there are no readable pictures{of_class}; for instance "
-            f"{pictures.names[position]} is no complete picture "
-            f"({stored.unreadable[int(position)]})"
+            f"{pictures.names[first]} is no complete picture "
+            f"({stored.unreadable[first]}); replace these files or add others"
         )
     return Part(
         stored,

@@ -1,0 +1,101 @@
+"""The task of a user's pictures: what is held out, counted and left out."""
+
+import numpy as np
+import pytest
+from support.import_sources import make_folder
+from support.pictures import encode, noise
+
+from rsmatch_jax.data import user_task
+from rsmatch_jax.errors import RequestError
+
+
+def picture(seed, **options):
+    return encode(noise(8, 8, 3, seed=seed), **options)
+
+
+LABELLED = {f"{'a' if i < 3 else 'b'}/{i}.png": picture(i) for i in (1, 2, 3, 4)}
+
+
+def load(root, test_share=0.0, **places):
+    """The task and its notes of places below `root`, by default labelled, scraped."""
+    paths = {key: str(root / name) for key, name in places.items()}
+    keys = {"test": None, "origins": None, "cache_dir": str(root / "cache")}
+    keys |= {"labeled": str(root / "labelled"), "unlabeled": str(root / "scraped")}
+    options = {"labels_per_class": None, "validation_per_class": 0, "seed": 0}
+    task = user_task.load_task(
+        user_task.Places(**{**keys, **paths}),
+        size=8,
+        encode=False,
+        test_share=test_share,
+        **options,
+    )
+    return task, list(task.notes)
+
+
+@pytest.fixture
+def root(tmp_path):
+    make_folder(tmp_path / "labelled", LABELLED)
+    scraped = {f"{i}.png": picture(i) for i in range(10, 14)}
+    make_folder(tmp_path / "scraped", scraped)
+    return tmp_path
+
+
+def test_pictures_in_two_parts(root):
+    """By content, whatever the file: kept, counted, and for test ones warned of."""
+    test = {"a/x.png": LABELLED["a/1.png"], "b/y.png": picture(11)}
+    make_folder(root / "test", {**test, "b/z.png": picture(20)})
+    again = picture(3, compress_level=0)
+    assert again != LABELLED["b/3.png"]
+    (root / "scraped" / "again.png").write_bytes(again)
+    task, notes = load(root, test="test")
+    assert (len(task.lab_labels), len(task.unl_labels), len(task.test_labels)) == (
+        4,
+        9,
+        3,
+    )
+    too_good = "ones too, so that test figures are too good; they stay"
+    assert notes == [
+        "1 unlabelled pictures are labelled ones too; they stay",
+        f"warning: 1 of 3 test pictures are labelled {too_good}",
+        f"warning: 1 of 3 test pictures are unlabelled {too_good}",
+    ]
+
+
+def test_without_a_picture_in_two_parts(root):
+    _, notes = load(root, test_share=0.5)
+    assert notes == [
+        "data.test is not set: 2 of 4 labelled pictures are held out as the test set "
+        "(data.test_share=0.5 of each class)"
+    ]
+
+
+@pytest.mark.parametrize("place", ["labelled", "scraped"])
+def test_files_that_are_no_pictures(root, place):
+    """Counted and left out; refused if nothing of a class is left."""
+    folder = root / place / ("b" if place == "labelled" else "")
+    (folder / "9.png").write_bytes(b"junk")
+    _, (note, _) = load(root)
+    key = {"labelled": "data.labeled", "scraped": "data.unlabeled"}[place]
+    assert note.startswith(f"{key}: 1 of 5 files are no complete pictures and are left")
+    for path in folder.glob("*.png"):
+        path.write_bytes(b"junk")
+    of_class = " of class b" if place == "labelled" else ""
+    with pytest.raises(
+        RequestError, match=f"{key}: there are no readable.*{of_class};"
+    ):
+        load(root)
+
+
+def test_hold_out():
+    """Of each class its share, at least one and not all, the same at every start."""
+    labels = np.repeat([0, 1, 2, 3], [50, 10, 2, 3]).astype(np.int32)
+    train, test = user_task.hold_out(labels, "abcd", 0.2, 3)
+    assert np.bincount(labels[test]).tolist() == [10, 2, 1, 1]
+    assert np.array_equal(np.sort(np.concatenate([train, test])), np.arange(65))
+    assert np.array_equal(user_task.hold_out(labels, "abcd", 0.2, 3)[1], test)
+    assert not np.array_equal(user_task.hold_out(labels, "abcd", 0.2, 4)[1], test)
+    assert len(user_task.hold_out(labels, "abcd", 0.0, 3)[1]) == 0
+    _, most = user_task.hold_out(labels, "abcd", 0.9, 3)
+    assert np.bincount(labels[most]).tolist() == [45, 9, 1, 2]
+    with pytest.raises(RequestError, match="class d has 1 readable.*data.test_share"):
+        user_task.hold_out(np.append(labels[:62], 3), "abcd", 0.2, 3)
