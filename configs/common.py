@@ -85,6 +85,9 @@ def _keys() -> ml_collections.ConfigDict:
     d.test_share = Later(0.2, neutral=0.2)
     d.origins = Later(placeholder(str), neutral=None)
     d.size = Later(32, neutral=32)  # px that pictures are brought to without image_size
+    # Labelled and unlabelled pictures alike in compression: the less compressed ones
+    # are stored once more as JPEG.
+    d.same_compression = Later(False, neutral=False)
 
     c.input = i = ml_collections.ConfigDict()
     # resident: images on the device, views made in the step; tfdata: made by the host

@@ -1,52 +1,16 @@
 """The task of a run on a user's pictures: a few labelled, many of unknown origin."""
 
-import contextlib
 import dataclasses
-import functools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from rsmatch_jax.data import rs_ssl, sources
-from rsmatch_jax.data.images import picture_store, user_pictures
-from rsmatch_jax.data.images.picture_store import Pictures
-from rsmatch_jax.data.images.user_pictures import Collection
+from rsmatch_jax.data import rs_ssl, sources, user_parts
+from rsmatch_jax.data.images import user_pictures
 from rsmatch_jax.data.rs_ssl import PictureFiles, Task
-from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.data.stores.arrays import ImageArrays
+from rsmatch_jax.data.user_parts import Places
 from rsmatch_jax.errors import RequestError
-
-
-@dataclasses.dataclass(frozen=True)
-class Places:
-    """Where the pictures are: the keys of the config's `data` group of these names."""
-
-    labeled: str | None
-    unlabeled: str | None
-    test: str | None
-    origins: str | None
-    cache_dir: str | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """Pictures that could be read, with the names and labels of their files."""
-
-    pictures: Pictures
-    names: np.ndarray
-    labels: np.ndarray
-    class_names: tuple[str, ...]
-    notes: tuple[str, ...]
-
-    def at(self, rows: np.ndarray) -> ImageArrays:
-        """Returns the images at some positions as a real dataset."""
-        images = arrays.take(self.pictures.images, rows)
-        return ImageArrays(sources.OWN, images, self.labels[rows], self.class_names)
-
-    @property
-    def files(self) -> PictureFiles:
-        return PictureFiles(self.names, self.pictures.digests)
 
 
 def load_task(
@@ -54,6 +18,7 @@ def load_task(
     *,
     size: int,
     encode: bool,
+    alike: bool,
     test_share: float,
     labels_per_class: int | None,
     validation_per_class: int,
@@ -62,10 +27,10 @@ def load_task(
     """Loads the pictures and chooses those of each part; RequestError if there are none
     or too few.
 
-    size, encode: see `picture_store.load`. test_share: of each class's labelled
+    size, encode, alike: see `user_parts.read`. test_share: of each class's labelled
     pictures, the test set if `places.test` is not set. Others: `rs_ssl.make_split`.
     """
-    labelled, tested, collected = read(places, size, encode)
+    labelled, tested, collected = user_parts.read(places, size, encode, alike)
     if tested is not None:
         of_train, of_test = np.arange(len(labelled.names)), np.arange(len(tested.names))
     else:
@@ -109,32 +74,6 @@ def load_task(
     return dataclasses.replace(task, files=parts, notes=tuple(notes))
 
 
-def read(places: Places, size: int, encode: bool) -> tuple[Part, Part | None, Part]:
-    """Returns the labelled pictures, those of `places.test`, and the unlabelled ones.
-
-    Raises RequestError if a place is not set, absent or without readable pictures.
-    """
-    if not places.labeled or not places.unlabeled:
-        key = "unlabeled" if places.labeled else "labeled"
-        raise RequestError(
-            f"data.{key} is not set: name the pictures by --config.data.{key}=PLACE "
-            "(labeled: class folders, an archive of them or a CSV; unlabeled: any "
-            "folders or archives)"
-        )
-    stored = functools.partial(
-        _stored, cache_dir=places.cache_dir, size=size, encode=encode
-    )
-    with contextlib.ExitStack() as stack:
-        key, tested = "data.labeled", None
-        labelled = stored(key, user_pictures.labelled(stack, places.labeled, key))
-        if places.test:
-            key, classes = "data.test", labelled.class_names
-            pictures = user_pictures.labelled(stack, places.test, key, classes)
-            tested = stored(key, pictures)
-        pictures = user_pictures.unlabelled(stack, places.unlabeled)
-        return labelled, tested, stored("data.unlabeled", pictures)
-
-
 def hold_out(
     labels: np.ndarray, class_names: Sequence[str], share: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -156,28 +95,6 @@ def hold_out(
         test.append(members[:count])
     held = np.sort(np.concatenate(test))
     return np.setdiff1d(np.arange(len(labels)), held), held
-
-
-def _stored(key: str, pictures: Collection, **options: Any) -> Part:
-    """Decodes pictures into the cache (`picture_store.load`); RequestError if a class
-    has no readable one."""
-    stored = picture_store.load(pictures.files, key, **options)
-    labels = pictures.labels[stored.rows]
-    for label in np.setdiff1d(pictures.labels, labels).tolist():
-        of_class = f" of class {pictures.class_names[label]}" if label >= 0 else ""
-        first = int(np.flatnonzero(pictures.labels == label)[0])
-        raise RequestError(
-            f"{key}: there are no readable pictures{of_class}; for instance "
-            f"{pictures.names[first]} is no complete picture "
-            f"({stored.unreadable[first]}); replace these files or add others"
-        )
-    return Part(
-        stored,
-        np.array(pictures.names, np.str_)[stored.rows],
-        labels,
-        pictures.class_names,
-        (*pictures.notes, *stored.notes(key, pictures.names)),
-    )
 
 
 def _held_out_note(count: int, total: int, share: float) -> str:

@@ -60,7 +60,7 @@ BOUNDS = {
     "log.every_steps": _ONE_OR_MORE,
 }
 # Keys of `data` for a user's pictures (configs/own.py), and those for other datasets.
-_OF_OWN = (*sources.OWN_PLACES, "test_share", "size")
+_OF_OWN = (*sources.OWN_PLACES, "test_share", "size", "same_compression")
 _OF_OTHERS = ("data_dir", "download", "synthetic_pool", "synthetic_ratio")
 _OF_OTHERS += ("synthetic_mode", "synthetic_mix", "real_only")
 # Keys of `method` that are read for every method: evaluation takes the threshold.

@@ -111,13 +111,15 @@ def load_task(config: Any) -> rs_ssl.Task:
 
 def _load_own_task(config: Any, split_seed: int) -> rs_ssl.Task:
     """Loads a user's pictures; RequestError if the unlabelled ones fill no batch."""
-    from rsmatch_jax.data import user_task  # lazy: a GPU's machine may lack Pillow
+    # Lazy: a GPU's machine may lack Pillow.
+    from rsmatch_jax.data import user_parts, user_task
 
     d, t = config.data, config.train
     task = user_task.load_task(
-        user_task.Places(d.labeled, d.unlabeled, d.test, d.origins, d.cache_dir),
+        user_parts.Places(d.labeled, d.unlabeled, d.test, d.origins, d.cache_dir),
         size=d.image_size or d.size,
         encode=d.image_size is not None,
+        alike=d.same_compression,
         test_share=d.test_share,
         labels_per_class=d.labels_per_class,
         validation_per_class=d.validation_per_class,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rsmatch_jax.data import rs_ssl, user_task
+from rsmatch_jax.data import rs_ssl, user_parts
 from rsmatch_jax.data.images import image_files, image_source, user_pictures
 from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.deploy import frozen, saved
@@ -58,10 +58,12 @@ class Material:
 
 def of_places(args: argparse.Namespace, stack: contextlib.ExitStack) -> Material:
     """Reads the pictures in --labeled, --unlabeled and --test, without a run."""
-    places = user_task.Places(
+    places = user_parts.Places(
         args.labeled, args.unlabeled, args.test, args.origins, args.cache_dir
     )
-    labelled, tested, collected = user_task.read(places, args.size, encode=False)
+    labelled, tested, collected = user_parts.read(
+        places, args.size, encode=False, alike=True
+    )
     names = collected.names.tolist()
     known = user_pictures.origins(args.origins, names, labelled.class_names)
     nothing = collected.pictures.images[:0]

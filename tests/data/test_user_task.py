@@ -5,7 +5,7 @@ import pytest
 from support.import_sources import make_folder
 from support.pictures import encode, noise
 
-from rsmatch_jax.data import user_task
+from rsmatch_jax.data import user_parts, user_task
 from rsmatch_jax.errors import RequestError
 
 
@@ -22,10 +22,10 @@ def load(root, test_share=0.0, **places):
     keys = {"test": None, "origins": None, "cache_dir": str(root / "cache")}
     keys |= {"labeled": str(root / "labelled"), "unlabeled": str(root / "scraped")}
     options = {"labels_per_class": None, "validation_per_class": 0, "seed": 0}
+    options |= {"encode": False, "alike": False}
     task = user_task.load_task(
-        user_task.Places(**{**keys, **paths}),
+        user_parts.Places(**{**keys, **paths}),
         size=8,
-        encode=False,
         test_share=test_share,
         **options,
     )

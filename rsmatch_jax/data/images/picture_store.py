@@ -7,6 +7,7 @@ pixels, or all JPEG and PNG files, in a row), `digests.npy`, `places.npy` and me
 import dataclasses
 import hashlib
 import io
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from rsmatch_jax import files
-from rsmatch_jax.data.images import image_source
+from rsmatch_jax.data.images import compression, image_source
+from rsmatch_jax.data.images.compression import Jpeg
 from rsmatch_jax.data.images.image_source import File, Unreadable
 from rsmatch_jax.data.stores import array_cache, arrays, encoded
 from rsmatch_jax.data.stores.encoded import EncodedImages
@@ -59,27 +61,49 @@ class Pictures:
             yield f"{what}: {copies} pictures are exact copies of others; all are used"
 
 
+@dataclasses.dataclass(frozen=True)
+class Examined:
+    """Files that were read once. digest: of all contents. compressed: what each file is
+    compressed by, None if it is no JPEG."""
+
+    sources: Sequence[File]
+    what: str  # the pictures, for messages
+    digest: bytes
+    compressed: list[Jpeg | None]
+
+
+def examine(sources: Sequence[File], what: str) -> Examined:
+    digest = hashlib.blake2b(digest_size=12)
+    number = len(sources)
+    progress = Progress(f"reading {what}", "files", number, say, last_line=False)
+    compressed = []
+    for source in sources:
+        data = _bytes(source)
+        digest.update(hashlib.blake2b(data).digest())
+        compressed.append(compression.of_file(data))
+        progress.advance(1)
+    return Examined(sources, what, digest.digest(), compressed)
+
+
 def load(
-    sources: Sequence[File],
-    what: str,
+    examined: Examined,
     *,
     cache_dir: str | None,
     size: int,
     encode: bool,
+    stored_as: Sequence[Jpeg | None] = (),
 ) -> Pictures:
     """Returns the pictures of files, from the cache if they are there by content.
 
-    what: the pictures, for messages. size: pixels a side: of a central square that is
-    averaged down (`image_source.square`), or with `encode`, which keeps all pixels, of
-    the views. Raises RequestError if no file can be read as a picture.
+    size: pixels a side: of a central square that is averaged down
+    (`image_source.square`), or with `encode`, which keeps all pixels, of the views.
+    stored_as: how each is compressed once more. Raises RequestError if no file can be
+    read as a picture.
     """
     form = "encoded" if encode else f"{size}px"
-    digest = hashlib.blake2b(digest_size=12)
-    number = len(sources)
-    progress = Progress(f"reading {what}", "files", number, say, last_line=False)
-    for source in sources:
-        digest.update(hashlib.blake2b(_bytes(source)).digest())
-        progress.advance(1)
+    digest = hashlib.blake2b(examined.digest, digest_size=12)
+    if any(stored_as):
+        digest.update(repr(stored_as).encode())
     entry = os.path.join(
         files.default_cache_dir(cache_dir),
         "pictures",
@@ -87,9 +111,9 @@ def load(
     )
     return array_cache.build_once(
         entry,
-        what,
+        examined.what,
         lambda folder: _open(folder, size, encode),
-        lambda folder: _write(folder, sources, what, None if encode else size),
+        lambda folder: _write(folder, examined, stored_as, None if encode else size),
     )
 
 
@@ -101,9 +125,19 @@ def _bytes(source: File) -> bytes:
         return b""
 
 
-def _decode(source: bytes, size: int | None) -> tuple[bytes, bytes, tuple[str, ...]]:
+def _decode(
+    source: bytes, size: int | None, jpeg: Jpeg | None
+) -> tuple[bytes, bytes, tuple[str, ...]]:
     """Returns a picture's bytes in images.bin, its digest and what was changed."""
-    picture = image_source.square(image_source.decode(source), size)
+    whole = image_source.decode(source)
+    picture = image_source.square(whole, size)
+    # Before compression, or a copy in another file would not be known as one.
+    digest = picture.digest().hex().encode()
+    if jpeg is not None:
+        file, shown = compression.stored_as(whole.rgb, jpeg)
+        changes = (*whole.changes, compression.CHANGE)
+        whole = dataclasses.replace(whole, encoded=file, rgb=shown, changes=changes)
+        picture = image_source.square(whole, size)
     if size is not None:
         stored = picture.pixels.tobytes()
     elif picture.encoded is not None:
@@ -112,12 +146,18 @@ def _decode(source: bytes, size: int | None) -> tuple[bytes, bytes, tuple[str, .
         png = io.BytesIO()
         picture.rgb.save(png, "PNG")
         stored = png.getvalue()
-    return stored, picture.digest().hex().encode(), picture.kinds
+    return stored, digest, picture.kinds
 
 
-def _write(folder: str, sources: Sequence[File], what: str, size: int | None):
+def _write(
+    folder: str,
+    examined: Examined,
+    stored_as: Sequence[Jpeg | None],
+    size: int | None,
+):
     os.makedirs(folder)
-    progress = Progress(f"decoding {what}", "pictures", len(sources), say)
+    number = len(examined.sources)
+    progress = Progress(f"decoding {examined.what}", "pictures", number, say)
     places, digests, unreadable = [], [], {}
     changes: Counter[str] = Counter()
     with (
@@ -126,10 +166,12 @@ def _write(folder: str, sources: Sequence[File], what: str, size: int | None):
         image_source.bombs_refused_by_name(),
     ):
 
-        def start(source: File) -> Future:
-            return pool.submit(lambda: _decode(source.read(), size))
+        def start(source: File, jpeg: Jpeg | None) -> Future:
+            return pool.submit(lambda: _decode(source.read(), size, jpeg))
 
-        for position, future in enumerate(ahead(map(start, sources), _AHEAD)):
+        pairs = zip(examined.sources, stored_as or [None] * number, strict=True)
+        futures = itertools.starmap(start, pairs)
+        for position, future in enumerate(ahead(futures, _AHEAD)):
             progress.advance(1)
             try:
                 stored, digest, changed = future.result()

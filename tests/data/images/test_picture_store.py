@@ -27,7 +27,8 @@ def load(tmp_path, contents=FILES, **options):
     sources = [
         File(name, functools.partial(bytes, data)) for name, data in contents.items()
     ]
-    return picture_store.load(sources, "photos", cache_dir=str(tmp_path), **options)
+    examined = picture_store.examine(sources, "photos")
+    return picture_store.load(examined, cache_dir=str(tmp_path), **options)
 
 
 def test_decoded(tmp_path):
@@ -106,7 +107,8 @@ def test_a_file_that_vanishes(tmp_path):
         raise Unreadable("gone")
 
     sources = [File("a.png", functools.partial(bytes, FILES["a.png"])), File("b", gone)]
+    examined = picture_store.examine(sources, "photos")
     pictures = picture_store.load(
-        sources, "photos", cache_dir=str(tmp_path), size=SIDE, encode=False
+        examined, cache_dir=str(tmp_path), size=SIDE, encode=False
     )
     assert pictures.unreadable == {1: "gone"} and len(pictures.images) == 1

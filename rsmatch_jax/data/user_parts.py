@@ -1,0 +1,148 @@
+"""The pictures in the places that a user names: labelled, test and unlabelled ones."""
+
+import contextlib
+import dataclasses
+import itertools
+from typing import Any
+
+import numpy as np
+
+from rsmatch_jax.data import sources
+from rsmatch_jax.data.images import compression, picture_store, user_pictures
+from rsmatch_jax.data.images.compression import Jpeg
+from rsmatch_jax.data.images.picture_store import Examined, Pictures
+from rsmatch_jax.data.images.user_pictures import Collection
+from rsmatch_jax.data.rs_ssl import PictureFiles
+from rsmatch_jax.data.stores import arrays
+from rsmatch_jax.data.stores.arrays import ImageArrays
+from rsmatch_jax.errors import RequestError
+
+LABELED, TEST, UNLABELED = "data.labeled", "data.test", "data.unlabeled"
+_UNLIKE = 0.1  # share of pictures above which a difference in compression is said
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Where the pictures are: the keys of the config's `data` group of these names."""
+
+    labeled: str | None
+    unlabeled: str | None
+    test: str | None
+    origins: str | None
+    cache_dir: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Pictures that could be read, with the names and labels of their files."""
+
+    pictures: Pictures
+    names: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def at(self, rows: np.ndarray) -> ImageArrays:
+        """Returns the images at some positions as a real dataset."""
+        images = arrays.take(self.pictures.images, rows)
+        return ImageArrays(sources.OWN, images, self.labels[rows], self.class_names)
+
+    @property
+    def files(self) -> PictureFiles:
+        return PictureFiles(self.names, self.pictures.digests)
+
+
+def read(
+    places: Places, size: int, encode: bool, alike: bool
+) -> tuple[Part, Part | None, Part]:
+    """Returns the labelled pictures, those of `places.test`, and the unlabelled ones.
+
+    size, encode: see `picture_store.load`. alike: makes real and unlabelled pictures
+    alike in compression; otherwise a note says where they are not. Raises RequestError
+    if a place is not set, absent or without readable pictures.
+    """
+    if not places.labeled or not places.unlabeled:
+        key = "unlabeled" if places.labeled else "labeled"
+        raise RequestError(
+            f"data.{key} is not set: name the pictures by --config.data.{key}=PLACE "
+            "(labeled: class folders, an archive of them or a CSV; unlabeled: any "
+            "folders or archives)"
+        )
+    with contextlib.ExitStack() as stack:
+        labelled = user_pictures.labelled(stack, places.labeled, LABELED)
+        parts = {LABELED: labelled}
+        if places.test:
+            parts[TEST] = user_pictures.labelled(
+                stack, places.test, TEST, labelled.class_names
+            )
+        parts[UNLABELED] = user_pictures.unlabelled(stack, places.unlabeled)
+        examined = {
+            key: picture_store.examine(pictures.files, key)
+            for key, pictures in parts.items()
+        }
+        stored_as = _alike(examined)
+        stored = {
+            key: _stored(
+                pictures,
+                examined[key],
+                cache_dir=places.cache_dir,
+                size=size,
+                encode=encode,
+                stored_as=stored_as[key] if alike else (),
+            )
+            for key, pictures in parts.items()
+        }
+    unlabelled = stored[UNLABELED]
+    if not alike and (note := _unlike_note(stored_as)):
+        unlabelled = dataclasses.replace(unlabelled, notes=(*unlabelled.notes, note))
+    return stored[LABELED], stored.get(TEST), unlabelled
+
+
+def _alike(examined: dict[str, Examined]) -> dict[str, list[Jpeg | None]]:
+    """Returns how to compress once more what makes real and unlabelled pictures alike,
+    None = not at all."""
+    unlabelled = examined[UNLABELED].compressed
+    real = [f for key in examined if key != UNLABELED for f in examined[key].compressed]
+    of_real = iter(compression.alike(real, unlabelled))
+    plans = {
+        key: list(itertools.islice(of_real, len(files.sources)))
+        for key, files in examined.items()
+        if key != UNLABELED
+    }
+    return plans | {UNLABELED: compression.alike(unlabelled, real)}
+
+
+def _unlike_note(stored_as: dict[str, list[Jpeg | None]]) -> str | None:
+    shares = {key: np.mean([*map(bool, plan)]) for key, plan in stored_as.items()}
+    most = max(shares, key=shares.__getitem__)
+    if shares[most] < _UNLIKE:
+        return None
+    others = LABELED if most == UNLABELED else UNLABELED
+    return (
+        f"warning: {shares[most]:.0%} of the pictures of {most} are compressed less "
+        f"than those of {others}, which tells labelled pictures from others whatever "
+        "made them; data.same_compression=True stores them once more, alike"
+    )
+
+
+def _stored(pictures: Collection, examined: Examined, **options: Any) -> Part:
+    """Decodes pictures into the cache (`picture_store.load`); RequestError if a class
+    has no readable one."""
+    key = examined.what
+    stored = picture_store.load(examined, **options)
+    labels = pictures.labels[stored.rows]
+    for label in np.setdiff1d(pictures.labels, labels).tolist():
+        of_class = f" of class {pictures.class_names[label]}" if label >= 0 else ""
+        first = int(np.flatnonzero(pictures.labels == label)[0])
+        raise RequestError(
+            f"{key}: there are no readable pictures{of_class}; for instance "
+            f"{pictures.names[first]} is no complete picture "
+            f"({stored.unreadable[first]}); replace these files or add others"
+        )
+    return Part(
+        stored,
+        np.array(pictures.names, np.str_)[stored.rows],
+        labels,
+        pictures.class_names,
+        (*pictures.notes, *stored.notes(key, pictures.names)),
+    )
