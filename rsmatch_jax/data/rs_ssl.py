@@ -157,12 +157,8 @@ def make_split(
     synthetic = np.zeros(0, np.int64)
     if pool is not None and any(numbers):
         synthetic = pool_choice.choose(pool, numbers, mix, seed, mode == "replace")
-    return Split(
-        labeled=np.concatenate(labeled),
-        validation=np.concatenate(validation),
-        unlabeled_real=np.concatenate([*labeled, *unlabeled, nameless]),
-        unlabeled_synthetic=synthetic,
-    )
+    real = np.concatenate([*labeled, *unlabeled, nameless])
+    return Split(np.concatenate(labeled), np.concatenate(validation), real, synthetic)
 
 
 def make_task(
