@@ -30,7 +30,7 @@ def test_rows(torch, monkeypatch, capsys):
     content, rows = benches.measured(peer.BENCH, *SMALL)
     names = [OURS, peer.USB, peer.LEAN, OURS_INPUT, peer.USB_LOADER]
     assert list(rows) == names and content["figures"] == {}
-    assert content["versions"]["torch"] == torch.__version__
+    assert content["versions"]["torch"] == torch.__version__.split("+")[0]
     for row in rows.values():
         assert row["steps_per_second"] == pytest.approx(1e3 / row["ms"])
         assert row["images_per_second"] == pytest.approx(1e4 / row["ms"]), "2 + 2 * 4"
