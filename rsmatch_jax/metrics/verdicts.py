@@ -80,6 +80,9 @@ def figures(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         largest = sorted(parts, key=lambda name: -parts[name])[:4]
         text = ", ".join(f"{name} {percent(parts[name])}" for name in largest)
         yield "lean", "the statistics lean on", text
+    if (weight := number(summary.get("detector_weight"))) is not None:
+        text = f"{percent(weight)}, the rest is the statistics'"
+        yield "detector_weight", "weight of the detector", text
 
 
 def number(value: Any) -> int | float | None:

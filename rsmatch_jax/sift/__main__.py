@@ -8,11 +8,13 @@
         [--origins=FILE.csv]
 
 The first form needs no run: it learns from the labelled pictures, which are real, and
-the unlabelled ones how statistics of their pixels differ. The second takes the run's
-unlabelled pictures, or the IMAGEs, and the run's detector, those statistics, or the
-mean rank by both: what does best where origins are known, otherwise both. --labeled,
---unlabeled, --test, --data_dir and --synthetic_pool name places of data that have
-moved. --trust_code lets a network that is not of this package run its code.
+the unlabelled ones how statistics of their pixels differ; where the files of either are
+compressed less, it first stores them once more as JPEG, like the others. The second
+takes the run's unlabelled pictures, or the IMAGEs, and the run's detector, those
+statistics, or a weighted mean of the ranks by both: what does best where origins are
+known, otherwise both. --labeled, --unlabeled, --test, --data_dir and --synthetic_pool
+name places of data that have moved. --trust_code lets a network that is not of this
+package run its code.
 Real pictures that trained nothing set the threshold: the next real picture is called
 synthetic with a probability of at most --false_alarm. These are the test and validation
 pictures; without any, --by=statistics takes the labelled ones, each scored by models

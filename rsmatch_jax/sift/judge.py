@@ -17,6 +17,9 @@ from rsmatch_jax.sift.material import Material
 DETECTOR, STATISTICS, BOTH = verdicts.BY
 FEWEST_IMAGES = 50  # for an estimated share
 FEWEST_KNOWN = 20  # of each origin, to choose a score by them
+# Of the detector beside the statistics; equal ones first.
+WEIGHTS = tuple(sorted((i / 10 for i in range(11)), key=lambda w: abs(w - 0.5)))
+FEWEST_TO_WEIGH = 50  # held-out pictures; with fewer, both weigh the same
 HELD_OUT, LABELLED = "test and validation pictures", "labelled pictures, cross-fitted"
 
 
@@ -26,7 +29,8 @@ class Scores:
 
     images: float64 [N]. held_out: float64 [H], of real pictures that trained nothing;
     which: what these are. context: of further unlabelled pictures. lean: {group of
-    statistics: its part in the scores}.
+    statistics: its part in the scores}. weight: of the detector beside the statistics,
+    None where there is one of them.
     """
 
     images: np.ndarray
@@ -34,6 +38,7 @@ class Scores:
     context: np.ndarray
     which: str = HELD_OUT
     lean: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    weight: float | None = None
 
 
 def scores(material: Material, by: str | None) -> dict[str, Scores]:
@@ -91,10 +96,16 @@ def by_statistics(material: Material) -> Scores:
     return Scores(of_images, real, of_context, which, fitted.lean)
 
 
-def combined(one: Scores, other: Scores) -> Scores:
-    """Returns the mean of two scores' ranks among the unlabelled pictures, with the
-    boundary where the estimated share puts it."""
-    pair = (one, other)
+def combined(detector: Scores, statistics: Scores) -> Scores:
+    """Returns a weighted mean of both scores' ranks among the unlabelled pictures, with
+    the boundary where the estimated share puts it.
+
+    Of WEIGHTS, the detector has the one with which held-out real pictures and
+    unlabelled ones differ most. Where real pictures score alike, this is also the best
+    one for telling origins, which nobody knows: the AUROC of real against unlabelled
+    pictures is (1 - share) / 2 + share * that of real against synthetic ones.
+    """
+    pair = (detector, statistics)
     among = [np.sort(np.concatenate([s.images, s.context])) for s in pair]
 
     def ranks(part: str) -> np.ndarray:
@@ -102,21 +113,37 @@ def combined(one: Scores, other: Scores) -> Scores:
             np.searchsorted(ordered, getattr(s, part), "right") / len(ordered)
             for s, ordered in zip(pair, among, strict=True)
         ]
-        return np.mean(below, axis=0)
+        return np.stack(below)
 
-    images, context = ranks("images"), ranks("context")
-    unlabelled, boundary = np.concatenate([images, context]), verdicts.BOUNDARY
-    # Without held-out pictures, `other` has scores of others than `one`.
-    held_out = ranks("held_out") if len(one.held_out) else one.held_out
-    if len(held_out):
+    parts = [ranks(part) for part in ("images", "context")]
+    # Without held-out pictures, `statistics` has scores of others than `detector`.
+    has_real = len(detector.held_out) > 0
+    parts.append(ranks("held_out") if has_real else np.zeros((2, 0)))
+    weight, boundary = WEIGHTS[0], verdicts.BOUNDARY
+    if len(detector.held_out) >= FEWEST_TO_WEIGH:
+        weight = max(WEIGHTS, key=lambda w: _apart(*(_mean(x, w) for x in parts)))
+    images, context, held_out = (_mean(x, weight) for x in parts)
+    if has_real:
+        unlabelled = np.concatenate([images, context])
         boundary = np.quantile(unlabelled, 1 - share.best_bin(held_out, unlabelled))
     # Two straight lines, so that the boundary comes to lie at 0.5.
     places = [0, np.clip(boundary, 1e-6, 1 - 1e-6), 1]
     line = [0, verdicts.BOUNDARY, 1]
-    images, held_out, context = (
-        np.interp(x, places, line) for x in (images, held_out, context)
+    images, context, held_out = (
+        np.interp(x, places, line) for x in (images, context, held_out)
     )
-    return Scores(images, held_out, context, one.which, other.lean)
+    return Scores(images, held_out, context, detector.which, statistics.lean, weight)
+
+
+def _mean(ranks: np.ndarray, weight: float) -> np.ndarray:
+    return weight * ranks[0] + (1 - weight) * ranks[1]
+
+
+def _apart(images: np.ndarray, context: np.ndarray, real: np.ndarray) -> float:
+    """Returns the AUROC of real against unlabelled pictures."""
+    unlabelled, ordered = np.concatenate([images, context]), np.sort(real)
+    sides = (np.searchsorted(ordered, unlabelled, side) for side in ("left", "right"))
+    return float(sum(side.mean() for side in sides) / (2 * len(real)))
 
 
 def best(made: Mapping[str, Scores], origins: np.ndarray) -> tuple[str, dict[str, Any]]:
@@ -167,5 +194,6 @@ def summary(
         "held_out_real": len(scored.held_out),
         "held_out_needed": limit.needed,
         "held_out": scored.which,
+        "detector_weight": scored.weight,
         "lean": {k: round(part, 4) for k, part in scored.lean.items()} or None,
     }

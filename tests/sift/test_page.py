@@ -104,7 +104,7 @@ def test_figures_are_those_of_the_summary(tmp_path):
         "score above 0.800 are called synthetic",
         "so that at most 5 % of real pictures are called synthetic",
         "the statistics lean on fine texture 93 %, &lt;b&gt;colour",
-        "The mean of two ranks",
+        "The weighted mean of two ranks",
     ):
         assert expected in text
     assert "This page shows" not in text

@@ -210,19 +210,35 @@ def test_run_on_a_dataset(tmp_path, capsys):
     assert "come from a dataset" in capsys.readouterr().err
 
 
-def test_combined_scores():
-    """The order is that of the mean rank (scipy); half of it lies at the share."""
+@pytest.mark.parametrize("signals", ((2.5, 2.5), (0.3, 3.0)))
+@pytest.mark.parametrize("held_out", (200, 20))
+def test_combined_scores(signals, held_out):
+    """The order is that of a weighted mean rank (scipy); half of it lies at the share.
+    The weight is the one by which held-out real and unlabelled pictures differ most
+    (scikit-learn's AUROC), or equal with few held-out pictures."""
     rng = np.random.default_rng(0)
     synthetic = np.arange(400) >= 240
-    one, other = (
-        Scores(rng.normal(2.5 * synthetic) / 9, rng.normal(size=200) / 9, np.zeros(0))
-        for _ in range(2)
-    )
-    both = judge.combined(one, other)
-    mean_rank = stats.rankdata(one.images) + stats.rankdata(other.images)
-    assert stats.spearmanr(both.images, mean_rank).statistic > 0.9999
-    assert metrics.roc_auc_score(synthetic, both.images) > 0.97
-    assert np.mean(both.images > 0.5) == pytest.approx(0.4, abs=0.06)
+    pair = [
+        Scores(rng.normal(s * synthetic), rng.normal(size=held_out), np.zeros(0))
+        for s in signals
+    ]
+    both = judge.combined(*pair)
+    ranks = [
+        stats.percentileofscore(s.images, np.concatenate([s.images, s.held_out]))
+        for s in pair
+    ]
+    is_unlabelled = np.repeat([1, 0], [400, held_out])
+    weights = np.linspace(0, 1, 11)
+    means = [w * ranks[0] + (1 - w) * ranks[1] for w in weights]
+    apart = [metrics.roc_auc_score(is_unlabelled, x) for x in means]
+    best = 5 if held_out < judge.FEWEST_TO_WEIGH else int(np.argmax(apart))
+    assert both.weight == pytest.approx(weights[best])
+    order = stats.spearmanr(np.concatenate([both.images, both.held_out]), means[best])
+    assert order.statistic > 0.9999
+    if held_out >= judge.FEWEST_TO_WEIGH:
+        assert np.mean(both.images > 0.5) == pytest.approx(0.4, abs=0.06)
+        alone = [metrics.roc_auc_score(synthetic, s.images) for s in pair]
+        assert metrics.roc_auc_score(synthetic, both.images) > max(alone) - 0.002
     # Real pictures have the ranks of real ones.
     assert stats.ks_2samp(both.held_out, both.images[~synthetic]).pvalue > 0.05
 
