@@ -124,7 +124,10 @@ def _check(args: argparse.Namespace) -> str:
             raise RequestError(f"--by={args.by} needs a --workdir; leave it out")
         if args.size < SMALLEST:
             raise RequestError(f"--size={args.size}: it must be {SMALLEST} or more")
-        first = args.unlabeled.split(",")[0].strip().rstrip("/")
+        first = args.unlabeled
+        if not os.path.exists(os.path.expanduser(first)):
+            first = first.split(",")[0].strip()
+        first = first.rstrip("/")
         stem = os.path.splitext(first)[0] if os.path.isfile(first) else first
         out = args.out or f"{os.path.expanduser(stem)}-sift"
     else:
@@ -190,7 +193,10 @@ def _lines(summary: dict[str, Any]):
             f"{summary['held_out_needed']}"
         )
     if summary["estimated_share"] is None:
-        yield "no estimated share: too few real pictures are held out"
+        few = "too few real pictures are held out"
+        if summary["pictures"] < judge.FEWEST_IMAGES:
+            few = f"it needs {judge.FEWEST_IMAGES} pictures to sift or more"
+        yield f"no estimated share: {few}"
     known = summary["known_origins"]
     if None not in known["auroc"].values():
         listed = ", ".join(f"{k} {v:.3f}" for k, v in known["auroc"].items())

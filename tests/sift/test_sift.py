@@ -1,5 +1,7 @@
 """The command `sift` on small pictures, with and without a run."""
 
+import argparse
+import collections
 import csv
 import json
 import zipfile
@@ -272,3 +274,27 @@ def test_verdicts():
     low = ["real", "synthetic", "synthetic", "synthetic", "synthetic"]
     assert verdicts.of_scores(scores, 0.3) == low
     assert verdicts.of_scores(scores, None) == [None] * 5
+
+
+def test_a_comma_in_the_name_of_a_folder(tmp_path):
+    """It is one folder, and the results lie beside it."""
+    (tmp_path / "mine, new").mkdir()
+    flags = dict.fromkeys(("workdir", "by", "out", "link", "copy", "images"))
+    flags |= {"false_alarm": 0.05, "size": 8, "labeled": "x"}
+    for name, expected in (("mine, new/", "mine, new"), ("a,b", "a")):
+        args = argparse.Namespace(**flags, unlabeled=f"{tmp_path}/{name}")
+        assert sift._check(args) == f"{tmp_path}/{expected}-sift"
+
+
+@pytest.mark.parametrize(
+    "count, reason",
+    [
+        (49, "it needs 50 pictures to sift or more"),
+        (50, "too few real pictures are held out"),
+    ],
+)
+def test_why_there_is_no_share(count, reason):
+    summary = {"held_out_real": 24, "false_alarm": 0.05, "pictures": count}
+    summary |= {"known_origins": {"auroc": {"detector": None}}}
+    lines = list(sift._lines(collections.defaultdict(lambda: None, summary)))
+    assert f"no estimated share: {reason}" in lines
