@@ -81,8 +81,8 @@ def figures(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         text = ", ".join(f"{name} {percent(parts[name])}" for name in largest)
         yield "lean", "the statistics lean on", text
     if (weight := number(summary.get("detector_weight"))) is not None:
-        text = f"{percent(weight)}, the rest is the statistics'"
-        yield "detector_weight", "weight of the detector", text
+        text = f"{percent(weight)} detector, {percent(1 - weight)} statistics"
+        yield "detector_weight", "weights", text
 
 
 def number(value: Any) -> int | float | None:
