@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import workdirs
+from support.helpers import BLOCKS
 
 import rsmatch_jax
 from rsmatch_jax import errors, export
@@ -30,7 +31,7 @@ def examples():
 def place(tmp_path_factory):
     """A working directory as the README has it."""
     root = tmp_path_factory.mktemp("library")
-    workdirs.make(root / "runs" / "demo", steps=(3, 7))
+    workdirs.make(root / "runs" / "demo", steps=(3, 7), **BLOCKS)
     for name, shape in (("scan.png", (8, 8)), ("photo.jpg", (40, 60, 3))):
         pixels = np.random.default_rng(len(shape)).integers(0, 256, shape, np.uint8)
         Image.fromarray(pixels).save(root / name)

@@ -94,6 +94,7 @@ class Loop:
                 self._save()
             if self.step < self.config.train.num_steps:
                 self.checkpoints.prepare(self.state)
+                say("compiling the step ...")
                 begin = time.monotonic()
                 with self.clock.paused():
                     source.compile(self.state, self.step)

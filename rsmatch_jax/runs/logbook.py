@@ -102,6 +102,8 @@ class Logbook:
 
     def _open_clu(self, folder: str, num_steps: int):
         try:
+            # First, so that clu's TensorFlow prints no lines and leaves the GPU alone.
+            from rsmatch_jax.data.stores import tf_import  # noqa: F401, I001
             from clu import metric_writers, periodic_actions
         except ImportError as e:
             say(f"no TensorBoard event files: {e} (metrics.jsonl has all numbers)")

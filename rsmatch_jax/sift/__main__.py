@@ -128,8 +128,10 @@ def _check(args: argparse.Namespace) -> str:
         if not os.path.exists(os.path.expanduser(first)):
             first = first.split(",")[0].strip()
         first = first.rstrip("/")
-        stem = os.path.splitext(first)[0] if os.path.isfile(first) else first
-        out = args.out or f"{os.path.expanduser(stem)}-sift"
+        first = os.path.expanduser(first)
+        if os.path.isfile(first):
+            first = os.path.splitext(first)[0].removesuffix(".tar")
+        out = args.out or f"{first}-sift"
     else:
         out = args.out or os.path.join(args.workdir, verdicts.FOLDER)
     workdir.check_writable(out, "--out")

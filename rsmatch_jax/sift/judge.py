@@ -42,7 +42,8 @@ class Scores:
 
 
 def scores(material: Material, by: str | None) -> dict[str, Scores]:
-    """Returns the scores that `by` asks for, by name; None: all that there are."""
+    """Returns the scores that `by` asks for, by name, and the detector's if there are
+    any, for `predict`; None: all that there are."""
     predicted = {} if material.predicted is None else material.predicted.scores
     if by in (DETECTOR, BOTH) and not predicted:
         raise RequestError(
@@ -50,7 +51,7 @@ def scores(material: Material, by: str | None) -> dict[str, Scores]:
             "out"
         )
     made = {}
-    if predicted and by != STATISTICS:
+    if predicted:
         parts = [predicted[part].astype(np.float64) for part in materials.PARTS]
         made[DETECTOR] = Scores(parts[0], parts[1], parts[2])
     few = _too_few(material)
@@ -58,7 +59,7 @@ def scores(material: Material, by: str | None) -> dict[str, Scores]:
         raise RequestError(few)
     if by != DETECTOR and not few:
         made[STATISTICS] = by_statistics(material)
-    if len(made) == 2:
+    if len(made) == 2 and by != STATISTICS:
         made[BOTH] = combined(made[DETECTOR], made[STATISTICS])
     return made
 

@@ -5,7 +5,7 @@ import types
 
 import numpy as np
 import pytest
-from support import runs
+from support import fresh_process, runs
 
 from rsmatch_jax import files, terminal
 from rsmatch_jax.runs import logbook
@@ -35,6 +35,20 @@ def test_going_on_drops_what_came_after_the_save(tmp_path, capsys, beyond):
     assert capsys.readouterr().out == ""
     book(tmp_path, 9999).close()
     assert "metrics.jsonl has lost lines" in capsys.readouterr().out
+
+
+def test_tensorflow_is_imported_with_our_settings(tmp_path, monkeypatch):
+    """By clu; otherwise it prints lines about oneDNN and sees the GPUs."""
+    program = f"""
+        import os
+        from rsmatch_jax.runs import logbook
+        log = {{"tensorboard": True, "wandb": None}}
+        config = {{"train": {{"num_steps": 9}}, "log": log}}
+        logbook.Logbook({str(tmp_path)!r}, config, num_bytes=0).close()
+        print(os.environ["TF_ENABLE_ONEDNN_OPTS"])
+    """
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    assert fresh_process.run(program) == "0\n"
 
 
 def test_event_files_that_cannot_be_written_end_no_run(tmp_path, capsys):

@@ -127,7 +127,7 @@ def test_of_a_run(root, tmp_path, capsys):
 
 def test_known_origins_choose_the_score(root, tmp_path):
     """The one with the highest AUROC, which scikit-learn computes here."""
-    origins, by = f"--origins={root}/origins.csv", {}
+    origins, by, limits = f"--origins={root}/origins.csv", {}, set()
     for name in ("detector", "statistics", "both", None):
         flags = [origins, f"--out={tmp_path}/{name}"] + [f"--by={name}"] * bool(name)
         assert sift.main([f"--workdir={root}/run", *flags]) == 0
@@ -136,8 +136,10 @@ def test_known_origins_choose_the_score(root, tmp_path):
         known = summary["known_origins"]
         assert known["auroc"][summary["by"]] == pytest.approx(by[name])
         assert known["real"] == known["synthetic"] == 60
+        limits.add(summary["detector_threshold"])
     assert by[None] == max(by.values())
     assert summary["by"] == max(("detector", "statistics", "both"), key=by.get)
+    assert len(limits) == 1 and None not in limits  # `predict` reads it
 
 
 def test_without_held_out_pictures(root, tmp_path, capsys):
@@ -276,12 +278,14 @@ def test_verdicts():
     assert verdicts.of_scores(scores, None) == [None] * 5
 
 
-def test_a_comma_in_the_name_of_a_folder(tmp_path):
-    """It is one folder, and the results lie beside it."""
+def test_results_lie_beside_the_pictures(tmp_path):
+    """Of a folder with a comma in its name, the first of several, and an archive."""
     (tmp_path / "mine, new").mkdir()
+    (tmp_path / "c.tar.gz").touch()
     flags = dict.fromkeys(("workdir", "by", "out", "link", "copy", "images"))
     flags |= {"false_alarm": 0.05, "size": 8, "labeled": "x"}
-    for name, expected in (("mine, new/", "mine, new"), ("a,b", "a")):
+    names = ("mine, new/", "mine, new"), ("a,b", "a"), ("c.tar.gz", "c")
+    for name, expected in names:
         args = argparse.Namespace(**flags, unlabeled=f"{tmp_path}/{name}")
         assert sift._check(args) == f"{tmp_path}/{expected}-sift"
 
