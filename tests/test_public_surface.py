@@ -19,11 +19,16 @@ def by_pmap(function):
     if all are equal to the bit."""
     mapped = jax.pmap(function, axis_name=AXIS, in_axes=(None, 0))
 
+    def of_device(out, d):
+        # One program at a time: XLA's CPU threads may wait for one another if several
+        # programs of all devices are under way, and then it ends the process.
+        return jax.tree.map(lambda x: jax.block_until_ready(x[d]), out)
+
     def run(same, rows):
-        out = mapped(same, rows)
-        first = jax.tree.map(lambda x: x[0], out)
+        out = jax.block_until_ready(mapped(same, rows))
+        first = of_device(out, 0)
         for d in range(1, D):
-            assert_bit_equal(jax.tree.map(lambda x, d=d: x[d], out), first)
+            assert_bit_equal(of_device(out, d), first)
         return first
 
     return run

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from support import photos
+from support import photos, unknown
 from support.helpers import config
 from support.pictures import encode, noise
 from support.runs import KEYS, ONE_NETWORK, killed_copy, lines, timeless
@@ -80,8 +80,9 @@ def test_parts_of_the_task(places):
     assert any("6 of 24 labelled pictures are held out" in x for x in task.notes)
 
 
-def test_origins_change_figures_alone(places, trained, tmp_path):
+def test_origins_change_figures_alone(places, trained, tmp_path, capsys):
     folder, bare = trained
+    unknown.check(folder, bare, 138, capsys)
     csv = places["data.labeled"].replace("labelled", "origins.csv")
     known = run(tmp_path / "known", **places, **{"data.origins": csv})
     assert known["fingerprint"] == bare["fingerprint"]

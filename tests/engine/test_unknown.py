@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.helpers import config
-from support.runs import KEYS, lines, run, timeless
+from support.runs import KEYS, run, timeless
+from support.unknown import ABOUT_UNLABELLED, check, numbers
 
 from rsmatch_jax import evaluate
 from rsmatch_jax.analysis import explain, tsne
@@ -17,15 +18,6 @@ from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.engine import experiment
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.metrics import names
-from rsmatch_jax.report import __main__ as report
-
-# What an evaluation may say of such images: it needs no truth about them.
-NEEDS_NONE = {"detector_accuracy_labelled", "queue_fill", "utilisation"}
-ABOUT_UNLABELLED = {
-    name for name in names.TITLES if not name.startswith(("test_", "validation"))
-} - NEEDS_NONE
-ABOUT_UNLABELLED |= {f"detector_accuracy_per_{x}" for x in ("class", "generator")}
-ABOUT_UNLABELLED.add("queue_purity_per_class")
 
 
 def forgotten(task, known=0):
@@ -59,18 +51,6 @@ def loads(monkeypatch):
     return patch
 
 
-def numbers(value, path=""):
-    """(path, number) of every number in a JSON value."""
-    if isinstance(value, dict):
-        for key, part in value.items():
-            yield from numbers(part, f"{path}.{key}")
-    elif isinstance(value, list):
-        for part in value:
-            yield from numbers(part, path)
-    elif value is not None and not isinstance(value, str | bool):
-        yield path, value
-
-
 def test_no_figure_is_invented(tmp_path, unknown, loads, capsys):
     """In every file and by every command; the training is that of known origins."""
     run_folder, result, out = unknown
@@ -80,17 +60,7 @@ def test_no_figure_is_invented(tmp_path, unknown, loads, capsys):
     assert "640 unlabelled, 600 of them of unknown origin; 320 test" in out
     assert "warning" not in out
     assert result["fingerprint"] == expected["fingerprint"]
-    evaluations = [x for x in lines(run_folder) if "eval/test_accuracy" in x]
-    assert len(evaluations) == 2
-    for line in evaluations:
-        keys = {path.split(".")[1].removeprefix("eval/") for path, _ in numbers(line)}
-        assert not keys & ABOUT_UNLABELLED
-        assert keys >= NEEDS_NONE
-    known = {"origins": 0, "classes": 0, "queue": 0, "images": 640}
-    assert {k: v for k, v in evaluations[-1]["eval/known"].items()} == known
-    assert result["known"] == known
-    for name in names.LAST:
-        assert (result[name] is None) == (name in ABOUT_UNLABELLED)
+    check(run_folder, result, 640, capsys)
 
     folder = f"--workdir={run_folder}"
     assert evaluate.main([folder, f"--out={tmp_path}/figures.json"]) == 0
@@ -107,12 +77,6 @@ def test_no_figure_is_invented(tmp_path, unknown, loads, capsys):
     seen = json.loads((run_folder / "gradcam.json").read_text())["images"]
     assert {x["origin"] for x in seen} == {None, "real"}
     assert all((x["label"] is None) == (x["origin"] is None) for x in seen)
-    assert report.main([str(run_folder)]) == 0
-    page = (run_folder / "report.html").read_text()
-    body = page[page.index("<body>") :]
-    assert "the figures about origins count 0" in body
-    for name in ABOUT_UNLABELLED & set(names.RESULT_TITLES):
-        assert f'data-figure="{name}"' not in body
     with Image.open(run_folder / "queue.png") as picture:
         colours = {c for _, c in picture.convert("RGB").getcolors(2**20)}
     assert (127, 127, 127) in colours and (44, 160, 44) not in colours
