@@ -102,13 +102,10 @@ def _alike(examined: dict[str, Examined]) -> dict[str, list[Jpeg | None]]:
     """Returns how to compress once more what makes real and unlabelled pictures alike,
     None = not at all."""
     unlabelled = examined[UNLABELED].compressed
-    real = [f for key in examined if key != UNLABELED for f in examined[key].compressed]
-    of_real = iter(compression.alike(real, unlabelled))
-    plans = {
-        key: list(itertools.islice(of_real, len(files.sources)))
-        for key, files in examined.items()
-        if key != UNLABELED
-    }
+    parts = {k: x.compressed for k, x in examined.items() if k != UNLABELED}
+    real = [*itertools.chain(*parts.values())]
+    plan = iter(compression.alike(real, unlabelled))
+    plans = {k: [*itertools.islice(plan, len(part))] for k, part in parts.items()}
     return plans | {UNLABELED: compression.alike(unlabelled, real)}
 
 

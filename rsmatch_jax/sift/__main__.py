@@ -38,7 +38,7 @@ from typing import Any
 
 from rsmatch_jax import files, terminal
 from rsmatch_jax.data import sources
-from rsmatch_jax.data.images import image_source
+from rsmatch_jax.data.images import image_source, user_pictures
 from rsmatch_jax.deploy import saved
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.metrics import verdicts
@@ -124,11 +124,8 @@ def _check(args: argparse.Namespace) -> str:
             raise RequestError(f"--by={args.by} needs a --workdir; leave it out")
         if args.size < SMALLEST:
             raise RequestError(f"--size={args.size}: it must be {SMALLEST} or more")
-        first = args.unlabeled
-        if not os.path.exists(os.path.expanduser(first)):
-            first = first.split(",")[0].strip()
-        first = first.rstrip("/")
-        first = os.path.expanduser(first)
+        first = user_pictures.parts(args.unlabeled)[0]
+        first = os.path.expanduser(first.rstrip("/"))
         if os.path.isfile(first):
             first = os.path.splitext(first)[0].removesuffix(".tar")
         out = args.out or f"{first}-sift"

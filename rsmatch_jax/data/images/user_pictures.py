@@ -84,11 +84,7 @@ def labelled(
 def unlabelled(stack: contextlib.ExitStack, sources: str) -> Collection:
     """Reads unlabelled pictures: folder trees and archives, joined by commas."""
     key = "data.unlabeled"
-    is_one = os.path.exists(os.path.expanduser(sources))
-    parts = [sources] if is_one else [part.strip() for part in sources.split(",")]
-    places = [paths.absolute(part) for part in parts if part]
-    if not places:
-        raise RequestError(f"{key}={sources} names no folder")
+    places = [paths.absolute(part) for part in parts(sources)]
     files, names, notes = [], [], []
     for place, prefix in zip(places, _prefixes(places), strict=True):
         images = _opened(stack, place, key, notes)
@@ -96,6 +92,16 @@ def unlabelled(stack: contextlib.ExitStack, sources: str) -> Collection:
         names += [prefix + file.path for file in images]
     labels = np.full(len(files), -1, np.int32)
     return Collection(tuple(files), tuple(names), labels, notes=tuple(notes))
+
+
+def parts(sources: str) -> list[str]:
+    """Returns the places that are joined by commas; what exists is one place."""
+    if os.path.exists(os.path.expanduser(sources)):
+        return [sources]
+    stripped = [part.strip() for part in sources.split(",")]
+    if not any(stripped):
+        raise RequestError(f"data.unlabeled={sources} names no folder")
+    return [part for part in stripped if part]
 
 
 def origins(
