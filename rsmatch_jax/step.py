@@ -102,22 +102,16 @@ def make_train_step(
 
 
 def repeat(
-    one_step: Callable[[TrainState, Any], tuple[TrainState, Metrics]],
-    most: int,
-) -> Callable:
-    """Returns (state, inputs, count) -> (state, metrics of [most]): `count` steps, 1 to
-    `most`, all from the same inputs. One compilation serves all counts, and no bit
-    depends on how the steps are grouped. Metrics beyond count are 0."""
+    one_step: Callable[[TrainState, Any], tuple[TrainState, Metrics]], times: int
+) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+    """Returns (state, inputs) -> (state, metrics of [times]): `times` steps, all from
+    the same inputs. Their number is fixed, because a GPU's host waits at every turn of
+    a loop whose end the compiler does not know."""
 
-    def many_steps(state, inputs, count):
-        _, shapes = jax.eval_shape(one_step, state, inputs)
-        empty = jax.tree.map(lambda m: jnp.zeros((most, *m.shape), m.dtype), shapes)
+    def many_steps(state, inputs):
+        def turn(state, _):
+            return one_step(state, inputs)
 
-        def turn(i, carry):
-            state, history = carry
-            state, metrics = one_step(state, inputs)
-            return state, jax.tree.map(lambda h, m: h.at[i].set(m), history, metrics)
-
-        return jax.lax.fori_loop(0, count, turn, (state, empty))
+        return jax.lax.scan(turn, state, length=times)
 
     return many_steps

@@ -81,10 +81,16 @@ def strong(
     elif capacity == count:
         images = _augment(images, numbers, tables, spec, count)
     else:
-        images = jax.lax.cond(
-            operations.most_drawn(numbers.ops) <= capacity,
-            lambda: _augment(images, numbers, tables, spec, capacity),
-            lambda: _augment(images, numbers, tables, spec, count),
+        augment = functools.partial(_augment, images, numbers, tables, spec)
+        # A CPU saves time on few rows. A GPU does not, and its host would have to wait
+        # at every step for the answer which branch to start.
+        images = jax.lax.platform_dependent(
+            cpu=lambda: jax.lax.cond(
+                operations.most_drawn(numbers.ops) <= capacity,
+                lambda: augment(capacity),
+                lambda: augment(count),
+            ),
+            default=lambda: augment(count),
         )
     return _cutout(images, numbers.cutout) if spec.cutout else images
 

@@ -25,10 +25,10 @@ def measure(request: frame.Request) -> frame.Measured:
     """Times batches made on the device and, if TensorFlow is installed, on the host."""
     exp = workload.build(request.config, VALUES, request.device)
     task = workload.random_task(exp)
-    source, epochs = feed.ResidentFeed(exp, task, None), itertools.count(1)
+    source, epochs = feed.ResidentFeed(exp, task, 1), itertools.count(1)
 
     def next_orders():
-        return source.inputs(next(epochs) * sampler.STEPS_PER_EPOCH, 1)
+        return source.inputs(next(epochs) * sampler.STEPS_PER_EPOCH)
 
     def one(step, inputs):
         key = jax.random.key(exp.config.seed)
@@ -36,7 +36,7 @@ def measure(request: frame.Request) -> frame.Measured:
 
     mapped = parallel.map_resident_step(one, 1, exp.devices)
     step = parallel.replicate(np.int32(0), exp.devices)
-    batches = workload.program(mapped, step, *source.inputs(0, 1)[0])
+    batches = workload.program(mapped, step, *source.inputs(0))
     # A step of the second program is an epoch.
     runs = {RESIDENT: batches.run, ORDERS: timing.repeat(next_orders)}
     seconds = timing.in_turns(runs, LEAST_SECONDS, ROUNDS)
@@ -44,7 +44,7 @@ def measure(request: frame.Request) -> frame.Measured:
     # tf.data reads ahead in background threads. In turns with others it would slow them
     # down and have batches ready before its turn, so it runs last and alone.
     try:
-        host = timing.repeat(feed.TfDataFeed(exp, task).inputs, 0, 1)
+        host = timing.repeat(feed.TfDataFeed(exp, task).inputs, 0)
     except RequestError:
         terminal.say("tf.data: not measured because TensorFlow is not installed")
     else:

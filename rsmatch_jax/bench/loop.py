@@ -4,7 +4,6 @@ The step finds its images and makes its views on the device. Beside it runs the 
 step on one fixed batch, which has no input to prepare.
 """
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +15,6 @@ from rsmatch_jax.bench.harness import frame, timing, workload
 from rsmatch_jax.engine import feed
 from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.runtime import parallel
-from rsmatch_jax.step import repeat
 
 FULL = 2**20  # steps of a run of the paper's length
 _AT = {"at": {"gpu": {**step.TIMED_AT["gpu"], **workload.VIEWS}}}
@@ -29,7 +27,7 @@ LIMITS = {
     "G9_fixmatch": frame.Limit("hours for 2^20 steps", 2.9, 1.8, **_AT),
     "G9_rsmatch": frame.Limit("hours for 2^20 steps", 3.9, 2.2, **_AT),
 }
-DISPATCH = (16, 1, 64)  # steps; all rows have the first, FixMatch has all three
+DISPATCH, OTHERS = 16, (1, 64)  # steps; FixMatch has rows of the others, too
 LEAST_SECONDS = 0.3  # of one row's turn in a round
 DISPATCHES = 4  # at least, in a turn, where a dispatch has several steps
 ROUNDS = 9
@@ -38,58 +36,47 @@ ROUNDS = 9
 class OneBatch(feed.Feed):
     """Repeats one batch, which lies on the device."""
 
-    def __init__(self, exp: Experiment, loop: int | None):
-        train_step = exp.one_step()
-        program = repeat(train_step, loop) if loop else train_step
-        super().__init__(
-            exp,
-            parallel.map_resident_step(program, 2 if loop else 1, exp.devices),
-        )
-        self.most, self._loop = loop or 1, loop is not None
+    def __init__(self, exp: Experiment, most: int):
+        super().__init__(exp, feed.repeated(exp.one_step(), most, exp.devices))
         self._batch = parallel.replicate(workload.random_batch(exp), exp.devices)
         self._ranks = parallel.ranks(exp.devices)
 
-    def inputs(self, done, room):
-        del done
-        count = min(room, self.most)
-        counts = [np.int32(count)] if self._loop else []
-        return (self._batch, *counts, self._ranks), count
+    def inputs(self, done):
+        return self._batch, self._ranks
 
 
 def measure(request: frame.Request) -> frame.Measured:
     """Times the programs that compile within --seconds, the most important first."""
     dtype = request.config.model.dtype
     other = "float32" if dtype == "bfloat16" else "bfloat16"
-    programs = {  # {label: (row of bench step, dtype, whether it has input)}
-        "fixmatch": ("fixmatch", dtype, True),
-        "fixmatch, one batch": ("fixmatch", dtype, False),
-        "rsmatch": ("rsmatch", dtype, True),
-        f"fixmatch, {other}": ("fixmatch", other, True),
-        "rsmatch, one batch": ("rsmatch", dtype, False),
+    most, others = (1, ()) if request.kind == "cpu" else (DISPATCH, OTHERS)
+    # {label: (row of bench step, dtype, whether it has input, steps a dispatch)}
+    programs = {
+        "fixmatch": ("fixmatch", dtype, True, most),
+        "fixmatch, one batch": ("fixmatch", dtype, False, most),
+        "rsmatch": ("rsmatch", dtype, True, most),
+        f"fixmatch, {other}": ("fixmatch", other, True, most),
+        "rsmatch, one batch": ("rsmatch", dtype, False, most),
+        **{f"fixmatch, {n} a dispatch": ("fixmatch", dtype, True, n) for n in others},
     }
     end = timing.budget_clock() + request.flags["seconds"]
-    loop = None if request.kind == "cpu" else max(DISPATCH)
     table, runs, units = [], {}, {}
     for label in timing.within(end, list(programs), always=1):
-        method, dtype, with_input = programs[label]
+        method, dtype, with_input, size = programs[label]
         values = {**step.ROWS[method], "model.dtype": dtype}
         exp = workload.build(request.config, values, request.device)
         if with_input:
-            source = feed.ResidentFeed(exp, workload.random_task(exp), loop)
+            source = feed.ResidentFeed(exp, workload.random_task(exp), size)
         else:
-            source = OneBatch(exp, loop)
+            source = OneBatch(exp, size)
         program = workload.FeedProgram(exp, source)
         columns = {"method": method, "precision": dtype, "input": with_input}
         columns["images_per_step"] = workload.images_per_step(exp)
         # The operations are of the step alone, before a backend rewrites it.
         columns |= {**program.cost(), "gflop": workload.gflop(exp)}
-        # One program for all sizes: the number of steps is an argument.
-        sizes = DISPATCH[: None if label == "fixmatch" else 1] if loop else (1,)
-        for size in sizes:
-            name = label if size == sizes[0] else f"{label}, {size} a dispatch"
-            runs[name] = functools.partial(program.run, most=size)
-            units[name] = size if size == 1 else DISPATCHES * size
-            table.append({"row": name, "steps_per_dispatch": size, **columns})
+        runs[label] = program.run
+        units[label] = size if size == 1 else DISPATCHES * size
+        table.append({"row": label, "steps_per_dispatch": size, **columns})
         terminal.say(f"  {label}: compiled")
     seconds = timing.in_turns(runs, LEAST_SECONDS, ROUNDS, units)
     for row in table:

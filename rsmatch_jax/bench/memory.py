@@ -71,7 +71,7 @@ def place_data(exp: Experiment) -> tuple[feed.ResidentFeed, frame.Row]:
 
     before = bytes_in_use()
     source = workload.resident_feed(exp)
-    (data, orders), *_ = jax.block_until_ready(source.inputs(0, 1)[0])
+    (data, orders), *_ = jax.block_until_ready(source.inputs(0))
     after = bytes_in_use()
     arrays = {
         jax.tree_util.keystr(path, simple=True, separator="."): int(x.nbytes)

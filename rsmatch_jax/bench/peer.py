@@ -162,8 +162,7 @@ def _ours(experiments: Sequence[Experiment]) -> list[Contender]:
 
     result = [contender(OURS, x, workload.step_program(x).run) for x in experiments]
     program = workload.FeedProgram(experiments[-1])
-    run = functools.partial(program.run, most=program.feed.most)
-    return [*result, contender(OURS_INPUT, experiments[-1], run, 0)]
+    return [*result, contender(OURS_INPUT, experiments[-1], program.run, 0)]
 
 
 def _theirs(exp: Experiment, partners: Sequence[str]) -> list[Contender]:

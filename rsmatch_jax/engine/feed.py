@@ -4,11 +4,10 @@ The loop says how many steps a dispatch may take, the feed says how many it took
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from rsmatch_jax import step
 from rsmatch_jax.data import resident, rs_ssl, sampler
@@ -24,40 +23,45 @@ GIB = 2**30
 
 
 class Feed:
-    """The mapped train step, which is compiled once, and its images. most: the maximum
-    number of steps in one dispatch."""
+    """The mapped train steps, which are compiled once, and their images.
 
-    most = 1
+    mapped: {steps in a dispatch: program}, 1 among them. most: the largest of them.
+    """
 
-    def __init__(self, exp: Experiment, mapped: jax.stages.Wrapped):
-        self._exp, self._mapped = exp, mapped
-        self._program: jax.stages.Compiled | None = None
+    def __init__(self, exp: Experiment, mapped: Mapping[int, jax.stages.Wrapped]):
+        self._exp, self._mapped, self.most = exp, mapped, max(mapped)
+        self._programs: dict[int, jax.stages.Compiled] = {}
 
-    def inputs(self, done: int, room: int) -> tuple[tuple[Any, ...], int]:
-        """Returns the step's inputs after the state, for up to `room` of the steps
-        after `done`, and how many steps they are for."""
+    def inputs(self, done: int) -> tuple[Any, ...]:
+        """Returns the inputs after the state of a dispatch after the step `done`."""
         raise NotImplementedError
 
-    def lower(self, state: TrainState, done: int = 0) -> jax.stages.Lowered:
-        """Returns the program of the step after `done`, not compiled."""
-        inputs, _ = self.inputs(done, self.most)
-        return self._mapped.lower(state, *inputs)
+    def lower(self, state: TrainState, done: int = 0) -> dict[int, jax.stages.Lowered]:
+        """Returns the programs, not compiled, by their number of steps."""
+        inputs = self.inputs(done)
+        return {n: mapped.lower(state, *inputs) for n, mapped in self._mapped.items()}
 
     def compile(self, state: TrainState, done: int = 0) -> jax.stages.Compiled:
-        """Compiles the step after `done` before its `run`; returns the program."""
+        """Compiles the steps before their `run`, side by side; returns the program with
+        the most."""
         platform = self._exp.devices[0].platform
-        self._program = compilation.compiled(self.lower(state, done), platform)
-        return self._program
+        self._programs = compilation.all_compiled(self.lower(state, done), platform)
+        return self._programs[self.most]
 
     def run(
         self, state: TrainState, done: int, room: int
     ) -> tuple[TrainState, Dispatched]:
         """Dispatches 1 to `room` of the steps after `done`, without waiting for them;
         donates the state."""
-        program = self._program or self.compile(state, done)
-        inputs, count = self.inputs(done, room)
-        state, metrics = program(state, *inputs)
+        if not self._programs:
+            self.compile(state, done)
+        count = self.most if self._fits(done, room) else 1
+        state, metrics = self._programs[count](state, *self.inputs(done))
         return state, Dispatched(metrics, count)
+
+    def _fits(self, done: int, room: int) -> bool:
+        """Whether a dispatch of `most` steps is possible after the step `done`."""
+        return room >= self.most
 
 
 def make(exp: Experiment, task: rs_ssl.Task) -> tuple[Feed, str]:
@@ -74,7 +78,7 @@ def make(exp: Experiment, task: rs_ssl.Task) -> tuple[Feed, str]:
             f"input.mode=resident: {too_large}; raise it, or use input.mode=tfdata"
         )
     if on_device:
-        feed_line, steps = f"resident, {size} on each device", None
+        feed_line, steps = f"resident, {size} on each device", 1
         if exp.devices[0].platform != "cpu":
             steps = exp.config.train.steps_per_dispatch
         else:
@@ -100,12 +104,19 @@ def resident_bytes(exp: Experiment, task: rs_ssl.Task) -> int:
     return num_bytes if num_bytes <= options.resident_budget_gb * GIB else 0
 
 
-class ResidentFeed(Feed):
-    """Images and views on the device, several steps a dispatch. All lengths have one
-    program, so that they change no bit."""
+def repeated(
+    one_step: Callable, most: int, devices: Sequence[jax.Device]
+) -> dict[int, jax.stages.Wrapped]:
+    """Returns `Feed`'s programs of (state, inputs, ranks): one step, and `most`."""
+    programs = {1: one_step} | ({most: step.repeat(one_step, most)} if most > 1 else {})
+    return {n: parallel.map_resident_step(p, 1, devices) for n, p in programs.items()}
 
-    def __init__(self, exp: Experiment, task: rs_ssl.Task, loop: int | None):
-        """loop: maximum of steps a dispatch; None = a program of one step, no loop."""
+
+class ResidentFeed(Feed):
+    """Images and views on the device, several steps a dispatch."""
+
+    def __init__(self, exp: Experiment, task: rs_ssl.Task, most: int):
+        """most: steps in one dispatch; fewer go one by one."""
         train_step, method = exp.one_step(), exp.method
 
         def one(state, inputs):
@@ -120,10 +131,7 @@ class ResidentFeed(Feed):
             )
             return train_step(state, batch)
 
-        program = step.repeat(one, loop) if loop else one
-        mapped = parallel.map_resident_step(program, 2 if loop else 1, exp.devices)
-        super().__init__(exp, mapped)
-        self.most, self._loop = loop or 1, loop is not None
+        super().__init__(exp, repeated(one, most, exp.devices))
         images = resident.gather(
             task, exp.views, oracle=method.needs_truth, unlabelled=method.uses_unlabeled
         )
@@ -131,12 +139,13 @@ class ResidentFeed(Feed):
         self._ranks = parallel.ranks(exp.devices)
         self._epoch, self._orders = -1, None
 
-    def inputs(self, done, room):
+    def inputs(self, done):
         self.prepare(done)
-        into_epoch = done % sampler.STEPS_PER_EPOCH
-        count = min(room, self.most, sampler.STEPS_PER_EPOCH - into_epoch)
-        counts = [np.int32(count)] if self._loop else []
-        return ((self._images, self._orders), *counts, self._ranks), count
+        return (self._images, self._orders), self._ranks
+
+    def _fits(self, done, room):
+        left = sampler.STEPS_PER_EPOCH - done % sampler.STEPS_PER_EPOCH
+        return min(room, left) >= self.most
 
     def prepare(self, done: int):
         """Makes the orders of images for the epoch of the step after `done`."""
@@ -159,7 +168,7 @@ class TfDataFeed(Feed):
         otherwise = ", or use input.mode=resident"
         with dataset_folder.needs_tensorflow("input.mode=tfdata", otherwise):
             from rsmatch_jax.data import tf_pipeline  # lazy: TensorFlow
-        super().__init__(exp, exp.train_step())
+        super().__init__(exp, {1: exp.train_step()})
         config, method = exp.config, exp.method
         ratio = config.train.unlabeled_ratio if method.uses_unlabeled else 0
         self._batches: Iterator[Batch] | None = None
@@ -180,15 +189,14 @@ class TfDataFeed(Feed):
             own_rows=functools.partial(parallel.own_rows, devices=exp.devices),
         )
 
-    def inputs(self, done, room):
-        del room
+    def inputs(self, done):
         if self._read is not None:
             batch, self._read = self._read, None
-            return (batch,), 1
+            return (batch,)
         if self._batches is None:  # from here on the stream counts steps
             self._batches = self._open(start_step=done)
-        return (parallel.shard_rows(next(self._batches), self._exp.devices),), 1
+        return (parallel.shard_rows(next(self._batches), self._exp.devices),)
 
     def lower(self, state, done=0):
-        (self._read,), _ = self.inputs(done, 1)  # the first `run` takes it
-        return self._mapped.lower(state, self._read)
+        (self._read,) = self.inputs(done)  # the first `run` takes it
+        return {1: self._mapped[1].lower(state, self._read)}

@@ -2,12 +2,17 @@
 
 import contextlib
 import ctypes
+import functools
 import os
-from typing import Any
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import jax
 
 from rsmatch_jax import files
+
+K = TypeVar("K")
 
 # Measured by `python -m rsmatch_jax.bench flags` with jax 0.10: on a CPU, convolutions
 # by YNNPACK take 1.5 times as long as those by Eigen, and a third more memory.
@@ -23,6 +28,15 @@ def use_cache(cache_dir: str | None):
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def all_compiled(
+    lowered: Mapping[K, jax.stages.Lowered], platform: str
+) -> dict[K, jax.stages.Compiled]:
+    """Returns `compiled` of each, side by side."""
+    one = functools.partial(compiled, platform=platform)
+    with ThreadPoolExecutor(len(lowered)) as pool:
+        return dict(zip(lowered, pool.map(one, lowered.values()), strict=True))
 
 
 def compiled(lowered: jax.stages.Lowered, platform: str) -> jax.stages.Compiled:

@@ -52,10 +52,10 @@ def test_a_turn_does_its_number_of_steps(with_input):
         return state, made
 
     source.run = counted
-    for steps, most, total in ((8, 4, 8), (3, 1, 11), (5, 3, 16)):
-        program.run(steps, most)
+    for steps, total in ((8, 8), (3, 11), (5, 16)):
+        program.run(steps)
         assert int(program.state.step) == total == program.done
-    assert counts == [4, 4, 1, 1, 1, 3, 2]
+    assert counts == [4, 4, 1, 1, 1, 4, 1]
 
 
 def test_figures_of_whole_steps():

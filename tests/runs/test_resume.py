@@ -2,6 +2,8 @@
 
 import itertools
 
+import jax
+import jax.numpy as jnp
 import pytest
 from support.helpers import assert_bit_equal, leaves
 from support.runs import (
@@ -16,7 +18,7 @@ from support.runs import (
 
 from rsmatch_jax.engine import feed
 from rsmatch_jax.methods.catalogue import METHODS
-from rsmatch_jax.runs import workdir
+from rsmatch_jax.runs import history, workdir
 
 # Every method, and RSMatch on another rule.
 RESUMED = {
@@ -34,21 +36,25 @@ class Killed(Exception):
 
 @pytest.fixture
 def dispatch(monkeypatch):
-    """dispatch(n): later runs take up to n steps a dispatch, as on a GPU; dispatch(n,
-    kill_after=m): they end with an exception after m of them."""
+    """dispatch(n): later runs take n steps a dispatch, as on a GPU, but without its
+    loop, in which a CPU rounds otherwise; dispatch(n, kill_after=m): they end with an
+    exception after m of them."""
 
     def set_length(most, kill_after=None):
         calls = itertools.count()
 
         class Source(feed.ResidentFeed):
-            def run(self, *args):
+            def run(self, state, done, room):
                 if next(calls) == kill_after:
                     raise Killed
-                return super().run(*args)
+                count, metrics = most if room >= most else 1, []
+                for step in range(done, done + count):
+                    state, one = super().run(state, step, 1)
+                    metrics.append(one.metrics)
+                metrics = jax.tree.map(lambda *values: jnp.stack(values), *metrics)
+                return state, history.Dispatched(metrics, count)
 
-        monkeypatch.setattr(
-            feed, "make", lambda exp, task: (Source(exp, task, most), "")
-        )
+        monkeypatch.setattr(feed, "make", lambda exp, task: (Source(exp, task, 1), ""))
 
     return set_length
 
@@ -81,7 +87,6 @@ def test_another_number_of_steps_a_dispatch_changes_no_bit(tmp_path, dispatch):
     """Logging at 3 and 6, saving at 2, 4 and 6, dispatches of 3; then of 2, a break
     in mid-interval, and 4."""
     keys = {"method.name": "fixmatch", "train.num_steps": 7, "log.every_steps": 3}
-    keys["train.batch_size"] = 2  # loops are slow on a CPU
     dispatch(3)
     whole = run(tmp_path / "whole", **keys)
     dispatch(2, kill_after=4)

@@ -115,8 +115,8 @@ def random_task(exp: Experiment) -> rs_ssl.Task:
 def resident_feed(exp: Experiment) -> feed.ResidentFeed:
     """A run's input, with random images; on a CPU a dispatch has one step, no loop."""
     on_cpu = exp.devices[0].platform == "cpu"
-    loop = None if on_cpu else exp.config.train.steps_per_dispatch
-    return feed.ResidentFeed(exp, random_task(exp), loop)
+    most = 1 if on_cpu else exp.config.train.steps_per_dispatch
+    return feed.ResidentFeed(exp, random_task(exp), most)
 
 
 def gflop(exp: Experiment) -> float | None:
@@ -204,12 +204,11 @@ class FeedProgram(Program):
         state = exp.init_state()
         super().__init__(lambda: self.feed.compile(state), state)
 
-    def run(self, steps: int, most: int | None = None) -> Any:
-        """Does so many steps and waits; returns the metrics of the last dispatch. most:
-        the most steps of one dispatch."""
+    def run(self, steps: int) -> Any:
+        """Does so many steps and waits; returns the metrics of the last dispatch."""
         end = self.done + steps
         while self.done < end:
-            room = min(most or steps, end - self.done)
+            room = end - self.done
             self.state, dispatched = self.feed.run(self.state, self.done, room)
             self.done += dispatched.count
         return jax.block_until_ready((self.state, dispatched.metrics))[1]
