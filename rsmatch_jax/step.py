@@ -62,7 +62,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch):
         inputs = StepInputs(
-            nets=nets,
+            nets=_scoped(nets),
             stats=state.stats,
             extra=state.extra,
             batch=batch,
@@ -72,7 +72,6 @@ def make_train_step(
             ema=state.ema if method.reads_ema else None,
         )
         loss = jax.value_and_grad(lambda p: method.loss(p, inputs), has_aux=True)
-        # Scopes change no number: they name the kernels in a profile.
         with jax.named_scope("loss"):
             (_, (stats, extra, metrics)), grads = loss(state.params)
         grads, metrics = parallel.mean((grads, metrics), axis)
@@ -99,6 +98,14 @@ def make_train_step(
         return new_state, metrics
 
     return train_step
+
+
+def _scoped(nets: Mapping[str, Network]) -> dict[str, Network]:
+    """Names the networks' kernels in a profile; changes no number."""
+    return {
+        name: net._replace(apply=jax.named_scope(name)(net.apply))
+        for name, net in nets.items()
+    }
 
 
 def repeat(

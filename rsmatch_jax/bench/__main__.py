@@ -18,6 +18,7 @@ peer: FixMatch's step beside PyTorch's, if PyTorch is installed.
 predict: image files to JSON lines, beside the networks alone.
 start: the time to compile at the first and at the second start.
 invariants: no late compilation, no loops on a CPU, four devices equal one.
+compiled: counts the step's program for a GPU or TPU that need not be there.
 records: writes the README's tables from benchmarks/*.json; measures nothing.
 
 The preset sets the sizes and follows the device by default: for most benches cpu has 4
@@ -30,7 +31,7 @@ request was wrong.
 import sys
 from collections.abc import Sequence
 
-from rsmatch_jax.bench import predict, readme_tables, suite
+from rsmatch_jax.bench import other_device, predict, readme_tables, suite
 from rsmatch_jax.errors import RequestError, exit_code
 
 BENCHES = {
@@ -39,6 +40,7 @@ BENCHES = {
         module.BENCH.name: getattr(module, "main", module.BENCH.main)
         for module in (*suite.MODULES, predict)
     },
+    other_device.NAME: other_device.main,
     "records": readme_tables.main,
 }
 GO_ON = "nothing was written; start it again"

@@ -112,30 +112,46 @@ def repeated(
     return {n: parallel.map_resident_step(p, 1, devices) for n, p in programs.items()}
 
 
+def resident_programs(exp: Experiment, most: int) -> dict[int, jax.stages.Wrapped]:
+    """Returns `repeated` of a step that makes its views from the resident images."""
+    train_step, method = exp.one_step(), exp.method
+
+    def one(state, inputs):
+        data, orders = inputs
+        batch = resident.make_batch(
+            data,
+            orders,
+            exp.views,
+            state.key,
+            state.step,
+            weak_views=method.weak_views,
+        )
+        return train_step(state, batch)
+
+    return repeated(one, most, exp.devices)
+
+
+def gathered(exp: Experiment, task: rs_ssl.Task) -> resident.Resident:
+    """Returns the images that a run's devices hold, in host memory."""
+    oracle, unlabelled = exp.method.needs_truth, exp.method.uses_unlabeled
+    return resident.gather(task, exp.views, oracle=oracle, unlabelled=unlabelled)
+
+
+def epoch_orders(exp: Experiment, epoch: jax.typing.ArrayLike) -> resident.Orders:
+    """Returns the orders of an epoch's images, see `resident.epoch_orders`."""
+    unlabelled = exp.method.uses_unlabeled
+    return resident.epoch_orders(
+        exp.config.seed, epoch, exp.dims, unlabelled=unlabelled
+    )
+
+
 class ResidentFeed(Feed):
     """Images and views on the device, several steps a dispatch."""
 
     def __init__(self, exp: Experiment, task: rs_ssl.Task, most: int):
         """most: steps in one dispatch; fewer go one by one."""
-        train_step, method = exp.one_step(), exp.method
-
-        def one(state, inputs):
-            data, orders = inputs
-            batch = resident.make_batch(
-                data,
-                orders,
-                exp.views,
-                state.key,
-                state.step,
-                weak_views=method.weak_views,
-            )
-            return train_step(state, batch)
-
-        super().__init__(exp, repeated(one, most, exp.devices))
-        images = resident.gather(
-            task, exp.views, oracle=method.needs_truth, unlabelled=method.uses_unlabeled
-        )
-        self._images = parallel.replicate(images, exp.devices)
+        super().__init__(exp, resident_programs(exp, most))
+        self._images = parallel.replicate(gathered(exp, task), exp.devices)
         self._ranks = parallel.ranks(exp.devices)
         self._epoch, self._orders = -1, None
 
@@ -151,12 +167,7 @@ class ResidentFeed(Feed):
         """Makes the orders of images for the epoch of the step after `done`."""
         epoch = done // sampler.STEPS_PER_EPOCH
         if epoch != self._epoch:
-            orders = resident.epoch_orders(
-                self._exp.config.seed,
-                epoch,
-                self._exp.dims,
-                unlabelled=self._exp.method.uses_unlabeled,
-            )
+            orders = epoch_orders(self._exp, epoch)
             self._orders = parallel.replicate(orders, self._exp.devices)
             self._epoch = epoch
 

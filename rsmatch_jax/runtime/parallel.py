@@ -63,6 +63,11 @@ def ranks(devices: Sequence[jax.Device]) -> jax.Array:
     return _place(numbers[_local_positions(devices)], devices)
 
 
+def rank_shapes(devices: Sequence[jax.Device]) -> jax.ShapeDtypeStruct:
+    """Returns shape, dtype and placement of `ranks`."""
+    return jax.ShapeDtypeStruct((len(devices),), np.int32, sharding=dealt(devices))
+
+
 def map_eval(forward: Callable, devices: Sequence[jax.Device]) -> jax.stages.Wrapped:
     """Returns the pmap of `forward(variables, batch) -> rows`; rows are [D, ...]."""
     return jax.pmap(
@@ -83,6 +88,11 @@ def replicate(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
 def replicated(devices: Sequence[jax.Device]) -> NamedSharding:
     """Returns the sharding that `replicate` uses."""
     return NamedSharding(_mesh(devices), PartitionSpec())
+
+
+def dealt(devices: Sequence[jax.Device]) -> NamedSharding:
+    """Returns the sharding of `shard_rows`: [D, ...], a row for each device."""
+    return NamedSharding(_mesh(devices), PartitionSpec(AXIS))
 
 
 def own_rows(count: int, devices: Sequence[jax.Device]) -> np.ndarray:
@@ -162,5 +172,4 @@ def _local_positions(devices: Sequence[jax.Device]) -> list[int]:
 
 def _place(local: PyTree, devices: Sequence[jax.Device]) -> PyTree:
     """Places numpy [this process's devices, ...] as a device array [D, ...]."""
-    sharding = NamedSharding(_mesh(devices), PartitionSpec(AXIS))
-    return jax.make_array_from_process_local_data(sharding, local)
+    return jax.make_array_from_process_local_data(dealt(devices), local)

@@ -119,6 +119,9 @@ COLUMNS = {
     "measured_bytes": Column("reported by the device, MB", 1, 1e6),
     "idle_gap": Column("idle, %", 1, 0.01),
     "share": Column("%", 1, 0.01),
+    "kernels": Column("kernels", 0),
+    "conv_gflop": Column("GFLOP of convolutions", 1),
+    "floor_ms": Column("floor, ms", 3),
 }
 
 

@@ -27,6 +27,15 @@ class Instruction(NamedTuple):
         """Names of the computations that it calls."""
         return re.findall(r"[\w.\-]+", " ".join(_CALLS.findall(self.text)))
 
+    def operands(self) -> list[str]:
+        """Names of the instructions that it reads."""
+        depth, end = 0, 0
+        for end, letter in enumerate(self.text):  # noqa: B007
+            depth += (letter in "({[") - (letter in ")}]")
+            if depth < 0:
+                break
+        return re.findall(r"%([\w.\-]+)", self.text[:end])
+
     @property
     def is_convolution(self) -> bool:
         """Whether it is a convolution or a library's call that computes one."""

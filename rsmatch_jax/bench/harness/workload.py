@@ -31,10 +31,14 @@ NUM_UNLABELED = NUM_CLASSES * PER_CLASS
 
 
 def build(
-    config: Any, values: Mapping[str, Any], *devices: jax.Device, size: int = SIZE
+    config: Any,
+    values: Mapping[str, Any],
+    *devices: jax.Device,
+    size: int = SIZE,
+    classes: int = NUM_CLASSES,
 ) -> Experiment:
-    """The experiment of a config with changed values, on images of `size` pixels.
-    Raises RequestError if the config cannot work."""
+    """The experiment of a config with changed values, on images of `size` pixels and
+    `classes` classes. Raises RequestError if the config cannot work."""
     config = copy.deepcopy(config)  # stays locked: an unknown key raises
     for key, value in values.items():
         group, last = key.rsplit(".", 1)
@@ -45,15 +49,15 @@ def build(
         way_out = f"this bench has {sizes}; use at most as many"
         checks.refuse(config, "data.labels_per_class", way_out)
     method = catalogue.METHODS[config.method.name]
-    method.check_data(config, NUM_CLASSES, num_synthetic=1)
+    method.check_data(config, classes, num_synthetic=1)
     pad = config.input.crop_pad
     dims = catalogue.Dims(
-        num_classes=NUM_CLASSES,
+        num_classes=classes,
         image_shape=(size, size, 3),
         crop_pad=size // 8 if pad is None else pad,
         batch_size=config.train.batch_size,
         unlabeled_batch=config.train.batch_size * config.train.unlabeled_ratio,
-        num_labeled=NUM_CLASSES * config.data.labels_per_class,
+        num_labeled=classes * config.data.labels_per_class,
         num_unlabeled=NUM_UNLABELED,
     )
     return experiments.build(config, dims, config.data.name, devices)
