@@ -3,8 +3,8 @@ BIN = .venv/bin
 
 PIP = -m pip install --quiet --disable-pip-version-check
 
-.PHONY: .venv demo lint test test-bench test-browser test-faults test-package \
-  test-synthesis test-torch smoke smoke-run
+.PHONY: .venv demo lint test test-bench test-browser test-compiled test-faults \
+  test-package test-synthesis test-torch smoke smoke-run
 
 .venv: .venv/installed
 
@@ -39,7 +39,7 @@ lint: .venv/installed-dev
 EXACT = tests/augment/test_views.py tests/augment/test_augment_ops.py
 
 # Folders with another target.
-APART = bench browser faults package synthesis
+APART = bench browser compiled faults package synthesis
 
 # Three at a time on two cores: some tests wait for other processes.
 test: .venv/installed-dev
@@ -88,6 +88,19 @@ test-torch: .venv-torch/installed
 	test -x .venv-torch/bin/python || $(PYTHON) -m venv .venv-torch
 	.venv-torch/bin/python $(PIP) \
 	  -r requirements-dev.txt -r requirements-torch.txt
+	touch $@
+
+# The programs of a GPU and a TPU, compiled without one, in an environment with JAX's
+# compilers for them.
+COMPILED = .venv-compiled/bin
+test-compiled: .venv-compiled/installed
+	$(COMPILED)/python -m pytest -n 2 --dist load tests/compiled
+
+.venv-compiled/installed: requirements.txt requirements-compiled.txt
+	test -x $(COMPILED)/python || $(PYTHON) -m venv .venv-compiled
+	grep -v '^tensor\|^clu\|^importlib' requirements.txt > .venv-compiled/needed.txt
+	$(COMPILED)/python $(PIP) \
+	  -r .venv-compiled/needed.txt -r requirements-compiled.txt
 	touch $@
 
 # The newest versions of everything, on the next Python, without TensorFlow as on a GPU

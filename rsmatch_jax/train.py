@@ -1,12 +1,14 @@
 """Trains a run by a config file.
 
     python launch.py --config=configs/cifar10.py [--config.group.key=value ...]
-        [--workdir=DIR] [--overwrite] [--plan]
+        [--workdir=DIR] [--overwrite] [--plan [--target=h100]]
         [--coordinator=HOST:PORT --num_processes=N --process_id=I]
 
 The same command on an unfinished workdir resumes the run. The default of --workdir is
 runs/<config>-<method>-<seed>. --overwrite starts anew. --plan prints splits, steps,
-memory and time, and trains nothing. configs/common.py lists all keys.
+memory and time, and trains nothing; with --target=h100, h200, a100, v5e or v6e (:N = on
+N of them) it says whether the run fits such a device, which need not be there.
+configs/common.py lists all keys.
 On several machines, start the same command on each, with a workdir that all share.
 Under SLURM, Open MPI, Kubernetes and on TPU pods the processes find each other;
 elsewhere the last three flags connect them. --num_processes=1 trains in each process
@@ -24,7 +26,7 @@ from typing import Any
 
 from absl import flags
 
-from rsmatch_jax.errors import STOPPED, exit_code
+from rsmatch_jax.errors import STOPPED, RequestError, exit_code
 from rsmatch_jax.runtime import cluster, stopping, supervisor
 from rsmatch_jax.terminal import say
 
@@ -36,6 +38,8 @@ def define_flags(values: flags.FlagValues):
     flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
     flags.DEFINE_bool("overwrite", False, "Start anew.", flag_values=values)
     flags.DEFINE_bool("plan", False, "Say what would be done.", flag_values=values)
+    target = "With --plan: would the run fit this device, as h100 or h100:8?"
+    flags.DEFINE_string("target", None, target, flag_values=values)
     cluster.define_flags(values)
 
 
@@ -68,6 +72,9 @@ def _train(argv: Sequence[str], group: cluster.Group | None) -> int:
         config, stem, values = config_file.parse(["launch.py", *argv], define_flags)
         explicit = config_file.override_keys(["launch.py", *argv])
         checks.check_overrides(config, explicit)
+        target = targets.read(values.target) if values.target else None
+        if target and not values.plan:
+            raise RequestError(f"--target={values.target}: goes with --plan alone")
         compilation.use_cache(config.data.cache_dir)
         folder = values.workdir
         if folder is None:
@@ -83,6 +90,7 @@ def _train(argv: Sequence[str], group: cluster.Group | None) -> int:
                 folder,
                 overwrite=values.overwrite,
                 plan_only=values.plan,
+                target=target,
                 stop=stop,
                 explicit=explicit,
             )
@@ -96,7 +104,7 @@ def _train(argv: Sequence[str], group: cluster.Group | None) -> int:
         # a signal during the seconds that the imports take has a handler.
         alone = None if group else stack.enter_context(stopping.on_signals())
         from rsmatch_jax.engine import checks, config_file, stages
-        from rsmatch_jax.runtime import compilation, consensus, hosts
+        from rsmatch_jax.runtime import compilation, consensus, hosts, targets
 
         code = exit_code(command, GO_ON)
     return hosts.leave(STOPPED if status == ["stopped"] else code)

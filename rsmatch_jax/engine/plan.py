@@ -9,17 +9,18 @@ import numpy as np
 
 from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.data.rs_ssl import UNKNOWN
-from rsmatch_jax.engine import memory
+from rsmatch_jax.engine import described, feed, memory
 from rsmatch_jax.engine.experiment import Experiment
-from rsmatch_jax.engine.feed import Feed
+from rsmatch_jax.errors import RequestError
+from rsmatch_jax.runtime.targets import Target
 from rsmatch_jax.state import PyTree
 from rsmatch_jax.terminal import say
 
 TIMED = 3  # dispatches
 
 
-def describe(exp: Experiment, task: rs_ssl.Task) -> Iterator[str]:
-    """Yields lines about the data and the schedule."""
+def describe(exp: Experiment, task: rs_ssl.Task, device: str) -> Iterator[str]:
+    """Yields lines about the data and the schedule. device: the name of its kind."""
     dims, t = exp.dims, exp.config.train
     synthetic, unknown = task.unl_synthetic.sum(), (task.unl_origins == UNKNOWN).sum()
     origins = f", of which {synthetic} synthetic ({synthetic / dims.num_unlabeled:.0%})"
@@ -48,7 +49,7 @@ def describe(exp: Experiment, task: rs_ssl.Task) -> Iterator[str]:
     yield (
         f"schedule: {t.num_steps} steps of {dims.batch_size} labelled + {unlabeled} "
         f"unlabelled images ({epochs:.1f} passes) on {len(devices)} "
-        f"{devices[0].device_kind} device{'s'[: len(devices) > 1]}; "
+        f"{device} device{'s'[: len(devices) > 1]}; "
         f"{math.ceil(t.num_steps / exp.config.eval.every_steps)} evaluations"
     )
 
@@ -60,7 +61,7 @@ def print_parameters(params: PyTree):
         say(f"network {name}: {_count(tree):,} parameters ({', '.join(parts)})")
 
 
-def measure(exp: Experiment, source: Feed):
+def measure(exp: Experiment, source: feed.Feed):
     """Compiles the step, times a few on a temporary state and prints the figures."""
     state = exp.init_state()
     print_parameters(state.params)
@@ -87,6 +88,32 @@ def measure(exp: Experiment, source: Feed):
         f"{per_step * last / 3600:.1f} h for all of them, without evaluations"
     )
     say("nothing was trained or written")
+
+
+def fit(exp: Experiment, task: rs_ssl.Task, target: Target) -> str:
+    """Compiles the step for a target and returns a line about its memory there. Raises
+    RequestError if it does not fit."""
+    resides = feed.resident_bytes(exp, task)
+    images = feed.gathered(exp, task) if resides else None
+    program = described.compiled(exp, images, target)
+    peak, usable = program.peak_bytes, target.usable_share * target.memory_bytes
+    sizes = (
+        f"{memory.in_words(peak)} on each device, state and images "
+        f"{memory.in_words(program.argument_bytes)}, temporary "
+        f"{memory.in_words(program.temp_bytes)}; {target.name} has "
+        f"{memory.in_words(target.memory_bytes)}"
+    )
+    if target.usable_share < 1:
+        sizes += f", of which JAX reserves {target.usable_share:.0%}"
+    if peak > usable:
+        raise RequestError(
+            f"--target={target.key}: a step takes {sizes}; lower train.batch_size, "
+            "train.unlabeled_ratio or the network, or take more devices"
+        )
+    return (
+        f"fits: compiled, not run, for {target.count} {target.name}, a step takes "
+        f"{sizes}; compiled in {program.compile_seconds:.1f} s"
+    )
 
 
 def _count(tree: PyTree) -> int:

@@ -30,6 +30,7 @@ from rsmatch_jax.runs.checkpoint import Checkpoints
 from rsmatch_jax.runs.checkpoint_folder import CheckpointFolder
 from rsmatch_jax.runtime import hosts, parallel
 from rsmatch_jax.runtime.stopping import Stop
+from rsmatch_jax.runtime.targets import Target
 from rsmatch_jax.terminal import say
 from rsmatch_jax.version import __version__
 
@@ -40,6 +41,7 @@ def run(
     *,
     overwrite: bool = False,
     plan_only: bool = False,
+    target: Target | None = None,
     devices: Sequence[jax.Device] | None = None,
     stop: Stop | None = None,
     explicit: Collection[str] = (),
@@ -51,6 +53,7 @@ def run(
     Args:
         overwrite: start anew.
         plan_only: print what would happen, train nothing and return {}.
+        target: with plan_only, for a device that need not be there.
         devices: None = all devices of all processes.
         stop: checked after every dispatch; if due, the run is saved and the status of
             the result is `stopped`.
@@ -60,6 +63,8 @@ def run(
         RunFailed: the run cannot go on.
     """
     devices = list(devices or parallel.all_devices())
+    if target is not None:  # stand-ins, whose number alone counts
+        devices = devices[:1] * target.count
     config, result = _check(config, folder, len(devices), overwrite, explicit)
     if result and result.get("status") == "finished" and not plan_only:
         say(
@@ -68,7 +73,19 @@ def run(
         )
         return result
     say(f"{config.method.name} on {config.data.name}, seed {config.seed}: {folder}")
-    exp, task, source, warnings = _load(config, folder, devices, overwrite)
+    exp, task, begun, warnings = _load(config, folder, devices, overwrite)
+    if target is not None:
+        source, lines, device = None, plan.fit(exp, task, target), target.name
+    else:
+        source, lines = feed.make(exp, task)
+        device = devices[0].device_kind
+    warned = [f"warning: {warning}" for warning in warnings]
+    for line in (*plan.describe(exp, task, device), *begun, lines, *warned):
+        say(line)
+    if hosts.num_processes() > 1:
+        say(f"hosts: {hosts.num_processes()} processes; this one writes the files")
+    if source is None:
+        return {}
     if plan_only:
         plan.measure(exp, source)
         return {}
@@ -117,10 +134,9 @@ def _check(
 
 def _load(
     config: Any, folder: str, devices: Sequence[jax.Device], overwrite: bool
-) -> tuple[Experiment, rs_ssl.Task, feed.Feed, list[str]]:
-    """Loads the images, builds the rest and says what the run will be.
-
-    Returns them, where steps get their batches, and the warnings."""
+) -> tuple[Experiment, rs_ssl.Task, list[str], list[str]]:
+    """Loads the images and builds the rest. Returns them, lines about the weights that
+    the run begins with, and the warnings."""
     # One process after the other, because the first decodes the data into a cache.
     task = hosts.agreed(
         "data", lambda: experiment.load_task(config), primary_first=True
@@ -135,13 +151,7 @@ def _load(
     dims = experiment.task_dims(config, task)
     exp = experiment.build(config, dims, task.name, devices, saved_shapes)
     exp, begun = _begin_from(exp, task, folder, overwrite)
-    source, lines = feed.make(exp, task)
-    warned = [f"warning: {warning}" for warning in warnings]
-    for line in (*plan.describe(exp, task), *begun, lines, *warned):
-        say(line)
-    if hosts.num_processes() > 1:
-        say(f"hosts: {hosts.num_processes()} processes; this one writes the files")
-    return exp, task, source, warnings
+    return exp, task, begun, warnings
 
 
 def _begin_from(

@@ -47,6 +47,8 @@ CASES = {
         ([DIGITS, "--workdir=run_listed"], ["run_listed/config.json", "a list"]),
         ([DIGITS, "--workdir=run_result"], ["run_result/result.json", "be read"]),
         ([DIGITS, "--workdir=new", "--plan=perhaps"], ["plan", "perhaps"]),
+        ([DIGITS, "--target=h100"], ["--target=h100", "--plan"]),
+        ([DIGITS, "--plan", "--target=h1"], ["--target=h1", "h100, h200, v5e"]),
         ([DIGITS, "--workdir=new", "--overwrit"], ["overwrit"]),
         (["--config="], ["--config="]),
         (["--config=notes"], ["--config=notes", "no such file"]),
