@@ -10,9 +10,8 @@ def cross_entropy(
     logits: Float[Array, "n k"], labels: Int[Array, " n"]
 ) -> Float32[Array, " n"]:
     """Returns H(label, softmax(logits)) of each row."""
-    return optax.softmax_cross_entropy_with_integer_labels(
-        logits.astype(jnp.float32), labels
-    )
+    # Not by a lookup, whose gradient is a scatter: a kernel of its own on a GPU.
+    return soft_cross_entropy(logits, jax.nn.one_hot(labels, logits.shape[1]))
 
 
 def soft_cross_entropy(
