@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rsmatch_jax import files, terminal
-from rsmatch_jax.bench import suite
-from rsmatch_jax.bench.harness import frame
+from rsmatch_jax.bench import other_device, suite
+from rsmatch_jax.bench.harness import counts, frame
 from rsmatch_jax.engine import config_file
 from rsmatch_jax.errors import RequestError
 
@@ -22,6 +22,8 @@ BEGIN = "<!-- made by `python -m rsmatch_jax.bench records`, not by hand -->"
 END = "<!-- end of what is made -->"
 MISSING = "not yet measured"
 KINDS = {"C": "On a CPU", "G": "On a GPU"}  # by the first letter of a figure's ID
+# The target whose compiled figures stand beside the measured ones.
+FIGURES_AT = {"key": "h100", "name": "", "devices": 1}
 GPU_ALONE = ("start_gpu",)
 BOTH = ("memory_", "step_", "update_")
 
@@ -61,7 +63,11 @@ def read(folder: str) -> dict[str, dict[str, Any]]:
     documents = {}
     for path in sorted(glob.glob(os.path.join(glob.escape(folder), "*.json"))):
         document = files.read_json(path) or {}
-        missing = {"figures", "device", "versions", "command"} - set(document)
+        if is_compiled(document):
+            needed = {"programs", "versions", "command"}
+        else:
+            needed = {"figures", "device", "versions", "command"}
+        missing = needed - set(document)
         if missing:
             raise RequestError(
                 f"{path} is no file of a bench: it lacks {min(missing)}; move it away"
@@ -70,11 +76,26 @@ def read(folder: str) -> dict[str, dict[str, Any]]:
     return documents
 
 
+def is_compiled(document: Mapping[str, Any]) -> bool:
+    """Whether a file is of `bench compiled`, which runs nothing."""
+    return document.get("bench") == other_device.NAME
+
+
 def paragraphs(documents: Documents) -> Iterator[str]:
     """Markdown; of files that share a figure, the last one by name counts."""
+    compiled = {name: d for name, d in documents.items() if is_compiled(d)}
+    programs = [p for document in compiled.values() for p in document["programs"]]
+    documents = {name: d for name, d in documents.items() if name not in compiled}
     for kind, title in KINDS.items():
         yield f"**{title}**"
-        yield figure_table(documents, kind)
+        yield figure_table(documents, kind, programs if kind == "G" else [])
+    if programs:
+        yield (
+            "Compiled, not run: what a step does on devices that were not there. "
+            f"Floor: at the published rates. Estimate: {counts.ASSUMED} (assumed). "
+            "Hours are of 2^20 steps, without evaluations."
+        )
+        yield other_device.table(programs)
     for document in documents.values():
         if "step" in document.get("parts", {}):
             yield from method_table(document)
@@ -84,15 +105,26 @@ def paragraphs(documents: Documents) -> Iterator[str]:
             f"{document['versions']['jax']}, load {document['device']['load']:.1f} at "
             f"the start; `{document['command']}`."
         )
+    for name, document in compiled.items():
+        yield (
+            f"[benchmarks/{name}](benchmarks/{name}): compiled, not run, jax "
+            f"{document['versions']['jax']}; `{document['command']}`."
+        )
 
 
-def figure_table(documents: Documents, kind: str) -> str:
-    """Every figure of a kind that has a limit, measured or not; bold if it misses."""
+def figure_table(
+    documents: Documents, kind: str, programs: Sequence[Mapping[str, Any]]
+) -> str:
+    """Every figure of a kind that has a limit, measured or not; bold if it misses.
+    programs: compiled ones, of which the figures for one H100 get a column."""
     measured: dict[str, Any] = {}
     for document in documents.values():
         if (document["device"]["platform"] == "cpu") == (kind == "C"):
             measured |= document["figures"]
     rows, limits = [], suite.limits()
+    compiled = other_device.limits_of_figures(
+        [p for p in programs if p["target"] | {"name": ""} == FIGURES_AT]
+    )
     for name in sorted(limits, key=suite.order):
         gpu_alone = name[0] == "G" or name in GPU_ALONE
         if gpu_alone != (kind == "G") and not name.startswith(BOTH):
@@ -104,8 +136,20 @@ def figure_table(documents: Documents, kind: str) -> str:
             row = {"value": value, "value_quartiles": spread}
             text = frame.cell(row, "value", digits)
             text = text if limit.holds(value) else f"**{text}**"
-        rows.append([name, limit.unit, text, *limit.bounds()])
-    head = ["figure", "what", "median (quartiles)", "must", "goal"]
+        both = [", ".join(frame.number(value) for value in compiled.get(name, []))]
+        both = [both[0] or "-"] if programs else []
+        rows.append([name, limit.unit, *both, text, *limit.bounds()])
+    column = (
+        [f"compiled for one {FIGURES_AT['key']}: floor, estimate"] if programs else []
+    )
+    head = [
+        "figure",
+        "what",
+        *column,
+        f"{'measured: ' if programs else ''}median (quartiles)",
+        "must",
+        "goal",
+    ]
     return terminal.table(head, rows)
 
 

@@ -74,16 +74,7 @@ def run(
         return result
     say(f"{config.method.name} on {config.data.name}, seed {config.seed}: {folder}")
     exp, task, begun, warnings = _load(config, folder, devices, overwrite)
-    if target is not None:
-        source, lines, device = None, plan.fit(exp, task, target), target.name
-    else:
-        source, lines = feed.make(exp, task)
-        device = devices[0].device_kind
-    warned = [f"warning: {warning}" for warning in warnings]
-    for line in (*plan.describe(exp, task, device), *begun, lines, *warned):
-        say(line)
-    if hosts.num_processes() > 1:
-        say(f"hosts: {hosts.num_processes()} processes; this one writes the files")
+    source = _make_feed(exp, task, target, begun, warnings)
     if source is None:
         return {}
     if plan_only:
@@ -152,6 +143,29 @@ def _load(
     exp = experiment.build(config, dims, task.name, devices, saved_shapes)
     exp, begun = _begin_from(exp, task, folder, overwrite)
     return exp, task, begun, warnings
+
+
+def _make_feed(
+    exp: Experiment,
+    task: rs_ssl.Task,
+    target: Target | None,
+    begun: Sequence[str],
+    warnings: Sequence[str],
+) -> feed.Feed | None:
+    """Says what the run will be. Returns where its steps get their batches, None for a
+    target, which is not there."""
+    source = None
+    if target is not None:
+        lines, device = plan.fit(exp, task, target), target.name
+    else:
+        source, lines = feed.make(exp, task)
+        device = exp.devices[0].device_kind
+    warned = [f"warning: {warning}" for warning in warnings]
+    for line in (*plan.describe(exp, task, device), *begun, lines, *warned):
+        say(line)
+    if hosts.num_processes() > 1:
+        say(f"hosts: {hosts.num_processes()} processes; this one writes the files")
+    return source
 
 
 def _begin_from(

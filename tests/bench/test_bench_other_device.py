@@ -53,7 +53,11 @@ def test_kinds_operations_and_the_floor(content):
         assert kinds[name]["conv_gflop"] == pytest.approx(gflop)
         # Few pixels: memory is slower than products.
         moved = 2 * (8 * 1024 * 16 + 4608 + 8 * 256 * 32)
-        assert kinds[name]["floor_ms"] == pytest.approx(1e3 * moved / 3.352e12)
+        floor = 1e3 * moved / 3.352e12
+        assert kinds[name]["floor_ms"] == pytest.approx(floor)
+        assert kinds[name]["estimate_ms"] == pytest.approx(0.002 + floor / 0.65)
+    exchange = 3 * (0.01 + 1e3 * 8000 / 3.352e12 / 0.65)
+    assert kinds["collective"]["estimate_ms"] == pytest.approx(exchange)
     assert content["totals"]["conv_gflop"] == pytest.approx(2 * gflop)
 
 

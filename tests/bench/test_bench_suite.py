@@ -89,8 +89,8 @@ def test_all_parts_are_run_and_merged(parts, tmp_path, capsys):
 
 
 def test_every_bench_is_a_part_and_its_limits_are_known():
-    """Except the suite, the README's tables, and predicting."""
-    names = set(bench.BENCHES) - {"suite", "records", "predict"}
+    """Except the suite, the README's tables, predicting, and what runs nothing."""
+    names = set(bench.BENCHES) - {"suite", "records", "predict", "compiled"}
     assert set(suite.PARTS["gpu"]) <= set(suite.PARTS["cpu"]) == names
     ids = {name.split("_")[0] for name in suite.limits()}
     assert {f"C{i}" for i in range(1, 12)} | {f"G{i}" for i in range(1, 11)} <= ids
@@ -238,6 +238,63 @@ def test_the_readme_gets_its_tables(folder, capsys):
     assert "1,500" in on_gpu and "1,500" not in on_cpu
     assert re.search(r"G1 .* 150 ", on_gpu) and "5.00 (1.00" in on_cpu
     assert "step_flexmatch" in on_gpu and "step_flexmatch" in on_cpu
+
+
+def program(method, key, devices, floor, estimate):
+    part = {"floor_ms": floor / 10, "estimate_ms": estimate / 5}
+    return {
+        "target": {"key": key, "devices": devices, "name": "N"},
+        "method": method,
+        "network": "wrn",
+        "precision": "bfloat16",
+        "totals": {
+            "kernels": 300.0,
+            "bytes": 14e9,
+            "conv_gflop": 1000.0,
+            "floor_ms": floor,
+            "estimate_ms": estimate,
+        },
+        "scopes": {"views": part, "queue": part},
+        "collectives": {"count": 3.0},
+    }
+
+
+def test_compiled_programs_get_a_column_and_a_table(folder):
+    """Beside the measured figures, those of one H100 and of no other device."""
+    programs = [
+        program("fixmatch", "h100", 1, 4.0, 8.0),
+        program("rsmatch", "h100", 1, 5.0, 10.0),
+        program("fixmatch", "h100", 8, 1.0, 2.0),
+        program("fixmatch", "h200", 1, 2.0, 4.0),
+    ]
+    content = {"bench": "compiled", "command": "python -m d", "programs": programs}
+    content["versions"] = {"jax": "1.0"}
+    files.write_json(str(folder / "benchmarks" / "d.json"), content)
+    text = readme_tables.write(f"{folder}/benchmarks", f"{folder}/README.md")
+    on_cpu, on_gpu = text.split("**On a GPU**")
+    assert "compiled for" not in on_cpu
+    cells = {
+        line.split("|")[1].strip(): [c.strip() for c in line.split("|")[2:-1]]
+        for line in on_gpu.splitlines()
+        if line.startswith("|")
+    }
+    assert cells["figure"][1] == "compiled for one h100: floor, estimate"
+    compiled = {name: cells[name][1] for name in ("G1", "G2", "G4", "G5", "G6_K10")}
+    assert compiled == {
+        "G1": "250.00, 125.00",
+        "G2": "250.00, 125.00",
+        "G4": "0.80, 0.80",
+        "G5": "0.10, 0.20",
+        "G6_K10": "0.10, 0.20",
+    }
+    # 2^20 steps of 4 and 8 ms.
+    assert cells["G9_fixmatch"][1] == "1.17, 2.33"
+    assert cells["G10"][1:3] == ["-", "not yet measured"]
+    eight = next(x for x in on_gpu.splitlines() if "8 h100" in x)
+    assert [c.strip() for c in eight.split("|")[3:-1]] == [
+        *("300", "14.00", "3", "1.00", "2.00", "0.29", "0.58")
+    ]
+    assert "compiled, not run, jax 1.0; `python -m d`" in on_gpu
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,14 @@ from rsmatch_jax.engine import described, feed
 from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.runtime.targets import Target
 
+# Assumed for the estimate: the share of the published rates that kernels reach, the
+# time to start one, and that of an exchange between devices. A GPU's minutes of
+# `bench first` replace them.
+SHARE, START_MS, EXCHANGE_MS = 0.65, 0.002, 0.01
+ASSUMED = (
+    f"{SHARE:.0%} of these rates, {1e3 * START_MS:g} microseconds to start a kernel "
+    f"and {1e3 * EXCHANGE_MS:g} for an exchange between devices"
+)
 _DTYPES = {"bf16": "bfloat16"}  # HLO's name; all else computes at float32's rate
 
 
@@ -54,6 +62,7 @@ def of_module(
             "bytes": sum(k.times * k.bytes for k in part) / steps,
             "conv_gflop": sum(k.times * k.flops for k in part) / steps / 1e9,
             "floor_ms": sum(k.times * _least_ms(k, target) for k in part) / steps,
+            "estimate_ms": sum(k.times * _likely_ms(k, target) for k in part) / steps,
         }
 
     def groups(column: str) -> dict[str, dict[str, float]]:
@@ -87,3 +96,9 @@ def _least_ms(kernel: Kernel, target: Target) -> float:
     """The time of a kernel at the target's rates, of memory or of products."""
     rate = target.flops_per_second[_DTYPES.get(kernel.dtype, "float32")]
     return 1e3 * max(kernel.bytes / target.bytes_per_second, kernel.flops / rate)
+
+
+def _likely_ms(kernel: Kernel, target: Target) -> float:
+    """The time of a kernel under the assumptions above."""
+    start = EXCHANGE_MS if kernel.kind == traffic.COLLECTIVE else START_MS
+    return start + _least_ms(kernel, target) / SHARE

@@ -122,6 +122,7 @@ COLUMNS = {
     "kernels": Column("kernels", 0),
     "conv_gflop": Column("GFLOP of convolutions", 1),
     "floor_ms": Column("floor, ms", 3),
+    "estimate_ms": Column("estimate, ms", 3),
 }
 
 
