@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rsmatch_jax import optim
+from rsmatch_jax import flat, optim
 from rsmatch_jax.methods.base import Dims, Method, Metrics, StepInputs
 from rsmatch_jax.models.networks import Network
 from rsmatch_jax.runtime import parallel
@@ -54,26 +54,29 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Returns train_step(state, batch) -> (state, metrics) of one device.
 
-    A step is one gradient and one update for all networks, then `optim.ema_update`. Jit
-    it if `axis` is None; otherwise map it over an axis of that name:
-    `parallel.map_step`, pmap, or shard_map with check_vma=False. With sync_bn the
-    networks average batch statistics over the same axis.
+    A step is one gradient and one update for all networks, then `optim.ema_update`, on
+    trees or on the vectors of `flat.pack`. Jit it if `axis` is None; otherwise map it
+    over an axis of that name: `parallel.map_step`, pmap, or shard_map with
+    check_vma=False. With sync_bn the networks average batch statistics over the same
+    axis.
     """
 
     def train_step(state: TrainState, batch: Batch):
         inputs = StepInputs(
             nets=_scoped(nets),
-            stats=state.stats,
+            stats=flat.trees(state.stats),
             extra=state.extra,
             batch=batch,
             key=jax.random.fold_in(state.key, state.step),
             step=state.step,
             axis=axis,
-            ema=state.ema if method.reads_ema else None,
+            ema=flat.trees(state.ema) if method.reads_ema else None,
         )
         loss = jax.value_and_grad(lambda p: method.loss(p, inputs), has_aux=True)
         with jax.named_scope("loss"):
-            (_, (stats, extra, metrics)), grads = loss(state.params)
+            (_, (stats, extra, metrics)), grads = loss(flat.trees(state.params))
+        # Not differentiated by the vectors: a slice's derivative is padded and added.
+        grads, stats = flat.joined(grads, state.params), flat.joined(stats, state.stats)
         grads, metrics = parallel.mean((grads, metrics), axis)
         # Reports a non-finite gradient in the step where it occurs, before it is saved.
         metrics |= {f"{n}_grad_norm": optax.global_norm(g) for n, g in grads.items()}

@@ -20,7 +20,7 @@ LEVELS = [
     ("files", "terminal", "version"),
     ("contact_sheet", "templates"),
     ("runtime", "state", "losses", "optim"),
-    ("models", "augment", "forensics"),
+    ("models", "augment", "forensics", "flat"),
     ("methods",),
     ("step",),
     ("data",),

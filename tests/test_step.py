@@ -81,7 +81,7 @@ def test_replicas_are_donated_and_stay_bit_equal(method, sync_bn):
     copied queue costs 70 times a push."""
     keys = {"method.name": method, "model.sync_bn": sync_bn}
     _, _, exp = build(2, **LOOSE, **keys)
-    state = exp.init_state()
+    state = exp.pack(exp.init_state())
     stream = [parallel.shard_rows(b, exp.devices) for b in batches(exp, 3)]
     program = exp.train_step().lower(state, stream[0]).compile()
     header = program.as_text().splitlines()[0]
@@ -139,16 +139,18 @@ def test_rsmatch_with_an_all_real_detector_is_fixmatch():
     ],
 )
 def test_communication_is_what_the_method_declares(method, networks, metrics, gathers):
-    """Reductions: every gradient tensor and metric, one forward and one backward per BN
-    layer, FreeMatch's batch statistics, SimMatch's mean prediction. Gathers: the
+    """Reductions: each network's two vectors of gradients, every metric, one forward
+    and one backward per BN layer, FreeMatch's batch statistics, SimMatch's mean
+    prediction. Gathers: the
     queue's candidates (score, position, index, image), FlexMatch's positions and
     labels, the bank's rows (embedding, label, position), never the batch."""
     _, _, exp = build(2, **{"method.name": method}, **BLOCKS)
-    state = exp.init_state()
+    state = exp.pack(exp.init_state())
     batch = parallel.shard_rows(next(batches(exp, 1)), exp.devices)
     text = exp.train_step().lower(state, batch).as_text()
     layers, without_gradient = 7, 2  # wrn_10_1; two bn1 are computed and not used
-    expected = len(jax.tree.leaves(state.params)) + metrics
+    assert len(jax.tree.leaves(state.params)) == 2 * networks
+    expected = 2 * networks + metrics
     expected += networks * (layers + layers - without_gradient)
     assert len(re.findall(r"stablehlo\.all_reduce", text)) == expected
     assert len(re.findall(r"stablehlo\.all_gather", text)) == gathers

@@ -52,7 +52,7 @@ def measure(request: frame.Request) -> frame.Measured:
     end = timing.budget_clock() + request.flags["seconds"]
     values = {"method.name": "fixmatch"}
     exp = workload.build(request.config, values, request.device)
-    start = exp.init_state()
+    start = exp.pack(exp.init_state())
     batch = parallel.shard_rows(workload.random_batch(exp), exp.devices)
     lowered = exp.train_step().lower(start, batch)
 

@@ -44,7 +44,7 @@ def measure(request: frame.Request) -> frame.Measured:
     exp = workload.build(request.config, rsmatch, request.device)
     source, columns = place_data(exp)
     stages.append(stage("data placed"))
-    state = jax.block_until_ready(exp.init_state())
+    state = jax.block_until_ready(exp.pack(exp.init_state()))
     stages.append(stage("state made"))
     program = source.compile(state)
     stages.append(stage("step compiled"))

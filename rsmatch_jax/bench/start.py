@@ -40,7 +40,7 @@ def measure(request: frame.Request) -> frame.Measured:
     compilation.use_cache(request.flags["cache"])
     exp = workload.build(request.config, step.ROWS["rsmatch"], request.device)
     begin = time.perf_counter()
-    state = jax.block_until_ready(exp.init_state())
+    state = jax.block_until_ready(exp.pack(exp.init_state()))
     init = time.perf_counter() - begin
     source = workload.resident_feed(exp)
     source.prepare(0)

@@ -43,7 +43,7 @@ def compiled(
         held = _placed((images, orders), parallel.replicated(exp.devices))
         mapped = feed.resident_programs(exp, steps)[steps]
         inputs = held, parallel.rank_shapes(exp.devices)
-    state, begin = exp.state_shapes(), time.perf_counter()
+    state, begin = exp.state_shapes(packed=True), time.perf_counter()
     try:
         program = mapped.lower(state, *inputs).compile()
     except jax.errors.JaxRuntimeError as e:

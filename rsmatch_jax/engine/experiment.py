@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rsmatch_jax import optim, step
+from rsmatch_jax import flat, optim, step
 from rsmatch_jax.augment import views
 from rsmatch_jax.data import normalise, pool_choice, rs_ssl, sources
 from rsmatch_jax.data.stores import arrays
@@ -53,13 +53,37 @@ class Experiment:
             state = start_weights.put(state, self.start)
         return parallel.replicate(state, self.devices)
 
-    def state_shapes(self) -> TrainState:
+    def state_shapes(self, *, packed: bool = False) -> TrainState:
         """Returns shapes, dtypes and placement of the state; computes nothing."""
+        shapes = jax.eval_shape(self._first_state, self.config.seed)
+        if packed:
+            shapes = jax.eval_shape(functools.partial(flat.pack, tx=self.tx), shapes)
         sharding = parallel.replicated(self.devices)
         return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-            jax.eval_shape(self._first_state, self.config.seed),
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes
         )
+
+    def pack(self, state: TrainState) -> TrainState:
+        """Returns a state on the devices in the form in which a run trains it."""
+        return self._convert(self._forms[0], state)
+
+    def unpack(self, state: TrainState) -> TrainState:
+        """Returns the trees of a state of `pack`, which training does not donate."""
+        return self._convert(self._forms[1], state)
+
+    @functools.cached_property
+    def _forms(self) -> tuple[Callable, Callable]:
+        pack = functools.partial(flat.pack, tx=self.tx)
+        place = parallel.replicated(self.devices)
+        return jax.jit(pack, out_shardings=place), jax.jit(
+            flat.unpack, out_shardings=place
+        )
+
+    def _convert(self, program: Callable, state: TrainState) -> TrainState:
+        others = {"step": state.step, "key": state.key, "extra": state.extra}
+        nothing: dict[str, Any] = dict.fromkeys(others)  # a queue is not copied
+        networks = program(dataclasses.replace(state, **nothing))
+        return dataclasses.replace(networks, **others)
 
     def one_step(self) -> Callable:
         """Returns one device's train step (state, batch) -> (state, metrics)."""

@@ -46,16 +46,16 @@ class Loop:
         self.exp, self.task, self.folder, self.stop = exp, task, folder, stop
         self.config = exp.config
         self.checkpoints = checkpoints
-        self.state = exp.init_state()
-        restored = checkpoints.restore_newest(self.state, say)
+        state = exp.init_state()
+        restored = checkpoints.restore_newest(state, say)
         if restored:
-            first, self.state, meta, self.fingerprint = restored
+            first, state, meta, self.fingerprint = restored
             self.record = Record.from_meta(meta)
             say(f"resumed at step {first}")
         else:
             first, self.fingerprint = 0, None
             self.record = Record(warnings=warnings)
-            plan.print_parameters(self.state.params)
+            plan.print_parameters(state.params)
         self.first = self.step = first
         self.saved_step = first  # of `fingerprint`
         self.started = time.monotonic() - self.record.seconds
@@ -68,7 +68,8 @@ class Loop:
             folder, self.config.to_dict(), num_bytes=self.record.metrics_bytes
         )
         if not first:
-            self.logbook.write_start(self.state.params)
+            self.logbook.write_start(state.params)
+        self.state = exp.pack(state)
         self.forward = measure.mapped_forward(
             exp.nets, exp.devices, exp.method.training_heads
         )
@@ -93,7 +94,7 @@ class Loop:
                 self._evaluate()  # the earlier start was stopped during it
                 self._save()
             if self.step < self.config.train.num_steps:
-                self.checkpoints.prepare(self.state)
+                self.checkpoints.prepare(self.exp.unpack(self.state))
                 say("compiling the step ...")
                 begin = time.monotonic()
                 with self.clock.paused():
@@ -196,7 +197,7 @@ class Loop:
         try:
             measured = measure.measure(
                 self.forward,
-                self.state,
+                self.exp.unpack(self.state),
                 self.task,
                 queue=queue,
                 threshold=self.config.method.threshold,
@@ -230,8 +231,9 @@ class Loop:
     def _save(self):
         self._clock_in()
         self.record.metrics_bytes = self.logbook.sync()
+        state, meta = self.exp.unpack(self.state), self.record.to_meta()
         self.fingerprint = self.checkpoints.save(
-            self.step, self.state, self.record.to_meta(), self.record.best_step
+            self.step, state, meta, self.record.best_step
         )
         self.saved_step = self.step
 

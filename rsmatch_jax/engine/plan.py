@@ -65,6 +65,7 @@ def measure(exp: Experiment, source: feed.Feed):
     """Compiles the step, times a few on a temporary state and prints the figures."""
     state = exp.init_state()
     print_parameters(state.params)
+    state = exp.pack(state)
     state_bytes = memory.size(state)
     begin = time.monotonic()
     analysis = source.compile(state).memory_analysis()

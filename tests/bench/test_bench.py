@@ -125,7 +125,7 @@ def test_what_is_measured(measured):
     assert rows["supervised"]["gflop"] < rows["fixmatch"]["gflop"]
     for row in content["rows"]:
         exp = workload.build(config(*SMALL), row["config"], jax.local_devices()[0])
-        leaves = len(jax.tree.leaves(exp.init_state()))
+        leaves = len(jax.tree.leaves(exp.state_shapes(packed=True)))
         assert row["aliased_leaves"] == row["state_leaves"] == leaves
         # Counted before a backend rewrites the program, the operations are the same. At
         # the paper's sizes their number is known, see the next test.

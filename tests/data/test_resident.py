@@ -91,13 +91,13 @@ def test_a_method_of_labels_alone_gets_no_unlabelled_images():
 def run(exp, task, most, rooms):
     """(state, metrics of every step) after dispatches of at most `rooms` steps."""
     source = feed.ResidentFeed(exp, task, most)
-    state, pending, done = exp.init_state(), [], 0
+    state, pending, done = exp.pack(exp.init_state()), [], 0
     for room in rooms:
         state, dispatched = source.run(state, done, room)
         done += dispatched.count
         pending.append(dispatched)
     assert int(state.step) == done
-    return state, history.per_step(pending)
+    return exp.unpack(state), history.per_step(pending)
 
 
 def test_how_steps_are_dealt_out_changes_no_number():

@@ -55,7 +55,8 @@ def test_the_detector_adds_no_activations_to_those_of_the_classifier():
         keys = {"train.batch_size": 32, "train.unlabeled_ratio": 7}
         _, _, exp = build(**keys, **BLOCKS, **{"method.name": name})
         lowered = exp.train_step().lower(
-            exp.init_state(), jax.tree.map(lambda x: x[None], next(batches(exp, 1)))
+            exp.state_shapes(packed=True),
+            jax.tree.map(lambda x: x[None], next(batches(exp, 1))),
         )
         analysis = compilation.compiled(lowered, "cpu").memory_analysis()
         temporary[name] = analysis.temp_size_in_bytes

@@ -75,7 +75,7 @@ def two_views(monkeypatch):
 def test_second_weak_view_and_shadow_weights_reach_the_loss(two_views, mode):
     _, task, exp = build(2, **two_views, **{"input.mode": mode})
     source, _ = feed.make(exp, task)
-    state, metrics = exp.init_state(), []
+    state, metrics = exp.pack(exp.init_state()), []
     for done in range(2):
         state, dispatched = source.run(state, done, 1)
         metrics.append(jax.device_get(dispatched.metrics))

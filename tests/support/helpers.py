@@ -80,14 +80,14 @@ def step_inputs(nets, extra, batch, key, step, axis=parallel.AXIS):
 
 
 def train(exp, stream, state=None):
-    """Runs the real mapped step over batches: (final state, list of metrics)."""
+    """Runs the mapped step of a run over batches: (final state, list of metrics)."""
     step = exp.train_step()
-    state = exp.init_state() if state is None else state
+    state = exp.pack(exp.init_state() if state is None else state)
     metrics = []
     for batch in stream:
         state, m = step(state, parallel.shard_rows(batch, exp.devices))
         metrics.append(jax.device_get(m))
-    return state, metrics
+    return exp.unpack(state), metrics
 
 
 def leaves(tree):

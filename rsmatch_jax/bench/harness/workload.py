@@ -196,7 +196,7 @@ def program(mapped: jax.stages.Wrapped, state: PyTree, *args: Any) -> Program:
 def step_program(exp: Experiment) -> Program:
     """The train step of an experiment on one random batch."""
     batch = parallel.shard_rows(random_batch(exp), exp.devices)
-    return program(exp.train_step(), exp.init_state(), batch)
+    return program(exp.train_step(), exp.pack(exp.init_state()), batch)
 
 
 class FeedProgram(Program):
@@ -205,7 +205,7 @@ class FeedProgram(Program):
     def __init__(self, exp: Experiment, source: feed.Feed | None = None):
         self.feed: feed.Feed = source or resident_feed(exp)
         self.done = 0
-        state = exp.init_state()
+        state = exp.pack(exp.init_state())
         super().__init__(lambda: self.feed.compile(state), state)
 
     def run(self, steps: int) -> Any:
