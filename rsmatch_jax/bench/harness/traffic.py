@@ -7,7 +7,7 @@ rows that are read count, and of an update in place only what is written.
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from rsmatch_jax.bench.harness import hlo, kernel_trace
@@ -24,6 +24,8 @@ _COLLECTIVES = re.compile(
     r"^(all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?$"
 )
 _MOVES = {"copy", "transpose", "convert", "slice", "reshape", "bitcast-convert"}
+_LOOKUPS = {"gather", "dynamic-slice", "slice"}
+_UPDATES = {"dynamic-update-slice", "scatter"}
 _BYTES = {"pred": 1, "bf16": 2}
 _ARRAY = re.compile(r"\b(pred|bf16|f8\w+|[sufc]\d+)\[([\d,]*)\]")
 _TRIP_COUNT = re.compile(r'known_trip_count"?:\{"n":"?(\d+)')
@@ -199,31 +201,36 @@ def _traffic(module: hlo.Module, i: Instruction, shapes: Mapping[str, str]) -> i
     by_name = {part.name: part for part in parts}
     written = size(i.shape)
     for part in parts:
-        uses = [p for p in parts if part.name in p.operands()]
-        if part.opcode in ("dynamic-update-slice", "scatter"):
+        uses = list(_uses(parts, part.name))
+        if part.opcode in _UPDATES:
             # In place: of its buffer only the new values are written.
             update = part.operands()[1 if part.opcode[0] == "d" else -1]
             written -= size(part.shape) - size(by_name[update].shape)
         if part.opcode != "parameter" or not uses:
             continue
         number = int(part.text.split(")")[0])
-        if all(_reads_rows(use, part.name) for use in uses):
-            operands[number] = sum(size(use.shape) for use in uses)
-        elif all(_updates(use, part.name) for use in uses):
+        if all(_on_first(use, name, _LOOKUPS) for use, name in uses):
+            operands[number] = sum(size(use.shape) for use, _ in uses)
+        elif all(_on_first(use, name, _UPDATES) for use, name in uses):
             operands[number] = 0
     return sum(operands) + max(0, written)
 
 
-def _reads_rows(use: Instruction, name: str) -> bool:
-    return use.opcode in ("gather", "dynamic-slice", "slice") and (
-        use.operands()[0] == name
-    )
+def _uses(parts: Sequence[Instruction], name: str) -> Iterator[tuple[Instruction, str]]:
+    """(part, the operand's name there) of what reads a part of a fusion, also under
+    another shape."""
+    for part in parts:
+        if name not in part.operands():
+            continue
+        if part.opcode == "bitcast":
+            yield from _uses(parts, part.name)
+        else:
+            yield part, name
 
 
-def _updates(use: Instruction, name: str) -> bool:
-    return use.opcode in ("dynamic-update-slice", "scatter") and (
-        use.operands()[0] == name
-    )
+def _on_first(use: Instruction, name: str, opcodes: Collection[str]) -> bool:
+    """Whether it is such an operation on `name`, and has no other use for it."""
+    return use.opcode in opcodes and use.operands().index(name) == 0
 
 
 def _flops(i: Instruction, shapes: Mapping[str, str]) -> float:
