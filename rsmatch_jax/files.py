@@ -115,22 +115,22 @@ def sync(path: str):
         os.close(descriptor)
 
 
-def check_output(path: str | None, extension: str = ".json"):
-    """Raises RequestError if no file --out=`path` can be written; None passes."""
+def check_output(path: str | None, extension: str = ".json", flag: str = "--out"):
+    """Raises RequestError if no file `path` of a flag can be written; None passes."""
     if path is None:
         return
     folder = os.path.dirname(path) or "."
     if not path.endswith(extension) or os.path.isdir(path):
-        raise RequestError(f"--out={path} is no file name; use --out=FILE{extension}")
+        raise RequestError(f"{flag}={path} is no file name; use {flag}=FILE{extension}")
     if not os.path.isdir(folder):
-        raise RequestError(f"--out={path}: there is no folder {folder}; make it first")
+        raise RequestError(f"{flag}={path}: there is no folder {folder}; make it first")
     try:
         tempfile.TemporaryFile(dir=folder).close()
         if os.path.exists(path):
             open(path, "r+b").close()
     except OSError as e:  # whose path may be that of the temporary file
         raise RequestError(
-            f"--out={path} cannot be written ({e.strerror}); choose another"
+            f"{flag}={path} cannot be written ({e.strerror}); choose another"
         ) from None
 
 

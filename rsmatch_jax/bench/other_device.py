@@ -2,14 +2,14 @@
 
     python -m rsmatch_jax.bench compiled --target=h100[:8][,...]
         [--method=rsmatch[,...]] [--steps=1] [--config=...]
-        [--config.group.key=value ...] [--out=FILE.json]
+        [--config.group.key=value ...] [--out=FILE.json] [--module=FILE.txt]
 
-Targets: h100, h200, a100, v5e, v6e; with :N on N of them. --steps: in one dispatch. The
-program is that of a run, with its views inside where images lie on the device.
-Everything printed is compiled, not run: bytes and operations are counted in the
-program's text, and the floor is what they take at the target's published rates. A real
-step takes longer. The estimate assumes a share of these rates and a time to start a
-kernel (`harness/counts.py`).
+Targets: h100, h200, a100, v5e, v6e; with :N on N of them. --steps: in one dispatch.
+--module: the last program's text. The program is that of a run, with its views inside
+where images lie on the device. Everything printed is compiled, not run: bytes and
+operations are counted in the program's text, and the floor is what they take at the
+target's published rates. A real step takes longer. The estimate assumes a share of
+these rates and a time to start a kernel (`harness/counts.py`).
 """
 
 import shlex
@@ -36,7 +36,12 @@ from rsmatch_jax.runtime.targets import Target
 NAME = "compiled"
 # The sizes of a GPU, on any machine.
 PRESETS = dict.fromkeys(command_line.PRESETS, command_line.PRESETS["gpu"])
-FLAGS: command_line.Extra = {"target": None, "method": None, "steps": 1.0}
+FLAGS: command_line.Extra = {
+    "target": None,
+    "method": None,
+    "steps": 1.0,
+    "module": None,
+}
 COLUMNS = ("kernels", "bytes", "conv_gflop", "floor_ms", "estimate_ms")
 # {dataset: (classes, pixels per side)} where they are not CIFAR-10's.
 SIZES = {
@@ -55,6 +60,7 @@ def main(argv: Sequence[str]):
         raise RequestError("--target: which device? For example --target=h100")
     if steps < 1 or steps % 1:
         raise RequestError(f"--steps={steps:g}: a number of steps, at least 1")
+    files.check_output(request.flags["module"], ".txt", "--module")
     methods = request.flags["method"] or request.config.method.name
     experiments = [
         (experiment(request.config, {"method.name": method}, target), target)
@@ -63,8 +69,11 @@ def main(argv: Sequence[str]):
     ]
     programs = []
     for exp, target in experiments:
-        programs.append(counts.counted(exp, target, int(steps)))
+        program, text = counts.counted(exp, target, int(steps))
+        programs.append(program)
         show(programs[-1])
+        if request.flags["module"]:
+            files.write_text(request.flags["module"], text)
     words = ["python", "-m", "rsmatch_jax.bench", NAME, *request.words]
     if request.out is not None:
         content = {

@@ -20,15 +20,19 @@ ASSUMED = (
 _DTYPES = {"bf16": "bfloat16"}  # HLO's name; all else computes at float32's rate
 
 
-def counted(exp: Experiment, target: Target, steps: int = 1) -> dict[str, Any]:
+def counted(
+    exp: Experiment, target: Target, steps: int = 1
+) -> tuple[dict[str, Any], str]:
     """Compiles a dispatch of `steps` steps of an experiment for a target and returns
-    its counts per step, as JSON. With input from the host a dispatch has one step."""
+    its counts per step, as JSON, and the module's text. With input from the host a
+    dispatch has one step."""
     images, config = None, exp.config
     if config.data.image_size is None and config.input.mode != "tfdata":
         images = feed.gathered(exp, workload.random_task(exp))
     steps = 1 if images is None else steps
     program = described.compiled(exp, images, target, steps)
-    return {
+    module = hlo.Module(program.text)
+    counts = {
         "target": {"key": target.key, "name": target.name, "devices": target.count},
         "method": config.method.name,
         "network": config.model.classifier,
@@ -37,7 +41,7 @@ def counted(exp: Experiment, target: Target, steps: int = 1) -> dict[str, Any]:
         "unlabelled": exp.dims.unlabeled_batch if exp.method.uses_unlabeled else 0,
         "input": "tf.data" if images is None else "resident",
         "steps_per_dispatch": steps,
-        **of_module(hlo.Module(program.text), sorted(exp.nets), target, steps),
+        **of_module(module, sorted(exp.nets), target, steps),
         "state_leaves": program.state_leaves,
         "memory": {
             "argument_bytes": program.argument_bytes,
@@ -47,6 +51,7 @@ def counted(exp: Experiment, target: Target, steps: int = 1) -> dict[str, Any]:
         },
         "compile_seconds": program.compile_seconds,
     }
+    return counts, program.text
 
 
 def of_module(
