@@ -8,6 +8,7 @@ is one of views.LEVELS levels, so integers and tables are enough.
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -31,18 +32,45 @@ def draw(
     value is more likely than another by more than one in 10**7. rows: on each device.
     axis: the mapped axis, None = one device.
     """
+    rows *= parallel.num_devices(axis)
+    words = jax.random.bits(key, (rows, _width(spec, strong)), jnp.uint32)
+    return _numbers(words, spec, strong, axis)
 
+
+def draw_together(
+    keys: Key[Array, " k"],
+    rows: Sequence[int],
+    spec: views.ViewSpec,
+    strong: Sequence[bool],
+    axis: str | None,
+) -> list[Numbers]:
+    """Returns what `draw` returns for each key. A GPU draws all words in one kernel."""
+    devices = parallel.num_devices(axis)
+    widths = [_width(spec, s) for s in strong]
+    sizes = [n * devices * width for n, width in zip(rows, widths, strict=True)]
+    # A key's words are the same in any shape, read row by row.
+    words = jax.vmap(lambda key: jax.random.bits(key, (max(sizes),), jnp.uint32))(keys)
+    return [
+        _numbers(drawn[:size].reshape(-1, width), spec, s, axis)
+        for drawn, size, width, s in zip(words, sizes, widths, strong, strict=True)
+    ]
+
+
+def _width(spec, strong):
+    """Words of a row: crop 2, flip 1, operations, their levels, Cutout 3."""
+    return 3 + (2 * spec.randaugment_ops + 3 if strong else 0)
+
+
+def _numbers(words, spec, strong, axis):
     def below(stop, first, last):
         return (words[:, first:last] % stop).astype(jnp.int32)
 
-    rows *= parallel.num_devices(axis)
-    slots = spec.randaugment_ops if strong else 0
-    words = jax.random.bits(key, (rows, 3 + 2 * slots + 3 * strong), jnp.uint32)
     numbers = Numbers(
         shift=below(2 * spec.crop_pad + 1, 0, 2),
         flip=below(2 if spec.flip else 1, 2, 3)[:, 0] == 1,
     )
     if strong:
+        slots = spec.randaugment_ops
         numbers = dataclasses.replace(
             numbers,
             ops=below(len(views.OPS), 3, 3 + slots),
@@ -75,22 +103,15 @@ def strong(
     tables: make_tables(S, spec)."""
     assert numbers.ops is not None and numbers.cutout is not None
     count = images.shape[0]
-    capacity = min(count, _capacity(count))
     if not spec.randaugment_ops:
         images = weak(images, numbers, spec)
-    elif capacity == count:
-        images = _augment(images, numbers, tables, spec, count)
     else:
         augment = functools.partial(_augment, images, numbers, tables, spec)
         # A CPU saves time on few rows. A GPU does not, and its host would have to wait
         # at every step for the answer which branch to start.
         images = jax.lax.platform_dependent(
-            cpu=lambda: jax.lax.cond(
-                operations.most_drawn(numbers.ops) <= capacity,
-                lambda: augment(capacity),
-                lambda: augment(count),
-            ),
-            default=lambda: augment(count),
+            cpu=functools.partial(_on_few_rows, augment, numbers.ops),
+            default=functools.partial(augment, count, unroll=True),
         )
     return _cutout(images, numbers.cutout) if spec.cutout else images
 
@@ -127,14 +148,24 @@ def _capacity(count: int) -> int:
     return math.ceil(count * share + 4 * math.sqrt(count * share * (1 - share)) + 4)
 
 
-def _augment(images, numbers, tables, spec, capacity) -> UInt8[Array, "n s s 3"]:
-    """Applies crop, flip and the operations; capacity as in `ops.colour`."""
+def _on_few_rows(augment, ops):
+    """Calls augment with a capacity below the number of rows, if that suffices."""
+    count, capacity = len(ops), _capacity(len(ops))
+    if capacity >= count:
+        return augment(count)
+    fits = operations.most_drawn(ops) <= capacity
+    return jax.lax.cond(fits, lambda: augment(capacity), lambda: augment(count))
+
+
+def _augment(images, numbers, tables, spec, capacity, unroll=False):
+    """Applies crop, flip and the operations; capacity as in `ops.colour`. unroll: for a
+    GPU, which would copy the carry at each turn of the loop."""
     count, size = images.shape[:2]
     last = size - 1
     tables = jax.tree.map(jnp.asarray, tables)  # numpy cannot be indexed by tracers
 
-    def warp(images, ops, levels, crop=lambda y, x: (y, x)):
-        y_in, x_in = operations.geometry(ops, levels, tables, size)
+    def warp(images, maps, crop=lambda y, x: (y, x)):
+        y_in, x_in = operations.geometry(maps, size)
         inside = (y_in >= 0) & (y_in < size) & (x_in >= 0) & (x_in < size)
         y_in, x_in = crop(jnp.clip(y_in, 0, last), jnp.clip(x_in, 0, last))
         return jnp.where(inside[..., None], operations.look_up(images, y_in, x_in), 0)
@@ -144,17 +175,18 @@ def _augment(images, numbers, tables, spec, capacity) -> UInt8[Array, "n s s 3"]
     # use of it in the colour operations, 1.5 times slower on a CPU.
     ops, levels = numbers.ops.T, numbers.levels.T
     identity = jnp.full((1, count), views.OP_NAMES.index("identity"), jnp.int32)
+    maps = operations.affine(
+        jnp.concatenate([ops, identity]), jnp.concatenate([levels, levels[:1]]), tables
+    )
     crop = functools.partial(_crop, numbers=numbers, spec=spec, size=size)
-    images = warp(images, ops[0], levels[0], crop)
+    images = warp(images, maps[0], crop)
 
     def slot(x, drawn):
-        op, level, next_op, next_level = drawn
+        op, level, next_maps = drawn
         x = operations.colour(x, op, level, tables, capacity)
-        return warp(x, next_op, next_level), None
+        return warp(x, next_maps), None
 
-    next_ops = jnp.concatenate([ops[1:], identity])
-    next_levels = jnp.concatenate([levels[1:], levels[:1]])
-    return jax.lax.scan(slot, images, (ops, levels, next_ops, next_levels))[0]
+    return jax.lax.scan(slot, images, (ops, levels, maps[1:]), unroll=unroll)[0]
 
 
 def _cutout(

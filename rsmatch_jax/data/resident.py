@@ -28,13 +28,18 @@ Orders = dict[str, jax.Array]
 
 @flax.struct.dataclass
 class Resident:
-    """A dataset, replicated on the devices and never donated."""
+    """A dataset, replicated on the devices and never donated.
 
-    lab_images: AnyArray  # uint8 [L, S, S, 3]
+    An image is a row, because a TPU would copy a dataset [N, S, S, 3] at every dispatch
+    to a layout from which it can read single images, and pad it to four times the size.
+    """
+
+    lab_images: AnyArray  # uint8 [L, S * S * 3]
     lab_labels: AnyArray  # int32 [L]
-    unl_images: AnyArray  # uint8 [N, S, S, 3]
+    unl_images: AnyArray  # uint8 [N, S * S * 3]
     synthetic: AnyArray | None  # bool [N], ground truth, only for an oracle
     tables: on_device.Tables | None  # of the strong view, None without RandAugment
+    size: int = flax.struct.field(pytree_node=False)  # S
 
 
 def gather(
@@ -42,12 +47,17 @@ def gather(
 ) -> Resident:
     """Returns the run's images in host memory; oracle: with the synthetic flags."""
     size = task.lab_images.shape[1]
+
+    def rows(images):
+        return np.ascontiguousarray(images).reshape(len(images), size * size * 3)
+
     return Resident(
-        lab_images=np.ascontiguousarray(task.lab_images),
+        lab_images=rows(task.lab_images),
         lab_labels=np.asarray(task.lab_labels, np.int32),
-        unl_images=np.ascontiguousarray(task.unl_images[: None if unlabelled else 0]),
+        unl_images=rows(task.unl_images[: None if unlabelled else 0]),
         synthetic=np.asarray(task.unl_synthetic, bool) if oracle else None,
         tables=on_device.make_tables(size, spec) if unlabelled else None,
+        size=size,
     )
 
 
@@ -97,28 +107,43 @@ def make_batch(
     key = jax.random.fold_in(key, _VIEWS)
     lab_at = parallel.local_rows(orders["labelled"][row])
     at = parallel.local_rows(orders["unlabelled"][row])
-    unlabelled = _take(data.unl_images, at) if at.size else data.unl_images[:0]
 
-    def view(purpose, images):
-        if not images.shape[0]:
-            return images
-        purpose_key = jax.random.fold_in(key, views.PURPOSES.index(purpose))
-        step_key = jax.random.fold_in(purpose_key, step)
-        strong = purpose == "strong"
-        numbers = on_device.draw(step_key, len(images), spec, strong, parallel.AXIS)
-        if strong:
-            return on_device.strong(images, numbers, data.tables, spec)
-        return on_device.weak(images, numbers, spec)
+    def pictures(rows, at):
+        taken = _take(rows, at) if at.size else rows[:0]
+        return taken.reshape(len(at), data.size, data.size, 3)
+
+    unlabelled = pictures(data.unl_images, at)
+    images = {"labelled": pictures(data.lab_images, lab_at)}
+    if at.size:
+        images |= dict.fromkeys(views.PURPOSES[1 : 2 + weak_views], unlabelled)
+    strong = [purpose == "strong" for purpose in images]
+    rows = [len(x) for x in images.values()]
+
+    @jax.vmap
+    def step_keys(purpose):
+        return jax.random.fold_in(jax.random.fold_in(key, purpose), step)
+
+    drawn = on_device.draw_together(
+        step_keys(jnp.arange(len(images))), rows, spec, strong, parallel.AXIS
+    )
+    numbers = dict(zip(images, drawn, strict=True))
+
+    def view(purpose):
+        if purpose not in images:
+            return unlabelled
+        if purpose == "strong":
+            return on_device.strong(unlabelled, numbers[purpose], data.tables, spec)
+        return on_device.weak(images[purpose], numbers[purpose], spec)
 
     return Batch(
-        lab=view("labelled", _take(data.lab_images, lab_at)),
+        lab=view("labelled"),
         labels=_take(data.lab_labels, lab_at),
         lab_indices=lab_at,
-        weak=view("weak", unlabelled),
-        strong=view("strong", unlabelled),
+        weak=view("weak"),
+        strong=view("strong"),
         indices=at,
         synthetic=None if data.synthetic is None else _take(data.synthetic, at),
-        weak2=view("weak2", unlabelled) if weak_views == 2 else None,
+        weak2=view("weak2") if weak_views == 2 else None,
     )
 
 

@@ -31,6 +31,12 @@ def numbers(ops, levels):
 strong = jax.jit(functools.partial(on_device.strong, spec=ONE))
 
 
+@jax.jit
+def all_rows(images, numbers, tables):
+    """What a GPU computes."""
+    return on_device._augment(images, numbers, tables, ONE, len(images), unroll=True)
+
+
 def apply(images, ops, levels):
     tables = on_device.make_tables(images.shape[1], ONE)
     return np.asarray(strong(images, numbers(ops, levels), tables))
@@ -134,7 +140,9 @@ def test_every_operation_equals_pillow_when_mixed(size):
     values = values_of(ops, levels)
     want = by_pillow(images, ops, values)
     in_tf = tf_augment.apply_ops(images, ops.astype(np.int32), values)
-    for got in (apply(images, ops, levels), in_tf.numpy()):
+    tables = on_device.make_tables(size, ONE)
+    on_gpu = all_rows(images, numbers(ops, levels), tables)
+    for got in (apply(images, ops, levels), np.asarray(on_gpu), in_tf.numpy()):
         for op, v, x, y in zip(ops, values, got, want, strict=True):
             np.testing.assert_array_equal(x, y, f"{views.OP_NAMES[op]} {v}")
 

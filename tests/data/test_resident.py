@@ -161,8 +161,11 @@ def test_images_that_no_step_uses_do_not_count(method, chosen):
 
 
 def test_a_cpu_holds_the_images_once():
-    """JAX uses aligned arrays as they are, without a second copy of the dataset."""
+    """JAX uses aligned arrays as they are, without a second copy of the dataset. Images
+    are rows: a TPU would copy an array [N, S, S, 3] at every dispatch."""
     task = experiment.load_task(config("digits"))
-    placed = parallel.replicate(task.unl_images, jax.local_devices()[:1])
+    data = resident.gather(task, SPEC, oracle=False, unlabelled=True)
+    placed = parallel.replicate(data.unl_images, jax.local_devices()[:1])
+    assert placed.shape == (len(task.unl_images), data.size**2 * 3)
     address = placed.addressable_shards[0].data.unsafe_buffer_pointer()
     assert address == task.unl_images.ctypes.data
