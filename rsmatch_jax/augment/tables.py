@@ -10,6 +10,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float32, Int32, UInt8
 
 from rsmatch_jax.augment import views
+from rsmatch_jax.errors import RequestError
+
+MOST_PIXELS = 2048  # a side: the sum of luma, doubled, fits into 32 bits
 
 
 @flax.struct.dataclass
@@ -42,9 +45,15 @@ class Tables:
 
 def make_tables(size: int, spec: views.ViewSpec) -> Tables | None:
     """Returns the tables for images of `size` pixels; None without RandAugment. Place
-    them on the devices once, not at each step."""
+    them on the devices once, not at each step. Raises RequestError above MOST_PIXELS.
+    """
     if not spec.randaugment_ops:
         return None
+    if size > MOST_PIXELS:
+        raise RequestError(
+            f"images of {size} pixels a side: views on the device count in 32 bits, up "
+            f"to {MOST_PIXELS}; use input.mode=tfdata, or a smaller data.image_size"
+        )
     levels = np.arange(views.LEVELS)
     return Tables(
         affine=np.stack([_affine(name, levels, size) for name in views.GEOMETRIC]),

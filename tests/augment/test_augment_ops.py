@@ -11,6 +11,7 @@ from support.pillow_oracle import pillow, some_images, special_values
 
 from rsmatch_jax.augment import on_device, views
 from rsmatch_jax.data import tf_augment
+from rsmatch_jax.errors import RequestError
 
 ONE = views.ViewSpec(flip=False, crop_pad=0, randaugment_ops=1, cutout=False)
 LAST = views.LEVELS - 1
@@ -199,6 +200,8 @@ def test_tables_are_made_only_if_needed():
     tables = on_device.make_tables(8, ONE)
     none = views.ViewSpec(flip=True, crop_pad=1, randaugment_ops=0, cutout=True)
     assert on_device.make_tables(8, none) is None
+    with pytest.raises(RequestError, match="input.mode=tfdata"):
+        on_device.make_tables(2049, ONE)
     assert (tables.affine.dtype, tables.affine.shape) == (np.int32, (5, 65536, 6))
     assert (tables.factor.dtype, tables.factor.shape) == (np.float32, (65536,))
     assert tables.autocontrast.shape == (256, 256, 256)
