@@ -83,6 +83,12 @@ MOVES = {"parameter", "constant", "broadcast", "bitcast", "copy", "slice", "resh
 MOVES |= {"transpose", "get-tuple-element", "dynamic-slice", "dynamic-update-slice"}
 
 
+def test_a_tpu(tmp_path):
+    """First of all, because it takes longest."""
+    counts, _ = compiled(tmp_path, "rsmatch", "v5e")
+    check(counts, "v5e rsmatch")
+
+
 @pytest.mark.parametrize("target", ["h100", "h100:8"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_and_a_dispatch_of_many(tmp_path, method, target):
@@ -100,11 +106,6 @@ def test_a_step_and_a_dispatch_of_many(tmp_path, method, target):
 def test_float32(tmp_path, method):
     counts, _ = compiled(tmp_path, method, "h100", dtype="float32")
     check(counts, f"h100 {method} float32")
-
-
-def test_a_tpu(tmp_path):
-    counts, _ = compiled(tmp_path, "rsmatch", "v5e")
-    check(counts, "v5e rsmatch")
 
 
 @pytest.mark.parametrize("method", FULL)
