@@ -8,33 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.runtime import parallel
+from rsmatch_jax.models.norm import BatchNorm
 
 CHOICES = {"bn_variance": ("unbiased", "biased"), "wrn_preact": ("usb", "tf")}
 
 # He's for ReLUs: fan-out, and not truncated as nn.initializers.he_normal is.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-
-
-class BatchNorm(nn.BatchNorm):
-    """flax's BatchNorm, whose running variance can average the unbiased variance, while
-    normalisation divides by the biased one, as in torch."""
-
-    unbiased: bool = True
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        moves = not (self.use_running_average or self.is_initializing())
-        if not (moves and self.unbiased):
-            return super().__call__(x)
-        start = self.momentum * self.get_variable("batch_stats", "var")
-        y = super().__call__(x)
-        count = x.size // x.shape[-1] * parallel.num_devices(self.axis_name)
-        var = self.get_variable("batch_stats", "var")
-        # n/(n-1) times the part that is new; torch refuses n = 1.
-        var += (var - start) / max(1, count - 1)
-        self.put_variable("batch_stats", "var", var)
-        return y
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +49,11 @@ class Layers:
         options |= {"kernel_init": he_normal, "dtype": self.dtype}
         return nn.Conv(channels, (width, width), stride, **options)
 
-    def norm(self, train: bool, name: str, epsilon: float = 1e-5) -> BatchNorm:
-        """Returns a norm by the batch's statistics, or by the running ones."""
+    def norm(
+        self, train: bool, name: str, epsilon: float = 1e-5, slope: float = 1.0
+    ) -> BatchNorm:
+        """Returns a norm by the batch's statistics, or by the running ones, with a ReLU
+        after it that multiplies negative values by `slope`."""
         return BatchNorm(
             use_running_average=not train,
             momentum=self.bn_momentum,
@@ -79,6 +61,7 @@ class Layers:
             dtype=self.dtype,
             axis_name=self.sync_axis,
             unbiased=self.bn_variance == "unbiased",
+            slope=slope,
             name=name,
         )
 

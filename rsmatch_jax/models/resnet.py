@@ -33,16 +33,17 @@ class Block(nn.Module):
         self, x: Float[Array, "n h w _"], train: bool
     ) -> Float[Array, "n _ _ _"]:
         conv, norm = self.layers.conv, functools.partial(self.layers.norm, train)
+        norm_relu = functools.partial(norm, slope=0.0)
         last = 4 * self.channels if self.bottleneck else self.channels
         if self.bottleneck:
             y = conv(self.channels, 1, name="conv1")(x)
-            y = nn.relu(norm("bn1")(y))
+            y = norm_relu("bn1")(y)
             y = conv(self.channels, 3, self.stride, name="conv2")(y)
-            y = nn.relu(norm("bn2")(y))
+            y = norm_relu("bn2")(y)
             y = norm("bn3")(conv(last, 1, name="conv3")(y))
         else:
             y = conv(last, 3, self.stride, name="conv1")(x)
-            y = nn.relu(norm("bn1")(y))
+            y = norm_relu("bn1")(y)
             y = norm("bn2")(conv(last, 3, name="conv2")(y))
         if self.stride > 1 or x.shape[-1] != last:
             x = conv(last, 1, self.stride, name="shortcut")(x)
@@ -72,7 +73,7 @@ class ResNet(nn.Module):
         self, images: Float[Array, "n s s 3"], train: bool
     ) -> Float32[Array, "n d"]:
         x = self.layers.conv(64, 7, 2, name="stem")(images)
-        x = nn.relu(self.layers.norm(train, "bn")(x))
+        x = self.layers.norm(train, "bn", slope=0.0)(x)
         # Explicit padding: "SAME" would pad (0, 1) if the size is even.
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for i, (name, count) in enumerate(zip(self.stages, self.blocks, strict=True)):

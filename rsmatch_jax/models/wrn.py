@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Float32
 from rsmatch_jax.models import heads
 from rsmatch_jax.models.layers import Layers, stage
 
-leaky_relu = functools.partial(nn.leaky_relu, negative_slope=0.1)
+SLOPE = 0.1  # of the leaky ReLUs, which the norms apply
 
 
 def stem_bias_init(
@@ -46,8 +46,8 @@ class Block(nn.Module):
         self, x: Float[Array, "n h w _"], train: bool
     ) -> Float[Array, "n _ _ {self.channels}"]:
         conv = functools.partial(self.layers.conv, self.channels)
-        norm = functools.partial(self.layers.norm, train)
-        activated = leaky_relu(norm("bn1")(x))
+        norm = functools.partial(self.layers.norm, train, slope=SLOPE)
+        activated = norm("bn1")(x)
         if x.shape[-1] == self.channels:
             inner, shortcut = activated, x
         elif self.activate_before_residual:
@@ -58,7 +58,7 @@ class Block(nn.Module):
                 inner = activated
 
         y = conv(3, self.stride, name="conv1")(inner)
-        y = leaky_relu(norm("bn2")(y))
+        y = norm("bn2")(y)
         y = conv(3, name="conv2")(y)
         if x.shape[-1] != self.channels:
             shortcut = conv(1, self.stride, name="shortcut")(shortcut)
@@ -100,6 +100,6 @@ class WideResNet(nn.Module):
                     name=f"stage{number}_block{block}",
                 )(x, train)
             if number == len(self.strides):
-                x = leaky_relu(self.layers.norm(train, "bn", epsilon=1e-3)(x))
+                x = self.layers.norm(train, "bn", epsilon=1e-3, slope=SLOPE)(x)
             x = stage(self, f"stage{number}", x)
         return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
