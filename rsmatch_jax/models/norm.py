@@ -77,8 +77,7 @@ def _batch_norm(x, scale, bias, epsilon, slope, dtype, axis):
 
 def _forward(x, scale, bias, epsilon, slope, dtype, axis):
     wide = x.astype(scale.dtype)
-    moments = _sums(wide, wide * wide)
-    mean, square = parallel.mean([m / _count(x) for m in moments], axis)
+    mean, square = _means(_sums(wide, wide * wide), x, axis)
     var = jnp.maximum(0, square - mean * mean)  # rounding may make it negative
     r = jax.lax.rsqrt(var + epsilon)
     z = _affine(wide - _wide(mean, x), r * scale, bias)
@@ -96,8 +95,7 @@ def _backward(epsilon, slope, dtype, axis, saved, cotangents):
     sums = _sums(h, h * xhat)
     # Every device differentiates the sum of the losses of all, as autodiff does, so the
     # parameters' gradients are local, and their mean over devices is the global one.
-    means = parallel.mean([s / _count(x) for s in sums], axis)
-    by_bias, by_scale = (_wide(m, x) for m in means)
+    by_bias, by_scale = (_wide(m, x) for m in _means(sums, x, axis))
     dx = _wide(r * scale, x) * (h - by_bias - xhat * by_scale)
     return dx.astype(x.dtype), sums[1], sums[0]
 
@@ -126,6 +124,14 @@ def _passes(z, slope):
 
 def _count(x):
     return x.size // x.shape[-1]
+
+
+def _means(sums, x, axis):
+    """Divides two sums by the number of values of x on all devices; the devices
+    exchange one array."""
+    if parallel.num_devices(axis) > 1:
+        sums = parallel.mean(jnp.stack(sums), axis)
+    return sums[0] / _count(x), sums[1] / _count(x)
 
 
 def _sums(a, b):
