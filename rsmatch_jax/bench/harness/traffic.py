@@ -210,7 +210,9 @@ def _traffic(module: hlo.Module, i: Instruction, shapes: Mapping[str, str]) -> i
             continue
         number = int(part.text.split(")")[0])
         if all(_on_first(use, name, _LOOKUPS) for use, name in uses):
-            operands[number] = sum(size(use.shape) for use, _ in uses)
+            item = size(part.shape) / max(1, _elements(part.shape))
+            read = sum(_elements(use.shape) for use, _ in uses)
+            operands[number] = round(item * read)
         elif all(_on_first(use, name, _UPDATES) for use, name in uses):
             operands[number] = 0
     return sum(operands) + max(0, written)
@@ -218,11 +220,11 @@ def _traffic(module: hlo.Module, i: Instruction, shapes: Mapping[str, str]) -> i
 
 def _uses(parts: Sequence[Instruction], name: str) -> Iterator[tuple[Instruction, str]]:
     """(part, the operand's name there) of what reads a part of a fusion, also under
-    another shape."""
+    another shape or dtype."""
     for part in parts:
         if name not in part.operands():
             continue
-        if part.opcode == "bitcast":
+        if part.opcode in ("bitcast", "convert"):
             yield from _uses(parts, part.name)
         else:
             yield part, name
@@ -246,6 +248,10 @@ def _flops(i: Instruction, shapes: Mapping[str, str]) -> float:
         output, weights = second, result
     channels = int(weights.split(",")[labels[1].index("o")]) if labels else 1
     return 2.0 * _count(output) * _count(weights) / channels
+
+
+def _elements(shape: str) -> int:
+    return sum(_count(dims) for _, dims in _ARRAY.findall(shape))
 
 
 def _count(dims: str) -> int:
