@@ -16,7 +16,11 @@ class RunFailed(RuntimeError):
     """A run cannot go on, and no programming error is the reason. Exit code 1."""
 
 
-STOPPED = 75  # exit code of a run that a signal stopped after it was saved
+class Unfinished(RuntimeError):
+    """The time of a resumable command is up, and what it has is saved. Exit code 75."""
+
+
+STOPPED = 75  # exit code of what a signal or a time limit stopped after it was saved
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:
@@ -46,6 +50,9 @@ def exit_code(
     except (RequestError, RunFailed) as e:
         sys.stderr.write(f"error: {e}\n")
         return 2 if isinstance(e, RequestError) else 1
+    except Unfinished as e:
+        sys.stderr.write(f"{e}; {go_on}\n")
+        return STOPPED
     except BrokenPipeError:  # the reader of stdout, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -2,18 +2,19 @@
 
     python -m rsmatch_jax.sweep table1 --dry_run
     python -m rsmatch_jax.sweep table1 --out=DIR --seeds=0,1,2 --shard=0/4 \\
-        --config.data.data_dir=DATA
+        --minutes=55 --config.data.data_dir=DATA
     python -m rsmatch_jax.report DIR
 
 launch.py runs every cell of the table once per seed, in OUT/<cell>/seed<n>, with its
 output in seed<n>.log beside it. The sweep skips finished runs and resumes unfinished
 ones, so the same command continues after an interruption. A failed run does not stop
 the others. Tables with the same --out share the runs that they have in common.
---shard=i/n takes every n-th run from the i-th on, i from 0 to n - 1. --config overrides
-hold for all cells, those of a method's keys for the cells of that method; the report
-marks cells whose setting they change as reduced.
+--shard=i/n takes every n-th run from the i-th on, i from 0 to n - 1. After --minutes=N
+the sweep stops the run under way, which saves itself, and begins no other one. --config
+overrides hold for all cells, those of a method's keys for the cells of that method; the
+report marks cells whose setting they change as reduced.
 Exit codes: 0 all runs are finished (or printed), 1 a run failed, 2 the request was
-wrong, 75 stopped by a signal.
+wrong, 75 stopped by a signal, or with runs left after --minutes.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from absl import flags
 
 from rsmatch_jax import files, terminal
 from rsmatch_jax.engine import checks, config_file, saved_config
-from rsmatch_jax.errors import RequestError, RunFailed, exit_code
+from rsmatch_jax.errors import STOPPED, RequestError, RunFailed, Unfinished, exit_code
 from rsmatch_jax.metrics import names
 from rsmatch_jax.report import grid
 from rsmatch_jax.report.grid import Cell, Sweep, Value
@@ -38,7 +39,7 @@ from rsmatch_jax.runtime import child
 from rsmatch_jax.terminal import Parser, say
 
 GO_ON = "the same command continues where it stopped"
-PATIENCE = 60.0  # seconds that an interrupted run has to save
+PATIENCE = 60.0  # seconds that a run has to save when it is stopped
 WAY_OUT = "choose another --out, use the same overrides, or move that folder away"
 
 
@@ -70,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--out", help="folder of the runs (default runs/NAME)")
     add("--seeds", default="0,1,2", help="comma-separated (default 0,1,2)")
     add("--shard", metavar="i/n", help="this process's share of the runs")
+    add("--minutes", type=float, help="stop after that time, resumable")
     return exit_code(lambda: run(*parser.parse_known_args(argv)), GO_ON, resumable=True)
 
 
@@ -78,38 +80,41 @@ def run(args: argparse.Namespace, config_flags: Sequence[str]):
     sweep = _sweep(args.name)
     seeds = _seeds(args.seeds)
     overrides = _overrides(sweep, config_flags)
+    end = time.monotonic() + terminal.seconds(args.minutes)
     out = os.path.join("runs", sweep.name) if args.out is None else args.out
     workdir.check_writable(out, "--out")
     runs = _shard(_runs(sweep, seeds, out, overrides), args.shard)
     for r in runs:
         _check(r)
-    done = sum(r.finished() for r in runs)
-    if args.dry_run:
-        for r in runs:
-            say(shlex.join(["python", *_program(), *r.argv]))
+    for r in runs if args.dry_run else ():
+        say(shlex.join(["python", *_program(), *r.argv]))
     shard = f"{len(runs)} in shard {args.shard}, " if args.shard else ""
     say(
         f"{sweep.title}\n{len(sweep.cells)} cells x {len(seeds)} seeds = "
-        f"{len(sweep.cells) * len(seeds)} runs; {shard}{done} finished already"
+        f"{len(sweep.cells) * len(seeds)} runs; {shard}"
+        f"{sum(r.finished() for r in runs)} finished already"
     )
     if args.dry_run:
         return
     with files.written_to("--out", out):
         os.makedirs(out, exist_ok=True)
         grid.write_record(out, sweep, seeds, overrides)
-    failed, busy = _run_all(runs)
+    failed, busy, left = _run_all(runs, end)
     say(f"the table: python -m rsmatch_jax.report {shlex.quote(out)}")
     if busy:
         say(f"skipped {len(busy)} runs that other processes are training")
+    text = f"{len(failed)} of {len(runs)} runs failed; the same command tries them "
+    text += "\n".join(["again:", *(f"  {r.workdir}.log" for r in failed)])
+    if left:
+        reason = f"{len(left)} runs are left after --minutes={args.minutes:g}"
+        raise Unfinished(f"{text}\n{reason}" if failed else reason)
     if failed:
-        raise RunFailed(
-            f"{len(failed)} of {len(runs)} runs failed; the same command tries them "
-            "again:\n" + "\n".join(f"  {r.workdir}.log" for r in failed)
-        )
+        raise RunFailed(text)
 
 
-def _run_all(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
-    """Runs what is not finished; returns failed runs, and those of other processes."""
+def _run_all(runs: Sequence[Run], end: float) -> tuple[list[Run], ...]:
+    """Runs what is not finished, until `time.monotonic()` is at `end`; returns failed
+    runs, those of other processes, and those that `end` stopped or left out."""
     failed, busy, seconds = [], [], []
     to_do = [r for r in runs if not r.finished()]
     for i, r in enumerate(to_do, start=1):
@@ -119,7 +124,9 @@ def _run_all(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
             busy.append(r)
             continue
         begin = time.monotonic()
-        code = _launch(r)
+        code = _launch(r, end - begin) if begin < end else STOPPED
+        if code and time.monotonic() >= end:
+            break
         seconds.append(time.monotonic() - begin)
         if code:
             failed.append(r)
@@ -127,21 +134,23 @@ def _run_all(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
         else:
             result = workdir.read_result(r.workdir) or {}
             outcome = names.accuracy(result)
-        left = sum(seconds) / len(seconds) * (len(to_do) - i)
+        to_go = sum(seconds) / len(seconds) * (len(to_do) - i)
         say(
             f"[{i}/{len(to_do)}] {r.title}: {outcome}, {seconds[-1]:.0f} s; "
-            f"{terminal.duration(left)} left"
+            f"{terminal.duration(to_go)} left"
         )
-    return failed, busy
+    others = [*failed, *busy]
+    return failed, busy, [r for r in to_do if r not in others and not r.finished()]
 
 
-def _launch(r: Run) -> int:
-    """Returns the exit code of one run, which has time to save after Ctrl-C."""
+def _launch(r: Run, seconds: float) -> int:
+    """Returns the exit code of one run, which `seconds` or Ctrl-C stop, saved."""
     os.makedirs(os.path.dirname(r.workdir), exist_ok=True)
     # A shard is one process, even if SLURM or Open MPI started several.
     command = [sys.executable, *_program(), *r.argv, "--num_processes=1"]
     with open(f"{r.workdir}.log", "a") as log:
-        return child.run(command, stdout=log, stderr=log, patience=PATIENCE)
+        limits = {"patience": PATIENCE, "seconds": seconds}
+        return child.run(command, stdout=log, stderr=log, **limits)
 
 
 def _runs(

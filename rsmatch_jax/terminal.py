@@ -2,6 +2,7 @@
 because the commands that need PyTorch use it."""
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -106,6 +107,16 @@ def table(
         rule = "-" * (width - 1) + (":" if right else "-")
         columns.append([first, rule, *others])
     return "\n".join(f"| {' | '.join(row)} |" for row in zip(*columns, strict=True))
+
+
+def seconds(minutes: float | None) -> float:
+    """Returns the seconds of --minutes, infinite for None; raises RequestError unless
+    it is a positive number."""
+    if minutes is None:
+        return math.inf
+    if not 0 < minutes < math.inf:
+        raise RequestError(f"--minutes={minutes:g}: a positive number, such as 9")
+    return 60.0 * minutes
 
 
 def duration(seconds: float) -> str:

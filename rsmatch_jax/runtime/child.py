@@ -1,6 +1,7 @@
 """Runs a command of this package in another process. Does not import JAX."""
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -38,9 +39,9 @@ def run(
     Args:
         environment: variables to set beside those of this process.
         core: the only CPU core that the child may use.
-        seconds: time limit, after which the child and all its children are killed.
-        patience: seconds that the child has to save and end after Ctrl-C here; a
-            second Ctrl-C kills it. None: Ctrl-C here kills it at once.
+        seconds: time limit or infinity; then the child and all its children are killed.
+        patience: seconds that the child has to save and end after the time limit, or
+            after Ctrl-C here; a second Ctrl-C kills it. None: it is killed at once.
         stdout, stderr: files for its output; None = those of this process.
     """
     # In another session, a terminal's Ctrl-C reaches the child only through this one.
@@ -56,9 +57,12 @@ def run(
     try:
         if core is not None:  # at once: later threads inherit it, earlier ones do not
             os.sched_setaffinity(process.pid, {core})
-        return process.wait(seconds)
+        return process.wait(None if seconds == math.inf else seconds)
     except subprocess.TimeoutExpired:
-        return -signal.SIGKILL
+        if patience is None:
+            return -signal.SIGKILL
+        _stop(process, patience)
+        return process.returncode
     except KeyboardInterrupt:
         if patience is not None:
             _stop(process, patience)
@@ -81,14 +85,18 @@ def output(command: Sequence[str], **kwargs) -> tuple[int, str]:
 
 
 def _stop(process: subprocess.Popen, patience: float):
-    """Asks a child to save and end; kills it after `patience` or a second Ctrl-C."""
+    """Asks a child to save and end. After `patience` a second signal ends it at once,
+    with its children; what ignores that, or a second Ctrl-C, kills it."""
     process.terminate()
-    begin = time.monotonic()
+    begin, twice = time.monotonic(), False
     while process.poll() is None:
         try:
             process.wait(max(0.0, begin + patience - time.monotonic()))
         except subprocess.TimeoutExpired:
-            process.kill()
+            if twice:
+                process.kill()
+            process.terminate()
+            patience, twice = patience + 2 * ECHO, True
         except KeyboardInterrupt:
             # One Ctrl-C may arrive twice, from the terminal and from a parent.
             if time.monotonic() - begin > ECHO:

@@ -1,7 +1,9 @@
 """The paper's tables as data, and the command that runs them."""
 
 import json
+import math
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -135,7 +137,8 @@ def pretend(monkeypatch):
     """Runs end immediately, with the exit code in `outcomes` by folder name."""
     outcomes, launched = {}, []
 
-    def launch(r):
+    def launch(r, seconds):
+        assert seconds == math.inf
         launched.append(r.workdir)
         code = outcomes.get(r.cell.folder(), 0)
         config = r.cell.config_dict().to_dict()
@@ -161,6 +164,33 @@ def test_goes_on_after_a_failure_and_says_so(tmp_path, pretend, capsys):
     assert captured.err.count("labels_per_class=5/seed") == 2
     assert "FAILED with exit code 1" in captured.out
     assert grid.read_record(str(out / "mine.sweep.json"))["seeds"] == [0, 1]
+
+
+def test_stops_by_itself_and_goes_on(tmp_path, pretend, monkeypatch, capsys):
+    """Runs of 60 s in 150 s: the third saves itself after the 30 s that are left."""
+    _, launched = pretend
+    finish, limits, now = sweep._launch, [], [1000.0]
+
+    def launch(r, seconds):
+        limits.append(seconds)
+        now[0] += min(seconds, 60.0)
+        return finish(r, math.inf) if seconds >= 60 else 75
+
+    monkeypatch.setattr(sweep, "_launch", launch)
+    monkeypatch.setattr(sweep.time, "monotonic", lambda: now[0])
+    argv = ["mine", "--seeds=0,1", f"--out={tmp_path}", "--minutes=2.5"]
+    assert sweep.main(argv) == 75
+    printed = capsys.readouterr()
+    assert limits == [150, 90, 30] and "4 runs are left" in printed.err
+    assert "the same command continues" in printed.err
+    assert "FAILED" not in printed.out
+    pretend[0][fake_sweep().cells[2].folder()] = 1
+    now[0] = 2000.0
+    assert sweep.main(argv) == 75
+    printed = capsys.readouterr()
+    assert limits[3:] == [150, 90, 30] and "1 of 6 runs failed" in printed.err
+    assert "seed0.log\n2 runs are left" in printed.err, "the failed one is none of them"
+    assert len(launched) == 4
 
 
 def test_skips_what_is_finished(tmp_path, pretend, capsys):
@@ -253,8 +283,33 @@ def test_reader_that_has_seen_enough(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_interrupted_and_taken_up_again(tmp_path):
-    """The real command, stopped and resumed, gives the bits of an undisturbed run."""
+def _time_is_up_when_compiled(patch, log):
+    """The hour of a sweep is over as soon as its run has compiled the step again."""
+    popen, monotonic, passed = subprocess.Popen, time.monotonic, [0.0]
+
+    def compiled():
+        return pathlib.Path(log).read_text().count("step compiled in")
+
+    before = compiled()
+
+    class Timed(popen):
+        def wait(self, timeout=None):
+            if passed[0] or timeout is None:
+                return super().wait(timeout)
+            assert 0 < timeout <= 3600
+            while compiled() == before:
+                assert self.poll() is None, "it ended by itself"
+                time.sleep(0.02)
+            passed[0] = 3600.0
+            raise subprocess.TimeoutExpired(self.args, timeout)
+
+    patch.setattr(sweep.child.subprocess, "Popen", Timed)
+    patch.setattr(sweep.time, "monotonic", lambda: monotonic() + passed[0])
+
+
+def test_stopped_twice_and_taken_up_again(tmp_path, monkeypatch, capsys):
+    """The real command, stopped by a signal and by --minutes, gives the bits of an
+    undisturbed run."""
     small = [
         *("--config.train.num_steps=80", "--config.eval.every_steps=40"),
         *("--config.checkpoint.every_steps=20", "--config.log.every_steps=10"),
@@ -266,11 +321,10 @@ def test_interrupted_and_taken_up_again(tmp_path):
     command.append(f"--out={tmp_path}")
     cell = grid.load()["digits"].cells[0]
     folder = grid.run_folder(str(tmp_path), cell.folder(), 0)
-    environment = {**os.environ, "XLA_FLAGS": xla_flags.with_devices(1)}
+    monkeypatch.setenv("XLA_FLAGS", xla_flags.with_devices(1))
     process = subprocess.Popen(
         command,
         cwd=config_file.ROOT,
-        env=environment,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -287,14 +341,21 @@ def test_interrupted_and_taken_up_again(tmp_path):
     assert workdir.read_result(folder)["status"] == "stopped"
     assert not workdir.is_locked(folder)
 
-    done = subprocess.run(command, cwd=config_file.ROOT, env=environment)
+    with monkeypatch.context() as patch:
+        _time_is_up_when_compiled(patch, f"{folder}.log")
+        assert sweep.main([*command[3:], "--minutes=60"]) == 75
+    assert "1 runs are left after --minutes=60" in capsys.readouterr().err
+    assert workdir.read_result(folder)["status"] == "stopped"
+    assert not workdir.is_locked(folder)
+
+    done = subprocess.run(command, cwd=config_file.ROOT)
     assert done.returncode == 0
     resumed = workdir.read_result(folder)
     assert resumed["status"] == "finished"
     # Also in a new process, because the number of threads affects rounding.
     undisturbed = f"{tmp_path}/undisturbed"
     command[-1] = f"--out={undisturbed}"
-    done = subprocess.run(command, cwd=config_file.ROOT, env=environment)
+    done = subprocess.run(command, cwd=config_file.ROOT)
     assert done.returncode == 0
     unstopped = workdir.read_result(grid.run_folder(undisturbed, cell.folder(), 0))
     assert resumed["fingerprint"] == unstopped["fingerprint"]
