@@ -5,12 +5,15 @@ import signal
 
 import pytest
 
-from rsmatch_jax.errors import RequestError, RunFailed, exit_code
+from rsmatch_jax.errors import RequestError, RunFailed, Unfinished, exit_code
 
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(RequestError("bad"), 2), (RunFailed("sad"), 1), (KeyError("x"), 1)],
+    [
+        *((RequestError("bad"), 2), (RunFailed("sad"), 1), (KeyError("x"), 1)),
+        (Unfinished("2 are left"), 75),
+    ],
 )
 def test_codes(error, code, capsys):
     def command():
@@ -18,6 +21,7 @@ def test_codes(error, code, capsys):
 
     assert exit_code(command, "start again") == code
     message = capsys.readouterr().err
+    assert (message == "2 are left; start again\n") == (code == 75)
     assert ("Traceback" in message) == isinstance(error, KeyError)
 
 

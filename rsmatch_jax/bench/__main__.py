@@ -3,7 +3,9 @@
     python -m rsmatch_jax.bench NAME [--preset=cpu|gpu] [--config=configs/cifar10.py]
         [--config.group.key=value ...] [--out=FILE.json]
 
-suite: all of the following but predict, in turn; at most nine minutes on a GPU.
+first [--minutes=9] [--resume=FOLDER] [--sweep=cifake]: what a short time with a GPU
+    should yield, the most important first, and a page of it; the same command goes on.
+suite: those from step to invariants, but predict; at most nine minutes on a GPU.
 step: one train step of every method, side by side in one process.
 loop: whole steps of a run with their input, several per dispatch.
 queue: pushes to and draws from the class-wise queue with 10, 100 and 1000 classes.
@@ -18,6 +20,7 @@ peer: FixMatch's step beside PyTorch's, if PyTorch is installed.
 predict: image files to JSON lines, beside the networks alone.
 start: the time to compile at the first and at the second start.
 invariants: no late compilation, no loops on a CPU, four devices equal one.
+correct: one step of every method beside the CPU's, and the bits of a run.
 compiled: counts the step's program for a GPU or TPU that need not be there.
 records: writes the README's tables from benchmarks/*.json; measures nothing.
 
@@ -25,21 +28,29 @@ The preset sets the sizes and follows the device by default: for most benches cp
 labelled + 28 unlabelled images, and gpu the config's batch in bfloat16. Overrides take
 precedence. No data is read. Pillow, TensorFlow and PyTorch are measured if they are
 installed. Exit codes: 0 measured (also if a limit does not hold), 1 it failed, 2 the
-request was wrong.
+request was wrong, 75 parts of `first` are left.
 """
 
 import sys
 from collections.abc import Sequence
 
-from rsmatch_jax.bench import other_device, predict, readme_tables, suite
+from rsmatch_jax.bench import (
+    correct,
+    first,
+    other_device,
+    predict,
+    readme_tables,
+    suite,
+)
 from rsmatch_jax.errors import RequestError, exit_code
 
 BENCHES = {
     "suite": suite.main,
     **{
         module.BENCH.name: getattr(module, "main", module.BENCH.main)
-        for module in (*suite.MODULES, predict)
+        for module in (*suite.MODULES, predict, correct)
     },
+    "first": first.main,
     other_device.NAME: other_device.main,
     "records": readme_tables.main,
 }
@@ -62,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         BENCHES[name](argv[1:])
 
+    if argv[:1] == ["first"]:
+        return exit_code(command, first.GO_ON, resumable=True)
     return exit_code(command, GO_ON)
 
 

@@ -29,9 +29,8 @@ from rsmatch_jax.bench import (
     update,
 )
 from rsmatch_jax.bench import input as input_
-from rsmatch_jax.bench.harness import child, command_line, frame
+from rsmatch_jax.bench.harness import child, command_line, frame, machine
 from rsmatch_jax.errors import RunFailed
-from rsmatch_jax.runtime import child as process
 
 MODULES = (
     *(roofline, update, flags, step, loop, queue_cost, kernel_times, peer, start),
@@ -83,7 +82,8 @@ def main(argv: Sequence[str]):
     begin, load = time.monotonic(), os.getloadavg()[0]
     # This process touches no device: a part may need all of its memory.
     values = command_line.check(argv, {})
-    preset = values.preset or _preset()
+    device = {} if values.preset else machine.in_child()["device"]
+    preset = values.preset or ("cpu" if device["platform"] == "cpu" else "gpu")
     words = [f"--preset={preset}", *command_line.without(argv, "out", "preset")]
     documents, content, rows = {}, {}, []
     with contextlib.ExitStack() as stack:
@@ -169,7 +169,8 @@ def combined(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         return values
     if "roofline" in documents:
         copied, products = roofline.ceilings(documents["roofline"]["rows"])
-        values["G2_share"] = 1e12 * figures["G2"]["value"] / products["bfloat16"]
+        if "G2" in figures:  # a CPU has counted the operations
+            values["G2_share"] = 1e12 * figures["G2"]["value"] / products["bfloat16"]
         values["G3"] = MODELLED_BYTES * figures["G1"]["value"] / copied
     if "queue" in documents and "G4" in figures:
         # At most: here each program has its own dispatch.
@@ -200,12 +201,3 @@ def _outcome(code: int | None, *, out_of_time: bool) -> str:
     if code < 0:
         return "failed: killed by its time limit or by the system"
     return {0: "measured", 2: "refused the request"}.get(code, "failed")
-
-
-def _preset() -> str:
-    """The preset of the first device, which a child process looks up."""
-    program = "import jax; print(jax.local_devices()[0].platform)"
-    code, text = process.output([sys.executable, "-c", program])
-    if code:
-        raise RunFailed("JAX finds no device, see above")
-    return "cpu" if text.strip() == "cpu" else "gpu"

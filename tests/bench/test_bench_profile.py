@@ -196,6 +196,8 @@ def test_columns_and_figure_of_known_kernels():
     figure = benches.figures(kernel_times.BENCH, ["--preset=gpu"], rows)["G10"]
     assert figure["value"] == pytest.approx(0.4) and not figure["holds"]
     assert figure["spread"] == pytest.approx([0.25, 0.5])
+    row |= dict.fromkeys(("idle_share", "idle_share_quartiles"))  # as on a CPU
+    assert not benches.figures(kernel_times.BENCH, ["--preset=gpu"], rows)
 
 
 def test_memory_of_a_small_run(capsys):

@@ -2,11 +2,16 @@
 
 import contextlib
 import importlib.metadata
+import json
 import os
 import platform
+import sys
 from typing import Any
 
 import jax
+
+from rsmatch_jax.errors import RunFailed
+from rsmatch_jax.runtime import child
 
 # The last three are rivals that some benches compare with.
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow", "tensorflow", "torch")
@@ -23,6 +28,20 @@ def describe(device: jax.Device) -> dict[str, Any]:
         "cores": cores(),
         "load": os.getloadavg()[0],  # of all processes, over the last minute
     }
+
+
+def in_child() -> dict[str, Any]:
+    """{"device": `describe` of the first device, "versions"}, found by a child process,
+    because a process that touches a device may hold all of its memory."""
+    program = (
+        "import json, jax; from rsmatch_jax.bench.harness import machine as m; "
+        "x = m.describe(jax.local_devices()[0]), m.versions(); print(json.dumps(x))"
+    )
+    code, text = child.output([sys.executable, "-c", program])
+    if code:
+        raise RunFailed("JAX finds no device, see above")
+    device, versions = json.loads(text.splitlines()[-1])
+    return {"device": device, "versions": versions}
 
 
 def versions() -> dict[str, str]:
