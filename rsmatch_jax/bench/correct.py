@@ -11,6 +11,7 @@ import functools
 import math
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -41,6 +42,9 @@ REPEAT, RESUME, DISPATCH = "repeated", "restored", "in one dispatch"
 # A CPU is slow at convolutions in loops, where they are other programs than outside.
 BITS_AT = {"cpu": {**SMALL, "train.batch_size": 4, "train.unlabeled_ratio": 2}}
 STEPS = {"cpu": 2, "gpu": 16}  # in one dispatch
+# One program at a time: a CPU's threads may wait for one another for ever if several
+# mapped ones run side by side.
+_RUNNING = threading.Lock()
 _limit = functools.partial(frame.Limit, any_device=True)
 _equal = functools.partial(_limit, must=1, goal=1, at_least=True)
 _BITS = "share of RSMatch's arrays with equal bits"
@@ -110,11 +114,15 @@ def _step(request: frame.Request, pair: Pair, name: str) -> Iterator[frame.Row]:
         with jax.default_matmul_precision("highest"):  # in this thread alone
             values = {**COMPARED_AT, "method.name": name}
             exp = workload.build(request.config, values, device)
-            source = feed.ResidentFeed(exp, workload.random_task(exp), 1)
+            with _RUNNING:
+                source = feed.ResidentFeed(exp, workload.random_task(exp), 1)
+                source.prepare(0)
+            source.compile(exp.state_shapes())
+        with _RUNNING:
             start = exp.init_state() if start is None else start
             state, done = source.run(_copy(start, exp), 0, 1)
-        forward.append(jax.device_get((state.stats, state.extra, done.metrics)))
-        params = jax.device_get((state.params, start.params))
+            forward.append(jax.device_get((state.stats, state.extra, done.metrics)))
+            params = jax.device_get((state.params, start.params))
         update.append(jax.tree.map(np.subtract, *params))
     row: frame.Row = {"row": name, "forward": workload.difference(*forward)}
     yield row | {"update": workload.difference(*update)}
@@ -124,8 +132,18 @@ def _bits(request: frame.Request) -> Iterator[frame.Row]:
     """RSMatch's state after the same steps, done in several ways."""
     values = {**step.ROWS["rsmatch"], **BITS_AT.get(request.kind, {})}
     exp, most = workload.build(request.config, values, request.device), STEPS
-    source = feed.ResidentFeed(exp, workload.random_task(exp), most[request.kind])
-    start = exp.init_state()
+    with _RUNNING:
+        source = feed.ResidentFeed(exp, workload.random_task(exp), most[request.kind])
+        start = jax.block_until_ready(exp.init_state())
+    source.compile(start)
+    with _RUNNING:
+        yield from _ways(exp, source, start)
+
+
+def _ways(
+    exp: workload.Experiment, source: feed.ResidentFeed, start: TrainState
+) -> Iterator[frame.Row]:
+    """The rows of `_bits`."""
 
     def after(rooms, state=None, done=0) -> TrainState:
         """rooms: of dispatches, in turn; each has 1 or `source.most` steps."""
