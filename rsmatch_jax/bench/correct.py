@@ -117,10 +117,11 @@ def _step(request: frame.Request, pair: Pair, name: str) -> Iterator[frame.Row]:
             with _RUNNING:
                 source = feed.ResidentFeed(exp, workload.random_task(exp), 1)
                 source.prepare(0)
-            source.compile(exp.state_shapes())
+            source.compile(exp.state_shapes(packed=True))
         with _RUNNING:
             start = exp.init_state() if start is None else start
-            state, done = source.run(_copy(start, exp), 0, 1)
+            state, done = source.run(exp.pack(_copy(start, exp)), 0, 1)
+            state = exp.unpack(state)
             forward.append(jax.device_get((state.stats, state.extra, done.metrics)))
             params = jax.device_get((state.params, start.params))
         update.append(jax.tree.map(np.subtract, *params))
@@ -134,7 +135,7 @@ def _bits(request: frame.Request) -> Iterator[frame.Row]:
     exp, most = workload.build(request.config, values, request.device), STEPS
     with _RUNNING:
         source = feed.ResidentFeed(exp, workload.random_task(exp), most[request.kind])
-        start = jax.block_until_ready(exp.init_state())
+        start = jax.block_until_ready(exp.pack(exp.init_state()))
     source.compile(start)
     with _RUNNING:
         yield from _ways(exp, source, start)
@@ -170,9 +171,9 @@ def _ways(
         for keep in (1, None):
             with contextlib.closing(checkpoint.Checkpoints(folder, keep)) as saved:
                 if keep:
-                    saved.save(2, after([1, 1]), {})
+                    saved.save(2, exp.unpack(after([1, 1])), {})
                 else:
-                    state = saved.restore(2, start).state
+                    state = exp.pack(saved.restore(2, exp.unpack(start)).state)
     yield row(RESUME, after([1, 1], state, done=2), after([1, 1, 1, 1]))
 
 

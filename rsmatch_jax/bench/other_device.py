@@ -1,15 +1,15 @@
 """Compiles a run's step for devices that are not there, and counts it.
 
     python -m rsmatch_jax.bench compiled --target=h100[:8][,...]
-        [--method=rsmatch[,...]] [--steps=1] [--config=...]
+        [--method=rsmatch[,...]] [--devices=1] [--steps=1] [--config=...]
         [--config.group.key=value ...] [--out=FILE.json] [--module=FILE.txt]
 
-Targets: h100, h200, a100, v5e, v6e; with :N on N of them. --steps: in one dispatch.
---module: the last program's text. The program is that of a run, with its views inside
-where images lie on the device. Everything printed is compiled, not run: bytes and
-operations are counted in the program's text, and the floor is what they take at the
-target's published rates. A real step takes longer. The estimate assumes a share of
-these rates and a time to start a kernel (`harness/counts.py`).
+Targets: h100, h200, a100, v5e, v6e; :N, or --devices=N, is N of them. --steps: in one
+dispatch. --module: the last program's text. The program is that of a run, with its
+views inside where images lie on the device. Everything printed is compiled, not run:
+bytes and operations are counted in the program's text, and the floor is what they take
+at the target's published rates. A real step takes longer. The estimate assumes a share
+of these rates and a time to start a kernel (`harness/counts.py`).
 """
 
 import shlex
@@ -39,6 +39,7 @@ PRESETS = dict.fromkeys(command_line.PRESETS, command_line.PRESETS["gpu"])
 FLAGS: command_line.Extra = {
     "target": None,
     "method": None,
+    "devices": None,
     "steps": 1.0,
     "module": None,
 }
@@ -61,10 +62,11 @@ def main(argv: Sequence[str]):
     if steps < 1 or steps % 1:
         raise RequestError(f"--steps={steps:g}: a number of steps, at least 1")
     files.check_output(request.flags["module"], ".txt", "--module")
+    count = f":{request.flags['devices']}" if request.flags["devices"] else ""
     methods = request.flags["method"] or request.config.method.name
     experiments = [
         (experiment(request.config, {"method.name": method}, target), target)
-        for target in [targets.read(name) for name in text.split(",")]
+        for target in [targets.read(name + count) for name in text.split(",")]
         for method in methods.split(",")
     ]
     programs = []

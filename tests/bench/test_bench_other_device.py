@@ -94,6 +94,8 @@ def test_a_dispatch_of_several_steps_counts_one():
         ([], "--target=h100"),
         (["--target=h1000"], "a100, h100, h200, v5e, v6e"),
         (["--target=h100:0"], "1 to 64 devices"),
+        (["--target=h100", "--devices=65"], "1 to 64 devices"),
+        (["--target=h100:8", "--devices=8"], "h100:8:8"),
         (["--target=v5e:16"], "1 to 8 devices"),
         (["--target=h100", "--steps=1.5"], "--steps=1.5"),
         (["--target=h100", "--method=none"], "method.name"),
