@@ -19,6 +19,7 @@ from rsmatch_jax.bench.harness import hlo, traffic
 from rsmatch_jax.methods.catalogue import METHODS
 
 CEILINGS = json.loads((pathlib.Path(__file__).parent / "ceilings.json").read_text())
+ROOT = pathlib.Path(__file__).parents[2]
 FULL = ("fixmatch", "rsmatch")  # by WRN-28-2, the others by WRN-10-2
 STEPS = 16  # of a dispatch
 SEPARATE = "--config.train.weak_forward=separate"
@@ -112,3 +113,16 @@ def test_float32(tmp_path, method):
 def test_separate_forward_passes(tmp_path, method):
     counts, _ = compiled(tmp_path, method, "h100", SEPARATE)
     check(counts, f"h100 {method} separate")
+
+
+def test_whether_a_run_fits():
+    """`--plan` on the digits, by the real compiler."""
+    command = [sys.executable, str(ROOT / "launch.py"), "--config=digits", "--plan"]
+    command += ["--target=h100:2", "--config.method.name=fixmatch"]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "on 2 NVIDIA H100 SXM5, 80 GB devices" in done.stdout
+    assert "fits: compiled, not run, for 2 NVIDIA H100" in done.stdout
