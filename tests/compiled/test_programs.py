@@ -57,6 +57,7 @@ def check(counts, name):
         "gigabytes": counts["totals"]["bytes"] / 1e9,
         "collectives": counts["collectives"]["count"],
     }
+    print(f"{name}: {values}")  # for a new ceiling: pytest -rP
     for key, most in CEILINGS["programs"].get(name, {}).items():
         assert values[key] <= most, f"{name}: {values[key]:g} {key}, at most {most}"
 
