@@ -91,6 +91,15 @@ def test_kernels_are_counted_in_the_entry_and_aliases_in_the_header():
     assert hlo.Module(without).aliased_leaves() == 0
 
 
+def test_an_input_gradient_that_is_written_as_a_forward_convolution():
+    name = "jit(s)/while/body/loss/x"
+    text = GPU_PROGRAM.replace(name, "jit(s)/loss/transpose(jvp(Net))/conv1")
+    program = kernel_trace.sources(hlo.Module(text))
+    assert program["cudnn-conv.1"].convolution == kernel_trace.INPUT_GRADIENT
+    program = kernel_trace.sources(hlo.Module(GPU_PROGRAM))
+    assert program["cudnn-conv.1"].convolution == kernel_trace.FORWARD
+
+
 def test_classes_of_a_gpus_kernels():
     program = kernel_trace.sources(hlo.Module(GPU_PROGRAM))
     for name, op, expected in (

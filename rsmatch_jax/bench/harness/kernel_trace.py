@@ -185,12 +185,14 @@ def classify(kernel: Kernel, program: Mapping[str, Source]) -> str:
 
 def _convolution(i: hlo.Instruction, op_name: str) -> str:
     """The class of a convolution, "" for other instructions."""
+    backward = "transpose(" in op_name
     target = _first(_TARGET, i.text)
     if i.opcode == "custom-call" and target.startswith("conv"):
-        return _CUDNN.get(target, SOME_CONVOLUTION)
+        kind = _CUDNN.get(target, SOME_CONVOLUTION)
+        # XLA writes the input gradient of a convolution without stride as a forward one.
+        return INPUT_GRADIENT if kind == FORWARD and backward else kind
     if i.opcode != "convolution":
         return ""
-    backward = "transpose(" in op_name
     if op_name and not backward:
         return FORWARD
     # XLA's rewrites have no name. A weight gradient slides a gradient image over the
