@@ -189,7 +189,7 @@ def _convolution(i: hlo.Instruction, op_name: str) -> str:
     target = _first(_TARGET, i.text)
     if i.opcode == "custom-call" and target.startswith("conv"):
         kind = _CUDNN.get(target, SOME_CONVOLUTION)
-        # XLA writes the input gradient of a convolution without stride as a forward one.
+        # XLA writes an input gradient without stride as a forward convolution.
         return INPUT_GRADIENT if kind == FORWARD and backward else kind
     if i.opcode != "convolution":
         return ""
