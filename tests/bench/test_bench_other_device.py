@@ -106,3 +106,9 @@ def test_a_dispatch_of_several_steps_counts_one():
 def test_wrong_requests(capsys, flags, words):
     assert bench.main(["compiled", *flags]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_sizes_of_shapes():
+    sizes = {"pred[3]": 3, "bf16[2,4]{1,0}": 16, "f8e4m3fn[5]": 5, "c64[2]": 16}
+    sizes |= {"(f32[], s64[2]{0}, u8[0]{0})": 20}
+    assert {shape: traffic.size(shape) for shape in sizes} == sizes

@@ -26,7 +26,6 @@ _COLLECTIVES = re.compile(
 _MOVES = {"copy", "transpose", "convert", "slice", "reshape", "bitcast-convert"}
 _LOOKUPS = {"gather", "dynamic-slice", "slice"}
 _UPDATES = {"dynamic-update-slice", "scatter"}
-_BYTES = {"pred": 1, "bf16": 2}
 _ARRAY = re.compile(r"\b(pred|bf16|f8\w+|[sufc]\d+)\[([\d,]*)\]")
 _TRIP_COUNT = re.compile(r'known_trip_count"?:\{"n":"?(\d+)')
 
@@ -74,10 +73,11 @@ def kernels(module: hlo.Module, networks: Sequence[str]) -> list[Kernel]:
 
 def size(shape: str) -> int:
     """Returns the bytes of a shape, of all arrays of a tuple."""
-    return sum(
-        _BYTES.get(dtype, int(re.sub(r"\D", "", dtype)[:2] or 8) // 8) * _count(dims)
-        for dtype, dims in _ARRAY.findall(shape)
-    )
+    total = 0
+    for dtype, dims in _ARRAY.findall(shape):
+        bits = re.search(r"\d+", dtype)  # f8e4m3fn has 8; pred has no number
+        total += _count(dims) * (int(bits[0]) if bits else 8) // 8
+    return total
 
 
 def is_collective(i: Instruction) -> bool:
