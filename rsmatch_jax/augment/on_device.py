@@ -32,9 +32,7 @@ def draw(
     value is more likely than another by more than one in 10**7. rows: on each device.
     axis: the mapped axis, None = one device.
     """
-    rows *= parallel.num_devices(axis)
-    words = jax.random.bits(key, (rows, _width(spec, strong)), jnp.uint32)
-    return _numbers(words, spec, strong, axis)
+    return draw_together(key[None], [rows], spec, [strong], axis)[0]
 
 
 def draw_together(

@@ -56,8 +56,8 @@ SIZES = {
 def main(argv: Sequence[str]):
     """Compiles, prints the counts and writes --out=FILE.json."""
     request = command_line.parse(argv, PRESETS, FLAGS, ())
-    text, steps = request.flags["target"], request.flags["steps"]
-    if not text:
+    names, steps = request.flags["target"], request.flags["steps"]
+    if not names:
         raise RequestError("--target: which device? For example --target=h100")
     if steps < 1 or steps % 1:
         raise RequestError(f"--steps={steps:g}: a number of steps, at least 1")
@@ -66,14 +66,14 @@ def main(argv: Sequence[str]):
     methods = request.flags["method"] or request.config.method.name
     experiments = [
         (experiment(request.config, {"method.name": method}, target), target)
-        for target in [targets.read(name + count) for name in text.split(",")]
+        for target in [targets.read(name + count) for name in names.split(",")]
         for method in methods.split(",")
     ]
     programs = []
     for exp, target in experiments:
         program, text = counts.counted(exp, target, int(steps))
         programs.append(program)
-        show(programs[-1])
+        show(program)
         if request.flags["module"]:
             files.write_text(request.flags["module"], text)
     words = ["python", "-m", "rsmatch_jax.bench", NAME, *request.words]

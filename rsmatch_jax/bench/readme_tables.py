@@ -23,7 +23,7 @@ END = "<!-- end of what is made -->"
 MISSING = "not yet measured"
 KINDS = {"C": "On a CPU", "G": "On a GPU"}  # by the first letter of a figure's ID
 # The target whose compiled figures stand beside the measured ones.
-FIGURES_AT = {"key": "h100", "name": "", "devices": 1}
+FIGURES_AT = ("h100", 1)
 GPU_ALONE = ("start_gpu",)
 BOTH = ("memory_", "step_", "update_")
 
@@ -123,7 +123,11 @@ def figure_table(
             measured |= document["figures"]
     rows, limits = [], suite.limits()
     compiled = other_device.limits_of_figures(
-        [p for p in programs if p["target"] | {"name": ""} == FIGURES_AT]
+        [
+            p
+            for p in programs
+            if (p["target"]["key"], p["target"]["devices"]) == FIGURES_AT
+        ]
     )
     for name in sorted(limits, key=suite.order):
         gpu_alone = name[0] == "G" or name in GPU_ALONE
@@ -136,20 +140,15 @@ def figure_table(
             row = {"value": value, "value_quartiles": spread}
             text = frame.cell(row, "value", digits)
             text = text if limit.holds(value) else f"**{text}**"
-        both = [", ".join(frame.number(value) for value in compiled.get(name, []))]
-        both = [both[0] or "-"] if programs else []
-        rows.append([name, limit.unit, *both, text, *limit.bounds()])
-    column = (
-        [f"compiled for one {FIGURES_AT['key']}: floor, estimate"] if programs else []
-    )
-    head = [
-        "figure",
-        "what",
-        *column,
-        f"{'measured: ' if programs else ''}median (quartiles)",
-        "must",
-        "goal",
-    ]
+        row = [name, limit.unit, text, *limit.bounds()]
+        if programs:
+            numbers = (frame.number(value) for value in compiled.get(name, []))
+            row.insert(2, ", ".join(numbers) or "-")
+        rows.append(row)
+    head = ["figure", "what", "median (quartiles)", "must", "goal"]
+    if programs:
+        head[2:3] = [f"compiled for one {FIGURES_AT[0]}: floor, estimate"]
+        head.insert(3, "measured: median (quartiles)")
     return terminal.table(head, rows)
 
 

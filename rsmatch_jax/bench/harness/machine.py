@@ -31,7 +31,7 @@ def describe(device: jax.Device) -> dict[str, Any]:
 
 
 def in_child() -> dict[str, Any]:
-    """{"device": `describe` of the first device, "versions"}, found by a child process,
+    """{"device": `describe` of the first device, "versions"} from a child process,
     because a process that touches a device may hold all of its memory."""
     program = (
         "import json, jax; from rsmatch_jax.bench.harness import machine as m; "
