@@ -9,7 +9,7 @@ in step.py, for all methods. No file outside this folder names a method.
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ Weights = Float[Array, " unlabelled"]
 Logits = Float[Array, "unlabelled classes"]
 LabLogits = Float[Array, "labelled classes"]
 Loss = Float[Array, ""]
+Tree = TypeVar("Tree")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,8 +230,8 @@ def forward(
     return supervised, weak_out, strong_out, stats
 
 
-def split(outputs: Outputs, groups: Sequence[Any]) -> list[Outputs]:
-    """Cuts the outputs of concatenated groups into one Outputs per group."""
+def split(outputs: Tree, groups: Sequence[Any]) -> list[Tree]:
+    """Cuts what came of concatenated groups, a tree of rows, into one per group."""
     cuts = list(itertools.accumulate((len(group) for group in groups), initial=0))
     rows = itertools.starmap(slice, itertools.pairwise(cuts))
     return [jax.tree.map(lambda x, s=s: x[s], outputs) for s in rows]

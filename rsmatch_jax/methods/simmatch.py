@@ -78,8 +78,9 @@ class SimMatch(base.Method):
         (lab,), weak, strong, new_stats = base.forward(
             "classifier", params, inputs, [batch.lab], self.weak_forward
         )
-        lab_embedding, weak_embedding, strong_embedding = (
-            _unit(out.projections[PROJECTOR], axis=1) for out in (lab, weak, strong)
+        groups = [out.projections[PROJECTOR] for out in (lab, weak, strong)]
+        lab_embedding, weak_embedding, strong_embedding = base.split(
+            _unit(jnp.concatenate(groups), axis=1), groups
         )
         bank, bank_labels = extra["bank"], extra["bank_labels"]  # of the last step
 
