@@ -50,7 +50,7 @@ def evaluate(
     assert run.state is not None
     task = saved.load_task(run, places)
     measured = measure.measure(
-        measure.mapped_forward(run.exp.nets, devices, run.exp.method.training_heads),
+        measure.mapped_forward(run.exp.nets, devices, run.exp.method.origin),
         run.state,
         task,
         queue=run.exp.method.queue(run.state.extra),

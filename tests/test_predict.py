@@ -50,7 +50,7 @@ def lines(text):
 def test_lines_are_evaluations_rows_on_the_same_pixels(world, capsys, step):
     root, exp, states = world
     rows = measure.predict(
-        measure.mapped_forward(exp.nets, exp.devices),
+        measure.mapped_forward(exp.nets, exp.devices, exp.method.origin),
         states[step],
         images(),
         np.zeros(len(images()), np.int32),

@@ -219,7 +219,7 @@ def test_shadow_weights_after_one_step():
         )
     images = next(batches(exp, 1, seed=9)).weak
     labels = np.zeros(len(images), np.int32)
-    forward = measure.mapped_forward(exp.nets, exp.devices)
+    forward = measure.mapped_forward(exp.nets, exp.devices, exp.method.origin)
     rows = measure.predict(forward, state, images, labels, 16, exp.devices)
 
     def confidence(params, stats):

@@ -66,7 +66,7 @@ def make_maps(part: frozen.Part, stage: str) -> Callable:
     def maps(params, images, classes):
         def score(shift):
             outputs, activations = forward(params, images, shift)
-            logits = outputs.logits[part.head]
+            logits = part.logits(outputs.logits)
             scores = jnp.take_along_axis(logits, classes[:, None], axis=1)
             # Images do not affect each other, so the sum has each one's gradient.
             return jnp.sum(scores), (activations, jax.nn.softmax(logits))

@@ -7,6 +7,7 @@ runs beside them if the run has one.
 import dataclasses
 import functools
 import itertools
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -44,12 +45,13 @@ class Predictions(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One network reduced to its encoder and one head. params: EMA parameters. stats:
-    live running statistics, as in every evaluation."""
+    """One network reduced to its encoder and the heads of one answer. params: EMA
+    parameters. stats: live running statistics, as in every evaluation."""
 
     name: str
-    head: str
     classes: int
+    # From the heads' logits, by head, to those of the answer, [n, classes].
+    logits: Callable[[Mapping[str, jax.Array]], Any]
     net: Network
     params: PyTree
     stats: PyTree
@@ -60,29 +62,29 @@ class Part:
         """Maps uint8 [n, S, S, 3] to float32 (features [n, D], probabilities).
         variables: an argument, so that a program does not hold them as constants."""
         outputs, _ = self.net.apply(*variables, images, False)
-        return outputs.features, jax.nn.softmax(outputs.logits[self.head])
+        return outputs.features, jax.nn.softmax(self.logits(outputs.logits))
 
 
 def parts(run: saved.Saved) -> dict[str, Part]:
     """Returns "classifier" and, if any, "detector", on the run's first device."""
     state, model, reduced = run.state, run.exp.config.model, {}
     assert state is not None
-    heads = run.exp.method.inference_heads(run.exp.dims.num_classes)
-    for part, head in (("classifier", "real"), ("detector", "detector")):
-        for network in [name for name in heads if head in heads[name]]:
-            classes = heads[network][head]
-            assert isinstance(classes, int)  # only training has projectors
-            net = networks.make(
-                model[network],
-                {head: classes},
-                dtype=jnp.dtype(model.dtype),
-                wrn_preact=model.wrn_preact,
-            )
-            net = networks.take_uint8(net, *normalise.normalisation(run.dataset))
-            ema, stats = state.ema[network], state.stats[network]
-            params = {"encoder": ema["encoder"], "heads": {head: ema["heads"][head]}}
-            on_device = jax.device_put((params, stats), run.exp.devices[0])
-            reduced[part] = Part(part, head, classes, net, *on_device)
+    method, classes = run.exp.method, run.exp.dims.num_classes
+    answers = {
+        "classifier": (classes, operator.itemgetter("real")),
+        "detector": (2, method.origin),
+    }
+    for part, (network, heads) in method.parts(classes).items():
+        net = networks.make(
+            model[network],
+            heads,
+            dtype=jnp.dtype(model.dtype),
+            wrn_preact=model.wrn_preact,
+        )
+        net = networks.take_uint8(net, *normalise.normalisation(run.dataset))
+        params = networks.reduced(state.ema[network], heads)
+        on_device = jax.device_put((params, state.stats[network]), run.exp.devices[0])
+        reduced[part] = Part(part, *answers[part], net, *on_device)
     return reduced
 
 

@@ -70,9 +70,7 @@ class Loop:
         if not first:
             self.logbook.write_start(state.params)
         self.state = exp.pack(state)
-        self.forward = measure.mapped_forward(
-            exp.nets, exp.devices, exp.method.training_heads
-        )
+        self.forward = measure.mapped_forward(exp.nets, exp.devices, exp.method.origin)
 
     def train(self, source: feed.Feed) -> dict[str, Any]:
         """Trains until the end or a stop; returns the content of result.json."""

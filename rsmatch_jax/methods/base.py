@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from rsmatch_jax import losses
 from rsmatch_jax.methods import keys
+from rsmatch_jax.models import networks
 from rsmatch_jax.models.networks import Head, Network
 from rsmatch_jax.state import Batch, CSQueue, Outputs, PyTree
 
@@ -64,10 +65,8 @@ class Method:
     uses_unlabeled: ClassVar[bool] = True  # False = batches have no unlabelled rows
     weak_views: ClassVar[int] = 1  # 2 = `batch.weak2` holds a second weak view
     reads_ema: ClassVar[bool] = False  # True = `StepInputs.ema` has shadow parameters
-    # Heads that evaluation, inference and exports leave out. Of the others "real" holds
-    # the class logits, and "detector", if there is one, the logits of (real, synthetic)
-    # origin. A head's name is unique in a method.
-    training_heads: ClassVar[frozenset[str]] = frozenset()
+    # Heads that `origin` reads, in one network. A head's name is unique in a method.
+    origin_heads: ClassVar[tuple[str, ...]] = ("detector",)
     rule_key: ClassVar[str | None] = None  # config key that names the rule, if any
     # {buffer: config key that makes it smaller}, for buffers large enough to be listed.
     memory_keys: ClassVar[Mapping[str, str]] = {}
@@ -106,16 +105,27 @@ class Method:
         return {}
 
     def heads(self, num_classes: int) -> Mapping[str, Mapping[str, Head]]:
-        """Returns {network: {head: number of classes, or a Projector}}."""
+        """Returns {network: {head: number of classes, a Linear or a Projector}}. The
+        head "real" has the class logits; inference needs no other."""
         raise NotImplementedError
 
-    def inference_heads(self, num_classes: int) -> dict[str, dict[str, Head]]:
-        """Returns `heads` without training_heads; a network without heads drops out."""
-        networks = {
-            network: {h: s for h, s in heads.items() if h not in self.training_heads}
+    def origin(
+        self, logits: Mapping[str, Float[Array, "n _"]]
+    ) -> Float[Array, "n 2"] | None:
+        """Returns logits of (real, synthetic) origin from those of `origin_heads`, None
+        if the method has no opinion."""
+        return logits.get("detector")
+
+    def parts(self, num_classes: int) -> dict[str, tuple[str, dict[str, Head]]]:
+        """Returns {part: (network, heads)} of inference: "classifier", and "detector"
+        if the method has the heads of `origin`."""
+        wanted = {"classifier": ("real",), "detector": self.origin_heads}
+        return {
+            part: (network, networks.needed(heads, names))
+            for part, names in wanted.items()
             for network, heads in self.heads(num_classes).items()
+            if heads.keys() >= set(names)
         }
-        return {network: heads for network, heads in networks.items() if heads}
 
     def init_extra(self, dims: Dims) -> PyTree:
         """Returns the buffers before step 0, every leaf with an explicit dtype."""

@@ -33,7 +33,6 @@ Origins = Float[Array, "unlabelled 2"]  # q' = softmax(C'(F'(u))): real, synthet
 class RSMatch(base.Method):
     """configs/common.py describes the keys."""
 
-    training_heads = frozenset({"fake"})
     rule_key = "method.rsmatch.pseudo_label"
     memory_keys = {"queue": "method.rsmatch.queue_length"}
     progress = ("loss", "utilisation", "detector_utilisation", "routed_synthetic")

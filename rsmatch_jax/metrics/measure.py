@@ -5,7 +5,7 @@ live BN statistics, as in USB (semilearn hooks/evaluation.py).
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -43,15 +43,15 @@ class Interrupted(Exception):
 def mapped_forward(
     nets: Mapping[str, Network],
     devices: Sequence[jax.Device],
-    training_heads: Collection[str] = (),
+    origin: Callable[[Mapping[str, jax.Array]], jax.Array | None],
 ) -> Callable[[PyTree, Any], Any]:
     """Returns forward((params, stats), (images, labels)) -> rows, on devices.
 
     images: uint8 [n, S, S, 3], labels: int32 [n], dealt by `parallel.shard_rows`. Rows:
     predicted int32 [n], confidence float32 [n], rank int32 [n] (classes with a higher
-    logit than the label's), and with a detector synthetic_score float32 [n] (Eq. 1).
-    training_heads: left out. Each shape of a batch is compiled once, with the options
-    of a step.
+    logit than the label's), and with an origin synthetic_score float32 [n] (Eq. 1).
+    origin: `Method.origin`. Each shape of a batch is compiled once, with the options of
+    a step.
     """
 
     def forward(variables, batch):
@@ -60,11 +60,7 @@ def mapped_forward(
         logits = {}
         for name, net in nets.items():
             outputs, _ = net.apply(params[name], stats[name], images, False)
-            logits |= {
-                head: z
-                for head, z in outputs.logits.items()
-                if head not in training_heads
-            }
+            logits |= outputs.logits
         real = logits["real"]
         of_label = jnp.take_along_axis(real, labels[:, None], axis=1)
         rows = {
@@ -72,8 +68,9 @@ def mapped_forward(
             "confidence": jnp.max(jax.nn.softmax(real), axis=1),
             "rank": jnp.sum(real > of_label, axis=1, dtype=jnp.int32),
         }
-        if "detector" in logits:
-            rows["synthetic_score"] = jax.nn.softmax(logits["detector"])[:, 1]
+        origins = origin(logits)
+        if origins is not None:
+            rows["synthetic_score"] = jax.nn.softmax(origins)[:, 1]
         return rows
 
     mapped = parallel.map_eval(forward, devices)

@@ -12,13 +12,21 @@ from jaxtyping import Array, Float32, UInt8
 
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.models import own_encoder
-from rsmatch_jax.models.heads import EncoderWithHeads, Head, Projector
+from rsmatch_jax.models.heads import (
+    EncoderWithHeads,
+    Head,
+    Linear,
+    Projector,
+    needed,
+    reduced,
+)
 from rsmatch_jax.models.layers import Layers
 from rsmatch_jax.models.resnet import resnet18, resnet50
 from rsmatch_jax.models.wrn import WideResNet
 from rsmatch_jax.state import Outputs, PyTree
 
-__all__ = ["MODELS", "Head", "Network", "Projector", "make", "take_uint8"]
+__all__ = ["MODELS", "Head", "Linear", "Network", "Projector", "make", "needed"]
+__all__ += ["reduced", "take_uint8"]
 
 
 class Network(NamedTuple):
@@ -57,7 +65,8 @@ def make(name: str, heads: Mapping[str, Head], **options: Any) -> Network:
 
     name: a key of MODELS, any wrn_D_K with D = 6n + 4, or package.module:factory of an
     encoder elsewhere, whose code then runs. heads: {name: number of classes of a linear
-    classifier, or a `Projector`}. Raises RequestError for an unknown name or choice.
+    classifier, a `Linear` or a `Projector`}. Raises RequestError for an unknown name or
+    choice.
     """
     layers = Layers(**options)
     if not own_encoder.is_code(name):

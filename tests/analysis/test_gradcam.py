@@ -1,6 +1,7 @@
 """Grad-CAM++ against its equations in plain loops, and the probe that it uses."""
 
 import functools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -197,7 +198,7 @@ def test_maps_are_the_papers_from_the_image_on(name):
     net, params, stats, images = network(name)
     size = images.shape[1]
     net = networks.take_uint8(net, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
-    part = frozen.Part("classifier", "real", 3, net, params, stats)
+    part = frozen.Part("classifier", 3, operator.itemgetter("real"), net, params, stats)
     rng = np.random.default_rng(5)
     images = rng.integers(0, 256, (4, size, size, 3)).astype(np.uint8)
     classes = np.array([0, 1, 2, 1], np.int32)
@@ -226,7 +227,7 @@ def test_maps_are_the_papers_from_the_image_on(name):
 
 
 def maps_for_class_0(net, params, stats, images):
-    part = frozen.Part("classifier", "real", 3, net, params, stats)
+    part = frozen.Part("classifier", 3, operator.itemgetter("real"), net, params, stats)
     maps = jax.jit(gradcam.make_maps(part, "stage3"))
     return maps(params, images, jnp.zeros(len(images), jnp.int32))[0]
 

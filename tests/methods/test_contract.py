@@ -27,7 +27,6 @@ class TwoViews(base.Method):
 
     weak_views = 2
     reads_ema = True
-    training_heads = frozenset({"aux"})
     progress = ("loss", "gap")
 
     unsup_weight: float = keys.key("method.unsup_weight")
@@ -83,7 +82,7 @@ def test_second_weak_view_and_shadow_weights_reach_the_loss(two_views, mode):
     assert metrics[0]["views_differ"] > 0.2
 
 
-def test_inference_leaves_training_heads_out(two_views, tmp_path, capsys):
+def test_inference_leaves_other_heads_out(two_views, tmp_path, capsys):
     result = stages.run(config(**two_views), str(tmp_path), devices=jax.devices()[:1])
     assert result["status"] == "finished"
     assert "gap" in capsys.readouterr().out
@@ -94,14 +93,13 @@ def test_inference_leaves_training_heads_out(two_views, tmp_path, capsys):
     assert model.predict(images).probabilities.shape == (2, K)
 
 
-def test_training_heads_of_every_method():
+def test_heads_of_inference_of_every_method():
     for name, cls in METHODS.items():
         c, _, exp = build(**{"method.name": name})
-        left = exp.method.inference_heads(K)
-        expected = {"classifier": {"real": K}}
+        expected = {"classifier": ("classifier", {"real": K})}
         if name == "rsmatch":
-            expected["detector"] = {"detector": 2}
-        assert left == expected
+            expected["detector"] = ("detector", {"detector": 2})
+        assert exp.method.parts(K) == expected
         assert isinstance(exp.method, cls)
 
 

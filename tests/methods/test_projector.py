@@ -95,3 +95,31 @@ def test_projection_is_the_mean_of_the_perceptrons():
         expected += (h @ last["kernel"] + last["bias"]) / 3
     assert set(out.logits) == {"real"}
     np.testing.assert_allclose(out.projections["projector"], expected, atol=1e-5)
+
+
+def test_a_linear_head_reads_a_projector_or_the_features():
+    """Its weights alone, without a bias; the reduced network computes the same."""
+    heads = {
+        "real": 10,
+        "embedding": Projector(6),
+        "pairs": networks.Linear(20, bias=False, of="embedding"),
+        "open": networks.Linear(11),
+    }
+    net, params, stats = initial(heads)
+    assert set(params["heads"]["pairs"]) == {"kernel"}
+    assert set(params["heads"]["open"]) == {"kernel", "bias"}
+    images = jax.random.normal(jax.random.key(1), (3, 8, 8, 3))
+    out, _ = net.apply(params, stats, images, False)
+    kernels = {name: head["kernel"] for name, head in params["heads"].items()}
+    for name, of in (("pairs", out.projections["embedding"]), ("open", out.features)):
+        expected = np.asarray(of) @ np.asarray(kernels[name])
+        np.testing.assert_allclose(out.logits[name], expected, rtol=1e-5, atol=1e-6)
+    few = networks.needed(heads, ("real", "pairs"))
+    assert set(few) == {"real", "embedding", "pairs"}
+    less = networks.reduced(params, few)
+    assert less["heads"].keys() == {"real", "pairs"}
+    assert less["projectors"].keys() == {"embedding_0"}
+    small, _ = networks.make("wrn_10_2", few).apply(less, stats, images, False)
+    for name in ("real", "pairs"):
+        np.testing.assert_array_equal(small.logits[name], out.logits[name])
+    assert set(networks.reduced(params, {"real": 10})) == {"encoder", "heads"}

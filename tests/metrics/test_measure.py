@@ -1,6 +1,7 @@
 """Evaluation figures against scikit-learn or arithmetic by hand."""
 
 import dataclasses
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,7 @@ def test_predict_pads_and_keeps_the_order(devices):
     labels = rng.integers(0, K, 23)
     state = TrainState(*[dict.fromkeys(nets, jnp.zeros(1))] * 7)
     chosen = jax.local_devices()[:devices]
-    forward = measure.mapped_forward(nets, chosen)
+    forward = measure.mapped_forward(nets, chosen, operator.itemgetter("detector"))
     rows = measure.predict(forward, state, images, labels, 6, chosen)
     z, d = np.asarray(real)[ids], np.asarray(detect)[ids]
     p = np.exp(z) / np.exp(z).sum(1, keepdims=True)

@@ -91,6 +91,7 @@ def random_batch(exp: Experiment) -> Batch:
         strong=images(unlabeled),
         indices=numbers(unlabeled, d.num_unlabeled),
         synthetic=numbers(unlabeled, 2).astype(bool) if needs_truth else None,
+        weak2=images(unlabeled) if exp.method.weak_views == 2 else None,
     )
 
 
