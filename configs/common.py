@@ -117,9 +117,9 @@ def _keys() -> ml_collections.ConfigDict:
     m.wrn_preact = "usb"  # usb: stages 2 and 3 start from the raw input; tf: activated
 
     c.method = a = ml_collections.ConfigDict()
-    # rsmatch, fixmatch, flexmatch, freematch, simmatch, supervised
+    # rsmatch, fixmatch, flexmatch, freematch, softmatch, adamatch, simmatch, supervised
     a.name = "rsmatch"
-    a.threshold = 0.95  # tau: confidence that a label needs (unused by FreeMatch)
+    a.threshold = 0.95  # tau: confidence that a label needs
     a.unsup_weight = 1.0  # lambda
     a.flexmatch = x = ml_collections.ConfigDict()
     x.threshold_warmup = True  # images that were never selected lower all thresholds
@@ -128,8 +128,15 @@ def _keys() -> ml_collections.ConfigDict:
     f.entropy_weight = 0.001  # of the fairness loss
     f.use_quantile = False  # threshold follows the 0.8-quantile, not the mean
     f.clip_threshold = False  # at most 0.95 (USB on SVHN)
+    a.softmatch = m = ml_collections.ConfigDict()
+    m.ema_decay = Later(0.999, neutral=0.999)  # of confidences and predictions
+    m.n_sigma = Later(2.0, neutral=2.0)  # larger: unsure images weigh less
+    m.align = Later(True, neutral=True)  # weights by predictions aligned to all classes
+    a.adamatch = d = ml_collections.ConfigDict()
+    d.ema_decay = Later(0.999, neutral=0.999)  # of the mean predictions
+    d.align = Later(True, neutral=True)  # predictions aligned to labelled images'
     a.rsmatch = r = ml_collections.ConfigDict()
-    r.pseudo_label = "fixmatch"  # or flexmatch, freematch, with their keys above
+    r.pseudo_label = "fixmatch"  # or another rule, with its keys above
     r.queue_length = 16  # N_q: images in the queue of one class
     r.queue_classes = 10  # P: queues updated a step (at most the number of classes)
     r.queue_push = 1  # Q: images pushed into each of them

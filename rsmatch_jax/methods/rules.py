@@ -15,6 +15,8 @@ RULES: dict[str, type[base.Rule]] = {
         "fixmatch": "fixmatch:FixMatch",
         "flexmatch": "flexmatch:FlexMatch",
         "freematch": "freematch:FreeMatch",
+        "softmatch": "softmatch:SoftMatch",
+        "adamatch": "adamatch:AdaMatch",
     }.items()
 }
 

@@ -14,13 +14,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from rsmatch_jax import losses
-from rsmatch_jax.methods import base, keys
+from rsmatch_jax.methods import alignment, base, keys
 from rsmatch_jax.models.networks import Projector
 from rsmatch_jax.runtime import parallel
 
 PROJECTOR = "projector"
 EPASS_PROJECTORS = 3
-ALIGNMENT_EPSILON = 1e-6
 # Axis of the rows [P, B] written into the bank that gets unit length. "usb" repeats
 # USB's slip: each of the P entries is normalised over the batch, so that embeddings are
 # about sqrt(P / B) long and the effective temperature is lower than the key says.
@@ -30,8 +29,6 @@ BANK_NORMS = {"fixed": 0, "usb": 1}
 @dataclasses.dataclass(frozen=True)
 class SimMatch(base.Method):
     """configs/common.py describes the keys. The seed decides the bank before step 0."""
-
-    training_heads = frozenset({PROJECTOR})
 
     threshold: float = keys.key("method.threshold")
     unsup_weight: float = keys.key("method.unsup_weight")
@@ -67,10 +64,7 @@ class SimMatch(base.Method):
             # A unit column per labelled image.
             "bank": _unit(jax.random.normal(key, shape, jnp.float32), axis=0),
             "bank_labels": jnp.zeros((dims.num_labeled,), jnp.int32),
-            # Of distribution alignment: mean predictions of the last steps, and the row
-            # to be written next.
-            "da_queue": jnp.zeros((self.da_length, dims.num_classes), jnp.float32),
-            "da_pointer": jnp.zeros((), jnp.int32),
+            **alignment.queue(dims.num_classes, self.da_length),
         }
 
     def loss(self, params, inputs):
@@ -85,7 +79,7 @@ class SimMatch(base.Method):
         bank, bank_labels = extra["bank"], extra["bank_labels"]  # of the last step
 
         # Weak views give constants: soft_cross_entropy stops the gradient.
-        log_p, alignment = self._align(extra, weak.logits["real"], inputs.axis)
+        log_p, queue = alignment.by_queue(weak.logits["real"], extra, inputs.axis)
         p = jnp.exp(log_p)
         similarity = self._similarity(weak_embedding, bank)
         # Similarities times p of the bank images' classes, scaled to sum 1. In
@@ -114,7 +108,7 @@ class SimMatch(base.Method):
             + self.instance_weight * loss_instance
         )
         bank_update = self._remember(extra, batch, lab_embedding, inputs.axis)
-        new_extra = {**bank_update, **alignment}
+        new_extra = {**bank_update, **queue}
         metrics = {
             "loss": loss,
             "loss_sup": loss_sup,
@@ -131,19 +125,6 @@ class SimMatch(base.Method):
         temperature would multiply TF32's error by ten."""
         similarity = jnp.dot(embedding, bank, precision=jax.lax.Precision.HIGHEST)
         return similarity / self.temperature
-
-    def _align(self, extra, logits, axis):
-        """Returns (log of the predictions aligned to equal classes, the new queue and
-        pointer). The queue's mean includes rows still zero: the scale cancels."""
-        log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
-        mean = parallel.mean(jnp.mean(jnp.exp(log_p), axis=0), axis)
-        queue = extra["da_queue"].at[extra["da_pointer"]].set(mean)
-        ratio = (1 / mean.shape[0] + ALIGNMENT_EPSILON) / (
-            jnp.mean(queue, axis=0) + ALIGNMENT_EPSILON
-        )
-        pointer = (extra["da_pointer"] + 1) % self.da_length
-        log_p = jax.nn.log_softmax(log_p + jnp.log(ratio)[None, :])
-        return log_p, {"da_queue": queue, "da_pointer": pointer}
 
     def _remember(self, extra, batch, embedding, axis):
         """Returns the bank after the labelled images of the global batch; if an image

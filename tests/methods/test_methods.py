@@ -80,7 +80,8 @@ def expected_losses(oracle, params, b, queue_rows=()):
         h: np.asarray(t, np.float64) for p in params.values() for h, t in p.items()
     }
     lab, weak, strong = (rows(x) for x in (b.lab, b.weak, b.strong))
-    labels, mask = oracle.select(softmax(table["real"][weak]), b.indices)
+    q, of_lab = (softmax(table["real"][images]) for images in (weak, lab))
+    labels, weights = oracle.select(q, of_lab, b.indices)
     synthetic, p_s = np.zeros(U, bool), np.zeros(U)
     out = dict.fromkeys(("detector_loss_sup", "detector_loss_unsup"), 0.0)
     if "detector" in table:
@@ -90,19 +91,19 @@ def expected_losses(oracle, params, b, queue_rows=()):
         for r in queue_rows:
             out["detector_loss_sup"] -= detect[r][1] / (2 * B)
         for i in range(U):
-            q = np.exp(detect[weak[i]])
-            synthetic[i], p_s[i] = q.argmax(), q[1]
-            if q.max() > TAU_DETECTOR:
-                out["detector_loss_unsup"] -= detect[strong[i]][q.argmax()] / U
+            origin = np.exp(detect[weak[i]])
+            synthetic[i], p_s[i] = origin.argmax(), origin[1]
+            if origin.max() > TAU_DETECTOR:
+                out["detector_loss_unsup"] -= detect[strong[i]][origin.argmax()] / U
     out |= {"loss_sup": 0.0, "loss_unsup": 0.0, "loss_unsup_fake": 0.0}
     for r, y in zip(lab, b.labels, strict=True):
         out["loss_sup"] -= log_softmax(table["real"][r])[y] / B
-    for i in np.flatnonzero(mask):
+    for i in range(U):
         head, name = ("real", "loss_unsup")
         if synthetic[i]:
             head, name = ("fake", "loss_unsup_fake")
-        out[name] -= log_softmax(table[head][strong[i]])[labels[i]] / U
-    to_real = np.array(mask) & ~synthetic
+        out[name] -= weights[i] * log_softmax(table[head][strong[i]])[labels[i]] / U
+    to_real = (np.array(weights) > 0) & ~synthetic
     out["loss_fairness"] = oracle.fairness(softmax(table["real"][strong[to_real]]))
     out["loss"] = out["value"] = (
         out["detector_loss_sup"]
@@ -111,7 +112,7 @@ def expected_losses(oracle, params, b, queue_rows=()):
         + 0.7 * (out["loss_unsup"] + 0.6 * out["loss_unsup_fake"])
         + WEIGHT * out["loss_fairness"]
     )
-    out |= {"utilisation": np.mean(mask), "routed_synthetic": np.mean(synthetic)}
+    out |= {"utilisation": np.mean(weights), "routed_synthetic": np.mean(synthetic)}
     return out, labels, synthetic, p_s
 
 

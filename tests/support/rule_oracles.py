@@ -1,4 +1,7 @@
-"""FixMatch's, FlexMatch's and FreeMatch's rules in plain numpy, image by image."""
+"""The pseudo-labelling rules in plain numpy, image by image."""
+
+import math
+import statistics
 
 import numpy as np
 from support.table_networks import TAU, B, K, U
@@ -11,11 +14,14 @@ EMA, WEIGHT = 0.9, 0.4  # faster and heavier than the defaults: they must show
 SETTINGS = {
     "method.freematch.ema_decay": EMA,
     "method.freematch.entropy_weight": WEIGHT,
+    "method.softmatch.ema_decay": EMA,
+    "method.adamatch.ema_decay": EMA,
 }
 
 
 class FixOracle:
-    """Labels and mask of a step from float64 probabilities q [U, K]."""
+    """Labels and weights of a step from float64 probabilities: q [U, K] of the weak
+    views, lab [B, K] of the labelled images."""
 
     def __init__(self, **switches):
         pass
@@ -23,13 +29,13 @@ class FixOracle:
     def thresholds(self, q, labels):
         return [TAU] * K
 
-    def select(self, q, indices):
+    def select(self, q, lab, indices):
         labels = [int(np.argmax(row)) for row in q]
         thresholds = self.thresholds(q, labels)
         margins = [row.max() - thresholds[c] for row, c in zip(q, labels, strict=True)]
         assert min(abs(m) for m in margins) > 1e-6  # no coin toss between precisions
         self.after(q, labels, indices)
-        return labels, [m >= 0 for m in margins]
+        return labels, [float(m >= 0) for m in margins]
 
     def after(self, q, labels, indices):
         pass
@@ -90,6 +96,59 @@ class FreeOracle(FixOracle):
         return gathered_fairness(strong, self.p, self.h)
 
 
+class Averages:
+    """Moving averages of mean predictions, and predictions scaled to them."""
+
+    def __init__(self):
+        self.model, self.target = None, np.full(K, 1 / K)
+
+    def aligned(self, q, lab=None):
+        now = q.mean(axis=0)
+        self.model = now if self.model is None else EMA * self.model + (1 - EMA) * now
+        if lab is not None:
+            self.target = EMA * self.target + (1 - EMA) * lab.mean(axis=0)
+        scaled = q * (self.target + 1e-6) / (self.model + 1e-6)
+        return scaled / scaled.sum(axis=1)[:, None]
+
+    def buffers(self):
+        return {"p_model": self.model, "p_target": self.target}
+
+
+class SoftOracle(FixOracle):
+    def __init__(self, align=True):
+        self.averages = Averages() if align else None
+        self.mean, self.variance = 1 / K, 1.0
+
+    def select(self, q, lab, indices):
+        p = self.averages.aligned(q) if self.averages else q
+        sure = [max(row) for row in p]
+        self.mean = EMA * self.mean + (1 - EMA) * statistics.mean(sure)
+        self.variance = EMA * self.variance + (1 - EMA) * statistics.variance(sure)
+        below = [min(s - self.mean, 0) for s in sure]
+        weights = [math.exp(-(b**2) / (2 * self.variance / 2**2)) for b in below]
+        return [int(np.argmax(row)) for row in q], weights
+
+    def buffers(self):
+        aligned = self.averages.buffers() if self.averages else {}
+        return {"mean": self.mean, "variance": self.variance, **aligned}
+
+
+class AdaOracle(FixOracle):
+    def __init__(self, align=True):
+        self.averages = Averages() if align else None
+
+    def select(self, q, lab, indices):
+        self.threshold = TAU * sum(max(row) for row in lab) / len(lab)
+        p = self.averages.aligned(q, lab) if self.averages else q
+        return super().select(p, lab, indices)
+
+    def thresholds(self, q, labels):
+        return [self.threshold] * K
+
+    def buffers(self):
+        return self.averages.buffers() if self.averages else {}
+
+
 def gathered_fairness(strong, p, h):
     """As USB computes it: strong [n, K] are the probabilities of the chosen rows."""
     if not len(strong):
@@ -110,5 +169,15 @@ CASES = {
     "flexmatch_cold": ("flexmatch", FlexOracle, {"warmup": False}, COLD),
     "freematch": ("freematch", FreeOracle, {}, {}),
     "freematch_quantile": ("freematch", FreeOracle, {"quantile": True}, QUANTILE),
+    "softmatch": ("softmatch", SoftOracle, {}, {}),
+    "softmatch_plain": (
+        *("softmatch", SoftOracle),
+        *({"align": False}, {"method.softmatch.align": False}),
+    ),
+    "adamatch": ("adamatch", AdaOracle, {}, {}),
+    "adamatch_plain": (
+        *("adamatch", AdaOracle),
+        *({"align": False}, {"method.adamatch.align": False}),
+    ),
 }
-MAIN = ("fixmatch", "flexmatch", "freematch")
+MAIN = ("fixmatch", "flexmatch", "freematch", "softmatch", "adamatch")
