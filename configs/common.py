@@ -117,7 +117,8 @@ def _keys() -> ml_collections.ConfigDict:
     m.wrn_preact = "usb"  # usb: stages 2 and 3 start from the raw input; tf: activated
 
     c.method = a = ml_collections.ConfigDict()
-    # rsmatch, fixmatch, flexmatch, freematch, softmatch, adamatch, simmatch, supervised
+    # rsmatch, fixmatch, flexmatch, freematch, softmatch, adamatch, simmatch, iomatch,
+    # supervised
     a.name = "rsmatch"
     a.threshold = 0.95  # tau: confidence that a label needs
     a.unsup_weight = 1.0  # lambda
@@ -166,6 +167,16 @@ def _keys() -> ml_collections.ConfigDict:
     s.bank_decay = 0.7  # share of an image's old embedding that stays when it is seen
     s.bank_norm = "fixed"  # unit length per image; usb: per embedding entry, as in USB
     s.epass = False  # mean of three projectors, as in USB's files since March 2024
+
+    a.iomatch = n = ml_collections.ConfigDict()
+    n.q_cutoff = Later(0.5, neutral=0.5)  # confidence that a target of K + 1 needs
+    n.projection_size = Later(128, neutral=128)  # width below the two open heads
+    n.mb_weight = Later(1.0, neutral=1.0)  # of the one-vs-all loss
+    n.open_weight = Later(1.0, neutral=1.0)  # of the loss over K + 1 classes
+    # Share of the run before that loss: the authors' first of 256 epochs.
+    n.open_start = Later(0.00390625, neutral=0.00390625)
+    n.align = Later(False, neutral=False)  # predictions aligned to equal classes
+    n.da_length = Later(128, neutral=128)  # batches that alignment averages over
 
     c.optim = o = ml_collections.ConfigDict()
     o.learning_rate = 0.03

@@ -32,6 +32,7 @@ FLAGS = [  # the command line, and words of the answer
     ),
 ]
 SIMMATCH = "method.name=simmatch method.simmatch"
+IOMATCH = "method.name=iomatch method.iomatch"
 KEYS = [  # overrides of the digits' config, and words of the answer
     ("data.nam=x", "data.nam | did you mean 'name'"),
     ("dota.name=x", "dota | did you mean 'data'"),
@@ -119,6 +120,12 @@ KEYS = [  # overrides of the digits' config, and words of the answer
     (f"{SIMMATCH}.smoothing=1.5", "smoothing=1.5 | between 0 and 1"),
     (f"{SIMMATCH}.da_length=0", "da_length=0 | 1 or more"),
     (f"{SIMMATCH}.warmup_steps=-1", "warmup_steps=-1 | 0 or more"),
+    (f"{IOMATCH}.q_cutoff=1.1", "q_cutoff=1.1 | between 0 and 1"),
+    (f"{IOMATCH}.open_start=-0.1", "open_start=-0.1 | between 0 and 1"),
+    (f"{IOMATCH}.mb_weight=-1", "mb_weight=-1 | 0 or more"),
+    (f"{IOMATCH}.open_weight=-1", "open_weight=-1 | 0 or more"),
+    (f"{IOMATCH}.projection_size=0", "projection_size=0 | 1 or more"),
+    (f"{IOMATCH}.da_length=0", "da_length=0 | 1 or more"),
     (
         "method.rsmatch.individual_models=False "
         "method.rsmatch.detector_learning_rate=0.1",

@@ -48,6 +48,14 @@ LOOSE = {"method.threshold": 0.1, "method.rsmatch.detector_threshold": 0.5}
             {"method.name": "simmatch", "method.simmatch.warmup_steps": 1},
             "loss_instance",
         ),
+        (
+            {
+                "method.name": "iomatch",
+                "method.iomatch.align": True,
+                "method.iomatch.q_cutoff": 0.1,
+            },
+            "loss_open",
+        ),
     ],
 )
 def test_one_device_equals_four(keys, used):
@@ -135,6 +143,7 @@ def test_rsmatch_with_an_all_real_detector_is_fixmatch():
         ("flexmatch", 1, 4, 1),
         ("freematch", 1, 5 + FREEMATCH, 0),
         ("simmatch", 1, 6, 3),
+        ("iomatch", 1, 8, 0),
         ("supervised", 1, 2, 0),
     ],
 )

@@ -3,6 +3,7 @@
 from rsmatch_jax.methods import keys
 from rsmatch_jax.methods.base import Dims, Method
 from rsmatch_jax.methods.baselines import SelfTraining, Supervised
+from rsmatch_jax.methods.iomatch import IOMatch
 from rsmatch_jax.methods.rsmatch import RSMatch
 from rsmatch_jax.methods.rules import RULES
 from rsmatch_jax.methods.simmatch import SimMatch
@@ -13,6 +14,7 @@ METHODS: dict[str, type[Method]] = {
     "rsmatch": RSMatch,
     **dict.fromkeys(RULES, SelfTraining),
     "simmatch": SimMatch,
+    "iomatch": IOMatch,
     "supervised": Supervised,
 }
 

@@ -17,6 +17,7 @@ from rsmatch_jax.engine import checks, feed, stages
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.methods import base, keys
 from rsmatch_jax.methods.catalogue import METHODS, RULES
+from rsmatch_jax.models.networks import Linear, Projector
 from rsmatch_jax.models.wrn import WideResNet
 
 
@@ -99,6 +100,10 @@ def test_heads_of_inference_of_every_method():
         expected = {"classifier": ("classifier", {"real": K})}
         if name == "rsmatch":
             expected["detector"] = ("detector", {"detector": 2})
+        if name == "iomatch":
+            heads = {"real": K, "projection": Projector(128)}
+            heads["outlier"] = Linear(2 * K, bias=False, of="projection")
+            expected["detector"] = ("classifier", heads)
         assert exp.method.parts(K) == expected
         assert isinstance(exp.method, cls)
 

@@ -25,6 +25,7 @@ RESUMED = {
     **{name: {"method.name": name} for name in METHODS},
     "rsmatch": {"input.randaugment_ops": 3},
     "simmatch": {"method.name": "simmatch", "method.simmatch.warmup_steps": 1},
+    "iomatch": {"method.name": "iomatch", "method.iomatch.align": True},
     "tfdata": {"input.mode": "tfdata", "method.name": "fixmatch"},
     "rsmatch_freematch": {"method.rsmatch.pseudo_label": "freematch", **ONE_NETWORK},
 }

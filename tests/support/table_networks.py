@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from support.helpers import build, leaves, step_inputs
 
-from rsmatch_jax.models.networks import Network, Projector
+from rsmatch_jax.models.networks import Network
 from rsmatch_jax.runtime import parallel
 from rsmatch_jax.state import Batch, Outputs
 
@@ -36,7 +36,7 @@ def log_softmax(z):
 def tables(heads):
     """{head: [256, its size]}"""
     keys = jax.random.split(jax.random.key(3), len(heads))
-    sizes = {h: s.size if isinstance(s, Projector) else s for h, s in heads.items()}
+    sizes = {h: getattr(s, "size", s) for h, s in heads.items()}
     return {
         head: 2 * jax.random.normal(key, (256, size))
         for key, (head, size) in zip(keys, sorted(sizes.items()), strict=True)
