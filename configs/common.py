@@ -117,8 +117,8 @@ def _keys() -> ml_collections.ConfigDict:
     m.wrn_preact = "usb"  # usb: stages 2 and 3 start from the raw input; tf: activated
 
     c.method = a = ml_collections.ConfigDict()
-    # rsmatch, fixmatch, flexmatch, freematch, softmatch, adamatch, simmatch, iomatch,
-    # supervised
+    # rsmatch, fixmatch, flexmatch, freematch, softmatch, adamatch, simmatch, openmatch,
+    # iomatch, supervised
     a.name = "rsmatch"
     a.threshold = 0.95  # tau: confidence that a label needs
     a.unsup_weight = 1.0  # lambda
@@ -177,6 +177,13 @@ def _keys() -> ml_collections.ConfigDict:
     n.open_start = Later(0.00390625, neutral=0.00390625)
     n.align = Later(False, neutral=False)  # predictions aligned to equal classes
     n.da_length = Later(128, neutral=128)  # batches that alignment averages over
+    a.openmatch = p = ml_collections.ConfigDict()
+    p.oem_weight = Later(0.1, neutral=0.1)  # of the entropy of the one-vs-all head
+    p.socr_weight = Later(0.5, neutral=0.5)  # of its agreement on two weak views
+    # Share of the run before pseudo-labels count: 10 of the authors' 512 epochs.
+    p.start_fix = Later(0.01953125, neutral=0.01953125)
+    p.threshold = Later(0.0, neutral=0.0)  # confidence that a selected image needs
+    p.temperature = Later(1.0, neutral=1.0)  # T of the confidence
 
     c.optim = o = ml_collections.ConfigDict()
     o.learning_rate = 0.03

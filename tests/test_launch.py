@@ -33,6 +33,7 @@ FLAGS = [  # the command line, and words of the answer
 ]
 SIMMATCH = "method.name=simmatch method.simmatch"
 IOMATCH = "method.name=iomatch method.iomatch"
+OPENMATCH = "method.name=openmatch"
 KEYS = [  # overrides of the digits' config, and words of the answer
     ("data.nam=x", "data.nam | did you mean 'name'"),
     ("dota.name=x", "dota | did you mean 'data'"),
@@ -126,6 +127,15 @@ KEYS = [  # overrides of the digits' config, and words of the answer
     (f"{IOMATCH}.open_weight=-1", "open_weight=-1 | 0 or more"),
     (f"{IOMATCH}.projection_size=0", "projection_size=0 | 1 or more"),
     (f"{IOMATCH}.da_length=0", "da_length=0 | 1 or more"),
+    (f"{OPENMATCH} method.openmatch.start_fix=10", "start_fix=10 | between 0 and 1"),
+    (f"{OPENMATCH} method.openmatch.temperature=0.0", "temperature=0.0 | above 0"),
+    (f"{OPENMATCH} method.openmatch.oem_weight=-1", "oem_weight=-1 | 0 or more"),
+    (f"{OPENMATCH} method.openmatch.socr_weight=-1", "socr_weight=-1 | 0 or more"),
+    (f"{OPENMATCH} method.openmatch.threshold=1.1", "threshold=1.1 | between 0 and 1"),
+    (
+        f"{OPENMATCH} train.weak_forward=separate",
+        "weak_forward=separate | openmatch | weak_forward=cat",
+    ),
     (
         "method.rsmatch.individual_models=False "
         "method.rsmatch.detector_learning_rate=0.1",
@@ -157,6 +167,10 @@ KEYS = [  # overrides of the digits' config, and words of the answer
     (
         "method.name=supervised method.rsmatch.queue_push=2",
         "rsmatch.queue_push=2 | method.name=supervised | method.name=rsmatch",
+    ),
+    (
+        "method.openmatch.oem_weight=1 method.name=fixmatch",
+        "openmatch.oem_weight=1 | fixmatch ignores it | method.name=openmatch",
     ),
     (
         "method.unsup_weight=2 method.name=supervised",

@@ -56,6 +56,10 @@ LOOSE = {"method.threshold": 0.1, "method.rsmatch.detector_threshold": 0.5}
             },
             "loss_open",
         ),
+        (
+            {"method.name": "openmatch", "method.openmatch.start_fix": 0.0},
+            "loss_unsup",
+        ),
     ],
 )
 def test_one_device_equals_four(keys, used):
@@ -144,13 +148,14 @@ def test_rsmatch_with_an_all_real_detector_is_fixmatch():
         ("freematch", 1, 5 + FREEMATCH, 0),
         ("simmatch", 1, 6, 3),
         ("iomatch", 1, 8, 0),
+        ("openmatch", 1, 8 + 1, 0),
         ("supervised", 1, 2, 0),
     ],
 )
 def test_communication_is_what_the_method_declares(method, networks, metrics, gathers):
     """Reductions: each network's two vectors of gradients, every metric, one forward
     and one backward per BN layer, FreeMatch's batch statistics, SimMatch's mean
-    prediction. Gathers: the
+    prediction, OpenMatch's share of selected images. Gathers: the
     queue's candidates (score, position, index, image), FlexMatch's positions and
     labels, the bank's rows (embedding, label, position), never the batch."""
     _, _, exp = build(2, **{"method.name": method}, **BLOCKS)

@@ -37,6 +37,7 @@ COMPARED_AT = {
     "method.threshold": 0.0,
     "method.rsmatch.detector_threshold": 0.5,
     "method.simmatch.warmup_steps": 0,
+    "method.openmatch.start_fix": 0.0,
 }
 REPEAT, RESUME, DISPATCH = "repeated", "restored", "in one dispatch"
 # A CPU is slow at convolutions in loops, where they are other programs than outside.

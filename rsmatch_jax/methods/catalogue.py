@@ -4,6 +4,7 @@ from rsmatch_jax.methods import keys
 from rsmatch_jax.methods.base import Dims, Method
 from rsmatch_jax.methods.baselines import SelfTraining, Supervised
 from rsmatch_jax.methods.iomatch import IOMatch
+from rsmatch_jax.methods.openmatch import OpenMatch
 from rsmatch_jax.methods.rsmatch import RSMatch
 from rsmatch_jax.methods.rules import RULES
 from rsmatch_jax.methods.simmatch import SimMatch
@@ -15,6 +16,7 @@ METHODS: dict[str, type[Method]] = {
     **dict.fromkeys(RULES, SelfTraining),
     "simmatch": SimMatch,
     "iomatch": IOMatch,
+    "openmatch": OpenMatch,
     "supervised": Supervised,
 }
 

@@ -13,15 +13,13 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from rsmatch_jax import losses
-from rsmatch_jax.methods import alignment, base, keys
+from rsmatch_jax.methods import alignment, base, keys, one_vs_all
 from rsmatch_jax.models.networks import Linear, Projector
 
 PROJECTION, OUTLIER, OPEN = "projection", "outlier", "open"
-OUT, IN = 0, 1  # order within a pair of the one-vs-all classifiers
-EPSILON = 1e-8  # inside their logarithms, as in the authors' code
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +75,7 @@ class IOMatch(base.Method):
         open_mask = jnp.max(q, axis=1) >= self.q_cutoff
 
         loss_sup = jnp.mean(losses.cross_entropy(lab["real"], labels))
-        loss_ova = one_vs_all_loss(lab[OUTLIER], labels)
+        loss_ova = one_vs_all.loss(lab[OUTLIER], labels)
         loss_unsup = losses.masked_mean(
             losses.soft_cross_entropy(strong["real"], p), mask
         )
@@ -114,31 +112,12 @@ class IOMatch(base.Method):
         return jnp.exp(log_p), jnp.exp(log_open_targets(log_p, weak[OUTLIER])), extra
 
 
-def log_pairs(logits: Float[Array, "n pairs"]) -> Float[Array, "n 2 classes"]:
-    """Returns the logarithms of P(outside k) and P(inside k), in this order, from
-    one-vs-all logits [n, 2 K], whose first half is OUT."""
-    pairs = logits.astype(jnp.float32).reshape(logits.shape[0], 2, -1)
-    return jax.nn.log_softmax(pairs, axis=1)
-
-
 def log_open_targets(
     log_p: base.Logits, logits: Float[Array, "unlabelled pairs"]
 ) -> Float[Array, "unlabelled classes_and_out"]:
     """Returns log q [n, K + 1], q_k = p_k P(inside k) and, last, sum_k p_k P(outside
     k), from log p [n, K] and one-vs-all logits [n, 2 K]. In logarithms, so that a score
     of 0 or 1 stays finite."""
-    log_o = log_p[:, None, :] + log_pairs(logits)
-    out = jax.nn.logsumexp(log_o[:, OUT], axis=1, keepdims=True)
-    return jnp.concatenate([log_o[:, IN], out], axis=1)
-
-
-def one_vs_all_loss(
-    logits: Float[Array, "labelled pairs"], labels: Int[Array, " labelled"]
-) -> base.Loss:
-    """Returns <-log P(inside y)> + <max over k != y of -log P(outside k)> of labelled
-    images, y = label, from logits [B, 2 K]."""
-    surprise = -jnp.log(jnp.exp(log_pairs(logits)) + EPSILON)
-    is_label = jax.nn.one_hot(labels, surprise.shape[2])
-    inside = jnp.sum(surprise[:, IN] * is_label, axis=1)
-    hardest = jnp.max(surprise[:, OUT] * (1 - is_label), axis=1)
-    return jnp.mean(inside) + jnp.mean(hardest)
+    log_o = log_p[:, None, :] + one_vs_all.log_members(logits)
+    out = jax.nn.logsumexp(log_o[:, one_vs_all.OUT], axis=1, keepdims=True)
+    return jnp.concatenate([log_o[:, one_vs_all.IN], out], axis=1)

@@ -104,6 +104,9 @@ def test_heads_of_inference_of_every_method():
             heads = {"real": K, "projection": Projector(128)}
             heads["outlier"] = Linear(2 * K, bias=False, of="projection")
             expected["detector"] = ("classifier", heads)
+        if name == "openmatch":
+            outlier = Linear(2 * K, bias=False)
+            expected["detector"] = ("classifier", {"real": K, "outlier": outlier})
         assert exp.method.parts(K) == expected
         assert isinstance(exp.method, cls)
 

@@ -23,7 +23,7 @@ from support.table_networks import (
     step_key,
 )
 
-from rsmatch_jax.methods import iomatch
+from rsmatch_jax.methods import one_vs_all
 from rsmatch_jax.models.networks import Linear, Projector
 
 STEPS, START, DA = 24, 4, 5
@@ -173,7 +173,7 @@ def test_saturated_classifiers_cost_what_the_authors_do():
     labels = jnp.array([3, 3])
     sure = 60.0 * (jax.nn.one_hot(labels, K) * 2 - 1)  # of being inside
     right = jnp.concatenate([-sure, sure], axis=1)
-    loss_of = jax.value_and_grad(iomatch.one_vs_all_loss)
+    loss_of = jax.value_and_grad(one_vs_all.loss)
     for logits, value in ((right, 0.0), (-right, -2 * np.log(1e-8))):
         loss, gradient = loss_of(logits, labels)
         close(loss, value, atol=1e-7)

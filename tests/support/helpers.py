@@ -70,13 +70,14 @@ def batches(exp, count, seed=0, labels=None):
             indices=rng.integers(0, d.num_unlabeled, d.unlabeled_batch).astype(
                 np.int32
             ),
+            weak2=images(d.unlabeled_batch) if exp.method.weak_views == 2 else None,
         )
 
 
-def step_inputs(nets, extra, batch, key, step, axis=parallel.AXIS):
+def step_inputs(nets, extra, batch, key, step, axis=parallel.AXIS, ema=None):
     """What a loss reads in a step, of networks without statistics."""
     stats = {name: {} for name in nets}
-    return StepInputs(nets, stats, extra, batch, key, step, axis)
+    return StepInputs(nets, stats, extra, batch, key, step, axis, ema)
 
 
 def train(exp, stream, state=None):

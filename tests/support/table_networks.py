@@ -102,13 +102,13 @@ def step_key(t):
     return jax.random.fold_in(jax.random.key(7), t)
 
 
-def run(method, nets, params, extra, stream, num_devices=1, rate=0.0):
-    """Steps of plain SGD with this learning rate."""
+def run(method, nets, params, extra, stream, num_devices=1, rate=0.0, ema=None):
+    """Steps of plain SGD with this learning rate; the shadow `ema` stays as it is."""
     devices = jax.local_devices()[:num_devices]
 
     def one_step(state, batch):
         params, extra, t = state
-        inputs = step_inputs(nets, extra, batch, step_key(t), t)
+        inputs = step_inputs(nets, extra, batch, step_key(t), t, ema=ema)
         loss_of = jax.value_and_grad(lambda p: method.loss(p, inputs), has_aux=True)
         (value, (_, extra, metrics)), grads = loss_of(params)
         out = parallel.mean({**metrics, "value": value, "grads": grads})
@@ -126,7 +126,7 @@ def run(method, nets, params, extra, stream, num_devices=1, rate=0.0):
     return steps
 
 
-def run_one(method, nets, params, extra, b):
+def run_one(method, nets, params, extra, b, **options):
     """(metrics, buffers) of step 0."""
-    (step,) = run(method, nets, params, extra, [b])
+    (step,) = run(method, nets, params, extra, [b], **options)
     return step.metrics, step.extra
