@@ -1,5 +1,7 @@
 """Draws the images in the CSQueue."""
 
+import math
+
 import numpy as np
 
 from rsmatch_jax import contact_sheet, files
@@ -20,23 +22,25 @@ def draw_queue(path: str, queue: CSQueue, task: Task, title: str) -> np.ndarray:
 
     A row is a class, a tile a slot, MAX_ROWS rows at most. A green frame means
     synthetic, a red one real, a grey one an unknown origin. A single queue for all
-    classes fills as many rows as there are classes.
+    classes fills as many rows as there are classes, the last one perhaps in part.
     """
     images, indices = np.asarray(queue.images), np.asarray(queue.indices)
     is_single, num_classes = len(images) == 1, len(task.class_names)
     names = ["all classes"] if is_single else list(task.class_names)
-    shape = num_classes, indices.size // num_classes
-    images = images.reshape(*shape, *images.shape[2:])[: contact_sheet.MAX_ROWS]
-    indices = indices.reshape(shape)[: contact_sheet.MAX_ROWS]
+    columns = math.ceil(indices.size / num_classes)
+    images = images.reshape(-1, *images.shape[2:])
+    indices = indices.reshape(-1)[: contact_sheet.MAX_ROWS * columns]
     colours = {rs_ssl.UNKNOWN: UNKNOWN, rs_ssl.REAL: REAL}
     frames = {
         index: colours.get(int(task.unl_origins[index]), SYNTHETIC)
         for index in indices[indices >= 0].tolist()
     }
-    rows = [
-        [Group([_tile(x, frames.get(i)) for x, i in zip(*row, strict=True)])]
-        for row in zip(images, indices.tolist(), strict=True)
+    tiles = [
+        _tile(images[slot], frames.get(index))
+        for slot, index in enumerate(indices.tolist())
     ]
+    starts = range(0, len(tiles), columns)
+    rows = [[Group(tiles[start : start + columns])] for start in starts]
     purity = scores.queue_metrics(queue, task)["queue_purity"]
     if purity is not None:
         title += f": purity {purity:.3f}"

@@ -332,6 +332,15 @@ def test_queue_picture_frames_and_places(tmp_path):
         one[top:-12, left_of_one:][:, : 3 * step],
         picture[top:-12, left:][:, : 3 * step],
     )
+    # Seven slots: four in the first row, three in the last.
+    seven = drawn(
+        np.concatenate([images.reshape(6, 8, 8, 3), images[0, :1]])[None],
+        np.append(indices.reshape(6), 4)[None],
+    )
+    first, last = (seven[y, left_of_one:] for y in (top, top + step))
+    np.testing.assert_array_equal(first[3 * step], frames["SYNTHETIC"])
+    np.testing.assert_array_equal(last[2 * step], frames["UNKNOWN"])
+    assert (last[3 * step : 4 * step - 2] == 255).all()
 
 
 @pytest.mark.parametrize(
