@@ -59,6 +59,13 @@ class CSQueue:
 
 
 @flax.struct.dataclass
+class ScoredQueue(CSQueue):
+    """A CSQueue that keeps the scores with which its images were pushed."""
+
+    scores: Float[Array, "K N_q"]
+
+
+@flax.struct.dataclass
 class TrainState:
     """Everything that must survive a restart, in one pytree."""
 

@@ -7,14 +7,18 @@ where `mode="drop"` discards them. With the state donated, a push writes P*Q slo
 place, for any K.
 """
 
+import dataclasses
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from rsmatch_jax.runtime import parallel
-from rsmatch_jax.state import CSQueue
+from rsmatch_jax.state import CSQueue, ScoredQueue
 
 Slots = tuple[Int[Array, " batch"], Bool[Array, ""]]
+Queue = TypeVar("Queue", bound=CSQueue)
 
 
 def create(num_queues: int, length: int, image_shape: tuple[int, int, int]) -> CSQueue:
@@ -27,8 +31,14 @@ def create(num_queues: int, length: int, image_shape: tuple[int, int, int]) -> C
     )
 
 
+def with_scores(queue: CSQueue) -> ScoredQueue:
+    """Returns an empty queue that keeps scores."""
+    scores = jnp.zeros(queue.indices.shape, jnp.float32)
+    return ScoredQueue(**vars(queue), scores=scores)
+
+
 def push(
-    queue: CSQueue,
+    queue: Queue,
     key: jax.Array,
     images: UInt8[Array, "unlabelled height width channels"],
     indices: Int[Array, " unlabelled"],
@@ -38,14 +48,14 @@ def push(
     select: int,
     top: int,
     axis: str | None = parallel.AXIS,
-) -> CSQueue:
+) -> Queue:
     """Updating strategy: pushes the top-Q rows of a class into each of P random queues.
 
     P = select, Q = top. images, indices, classes (the queue of a row) and scores (p'_s;
     -inf = not eligible) are this device's rows; queue and key are equal on all devices.
     Ranks are of the global batch, so the result does not depend on the number of
-    devices; on equal scores the earlier row wins. axis: the mapped axis, None = one
-    device.
+    devices; on equal scores the earlier row wins. A `ScoredQueue` keeps the scores.
+    axis: the mapped axis, None = one device.
     """
     num_queues, length = queue.indices.shape
     queues = draw_queues(key, num_queues, select)  # P
@@ -62,13 +72,22 @@ def push(
     slot = (queue.head[queues][:, None] + jnp.arange(score.shape[1])[None, :]) % length
     slot = jnp.where(pushed, slot, length)  # out of range: dropped
     added = jnp.sum(pushed, axis=1, dtype=jnp.int32)
-    return CSQueue(
-        images=queue.images.at[queues[:, None], slot].set(image, mode="drop"),
-        indices=queue.indices.at[queues[:, None], slot].set(index, mode="drop"),
+
+    def written(old, new):
+        return old.at[queues[:, None], slot].set(new, mode="drop")
+
+    kept = {}
+    if isinstance(queue, ScoredQueue):
+        kept["scores"] = written(queue.scores, score)
+    return dataclasses.replace(
+        queue,
+        images=written(queue.images, image),
+        indices=written(queue.indices, index),
         head=queue.head.at[queues].set((queue.head[queues] + added) % length),
         count=queue.count.at[queues].set(
             jnp.minimum(queue.count[queues] + added, length)
         ),
+        **kept,
     )
 
 

@@ -97,6 +97,24 @@ def check_full(queue, model):
     assert sorted(held.reshape(-1)[slots]) == sorted(held[held >= 0])
 
 
+@pytest.mark.parametrize("num_devices", [1, 4])
+def test_scores_stay_beside_their_images(num_devices):
+    """Also when the ring wraps; every push has scores of its own."""
+    push, place = mapped_push(num_devices, select=K, top=3)
+    rng = np.random.default_rng(0)
+    queue = place(csqueue.with_scores(csqueue.create(K, LENGTH, SHAPE)))
+    score_of = {}
+    for t in range(20):
+        images, indices, classes, scores = batch(rng)
+        indices = np.arange(t * U, (t + 1) * U, dtype=np.int32)
+        score_of |= dict(zip(indices.tolist(), scores.tolist(), strict=True))
+        queue = push(queue, jax.random.key(t), images, indices, classes, scores)
+    held, scores = np.asarray(queue.indices), np.asarray(queue.scores)
+    assert (held >= 0).all() and len(np.unique(scores)) == K * LENGTH
+    for index, score in zip(held.ravel().tolist(), scores.ravel(), strict=True):
+        assert score == np.float32(score_of[index])
+
+
 def test_work_of_a_push_does_not_grow_with_the_classes():
     """Beside the draw of P queues nothing is as long as K: no [K, U], no [K, K]."""
 
