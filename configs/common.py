@@ -118,7 +118,7 @@ def _keys() -> ml_collections.ConfigDict:
 
     c.method = a = ml_collections.ConfigDict()
     # rsmatch, fixmatch, flexmatch, freematch, softmatch, adamatch, simmatch, openmatch,
-    # iomatch, supervised
+    # iomatch, scomatch, supervised
     a.name = "rsmatch"
     a.threshold = 0.95  # tau: confidence that a label needs
     a.unsup_weight = 1.0  # lambda
@@ -184,6 +184,14 @@ def _keys() -> ml_collections.ConfigDict:
     p.start_fix = Later(0.01953125, neutral=0.01953125)
     p.threshold = Later(0.0, neutral=0.0)  # confidence that a selected image needs
     p.temperature = Later(1.0, neutral=1.0)  # T of the confidence
+    a.scomatch = q = ml_collections.ConfigDict()
+    # Images in the queue; None = 8 times the classes, at least 256.
+    q.queue_length = Later(placeholder(int), neutral=None)
+    q.push = Later(1, neutral=1)  # Km: images pushed into it a step
+    # First confidence that a label "out" needs; counts of predictions change it.
+    q.ood_threshold = Later(0.95, neutral=0.95)
+    # Share of the run without the losses that teach "out" (authors: epochs).
+    q.start_fix = Later(0.0, neutral=0.0)
 
     c.optim = o = ml_collections.ConfigDict()
     o.learning_rate = 0.03

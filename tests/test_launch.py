@@ -34,6 +34,7 @@ FLAGS = [  # the command line, and words of the answer
 SIMMATCH = "method.name=simmatch method.simmatch"
 IOMATCH = "method.name=iomatch method.iomatch"
 OPENMATCH = "method.name=openmatch"
+SCOMATCH = "method.name=scomatch method.scomatch"
 KEYS = [  # overrides of the digits' config, and words of the answer
     ("data.nam=x", "data.nam | did you mean 'name'"),
     ("dota.name=x", "dota | did you mean 'data'"),
@@ -135,6 +136,16 @@ KEYS = [  # overrides of the digits' config, and words of the answer
     (
         f"{OPENMATCH} train.weak_forward=separate",
         "weak_forward=separate | openmatch | weak_forward=cat",
+    ),
+    (f"{SCOMATCH}.queue_length=0", "queue_length=0 | 1 or more"),
+    (f"{SCOMATCH}.queue_length=31", "queue_length=31 | train.batch_size=32 | lengthen"),
+    (f"{SCOMATCH}.push=0", "push=0 | 1 or more"),
+    (f"{SCOMATCH}.push=129", "push=129 | 256 images | = 128 unlabelled"),
+    (f"{SCOMATCH}.ood_threshold=1.5", "ood_threshold=1.5 | between 0 and 1"),
+    (f"{SCOMATCH}.start_fix=-0.1", "start_fix=-0.1 | between 0 and 1"),
+    (
+        "method.name=scomatch train.batch_size=260 train.unlabeled_ratio=1",
+        "scomatch.queue_length=None | 256 images | train.batch_size=260",
     ),
     (
         "method.rsmatch.individual_models=False "

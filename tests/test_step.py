@@ -149,13 +149,14 @@ def test_rsmatch_with_an_all_real_detector_is_fixmatch():
         ("simmatch", 1, 6, 3),
         ("iomatch", 1, 8, 0),
         ("openmatch", 1, 8 + 1, 0),
+        ("scomatch", 1, 9 + 1, 4),
         ("supervised", 1, 2, 0),
     ],
 )
 def test_communication_is_what_the_method_declares(method, networks, metrics, gathers):
     """Reductions: each network's two vectors of gradients, every metric, one forward
     and one backward per BN layer, FreeMatch's batch statistics, SimMatch's mean
-    prediction, OpenMatch's share of selected images. Gathers: the
+    prediction, OpenMatch's share of selected images, SCOMatch's counts. Gathers: the
     queue's candidates (score, position, index, image), FlexMatch's positions and
     labels, the bank's rows (embedding, label, position), never the batch."""
     _, _, exp = build(2, **{"method.name": method}, **BLOCKS)

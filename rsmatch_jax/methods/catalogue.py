@@ -7,6 +7,7 @@ from rsmatch_jax.methods.iomatch import IOMatch
 from rsmatch_jax.methods.openmatch import OpenMatch
 from rsmatch_jax.methods.rsmatch import RSMatch
 from rsmatch_jax.methods.rules import RULES
+from rsmatch_jax.methods.scomatch import SCOMatch
 from rsmatch_jax.methods.simmatch import SimMatch
 
 __all__ = ["METHODS", "RULES", "Dims", "Method", "blocks_in_use", "owners", "readers"]
@@ -17,6 +18,7 @@ METHODS: dict[str, type[Method]] = {
     "simmatch": SimMatch,
     "iomatch": IOMatch,
     "openmatch": OpenMatch,
+    "scomatch": SCOMatch,
     "supervised": Supervised,
 }
 

@@ -95,18 +95,21 @@ def test_inference_leaves_other_heads_out(two_views, tmp_path, capsys):
 
 
 def test_heads_of_inference_of_every_method():
+    pairs = Linear(2 * K, bias=False, of="projection")
+    of_origin = {
+        "rsmatch": ("detector", {"detector": 2}),
+        "openmatch": ("classifier", {"real": K, "outlier": Linear(2 * K, bias=False)}),
+        "iomatch": (
+            "classifier",
+            {"real": K, "projection": Projector(128), "outlier": pairs},
+        ),
+        "scomatch": ("classifier", {"real": K, "out": 1}),
+    }
     for name, cls in METHODS.items():
-        c, _, exp = build(**{"method.name": name})
+        _, _, exp = build(**{"method.name": name})
         expected = {"classifier": ("classifier", {"real": K})}
-        if name == "rsmatch":
-            expected["detector"] = ("detector", {"detector": 2})
-        if name == "iomatch":
-            heads = {"real": K, "projection": Projector(128)}
-            heads["outlier"] = Linear(2 * K, bias=False, of="projection")
-            expected["detector"] = ("classifier", heads)
-        if name == "openmatch":
-            outlier = Linear(2 * K, bias=False)
-            expected["detector"] = ("classifier", {"real": K, "outlier": outlier})
+        if name in of_origin:
+            expected["detector"] = of_origin[name]
         assert exp.method.parts(K) == expected
         assert isinstance(exp.method, cls)
 

@@ -26,6 +26,12 @@ RESUMED = {
     "rsmatch": {"input.randaugment_ops": 3},
     "simmatch": {"method.name": "simmatch", "method.simmatch.warmup_steps": 1},
     "iomatch": {"method.name": "iomatch", "method.iomatch.align": True},
+    # The out threshold is renewed in step 1, from confident predictions.
+    "scomatch": {
+        "method.name": "scomatch",
+        "method.threshold": 0.1,
+        "train.unlabeled_ratio": 80,
+    },
     "tfdata": {"input.mode": "tfdata", "method.name": "fixmatch"},
     "rsmatch_freematch": {"method.rsmatch.pseudo_label": "freematch", **ONE_NETWORK},
 }
