@@ -103,12 +103,11 @@ class IOMatch(base.Method):
 
     def _targets(self, weak, inputs):
         """Returns (p [U, K], q [U, K + 1], new buffers) from the weak views' logits;
-        p is aligned if `align` says so, and so is q."""
-        weak, extra = jax.lax.stop_gradient(weak), inputs.extra
+        `align` aligns p, and with it q. soft_cross_entropy makes both constants."""
         if self.align:
-            log_p, extra = alignment.by_queue(weak["real"], extra, inputs.axis)
+            log_p, extra = alignment.by_queue(weak["real"], inputs.extra, inputs.axis)
         else:
-            log_p = jax.nn.log_softmax(weak["real"].astype(jnp.float32))
+            log_p, extra = jax.nn.log_softmax(weak["real"].astype(jnp.float32)), {}
         return jnp.exp(log_p), jnp.exp(log_open_targets(log_p, weak[OUTLIER])), extra
 
 
