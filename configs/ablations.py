@@ -28,6 +28,25 @@ METHODS = {
     REAL_ONLY: {"method.name": "fixmatch", "data.real_only": True},
     "RSMatch": {"method.name": "rsmatch"},
 }
+# Not in the paper: the current standard, and open-set methods.
+PLUS = {
+    "SoftMatch": {"method.name": "softmatch"},
+    "AdaMatch": {"method.name": "adamatch"},
+    "OpenMatch": {"method.name": "openmatch"},
+    "IOMatch": {"method.name": "iomatch"},
+    "SCOMatch": {"method.name": "scomatch"},
+}
+_RSMATCH = {"method.name": "rsmatch"}
+# Ways to tell real from synthetic images (docs/methods/detectors.md).
+DETECTORS = {
+    "queue": _RSMATCH,
+    "nnPU": {**_RSMATCH, "method.rsmatch.detector_loss": "nnpu"},
+    "queue + nnPU": {**_RSMATCH, "method.rsmatch.detector_loss": "queue+nnpu"},
+    "entropy": {**_RSMATCH, "method.rsmatch.routing": "entropy"},
+    "statistics": {**_RSMATCH, "method.rsmatch.routing": "statistics"},
+    "oracle": {**_RSMATCH, "method.rsmatch.routing": "oracle"},
+    "coin": {**_RSMATCH, "method.rsmatch.routing": "random"},
+}
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 RATIOS = (0.3, 0.5, 0.7)
 
@@ -84,7 +103,15 @@ def get_sweeps():
         "table1": _table_1(),
         "table2": _table_2(),
         "table3": _table_3(),
-        "digits": _digits(),
+        "table1_plus": _table_1_plus(),
+        "detectors": _detectors(),
+        "digits": _digits(METHODS),
+        "table1_plus_digits": _digits({**METHODS, **PLUS}),
+        "detectors_digits": {
+            **_digits(DETECTORS),
+            "title": "RSMatch's detectors on digits, 10 labels per class, by ratio",
+            "baseline": "queue",
+        },
         "cifake": _cifake(),
         "input_mode": _input_mode(),
         "queue_length": _one_key("N_q", "method.rsmatch.queue_length", (16, 8, 32, 64)),
@@ -105,7 +132,7 @@ def get_sweeps():
         "pseudo_label": _one_key(
             "pseudo-labels of",
             "method.rsmatch.pseudo_label",
-            ("fixmatch", "flexmatch", "freematch"),
+            ("fixmatch", "flexmatch", "freematch", "softmatch", "adamatch"),
         ),
     }
 
@@ -217,7 +244,35 @@ def _table_3():
     }
 
 
-def _by_method_and_ratio(config):
+def _table_1_plus():
+    table = _table_1()
+    rows = [
+        {
+            "row": row,
+            "column": f"{DATASETS[config]}, r = {ratio}",
+            "config": config,
+            "overrides": {**keys, "data.synthetic_ratio": ratio},
+        }
+        for row, keys in PLUS.items()
+        for config in DATASETS
+        for ratio in RATIOS
+    ]
+    return {
+        **table,
+        "title": "Table 1 and further methods: 25 labels per class, by ratio",
+        "cells": table["cells"] + rows,
+    }
+
+
+def _detectors():
+    return {
+        "title": "RSMatch's detectors on CIFAR-10, 25 labels per class, by ratio",
+        "baseline": "queue",
+        "cells": _by_row_and_ratio("cifar10", DETECTORS),
+    }
+
+
+def _by_row_and_ratio(config, rows):
     return [
         {
             "row": row,
@@ -225,12 +280,12 @@ def _by_method_and_ratio(config):
             "config": config,
             "overrides": {**keys, "data.synthetic_ratio": ratio},
         }
-        for row, keys in METHODS.items()
+        for row, keys in rows.items()
         for ratio in RATIOS
     ]
 
 
-def _digits():
+def _digits(rows):
     return {
         "title": "The methods on digits, 10 labels per class, by ratio",
         "baseline": REAL_ONLY,
@@ -243,7 +298,7 @@ def _digits():
             "checkpoint.every_steps": 300,
             "log.tensorboard": False,
         },
-        "cells": _by_method_and_ratio("digits"),
+        "cells": _by_row_and_ratio("digits", rows),
     }
 
 
@@ -258,7 +313,7 @@ def _cifake():
             "eval.every_steps": 1024,
             "checkpoint.every_steps": 4096,
         },
-        "cells": _by_method_and_ratio("cifar10"),
+        "cells": _by_row_and_ratio("cifar10", METHODS),
     }
 
 

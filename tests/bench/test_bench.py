@@ -188,7 +188,7 @@ def test_figures_of_made_up_rows():
     assert not figures()["C6"]["holds"]
 
 
-STEPS = {"step_flexmatch", "step_freematch", "step_simmatch"}
+STEPS = {f"step_{name.lower()}" for name in step.AT_MOST}
 WHOLE = {"G1", "G2", "G4", "G5", "G9_fixmatch", "G9_rsmatch"}
 BATCH = "train.batch_size=32"
 APPLYING = [  # (bench, changed key, preset, device, IDs)

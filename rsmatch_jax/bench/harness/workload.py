@@ -64,9 +64,9 @@ def build(
 
 
 def images_per_step(exp: Experiment) -> int:
-    """Number of views that a step makes or takes, B + 2 U."""
+    """Number of views that a step makes or takes, B + 2 U, or B + 3 U."""
     unlabeled = exp.dims.unlabeled_batch if exp.method.uses_unlabeled else 0
-    return exp.dims.batch_size + 2 * unlabeled
+    return exp.dims.batch_size + (1 + exp.method.weak_views) * unlabeled
 
 
 def _noise(exp: Experiment) -> tuple[Callable[..., Any], Callable[..., Any]]:
