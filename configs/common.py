@@ -155,7 +155,17 @@ def _keys() -> ml_collections.ConfigDict:
     r.individual_models = True  # False: the detector is a head on the classifier
     r.classwise_queue = True  # False: one queue of K * N_q
     r.fake_head = True  # False: images that the detector calls synthetic are dropped
-    r.routing = "detector"  # or, as bounds, oracle (ground truth) and random (a coin)
+    # Which images count as synthetic: by the detector; by entropy, those of which the
+    # classifier is surer than of half the batch; by statistics of the pictures, as
+    # `rsmatch sift`, once before training; as bounds, by oracle (ground truth) and at
+    # random (a coin). The detector learns and is evaluated in any case.
+    r.routing = "detector"
+    # What the detector learns beside Eq. 3: queue (Eq. 2), nnpu (that the unlabelled
+    # images are labelled-like ones and others, without a queue) or queue+nnpu.
+    r.detector_loss = Later("queue", neutral="queue")
+    # nnPU's share of synthetic images among the unlabelled ones, above 0 and below 1.
+    # None = estimated at every evaluation, 0.5 before the first.
+    r.synthetic_prior = Later(placeholder(float), neutral=None)
 
     a.simmatch = s = ml_collections.ConfigDict()
     s.temperature = 0.1  # T of the similarities to the labelled images

@@ -5,10 +5,11 @@ classes, D = feature width. A device's share of a batch has B / devices, U / dev
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 PyTree = Any
@@ -56,6 +57,24 @@ class CSQueue:
     def capacity(self) -> int:
         """Number of slots, K * N_q."""
         return self.indices.size
+
+
+class TrainingImages(NamedTuple):
+    """The images that a run trains on, on the host: uint8 [.., S, S, 3] or encoded."""
+
+    labelled: Any
+    labels: np.ndarray  # int [L]
+    unlabelled: Any  # [N - L]: the unlabelled set, which begins with the labelled ones
+
+
+class OriginScores(NamedTuple):
+    """Synthetic scores (Eq. 1) of an evaluation, float32: what it tells a method."""
+
+    labelled: np.ndarray  # [L]
+    unlabelled: np.ndarray  # [N - L], as in TrainingImages
+    # [H], of real images that train nothing: those of validation; without any, those of
+    # the test set, which choose the best step, too.
+    held_out: np.ndarray
 
 
 @flax.struct.dataclass

@@ -117,6 +117,29 @@ KEYS = [  # overrides of the digits' config, and words of the answer
         "entropy_weight=-1 | 0 or more",
     ),
     ("method.rsmatch.routing=luck", "routing=luck | oracle"),
+    (
+        "method.rsmatch.routing=entropy method.rsmatch.route_threshold=0.9",
+        "route_threshold=0.9 | only routing=detector reads it",
+    ),
+    ("method.rsmatch.detector_loss=pu", "detector_loss=pu | queue or nnpu or queue+"),
+    *(
+        (
+            f"method.rsmatch.detector_loss=nnpu method.rsmatch.synthetic_prior={value}",
+            f"synthetic_prior={value} | {words}",
+        )
+        for value, words in (
+            *(("0.0", "above 0"), ("-0.1", "above 0")),
+            *(("1.0", "below 1"), ("1.5", "below 1")),
+        )
+    ),
+    (
+        "method.rsmatch.synthetic_prior=0.5",
+        "synthetic_prior=0.5 | only detector_loss=nnpu or queue+nnpu reads it",
+    ),
+    (
+        "method.rsmatch.detector_loss=queue+nnpu train.weak_forward=separate",
+        "train.weak_forward=separate | detector_loss=queue+nnpu | weak_forward=cat",
+    ),
     (f"{SIMMATCH}.bank_norm=torch", "bank_norm=torch | fixed or usb"),
     (f"{SIMMATCH}.temperature=0.0", "temperature=0.0 | above 0"),
     (f"{SIMMATCH}.smoothing=1.5", "smoothing=1.5 | between 0 and 1"),
@@ -232,6 +255,7 @@ def test_wrong_request_is_answered(line, words, tmp_path, capsys, monkeypatch):
         ["rsmatch.pseudo_label=flexmatch", "flexmatch.threshold_warmup=False"],
         ["name=simmatch", "simmatch.epass=True", "threshold=0.9", "unsup_weight=2"],
         ["rsmatch.routing=oracle", "unsup_weight=2"],
+        ["rsmatch.detector_loss=queue+nnpu", "rsmatch.synthetic_prior=0.3"],
         ["name=supervised", "threshold=0.9"],
     ],
     ids=lambda x: x[0],

@@ -42,6 +42,14 @@ LOOSE = {"method.threshold": 0.1, "method.rsmatch.detector_threshold": 0.5}
             },
             "queue_fill",
         ),
+        # The risk's branch and the median are the global batch's.
+        (
+            {
+                "method.rsmatch.detector_loss": "queue+nnpu",
+                "method.rsmatch.routing": "entropy",
+            },
+            "detector_loss_nnpu",
+        ),
         ({"method.name": "supervised"}, "loss"),
         ({"method.name": "fixmatch"}, "utilisation"),
         (
@@ -86,12 +94,19 @@ def test_one_device_equals_four(keys, used):
         np.testing.assert_array_equal(final_1[path], final_4[path], err_msg=path)
 
 
-@pytest.mark.parametrize("method", METHODS)
+JUDGES = {
+    "method.rsmatch.detector_loss": "nnpu",
+    "method.rsmatch.routing": "statistics",
+}
+
+
+@pytest.mark.parametrize("method", [*METHODS, "judges"])
 @pytest.mark.parametrize("sync_bn", [True, False])
 def test_replicas_are_donated_and_stay_bit_equal(method, sync_bn):
     """Only this test shows a forgotten mean over devices. Every leaf must be donated: a
     copied queue costs 70 times a push."""
-    keys = {"method.name": method, "model.sync_bn": sync_bn}
+    keys = JUDGES if method == "judges" else {"method.name": method}
+    keys = {**keys, "model.sync_bn": sync_bn}
     _, _, exp = build(2, **LOOSE, **keys)
     state = exp.pack(exp.init_state())
     stream = [parallel.shard_rows(b, exp.devices) for b in batches(exp, 3)]

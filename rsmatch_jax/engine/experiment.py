@@ -16,6 +16,7 @@ from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.data.stores.encoded import EncodedImages
 from rsmatch_jax.engine import start_weights
 from rsmatch_jax.errors import RequestError
+from rsmatch_jax.methods.base import HostBuffers
 from rsmatch_jax.methods.catalogue import METHODS, Dims, Method
 from rsmatch_jax.models import networks
 from rsmatch_jax.models.networks import Network
@@ -35,6 +36,8 @@ class Experiment:
     tx: optax.GradientTransformation
     views: views.ViewSpec
     start: start_weights.Weights | None = None  # instead of random initial values
+    # First values of buffers, `Method.prepared`.
+    buffers: HostBuffers = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def first_state(self) -> jax.stages.Lowered:
@@ -51,7 +54,17 @@ class Experiment:
         state = program(self.config.seed)
         if self.start is not None:
             state = start_weights.put(state, self.start)
-        return parallel.replicate(state, self.devices)
+        return self.with_buffers(parallel.replicate(state, self.devices), self.buffers)
+
+    def with_buffers(self, state: TrainState, values: HostBuffers) -> TrainState:
+        """Returns a state on the devices with other values of some buffers."""
+        if not values:
+            return state
+        # Copied, because a CPU's device_put shares the memory of numpy and the state is
+        # donated.
+        new = {name: jnp.array(value) for name, value in values.items()}
+        extra = {**state.extra, **parallel.replicate(new, self.devices)}
+        return dataclasses.replace(state, extra=extra)
 
     def state_shapes(self, *, packed: bool = False) -> TrainState:
         """Returns shapes, dtypes and placement of the state; computes nothing."""

@@ -205,6 +205,9 @@ class Loop:
             )
         except measure.Interrupted:  # the resumed run evaluates
             return False
+        if measured.origin_scores is not None:
+            new = self.exp.method.after_evaluation(measured.origin_scores)
+            self.state = self.exp.with_buffers(self.state, new)
         metrics = measured.figures
         known = {"known": measured.details["known"]}
         best = self.record.add_evaluation(step, metrics | known)

@@ -27,7 +27,8 @@ def parts(exp: Experiment, images: int) -> dict[str, int]:
     """Returns bytes on each device: the parts of KEYS and of the method's memory_keys.
     images: their bytes on a device. Only the compiled program knows the activations."""
     state = exp.first_state.out_info
-    large = {name: size(state.extra[name]) for name in exp.method.memory_keys}
+    names = [name for name in exp.method.memory_keys if name in state.extra]
+    large = {name: size(state.extra[name]) for name in names}
     dims, t = exp.dims, exp.config.train
     rows = t.batch_size
     if exp.method.uses_unlabeled:

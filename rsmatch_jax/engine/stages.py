@@ -1,7 +1,6 @@
 """The stages of a run: check the request, load, build, claim the folder, train."""
 
 import contextlib
-import dataclasses
 import hashlib
 import os
 import tempfile
@@ -12,22 +11,14 @@ import jax
 import numpy as np
 
 from rsmatch_jax.data import rs_ssl
-from rsmatch_jax.engine import (
-    checks,
-    experiment,
-    feed,
-    plan,
-    saved_config,
-    start_weights,
-)
+from rsmatch_jax.engine import beginning, checks, experiment, feed, plan, saved_config
 from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.engine.loop import Loop
-from rsmatch_jax.errors import RequestError, RunFailed
+from rsmatch_jax.errors import RunFailed
 from rsmatch_jax.methods.catalogue import METHODS
 from rsmatch_jax.metrics import names
 from rsmatch_jax.runs import checkpoint, same_data, wandb_mirror, workdir
 from rsmatch_jax.runs.checkpoint import Checkpoints
-from rsmatch_jax.runs.checkpoint_folder import CheckpointFolder
 from rsmatch_jax.runtime import hosts, parallel
 from rsmatch_jax.runtime.stopping import Stop
 from rsmatch_jax.runtime.targets import Target
@@ -80,6 +71,7 @@ def run(
     if plan_only:
         plan.measure(exp, source)
         return {}
+    exp = beginning.from_images(exp, task, folder, overwrite)
     with _claimed(folder, exp, task, overwrite, explicit) as output_folder:
         try:
             checkpoints = Checkpoints(folder, config.checkpoint.keep)
@@ -141,7 +133,7 @@ def _load(
     )
     dims = experiment.task_dims(config, task)
     exp = experiment.build(config, dims, task.name, devices, saved_shapes)
-    exp, begun = _begin_from(exp, task, folder, overwrite)
+    exp, begun = beginning.from_weights(exp, task, folder, overwrite)
     return exp, task, begun, warnings
 
 
@@ -166,36 +158,6 @@ def _make_feed(
     if hosts.num_processes() > 1:
         say(f"hosts: {hosts.num_processes()} processes; this one writes the files")
     return source
-
-
-def _begin_from(
-    exp: Experiment, task: rs_ssl.Task, folder: str, overwrite: bool
-) -> tuple[Experiment, list[str]]:
-    """Returns the experiment of a new run with the weights of model.init_from, and
-    lines about them. A run with a checkpoint does without: they may be gone."""
-    place = exp.config.model.init_from
-    resumes = hosts.on_primary(
-        "saved steps", lambda: not overwrite and CheckpointFolder(folder).steps()
-    )
-    if place is None or resumes:
-        return exp, []
-    if os.path.realpath(place) == os.path.realpath(folder):
-        raise RequestError(
-            f"model.init_from={place} is the workdir of this run; name another "
-            "--workdir, so that the first run stays as it is"
-        )
-    weights, line = hosts.agreed(
-        "initial weights",
-        lambda: start_weights.read(
-            exp.config, exp.method, exp.first_state.out_info, task.class_names
-        ),
-    )
-    hosts.require_equal(
-        "weights of model.init_from",
-        start_weights.digest(weights),
-        "copy process 0's to the others",
-    )
-    return dataclasses.replace(exp, start=weights), [line]
 
 
 @contextlib.contextmanager

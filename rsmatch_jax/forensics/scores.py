@@ -28,6 +28,7 @@ STRENGTH = 5.0
 SECOND_WEIGHT = 2.0  # of the second round, where the first has 1
 SOFTNESS = 0.05  # of the second round's labels, as a share of the unlabelled pictures
 STEEPNESS = 2.0  # of the scores, per standard deviation
+BOUNDARY = 0.5  # of a score: from here on a picture is rather synthetic
 MAX_TRAINING = 20_000  # unlabelled pictures that train a model
 
 

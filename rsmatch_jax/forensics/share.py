@@ -12,6 +12,7 @@ import numpy as np
 from rsmatch_jax.forensics import threshold
 
 MIN_REAL = 20  # below, any estimate is worthless
+MIN_UNLABELED = 50  # likewise; whoever calls `estimate` checks it
 CONFIDENCE = 0.90  # of the interval and of the lower bound
 _DELTA = 0.1  # of best-bin estimation; the paper's value
 _MIN_BIN = 0.02  # least share of the real pictures in a bin

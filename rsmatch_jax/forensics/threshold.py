@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 INTERVAL = 0.95  # confidence of the interval
+FALSE_ALARM = 0.05  # unless somebody chooses another rate
 
 
 class Threshold(NamedTuple):

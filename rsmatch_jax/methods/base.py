@@ -13,16 +13,25 @@ from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from rsmatch_jax import losses
 from rsmatch_jax.methods import keys
 from rsmatch_jax.models import networks
 from rsmatch_jax.models.networks import Head, Network
-from rsmatch_jax.state import Batch, CSQueue, Outputs, PyTree
+from rsmatch_jax.state import (
+    Batch,
+    CSQueue,
+    OriginScores,
+    Outputs,
+    PyTree,
+    TrainingImages,
+)
 
 Metrics = dict[str, Float[Array, ""]]
 Buffers = Mapping[str, jax.Array]
+HostBuffers = Mapping[str, np.ndarray]  # some of a method's buffers, by name
 # int32 class numbers, or float32 distributions over the classes.
 Labels = Int[Array, " unlabelled"] | Float[Array, "unlabelled classes"]
 Weights = Float[Array, " unlabelled"]
@@ -100,6 +109,11 @@ class Method:
         """Whether `batch.synthetic` holds the ground truth."""
         return False
 
+    @property
+    def reads_images(self) -> bool:
+        """Whether `prepared` computes buffers from the images before step 0."""
+        return False
+
     def optimiser(self) -> Mapping[str, Mapping[str, float]]:
         """Returns {network: {field of optim.SGD: value}} that replace the config's."""
         return {}
@@ -129,6 +143,16 @@ class Method:
 
     def init_extra(self, dims: Dims) -> PyTree:
         """Returns the buffers before step 0, every leaf with an explicit dtype."""
+        return {}
+
+    def prepared(self, images: TrainingImages) -> HostBuffers:
+        """Returns first values of buffers, from all images of a new run; RequestError
+        if there are too few. Called once before step 0, if `reads_images`."""
+        return {}
+
+    def after_evaluation(self, scores: OriginScores) -> HostBuffers:
+        """Returns new values of buffers, from the scores of an evaluation by `origin`.
+        A checkpoint of this step, and the next step, have them."""
         return {}
 
     def queue(self, extra: PyTree) -> CSQueue | None:

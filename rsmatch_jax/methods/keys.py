@@ -23,6 +23,7 @@ class Bounds:
     least: float | None = None
     most: float | None = None
     above: float | None = None
+    below: float | None = None
 
     def problem(self, value: Any) -> str | None:
         """Returns what is wrong with the value, None if nothing is."""
@@ -37,6 +38,8 @@ class Bounds:
             return f"it must be {least} or more"
         if self.above is not None and not value > self.above:
             return f"it must be above {self.above}"
+        if self.below is not None and not value < self.below:
+            return f"it must be below {self.below}"
         return None
 
 

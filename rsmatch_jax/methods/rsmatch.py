@@ -1,31 +1,36 @@
-"""RSMatch (Wang et al. 2024, arXiv 2405.16930, section 4): Equations 1 to 7.
+"""RSMatch (Wang et al. 2024, arXiv 2405.16930, section 4): Equations 4 to 7.
 
-A deepfake detector learns from labelled real images and from the CSQueue (csqueue.py),
-which mines images that are probably synthetic from the unlabelled batches. The
-classifier has a real and a fake head on one encoder; the detector decides which of them
-an unlabelled image trains. Class 0 of the detector is real, 1 synthetic. The paper
-trusts pseudo-labels by FixMatch's rule; any other can replace it.
+A deepfake detector learns from labelled real images and from the CSQueue
+(rsmatch_queue.py with Eq. 1, csqueue.py), which mines images that are probably
+synthetic from the unlabelled batches: Equations 2 and 3, and what may replace Eq. 2,
+are in detector_losses.py. The classifier has a real and a fake head on one encoder; the
+detector, or another judge in routing.py, decides which of them an unlabelled image
+trains. Class 0 of the detector is real, 1 synthetic. The paper trusts pseudo-labels by
+FixMatch's rule; any other can replace it.
 """
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from rsmatch_jax import losses
-from rsmatch_jax.augment import on_device
 from rsmatch_jax.methods import (
     backward_first,
     base,
     csqueue,
+    detector_losses,
     keys,
+    routing,
     rsmatch_checks,
+    rsmatch_queue,
     rules,
 )
-from rsmatch_jax.runtime import parallel
+from rsmatch_jax.state import PyTree
 
 DETECTOR = "detector"
+STATISTICS = "synthetic_by_statistics"  # buffer of routing="statistics"
 Origins = Float[Array, "unlabelled 2"]  # q' = softmax(C'(F'(u))): real, synthetic
 
 
@@ -61,7 +66,9 @@ class RSMatch(base.Method):
     individual_models: bool = keys.key()
     classwise_queue: bool = keys.key()
     fake_head: bool = keys.key()
-    routing: str = keys.key(choices=("detector", "oracle", "random"))
+    routing: str = keys.key(choices=routing.CHOICES)
+    detector_loss: str = keys.key(choices=detector_losses.CHOICES)
+    synthetic_prior: float | None = keys.key(above=0, below=1)  # None = estimated
 
     @classmethod
     def make(cls, config, dims):
@@ -84,6 +91,20 @@ class RSMatch(base.Method):
     def needs_truth(self):
         return self.routing == "oracle"
 
+    @property
+    def reads_images(self):
+        return self.routing == "statistics"
+
+    @property
+    def of_detector(self) -> detector_losses.DetectorLoss:
+        """The detector's loss."""
+        return detector_losses.DetectorLoss(
+            self.detector_loss,
+            self.detector_threshold,
+            self.detector_unsup_weight,
+            self.synthetic_prior,
+        )
+
     def optimiser(self):
         options = {
             "learning_rate": self.detector_learning_rate,
@@ -100,19 +121,31 @@ class RSMatch(base.Method):
         return {"classifier": classifier, DETECTOR: {DETECTOR: 2}}
 
     def init_extra(self, dims):
-        queues, length = dims.num_classes, self.queue_length
-        if not self.classwise_queue:
-            queues, length = 1, queues * length
-        queue = csqueue.create(queues, length, dims.image_shape)
-        return {"queue": queue, "rule": self.rule.init(dims)}
+        extra: PyTree = {
+            "rule": self.rule.init(dims),
+            **self.of_detector.buffers(),
+        }
+        if self.of_detector.has_queue:
+            extra["queue"] = rsmatch_queue.create(self, dims)
+        if self.reads_images:
+            extra[STATISTICS] = jnp.zeros((dims.num_unlabeled,), bool)
+        return extra
+
+    def prepared(self, images):
+        return {STATISTICS: routing.by_statistics(images)}
+
+    def after_evaluation(self, scores):
+        return self.of_detector.after_evaluation(scores)
 
     def queue(self, extra):
-        return extra["queue"]
+        return extra.get("queue")
 
     def loss(self, params, inputs):
         sample_key, view_key, route_key, push_key = jax.random.split(inputs.key, 4)
-        queued, ready = self._sample(inputs, sample_key, view_key)
-        labelled, new_stats = [inputs.batch.lab, queued], {}
+        labelled, ready, new_stats = [inputs.batch.lab], None, {}
+        if self.of_detector.has_queue:
+            queued, ready = rsmatch_queue.draw(self, inputs, sample_key, view_key)
+            labelled.append(queued)
         if self.individual_models:
             detector_loss, (origins, detector_metrics, new_stats), inputs = (
                 self._detector_pass(params, inputs, labelled, ready)
@@ -123,7 +156,7 @@ class RSMatch(base.Method):
         )
         if not self.individual_models:
             detector_loss, origins, detector_metrics = self._detector_losses(
-                *groups, weak, strong, ready
+                groups, weak, strong, ready, inputs
             )
         lab, weak, strong = groups[0].logits, weak.logits, strong.logits
 
@@ -134,7 +167,7 @@ class RSMatch(base.Method):
         # Eq. 4
         loss_sup = jnp.mean(losses.cross_entropy(lab["real"], inputs.batch.labels))
         # Eq. 5: a row's weight goes to the head that the row is routed to.
-        synthetic = self._route(origins, inputs, route_key)
+        synthetic = self._route(origins, weak["real"], inputs, route_key)
         to_real = jnp.where(synthetic, 0.0, weights)
         to_fake = jnp.where(synthetic, weights, 0.0)
         loss_real = base.pseudo_label_loss(strong["real"], labels, to_real)
@@ -143,7 +176,7 @@ class RSMatch(base.Method):
         if self.fake_head:
             loss_fake = base.pseudo_label_loss(strong["fake"], labels, to_fake)
         # FreeMatch's fairness: of the real head, on the rows that it learns from.
-        regulariser, rule_metrics = self.rule.regulariser(
+        fairness, rule_metrics = self.rule.regulariser(
             strong["real"], to_real, rule_buffers, inputs.axis
         )
         # Eq. 7
@@ -151,9 +184,9 @@ class RSMatch(base.Method):
             detector_loss
             + loss_sup
             + self.unsup_weight * (loss_real + self.fake_weight * loss_fake)
-            + regulariser
+            + fairness
         )
-        queue = self._push(inputs, push_key, labels, weak["real"], origins)
+        pushed, filled = self._push(inputs, push_key, labels, weak["real"], origins)
         metrics = {
             "loss": loss,
             "loss_sup": loss_sup,
@@ -161,28 +194,19 @@ class RSMatch(base.Method):
             "loss_unsup_fake": loss_fake,
             "utilisation": jnp.mean(weights),
             "routed_synthetic": jnp.mean(synthetic.astype(jnp.float32)),
-            "queue_fill": csqueue.fill(queue),
+            **filled,
             **detector_metrics,
             **rule_metrics,
         }
-        return loss, (new_stats, {"queue": queue, "rule": rule_buffers}, metrics)
+        new_extra = {**inputs.extra, **pushed, "rule": rule_buffers}
+        return loss, (new_stats, new_extra, metrics)
 
-    @jax.named_scope("queue")
-    def _sample(self, inputs, sample_key, view_key):
-        """Returns this device's B/D queue images, and 1.0 if the queue can give them.
-        Before that, the first weak images take their place, at weight 0."""
-        batch, axis = inputs.batch, inputs.axis
-        queue, local = inputs.extra["queue"], batch.lab.shape[0]
-        slots, ready = csqueue.SAMPLERS[self.queue_sample](
-            queue, sample_key, local * parallel.num_devices(axis)
-        )
-        images = csqueue.take(queue, slots)
-        if self.queue_reaugment:  # all devices make the views of all B images
-            images = on_device.weak_view(
-                view_key, images, flip=self.flip, crop_pad=self.crop_pad, axis=None
-            )
-        images = parallel.local_rows(images, axis)
-        return jnp.where(ready, images, batch.weak[:local]), ready.astype(jnp.float32)
+    def _push(self, inputs, key, labels, logits, origins):
+        """Returns the queue's buffer and metrics after the step, none without one."""
+        if not self.of_detector.has_queue:
+            return {}, {}
+        queue = rsmatch_queue.push(self, inputs, key, labels, logits, origins)
+        return {"queue": queue}, {"queue_fill": csqueue.fill(queue)}
 
     def _detector_pass(self, params, inputs, labelled, ready):
         """Runs the detector's network, forward and backward: its loss, (origins,
@@ -193,7 +217,7 @@ class RSMatch(base.Method):
             groups, weak, strong, new_stats = base.forward(
                 DETECTOR, params, inputs, labelled, self.weak_forward
             )
-            value, *others = self._detector_losses(*groups, weak, strong, ready)
+            value, *others = self._detector_losses(groups, weak, strong, ready, inputs)
             return value, (*others, {DETECTOR: new_stats})
 
         batch = inputs.batch
@@ -204,67 +228,29 @@ class RSMatch(base.Method):
         return value, parts, dataclasses.replace(inputs, batch=batch.replace(**images))
 
     def _detector_losses(
-        self, lab, queued, weak, strong, ready
+        self, groups, weak, strong, ready, inputs
     ) -> tuple[base.Loss, Origins, base.Metrics]:
-        """Returns Eq. 2 + 3, q' of the weak views and metrics, from the outputs for the
-        four groups of images."""
-        lab, queued, weak, strong = (
-            outputs.logits[DETECTOR] for outputs in (lab, queued, weak, strong)
+        """Returns the detector's loss, q' of the weak views and metrics, of outputs."""
+        outputs = (*groups, weak, strong)
+        *supervised, weak, strong = (x.logits[DETECTOR] for x in outputs)
+        loss, metrics = self.of_detector.total(
+            supervised, weak, strong, ready, inputs.extra, inputs.axis
         )
-        # Eq. 2: half of the rows are labelled images (real), half come from the queue.
-        rows = lab.shape[0]
-        is_real, is_synthetic = jnp.zeros(rows, jnp.int32), jnp.ones(rows, jnp.int32)
-        sup = 0.5 * (
-            jnp.mean(losses.cross_entropy(lab, is_real))
-            + jnp.mean(losses.cross_entropy(queued, is_synthetic)) * ready
-        )
-        # Eq. 3
-        origin, confidence = losses.pseudo_label(weak)  # q-hat', max q'
-        mask = confidence >= self.detector_threshold
-        unsup = losses.masked_mean(losses.cross_entropy(strong, origin), mask)
-        metrics = {
-            "detector_loss_sup": sup,
-            "detector_loss_unsup": unsup,
-            "detector_utilisation": jnp.mean(mask.astype(jnp.float32)),
-            "detector_synthetic": jnp.mean(origin.astype(jnp.float32)),
-        }
-        loss = sup + self.detector_unsup_weight * unsup
         return loss, losses.probabilities(weak), metrics
 
-    def _route(self, origins: Origins, inputs, key) -> Bool[Array, " unlabelled"]:
-        """Returns [q-hat' = 1]: which unlabelled images go to the fake head."""
+    def _route(self, origins: Origins, logits: base.Logits, inputs, key):
+        """Returns bool [unlabelled]: which images go to the fake head. logits: of the
+        real head, weak views."""
         if self.routing == "oracle":
             synthetic = inputs.batch.synthetic
         elif self.routing == "random":
-            count = origins.shape[0] * parallel.num_devices(inputs.axis)
-            coin = jax.random.bernoulli(key, self.synthetic_share, (count,))
-            synthetic = parallel.local_rows(coin, inputs.axis)
+            synthetic = routing.by_coin(
+                key, self.synthetic_share, len(origins), inputs.axis
+            )
+        elif self.routing == "entropy":
+            synthetic = routing.by_entropy(logits, inputs.axis)
+        elif self.routing == "statistics":
+            synthetic = inputs.extra[STATISTICS][inputs.batch.indices]
         else:
-            sure = jnp.max(origins, axis=1) >= self.route_threshold
-            synthetic = (jnp.argmax(origins, axis=1) == 1) & sure
+            synthetic = routing.by_detector(origins, self.route_threshold)
         return synthetic & (inputs.step >= self.route_warmup_steps)
-
-    @jax.named_scope("queue")
-    def _push(self, inputs, key, labels, logits: base.Logits, origins: Origins):
-        """Applies the updating strategy of section 4.3, without a second forward."""
-        score = origins[:, 1]  # Eq. 1: p'_s
-        _, confidence = losses.pseudo_label(logits)
-        eligible = (confidence >= self.queue_min_confidence) & (
-            score >= self.queue_min_score
-        )
-        classes = labels if labels.ndim == 1 else jnp.argmax(labels, 1).astype("int32")
-        select, top = self.queue_classes, self.queue_push
-        if not self.classwise_queue:  # Table 3's single queue, as many images a step
-            classes = jnp.zeros_like(classes)
-            select, top = 1, self.queue_classes * self.queue_push
-        return csqueue.push(
-            inputs.extra["queue"],
-            key,
-            inputs.batch.weak,
-            inputs.batch.indices,
-            classes,
-            jnp.where(eligible, score, -jnp.inf),
-            select=select,
-            top=top,
-            axis=inputs.axis,
-        )

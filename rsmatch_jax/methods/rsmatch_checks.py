@@ -1,6 +1,7 @@
 """What RSMatch refuses in a config and warns of in a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.methods import keys
@@ -17,12 +18,13 @@ def check(config: keys.Config):
 
     options, data = config.method.rsmatch, config.data
     rows = config.train.batch_size * config.train.unlabeled_ratio
+    has_queue = "queue" in options.detector_loss
     holders = {
         "a queue holds method.rsmatch.queue_length={} images": options.queue_length,
         "a step has train.batch_size * unlabeled_ratio = {} unlabelled images": rows,
     }
     for holder, most in holders.items():
-        if options.queue_push > most:
+        if has_queue and options.queue_push > most:
             refuse("queue_push", f"{holder.format(most)}; push at most as many")
     of_unknown_origin = data.name == "own"  # configs/own.py
     if of_unknown_origin and options.routing == "random":
@@ -40,6 +42,16 @@ def check(config: keys.Config):
                 "there is nothing to route by; set data.synthetic_ratio above 0 and "
                 "data.real_only=False, or use method.rsmatch.routing=detector",
             )
+    for name, neutral, reader in _without_effect(options):
+        if options[name] != neutral:
+            refuse(name, f"only {reader} reads it; leave it {neutral}")
+    if "nnpu" in options.detector_loss and config.train.weak_forward == "separate":
+        keys.refuse(
+            config,
+            "train.weak_forward",
+            "the weak views have no gradient then, and method.rsmatch.detector_loss="
+            f"{options.detector_loss} needs it; use train.weak_forward=cat",
+        )
     for name in ("detector_learning_rate", "detector_weight_decay"):
         if not options.individual_models and options[name] is not None:
             refuse(
@@ -49,10 +61,43 @@ def check(config: keys.Config):
             )
 
 
+def _without_effect(options: keys.Config) -> Iterator[tuple[str, Any, str]]:
+    """Yields (key, the value that it must have, the setting that would read it)."""
+    if options.routing in ("entropy", "statistics"):
+        yield "route_threshold", 0.0, "routing=detector"
+    if "nnpu" not in options.detector_loss:
+        yield "synthetic_prior", None, "detector_loss=nnpu or queue+nnpu"
+    if "queue" not in options.detector_loss:
+        for name in ("queue_min_confidence", "queue_min_score"):
+            yield name, 0.0, "detector_loss=queue or queue+nnpu"
+        yield "queue_reaugment", False, "detector_loss=queue or queue+nnpu"
+        yield "classwise_queue", True, "detector_loss=queue or queue+nnpu"
+
+
 def check_data(
     config: keys.Config, num_classes: int, num_synthetic: int | None
 ) -> list[str]:
     """See `Method.check_data`."""
+    options, warnings = config.method.rsmatch, []
+    if options.routing == "oracle" and num_synthetic is None:
+        keys.refuse(
+            config,
+            "method.rsmatch.routing",
+            "the origin of some unlabelled images is unknown, so there is nothing to "
+            "route them by; name all in data.origins, or use routing=detector",
+        )
+    if num_synthetic == 0:
+        warnings.append(
+            "no unlabelled image is synthetic (data.real_only or data.synthetic_ratio="
+            "0); the detector can only learn to be wrong"
+        )
+    if "queue" in options.detector_loss:
+        warnings += _check_queue(config, num_classes)
+    return warnings
+
+
+def _check_queue(config: keys.Config, num_classes: int) -> list[str]:
+    """Returns warnings; raises RequestError for a queue that cannot give its images."""
     options, batch = config.method.rsmatch, config.train.batch_size
     rows = batch * config.train.unlabeled_ratio
     single = options.queue_push * min(options.queue_classes, num_classes)
@@ -71,25 +116,12 @@ def check_data(
             f"batch_size={batch} different ones; lengthen it or use "
             "method.rsmatch.queue_sample=uniform"
         )
-    if options.routing == "oracle" and num_synthetic is None:
-        keys.refuse(
-            config,
-            "method.rsmatch.routing",
-            "the origin of some unlabelled images is unknown, so there is nothing to "
-            "route them by; name all in data.origins, or use routing=detector",
-        )
-    warnings = []
-    if num_synthetic == 0:
-        warnings.append(
-            "no unlabelled image is synthetic (data.real_only or data.synthetic_ratio="
-            "0); the detector can only learn to be wrong"
-        )
     if options.queue_classes > num_classes and config.data.name != "own":
-        warnings.append(
+        return [
             f"method.rsmatch.queue_classes={options.queue_classes} is more than the "
             f"{num_classes} classes; all of them are updated every step"
-        )
-    return warnings
+        ]
+    return []
 
 
 def alarms(
@@ -107,10 +139,10 @@ def alarms(
                 f"the detector called every unlabelled image {word} for a whole log "
                 f"interval ({len(steps)} steps): it has collapsed, or no image is "
                 f"{other}. See eval/detector_balanced_accuracy; "
-                "method.rsmatch.detector_threshold, detector_learning_rate and "
-                "queue_length decide how it learns"
+                "method.rsmatch.detector_loss, detector_threshold, "
+                "detector_learning_rate and queue_length decide how it learns"
             )
-    if steps[-1]["queue_fill"] == 0:
+    if steps[-1].get("queue_fill") == 0:
         alarms["queue empty"] = (
             "the CSQueue is still empty after the first log interval, so the detector "
             "learns from real images alone; method.rsmatch.queue_min_score and "

@@ -17,7 +17,7 @@ from rsmatch_jax.metrics import mistakes, names, scores
 from rsmatch_jax.metrics.scores import Rows
 from rsmatch_jax.models.networks import Network
 from rsmatch_jax.runtime import compilation, parallel
-from rsmatch_jax.state import CSQueue, PyTree, TrainState
+from rsmatch_jax.state import CSQueue, OriginScores, PyTree, TrainState
 
 _AHEAD = 2  # batches under way at most: an interruption waits for no more
 
@@ -27,13 +27,14 @@ class Measured(NamedTuple):
 
     figures: flat {name: number, or None if the run has no such figure}. details: lists
     and dicts for JSON, by class, generator or bin. confusion: int64 [K, K], row =
-    truth.
+    truth. origin_scores: all that a method may see.
     """
 
     figures: dict[str, float | None]
     details: dict[str, Any]
     confusion: np.ndarray
     mistakes: mistakes.Mistakes
+    origin_scores: OriginScores | None  # None without an origin
 
 
 class Interrupted(Exception):
@@ -142,7 +143,7 @@ def measure(
         return predict(forward, state, images, labels, batch_size, devices, interrupted)
 
     num_classes = len(task.class_names)
-    test = rows_of(task.test_images, task.test_labels)
+    test = held_out = rows_of(task.test_images, task.test_labels)
     scored: dict[str, Any] = dict.fromkeys(("accuracy", *names.TEST))
     confusion, bins = np.zeros((num_classes, num_classes), np.int64), None
     if len(task.test_labels):
@@ -151,8 +152,9 @@ def measure(
         bins, scored["ece"] = scores.calibration(test, task.test_labels)
     figures = {f"test_{name}": value for name, value in scored.items()}
     if len(task.val_images):
-        predicted = rows_of(task.val_images, task.val_labels)["predicted"]
-        figures["validation_accuracy"] = float(np.mean(predicted == task.val_labels))
+        held_out = rows_of(task.val_images, task.val_labels)
+        right = held_out["predicted"] == task.val_labels
+        figures["validation_accuracy"] = float(np.mean(right))
     rows = rows_of(task.unl_images, task.unl_labels)
     figures |= scores.detector_metrics(rows, task)
     figures |= scores.pseudo_label_metrics(rows, task, threshold)
@@ -163,4 +165,9 @@ def measure(
         "queue_purity_per_class": scores.queue_purity_per_class(queue, task),
         "known": scores.known_counts(queue, task),
     }
-    return Measured(figures, details, confusion, mistakes.collect(task, test, rows))
+    origin_scores = None
+    if "synthetic_score" in rows:
+        unlabelled = np.split(rows["synthetic_score"], [len(task.lab_images)])
+        origin_scores = OriginScores(*unlabelled, held_out["synthetic_score"])
+    mistaken = mistakes.collect(task, test, rows)
+    return Measured(figures, details, confusion, mistaken, origin_scores)

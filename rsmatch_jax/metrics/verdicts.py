@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from rsmatch_jax import files
+from rsmatch_jax.forensics.scores import BOUNDARY
 from rsmatch_jax.forensics.threshold import INTERVAL
 
 SYNTHETIC, UNSURE, REAL = "synthetic", "unsure", "real"
 VERDICTS = (SYNTHETIC, UNSURE, REAL)
-BOUNDARY = 0.5  # of a score: from here on a picture is rather synthetic
 # Orange, grey and blue differ with and without colour vision.
 COLOURS = {SYNTHETIC: "#d95f02", UNSURE: "#7f7f7f", REAL: "#1f78b4"}
 FOLDER = "sift"  # in a workdir

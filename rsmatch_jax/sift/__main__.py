@@ -41,6 +41,7 @@ from rsmatch_jax.data import sources
 from rsmatch_jax.data.images import image_source, user_pictures
 from rsmatch_jax.deploy import saved
 from rsmatch_jax.errors import RequestError
+from rsmatch_jax.forensics import threshold
 from rsmatch_jax.metrics import verdicts
 from rsmatch_jax.runs import workdir
 from rsmatch_jax.runtime import compilation
@@ -225,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--cache_dir", metavar="DIR")
     add("--size", type=int, default=32, help="pixels a side, without a run (32)")
     add("--by", choices=tuple(verdicts.BY))
-    add("--false_alarm", type=float, default=0.05)
+    add("--false_alarm", type=float, default=threshold.FALSE_ALARM)
     add("--out", metavar="DIR")
     place = parser.add_mutually_exclusive_group().add_argument
     place("--link", metavar="DIR")

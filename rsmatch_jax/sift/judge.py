@@ -15,7 +15,7 @@ from rsmatch_jax.sift import material as materials
 from rsmatch_jax.sift.material import Material
 
 DETECTOR, STATISTICS, BOTH = verdicts.BY
-FEWEST_IMAGES = 50  # for an estimated share
+FEWEST_IMAGES = share.MIN_UNLABELED  # for an estimated share
 FEWEST_KNOWN = 20  # of each origin, to choose a score by them
 # Of the detector beside the statistics; equal ones first.
 WEIGHTS = tuple(sorted((i / 10 for i in range(11)), key=lambda w: abs(w - 0.5)))

@@ -14,7 +14,7 @@ from support.trees import flat
 
 from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.deploy import frozen
-from rsmatch_jax.engine import stages, start_weights
+from rsmatch_jax.engine import beginning, start_weights
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.models import networks, resnet
 from rsmatch_jax.runs import workdir
@@ -36,7 +36,7 @@ def begun(place, devices=1, **overrides):
     """(experiment of a run from `place`, its state before step 0, the line)."""
     keys = {FROM: str(place), **overrides}
     _, task, exp = build(devices, **keys)
-    exp, lines = stages._begin_from(exp, task, "nowhere", False)
+    exp, lines = beginning.from_weights(exp, task, "nowhere", False)
     return exp, exp.init_state(), lines[0]
 
 

@@ -17,6 +17,7 @@ from support.table_networks import (
     K,
     U,
     batch,
+    drawn_rows,
     log_softmax,
     method_of,
     picture,
@@ -24,10 +25,9 @@ from support.table_networks import (
     run,
     run_one,
     softmax,
-    step_key,
 )
 
-from rsmatch_jax.methods import csqueue, rsmatch_checks
+from rsmatch_jax.methods import rsmatch_checks, rsmatch_queue
 from rsmatch_jax.runtime import parallel
 
 close = functools.partial(np.testing.assert_allclose, rtol=1e-5)
@@ -63,15 +63,6 @@ def filled_queue(method, dims):
         indices=jnp.arange(n, dtype=jnp.int32).reshape(queue.indices.shape),
         count=jnp.full_like(queue.count, queue.indices.shape[1]),
     )
-
-
-def drawn_rows(queue, t):
-    """Table rows of the images that step t draws: the sampler has its own tests."""
-    key = jax.random.split(step_key(t), 4)[0]
-    queue = jax.tree.map(jnp.asarray, queue)
-    slots, ready = csqueue.sample_distinct(queue, key, B)
-    images = np.asarray(csqueue.take(queue, slots))
-    return rows(images) if ready else []
 
 
 def expected_losses(oracle, params, b, queue_rows=()):
@@ -272,7 +263,7 @@ def test_queue_images_are_viewed_anew_by_the_switch(reaugment):
     def sample(queue, batch):
         key = jax.random.key(1)
         inputs = step_inputs({}, {"queue": queue}, batch, key, jnp.int32(0))
-        return method._sample(inputs, *jax.random.split(key))[0][None]
+        return rsmatch_queue.draw(method, inputs, *jax.random.split(key))[0][None]
 
     devices = jax.local_devices()[:1]
     shards = parallel.shard_rows(batch(rng), devices)

@@ -20,7 +20,7 @@ from rsmatch_jax.engine import feed
 from rsmatch_jax.methods.catalogue import METHODS
 from rsmatch_jax.runs import history, workdir
 
-# Every method, and RSMatch on another rule.
+# Every method; RSMatch on another rule, with an estimated prior and with statistics.
 RESUMED = {
     **{name: {"method.name": name} for name in METHODS},
     "rsmatch": {"input.randaugment_ops": 3},
@@ -33,6 +33,11 @@ RESUMED = {
         "train.unlabeled_ratio": 80,
     },
     "tfdata": {"input.mode": "tfdata", "method.name": "fixmatch"},
+    "rsmatch_judges": {
+        "method.rsmatch.detector_loss": "queue+nnpu",
+        "method.rsmatch.routing": "statistics",
+        **ONE_NETWORK,
+    },
     "rsmatch_freematch": {"method.rsmatch.pseudo_label": "freematch", **ONE_NETWORK},
 }
 

@@ -21,6 +21,8 @@ from rsmatch_jax.runtime.cluster import Group
 RSMATCH = {  # long: it is stopped
     **host_pairs.COMMON,
     "method.rsmatch.individual_models": False,
+    "method.rsmatch.detector_loss": "queue+nnpu",
+    "method.rsmatch.routing": "statistics",  # of which both compute the same
     "train.num_steps": 1000,
     "input.randaugment_ops": 1,  # compiles faster
 }

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from support.helpers import build, leaves, step_inputs
 
+from rsmatch_jax.methods import csqueue
 from rsmatch_jax.models.networks import Network
 from rsmatch_jax.runtime import parallel
 from rsmatch_jax.state import Batch, Outputs
@@ -100,6 +101,15 @@ class Step:
 
 def step_key(t):
     return jax.random.fold_in(jax.random.key(7), t)
+
+
+def drawn_rows(queue, t):
+    """Table rows of the images that step t draws: the sampler has its own tests."""
+    key = jax.random.split(step_key(t), 4)[0]
+    queue = jax.tree.map(jnp.asarray, queue)
+    slots, ready = csqueue.sample_distinct(queue, key, B)
+    images = np.asarray(csqueue.take(queue, slots))
+    return rows(images) if ready else []
 
 
 def run(method, nets, params, extra, stream, num_devices=1, rate=0.0, ema=None):

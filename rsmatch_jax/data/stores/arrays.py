@@ -77,7 +77,7 @@ class ImageArrays:
                 raise ValueError(f"{what} are outside {lowest}..{len(names) - 1}")
 
 
-def take(images: Images, rows: np.ndarray) -> Images:
+def take(images: Images, rows: np.ndarray | slice) -> Images:
     """Returns the images at some positions; encoded ones are not read."""
     if isinstance(images, EncodedImages):
         return images.take(rows)

@@ -63,7 +63,7 @@ class EncodedImages:
             reason = f"cannot be read any more ({e}); restore it"
             raise RunFailed(f"{self.files[file]} {reason}") from None
 
-    def take(self, indices: np.ndarray) -> "EncodedImages":
+    def take(self, indices: np.ndarray | slice) -> "EncodedImages":
         """Returns the images at `indices`, without reading them."""
         return dataclasses.replace(self, places=self.places[indices])
 

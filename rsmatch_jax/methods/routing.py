@@ -1,0 +1,76 @@
+"""Which unlabelled images count as synthetic, by `method.rsmatch.routing`.
+
+detector      the detector's verdict (Eq. 5 and 6)
+entropy       entropy of the class prediction: no detector is asked
+statistics    statistics of the pictures, judged once before training
+oracle        ground truth: an upper bound
+random        a coin: a lower bound
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from rsmatch_jax.errors import RequestError
+from rsmatch_jax.forensics import features, threshold
+from rsmatch_jax.forensics import scores as forensic_scores
+from rsmatch_jax.methods import base
+from rsmatch_jax.runtime import parallel
+from rsmatch_jax.state import TrainingImages
+
+CHOICES = ("detector", "oracle", "random", "entropy", "statistics")
+Routes = Bool[Array, " unlabelled"]  # True = synthetic
+
+
+def by_detector(
+    origins: Float[Array, "unlabelled 2"], least_confidence: float
+) -> Routes:
+    """Returns [q-hat' = 1] of the probabilities q' (real, synthetic)."""
+    sure = jnp.max(origins, axis=1) >= least_confidence
+    return (jnp.argmax(origins, axis=1) == 1) & sure
+
+
+def by_coin(key: jax.Array, probability: float, count: int, axis: str | None) -> Routes:
+    """Returns verdicts on this device's `count` rows; True with a probability."""
+    coins = (count * parallel.num_devices(axis),)
+    return parallel.local_rows(jax.random.bernoulli(key, probability, coins), axis)
+
+
+def by_entropy(logits: base.Logits, axis: str | None) -> Routes:
+    """Returns True where the entropy of softmax(logits) is not above the median of the
+    global batch; an image at the median is synthetic.
+
+    ESRM, arXiv 2411.13852 (maorong-wang/ESRM, learners/baseline/ours.py), calls the
+    upper half real, because classifiers are surer of synthetic images. The authors
+    predict without augmentation and in evaluation mode; here it is the weak view in the
+    step's own forward pass.
+    """
+    log_p = jax.nn.log_softmax(jax.lax.stop_gradient(logits.astype(jnp.float32)))
+    entropy = -jnp.sum(jnp.exp(log_p) * log_p, axis=1)
+    return entropy <= jnp.median(parallel.gather_rows(entropy, axis))
+
+
+def by_statistics(images: TrainingImages) -> np.ndarray:
+    """Returns bool [N]: which unlabelled images `sift --labeled --unlabeled` calls
+    synthetic, at its rate of false alarms. The labelled ones, the first, are real.
+
+    RequestError if there are too few images.
+    """
+    labelled, unlabelled = len(images.labelled), len(images.unlabelled)
+    fewest = forensic_scores.MIN_REAL, forensic_scores.FOLDS
+    if labelled < fewest[0] or unlabelled < fewest[1]:
+        raise RequestError(
+            f"method.rsmatch.routing=statistics: there are {labelled} labelled images "
+            f"and {unlabelled} others, and scores by statistics need {fewest[0]} and "
+            f"{fewest[1]}; add some (data.labels_per_class), or use routing=detector"
+        )
+    scores = forensic_scores.cross_fit(
+        features.compute(images.labelled),
+        features.compute(images.unlabelled),
+        classes=images.labels,
+    )
+    limit = threshold.conformal(scores.labeled, threshold.FALSE_ALARM).value
+    if limit is None:  # too few labelled images
+        limit = forensic_scores.BOUNDARY
+    return np.concatenate([np.zeros(labelled, bool), scores.unlabeled > limit])

@@ -1,0 +1,211 @@
+"""What RSMatch's detector learns from: Eq. 2, the nnPU risk, both; the prior."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support.detector_oracle import RATE, DetectorOracle
+from support.helpers import batches, build, config
+from support.table_networks import B, batch, drawn_rows, method_of, run, run_one
+
+from rsmatch_jax.engine import checks
+from rsmatch_jax.errors import RequestError
+from rsmatch_jax.forensics import share
+from rsmatch_jax.methods import detector_losses
+from rsmatch_jax.methods.catalogue import METHODS
+from rsmatch_jax.runtime import parallel
+from rsmatch_jax.state import OriginScores
+
+close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+LOSS, PRIOR = "method.rsmatch.detector_loss", "method.rsmatch.synthetic_prior"
+STEPS = 24
+
+
+def batches_of_tables():
+    rng = np.random.default_rng(5)
+    for _ in range(STEPS):
+        yield batch(rng)
+
+
+@pytest.mark.parametrize(
+    ("choice", "prior"),
+    [("queue", None), ("nnpu", 0.3), ("queue+nnpu", 0.3), ("nnpu", 0.15)],
+)
+@pytest.mark.parametrize("individual", [True, False], ids=["two networks", "one"])
+def test_loss_and_gradient_equal_the_equations(choice, prior, individual):
+    """24 steps of SGD, on one device and on four: every loss, the total, the gradient
+    and the table itself. Both branches of the risk are taken, and devices that decide
+    on their own rows would take the other one."""
+    keys = {LOSS: choice, PRIOR: prior, "method.rsmatch.individual_models": individual}
+    network = "detector" if individual else "classifier"
+    has_queue, stream = "queue" in choice, list(batches_of_tables())
+    for devices in (1, 4):
+        dims, method, nets, params = method_of(**keys)
+        extra = method.init_extra(dims)
+        steps = run(method, nets, params, extra, stream, devices, RATE)
+        oracle = DetectorOracle(params[network]["detector"], prior)
+        seen, cuts, others, sure = set(), set(), 0, []
+        for t, (b, step) in enumerate(zip(stream, steps, strict=True)):
+            close(step.params[network]["detector"], oracle.table, atol=1e-5)
+            oracle.step(b, drawn_rows(extra["queue"], t) if has_queue else None)
+            extra, m = step.extra, step.metrics
+            for name, value in oracle.loss.items():
+                close(m[name], value, err_msg=name)
+                seen |= {name} if value else set()
+            unsup = m["loss_unsup"] + 0.6 * m["loss_unsup_fake"]
+            close(m["value"], oracle.total + m["loss_sup"] + 0.7 * unsup)
+            close(m["loss"], m["value"])
+            close(m["grads"][network]["detector"], oracle.grad)
+            close(m["routed_synthetic"], oracle.synthetic.mean())
+            sure.append(oracle.sure)
+            if prior is not None:
+                assert m["detector_nnpu_cut"] == oracle.cut
+                close(m["synthetic_prior"], prior)
+                cuts.add(bool(oracle.cut))
+                others += sum((x < 0) != oracle.cut for x in oracle.local)
+        assert seen == set(oracle.loss) and 0.1 < np.mean(sure) < 0.9
+        assert ("queue" in extra) == ("queue_fill" in m) == has_queue
+        assert ("detector_loss_nnpu" in m) == (prior is not None)
+        if prior is not None:
+            assert cuts == {True, False} and others > 0
+
+
+def risk(lab, weak, prior):
+    """(value, gradient by both groups of logits) of the nnPU risk on one device."""
+
+    def value(logits):
+        return detector_losses.nnpu(*logits, jnp.float32(prior), None)
+
+    logits = [
+        jnp.stack([jnp.asarray(z), jnp.zeros(len(z))], axis=1) for z in (lab, weak)
+    ]
+    (r, is_cut), grads = jax.value_and_grad(value, has_aux=True)(logits)
+    return float(r), bool(is_cut), [np.asarray(g) for g in grads]
+
+
+def test_risk_by_hand():
+    """Of z = 0 everything is 1/2 or 1/4. All unlabelled images sure to be synthetic:
+    the second part is cut, labelled images get no gradient towards real."""
+    r, is_cut, (lab, weak) = risk([0.0, 0.0], [0.0], 0.4)
+    close(r, 0.6 * 0.5 + (0.5 - 0.6 * 0.5))
+    assert not is_cut
+    close(lab, [[-0.6 * 2 / 4 / 2, 0.6 * 2 / 4 / 2]] * 2)
+    close(weak, [[0.25, -0.25]])
+    r, is_cut, (lab, weak) = risk([0.0, 0.0], [-30.0], 0.4)
+    close(r, 0.6 * 0.5)
+    assert is_cut
+    close(lab, [[0.6 / 4 / 2, -0.6 / 4 / 2]] * 2)
+    assert np.abs(weak).max() < 1e-6
+
+
+def test_what_is_there_by_choice():
+    """Buffers, and rows in the detector's forward pass: nnPU draws none."""
+    sizes = {"queue": 2 * B + 24, "nnpu": B + 24, "queue+nnpu": 2 * B + 24}
+    assert config().method.rsmatch.detector_loss == "queue"
+    assert tuple(sizes) == detector_losses.CHOICES
+    b = next(batches_of_tables())
+    for choice, size in sizes.items():
+        dims, method, nets, params = method_of(**{LOSS: choice})
+        extra, seen = method.init_extra(dims), []
+        net = nets["detector"]
+
+        def apply(params, stats, images, train, net=net, seen=seen):
+            seen.append(len(images))
+            return net.apply(params, stats, images, train)
+
+        nets["detector"] = net._replace(apply=apply)
+        metrics, _ = run_one(method, nets, params, extra, b)
+        assert set(seen) == {size}
+        buffers = {"rule"} | ({"queue"} if "queue" in choice else set())
+        buffers |= {"synthetic_prior"} if "nnpu" in choice else set()
+        assert extra.keys() == buffers
+        assert (method.queue(extra) is not None) == ("queue" in choice)
+        assert metrics.get("synthetic_prior") == (0.5 if "nnpu" in choice else None)
+
+
+def collectives(**keys):
+    """(reductions, gathers) in a step on two devices."""
+    _, _, exp = build(2, **keys)
+    b = parallel.shard_rows(next(batches(exp, 1)), exp.devices)
+    text = exp.train_step().lower(exp.pack(exp.init_state()), b).as_text()
+    kinds = ("all_reduce", "all_gather")
+    return [len(re.findall(rf"stablehlo\.{kind}", text)) for kind in kinds]
+
+
+def test_communication():
+    """The risk's branch is one scalar, beside its metrics (risk, branch, prior); the
+    entropy's median takes one gather; without a queue there is none, nor its fill."""
+    reductions, gathers = collectives()
+    assert collectives(**{LOSS: "queue+nnpu"}) == [reductions + 4, gathers]
+    assert collectives(**{LOSS: "nnpu"}) == [reductions + 2, gathers - 4]
+    for routing, more in (("entropy", 1), ("statistics", 0), ("random", 0)):
+        keys = {"method.rsmatch.routing": routing}
+        assert collectives(**keys) == [reductions, gathers + more]
+
+
+def scores(labelled, unlabelled, held_out):
+    parts = labelled, unlabelled, held_out
+    return OriginScores(*(np.asarray(x, np.float32) for x in parts))
+
+
+def test_estimated_prior():
+    """best_bin's share of the images without a label, as a share of all; kept inside;
+    none of too few images. A setting that is given is not estimated."""
+    rng = np.random.default_rng(0)
+    real = rng.beta(2, 6, 400)
+    mixed = np.append(rng.beta(2, 6, 300), rng.beta(6, 2, 300))
+    value = detector_losses.estimated_prior(scores(real[:100], mixed, real))
+    assert value.dtype == np.float32
+    expected = share.best_bin(*(x.astype(np.float32) for x in (real, mixed)))
+    assert 0.35 < expected < 0.65
+    close(value, expected * 600 / 700)
+    high, low = np.linspace(0.9, 1, 600), np.linspace(0, 0.1, 400)
+    assert detector_losses.estimated_prior(scores([], high, low)) == np.float32(0.99)
+    assert detector_losses.estimated_prior(scores(real, real, real)) == np.float32(0.01)
+    assert detector_losses.estimated_prior(scores(real, mixed, real[:19])) is None
+    assert detector_losses.estimated_prior(scores(real, mixed[:49], real)) is None
+    given = scores(real[:100], mixed, real)
+    for keys, changed in (
+        ({LOSS: "nnpu"}, True),
+        ({LOSS: "nnpu", PRIOR: 0.2}, False),
+        ({}, False),
+    ):
+        new = method_of(**keys)[1].after_evaluation(given)
+        assert new == ({"synthetic_prior": value} if changed else {})
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 1.5, -0.1])
+def test_priors_that_are_no_share(value):
+    with pytest.raises(
+        RequestError, match=rf"synthetic_prior={value}: .*(above 0|below 1)"
+    ):
+        checks.check(config(**{LOSS: "nnpu", PRIOR: value}), 1)
+    checks.check(config(**{LOSS: "nnpu", PRIOR: 0.5}), 1)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({PRIOR: 0.5}, "only detector_loss=nnpu"),
+        ({LOSS: "nnpu", "train.weak_forward": "separate"}, "weak_forward=cat"),
+        ({LOSS: "nnpu", "method.rsmatch.queue_reaugment": True}, "queue_reaugment"),
+        ({LOSS: "nnpu", "method.rsmatch.queue_min_score": 0.1}, "queue_min_score"),
+        ({LOSS: "nnpu", "method.rsmatch.classwise_queue": False}, "classwise_queue"),
+        ({LOSS: "pu"}, "choose queue or nnpu or"),
+    ],
+)
+def test_keys_that_do_not_fit(keys, words):
+    with pytest.raises(RequestError, match=words):
+        checks.check(config(**keys), 1)
+
+
+def test_queue_checks_are_not_for_nnpu():
+    small = {"method.rsmatch.queue_length": 1, "method.rsmatch.queue_push": 5}
+    with pytest.raises(RequestError, match="queue_push=5"):
+        checks.check(config(**small), 1)
+    c = config(**small, **{LOSS: "nnpu", "train.batch_size": 64})
+    checks.check(c, 1)
+    assert METHODS["rsmatch"].check_data(c, 10, 5) == []
