@@ -22,7 +22,9 @@ class AdaMatch(base.Rule):
     align: bool = keys.key()
 
     def init(self, dims):
-        return alignment.averages(dims.num_classes) if self.align else {}
+        if not self.align:
+            return {}
+        return alignment.averages(dims.num_classes, to_labelled=True)
 
     def select(self, inputs, buffers):
         """weight = [max p >= threshold * mean confidence in this batch's labelled

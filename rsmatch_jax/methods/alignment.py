@@ -14,13 +14,14 @@ EPSILON = 1e-6
 Classes = Float[Array, " classes"]
 
 
-def averages(num_classes: int) -> base.Buffers:
+def averages(num_classes: int, *, to_labelled: bool) -> base.Buffers:
     """Returns the buffers of `by_average`: zeros until the first mean prediction, and
-    equal classes."""
-    return {
-        "p_model": jnp.zeros((num_classes,), jnp.float32),
-        "p_target": jnp.full((num_classes,), 1 / num_classes, jnp.float32),
-    }
+    equal classes at first if the target follows the labelled images."""
+    buffers = {"p_model": jnp.zeros((num_classes,), jnp.float32)}
+    if to_labelled:
+        start = jnp.full((num_classes,), 1 / num_classes, jnp.float32)
+        buffers["p_target"] = start
+    return buffers
 
 
 def by_average(
@@ -33,7 +34,7 @@ def by_average(
     """Returns (log of the aligned predictions, new buffers), by moving averages that
     are updated before use. The first mean prediction is taken whole.
 
-    labelled: logits whose predictions the target follows; None: it stays as it is.
+    labelled: logits whose predictions the target follows; None: equal classes.
     """
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     batch = {"p_model": _mean(log_p)}
@@ -43,8 +44,8 @@ def by_average(
     new = {k: decay * buffers[k] + (1 - decay) * now for k, now in batch.items()}
     first = jnp.sum(buffers["p_model"]) == 0
     new["p_model"] = jnp.where(first, batch["p_model"], new["p_model"])
-    buffers = {**buffers, **new}
-    return _aligned(log_p, buffers["p_target"], buffers["p_model"]), buffers
+    target = new.get("p_target", jnp.float32(1 / log_p.shape[1]))
+    return _aligned(log_p, target, new["p_model"]), new
 
 
 def queue(num_classes: int, length: int) -> base.Buffers:

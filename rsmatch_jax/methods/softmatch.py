@@ -26,7 +26,7 @@ class SoftMatch(base.Rule):
         return {
             "mean": jnp.full((), 1 / k, jnp.float32),  # mu
             "variance": jnp.ones((), jnp.float32),  # v, unbiased
-            **(alignment.averages(k) if self.align else {}),
+            **(alignment.averages(k, to_labelled=False) if self.align else {}),
         }
 
     def select(self, inputs, buffers):

@@ -129,7 +129,7 @@ class SoftOracle(FixOracle):
         return [int(np.argmax(row)) for row in q], weights
 
     def buffers(self):
-        aligned = self.averages.buffers() if self.averages else {}
+        aligned = {"p_model": self.averages.model} if self.averages else {}
         return {"mean": self.mean, "variance": self.variance, **aligned}
 
 
