@@ -88,7 +88,7 @@ class SCOMatch(base.Method):
         # P of the weak views, over K + 1 classes: constants for the gradient.
         labels, confidence = losses.pseudo_label(weak)
         is_out, started = labels == out, step >= self.start_step
-        due = started & (step > 0) & (step % self.period == 0)
+        due = started & (step % self.period == 0)  # at step 0 nothing is counted
         known = out_threshold.renewed(
             inputs.extra["threshold"], due, self.threshold, self.ood_threshold
         )
