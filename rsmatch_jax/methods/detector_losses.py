@@ -47,14 +47,17 @@ class DetectorLoss:
 
     @property
     def has_queue(self) -> bool:
+        """Whether Eq. 2 is part of it."""
         return QUEUE in self.choice
 
     @property
     def has_nnpu(self) -> bool:
+        """Whether the nnPU risk is part of it."""
         return NNPU in self.choice
 
     @property
     def estimates_prior(self) -> bool:
+        """Whether evaluations estimate the prior."""
         return self.has_nnpu and self.prior is None
 
     def buffers(self) -> base.Buffers:
@@ -63,6 +66,7 @@ class DetectorLoss:
         return {PRIOR: first} if self.estimates_prior else {}
 
     def after_evaluation(self, scores: OriginScores) -> base.HostBuffers:
+        """See `Method.after_evaluation`."""
         prior = estimated_prior(scores) if self.estimates_prior else None
         return {} if prior is None else {PRIOR: prior}
 
