@@ -183,8 +183,9 @@ def test_a_class_whose_sentences_fail_is_named(flags, tmp_path, capsys):
     flags = (*flags, f"--out={out}", f"--words={words}", "--batch_size=4")
     assert prompts.main([*flags, "--max_tries=3"]) == 1
     printed = capsys.readouterr().err
-    assert "cat ('zebra'): 0 of 12 kept; word missing" in printed
-    assert "maple_tree ('zeppelin'): 0 of 12 kept" in printed
+    # Some sentence may also be unfinished: what a training yields depends on the CPU.
+    for name in (r"cat \('zebra'\)", r"maple_tree \('zeppelin'\)"):
+        assert re.search(rf"{name}: 0 of 12 kept;.* word missing \d", printed), printed
     assert "dog (" not in printed
     for way in ("--words", "--model", "--temperature", "--allow_missing_word"):
         assert way in printed
