@@ -217,6 +217,9 @@ def _keys() -> ml_collections.ConfigDict:
     t.num_steps = 2**20  # T
     t.batch_size = 64  # B: labelled images a step, over all devices
     t.unlabeled_ratio = 7  # mu: unlabelled images per labelled one
+    # N: of a step's unlabelled images N are real and the others synthetic, whatever the
+    # set's ratio; with data.real_only these N are all. A control, by ground truth.
+    t.real_rows = Later(placeholder(int), neutral=None)
     t.steps_per_dispatch = 16  # maximum, with resident input; always 1 on a CPU
     t.weak_forward = "cat"  # one pass over all rows; separate: weak rows apart
 

@@ -219,6 +219,13 @@ KEYS = [  # overrides of the digits' config, and words of the answer
     ("train.batch_size=30", "batch_size=30 | 4 devices | such as"),
     ("train.num_steps=-5", "num_steps=-5"),
     ("train.unlabeled_ratio=0", "unlabeled_ratio=0"),
+    ("train.real_rows=0", "real_rows=0 | 1 or more"),
+    ("train.real_rows=129", "real_rows=129 | = 128 unlabelled images"),
+    ("train.real_rows=9 method.name=supervised", "real_rows=9 | supervised | None"),
+    (
+        "train.real_rows=9 data.synthetic_ratio=0",
+        "real_rows=9 | 119 synthetic unlabelled images | leave this control out",
+    ),
     ("train.weak_forward=never", "weak_forward=never"),
     ("eval.every_steps=0", "eval.every_steps=0"),
     ("checkpoint.keep=0", "checkpoint.keep=0"),

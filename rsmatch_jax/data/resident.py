@@ -73,6 +73,7 @@ def epoch_orders(
     dims: Dims,
     *,
     unlabelled: bool = True,
+    parts: sampler.Parts | None = None,
 ) -> Orders:
     """Returns the sampler's order of an epoch, computed where the arguments lie."""
 
@@ -81,10 +82,15 @@ def epoch_orders(
             return jnp.zeros((sampler.STEPS_PER_EPOCH, 0), jnp.int32)
         return sampler.epoch_indices(seed, stream, epoch, n, size)
 
-    unlabelled_batch = dims.unlabeled_batch if unlabelled else 0
+    labelled = order("labelled", dims.num_labeled, dims.batch_size)
+    rows = dims.unlabeled_batch
+    if unlabelled and parts is not None:
+        in_parts = sampler.epoch_in_parts(seed, epoch, parts, rows)
+        return {"labelled": labelled, "unlabelled": in_parts}
+    rows = rows if unlabelled else 0
     return {
-        "labelled": order("labelled", dims.num_labeled, dims.batch_size),
-        "unlabelled": order("unlabelled", dims.num_unlabeled, unlabelled_batch),
+        "labelled": labelled,
+        "unlabelled": order("unlabelled", dims.num_unlabeled, rows),
     }
 
 

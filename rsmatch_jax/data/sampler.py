@@ -8,6 +8,7 @@ in an epoch differ by at most one. Unlike USB's, the order depends on the seed.
 import functools
 from typing import Any, NamedTuple
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +17,18 @@ from jaxtyping import Array, Int32
 from rsmatch_jax.errors import RequestError
 
 STEPS_PER_EPOCH = 1024
-STREAMS = ("labelled", "unlabelled")
+STREAMS = ("labelled", "unlabelled", "synthetic")
+
+
+@flax.struct.dataclass(eq=False)  # compared and hashed as an object
+class Parts:
+    """An unlabelled set of which every batch takes `rows` real images and fills up with
+    synthetic ones. Each part has its own order; that of the real ones, the stream
+    "unlabelled", does not depend on the synthetic ones."""
+
+    real: Int32[Array, " n"] | np.ndarray  # positions in the unlabelled set
+    synthetic: Int32[Array, " m"] | np.ndarray
+    rows: int = flax.struct.field(pytree_node=False)
 
 
 @functools.partial(jax.jit, static_argnames=("stream", "n", "batch"))
@@ -41,14 +53,39 @@ def epoch_indices(
     return orders.reshape(-1)[:total].reshape(STEPS_PER_EPOCH, batch).astype(jnp.int32)
 
 
+@functools.partial(jax.jit, static_argnames="batch")
+def epoch_in_parts(
+    seed: jax.typing.ArrayLike, epoch: jax.typing.ArrayLike, parts: Parts, batch: int
+) -> Int32[Array, "steps {batch}"]:
+    """Returns the image positions of one epoch of batches of fixed parts. The real rows
+    lie evenly among the others, so that devices get equally many, give or take one."""
+    rows = []
+    counts = {"unlabelled": parts.rows, "synthetic": batch - parts.rows}
+    for (stream, count), at in zip(
+        counts.items(), (parts.real, parts.synthetic), strict=True
+    ):
+        if count:
+            rows.append(at[epoch_indices(seed, stream, epoch, len(at), count)])
+    is_real = np.diff(np.arange(batch + 1) * parts.rows // batch).astype(bool)
+    # The first rows are real: the place of each row of the batch among them.
+    places = np.argsort(np.argsort(~is_real, kind="stable"))
+    return jnp.concatenate(rows, axis=1)[:, places]
+
+
 def step_indices(
-    seed: int, stream: str, step: int | np.integer, n: int, batch: int
+    seed: int,
+    stream: str,
+    step: int | np.integer,
+    n: int,
+    batch: int,
+    parts: Parts | None = None,
 ) -> np.ndarray:
-    """Returns a step's row of its epoch's `epoch_indices`, read-only, as numpy."""
+    """Returns a step's row of its epoch's `epoch_indices`, or of `epoch_in_parts`,
+    read-only, as numpy."""
     if n < 1:
         raise RequestError(f"the {stream} set has 0 images, but a step draws {batch}")
     epoch, row = divmod(int(step), STEPS_PER_EPOCH)
-    return _host_epoch(seed, stream, epoch, n, batch)[row]
+    return _host_epoch(seed, stream, epoch, n, batch, parts)[row]
 
 
 class Stream(NamedTuple):
@@ -60,18 +97,24 @@ class Stream(NamedTuple):
     batch: int  # rows of a global batch
     rows: np.ndarray  # int [n], positions in it
     purposes: tuple[str, ...]  # of the views, see views.PURPOSES
+    parts: Parts | None = None
 
     def indices(self, step: int | np.integer) -> np.ndarray:
         """Returns the images' positions in a step's rows, int32 [n]."""
         count = self.images.shape[0]
-        return step_indices(self.seed, self.name, step, count, self.batch)[self.rows]
+        order = (self.seed, self.name, step, count, self.batch, self.parts)
+        return step_indices(*order)[self.rows]
 
 
 @functools.lru_cache(maxsize=8)
-def _host_epoch(seed, stream, epoch, n, batch) -> np.ndarray:
+def _host_epoch(seed, stream, epoch, n, batch, parts) -> np.ndarray:
     # On the accelerator the input pipeline would wait for training steps.
     with jax.default_device(_cpu_device()):
-        host = np.array(epoch_indices(seed, stream, epoch, n, batch))
+        if parts is None:
+            order = epoch_indices(seed, stream, epoch, n, batch)
+        else:
+            order = epoch_in_parts(seed, epoch, parts, batch)
+        host = np.array(order)
     host.flags.writeable = False
     return host
 

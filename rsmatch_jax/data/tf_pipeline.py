@@ -29,12 +29,13 @@ def batches(
     *,
     seed: int,
     batch_size: int,
-    unlabeled_ratio: int,
+    unlabelled_rows: int,
     start_step: int,
     num_steps: int,
     prefetch: int,
     synthetic: np.ndarray | None = None,
     weak_views: int = 1,
+    parts: sampler.Parts | None = None,
     own_rows: Callable[[int], np.ndarray] = np.arange,
 ) -> Iterator[Batch]:
     """Yields the batches of the steps start_step..num_steps - 1 as numpy arrays.
@@ -47,17 +48,17 @@ def batches(
             only the rows of a step are copied, so read-only memory maps work.
         synthetic: bool, ground truth of the unlabelled images; only for an oracle.
         weak_views: 2 adds `weak2`, an independent draw of the weak view.
+        parts: of the unlabelled images; None draws from all alike.
         own_rows: takes a number of rows n and returns the positions in a batch of n
             rows to make, in this order; no other row is read. A row's random numbers
             depend only on its position in the global batch.
     """
-    unl_batch = batch_size * unlabeled_ratio
     purposes = ("weak", "strong", "weak2")[: 1 + weak_views]
     streams = [
-        sampler.Stream(name, images, seed, count, own_rows(count), views_of)
-        for name, images, count, views_of in (
+        sampler.Stream(name, images, seed, count, own_rows(count), *more)
+        for name, images, count, *more in (
             ("labelled", lab_images, batch_size, ("labelled",)),
-            ("unlabelled", unl_images, unl_batch, purposes),
+            ("unlabelled", unl_images, unlabelled_rows, purposes, parts),
         )
     ]
     steps = tf.data.Dataset.range(start_step, num_steps)

@@ -51,6 +51,7 @@ BOUNDS = {
     "train.num_steps": _ONE_OR_MORE,
     "train.batch_size": _ONE_OR_MORE,
     "train.unlabeled_ratio": _ONE_OR_MORE,
+    "train.real_rows": _ONE_OR_MORE,
     "train.steps_per_dispatch": _ONE_OR_MORE,
     "train.weak_forward": Bounds(choices=("cat", "separate")),
     "eval.every_steps": _ONE_OR_MORE,
@@ -142,9 +143,29 @@ def _check_pairs(config: Any, num_devices: int):
             "views; use input.mode=tfdata, or data.image_size=None for a small set"
         )
         refuse(config, "input.mode", way_out)
-    batch = config.train.batch_size
-    if batch % num_devices:
-        near = max(1, round(batch / num_devices)) * num_devices
-        way_out = f"use a multiple of {num_devices}, such as {near}"
-        way_out = f"it is split over {num_devices} devices; {way_out}"
-        refuse(config, "train.batch_size", way_out)
+    _check_rows(config, num_devices)
+
+
+def _check_rows(config: Any, num_devices: int):
+    """Checks the images of a step."""
+    t = config.train
+    if t.real_rows is not None:
+        rows = t.batch_size * t.unlabeled_ratio
+        way_out = ""
+        if not catalogue.METHODS[config.method.name].uses_unlabeled:
+            way_out = f"method.name={config.method.name} takes no unlabelled image; "
+            way_out += "leave it out (None)"
+        elif t.real_rows > rows:
+            way_out = f"a step has train.batch_size * unlabeled_ratio = {rows} "
+            way_out += "unlabelled images; it must be at most that"
+        if way_out:
+            refuse(config, "train.real_rows", way_out)
+    split = {"train.batch_size": t.batch_size}
+    if t.real_rows is not None and config.data.real_only:
+        split["train.real_rows"] = t.real_rows
+    for key, batch in split.items():
+        if batch % num_devices:
+            near = max(1, round(batch / num_devices)) * num_devices
+            way_out = f"use a multiple of {num_devices}, such as {near}"
+            way_out = f"it is split over {num_devices} devices; {way_out}"
+            refuse(config, key, way_out)

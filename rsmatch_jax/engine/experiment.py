@@ -7,15 +7,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from rsmatch_jax import flat, optim, step
 from rsmatch_jax.augment import views
-from rsmatch_jax.data import normalise, pool_choice, rs_ssl, sources
+from rsmatch_jax.data import normalise, pool_choice, rs_ssl, sampler, sources
 from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.data.stores.encoded import EncodedImages
 from rsmatch_jax.engine import start_weights
 from rsmatch_jax.errors import RequestError
+from rsmatch_jax.methods import keys
 from rsmatch_jax.methods.base import HostBuffers
 from rsmatch_jax.methods.catalogue import METHODS, Dims, Method
 from rsmatch_jax.models import networks
@@ -180,11 +182,36 @@ def task_dims(config: Any, task: rs_ssl.Task) -> Dims:
         num_classes=len(task.class_names),
         image_shape=task.unl_images.shape[1:],
         batch_size=config.train.batch_size,
-        unlabeled_batch=config.train.batch_size * config.train.unlabeled_ratio,
+        unlabeled_batch=keys.unlabelled_rows(config),
         crop_pad=size // 8 if config.input.crop_pad is None else config.input.crop_pad,
         num_labeled=len(task.lab_images),
         num_unlabeled=len(task.unl_images),
     )
+
+
+def unlabelled_parts(config: Any, task: rs_ssl.Task) -> sampler.Parts | None:
+    """Returns the parts of a step's unlabelled images for train.real_rows, None without
+    it; raises RequestError if the images cannot make them."""
+    count, rows = config.train.real_rows, keys.unlabelled_rows(config)
+    if count is None:
+        return None
+    real, synthetic = (
+        np.flatnonzero(kind).astype(np.int32)
+        for kind in (task.unl_real, task.unl_synthetic)
+    )
+    for word, number, images in (
+        ("real", count, real),
+        ("synthetic", rows - count, synthetic),
+    ):
+        if number and not len(images):
+            way_out = f"a step takes {number} {word} unlabelled images, but none is "
+            way_out += f"known to be {word}; leave this control out (None)"
+            keys.refuse(config, "train.real_rows", way_out)
+    if len(real) + len(synthetic) < len(task.unl_origins):
+        way_out = "the origin of some unlabelled images is unknown, so they cannot be "
+        way_out += "dealt by it; leave this control out (None)"
+        keys.refuse(config, "train.real_rows", way_out)
+    return sampler.Parts(real, synthetic, count)
 
 
 def describe_data(task: rs_ssl.Task, dims: Dims) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import jax
 from rsmatch_jax import step
 from rsmatch_jax.data import resident, rs_ssl, sampler
 from rsmatch_jax.data.stores import dataset_folder
-from rsmatch_jax.engine import memory
+from rsmatch_jax.engine import experiment, memory
 from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.runs.history import Dispatched
@@ -137,11 +137,13 @@ def gathered(exp: Experiment, task: rs_ssl.Task) -> resident.Resident:
     return resident.gather(task, exp.views, oracle=oracle, unlabelled=unlabelled)
 
 
-def epoch_orders(exp: Experiment, epoch: jax.typing.ArrayLike) -> resident.Orders:
+def epoch_orders(
+    exp: Experiment, epoch: jax.typing.ArrayLike, parts: sampler.Parts | None = None
+) -> resident.Orders:
     """Returns the orders of an epoch's images, see `resident.epoch_orders`."""
-    unlabelled = exp.method.uses_unlabeled
+    unlabelled, seed = exp.method.uses_unlabeled, exp.config.seed
     return resident.epoch_orders(
-        exp.config.seed, epoch, exp.dims, unlabelled=unlabelled
+        seed, epoch, exp.dims, unlabelled=unlabelled, parts=parts
     )
 
 
@@ -154,6 +156,7 @@ class ResidentFeed(Feed):
         self._images = parallel.replicate(gathered(exp, task), exp.devices)
         self._ranks = parallel.ranks(exp.devices)
         self._epoch, self._orders = -1, None
+        self._parts = experiment.unlabelled_parts(exp.config, task)
 
     def inputs(self, done):
         self.prepare(done)
@@ -167,7 +170,7 @@ class ResidentFeed(Feed):
         """Makes the orders of images for the epoch of the step after `done`."""
         epoch = done // sampler.STEPS_PER_EPOCH
         if epoch != self._epoch:
-            orders = epoch_orders(self._exp, epoch)
+            orders = epoch_orders(self._exp, epoch, self._parts)
             self._orders = parallel.replicate(orders, self._exp.devices)
             self._epoch = epoch
 
@@ -181,7 +184,6 @@ class TfDataFeed(Feed):
             from rsmatch_jax.data import tf_pipeline  # lazy: TensorFlow
         super().__init__(exp, {1: exp.train_step()})
         config, method = exp.config, exp.method
-        ratio = config.train.unlabeled_ratio if method.uses_unlabeled else 0
         self._batches: Iterator[Batch] | None = None
         self._read: Batch | None = None  # read to compile, not yet trained on
         self._open = functools.partial(
@@ -192,10 +194,11 @@ class TfDataFeed(Feed):
             exp.views,
             seed=config.seed,
             batch_size=config.train.batch_size,
-            unlabeled_ratio=ratio,
+            unlabelled_rows=exp.dims.unlabeled_batch * method.uses_unlabeled,
             num_steps=config.train.num_steps,
             prefetch=config.input.prefetch,
             weak_views=method.weak_views,
+            parts=experiment.unlabelled_parts(config, task),
             synthetic=task.unl_synthetic if method.needs_truth else None,
             own_rows=functools.partial(parallel.own_rows, devices=exp.devices),
         )

@@ -242,10 +242,11 @@ class Loop:
         """Records the time spent, and the speed since the start."""
         self.record.seconds = time.monotonic() - self.started
         if self.step > self.first:
-            t, method = self.config.train, self.exp.method
-            views = (1 + method.weak_views) * t.unlabeled_ratio * method.uses_unlabeled
+            dims, method = self.exp.dims, self.exp.method
+            views = (1 + method.weak_views) * dims.unlabeled_batch
+            images = dims.batch_size + views * method.uses_unlabeled
             rate = (self.step - self.first) / max(self.clock.read(), 1e-9)
-            self.record.images_per_second = t.batch_size * (1 + views) * rate
+            self.record.images_per_second = images * rate
 
     def _abandon(self):
         """Cleans up after a failure: waits for saves, and notes it in result.json."""

@@ -49,7 +49,7 @@ class Dims:
     image_shape: tuple[int, int, int]  # S, S, C
     crop_pad: int  # pixels of the weak view's reflect padding
     batch_size: int  # B
-    unlabeled_batch: int  # U = mu * B
+    unlabeled_batch: int  # U = mu * B, see `keys.unlabelled_rows`
     num_labeled: int
     num_unlabeled: int  # N
 

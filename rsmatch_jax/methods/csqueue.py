@@ -142,6 +142,19 @@ def take(
     return queue.images.reshape(-1, *queue.images.shape[2:])[slots]
 
 
+def ready_or_weak(
+    images: UInt8[Array, "batch height width channels"],
+    ready: Bool[Array, ""],
+    weak: UInt8[Array, "unlabelled height width channels"],
+) -> UInt8[Array, "batch height width channels"]:
+    """Returns the images once the queue can give them, until then as many weak ones,
+    over again where a step has fewer."""
+    rows = len(images)
+    return jnp.where(
+        ready, images, jnp.tile(weak, (-(-rows // len(weak)), 1, 1, 1))[:rows]
+    )
+
+
 def fill(queue: CSQueue) -> Float[Array, ""]:
     """Returns the share of slots that hold an image."""
     return jnp.sum(queue.count).astype(jnp.float32) / queue.capacity

@@ -80,6 +80,14 @@ def get(config: Config, path: str) -> Any:
     return config
 
 
+def unlabelled_rows(config: Config) -> int:
+    """Returns U, the unlabelled images of a step over all devices."""
+    train = config.train
+    if train.real_rows is not None and config.data.real_only:
+        return train.real_rows
+    return train.batch_size * train.unlabeled_ratio
+
+
 def refuse(config: Config, path: str, way_out: str) -> NoReturn:
     """Raises the RequestError about the value of a dotted key."""
     raise RequestError(f"{path}={get(config, path)}: {way_out}")

@@ -17,7 +17,7 @@ def check(config: keys.Config):
         keys.refuse(config, f"method.rsmatch.{name}", way_out)
 
     options, data = config.method.rsmatch, config.data
-    rows = config.train.batch_size * config.train.unlabeled_ratio
+    rows = keys.unlabelled_rows(config)
     has_queue = "queue" in options.detector_loss
     holders = {
         "a queue holds method.rsmatch.queue_length={} images": options.queue_length,
@@ -99,7 +99,7 @@ def check_data(
 def _check_queue(config: keys.Config, num_classes: int) -> list[str]:
     """Returns warnings; raises RequestError for a queue that cannot give its images."""
     options, batch = config.method.rsmatch, config.train.batch_size
-    rows = batch * config.train.unlabeled_ratio
+    rows = keys.unlabelled_rows(config)
     single = options.queue_push * min(options.queue_classes, num_classes)
     if not options.classwise_queue and single > rows:
         raise RequestError(

@@ -41,7 +41,8 @@ def draw(
             view_key, images, flip=options.flip, crop_pad=options.crop_pad, axis=None
         )
     images = parallel.local_rows(images, axis)
-    return jnp.where(ready, images, batch.weak[:local]), ready.astype(jnp.float32)
+    images = csqueue.ready_or_weak(images, ready, batch.weak)
+    return images, ready.astype(jnp.float32)
 
 
 @jax.named_scope("queue")

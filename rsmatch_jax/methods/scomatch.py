@@ -131,7 +131,7 @@ class SCOMatch(base.Method):
             queue, inputs.key, rows * parallel.num_devices(axis)
         )
         slots = parallel.local_rows(slots, axis)
-        images = jnp.where(ready, csqueue.take(queue, slots), batch.weak[:rows])
+        images = csqueue.ready_or_weak(csqueue.take(queue, slots), ready, batch.weak)
         trusted = ready & (-queue.scores[0, slots] < self.threshold)
         return images, trusted.astype(jnp.float32)
 

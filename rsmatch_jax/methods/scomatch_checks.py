@@ -15,7 +15,7 @@ def check_data(
     """See `Method.check_data`."""
     del num_synthetic
     length, batch = queue_length(config, num_classes), config.train.batch_size
-    rows = batch * config.train.unlabeled_ratio
+    rows = keys.unlabelled_rows(config)
     if length < batch:
         way_out = f"the queue holds {length} images and can never give train."
         way_out += f"batch_size={batch} different ones; lengthen it"

@@ -60,3 +60,40 @@ def test_random_access_equals_sequential():
 def test_an_empty_set_is_refused_by_name():
     with pytest.raises(RequestError, match="unlabelled set has 0 images"):
         sampler.step_indices(0, "unlabelled", 0, 0, 8)
+
+
+def parts(rows, synthetic=(1, 4, 5, 9, 11, 12)):
+    synthetic = np.array(synthetic, np.int32)
+    real = np.setdiff1d(np.arange(20, dtype=np.int32), synthetic)
+    return sampler.Parts(real, synthetic, rows)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 5, 8])
+def test_every_batch_has_the_same_number_of_real_rows_evenly_among_the_others(rows):
+    made = parts(rows)
+    order = np.asarray(sampler.epoch_in_parts(3, 1, made, 8))
+    is_real = np.isin(order, made.real)
+    assert order.shape == (EPOCH, 8) and order.dtype == np.int32
+    assert (is_real.sum(axis=1) == rows).all()
+    for devices in (2, 4):  # each gets as many as any other, give or take one
+        counts = is_real.reshape(EPOCH, devices, -1).sum(axis=2)
+        assert np.ptp(counts, axis=1).max() <= 1
+    # Each part is drawn as a set alone, to the image.
+    want = made.real[epoch_of(3, "unlabelled", 1, len(made.real), rows)]
+    np.testing.assert_array_equal(order[is_real].reshape(EPOCH, rows), want)
+    if rows < 8:
+        count = np.bincount(order[~is_real], minlength=20)[made.synthetic]
+        assert count.sum() == EPOCH * (8 - rows) and np.ptp(count) <= 1
+    for step in (EPOCH, EPOCH + 5):
+        got = sampler.step_indices(3, "unlabelled", step, 20, 8, made)
+        np.testing.assert_array_equal(got, order[step - EPOCH])
+
+
+def test_real_rows_do_not_depend_on_the_synthetic_ones():
+    """A run without the synthetic images learns from the same real ones, step by
+    step."""
+    made = parts(3)
+    mixed = np.asarray(sampler.epoch_in_parts(0, 0, made, 8))
+    alone = np.asarray(sampler.epoch_in_parts(0, 0, made, 3))
+    real = mixed[np.isin(mixed, made.real)].reshape(EPOCH, 3)
+    np.testing.assert_array_equal(real, alone)

@@ -38,7 +38,7 @@ def task(tmp_path_factory):
 
 def batches(task, spec=SPEC, **changes):
     data = task.lab_images, task.lab_labels, task.unl_images
-    settings = {"seed": 3, "unlabeled_ratio": RATIO, "num_steps": 5, **changes}
+    settings = {"seed": 3, "unlabelled_rows": RATIO * BATCH, "num_steps": 5, **changes}
     return test_tf_pipeline.batches(data, spec, **settings)
 
 

@@ -46,7 +46,7 @@ def both(request, data):
 
 
 def batches(data, spec=SPEC, **changes):
-    settings = {"seed": 0, "batch_size": 4, "unlabeled_ratio": 3}
+    settings = {"seed": 0, "batch_size": 4, "unlabelled_rows": 12}
     settings |= {"start_step": 0, "num_steps": 6, "prefetch": 2}
     return tf_pipeline.batches(*data, spec, **{**settings, **changes})
 
@@ -128,7 +128,7 @@ def test_flags_and_runs_without_unlabelled_images(both):
     assert batch.synthetic.dtype == bool
     np.testing.assert_array_equal(batch.synthetic, batch.indices % 2 == 1)
     assert_equal(batch.replace(synthetic=None), plain)
-    batch = next(batches(both, unlabeled_ratio=0))
+    batch = next(batches(both, unlabelled_rows=0))
     assert batch.strong.shape == batch.weak.shape == (0, 8, 8, 3)
     assert batch.indices.shape == (0,)
     assert_equal(batch.lab, plain.lab)
@@ -186,7 +186,7 @@ class SlowFiles(encoded.EncodedImages):
 
 files = SlowFiles((), np.zeros((50, 3), np.int64), 8)
 images = SlowArrays() if sys.argv[1] == "arrays" else files
-sizes = {"batch_size": 4, "unlabeled_ratio": 1, "num_steps": 10**6, "prefetch": 3}
+sizes = {"batch_size": 4, "unlabelled_rows": 4, "num_steps": 10**6, "prefetch": 3}
 stream = tf_pipeline.batches(
     images, np.zeros(50, np.int32), images, views.ViewSpec(False, 0, 0, False),
     seed=0, start_step=0, **sizes,
