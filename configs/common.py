@@ -160,6 +160,9 @@ def _keys() -> ml_collections.ConfigDict:
     # `rsmatch sift`, once before training; as bounds, by oracle (ground truth) and at
     # random (a coin). The detector learns and is evaluated in any case.
     r.routing = "detector"
+    # Scores of the pictures' statistics, as routing=statistics has them, joined to the
+    # detector's in routing, queue and screening: none or statistics.
+    r.prior = Later("none", neutral="none")
     # What the detector learns beside Eq. 3: queue (Eq. 2), nnpu (that the unlabelled
     # images are labelled-like ones and others, without a queue) or queue+nnpu.
     r.detector_loss = Later("queue", neutral="queue")
@@ -220,6 +223,10 @@ def _keys() -> ml_collections.ConfigDict:
     # N: of a step's unlabelled images N are real and the others synthetic, whatever the
     # set's ratio; with data.real_only these N are all. A control, by ground truth.
     t.real_rows = Later(placeholder(int), neutral=None)
+    # Screening: RSMatch's detector looks at so many unlabelled images per labelled one,
+    # and of a step's images 3/4 are the likeliest real ones of them and 1/4 the
+    # likeliest synthetic ones. None = every image is trained on.
+    t.candidate_ratio = Later(placeholder(int), neutral=None)
     t.steps_per_dispatch = 16  # maximum, with resident input; always 1 on a CPU
     t.weak_forward = "cat"  # one pass over all rows; separate: weak rows apart
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
 from rsmatch_jax import flat, optim
 from rsmatch_jax.methods.base import Dims, Method, Metrics, StepInputs
@@ -62,16 +63,7 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, batch: Batch):
-        inputs = StepInputs(
-            nets=_scoped(nets),
-            stats=flat.trees(state.stats),
-            extra=state.extra,
-            batch=batch,
-            key=jax.random.fold_in(state.key, state.step),
-            step=state.step,
-            axis=axis,
-            ema=flat.trees(state.ema) if method.reads_ema else None,
-        )
+        inputs = _inputs(method, nets, state, batch, axis)
         loss = jax.value_and_grad(lambda p: method.loss(p, inputs), has_aux=True)
         with jax.named_scope("loss"):
             (_, (stats, extra, metrics)), grads = loss(flat.trees(state.params))
@@ -101,6 +93,35 @@ def make_train_step(
         return new_state, metrics
 
     return train_step
+
+
+def make_screen(
+    method: Method, nets: Mapping[str, Network], axis: str | None = parallel.AXIS
+) -> Callable[[TrainState, Batch], Float[Array, " candidates"]]:
+    """Returns screen(state, candidates) -> `Method.screen`'s scores of those of all
+    devices."""
+
+    @jax.named_scope("screening")
+    def screen(state: TrainState, candidates: Batch):
+        inputs = _inputs(method, nets, state, candidates, axis)
+        return parallel.gather_rows(
+            method.screen(flat.trees(state.params), inputs), axis
+        )
+
+    return screen
+
+
+def _inputs(method, nets, state: TrainState, batch: Batch, axis) -> StepInputs:
+    return StepInputs(
+        nets=_scoped(nets),
+        stats=flat.trees(state.stats),
+        extra=state.extra,
+        batch=batch,
+        key=jax.random.fold_in(state.key, state.step),
+        step=state.step,
+        axis=axis,
+        ema=flat.trees(state.ema) if method.reads_ema else None,
+    )
 
 
 def _scoped(nets: Mapping[str, Network]) -> dict[str, Network]:

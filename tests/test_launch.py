@@ -220,6 +220,30 @@ KEYS = [  # overrides of the digits' config, and words of the answer
     ("train.num_steps=-5", "num_steps=-5"),
     ("train.unlabeled_ratio=0", "unlabeled_ratio=0"),
     ("train.real_rows=0", "real_rows=0 | 1 or more"),
+    ("train.candidate_ratio=3", "candidate_ratio=3 | train.unlabeled_ratio=4"),
+    (
+        "train.candidate_ratio=9 method.name=freematch",
+        "candidate_ratio=9 | freematch | use rsmatch",
+    ),
+    ("train.candidate_ratio=9 train.real_rows=9", "candidate_ratio=9 | real_rows"),
+    (
+        "train.candidate_ratio=9 input.mode=tfdata",
+        "candidate_ratio=9 | lie on the device | input.mode=resident",
+    ),
+    (
+        "train.candidate_ratio=9 method.rsmatch.routing=entropy",
+        "routing=entropy | before the step | candidate_ratio",
+    ),
+    (
+        "train.candidate_ratio=9 method.rsmatch.individual_models=False",
+        "individual_models=False | candidate_ratio",
+    ),
+    ("method.rsmatch.prior=sift", "prior=sift | none or statistics"),
+    (
+        "method.rsmatch.prior=statistics data.labels_per_class=None "
+        "data.synthetic_ratio=0 method.name=fixmatch",
+        "prior=statistics | fixmatch ignores it",
+    ),
     ("train.real_rows=129", "real_rows=129 | = 128 unlabelled images"),
     ("train.real_rows=9 method.name=supervised", "real_rows=9 | supervised | None"),
     (

@@ -13,7 +13,7 @@ from rsmatch_jax.errors import RequestError
 
 # What a view is for; each purpose has its own random numbers. "weak2" is a second weak
 # view of the unlabelled images. The order is part of the random law.
-PURPOSES = ("labelled", "weak", "strong", "weak2")
+PURPOSES = ("labelled", "weak", "strong", "weak2", "candidate")
 # Name, lowest and highest value. Enhancement factors (1 = unchanged) only move towards
 # the degenerate image; rotation is in degrees, shear is a slope, translation a share of
 # the image's size; signs come from the range.

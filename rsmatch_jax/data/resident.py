@@ -5,6 +5,7 @@ Batches have the images of tf.data's at the same seed and step, and other views.
 
 import functools
 import zlib
+from collections.abc import Callable
 
 import flax.struct
 import jax
@@ -66,7 +67,7 @@ def num_bytes(task: Task, *, unlabelled: bool) -> int:
     return task.lab_images.nbytes + (task.unl_images.nbytes if unlabelled else 0)
 
 
-@functools.partial(jax.jit, static_argnames=("dims", "unlabelled"))
+@functools.partial(jax.jit, static_argnames=("dims", "unlabelled", "candidates"))
 def epoch_orders(
     seed: jax.typing.ArrayLike,
     epoch: jax.typing.ArrayLike,
@@ -74,8 +75,10 @@ def epoch_orders(
     *,
     unlabelled: bool = True,
     parts: sampler.Parts | None = None,
+    candidates: int | None = None,
 ) -> Orders:
-    """Returns the sampler's order of an epoch, computed where the arguments lie."""
+    """Returns the sampler's order of an epoch, computed where the arguments lie. With
+    candidates, a step's row has so many unlabelled images instead of the batch's."""
 
     def order(stream, n, size):
         if not size:
@@ -83,7 +86,7 @@ def epoch_orders(
         return sampler.epoch_indices(seed, stream, epoch, n, size)
 
     labelled = order("labelled", dims.num_labeled, dims.batch_size)
-    rows = dims.unlabeled_batch
+    rows = candidates or dims.unlabeled_batch
     if unlabelled and parts is not None:
         in_parts = sampler.epoch_in_parts(seed, epoch, parts, rows)
         return {"labelled": labelled, "unlabelled": in_parts}
@@ -103,34 +106,33 @@ def make_batch(
     step: Int32[Array, ""],
     *,
     weak_views: int = 1,
+    screen: Callable[[Batch], Int32[Array, " u"]] | None = None,
 ) -> Batch:
     """Returns this device's share of a step's batch; everything random is global.
 
     orders: of the step's epoch. key: the run's root key. step: completed steps.
-    weak_views: 2 adds `weak2`, an independent draw of the weak view.
+    weak_views: 2 adds `weak2`, an independent draw of the weak view. screen: the order
+    of unlabelled images is one of candidates; takes their weak views, this device's,
+    and returns which of all become the batch.
     """
     row = step % sampler.STEPS_PER_EPOCH
     key = jax.random.fold_in(key, _VIEWS)
     lab_at = parallel.local_rows(orders["labelled"][row])
-    at = parallel.local_rows(orders["unlabelled"][row])
-
-    def pictures(rows, at):
-        taken = _take(rows, at) if at.size else rows[:0]
-        return taken.reshape(len(at), data.size, data.size, 3)
-
-    unlabelled = pictures(data.unl_images, at)
-    images = {"labelled": pictures(data.lab_images, lab_at)}
+    unlabelled_at = orders["unlabelled"][row]
+    if screen is not None:
+        shown = _candidates(data, parallel.local_rows(unlabelled_at), spec, key, step)
+        unlabelled_at = unlabelled_at[screen(shown)]
+    at = parallel.local_rows(unlabelled_at)
+    unlabelled = _pictures(data, data.unl_images, at)
+    images = {"labelled": _pictures(data, data.lab_images, lab_at)}
     if at.size:
         images |= dict.fromkeys(views.PURPOSES[1 : 2 + weak_views], unlabelled)
     strong = [purpose == "strong" for purpose in images]
     rows = [len(x) for x in images.values()]
 
-    @jax.vmap
-    def step_keys(purpose):
-        return jax.random.fold_in(jax.random.fold_in(key, purpose), step)
-
+    keys = jax.vmap(lambda purpose: _step_key(key, purpose, step))
     drawn = on_device.draw_together(
-        step_keys(jnp.arange(len(images))), rows, spec, strong, parallel.AXIS
+        keys(jnp.arange(len(images))), rows, spec, strong, parallel.AXIS
     )
     numbers = dict(zip(images, drawn, strict=True))
 
@@ -148,9 +150,38 @@ def make_batch(
         weak=view("weak"),
         strong=view("strong"),
         indices=at,
-        synthetic=None if data.synthetic is None else _take(data.synthetic, at),
+        synthetic=_truth(data, at),
         weak2=view("weak2") if weak_views == 2 else None,
     )
+
+
+def _candidates(data: Resident, at, spec, key, step) -> Batch:
+    """Returns a batch of weak views of the candidates `at`, and of nothing else."""
+    key = _step_key(key, views.PURPOSES.index("candidate"), step)
+    numbers = on_device.draw(key, len(at), spec, False, parallel.AXIS)
+    weak = on_device.weak(_pictures(data, data.unl_images, at), numbers, spec)
+    return Batch(
+        lab=weak[:0],
+        labels=at[:0],
+        lab_indices=at[:0],
+        weak=weak,
+        strong=weak[:0],
+        indices=at,
+        synthetic=_truth(data, at),
+    )
+
+
+def _step_key(key, purpose, step):
+    return jax.random.fold_in(jax.random.fold_in(key, purpose), step)
+
+
+def _pictures(data: Resident, rows: AnyArray, at: jax.Array) -> jax.Array:
+    taken = _take(rows, at) if at.size else rows[:0]
+    return taken.reshape(len(at), data.size, data.size, 3)
+
+
+def _truth(data: Resident, at: jax.Array) -> jax.Array | None:
+    return None if data.synthetic is None else _take(data.synthetic, at)
 
 
 def _take(rows: AnyArray, at: jax.Array) -> jax.Array:

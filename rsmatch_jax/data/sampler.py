@@ -57,8 +57,8 @@ def epoch_indices(
 def epoch_in_parts(
     seed: jax.typing.ArrayLike, epoch: jax.typing.ArrayLike, parts: Parts, batch: int
 ) -> Int32[Array, "steps {batch}"]:
-    """Returns the image positions of one epoch of batches of fixed parts. The real rows
-    lie evenly among the others, so that devices get equally many, give or take one."""
+    """Returns the image positions of one epoch of batches of fixed parts, the real rows
+    first. Devices, to which rows are dealt in turn, get as many, give or take one."""
     rows = []
     counts = {"unlabelled": parts.rows, "synthetic": batch - parts.rows}
     for (stream, count), at in zip(
@@ -66,10 +66,7 @@ def epoch_in_parts(
     ):
         if count:
             rows.append(at[epoch_indices(seed, stream, epoch, len(at), count)])
-    is_real = np.diff(np.arange(batch + 1) * parts.rows // batch).astype(bool)
-    # The first rows are real: the place of each row of the batch among them.
-    places = np.argsort(np.argsort(~is_real, kind="stable"))
-    return jnp.concatenate(rows, axis=1)[:, places]
+    return jnp.concatenate(rows, axis=1)
 
 
 def step_indices(

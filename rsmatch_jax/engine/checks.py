@@ -52,6 +52,7 @@ BOUNDS = {
     "train.batch_size": _ONE_OR_MORE,
     "train.unlabeled_ratio": _ONE_OR_MORE,
     "train.real_rows": _ONE_OR_MORE,
+    "train.candidate_ratio": _ONE_OR_MORE,
     "train.steps_per_dispatch": _ONE_OR_MORE,
     "train.weak_forward": Bounds(choices=("cat", "separate")),
     "eval.every_steps": _ONE_OR_MORE,
@@ -149,6 +150,8 @@ def _check_pairs(config: Any, num_devices: int):
 def _check_rows(config: Any, num_devices: int):
     """Checks the images of a step."""
     t = config.train
+    if t.candidate_ratio is not None:
+        _check_screening(config)
     if t.real_rows is not None:
         rows = t.batch_size * t.unlabeled_ratio
         way_out = ""
@@ -169,3 +172,20 @@ def _check_rows(config: Any, num_devices: int):
             way_out = f"use a multiple of {num_devices}, such as {near}"
             way_out = f"it is split over {num_devices} devices; {way_out}"
             refuse(config, key, way_out)
+
+
+def _check_screening(config: Any):
+    """Checks train.candidate_ratio."""
+    t, way_out = config.train, ""
+    if t.candidate_ratio < t.unlabeled_ratio:
+        way_out = "the images of a step are chosen among its candidates, so it must be "
+        way_out += f"at least train.unlabeled_ratio={t.unlabeled_ratio}"
+    elif t.real_rows is not None:
+        way_out = "train.real_rows chooses a step's images by truth; leave one of both "
+        way_out += "out (None)"
+    elif not catalogue.METHODS[config.method.name].screens:
+        able = [name for name, cls in catalogue.METHODS.items() if cls.screens]
+        way_out = f"method.name={config.method.name} has no detector that looks at "
+        way_out += f"candidates; use {' or '.join(able)}, or leave it out (None)"
+    if way_out:
+        refuse(config, "train.candidate_ratio", way_out)

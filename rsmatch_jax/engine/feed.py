@@ -10,11 +10,12 @@ from typing import Any
 import jax
 
 from rsmatch_jax import step
-from rsmatch_jax.data import resident, rs_ssl, sampler
+from rsmatch_jax.data import resident, rs_ssl, sampler, screening
 from rsmatch_jax.data.stores import dataset_folder
 from rsmatch_jax.engine import experiment, memory
 from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.errors import RequestError
+from rsmatch_jax.methods import keys
 from rsmatch_jax.runs.history import Dispatched
 from rsmatch_jax.runtime import compilation, parallel
 from rsmatch_jax.state import Batch, TrainState
@@ -73,6 +74,15 @@ def make(exp: Experiment, task: rs_ssl.Task) -> tuple[Feed, str]:
     budget = options.resident_budget_gb
     too_large = f"{size} are more than input.resident_budget_gb={budget}"
     memory_line = memory.check(exp, on_device)
+    if not on_device and keys.candidate_rows(exp.config):
+        ratio, way_out = exp.config.train.candidate_ratio, "leave it out (None)"
+        if not task.encoded:
+            way_out = "raise input.resident_budget_gb, use input.mode=resident, or "
+            way_out += "leave it out (None)"
+        raise RequestError(
+            f"train.candidate_ratio={ratio}: the detector screens images that lie on "
+            f"the device, and these do not; {way_out}"
+        )
     if options.mode == "resident" and not on_device:
         raise RequestError(
             f"input.mode=resident: {too_large}; raise it, or use input.mode=tfdata"
@@ -115,9 +125,16 @@ def repeated(
 def resident_programs(exp: Experiment, most: int) -> dict[int, jax.stages.Wrapped]:
     """Returns `repeated` of a step that makes its views from the resident images."""
     train_step, method = exp.one_step(), exp.method
+    candidates = keys.candidate_rows(exp.config)
+    scores = step.make_screen(method, exp.nets)
 
     def one(state, inputs):
         data, orders = inputs
+
+        def screen(candidates):
+            rows = exp.dims.unlabeled_batch
+            return screening.choose(scores(state, candidates), rows)
+
         batch = resident.make_batch(
             data,
             orders,
@@ -125,6 +142,7 @@ def resident_programs(exp: Experiment, most: int) -> dict[int, jax.stages.Wrappe
             state.key,
             state.step,
             weak_views=method.weak_views,
+            screen=screen if candidates else None,
         )
         return train_step(state, batch)
 
@@ -141,9 +159,13 @@ def epoch_orders(
     exp: Experiment, epoch: jax.typing.ArrayLike, parts: sampler.Parts | None = None
 ) -> resident.Orders:
     """Returns the orders of an epoch's images, see `resident.epoch_orders`."""
-    unlabelled, seed = exp.method.uses_unlabeled, exp.config.seed
     return resident.epoch_orders(
-        seed, epoch, exp.dims, unlabelled=unlabelled, parts=parts
+        exp.config.seed,
+        epoch,
+        exp.dims,
+        unlabelled=exp.method.uses_unlabeled,
+        parts=parts,
+        candidates=keys.candidate_rows(exp.config),
     )
 
 

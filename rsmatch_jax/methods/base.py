@@ -74,6 +74,7 @@ class Method:
     uses_unlabeled: ClassVar[bool] = True  # False = batches have no unlabelled rows
     weak_views: ClassVar[int] = 1  # 2 = `batch.weak2` holds a second weak view
     reads_ema: ClassVar[bool] = False  # True = `StepInputs.ema` has shadow parameters
+    screens: ClassVar[bool] = False  # True = has `screen`, for train.candidate_ratio
     # Heads that `origin` reads, in one network. A head's name is unique in a method.
     origin_heads: ClassVar[tuple[str, ...]] = ("detector",)
     rule_key: ClassVar[str | None] = None  # config key that names the rule, if any
@@ -166,6 +167,12 @@ class Method:
 
         The losses' mean over devices is differentiated. New extra must be equal on all
         devices. Metrics are scalars; the step reports their means over devices.
+        """
+        raise NotImplementedError
+
+    def screen(self, params: PyTree, inputs: StepInputs) -> Float[Array, " candidates"]:
+        """Returns scores of this device's candidates, higher = more synthetic. The
+        batch has their weak views, positions and, if needed, truth, and no other row.
         """
         raise NotImplementedError
 

@@ -88,6 +88,12 @@ def unlabelled_rows(config: Config) -> int:
     return train.batch_size * train.unlabeled_ratio
 
 
+def candidate_rows(config: Config) -> int | None:
+    """Returns the candidates of a step over all devices, None without screening."""
+    ratio = config.train.candidate_ratio
+    return None if ratio is None else config.train.batch_size * ratio
+
+
 def refuse(config: Config, path: str, way_out: str) -> NoReturn:
     """Raises the RequestError about the value of a dotted key."""
     raise RequestError(f"{path}={get(config, path)}: {way_out}")

@@ -5,7 +5,11 @@ entropy       entropy of the class prediction: no detector is asked
 statistics    statistics of the pictures, judged once before training
 oracle        ground truth: an upper bound
 random        a coin: a lower bound
+
+`method.rsmatch.prior=statistics` joins those statistics to the detector instead.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +24,9 @@ from rsmatch_jax.runtime import parallel
 from rsmatch_jax.state import TrainingImages
 
 CHOICES = ("detector", "oracle", "random", "entropy", "statistics")
+PRIORS = ("none", "statistics")
+# Largest prior logit: 0.98 to 0.02. A detector that is surer than that overrules it.
+MOST = 4.0
 Routes = Bool[Array, " unlabelled"]  # True = synthetic
 
 
@@ -51,19 +58,36 @@ def by_entropy(logits: base.Logits, axis: str | None) -> Routes:
     return entropy <= jnp.median(parallel.gather_rows(entropy, axis))
 
 
-def by_statistics(images: TrainingImages) -> np.ndarray:
-    """Returns bool [N]: which unlabelled images `sift --labeled --unlabeled` calls
-    synthetic, at its rate of false alarms. The labelled ones, the first, are real.
+def with_prior(
+    origins: Float[Array, "unlabelled 2"], logit: Float[Array, " unlabelled"]
+) -> Float[Array, "unlabelled 2"]:
+    """Returns q' of the detector's logits plus the prior's, by Bayes' rule: as if both
+    judged independent traits of an image. An untrained detector leaves the decision to
+    the prior; the surer it grows, the less the prior counts."""
+    odds = jnp.log(origins[:, 1] + 1e-8) - jnp.log(origins[:, 0] + 1e-8) + logit
+    synthetic = jax.nn.sigmoid(odds)
+    return jnp.stack([1 - synthetic, synthetic], axis=1)
 
-    RequestError if there are too few images.
-    """
+
+class Statistics(NamedTuple):
+    """What statistics of the pictures say of the unlabelled images. The labelled ones,
+    the first, are real."""
+
+    synthetic: np.ndarray  # bool [N], what `sift` calls so, at its rate of false alarms
+    logit: np.ndarray  # float32 [N], of `sift`'s scores, within +-MOST
+
+
+def by_statistics(images: TrainingImages) -> Statistics:
+    """Judges by the scores of `sift --labeled --unlabeled`; RequestError if there are
+    too few images."""
     labelled, unlabelled = len(images.labelled), len(images.unlabelled)
     fewest = forensic_scores.MIN_REAL, forensic_scores.FOLDS
     if labelled < fewest[0] or unlabelled < fewest[1]:
         raise RequestError(
-            f"method.rsmatch.routing=statistics: there are {labelled} labelled images "
-            f"and {unlabelled} others, and scores by statistics need {fewest[0]} and "
-            f"{fewest[1]}; add some (data.labels_per_class), or use routing=detector"
+            f"method.rsmatch.routing or prior=statistics: there are {labelled} "
+            f"labelled images and {unlabelled} others, and scores by statistics need "
+            f"{fewest[0]} and {fewest[1]}; add some (data.labels_per_class), or use "
+            "routing=detector and prior=none"
         )
     scores = forensic_scores.cross_fit(
         features.compute(images.labelled),
@@ -73,4 +97,10 @@ def by_statistics(images: TrainingImages) -> np.ndarray:
     limit = threshold.conformal(scores.labeled, threshold.FALSE_ALARM).value
     if limit is None:  # too few labelled images
         limit = forensic_scores.BOUNDARY
-    return np.concatenate([np.zeros(labelled, bool), scores.unlabeled > limit])
+    logit = np.log(scores.unlabeled) - np.log1p(-scores.unlabeled)
+    return Statistics(
+        np.concatenate([np.zeros(labelled, bool), scores.unlabeled > limit]),
+        np.concatenate([np.full(labelled, -MOST), logit.clip(-MOST, MOST)]).astype(
+            np.float32
+        ),
+    )

@@ -30,7 +30,8 @@ from rsmatch_jax.methods import (
 from rsmatch_jax.state import PyTree
 
 DETECTOR = "detector"
-STATISTICS = "synthetic_by_statistics"  # buffer of routing="statistics"
+# Buffers of routing and of prior "statistics".
+STATISTICS, PRIOR = "synthetic_by_statistics", "prior_logit"
 Origins = Float[Array, "unlabelled 2"]  # q' = softmax(C'(F'(u))): real, synthetic
 
 
@@ -39,6 +40,7 @@ class RSMatch(base.Method):
     """configs/common.py describes the keys."""
 
     rule_key = "method.rsmatch.pseudo_label"
+    screens = True
     memory_keys = {"queue": "method.rsmatch.queue_length"}
     progress = ("loss", "utilisation", "detector_utilisation", "routed_synthetic")
 
@@ -66,7 +68,8 @@ class RSMatch(base.Method):
     individual_models: bool = keys.key()
     classwise_queue: bool = keys.key()
     fake_head: bool = keys.key()
-    routing: str = keys.key(choices=routing.CHOICES)
+    prior: str = keys.key(choices=routing.PRIORS)
+    routing: str = keys.key(choices=routing.CHOICES)  # hides the module below
     detector_loss: str = keys.key(choices=detector_losses.CHOICES)
     synthetic_prior: float | None = keys.key(above=0, below=1)  # None = estimated
 
@@ -93,7 +96,7 @@ class RSMatch(base.Method):
 
     @property
     def reads_images(self):
-        return self.routing == "statistics"
+        return "statistics" in (self.routing, self.prior)
 
     @property
     def of_detector(self) -> detector_losses.DetectorLoss:
@@ -127,12 +130,17 @@ class RSMatch(base.Method):
         }
         if self.of_detector.has_queue:
             extra["queue"] = rsmatch_queue.create(self, dims)
-        if self.reads_images:
+        if self.routing == "statistics":
             extra[STATISTICS] = jnp.zeros((dims.num_unlabeled,), bool)
+        if self.prior == "statistics":
+            extra[PRIOR] = jnp.zeros((dims.num_unlabeled,), jnp.float32)
         return extra
 
     def prepared(self, images):
-        return {STATISTICS: routing.by_statistics(images)}
+        made = routing.by_statistics(images)
+        buffers = {STATISTICS: made.synthetic, PRIOR: made.logit}
+        wanted = {STATISTICS: self.routing, PRIOR: self.prior}
+        return {k: v for k, v in buffers.items() if wanted[k] == "statistics"}
 
     def after_evaluation(self, scores):
         return self.of_detector.after_evaluation(scores)
@@ -236,7 +244,28 @@ class RSMatch(base.Method):
         loss, metrics = self.of_detector.total(
             supervised, weak, strong, ready, inputs.extra, inputs.axis
         )
-        return loss, losses.probabilities(weak), metrics
+        return loss, self._origins(weak, inputs), metrics
+
+    def _origins(self, logits, inputs) -> Origins:
+        """Returns q' of the detector's logits of weak views, joined to the prior's."""
+        origins = losses.probabilities(logits)
+        if self.prior == "none":
+            return origins
+        return routing.with_prior(origins, inputs.extra[PRIOR][inputs.batch.indices])
+
+    def screen(self, params, inputs):
+        """Judges as `routing` does, by truth, by statistics or by the detector with its
+        prior: in training mode, as in the step, but without learning."""
+        batch, extra = inputs.batch, inputs.extra
+        if self.routing == "oracle":
+            return batch.synthetic.astype(jnp.float32)
+        if self.routing == "statistics":
+            score = extra[PRIOR if PRIOR in extra else STATISTICS]
+            return score[batch.indices].astype(jnp.float32)
+        outputs, _ = inputs.nets[DETECTOR].apply(
+            params[DETECTOR], inputs.stats[DETECTOR], batch.weak, True
+        )
+        return self._origins(outputs.logits[DETECTOR], inputs)[:, 1]
 
     def _route(self, origins: Origins, logits: base.Logits, inputs, key):
         """Returns bool [unlabelled]: which images go to the fake head. logits: of the

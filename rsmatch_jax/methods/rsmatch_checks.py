@@ -26,6 +26,14 @@ def check(config: keys.Config):
     for holder, most in holders.items():
         if has_queue and options.queue_push > most:
             refuse("queue_push", f"{holder.format(most)}; push at most as many")
+    if config.train.candidate_ratio is not None:
+        if options.routing in ("random", "entropy"):
+            way_out = "routing does not judge an image before the step, so it cannot "
+            refuse("routing", f"{way_out}screen; leave train.candidate_ratio out")
+        if options.routing == "detector" and not options.individual_models:
+            way_out = "the detector would cost as much as the classifier for every "
+            way_out += "candidate; leave train.candidate_ratio out"
+            refuse("individual_models", way_out)
     of_unknown_origin = data.name == "own"  # configs/own.py
     if of_unknown_origin and options.routing == "random":
         refuse(

@@ -14,7 +14,7 @@ from rsmatch_jax.runtime import parallel
 SPEC = views.ViewSpec(flip=True, crop_pad=2, randaugment_ops=2, cutout=True)
 
 
-def batches(exp, task, steps, devices, **options):
+def batches(exp, task, steps, devices, candidates=None, **options):
     """Global batches of the steps, as numpy, made under pmap on that many devices."""
     chosen = jax.local_devices()[:devices]
     data = resident.gather(task, SPEC, oracle=True, unlabelled=True)
@@ -28,7 +28,9 @@ def batches(exp, task, steps, devices, **options):
     program = jax.pmap(program, axis_name=parallel.AXIS, in_axes=axes, devices=chosen)
     for step in steps:
         epoch = step // sampler.STEPS_PER_EPOCH
-        orders = resident.epoch_orders(exp.config.seed, epoch, exp.dims)
+        orders = resident.epoch_orders(
+            exp.config.seed, epoch, exp.dims, candidates=candidates
+        )
         dealt = program(
             data,
             parallel.replicate(orders, chosen),

@@ -96,9 +96,8 @@ def test_stopped_in_an_evaluation(tmp_path, calls):
 def flags(task):
     count = len(task.lab_images)
     others = task.unl_images[count:]
-    return routing.by_statistics(
-        TrainingImages(task.lab_images, task.lab_labels, others)
-    )
+    images = TrainingImages(task.lab_images, task.lab_labels, others)
+    return routing.by_statistics(images).synthetic
 
 
 @pytest.mark.parametrize("mode", ["resident", "tfdata"])
@@ -164,7 +163,7 @@ def test_too_few_labelled_images_write_nothing(tmp_path):
     """Of a user's pictures: three classes with two labels each."""
     keys = {**KEYS, **photos.make(tmp_path), **BY_STATISTICS}
     keys |= {"data.labels_per_class": 2, "data.size": 8}
-    with pytest.raises(RequestError, match="routing=statistics: there are 6 labelled"):
+    with pytest.raises(RequestError, match="prior=statistics: there are 6 labelled"):
         stages.run(config("own", **keys), str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 

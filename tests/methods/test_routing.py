@@ -122,6 +122,19 @@ def test_entropy_of_a_certain_image_is_finite():
     assert got.tolist() == [True, False, True]
 
 
+def test_a_prior_adds_its_log_odds():
+    """Bayes' rule for independent traits, in float64; certainty stays finite."""
+    p = np.array([[0.5, 0.5], [0.9, 0.1], [0.02, 0.98], [1.0, 0.0], [0.3, 0.7]])
+    logit = np.array([0.0, 2.0, -3.0, 4.0, -0.5])
+    got = routing.with_prior(jnp.float32(p), jnp.float32(logit))
+    odds = p[:, 1] / p[:, 0] * np.exp(logit)
+    expected = odds / (1 + odds)
+    close(got[:, 1], expected, atol=1e-5)
+    close(got.sum(axis=1), 1)
+    assert np.isfinite(got).all()
+    assert routing.by_detector(got, 0.0).tolist() == (expected > 0.5).tolist()
+
+
 @pytest.fixture(scope="module")
 def task():
     return build(**{"data.labels_per_class": 8})[1]
@@ -133,7 +146,7 @@ def test_statistics_judge_as_sift_does(task):
     count = len(task.lab_images)
     others = task.unl_images[count:]
     images = TrainingImages(task.lab_images, task.lab_labels, others)
-    got = routing.by_statistics(images)
+    got, logit = routing.by_statistics(images)
     nothing = others[:0]
     of_sift = material.Material(
         names=["x"] * len(others),
@@ -152,6 +165,11 @@ def test_statistics_judge_as_sift_does(task):
     expected = [False] * count + [word == verdicts.SYNTHETIC for word in words]
     assert got.tolist() == expected
     assert got.dtype == bool and 0 < got.sum() == summary["verdicts"]["synthetic"]
+    # The prior: log odds of the scores, and a labelled image is surely real.
+    scores = made[judge.STATISTICS].images
+    odds = np.clip(np.log(scores / (1 - scores)), -4, 4)
+    close(logit, [-4] * count + odds.tolist())
+    assert logit.dtype == np.float32 and np.ptp(odds) > 1
     of_task = material._of_task(task)
     np.testing.assert_array_equal(of_task.images, others)
     assert threshold.FALSE_ALARM == 0.05
@@ -166,7 +184,7 @@ def test_few_labelled_images(task):
     def judged(rows, unlabelled=others):
         return routing.by_statistics(
             TrainingImages(task.lab_images[rows], task.lab_labels[rows], unlabelled)
-        )
+        ).synthetic
 
     made = judged(few)
     assert len(made) == 16 + len(others) and not made[:16].any()

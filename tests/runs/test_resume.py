@@ -38,6 +38,10 @@ RESUMED = {
         "method.rsmatch.routing": "statistics",
         **ONE_NETWORK,
     },
+    "rsmatch_screened": {
+        "method.rsmatch.prior": "statistics",
+        "train.candidate_ratio": 4,
+    },
     "rsmatch_freematch": {"method.rsmatch.pseudo_label": "freematch", **ONE_NETWORK},
 }
 
