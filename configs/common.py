@@ -150,6 +150,9 @@ def _keys() -> ml_collections.ConfigDict:
     r.detector_learning_rate = placeholder(float)  # None = optim.learning_rate
     r.detector_weight_decay = placeholder(float)  # None = optim.weight_decay
     r.fake_weight = 1.0  # weight of Eq. 6 beside Eq. 5
+    # How much a synthetic image counts in Eq. 6: one (all alike), confidence (of its
+    # label) or difficulty (most where the strong view is neither easy nor hard).
+    r.synthetic_weight = Later("one", neutral="one")
     r.route_threshold = 0.0  # an image below this detector confidence counts as real
     r.route_warmup_steps = 0  # in which every image counts as real (= FixMatch)
     r.individual_models = True  # False: the detector is a head on the classifier

@@ -238,6 +238,10 @@ KEYS = [  # overrides of the digits' config, and words of the answer
         "train.candidate_ratio=9 method.rsmatch.individual_models=False",
         "individual_models=False | candidate_ratio",
     ),
+    (
+        "method.rsmatch.synthetic_weight=confidence method.rsmatch.fake_head=False",
+        "synthetic_weight=confidence | fake head",
+    ),
     ("method.rsmatch.prior=sift", "prior=sift | none or statistics"),
     (
         "method.rsmatch.prior=statistics data.labels_per_class=None "

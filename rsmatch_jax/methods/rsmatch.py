@@ -26,6 +26,7 @@ from rsmatch_jax.methods import (
     rsmatch_checks,
     rsmatch_queue,
     rules,
+    training_value,
 )
 from rsmatch_jax.state import PyTree
 
@@ -63,6 +64,7 @@ class RSMatch(base.Method):
     detector_learning_rate: float | None = keys.key(least=0)
     detector_weight_decay: float | None = keys.key(least=0)
     fake_weight: float = keys.key(least=0)
+    synthetic_weight: str = keys.key(choices=training_value.CHOICES)
     route_threshold: float = keys.key(least=0, most=1)
     route_warmup_steps: int = keys.key(least=0)
     individual_models: bool = keys.key()
@@ -179,10 +181,7 @@ class RSMatch(base.Method):
         to_real = jnp.where(synthetic, 0.0, weights)
         to_fake = jnp.where(synthetic, weights, 0.0)
         loss_real = base.pseudo_label_loss(strong["real"], labels, to_real)
-        # Eq. 6: the labels are still those of the real head.
-        loss_fake = jnp.float32(0.0)
-        if self.fake_head:
-            loss_fake = base.pseudo_label_loss(strong["fake"], labels, to_fake)
+        loss_fake = self._fake_loss(labels, to_fake, weak["real"], strong)
         # FreeMatch's fairness: of the real head, on the rows that it learns from.
         fairness, rule_metrics = self.rule.regulariser(
             strong["real"], to_real, rule_buffers, inputs.axis
@@ -208,6 +207,15 @@ class RSMatch(base.Method):
         }
         new_extra = {**inputs.extra, **pushed, "rule": rule_buffers}
         return loss, (new_stats, new_extra, metrics)
+
+    def _fake_loss(self, labels, weights, weak, strong) -> base.Loss:
+        """Eq. 6: the labels are still those of the real head."""
+        if not self.fake_head:
+            return jnp.float32(0.0)
+        weights *= training_value.weights(
+            self.synthetic_weight, labels, weak, strong["real"]
+        )
+        return base.pseudo_label_loss(strong["fake"], labels, weights)
 
     def _push(self, inputs, key, labels, logits, origins):
         """Returns the queue's buffer and metrics after the step, none without one."""

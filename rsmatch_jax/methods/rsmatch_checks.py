@@ -34,6 +34,8 @@ def check(config: keys.Config):
             way_out = "the detector would cost as much as the classifier for every "
             way_out += "candidate; leave train.candidate_ratio out"
             refuse("individual_models", way_out)
+    if options.synthetic_weight != "one" and not options.fake_head:
+        refuse("synthetic_weight", "without the fake head no synthetic image is used")
     of_unknown_origin = data.name == "own"  # configs/own.py
     if of_unknown_origin and options.routing == "random":
         refuse(
