@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 BEST, MEDIAN = "test_accuracy_best", "test_accuracy_median20"
+LATE = "last_four"  # mean test accuracy of the last four evaluations, in reports
 # Metrics of one evaluation.
 TITLES = {
     "test_accuracy": "test accuracy",
@@ -73,6 +74,7 @@ def accuracy(result: Mapping[str, Any]) -> str:
 COLUMNS = {
     "best": BEST,
     "last": "test_accuracy",
+    LATE: LATE,
     "median20": MEDIAN,
     **{name: name for name in LAST[:4]},
     **{name: f"test.{name}" for name in TEST},

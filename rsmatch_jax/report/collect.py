@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -80,7 +81,9 @@ def read(folder: str) -> Run | Broken:
     try:
         result = workdir.read_result(folder) or {}
         lines = workdir.read_metrics(folder)
+        evaluations = tuple(x for x in lines if "eval/test_accuracy" in x)
         flat = {**result, **workdir.flat({"test": result["test"]})}
+        flat[names.LATE] = _late(evaluations)
         values = {name: flat.get(key) for name, key in names.COLUMNS.items()}
         run = Run(
             folder=folder,
@@ -88,7 +91,7 @@ def read(folder: str) -> Run | Broken:
             seconds=float(result["seconds"]),
             config=saved_config.completed(result["config"]),
             figures={k: None if v is None else float(v) for k, v in values.items()},
-            evaluations=tuple(x for x in lines if "eval/test_accuracy" in x),
+            evaluations=evaluations,
         )
         was_tested = any(x["eval/test_accuracy"] is not None for x in run.evaluations)
         if run.finished and was_tested and run.figures["best"] is None:
@@ -98,3 +101,9 @@ def read(folder: str) -> Run | Broken:
     except (KeyError, TypeError, AttributeError, ValueError) as e:
         return Broken(folder, f"{path} is not the result of a run ({e!r})")
     return run
+
+
+def _late(evaluations: Sequence[Mapping[str, Any]]) -> float | None:
+    """Mean accuracy of the last four evaluations, None if there are fewer."""
+    last = [line["eval/test_accuracy"] for line in evaluations[-4:]]
+    return statistics.fmean(last) if len(last) == 4 and None not in last else None

@@ -1,4 +1,4 @@
-"""Curves over training as plotly figures: means over seeds, a line per cell."""
+"""Plotly figures of a table: differences, and curves of means over seeds."""
 
 import statistics
 from collections.abc import Iterable, Sequence
@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import plotly.graph_objects as go
 from plotly import offline
 
+from rsmatch_jax.metrics import names
 from rsmatch_jax.report.collect import Run
-from rsmatch_jax.report.tables import Table
+from rsmatch_jax.report.tables import CONFIDENCE, Table
 
 HEIGHT = 340  # pixels
 # Colour-blind safe (Okabe and Ito), without yellow, which is faint on a light page.
@@ -58,6 +59,37 @@ def of_table(table: Table) -> list[Chart | None]:
         ]
         charts.append(chart(title, lines))
     return charts
+
+
+def of_differences(table: Table) -> Chart | None:
+    """Returns each row's paired difference to the baseline, a colour per column; None
+    without a baseline or pairs. Of the last four evaluations, or of the best one where
+    runs have fewer."""
+    name = names.LATE if any(c.stat(names.LATE) for c in table.cells) else "best"
+    figure = go.Figure()
+    for i, column in enumerate(table.columns):
+        cells = [cell for cell in table.cells if cell.column == column]
+        made = [(cell.row, table.difference(cell, name)) for cell in cells]
+        points = [(row, *difference) for row, difference in made if difference]
+        if points:
+            rows, means, halves = zip(*points, strict=True)
+            figure.add_scatter(
+                x=rows,
+                y=means,
+                error_y={"array": [half or 0 for half in halves]},
+                name=column,
+                mode="markers",
+                marker={"color": COLOURS[i % len(COLOURS)], "size": 8},
+                hovertemplate="%{y:+.2f} ± %{error_y.array:.2f}",
+            )
+    if not figure.data:
+        return None
+    axes = layout("", "")
+    axes["yaxis"] |= {"title": {"text": "points"}, "zeroline": True}
+    # Columns side by side, not one behind the other.
+    axes |= {"scattermode": "group", "scattergap": 0.5}
+    title = f"Difference to {table.baseline}, {CONFIDENCE:.0%} intervals"
+    return from_figure(title, figure.update_layout(**axes))
 
 
 def mean_line(name: str, runs: Iterable[Run], key: str) -> Line:

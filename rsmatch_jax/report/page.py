@@ -45,6 +45,8 @@ def _section(table: Table, shown: set[str]) -> dict[str, Any]:
     }
     is_detailed_run = len(folders) == 1 and folders <= shown
     charts = [] if is_detailed_run else curves.of_table(table)
+    if not is_detailed_run:
+        charts.insert(0, curves.of_differences(table))
     return {
         "title": table.title,
         "columns": table.columns,

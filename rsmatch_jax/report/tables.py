@@ -1,14 +1,19 @@
 """Tables of runs: means over seeds, beside the paper's figures."""
 
 import dataclasses
+import math
 import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from scipy import special
+
 from rsmatch_jax.engine import saved_config
 from rsmatch_jax.report import grid
 from rsmatch_jax.report.collect import Broken, Run
+
+CONFIDENCE = 0.9  # of intervals
 
 
 class Stat(NamedTuple):
@@ -16,6 +21,14 @@ class Stat(NamedTuple):
 
     mean: float
     std: float | None
+
+
+class Difference(NamedTuple):
+    """Mean of paired differences. half: of its confidence interval, None below two
+    pairs and for the paper's figures."""
+
+    mean: float
+    half: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +55,16 @@ class Cell:
 
     def stat(self, name: str) -> Stat | None:
         """Returns a figure of `runs` in percent, None if no run has it."""
-        values = [run.figures[name] for run in self.runs]
-        values = [100 * v for v in values if v is not None]
+        values = list(self.by_seed(name).values())
         if not values:
             return None
         std = statistics.stdev(values) if len(values) > 1 else None
         return Stat(statistics.fmean(values), std)
+
+    def by_seed(self, name: str) -> dict[int, float]:
+        """Returns {seed: figure in percent} of the runs that have it."""
+        figures = ((run.seed, run.figures[name]) for run in self.runs)
+        return {seed: 100 * value for seed, value in figures if value is not None}
 
     @property
     def counted(self) -> tuple[Run | Broken, ...]:
@@ -89,18 +106,31 @@ class Table:
     def cell(self, row: str, column: str) -> Cell | None:
         return next((c for c in self.cells if (c.row, c.column) == (row, column)), None)
 
-    def difference(self, cell: Cell, name: str) -> float | None:
-        """Returns a figure's mean minus that of the baseline in the same column. name:
-        of the figure, or "paper" for the paper's accuracy."""
+    def difference(self, cell: Cell, name: str) -> Difference | None:
+        """Returns how much a figure is above that of the baseline in the same column,
+        over the seeds that both have. name: of the figure, or "paper" for the
+        difference of the paper's accuracies."""
         base = None
         if self.baseline is not None and self.baseline != cell.row:
             base = self.cell(self.baseline, cell.column)
         if base is None:
             return None
-        mine, other = (
-            c.paper if name == "paper" else c.stat(name) for c in (cell, base)
-        )
-        return mine[0] - other[0] if mine and other else None
+        if name == "paper":
+            both = cell.paper and base.paper
+            return Difference(cell.paper[0] - base.paper[0], None) if both else None
+        mine, other = cell.by_seed(name), base.by_seed(name)
+        pairs = [value - other[seed] for seed, value in mine.items() if seed in other]
+        return _paired(pairs) if pairs else None
+
+
+def _paired(differences: Sequence[float]) -> Difference:
+    """Returns the mean with Student's interval of CONFIDENCE."""
+    count = len(differences)
+    if count == 1:
+        return Difference(differences[0], None)
+    t = float(special.stdtrit(count - 1, (1 + CONFIDENCE) / 2))
+    half = t * statistics.stdev(differences) / math.sqrt(count)
+    return Difference(statistics.fmean(differences), half)
 
 
 def of_sweep(

@@ -8,7 +8,7 @@ from typing import Any
 from rsmatch_jax import files, terminal
 from rsmatch_jax.metrics import names
 from rsmatch_jax.report.collect import Broken, Run
-from rsmatch_jax.report.tables import Cell, Table
+from rsmatch_jax.report.tables import CONFIDENCE, Cell, Table
 
 MARK = "†"  # at every figure of a reduced cell
 DETECTOR_LINES = {
@@ -47,6 +47,8 @@ def _row_lines(
     if has("paper"):
         yield "paper", [_paper(table, cell) for cell in cells]
     yield "last", figures("last")
+    if any(cell.stat(names.LATE) for cell in cells if cell):
+        yield "last four", figures(names.LATE)
     for what, name in DETECTOR_LINES.items():
         if any(cell.stat(name) for cell in cells if cell):
             yield what, figures(name, False)
@@ -84,18 +86,25 @@ def _spread(mean: float, std: float | str | None) -> str:
 
 def _bracket(table: Table, cell: Cell, name: str) -> list[str]:
     difference = table.difference(cell, name)
-    return [] if difference is None else [f"({difference:+.2f})"]
+    if difference is None:
+        return []
+    mean, half = difference
+    return [f"({mean:+.2f})" if half is None else f"({mean:+.2f} ± {half:.2f})"]
 
 
 def footnotes(table: Table) -> list[str]:
     """Returns what a reader must know about the figures."""
     notes = [table.note] if table.note else []
     if table.baseline:
-        notes.append(f"In brackets: difference to {table.baseline}.")
+        notes.append(
+            f"In brackets: difference to {table.baseline} in runs of equal seeds, ± "
+            f"half of its {CONFIDENCE:.0%} interval (Student's t). Of many intervals "
+            "some exclude 0 by chance."
+        )
     notes.append(
-        f"best: over all evaluations, chosen {_choice(table)}; ±: sample standard "
-        "deviation over seeds; detector: balanced accuracy over the unlabelled set, "
-        "last evaluation."
+        f"best: over all evaluations, chosen {_choice(table)}; last four: their mean; "
+        "±: sample standard deviation over seeds; detector: balanced accuracy over the "
+        "unlabelled set, last evaluation."
     )
     reduced = _places(table, "reduced")
     for text, places in reduced.items():
@@ -146,9 +155,12 @@ def write_cells(path: str, tables: Iterable[Table]):
                 stat = cell.stat(name)
                 line[f"{name}_mean"] = stat.mean if stat else None
                 line[f"{name}_std"] = stat.std if stat else None
-            line["best_difference"] = table.difference(cell, "best")
+            for name in ("best", names.LATE):
+                mean, half = table.difference(cell, name) or (None, None)
+                line[f"{name}_difference"] = mean
+                line[f"{name}_difference_half"] = half
             line["paper_mean"], line["paper_std"] = cell.paper or (None, None)
-            line["paper_difference"] = table.difference(cell, "paper")
+            line["paper_difference"] = (table.difference(cell, "paper") or [None])[0]
             line["paper_detector"] = cell.paper_detector
             line["note"] = cell.note or ""
             rows.append(line)

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 
 from rsmatch_jax import files
 from rsmatch_jax.report import __main__ as report
@@ -104,7 +105,8 @@ def printed(capsys):
 
 
 def test_table_of_a_sweep(tmp_path, capsys):
-    """Mean, sample standard deviation and difference equal numpy's."""
+    """Mean, sample standard deviation and difference equal numpy's, the difference's
+    interval scipy's."""
     write_sweep(tmp_path / "o")
     assert report.main([str(tmp_path / "o")]) == 0
     table = printed(capsys)
@@ -112,9 +114,12 @@ def test_table_of_a_sweep(tmp_path, capsys):
         values = 100 * np.array(BEST[row])
         expected = f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
         if row != "Base":
-            expected += f" ({values.mean() - 90:+.2f})"
+            pairs = values - 100 * np.array(BEST["Base"])
+            low, high = stats.ttest_1samp(pairs, 0).confidence_interval(0.9)
+            expected += f" ({pairs.mean():+.2f} ± {(high - low) / 2:.2f})"
         assert table[row, "best"] == [expected]
-    assert table["RSMatch", "last"] == ["94.00 ± 1.00 (+5.00)"]
+    assert table["RSMatch", "last"] == ["94.00 ± 1.00 (+5.00 ± 1.69)"]
+    assert ("RSMatch", "last four") not in table  # there are two
     assert table["RSMatch", "paper"] == ["93.50 ± 0.2 (+2.50)"]
     assert table["Base", "paper"] == ["91.00"]
     assert table["RSMatch", "detector"] == ["75.00 ± 5.00"]
@@ -176,7 +181,7 @@ def test_csv_holds_the_table_and_the_runs(tmp_path):
     rsmatch = lines["RSMatch"]
     assert float(rsmatch["best_mean"]) == pytest.approx(95.0)
     assert float(rsmatch["best_std"]) == pytest.approx(1.0)
-    assert float(rsmatch["best_difference"]) == pytest.approx(5.0)
+    assert float(rsmatch["best_difference"]) == pytest.approx(4.5)  # of seeds 0, 1
     assert float(rsmatch["median20_mean"]) == pytest.approx(93.0)
     assert float(rsmatch["paper_difference"]) == pytest.approx(2.5)
     assert rsmatch["note"] == "printed twice"
@@ -196,12 +201,57 @@ def test_page_is_one_file_with_table_curves_and_pictures(tmp_path):
     assert report.main([str(base)]) == 0
     page = (base / "report.html").read_text()
     body = page[page.index("<body>") :]
-    for value in ("95.00 ± 1.00 (+5.00)", "93.50 ± 0.2 (+2.50)", "A note."):
+    for value in ("95.00 ± 1.00 (+5.00 ± 1.69)", "93.50 ± 0.2 (+2.50)", "A note."):
         assert value in body
-    assert body.count('class="plotly-graph-div"') == 2  # accuracy, detector
+    # Differences, accuracy, detector.
+    assert body.count('class="plotly-graph-div"') == 3
     assert body.count("data:image/png;base64,") == 1
     tags = re.findall(r"<(?:script|link|img|iframe)[^>]*>", page)
     assert not [t for t in tags if "http" in t or "//" in t.replace("base64,//", "")]
+
+
+def test_differences_are_those_of_equal_seeds(tmp_path, capsys):
+    """Of the last four evaluations where runs have them; a seed that one of the rows
+    lacks does not count, and one pair has no interval."""
+    write_sweep(tmp_path, leave_out={("RSMatch", 0), ("FixMatch", 1), ("FixMatch", 2)})
+    late = {}
+    for cell in sweep().cells:
+        for seed in SEEDS:
+            path = tmp_path / cell.folder() / f"seed{seed}" / "metrics.jsonl"
+            if not path.exists():
+                continue
+            shares = np.random.default_rng(seed).uniform(0.4, 0.6, 6)
+            shares += BEST[cell.row][seed] - 0.5
+            with open(path, "w") as f:
+                for step, share in enumerate(shares.tolist()):
+                    line = {"step": step, "eval/test_accuracy": share}
+                    f.write(json.dumps(line) + "\n")
+            late[cell.row, seed] = 100 * shares[-4:].mean()
+    assert report.main([str(tmp_path)]) == 0
+    table = printed(capsys)
+    pairs = [late["RSMatch", seed] - late["Base", seed] for seed in (1, 2)]
+    low, high = stats.ttest_1samp(pairs, 0).confidence_interval(0.9)
+    expected = f"({np.mean(pairs):+.2f} ± {(high - low) / 2:.2f})"
+    assert table["RSMatch", "last four"][0].endswith(expected)
+    single = late["FixMatch", 0] - late["Base", 0]
+    assert table["FixMatch", "last four"] == [
+        f"{late['FixMatch', 0]:.2f} ({single:+.2f})"
+    ]
+    with open(tmp_path / "report.csv") as f:
+        lines = {line["row"]: line for line in csv.DictReader(f)}
+    assert float(lines["RSMatch"]["last_four_difference"]) == pytest.approx(
+        np.mean(pairs)
+    )
+    assert lines["FixMatch"]["last_four_difference_half"] == ""
+    runs, records = collect.find([str(tmp_path)])
+    ((base, record),) = records.values()
+    html = curves.of_differences(tables.of_sweep(base, record, runs)).html
+    shown, halves = (
+        json.loads(re.search(rf'"{name}":(\[.*?\])', html)[1])
+        for name in ("y", "array")
+    )
+    assert shown == pytest.approx([single, np.mean(pairs)])
+    assert halves == pytest.approx([0, (high - low) / 2])
 
 
 def test_curves_are_means_over_seeds(tmp_path):
