@@ -70,7 +70,7 @@ def test_duplicates_are_drawn_anew(monkeypatch, tmp_path):
     requests = []
     levels = [[3, 3, 9, 5], [3, 6, 3, 3], [4] * 4]
     monkeypatch.setattr(diffusion, "make_sampler", fake_sampler(levels, requests))
-    result, dropped = pool.draw_pool(TINY, {}, two_classes(), 17, [], str(tmp_path))
+    result, dropped, _ = pool.draw_pool(TINY, {}, two_classes(), 17, [], str(tmp_path))
     assert dropped == 3
     np.testing.assert_array_equal(result.labels, [0, 0, 1, 1])
     want = arrays.grey_levels_to_uint8(np.array([3, 4, 5, 6]))
@@ -121,7 +121,7 @@ def test_command_makes_a_pool(tmp_path, capsys):
         folder = tmp_path / str(settings.seed)
         trained, losses = denoiser.train(settings, data, devices, str(folder), 100)
         weights = (state or trained).ema
-        drawn, _ = pool.draw_pool(settings, weights, data, 17, devices, str(folder))
+        drawn, *_ = pool.draw_pool(settings, weights, data, 17, devices, str(folder))
         return trained, losses, drawn.images
 
     state, losses, again = train_and_draw(TINY)

@@ -108,9 +108,15 @@ def aligned(shape: tuple[int, ...]) -> np.ndarray:
     return memory[begin : begin + size].reshape(shape)
 
 
-def save(folder: str, data: ImageArrays, extra: Mapping[str, Any] | None = None):
+def save(
+    folder: str,
+    data: ImageArrays,
+    extra: Mapping[str, Any] | None = None,
+    further: Mapping[str, np.ndarray] | None = None,
+):
     """Writes a dataset to a folder; of encoded images only their places. `meta.json`
-    has names, shapes, checksums and `extra`, and marks a complete folder."""
+    has names, shapes, checksums and `extra`, and marks a complete folder. further:
+    columns [N, ...] that `load` leaves alone."""
     os.makedirs(folder, exist_ok=True)
     fields = ("name", "class_names", "generator_names")
     meta: dict[str, Any] = {key: getattr(data, key) for key in fields}
@@ -122,6 +128,7 @@ def save(folder: str, data: ImageArrays, extra: Mapping[str, Any] | None = None)
         columns["images"] = data.images
     if data.generators is not None:
         columns["generators"] = data.generators.astype(np.int32)
+    columns |= further or {}
     meta["files"] = {}
     for key, column in columns.items():
         path = os.path.join(folder, f"{key}.npy")

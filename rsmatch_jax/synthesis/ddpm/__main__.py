@@ -8,6 +8,11 @@ pool. Strong guidance makes pictures clearer than real ones, like those of text-
 models. The same seed, machine and versions make the same pool. The same command
 continues an interrupted run from DIR/.staging: training.json and checkpoints/ (or from
 these in --model_dir), drawing.json and the pictures in drawn/.
+
+--mix draws each picture between its class y and a random second one z, by the mean of
+both noise predictions: (1 + w) (eps(x, y) + eps(x, z)) / 2 - w eps(x), w = --guidance.
+The picture's label is y; z is kept beside the pool (second_labels.npy, or in pool.json)
+for synthesis.look.
 """
 
 import argparse
@@ -60,7 +65,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]):
     data, _ = sources.load_real(
         args.dataset, data_dir=args.data_dir, cache_dir=args.cache_dir
     )
-    ddpm_settings.check_images(data, args.dataset)
+    ddpm_settings.check_data(data, args.dataset, args.mix)
     per_class = len(data.labels) // data.num_classes
     settings = ddpm_settings.settle(args, data.images.shape[1], per_class)
     origin = ddpm_pool.origin(args.dataset, args.data_dir)
@@ -77,31 +82,43 @@ def run(args: argparse.Namespace, argv: Sequence[str]):
             locks.enter_context(checks.locked(folder, flag))
         values = dataclasses.asdict(settings)
         _claim_training(model, data, values, locked[model])
+        conditions = {}
+        if args.mix:
+            values = {**values, "mix": True}
+            conditions = {"second_labels": ddpm_pool.second_labels(settings, data)}
         drawn = _claim_drawing(staging, values)
         state, losses = denoiser.train(settings, data, devices, model, args.save_every)
         levels = DIGITS_LEVELS if args.dataset == "digits" else 256
-        pool, dropped = ddpm_pool.draw_pool(
-            settings, state.ema, data, levels, devices, drawn
+        pool, dropped, columns = ddpm_pool.draw_pool(
+            settings, state.ema, data, levels, devices, drawn, conditions
         )
         report = {
             "command": f"python -m rsmatch_jax.synthesis.ddpm {shlex.join(argv)}",
-            "settings": values,
-            "final_loss": round(float(np.mean(losses[-denoiser.RECENT :])), 4),
-            "duplicates_dropped": dropped,
-            "versions": {p: importlib.metadata.version(p) for p in PACKAGES},
+            **_made(values, losses, dropped),
             "device": devices[0].device_kind,
             **origin,
         }
         if tf_write:
-            ddpm_pool.write_tfds(out, staging, pool, report, tf_write)
+            ddpm_pool.write_tfds(out, staging, pool, report, columns, tf_write)
         else:
-            arrays.save(out, pool, report)
+            arrays.save(out, pool, report, columns)
         shutil.rmtree(staging)
     count, seconds = len(pool.labels), time.monotonic() - start
     say(
         f"{count} pictures of {pool.num_classes} classes in {out}, {seconds:.0f} s; "
         f"{dropped} duplicates dropped"
     )
+
+
+def _made(
+    settings: Mapping[str, Any], losses: Sequence[float], dropped: int
+) -> dict[str, Any]:
+    return {
+        "settings": settings,
+        "final_loss": round(float(np.mean(losses[-denoiser.RECENT :])), 4),
+        "duplicates_dropped": dropped,
+        "versions": {p: importlib.metadata.version(p) for p in PACKAGES},
+    }
 
 
 def _claim_training(

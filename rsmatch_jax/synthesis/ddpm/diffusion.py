@@ -17,7 +17,7 @@ from rsmatch_jax.models import unet
 from rsmatch_jax.runtime import compilation, parallel
 from rsmatch_jax.synthesis.ddpm.settings import NOISE_LEVELS, Settings
 
-INIT, TRAIN, DRAW = range(3)  # purposes of random numbers
+INIT, TRAIN, DRAW, MIX = range(4)  # purposes of random numbers
 
 
 def network(settings: Settings, size: int, num_classes: int) -> unet.UNet:
@@ -84,7 +84,11 @@ def make_sampler(
     devices: Sequence[jax.Device],
 ) -> Callable[..., np.ndarray]:
     """Returns draw(params, key, labels, tick) -> float32 [B, *shape] in [-1, 1].
-    labels: int32 [B], the same B in all calls. tick is called after every step."""
+
+    labels: int32 [B], the same B in all calls. tick is called after every step. With
+    second_labels, int32 [B], pictures between two classes y and z: the labelled
+    prediction is (eps(x, y) + eps(x, z)) / 2.
+    """
     net = network(settings, shape[0], num_classes)
     signals = alpha_bars()
     times = np.linspace(NOISE_LEVELS, 0, settings.sampling_steps + 1)
@@ -92,11 +96,12 @@ def make_sampler(
 
     def forward(params_and_levels, batch):
         params, level, signal, next_signal = params_and_levels
-        noisy, labels = batch
-        levels = jnp.full((2 * len(labels),), level)
-        shown = jnp.concatenate([labels, jnp.full_like(labels, num_classes)])
-        noise: Any = net.apply(params, jnp.concatenate([noisy] * 2), levels, shown)
-        labelled, unlabelled = jnp.split(noise, 2)
+        noisy, *classes = batch  # one or two of each picture
+        shown = jnp.concatenate([*classes, jnp.full_like(classes[0], num_classes)])
+        copies = jnp.concatenate([noisy] * (len(classes) + 1))
+        noise: Any = net.apply(params, copies, jnp.full(shown.shape, level), shown)
+        *labelled, unlabelled = jnp.split(noise, len(classes) + 1)
+        labelled = sum(labelled[1:], labelled[0]) / len(labelled)
         # 2207.12598 eq. 6.
         noise = (1 + settings.guidance) * labelled - settings.guidance * unlabelled
         return ddim_step(noisy, noise, signal, next_signal)
@@ -104,19 +109,23 @@ def make_sampler(
     mapped = parallel.map_eval(forward, devices)
     program: Callable | None = None
 
-    def draw(params, key, labels, tick=lambda: None) -> np.ndarray:
+    def draw(
+        params, key, labels, tick=lambda: None, *, second_labels=None
+    ) -> np.ndarray:
         nonlocal program
         noise = np.asarray(jax.random.normal(key, (len(labels), *shape)))
         # Every device needs equally many rows, so the first ones repeat at the end.
         rows = np.arange(-(-len(labels) // len(devices)) * len(devices)) % len(labels)
-        x, classes = parallel.shard_rows((noise[rows], labels[rows]), devices)
+        classes = [labels] if second_labels is None else [labels, second_labels]
+        batch = noise[rows], *(c[rows] for c in classes)
+        x, *classes = parallel.shard_rows(batch, devices)
         params = parallel.replicate(params, devices)
         for now, after in zip(times[:-1], times[1:], strict=True):
             variables = params, now, signals[now], signals[after]
             if program is None:
-                lowered = mapped.lower(variables, (x, classes))
+                lowered = mapped.lower(variables, (x, *classes))
                 program = compilation.compiled(lowered, devices[0].platform)
-            x = program(variables, (x, classes))
+            x = program(variables, (x, *classes))
             x.block_until_ready()  # otherwise the progress line is ahead of the device
             tick()
         return parallel.collect(x)[: len(labels)]

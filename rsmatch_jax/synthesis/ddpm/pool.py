@@ -4,7 +4,7 @@ import functools
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -41,31 +41,33 @@ def draw_pool(
     levels: int,
     devices: Sequence[jax.Device],
     folder: str,
-) -> tuple[ImageArrays, int]:
+    conditions: Mapping[str, np.ndarray] | None = None,
+) -> tuple[ImageArrays, int, dict[str, np.ndarray]]:
     """Draws per_class pictures of every class, all different and none in `data`.
 
     levels: grey values of the pictures, evenly spaced. folder: holds the chunks drawn
-    so far, and gets the others.
+    so far, and gets the others. conditions: what the sampler gets beside the labels of
+    `all_labels`, a row of each per picture. A dropped picture's row is drawn anew.
 
     Returns:
-        The pool, sorted by class, and the number of dropped pictures: exact duplicates
-        of another picture or of a training image.
+        The pool, sorted by class; the number of dropped pictures: exact duplicates
+        of another picture or of a training image; the conditions in the pool's order.
     """
-    classes = np.arange(data.num_classes, dtype=np.int32)
+    labels, conditions = all_labels(settings, data), conditions or {}
     draw = diffusion.make_sampler(
         settings, data.images.shape[1:], data.num_classes, devices
     )
     root = jax.random.fold_in(jax.random.key(settings.seed), diffusion.DRAW)
     seen = {_digest(image) for image in data.images}
-    pictures: list[list[np.ndarray]] = [[] for _ in classes]
-    size = min(settings.sampling_batch, settings.per_class * data.num_classes)
+    pictures: list[list[np.ndarray]] = [[] for _ in range(data.num_classes)]
+    done: list[list[int]] = [[] for _ in pictures]  # their rows
+    size = min(settings.sampling_batch, len(labels))
     number = dropped = 0
     for _ in range(MAX_ROUNDS):
-        missing = [settings.per_class - len(images) for images in pictures]
-        labels = np.repeat(classes, missing)
-        if not len(labels):
+        missing = np.setdiff1d(np.arange(len(labels)), np.concatenate(done))
+        if not len(missing):
             break
-        chunks = [labels[i : i + size] for i in range(0, len(labels), size)]
+        chunks = [missing[i : i + size] for i in range(0, len(missing), size)]
         total = len(chunks) * settings.sampling_steps
         progress = Progress("drawing", "DDIM steps", total, say)
         tick = functools.partial(progress.advance, 1)
@@ -73,21 +75,46 @@ def draw_pool(
             path = os.path.join(folder, f"{number:06d}.npy")
             if not os.path.exists(path):
                 key = jax.random.fold_in(root, number)
-                same_shape = np.resize(chunk, size)  # compiled once
-                images = to_uint8(draw(params, key, same_shape, tick), levels)
+                rows = np.resize(chunk, size)  # one shape, compiled once
+                further = {name: c[rows] for name, c in conditions.items()}
+                pixels = draw(params, key, labels[rows], tick, **further)
+                images = to_uint8(pixels, levels)
                 with files.replacing(path) as f:
                     np.save(f, images, allow_pickle=False)
             images = _load(path)
             progress.skip_to(i * settings.sampling_steps)
             number += 1
-            for image, label in zip(images, chunk, strict=False):
+            for image, row in zip(images, chunk, strict=False):
                 digest = _digest(image)
                 if digest in seen:
                     dropped += 1
                 else:
                     seen.add(digest)
-                    pictures[label].append(image)
-    return _pool(settings, data, pictures), dropped
+                    pictures[labels[row]].append(image)
+                    done[labels[row]].append(row)
+    columns = {name: c[np.concatenate(done)] for name, c in conditions.items()}
+    return _pool(settings, data, pictures), dropped, columns
+
+
+def all_labels(settings: Settings, data: ImageArrays) -> np.ndarray:
+    """Returns the classes of all pictures to be drawn, int32 [N], in order."""
+    classes = np.arange(data.num_classes, dtype=np.int32)
+    return classes.repeat(settings.per_class)
+
+
+def second_labels(settings: Settings, data: ImageArrays) -> np.ndarray:
+    """Returns another class for each of `all_labels`, int32 [N], uniformly at random,
+    but for each class equally many pictures, or one more, get each other class."""
+    rng = np.random.default_rng((settings.seed, diffusion.MIX))
+    count, classes = settings.per_class, np.arange(data.num_classes, dtype=np.int32)
+    seconds = []
+    for label in classes:
+        others = np.delete(classes, label)
+        # Rounds of all others in random order; the last one may be cut short.
+        rounds = -(-count // len(others))
+        turns = np.concatenate([rng.permutation(others) for _ in range(rounds)])
+        seconds.append(rng.permutation(turns[:count]))
+    return np.concatenate(seconds)
 
 
 def _load(path: str) -> np.ndarray:
@@ -109,8 +136,7 @@ def _pool(
             f"{MAX_ROUNDS} rounds gave too few different pictures (by class: {short}, "
             f"needed: {settings.per_class}); lower --guidance or raise --steps"
         )
-    labels = np.arange(data.num_classes, dtype=np.int32).repeat(settings.per_class)
-    images = np.concatenate(pictures)
+    labels, images = all_labels(settings, data), np.concatenate(pictures)
     generators, names = np.zeros_like(labels), data.class_names
     return ImageArrays(data.name, images, labels, names, generators, (GENERATOR,))
 
@@ -135,16 +161,24 @@ def origin(dataset: str, data_dir: str | None) -> dict[str, str]:
 
 
 def write_tfds(
-    out: str, staging: str, pool: ImageArrays, report: dict[str, Any], tf_write
+    out: str,
+    staging: str,
+    pool: ImageArrays,
+    report: dict[str, Any],
+    columns: Mapping[str, np.ndarray],
+    tf_write,
 ):
     """Writes the pool as a TFDS dataset folder with a pool.json, below `staging`, and
-    moves it, its description last, so that no incomplete pool looks complete."""
+    moves it, its description last, so that no incomplete pool looks complete. columns:
+    numbers of each picture, which pool.json gets in the order of the pictures."""
     parent = os.path.join(staging, "pool")
     shutil.rmtree(parent, ignore_errors=True)
     folder = os.path.join(parent, os.path.basename(out))
     images = arrays.to_rgb(np.asarray(pool.images))
     size = images.shape[1]
     terms = {key: report.pop(key) for key in ("licence", "source")}
+    if columns:
+        terms["pictures"] = {name: c.tolist() for name, c in columns.items()}
     rows = enumerate(zip(images, pool.labels.tolist(), strict=True))
     examples = (
         tf_write.Example(image, label, id=f"{GENERATOR}_{i:06d}", generator=0)

@@ -84,6 +84,11 @@ def parser(description: str | None) -> terminal.Parser:
     add("--format", choices=("arrays", "tfds"), help=text)
     text = "training steps between saves (default 5000)"
     add("--save_every", type=int, default=5000, help=text)
+    text = (
+        "draw pictures between two classes: each has a class of its own and a random "
+    )
+    text += "second one, and the labelled prediction is the mean of both"
+    add("--mix", action="store_true", help=text)
     for field in dataclasses.fields(Settings):
         small, colour = (getattr(preset, field.name) for preset in (SMALL, COLOUR))
         larger = f", for images above {SMALL_SIZE} px {colour}"
@@ -125,8 +130,14 @@ def check(args: argparse.Namespace, num_devices: int):
         raise RequestError(f"--width={settings.width}: give a multiple of 4")
 
 
-def check_images(data: ImageArrays, name: str):
-    """Raises RequestError for images that the network cannot take."""
+def check_data(data: ImageArrays, name: str, mix: bool):
+    """Raises RequestError for images that the network cannot take, or too few classes
+    to mix."""
+    if mix and data.num_classes < 2:
+        raise RequestError(
+            f"--mix draws between two classes, and --dataset={name} has only "
+            f"{', '.join(data.class_names)}; leave it out"
+        )
     height, width = data.images.shape[1:3]
     if height != width or height % 8 or not 8 <= height <= 64:
         raise RequestError(

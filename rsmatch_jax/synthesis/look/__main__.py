@@ -11,7 +11,8 @@ import argparse
 import dataclasses
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,13 @@ from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.runs import workdir
 from rsmatch_jax.synthesis import checks
-from rsmatch_jax.synthesis.look import comparison, file_format, sheet, tables
+from rsmatch_jax.synthesis.look import (
+    comparison,
+    conditions,
+    file_format,
+    sheet,
+    tables,
+)
 from rsmatch_jax.terminal import say
 
 JSON, PNG = "look.json", "look.png"
@@ -58,7 +65,10 @@ def run(args: argparse.Namespace):
             message = message.replace(key, flag)
         raise RequestError(message) from None
     os.makedirs(out, exist_ok=True)
-    figures = {"pool": path, "real": args.real, "imported": _import_report(path)}
+    report = _report(path)
+    figures = {"pool": path, "real": args.real, "imported": _imported(report)}
+    columns = conditions.read(path, report, len(pool.labels))
+    figures["conditions"] = conditions.figures(columns, pool)
     figures |= comparison.compare(pool, train, test, args.sample, args.seed)
     say("reading how the pictures are encoded ...")
     figures["encoding"] = file_format.of_folders(
@@ -66,7 +76,8 @@ def run(args: argparse.Namespace):
         sources.prepared_folder(args.real, args.data_dir),
         pool.generator_names,
     )
-    sheet.draw(os.path.join(out, PNG), pool, train, args.per_class, args.seed)
+    captions = conditions.captions(columns, pool)
+    sheet.draw(os.path.join(out, PNG), pool, train, args.per_class, args.seed, captions)
     figures = files.plain(figures)
     files.write_json(os.path.join(out, JSON), figures)
     say(f"{tables.text(figures)}\nwritten to {out}: {JSON}, {PNG}")
@@ -90,13 +101,16 @@ def _places(args: argparse.Namespace) -> tuple[str, str]:
     return path, out
 
 
-def _import_report(folder: str) -> dict[str, int | None]:
-    """Returns the numbers of duplicates from the pool's files, None if not noted."""
+def _report(folder: str) -> dict[str, Any]:
+    """Returns what the pool's files say of how it was made."""
     if arrays.is_array_folder(folder):
-        report = arrays.load_meta(folder)
-        report = report.get("pool") or report
-    else:
-        report = files.read_json(os.path.join(folder, sources.POOL_REPORT)) or {}
+        meta = arrays.load_meta(folder)
+        return meta.get("pool") or meta
+    return files.read_json(os.path.join(folder, sources.POOL_REPORT)) or {}
+
+
+def _imported(report: Mapping[str, Any]) -> dict[str, int | None]:
+    """Returns the numbers of duplicates, None if not noted."""
     dropped = report.get("exact_duplicates_dropped", report.get("duplicates_dropped"))
     return {
         "duplicates_found": report.get("exact_duplicates", dropped),

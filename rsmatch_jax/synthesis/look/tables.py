@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rsmatch_jax import terminal
+from rsmatch_jax.synthesis.look import conditions
 
 # A figure is listed if pool and real set differ by more than this.
 GREY_GAP = 0.10  # of a class's share of near-grey pictures
@@ -33,6 +34,7 @@ def text(figures: Mapping[str, Any]) -> str:
         f"{figures['pool']}: pictures of {height}x{width} by "
         f"{', '.join(figures['generator_names'])}; --real={figures['real']}",
         "Pictures and colours (levels 0 to 255)\n" + _colours(figures),
+        *conditions.lines(figures["conditions"]),
         "JPEG's traces and files\n" + _files(figures),
         "Duplicates\n" + _duplicates(figures),
         "Told from real by a plain classifier\n" + _probe(figures),
