@@ -12,6 +12,7 @@ from rsmatch_jax.data.rs_ssl import UNKNOWN
 from rsmatch_jax.engine import described, feed, memory
 from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.errors import RequestError
+from rsmatch_jax.methods import keys
 from rsmatch_jax.runtime.targets import Target
 from rsmatch_jax.state import PyTree
 from rsmatch_jax.terminal import say
@@ -48,10 +49,18 @@ def describe(exp: Experiment, task: rs_ssl.Task, device: str) -> Iterator[str]:
     devices = exp.devices
     yield (
         f"schedule: {t.num_steps} steps of {dims.batch_size} labelled + {unlabeled} "
-        f"unlabelled images ({epochs:.1f} passes) on {len(devices)} "
+        f"unlabelled images{_choice(exp)} ({epochs:.1f} passes) on {len(devices)} "
         f"{device} device{'s'[: len(devices) > 1]}; "
         f"{math.ceil(t.num_steps / exp.config.eval.every_steps)} evaluations"
     )
+
+
+def _choice(exp: Experiment) -> str:
+    """How the unlabelled images of a step are chosen, "" if at random."""
+    if candidates := keys.candidate_rows(exp.config):
+        return f" of {candidates} candidates"
+    rows = exp.config.train.real_rows
+    return "" if rows is None else f", {rows} of them real,"
 
 
 def print_parameters(params: PyTree):

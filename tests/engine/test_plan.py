@@ -40,3 +40,16 @@ def test_a_step_fits_or_is_refused(monkeypatch, name, peak, fits):
             plan.fit(exp, task, target)
         assert f"{peak // GIB}.0 GiB" in str(refused.value)
     assert seen == [(len(task.unl_images), task.unl_images[0].size)]
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({}, "4 labelled + 8 unlabelled images (0.6 passes)"),
+        ({"train.candidate_ratio": 5}, "8 unlabelled images of 20 candidates (0.6"),
+        ({"train.real_rows": 3}, "8 unlabelled images, 3 of them real, (0.6 passes)"),
+    ],
+)
+def test_how_a_step_chooses_its_images_is_shown(keys, words):
+    _, task, exp = build(**keys)
+    assert words in "\n".join(plan.describe(exp, task, "cpu"))
