@@ -85,7 +85,11 @@ def of_differences(table: Table) -> Chart | None:
     if not figure.data:
         return None
     axes = layout("", "")
-    axes["yaxis"] |= {"title": {"text": "points"}, "zeroline": True}
+    axes["yaxis"] |= {
+        "title": {"text": "points"},
+        "zeroline": True,
+        "zerolinecolor": "gray",
+    }
     # Columns side by side, not one behind the other.
     axes |= {"scattermode": "group", "scattergap": 0.5}
     title = f"Difference to {table.baseline}, {CONFIDENCE:.0%} intervals"
