@@ -176,7 +176,7 @@ def _step_key(key, purpose, step):
 
 
 def _pictures(data: Resident, rows: AnyArray, at: jax.Array) -> jax.Array:
-    taken = _take(rows, at) if at.size else rows[:0]
+    taken = _take(rows, at) if at.size else jnp.asarray(rows[:0])
     return taken.reshape(len(at), data.size, data.size, 3)
 
 

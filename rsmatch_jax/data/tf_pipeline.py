@@ -54,20 +54,21 @@ def batches(
             depend only on its position in the global batch.
     """
     purposes = ("weak", "strong", "weak2")[: 1 + weak_views]
+    rows = unlabelled_rows
     streams = [
-        sampler.Stream(name, images, seed, count, own_rows(count), *more)
-        for name, images, count, *more in (
-            ("labelled", lab_images, batch_size, ("labelled",)),
-            ("unlabelled", unl_images, unlabelled_rows, purposes, parts),
+        sampler.Stream(name, images, seed, count, own_rows(count), views_of, parts_of)
+        for name, images, count, views_of, parts_of in (
+            ("labelled", lab_images, batch_size, ("labelled",), None),
+            ("unlabelled", unl_images, rows, purposes, parts),
         )
     ]
     steps = tf.data.Dataset.range(start_step, num_steps)
     make = _encoded_views if isinstance(lab_images, EncodedImages) else _array_views
-    parts = (make(steps, stream, spec) for stream in streams)
+    made = (make(steps, stream, spec) for stream in streams)
     options = tf.data.Options()
     # Steps run side by side; threads within an operation would only add to them.
     options.threading.max_intra_op_parallelism = 1
-    dataset = tf.data.Dataset.zip(tuple(parts)).prefetch(prefetch)
+    dataset = tf.data.Dataset.zip(tuple(made)).prefetch(prefetch)
     running = [dataset.with_options(options).as_numpy_iterator()]
     labels = np.asarray(lab_labels, np.int32)
     taken = _taken(running, streams, labels, synthetic, start_step)

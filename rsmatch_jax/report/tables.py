@@ -116,8 +116,9 @@ class Table:
         if base is None:
             return None
         if name == "paper":
-            both = cell.paper and base.paper
-            return Difference(cell.paper[0] - base.paper[0], None) if both else None
+            if cell.paper is None or base.paper is None:
+                return None
+            return Difference(cell.paper[0] - base.paper[0], None)
         mine, other = cell.by_seed(name), base.by_seed(name)
         pairs = [value - other[seed] for seed, value in mine.items() if seed in other]
         return _paired(pairs) if pairs else None
