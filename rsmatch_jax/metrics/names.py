@@ -74,7 +74,6 @@ def accuracy(result: Mapping[str, Any]) -> str:
 COLUMNS = {
     "best": BEST,
     "last": "test_accuracy",
-    LATE: LATE,
     "median20": MEDIAN,
     **{name: name for name in LAST[:4]},
     **{name: f"test.{name}" for name in TEST},

@@ -15,8 +15,8 @@ from rsmatch_jax.runs import workdir
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One readable workdir. figures: by the names in COLUMNS, shares of one, None if
-    the method lacks it. evaluations: lines of metrics.jsonl."""
+    """One readable workdir. figures: by the names in COLUMNS, and LATE, shares of
+    one, None if the method lacks it. evaluations: lines of metrics.jsonl."""
 
     folder: str
     status: str
@@ -83,8 +83,8 @@ def read(folder: str) -> Run | Broken:
         lines = workdir.read_metrics(folder)
         evaluations = tuple(x for x in lines if "eval/test_accuracy" in x)
         flat = {**result, **workdir.flat({"test": result["test"]})}
-        flat[names.LATE] = _late(evaluations)
         values = {name: flat.get(key) for name, key in names.COLUMNS.items()}
+        values[names.LATE] = _late(evaluations)
         run = Run(
             folder=folder,
             **{k: result[k] for k in ("status", "method", "dataset", "seed", "steps")},

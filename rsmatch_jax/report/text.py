@@ -151,7 +151,7 @@ def write_cells(path: str, tables: Iterable[Table]):
                 "broken": len(cell.broken),
                 "missing": cell.missing,
             }
-            for name in names.COLUMNS:
+            for name in (*names.COLUMNS, names.LATE):
                 stat = cell.stat(name)
                 line[f"{name}_mean"] = stat.mean if stat else None
                 line[f"{name}_std"] = stat.std if stat else None

@@ -83,7 +83,8 @@ def test_a_batch_has_the_samplers_images_and_the_augmentations_views(devices):
 def test_fixed_numbers_of_real_and_synthetic_images(real_only):
     """Both inputs deal the same images, 3 of 8 of them real or, without the synthetic
     ones, these 3 alone."""
-    _, task, exp = build(**{"train.real_rows": 3, "data.real_only": real_only})
+    keys = {"train.real_rows": 3, "data.real_only": real_only}
+    _, task, exp = build(**keys)
     synthetic = task.unl_synthetic
     assert synthetic.any() != real_only
     on_host, on_chip = feed.TfDataFeed(exp, task), feed.ResidentFeed(exp, task, 1)
@@ -94,9 +95,10 @@ def test_fixed_numbers_of_real_and_synthetic_images(real_only):
         np.testing.assert_array_equal(dealt, rows)
         assert len(rows) == (3 if real_only else 8)
         assert (~synthetic[rows]).sum() == 3
-    state, dispatched = on_chip.run(exp.init_state(), 0, 1)
-    assert np.isfinite(history.per_step([dispatched])[0]["loss"])
-    assert int(state.step) == 1
+    if real_only:  # a step of fewer unlabelled images than labelled ones works
+        state, dispatched = on_chip.run(exp.init_state(), 0, 1)
+        assert np.isfinite(history.per_step([dispatched])[0]["loss"])
+        assert int(state.step) == 1
 
 
 def test_a_method_of_labels_alone_gets_no_unlabelled_images():

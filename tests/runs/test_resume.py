@@ -40,7 +40,9 @@ RESUMED = {
     },
     "rsmatch_screened": {
         "method.rsmatch.prior": "statistics",
+        "method.rsmatch.routing": "statistics",
         "train.candidate_ratio": 4,
+        **ONE_NETWORK,
     },
     "rsmatch_freematch": {"method.rsmatch.pseudo_label": "freematch", **ONE_NETWORK},
 }
