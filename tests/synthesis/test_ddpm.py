@@ -218,7 +218,7 @@ def test_images_that_do_not_fit_are_named(shape):
         arrays.fake("train"), images=np.zeros((640, *shape), np.uint8)
     )
     with pytest.raises(RequestError, match=f"{shape[0]}x{shape[1]}.*import_images"):
-        ddpm_settings.check_images(data, "name")
+        ddpm_settings.check_data(data, "name", mix=False)
 
 
 def test_the_source_is_described(tmp_path):
