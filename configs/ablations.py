@@ -19,6 +19,8 @@ Table 2 gives RSMatch on CIFAR-10 with 25 labels +- 0.1, Table 1 +- 0.7. Table 3
 0.5 and +4.27 to a ratio of 0.3; in Table 1 they belong to 0.3 and 0.7.
 """
 
+from configs import studies
+
 REAL_ONLY = "FixMatch (real only)"
 METHODS = {
     "FixMatch": {"method.name": "fixmatch"},
@@ -113,6 +115,7 @@ def get_sweeps():
             "baseline": "queue",
         },
         "cifake": _cifake(),
+        **studies.get_sweeps(),
         "input_mode": _input_mode(),
         "queue_length": _one_key("N_q", "method.rsmatch.queue_length", (16, 8, 32, 64)),
         "queue_classes": _one_key("P", "method.rsmatch.queue_classes", (10, 1, 2, 5)),

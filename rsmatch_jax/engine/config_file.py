@@ -23,6 +23,7 @@ from ml_collections import ConfigDict, config_flags
 from rsmatch_jax.errors import RequestError, one_line
 from rsmatch_jax.runtime.child import ROOT
 
+SWEEPS = {"ablations", "studies"}  # files of `configs` that hold no config
 # A wheel has the configs inside the package; in the repository they lie beside it.
 _MAY_BE_NONE = ("data.labels_per_class",)  # although their default is not
 _PACKAGED = os.path.join(ROOT, "rsmatch_jax", "configs")
@@ -73,7 +74,7 @@ def find(value: str) -> str:
 def ready() -> list[str]:
     """Returns the names of the packaged configs."""
     names = {os.path.splitext(name)[0] for name in os.listdir(CONFIGS)}
-    return sorted(name for name in names - {"ablations"} if name.isidentifier())
+    return sorted(name for name in names - SWEEPS if name.isidentifier())
 
 
 def load(path: str) -> ConfigDict:

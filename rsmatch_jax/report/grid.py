@@ -79,7 +79,8 @@ class Cell:
         method = keys.pop("method.name", plain["method.name"])
         parts = [f"{key.rsplit('.', 1)[1]}={keys[key]}" for key in sorted(keys)]
         sweep = [self.sweep] if self.common else []
-        return "-".join([*sweep, self.config, str(method), *parts])
+        name = "-".join([*sweep, self.config, str(method), *parts])
+        return name.replace("/", "_")  # of a pool's folder
 
 
 @dataclasses.dataclass(frozen=True)
