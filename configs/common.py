@@ -227,9 +227,10 @@ def _keys() -> ml_collections.ConfigDict:
     # set's ratio; with data.real_only these N are all. A control, by ground truth.
     t.real_rows = Later(placeholder(int), neutral=None)
     # Screening: RSMatch's detector looks at so many unlabelled images per labelled one,
-    # and of a step's images 3/4 are the likeliest real ones of them and 1/4 the
-    # likeliest synthetic ones. None = every image is trained on.
+    # and a step trains on the likeliest real ones of them and a share of the likeliest
+    # synthetic ones. None = every image is trained on.
     t.candidate_ratio = Later(placeholder(int), neutral=None)
+    t.candidate_synthetic = Later(placeholder(float), neutral=None)  # None = 0.25
     t.steps_per_dispatch = 16  # maximum, with resident input; always 1 on a CPU
     t.weak_forward = "cat"  # one pass over all rows; separate: weak rows apart
 

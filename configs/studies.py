@@ -52,6 +52,11 @@ def _repairs():
         "screening, prior": {**STATISTICS, **SCREENING},
         "screening, statistics": {**both, **SCREENING},
         "screening, oracle": {**ORACLE, **SCREENING},
+        "screening, statistics, none synthetic": {
+            **both,
+            **SCREENING,
+            "train.candidate_synthetic": 0.0,
+        },
         "screening, prior, no routes": {**STATISTICS, **SCREENING, **NO_ROUTES},
         "screening, oracle, no routes": {**ORACLE, **SCREENING, **NO_ROUTES},
         # What the fake head does to the encoder.

@@ -226,6 +226,7 @@ KEYS = [  # overrides of the digits' config, and words of the answer
         "candidate_ratio=9 | freematch | use rsmatch",
     ),
     ("train.candidate_ratio=9 train.real_rows=9", "candidate_ratio=9 | real_rows"),
+    ("train.candidate_synthetic=0.5", "synthetic=0.5 | set train.candidate_ratio"),
     (
         "train.candidate_ratio=9 input.mode=tfdata",
         "candidate_ratio=9 | lie on the device | input.mode=resident",

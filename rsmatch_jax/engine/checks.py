@@ -53,6 +53,7 @@ BOUNDS = {
     "train.unlabeled_ratio": _ONE_OR_MORE,
     "train.real_rows": _ONE_OR_MORE,
     "train.candidate_ratio": _ONE_OR_MORE,
+    "train.candidate_synthetic": _SHARE,
     "train.steps_per_dispatch": _ONE_OR_MORE,
     "train.weak_forward": Bounds(choices=("cat", "separate")),
     "eval.every_steps": _ONE_OR_MORE,
@@ -152,6 +153,9 @@ def _check_rows(config: Any, num_devices: int):
     t = config.train
     if t.candidate_ratio is not None:
         _check_screening(config)
+    elif t.candidate_synthetic is not None:
+        way_out = "it is a share of screened images; set train.candidate_ratio, or "
+        refuse(config, "train.candidate_synthetic", f"{way_out}leave it out (None)")
     if t.real_rows is not None:
         rows = t.batch_size * t.unlabeled_ratio
         way_out = ""

@@ -132,8 +132,9 @@ def resident_programs(exp: Experiment, most: int) -> dict[int, jax.stages.Wrappe
         data, orders = inputs
 
         def screen(candidates):
+            share = exp.config.train.candidate_synthetic
             rows = exp.dims.unlabeled_batch
-            return screening.choose(scores(state, candidates), rows)
+            return screening.choose(scores(state, candidates), rows, share)
 
         batch = resident.make_batch(
             data,

@@ -19,12 +19,17 @@ from rsmatch_jax.state import Batch
 RATIO = {"train.candidate_ratio": 5}  # 20 candidates for the 8 images of a step
 
 
-@pytest.mark.parametrize("rows, candidates", [(8, 20), (128, 384), (6, 6), (1, 3)])
-def test_the_likeliest_of_both_kinds_are_chosen(rows, candidates):
+@pytest.mark.parametrize(
+    "rows, candidates, share, synthetic",
+    [
+        *((8, 20, None, 2), (128, 384, None, 32), (6, 6, None, 2), (1, 3, None, 0)),
+        *((8, 20, 0.0, 0), (8, 20, 0.5, 4), (8, 20, 1.0, 8)),
+    ],
+)
+def test_the_likeliest_of_both_kinds_are_chosen(rows, candidates, share, synthetic):
     rng = np.random.default_rng(rows)
     scores = rng.choice(np.arange(candidates // 2 + 1) / candidates, candidates)
-    got = np.asarray(screening.choose(scores, rows))
-    synthetic = {8: 2, 128: 32, 6: 2, 1: 0}[rows]  # a quarter, rounded half to even
+    got = np.asarray(screening.choose(scores, rows, share))
     ranked = sorted(range(candidates), key=lambda i: (scores[i], i))
     real = ranked[: rows - synthetic]
     expected = set(real) | set(ranked[candidates - synthetic :])
@@ -171,6 +176,7 @@ def test_scores_without_a_detector(keys, source):
 def test_a_run_is_the_same_on_four_devices():
     """Ground truth screens, so that rounding moves no choice."""
     keys = {**TINY, **RATIO, "method.rsmatch.routing": "oracle"}
+    keys["train.candidate_synthetic"] = 0.375
     runs = []
     for devices in (1, 4):
         _, task, exp = build(devices, **keys)
@@ -184,4 +190,4 @@ def test_a_run_is_the_same_on_four_devices():
         np.testing.assert_allclose(runs[1][0][path], value, atol=1e-5, err_msg=path)
     for one, four in zip(runs[0][1], runs[1][1], strict=True):
         assert one == pytest.approx(four, rel=1e-4, abs=1e-5)
-        assert one["routed_synthetic"] == 0.25  # 2 of 8
+        assert one["routed_synthetic"] == 0.375  # 3 of 8
