@@ -9,10 +9,11 @@ launch.py runs every cell of the table once per seed, in OUT/<cell>/seed<n>, wit
 output in seed<n>.log beside it. The sweep skips finished runs and resumes unfinished
 ones, so the same command continues after an interruption. A failed run does not stop
 the others. Tables with the same --out share the runs that they have in common.
---shard=i/n takes every n-th run from the i-th on, i from 0 to n - 1. After --minutes=N
-the sweep stops the run under way, which saves itself, and begins no other one. --config
-overrides hold for all cells, those of a method's keys for the cells of that method; the
-report marks cells whose setting they change as reduced.
+--row=NAME, once or more, takes these rows of the table alone. --shard=i/n takes every
+n-th run from the i-th on, i from 0 to n - 1. After --minutes=N the sweep stops the run
+under way, which saves itself, and begins no other one. --config overrides hold for all
+cells, those of a method's keys for the cells of that method; the report marks cells
+whose setting they change as reduced.
 Exit codes: 0 all runs are finished (or printed), 1 a run failed, 2 the request was
 wrong, 75 stopped by a signal, or with runs left after --minutes.
 """
@@ -70,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--dry_run", action="store_true", help="print the launch lines, run nothing")
     add("--out", help="folder of the runs (default runs/NAME)")
     add("--seeds", default="0,1,2", help="comma-separated (default 0,1,2)")
+    add("--row", action="append", metavar="NAME", help="only these rows of the table")
     add("--shard", metavar="i/n", help="this process's share of the runs")
     add("--minutes", type=float, help="stop after that time, resumable")
     return exit_code(lambda: run(*parser.parse_known_args(argv)), GO_ON, resumable=True)
@@ -83,15 +85,16 @@ def run(args: argparse.Namespace, config_flags: Sequence[str]):
     end = time.monotonic() + terminal.seconds(args.minutes)
     out = os.path.join("runs", sweep.name) if args.out is None else args.out
     workdir.check_writable(out, "--out")
-    runs = _shard(_runs(sweep, seeds, out, overrides), args.shard)
+    cells = _cells(sweep, args.row)
+    runs = _shard(_runs(cells, seeds, out, overrides), args.shard)
     for r in runs:
         _check(r)
     for r in runs if args.dry_run else ():
         say(shlex.join(["python", *_program(), *r.argv]))
     shard = f"{len(runs)} in shard {args.shard}, " if args.shard else ""
     say(
-        f"{sweep.title}\n{len(sweep.cells)} cells x {len(seeds)} seeds = "
-        f"{len(sweep.cells) * len(seeds)} runs; {shard}"
+        f"{sweep.title}\n{len(cells)} cells x {len(seeds)} seeds = "
+        f"{len(cells) * len(seeds)} runs; {shard}"
         f"{sum(r.finished() for r in runs)} finished already"
     )
     if args.dry_run:
@@ -154,12 +157,12 @@ def _launch(r: Run, seconds: float) -> int:
 
 
 def _runs(
-    sweep: Sweep, seeds: Sequence[int], out: str, more: Mapping[str, Value]
+    cells: Sequence[Cell], seeds: Sequence[int], out: str, more: Mapping[str, Value]
 ) -> list[Run]:
     """Seed by seed, so that every cell has a figure early."""
     runs = []
     for seed in seeds:
-        for cell in sweep.cells:
+        for cell in cells:
             folder = grid.run_folder(out, cell.folder(), seed)
             keys = {**cell.all_overrides(more), "seed": seed}
             argv = [f"--config={cell.config}"]
@@ -211,6 +214,15 @@ def _sweep(name: str) -> Sweep:
         titles = "\n".join(f"  {n}: {s.title}" for n, s in sweeps.items())
         raise RequestError(f"there is no sweep {name!r}; choose one of:\n{titles}")
     return sweeps[name]
+
+
+def _cells(sweep: Sweep, rows: Sequence[str] | None) -> Sequence[Cell]:
+    """Returns the cells of some rows, None = all."""
+    names = list(dict.fromkeys(cell.row for cell in sweep.cells))
+    for row in rows or ():
+        if row not in names:
+            raise RequestError(f"--row={row}: {sweep.name} has {', '.join(names)}")
+    return [cell for cell in sweep.cells if not rows or cell.row in rows]
 
 
 def _seeds(text: str) -> list[int]:

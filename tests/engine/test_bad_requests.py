@@ -198,6 +198,7 @@ CASES = {
         (["table1", "--seeds=1,1"], ["--seeds=1,1"]),
         (["table1", "--seeds=-1"], ["--seeds=-1"]),
         (["table1", "--shard=4/4"], ["--shard=4/4"]),
+        (["table1", "--row=Fixmatch"], ["--row=Fixmatch", "FixMatch, FlexMatch"]),
         (["table1", "--shard=half"], ["--shard=half"]),
         (["table1", "--out=file.txt"], ["--out=file.txt"]),
         (["table1", "--out="], ["--out="]),

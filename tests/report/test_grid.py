@@ -64,7 +64,7 @@ def test_every_cell_is_a_config_that_runs(name):
     """Keys exist, values are valid, and each cell has another setting."""
     table = grid.load()[name]
     settings = set()
-    for r in sweep._runs(table, [0], "/tmp/nowhere", {}):
+    for r in sweep._runs(table.cells, [0], "/tmp/nowhere", {}):
         sweep._check(r)
         config = r.cell.config_dict().to_dict()
         settings.add(json.dumps(grid.setting(config), sort_keys=True))
@@ -101,6 +101,14 @@ def test_dry_run_prints_every_launch_line_and_shards_part_them(tmp_path, capsys)
     assert sorted(sum(parts, [])) == sorted(lines)
     assert sorted(map(len, parts)) == [21, 21, 22, 22, 22]
     assert not os.listdir(tmp_path)
+
+
+def test_rows_of_a_table_alone(tmp_path, capsys):
+    argv = ["table1", f"--out={tmp_path}/t", "--row=RSMatch", "--row=FlexMatch"]
+    lines, out = launch_lines(capsys, *argv)
+    both = [sum(f"name={m}" in x for x in lines) for m in ("rsmatch", "flexmatch")]
+    assert both == [18, 18] and len(lines) == 36
+    assert "12 cells x 3 seeds = 36 runs" in out
 
 
 def test_keys_of_a_method_go_to_its_cells_alone(tmp_path, capsys):
