@@ -237,6 +237,9 @@ def _keys() -> ml_collections.ConfigDict:
     c.eval = e = ml_collections.ConfigDict()
     e.every_steps = 5120  # also after the last step
     e.batch_size = 512  # images a forward pass
+    # The classifier's BatchNorm statistics in an evaluation: those of real images, the
+    # labelled ones and those that the method routes so. False: those of training.
+    e.real_bn = Later(False, neutral=False)
 
     c.checkpoint = k = ml_collections.ConfigDict()
     k.every_steps = 5120  # also after the last step

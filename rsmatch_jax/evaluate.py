@@ -23,7 +23,7 @@ import numpy as np
 
 from rsmatch_jax import files, terminal
 from rsmatch_jax.deploy import saved
-from rsmatch_jax.metrics import measure, names, scores
+from rsmatch_jax.metrics import measure, names, real_statistics, scores
 from rsmatch_jax.runs import workdir
 from rsmatch_jax.terminal import Parser
 
@@ -49,14 +49,24 @@ def evaluate(
     run = saved.load(folder, step, devices, trust_code=trust_code)
     assert run.state is not None
     task = saved.load_task(run, places)
+    exp, batch_size = run.exp, run.exp.config.eval.batch_size
+    forward = measure.mapped_forward(exp.nets, devices, exp.method.origin)
     measured = measure.measure(
-        measure.mapped_forward(run.exp.nets, devices, run.exp.method.origin),
+        forward,
         run.state,
         task,
-        queue=run.exp.method.queue(run.state.extra),
-        threshold=run.exp.config.method.threshold,
-        batch_size=run.exp.config.eval.batch_size,
+        queue=exp.method.queue(run.state.extra),
+        threshold=exp.config.method.threshold,
+        batch_size=batch_size,
         devices=devices,
+        renew=real_statistics.renewal(
+            exp.method,
+            exp.moments,
+            forward,
+            task,
+            batch_size=batch_size,
+            devices=devices,
+        ),
     )
     return files.plain(
         {

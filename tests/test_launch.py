@@ -256,6 +256,14 @@ KEYS = [  # overrides of the digits' config, and words of the answer
         "real_rows=9 | 119 synthetic unlabelled images | leave this control out",
     ),
     ("train.weak_forward=never", "weak_forward=never"),
+    (
+        "eval.real_bn=True method.rsmatch.routing=entropy",
+        "eval.real_bn=True | routing=entropy | leave it False",
+    ),
+    (
+        "eval.real_bn=True method.rsmatch.individual_models=False",
+        "eval.real_bn=True | individual_models=False | leave it False",
+    ),
     ("eval.every_steps=0", "eval.every_steps=0"),
     ("checkpoint.keep=0", "checkpoint.keep=0"),
     ("log.every_steps=0", "log.every_steps=0"),

@@ -9,7 +9,7 @@ from rsmatch_jax.data import sources
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.methods import catalogue
 from rsmatch_jax.methods.keys import Bounds, get, refuse
-from rsmatch_jax.models import networks
+from rsmatch_jax.models import networks, own_encoder
 from rsmatch_jax.runs import workdir
 
 __all__ = ["check", "check_overrides", "get", "ignored_keys"]
@@ -145,6 +145,10 @@ def _check_pairs(config: Any, num_devices: int):
             "views; use input.mode=tfdata, or data.image_size=None for a small set"
         )
         refuse(config, "input.mode", way_out)
+    if config.eval.real_bn and own_encoder.is_code(config.model.classifier):
+        way_out = f"model.classifier={config.model.classifier} may have norms of other "
+        way_out += "kinds; leave it False"
+        refuse(config, "eval.real_bn", way_out)
     _check_rows(config, num_devices)
 
 

@@ -21,7 +21,7 @@ from rsmatch_jax.methods import keys
 from rsmatch_jax.methods.base import HostBuffers
 from rsmatch_jax.methods.catalogue import METHODS, Dims, Method
 from rsmatch_jax.models import networks
-from rsmatch_jax.models.networks import Network
+from rsmatch_jax.models.networks import Head, Network
 from rsmatch_jax.runtime import compilation, parallel
 from rsmatch_jax.state import TrainState
 
@@ -38,6 +38,9 @@ class Experiment:
     tx: optax.GradientTransformation
     views: views.ViewSpec
     start: start_weights.Weights | None = None  # instead of random initial values
+    # With eval.real_bn: the classifier, whose training pass returns the statistics of
+    # its batch over all devices.
+    moments: Network | None = None
     # First values of buffers, `Method.prepared`.
     buffers: HostBuffers = dataclasses.field(default_factory=dict)
 
@@ -244,25 +247,34 @@ def build(
         crop_area=config.input.crop_area,
     )
     views.check(spec, dims.image_shape[0])
-    mean, std = normalise.normalisation(dataset)
-    nets, sgds = {}, {}
+    nets, sgds, moments = {}, {}, None
     for network, heads in method.heads(dims.num_classes).items():
-        net = networks.make(
-            config.model[network],
-            heads,
-            dtype=jnp.dtype(config.model.dtype),
+        make = functools.partial(_network, config, network, heads, dataset)
+        nets[network] = make(
             bn_momentum=config.model.bn_momentum,
             sync_axis=parallel.AXIS if config.model.sync_bn else None,
             bn_variance=config.model.bn_variance,
-            wrn_preact=config.model.wrn_preact,
         )
-        nets[network] = networks.take_uint8(net, mean, std)
+        if network == "classifier" and config.eval.real_bn:
+            batch_alone = {"bn_momentum": 0.0, "bn_variance": "biased"}
+            moments = make(sync_axis=parallel.AXIS, **batch_alone)
         o: dict[str, Any] = {**config.optim, **method.optimiser().get(network, {})}
         sgds[network] = optim.SGD(
             o["learning_rate"], o["momentum"], o["nesterov"], o["weight_decay"]
         )
     tx = optim.make(sgds, config.train.num_steps, config.optim.warmup_steps)
-    return Experiment(config, devices, dims, method, nets, tx, spec)
+    return Experiment(config, devices, dims, method, nets, tx, spec, moments=moments)
+
+
+def _network(
+    config: Any, name: str, heads: Mapping[str, Head], dataset: str, **norms: Any
+) -> Network:
+    """Returns one of a run's networks, for uint8 images. norms: options of BatchNorm,
+    see `layers.Layers`."""
+    m = config.model
+    options = {"dtype": jnp.dtype(m.dtype), "wrn_preact": m.wrn_preact}
+    net = networks.make(m[name], heads, **options, **norms)
+    return networks.take_uint8(net, *normalise.normalisation(dataset))
 
 
 def _rgb(data: arrays.ImageArrays) -> arrays.ImageArrays:

@@ -16,7 +16,7 @@ from rsmatch_jax import files
 from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.engine import feed, plan
 from rsmatch_jax.engine.experiment import Experiment
-from rsmatch_jax.metrics import measure, names, queue_picture
+from rsmatch_jax.metrics import measure, names, queue_picture, real_statistics
 from rsmatch_jax.runs import history, workdir
 from rsmatch_jax.runs.checkpoint import Checkpoints
 from rsmatch_jax.runs.history import Dispatched, Record, Stopwatch
@@ -71,6 +71,14 @@ class Loop:
             self.logbook.write_start(state.params)
         self.state = exp.pack(state)
         self.forward = measure.mapped_forward(exp.nets, exp.devices, exp.method.origin)
+        self.renew = real_statistics.renewal(
+            exp.method,
+            exp.moments,
+            self.forward,
+            task,
+            batch_size=self.config.eval.batch_size,
+            devices=exp.devices,
+        )
 
     def train(self, source: feed.Feed) -> dict[str, Any]:
         """Trains until the end or a stop; returns the content of result.json."""
@@ -202,6 +210,7 @@ class Loop:
                 batch_size=self.config.eval.batch_size,
                 devices=self.exp.devices,
                 interrupted=self.stop.due,
+                renew=self.renew,
             )
         except measure.Interrupted:  # the resumed run evaluates
             return False

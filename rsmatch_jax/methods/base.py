@@ -27,6 +27,7 @@ from rsmatch_jax.state import (
     Outputs,
     PyTree,
     TrainingImages,
+    TrainState,
 )
 
 Metrics = dict[str, Float[Array, ""]]
@@ -155,6 +156,18 @@ class Method:
         """Returns new values of buffers, from the scores of an evaluation by `origin`.
         A checkpoint of this step, and the next step, have them."""
         return {}
+
+    def routed_synthetic(
+        self,
+        state: TrainState,
+        at: np.ndarray,
+        scores: np.ndarray | None,
+        truth: np.ndarray | None,
+    ) -> np.ndarray:
+        """Returns which unlabelled images training now counts as synthetic, bool [n],
+        for `eval.real_bn`. at: their positions, int [n]. scores: of an evaluation by
+        `origin`, float32 [n]. truth: bool [n], None unless `needs_truth`."""
+        return np.zeros(len(at), bool)
 
     def queue(self, extra: PyTree) -> CSQueue | None:
         """Returns the queue among the buffers, None if the method has none."""

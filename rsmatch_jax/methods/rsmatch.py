@@ -13,7 +13,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from rsmatch_jax import losses
 from rsmatch_jax.methods import (
@@ -25,15 +24,14 @@ from rsmatch_jax.methods import (
     routing,
     rsmatch_checks,
     rsmatch_queue,
+    rsmatch_routes,
     rules,
     training_value,
 )
+from rsmatch_jax.methods.rsmatch_routes import PRIOR, STATISTICS, Origins
 from rsmatch_jax.state import PyTree
 
 DETECTOR = "detector"
-# Buffers of routing and of prior "statistics".
-STATISTICS, PRIOR = "synthetic_by_statistics", "prior_logit"
-Origins = Float[Array, "unlabelled 2"]  # q' = softmax(C'(F'(u))): real, synthetic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +145,9 @@ class RSMatch(base.Method):
     def after_evaluation(self, scores):
         return self.of_detector.after_evaluation(scores)
 
+    def routed_synthetic(self, state, at, scores, truth):
+        return rsmatch_routes.in_evaluation(self, state, at, scores, truth)
+
     def queue(self, extra):
         return extra.get("queue")
 
@@ -177,7 +178,9 @@ class RSMatch(base.Method):
         # Eq. 4
         loss_sup = jnp.mean(losses.cross_entropy(lab["real"], inputs.batch.labels))
         # Eq. 5: a row's weight goes to the head that the row is routed to.
-        synthetic = self._route(origins, weak["real"], inputs, route_key)
+        synthetic = rsmatch_routes.in_step(
+            self, origins, weak["real"], inputs, route_key
+        )
         to_real = jnp.where(synthetic, 0.0, weights)
         to_fake = jnp.where(synthetic, weights, 0.0)
         loss_real = base.pseudo_label_loss(strong["real"], labels, to_real)
@@ -274,20 +277,3 @@ class RSMatch(base.Method):
             params[DETECTOR], inputs.stats[DETECTOR], batch.weak, True
         )
         return self._origins(outputs.logits[DETECTOR], inputs)[:, 1]
-
-    def _route(self, origins: Origins, logits: base.Logits, inputs, key):
-        """Returns bool [unlabelled]: which images go to the fake head. logits: of the
-        real head, weak views."""
-        if self.routing == "oracle":
-            synthetic = inputs.batch.synthetic
-        elif self.routing == "random":
-            synthetic = routing.by_coin(
-                key, self.synthetic_share, len(origins), inputs.axis
-            )
-        elif self.routing == "entropy":
-            synthetic = routing.by_entropy(logits, inputs.axis)
-        elif self.routing == "statistics":
-            synthetic = inputs.extra[STATISTICS][inputs.batch.indices]
-        else:
-            synthetic = routing.by_detector(origins, self.route_threshold)
-        return synthetic & (inputs.step >= self.route_warmup_steps)

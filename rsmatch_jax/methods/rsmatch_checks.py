@@ -26,14 +26,7 @@ def check(config: keys.Config):
     for holder, most in holders.items():
         if has_queue and options.queue_push > most:
             refuse("queue_push", f"{holder.format(most)}; push at most as many")
-    if config.train.candidate_ratio is not None:
-        if options.routing in ("random", "entropy"):
-            way_out = "routing does not judge an image before the step, so it cannot "
-            refuse("routing", f"{way_out}screen; leave train.candidate_ratio out")
-        if options.routing == "detector" and not options.individual_models:
-            way_out = "the detector would cost as much as the classifier for every "
-            way_out += "candidate; leave train.candidate_ratio out"
-            refuse("individual_models", way_out)
+    _check_judges(config)
     if options.synthetic_weight != "one" and not options.fake_head:
         refuse("synthetic_weight", "without the fake head no synthetic image is used")
     of_unknown_origin = data.name == "own"  # configs/own.py
@@ -69,6 +62,30 @@ def check(config: keys.Config):
                 "with individual_models=False the detector shares the classifier's "
                 "optimiser; leave it None",
             )
+
+
+def _check_judges(config: keys.Config):
+    """Checks the keys that need a verdict on an image outside of the step's loss."""
+    options = config.method.rsmatch
+    at_once = options.routing in ("random", "entropy")
+    if config.train.candidate_ratio is not None:
+        if at_once:
+            way_out = "routing does not judge an image before the step, so it cannot "
+            way_out += "screen; leave train.candidate_ratio out"
+            keys.refuse(config, "method.rsmatch.routing", way_out)
+        if options.routing == "detector" and not options.individual_models:
+            way_out = "the detector would cost as much as the classifier for every "
+            way_out += "candidate; leave train.candidate_ratio out"
+            keys.refuse(config, "method.rsmatch.individual_models", way_out)
+    if config.eval.real_bn:
+        if at_once:
+            way_out = f"routing={options.routing} judges in a step alone, so no image "
+            way_out += "counts as real in evaluation; leave it False"
+            keys.refuse(config, "eval.real_bn", way_out)
+        if not options.individual_models:
+            way_out = "with individual_models=False the detector has the classifier's "
+            way_out += "statistics, and its verdicts would change; leave it False"
+            keys.refuse(config, "eval.real_bn", way_out)
 
 
 def _without_effect(options: keys.Config) -> Iterator[tuple[str, Any, str]]:
