@@ -257,6 +257,19 @@ KEYS = [  # overrides of the digits' config, and words of the answer
     ),
     ("train.weak_forward=never", "weak_forward=never"),
     (
+        "model.split_bn=True method.name=fixmatch",
+        "split_bn=True | fixmatch routes no image | use rsmatch",
+    ),
+    (
+        "model.split_bn=True method.rsmatch.routing=entropy",
+        "split_bn=True | routing=entropy | leave it False",
+    ),
+    (
+        "model.split_bn=True method.rsmatch.individual_models=False",
+        "split_bn=True | individual_models=False | leave it False",
+    ),
+    ("model.split_bn=True model.init_from=runs/a", "split_bn=True | init_from=runs/a"),
+    (
         "eval.real_bn=True method.rsmatch.routing=entropy",
         "eval.real_bn=True | routing=entropy | leave it False",
     ),

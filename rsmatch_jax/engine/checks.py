@@ -145,11 +145,30 @@ def _check_pairs(config: Any, num_devices: int):
             "views; use input.mode=tfdata, or data.image_size=None for a small set"
         )
         refuse(config, "input.mode", way_out)
-    if config.eval.real_bn and own_encoder.is_code(config.model.classifier):
-        way_out = f"model.classifier={config.model.classifier} may have norms of other "
-        way_out += "kinds; leave it False"
-        refuse(config, "eval.real_bn", way_out)
+    _check_norms(config)
     _check_rows(config, num_devices)
+
+
+def _check_norms(config: Any):
+    """Checks eval.real_bn and model.split_bn."""
+    m = config.model
+    for key in ("eval.real_bn", "model.split_bn"):
+        if get(config, key) and own_encoder.is_code(m.classifier):
+            way_out = f"model.classifier={m.classifier} may have norms of other kinds; "
+            refuse(config, key, f"{way_out}leave it False")
+    if not m.split_bn:
+        return
+    if not catalogue.METHODS[config.method.name].splits:
+        able = [name for name, cls in catalogue.METHODS.items() if cls.splits]
+        way_out = f"method.name={config.method.name} routes no image; use "
+        refuse(
+            config, "model.split_bn", f"{way_out}{' or '.join(able)}, or leave it False"
+        )
+    if m.init_from is not None:
+        way_out = f"the weights of model.init_from={m.init_from} may lack the norms of "
+        refuse(
+            config, "model.split_bn", f"{way_out}synthetic rows; leave one of both out"
+        )
 
 
 def _check_rows(config: Any, num_devices: int):

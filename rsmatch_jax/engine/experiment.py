@@ -273,6 +273,7 @@ def _network(
     see `layers.Layers`."""
     m = config.model
     options = {"dtype": jnp.dtype(m.dtype), "wrn_preact": m.wrn_preact}
+    options["split_bn"] = m.split_bn and name == "classifier"
     net = networks.make(m[name], heads, **options, **norms)
     return networks.take_uint8(net, *normalise.normalisation(dataset))
 

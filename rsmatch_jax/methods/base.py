@@ -7,6 +7,7 @@ in step.py, for all methods. No file outside this folder names a method.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
@@ -14,7 +15,7 @@ from typing import Any, ClassVar, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from rsmatch_jax import losses
 from rsmatch_jax.methods import keys
@@ -76,6 +77,7 @@ class Method:
     weak_views: ClassVar[int] = 1  # 2 = `batch.weak2` holds a second weak view
     reads_ema: ClassVar[bool] = False  # True = `StepInputs.ema` has shadow parameters
     screens: ClassVar[bool] = False  # True = has `screen`, for train.candidate_ratio
+    splits: ClassVar[bool] = False  # True = routes images before `forward` (split_bn)
     # Heads that `origin` reads, in one network. A head's name is unique in a method.
     origin_heads: ClassVar[tuple[str, ...]] = ("detector",)
     rule_key: ClassVar[str | None] = None  # config key that names the rule, if any
@@ -262,6 +264,7 @@ def forward(
     inputs: StepInputs,
     labelled: Sequence[UInt8[Array, "_ height width 3"]],
     weak_forward: str,
+    synthetic: Bool[Array, " unlabelled"] | None = None,
 ) -> tuple[list[Outputs], Outputs, Outputs, PyTree]:
     """Runs a network in training mode on labelled groups and on both views.
 
@@ -269,19 +272,36 @@ def forward(
     weak_forward="cat": one pass over all rows, joint BN statistics. The weak images
     reach the gradient through those statistics, so only their logits may be treated as
     constants. "separate": labelled and strong rows together, then the weak rows without
-    gradient (31 % fewer FLOPs, another gradient).
+    gradient (31 % fewer FLOPs, another gradient). synthetic: the unlabelled images
+    whose rows have norms of their own (model.split_bn), None for a network without.
     """
     net, params, stats = inputs.nets[name], params[name], inputs.stats[name]
     weak, strong = inputs.batch.weak, inputs.batch.strong
     joined = [weak] if weak_forward == "cat" else []
     groups = [*labelled, *joined, strong]
-    outputs, stats = net.apply(params, stats, jnp.concatenate(groups), True)
+    split_rows = functools.partial(_split_rows, synthetic)
+    outputs, stats = net.apply(
+        params,
+        stats,
+        jnp.concatenate(groups),
+        True,
+        **split_rows(sum(map(len, labelled)), len(joined) + 1),
+    )
     *supervised, strong_out = split(outputs, groups)
     if joined:
         weak_out = supervised.pop()
     else:
-        weak_out, stats = net.apply(jax.lax.stop_gradient(params), stats, weak, True)
+        params = jax.lax.stop_gradient(params)
+        weak_out, stats = net.apply(params, stats, weak, True, **split_rows(0, 1))
     return supervised, weak_out, strong_out, stats
+
+
+def _split_rows(synthetic, labelled: int, views: int) -> dict[str, jax.Array]:
+    """Returns the option of `Network.apply` for rows of labelled images and views."""
+    if synthetic is None:
+        return {}
+    real = jnp.zeros(labelled, bool)
+    return {"synthetic": jnp.concatenate([real, *[synthetic] * views])}
 
 
 def split(outputs: Tree, groups: Sequence[Any]) -> list[Tree]:

@@ -40,6 +40,7 @@ class RSMatch(base.Method):
 
     rule_key = "method.rsmatch.pseudo_label"
     screens = True
+    splits = True
     memory_keys = {"queue": "method.rsmatch.queue_length"}
     progress = ("loss", "utilisation", "detector_utilisation", "routed_synthetic")
 
@@ -48,6 +49,7 @@ class RSMatch(base.Method):
     crop_pad: int  # of the weak view of queue_reaugment
     unsup_weight: float = keys.key("method.unsup_weight")  # lambda
     weak_forward: str = keys.key("train.weak_forward")
+    split_bn: bool = keys.key("model.split_bn")
     flip: bool = keys.key("input.flip")
     pseudo_label: str = keys.key(choices=tuple(rules.RULES))
     queue_length: int = keys.key(least=1)  # N_q
@@ -153,7 +155,7 @@ class RSMatch(base.Method):
 
     def loss(self, params, inputs):
         sample_key, view_key, route_key, push_key = jax.random.split(inputs.key, 4)
-        labelled, ready, new_stats = [inputs.batch.lab], None, {}
+        labelled, ready, new_stats, apart = [inputs.batch.lab], None, {}, None
         if self.of_detector.has_queue:
             queued, ready = rsmatch_queue.draw(self, inputs, sample_key, view_key)
             labelled.append(queued)
@@ -162,8 +164,9 @@ class RSMatch(base.Method):
                 self._detector_pass(params, inputs, labelled, ready)
             )
             labelled = [inputs.batch.lab]
+            apart = rsmatch_routes.before(self, origins, inputs, route_key)
         groups, weak, strong, new_stats["classifier"] = base.forward(
-            "classifier", params, inputs, labelled, self.weak_forward
+            "classifier", params, inputs, labelled, self.weak_forward, apart
         )
         if not self.individual_models:
             detector_loss, origins, detector_metrics = self._detector_losses(
@@ -178,9 +181,7 @@ class RSMatch(base.Method):
         # Eq. 4
         loss_sup = jnp.mean(losses.cross_entropy(lab["real"], inputs.batch.labels))
         # Eq. 5: a row's weight goes to the head that the row is routed to.
-        synthetic = rsmatch_routes.in_step(
-            self, origins, weak["real"], inputs, route_key
-        )
+        synthetic = rsmatch_routes.route(self, origins, weak["real"], inputs, route_key)
         to_real = jnp.where(synthetic, 0.0, weights)
         to_fake = jnp.where(synthetic, weights, 0.0)
         loss_real = base.pseudo_label_loss(strong["real"], labels, to_real)

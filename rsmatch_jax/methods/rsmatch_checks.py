@@ -77,6 +77,18 @@ def _check_judges(config: keys.Config):
             way_out = "the detector would cost as much as the classifier for every "
             way_out += "candidate; leave train.candidate_ratio out"
             keys.refuse(config, "method.rsmatch.individual_models", way_out)
+    if config.model.split_bn:
+        way_out = ""
+        if options.routing == "entropy":
+            way_out = (
+                "routing=entropy judges by the classifier's output, and its norms "
+            )
+            way_out += "must know before"
+        elif not options.individual_models:
+            way_out = "with individual_models=False the detector is on the classifier, "
+            way_out += "whose norms must know its verdicts before"
+        if way_out:
+            keys.refuse(config, "model.split_bn", f"{way_out}; leave it False")
     if config.eval.real_bn:
         if at_once:
             way_out = f"routing={options.routing} judges in a step alone, so no image "

@@ -31,6 +31,7 @@ class Layers:
     bn_variance: str = "unbiased"
     sync_axis: str | None = None
     wrn_preact: str = "usb"  # or "tf", see `wrn.Block`; a resnet ignores it
+    split_bn: bool = False  # see `norm.BatchNorm`
 
     def __post_init__(self):
         for key, choices in CHOICES.items():
@@ -62,6 +63,7 @@ class Layers:
             axis_name=self.sync_axis,
             unbiased=self.bn_variance == "unbiased",
             slope=slope,
+            split=self.split_bn,
             name=name,
         )
 

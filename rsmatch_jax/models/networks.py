@@ -1,5 +1,6 @@
 """Networks as pure functions; nothing outside this folder sees flax.linen."""
 
+import contextlib
 import functools
 import re
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from rsmatch_jax.models.heads import (
     reduced,
 )
 from rsmatch_jax.models.layers import Layers
+from rsmatch_jax.models.norm import BatchNorm
 from rsmatch_jax.models.resnet import resnet18, resnet50
 from rsmatch_jax.models.wrn import WideResNet
 from rsmatch_jax.state import Outputs, PyTree
@@ -37,14 +39,15 @@ class Network(NamedTuple):
       initial values: use it always or never.
     apply(params, stats, images, train) -> (Outputs, new stats): images are normalised
       float32 [N, S, S, 3], or uint8 after `take_uint8`. train=True normalises by the
-      batch and updates the statistics; train=False uses and returns them.
+      batch and updates the statistics; train=False uses and returns them. With
+      train=True and split_bn, synthetic=bool [N] names the rows that are apart.
     probe(params, stats, images, stage, shift) -> (Outputs, activations): apply with
       train=False, and with `shift` added to a stage's output [N, h, w, channels], which
       comes back without the shift. For gradients with respect to activations.
     """
 
     init: Callable[[jax.Array, jax.Array], tuple[PyTree, PyTree]]
-    apply: Callable[[PyTree, PyTree, jax.Array, bool], tuple[Outputs, PyTree]]
+    apply: Callable[..., tuple[Outputs, PyTree]]
     probe: Callable[..., tuple[Outputs, jax.Array]] | None = None
     stages: tuple[str, ...] = ()  # in order; the last ends in an activation
 
@@ -88,13 +91,14 @@ def _pure(model: nn.Module, stages: tuple[str, ...]) -> Network:
         # Only a user's encoder may do without norms.
         return variables["params"], variables.get("batch_stats", {})
 
-    def apply(params, stats, images, train):
+    def apply(params, stats, images, train, synthetic=None):
         variables = {"params": params, "batch_stats": stats}
         if not train:
             return forward(variables, images, train=False), stats
-        outputs, updates = forward(
-            variables, images, train=True, mutable=["batch_stats"]
-        )
+        with contextlib.nullcontext() if synthetic is None else _split(synthetic):
+            outputs, updates = forward(
+                variables, images, train=True, mutable=["batch_stats"]
+            )
         return outputs, updates.get("batch_stats", {})
 
     def probe(params, stats, images, stage, shift):
@@ -106,6 +110,18 @@ def _pure(model: nn.Module, stages: tuple[str, ...]) -> Network:
         return outputs, seen["intermediates"]["encoder"][stage][0]
 
     return Network(init, apply, probe, stages)
+
+
+def _split(synthetic: jax.Array) -> contextlib.AbstractContextManager:
+    """Tells every norm which rows are synthetic. Encoders only pass images on."""
+
+    def intercepted(call, args, options, context):
+        is_norm = isinstance(context.module, BatchNorm)
+        if is_norm and context.method_name == "__call__":
+            options = {**options, "synthetic": synthetic}
+        return call(*args, **options)
+
+    return nn.intercept_methods(intercepted)
 
 
 def _constructor(name: str) -> functools.partial[nn.Module]:
@@ -135,8 +151,8 @@ def take_uint8(
         shift = 255 * jnp.asarray(mean, jnp.float32).reshape(1, 1, 1, 3)
         return (images.astype(jnp.float32) - shift) / scale
 
-    def apply(params, stats, images, train):
-        return net.apply(params, stats, normalised(images), train)
+    def apply(params, stats, images, train, **options):
+        return net.apply(params, stats, normalised(images), train, **options)
 
     def probe(params, stats, images, stage, shift):
         assert net.probe is not None

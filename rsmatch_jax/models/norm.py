@@ -20,8 +20,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
+from rsmatch_jax.models import split_norm
+from rsmatch_jax.models.activation import activate, passes
 from rsmatch_jax.runtime import parallel
 
 
@@ -35,6 +37,10 @@ class BatchNorm(nn.Module):
     unbiased: the running variance averages n/(n-1) times the variance of n values, as
       in torch; normalisation divides by the variance itself.
     slope: factor of negative values: 0 is a ReLU, 1 no activation.
+    split: the rows that a call names synthetic are normalised by their own statistics
+      and have a scale and a bias of their own, as in AdvProp's auxiliary BatchNorm (Xie
+      et al. 2020, arXiv 1911.09665); the running statistics are those of the others,
+      as evaluation has no such rows.
     """
 
     use_running_average: bool
@@ -44,24 +50,43 @@ class BatchNorm(nn.Module):
     dtype: Any = jnp.float32  # of the result
     axis_name: str | None = None
     unbiased: bool = True
+    split: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    def __call__(
+        self, x: Float[Array, "n *pixels c"], synthetic: Bool[Array, " n"] | None = None
+    ) -> Float[Array, "n *pixels c"]:
         shape = (x.shape[-1],)
         means = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         variances = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
         scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        others = None
+        if self.split:
+            others = (
+                self.param("synthetic_scale", nn.initializers.ones, shape, jnp.float32),
+                self.param("synthetic_bias", nn.initializers.zeros, shape, jnp.float32),
+            )
         if self.use_running_average:
             r = jax.lax.rsqrt(variances.value + self.epsilon)
             z = _affine(x - _wide(means.value, x), r * scale, bias)
-            return _activate(z, self.slope).astype(self.dtype)
+            return activate(z, self.slope).astype(self.dtype)
 
         settings = (self.epsilon, self.slope, self.dtype, self.axis_name)
-        y, mean, var = _batch_norm(x, scale, bias, *settings)
-        if self.unbiased:
-            count = _count(x) * parallel.num_devices(self.axis_name)
-            var *= count / max(1, count - 1)  # torch refuses n = 1
+        if synthetic is not None:
+            assert others is not None
+            both = jnp.stack([scale, others[0]]), jnp.stack([bias, others[1]])
+            y, mean, var, count = split_norm.batch_norm(x, synthetic, *both, *settings)
+            if self.unbiased:
+                var *= count / jnp.maximum(1, count - 1)
+            # Where no row is real, the running statistics stay.
+            mean = jnp.where(count > 0, mean, means.value)
+            var = jnp.where(count > 0, var, variances.value)
+        else:
+            y, mean, var = _batch_norm(x, scale, bias, *settings)
+            if self.unbiased:
+                count = _count(x) * parallel.num_devices(self.axis_name)
+                var *= count / max(1, count - 1)  # torch refuses n = 1
         if not self.is_initializing():
             for running, new in ((means, mean), (variances, var)):
                 old = self.momentum * running.value
@@ -81,7 +106,7 @@ def _forward(x, scale, bias, epsilon, slope, dtype, axis):
     var = jnp.maximum(0, square - mean * mean)  # rounding may make it negative
     r = jax.lax.rsqrt(var + epsilon)
     z = _affine(wide - _wide(mean, x), r * scale, bias)
-    y = _activate(z, slope).astype(dtype)
+    y = activate(z, slope).astype(dtype)
     return (y, mean, var), (x, mean, r, scale, bias)
 
 
@@ -91,7 +116,7 @@ def _backward(epsilon, slope, dtype, axis, saved, cotangents):
     xhat = centred * _wide(r, x)
     h = cotangents[0].astype(scale.dtype)
     z = _affine(centred, r * scale, bias)
-    h = jnp.where(_passes(z, slope), h, slope * h)
+    h = jnp.where(passes(z, slope), h, slope * h)
     sums = _sums(h, h * xhat)
     # Every device differentiates the sum of the losses of all, as autodiff does, so the
     # parameters' gradients are local, and their mean over devices is the global one.
@@ -110,16 +135,6 @@ def _wide(vector, x):
 
 def _affine(x, scale, bias):
     return x * _wide(scale, x) + _wide(bias, x)
-
-
-def _activate(z, slope):
-    return jnp.where(_passes(z, slope), z, slope * z)
-
-
-def _passes(z, slope):
-    """Where the activation's derivative is 1; at zero as in jax.nn.relu and leaky_relu,
-    which differ."""
-    return z > 0 if slope == 0 else z >= 0
 
 
 def _count(x):

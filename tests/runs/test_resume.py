@@ -44,6 +44,10 @@ RESUMED = {
         "train.candidate_ratio": 4,
         **ONE_NETWORK,
     },
+    "rsmatch_split": {
+        "model.split_bn": True,
+        "method.rsmatch.routing": "statistics",
+    },
     "rsmatch_freematch": {"method.rsmatch.pseudo_label": "freematch", **ONE_NETWORK},
 }
 
