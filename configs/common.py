@@ -106,6 +106,9 @@ def _keys() -> ml_collections.ConfigDict:
     # a user's encoder (docs/own-encoder.md)
     m.classifier = "wrn_28_2"
     m.detector = "wrn_10_1"  # the paper says "lightweight"; this size is our choice
+    # What the detector sees: rgb, or residual: beside it the image's Laplacian, a fixed
+    # high-pass filter.
+    m.detector_input = Later("rgb", neutral="rgb")
     # What a new run begins from: FILE.safetensors with a resnet18 or resnet50 by
     # torchvision's names, or the workdir of another run, whose EMA weights it takes.
     m.init_from = Later(placeholder(str), neutral=None)

@@ -256,6 +256,15 @@ KEYS = [  # overrides of the digits' config, and words of the answer
         "real_rows=9 | 119 synthetic unlabelled images | leave this control out",
     ),
     ("train.weak_forward=never", "weak_forward=never"),
+    ("model.detector_input=noise", "detector_input=noise | rgb or residual"),
+    (
+        "model.detector_input=residual method.name=fixmatch",
+        "detector_input=residual | fixmatch has no detector",
+    ),
+    (
+        "model.detector_input=residual method.rsmatch.individual_models=False",
+        "detector_input=residual | individual_models=False | leave it rgb",
+    ),
     (
         "model.split_bn=True method.name=fixmatch",
         "split_bn=True | fixmatch routes no image | use rsmatch",

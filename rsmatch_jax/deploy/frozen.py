@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from rsmatch_jax.data import normalise
 from rsmatch_jax.data.images import alpha, image_files
 from rsmatch_jax.deploy import saved
+from rsmatch_jax.engine import experiment
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.models import networks
 from rsmatch_jax.models.networks import Network
@@ -67,7 +66,7 @@ class Part:
 
 def parts(run: saved.Saved) -> dict[str, Part]:
     """Returns "classifier" and, if any, "detector", on the run's first device."""
-    state, model, reduced = run.state, run.exp.config.model, {}
+    state, reduced = run.state, {}
     assert state is not None
     method, classes = run.exp.method, run.exp.dims.num_classes
     answers = {
@@ -75,13 +74,7 @@ def parts(run: saved.Saved) -> dict[str, Part]:
         "detector": (2, method.origin),
     }
     for part, (network, heads) in method.parts(classes).items():
-        net = networks.make(
-            model[network],
-            heads,
-            dtype=jnp.dtype(model.dtype),
-            wrn_preact=model.wrn_preact,
-        )
-        net = networks.take_uint8(net, *normalise.normalisation(run.dataset))
+        net = experiment.network(run.exp.config, network, heads, run.dataset)
         params = networks.reduced(state.ema[network], heads)
         on_device = jax.device_put((params, state.stats[network]), run.exp.devices[0])
         reduced[part] = Part(part, *answers[part], net, *on_device)

@@ -35,6 +35,7 @@ BOUNDS = {
     "input.crop_area": Bounds(least=0, most=1, above=0),
     "input.randaugment_ops": _NOT_NEGATIVE,
     "input.prefetch": _ONE_OR_MORE,
+    "model.detector_input": Bounds(choices=("rgb", "residual")),
     "model.dtype": Bounds(choices=("float32", "bfloat16")),
     "model.bn_momentum": _SHARE,
     "model.bn_variance": Bounds(choices=("unbiased", "biased")),
@@ -150,15 +151,19 @@ def _check_pairs(config: Any, num_devices: int):
 
 
 def _check_norms(config: Any):
-    """Checks eval.real_bn and model.split_bn."""
+    """Checks eval.real_bn, model.split_bn and model.detector_input."""
     m = config.model
     for key in ("eval.real_bn", "model.split_bn"):
         if get(config, key) and own_encoder.is_code(m.classifier):
             way_out = f"model.classifier={m.classifier} may have norms of other kinds; "
             refuse(config, key, f"{way_out}leave it False")
+    method = catalogue.METHODS[config.method.name]
+    if m.detector_input != "rgb" and not method.screens:
+        way_out = f"method.name={config.method.name} has no detector; leave it rgb"
+        refuse(config, "model.detector_input", way_out)
     if not m.split_bn:
         return
-    if not catalogue.METHODS[config.method.name].splits:
+    if not method.splits:
         able = [name for name, cls in catalogue.METHODS.items() if cls.splits]
         way_out = f"method.name={config.method.name} routes no image; use "
         refuse(

@@ -248,25 +248,25 @@ def build(
     )
     views.check(spec, dims.image_shape[0])
     nets, sgds, moments = {}, {}, None
-    for network, heads in method.heads(dims.num_classes).items():
-        make = functools.partial(_network, config, network, heads, dataset)
-        nets[network] = make(
+    for name, heads in method.heads(dims.num_classes).items():
+        make = functools.partial(network, config, name, heads, dataset)
+        nets[name] = make(
             bn_momentum=config.model.bn_momentum,
             sync_axis=parallel.AXIS if config.model.sync_bn else None,
             bn_variance=config.model.bn_variance,
         )
-        if network == "classifier" and config.eval.real_bn:
+        if name == "classifier" and config.eval.real_bn:
             batch_alone = {"bn_momentum": 0.0, "bn_variance": "biased"}
             moments = make(sync_axis=parallel.AXIS, **batch_alone)
-        o: dict[str, Any] = {**config.optim, **method.optimiser().get(network, {})}
-        sgds[network] = optim.SGD(
+        o: dict[str, Any] = {**config.optim, **method.optimiser().get(name, {})}
+        sgds[name] = optim.SGD(
             o["learning_rate"], o["momentum"], o["nesterov"], o["weight_decay"]
         )
     tx = optim.make(sgds, config.train.num_steps, config.optim.warmup_steps)
     return Experiment(config, devices, dims, method, nets, tx, spec, moments=moments)
 
 
-def _network(
+def network(
     config: Any, name: str, heads: Mapping[str, Head], dataset: str, **norms: Any
 ) -> Network:
     """Returns one of a run's networks, for uint8 images. norms: options of BatchNorm,
@@ -275,7 +275,11 @@ def _network(
     options = {"dtype": jnp.dtype(m.dtype), "wrn_preact": m.wrn_preact}
     options["split_bn"] = m.split_bn and name == "classifier"
     net = networks.make(m[name], heads, **options, **norms)
-    return networks.take_uint8(net, *normalise.normalisation(dataset))
+    return networks.take_uint8(
+        net,
+        *normalise.normalisation(dataset),
+        with_residual=name == "detector" and m.detector_input == "residual",
+    )
 
 
 def _rgb(data: arrays.ImageArrays) -> arrays.ImageArrays:

@@ -27,6 +27,10 @@ def check(config: keys.Config):
         if has_queue and options.queue_push > most:
             refuse("queue_push", f"{holder.format(most)}; push at most as many")
     _check_judges(config)
+    if config.model.detector_input != "rgb" and not options.individual_models:
+        way_out = "with individual_models=False the detector is a head on the "
+        way_out += "classifier; leave it rgb"
+        keys.refuse(config, "model.detector_input", way_out)
     if options.synthetic_weight != "one" and not options.fake_head:
         refuse("synthetic_weight", "without the fake head no synthetic image is used")
     of_unknown_origin = data.name == "own"  # configs/own.py

@@ -139,7 +139,7 @@ class EncoderWithHeads(nn.Module):
     specs: Mapping[str, Head]
 
     @nn.compact
-    def __call__(self, images: Float[Array, "n s s 3"], train: bool) -> Outputs:
+    def __call__(self, images: Float[Array, "n s s _"], train: bool) -> Outputs:
         features = self.encoder(images, train)
         # A user's encoder may name none.
         linear = getattr(self.encoder, "linear", torch_linear)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32, UInt8
 
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.models import own_encoder
+from rsmatch_jax.models import own_encoder, residual
 from rsmatch_jax.models.heads import (
     EncoderWithHeads,
     Head,
@@ -141,15 +141,28 @@ def _constructor(name: str) -> functools.partial[nn.Module]:
 
 
 def take_uint8(
-    net: Network, mean: tuple[float, ...], std: tuple[float, ...]
+    net: Network,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    *,
+    with_residual: bool = False,
 ) -> Network:
     """Returns `net` with (x / 255 - mean) / std in front of it, for uint8 images: they
-    have a quarter of their float32 size until they reach the network."""
+    have a quarter of their float32 size until they reach the network. with_residual:
+    the net sees `residual.residual` as three more channels."""
 
-    def normalised(images: UInt8[Array, "n s s 3"]) -> Float32[Array, "n s s 3"]:
+    def init(key, images):
+        if with_residual:  # of images only the shape matters
+            images = jnp.concatenate([images, images], axis=-1)
+        return net.init(key, images)
+
+    def normalised(images: UInt8[Array, "n s s 3"]) -> Float32[Array, "n s s _"]:
         scale = 255 * jnp.asarray(std, jnp.float32).reshape(1, 1, 1, 3)
         shift = 255 * jnp.asarray(mean, jnp.float32).reshape(1, 1, 1, 3)
-        return (images.astype(jnp.float32) - shift) / scale
+        pixels = (images.astype(jnp.float32) - shift) / scale
+        if not with_residual:
+            return pixels
+        return jnp.concatenate([pixels, residual.residual(images)], axis=-1)
 
     def apply(params, stats, images, train, **options):
         return net.apply(params, stats, normalised(images), train, **options)
@@ -158,4 +171,4 @@ def take_uint8(
         assert net.probe is not None
         return net.probe(params, stats, normalised(images), stage, shift)
 
-    return Network(net.init, apply, probe, net.stages)
+    return Network(init, apply, probe, net.stages)

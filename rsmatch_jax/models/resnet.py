@@ -70,7 +70,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[Array, "n s s 3"], train: bool
+        self, images: Float[Array, "n s s _"], train: bool
     ) -> Float32[Array, "n d"]:
         x = self.layers.conv(64, 7, 2, name="stem")(images)
         x = self.layers.norm(train, "bn", slope=0.0)(x)

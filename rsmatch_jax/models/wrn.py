@@ -86,7 +86,7 @@ class WideResNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Float[Array, "n s s 3"], train: bool
+        self, images: Float[Array, "n s s _"], train: bool
     ) -> Float32[Array, "n d"]:
         stem = {"use_bias": True, "bias_init": stem_bias_init, "name": "stem"}
         x = self.layers.conv(16, 3, **stem)(images)
