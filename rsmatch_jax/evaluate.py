@@ -2,14 +2,14 @@
 
     python -m rsmatch_jax.evaluate --workdir=DIR [--step=last|best|N] [--out=FILE.json]
         [--trust_code] [--data_dir=DIR] [--synthetic_pool=DIR] [--labeled=PLACE]
-        [--unlabeled=PLACE] [--test=PLACE] [--origins=FILE.csv]
+        [--unlabeled=PLACE] [--test=PLACE] [--origins=FILE.csv] [--real_bn]
 
 On the test set: accuracy, top-5, macro precision, recall and F1, recall per class, the
 most confused classes. On the unlabelled set: detector, pseudo-labels and queue against
 ground truth, on the images of known origin or class. The command only reads the
-workdir. --trust_code lets a network that is not of this package run its code. The last
-six flags name the places of data that have moved; --origins also those of a CSV that
-the run did not have.
+workdir. --trust_code lets a network that is not of this package run its code. The six
+flags with a PLACE or a FILE.csv name the places of data that have moved; --origins also
+those of a CSV that the run did not have. --real_bn evaluates with eval.real_bn=True.
 Exit codes: 0 done, 1 it failed, 2 the request was wrong.
 """
 
@@ -37,16 +37,19 @@ def evaluate(
     places: Mapping[str, str] | None = None,
     devices: Sequence[jax.Device] | None = None,
     trust_code: bool = False,
+    real_bn: bool = False,
 ) -> dict[str, Any]:
     """Returns all figures of the run in `folder` at a saved step, JSON-ready: figures
     and details of `measure.Measured`, step, confusion (rows of counts, row = truth) and
     class_names.
 
     Arguments and errors are those of `saved.load` and `saved.load_task`. devices: None
-    means all local ones; their number may differ from training's.
+    means all local ones; their number may differ from training's. real_bn: also
+    without eval.real_bn in the config.
     """
     devices = list(devices or jax.local_devices())
-    run = saved.load(folder, step, devices, trust_code=trust_code)
+    values = {"eval.real_bn": True} if real_bn else {}
+    run = saved.load(folder, step, devices, trust_code=trust_code, values=values)
     assert run.state is not None
     task = saved.load_task(run, places)
     exp, batch_size = run.exp, run.exp.config.eval.batch_size
@@ -111,6 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser("evaluate", __doc__)
     saved.add_flags(parser, data=True)
     parser.add_argument("--out", metavar="FILE.json")
+    parser.add_argument("--real_bn", action="store_true")
     go_on = "nothing was changed; the same command starts over"
     return terminal.run_command(parser, argv, _run, go_on)
 
@@ -119,7 +123,11 @@ def _run(args: argparse.Namespace):
     workdir.check_out(args.out, args.workdir)
     places = saved.places(args)
     figures = evaluate(
-        args.workdir, args.step, places=places, trust_code=args.trust_code
+        args.workdir,
+        args.step,
+        places=places,
+        trust_code=args.trust_code,
+        real_bn=args.real_bn,
     )
     for line in describe(figures):
         terminal.say(line)

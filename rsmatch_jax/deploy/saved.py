@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from rsmatch_jax.data import rs_ssl, sources
-from rsmatch_jax.engine import experiment, saved_config
+from rsmatch_jax.engine import checks, experiment, saved_config
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.methods.catalogue import Dims
 from rsmatch_jax.runs import same_data, workdir
@@ -45,6 +45,7 @@ def load(
     devices: Sequence[jax.Device] | None = None,
     *,
     trust_code: bool = False,
+    values: Mapping[str, Any] | None = None,
 ) -> Saved:
     """Loads the run in a workdir.
 
@@ -52,13 +53,17 @@ def load(
         step: last, best (the best evaluation that the newest checkpoint records) or N.
         devices: None means the first local one.
         trust_code: may run the module of a network outside this package.
+        values: {dotted key: value} of the config, if not those of training.
 
     Raises:
-        RequestError: there is no such run or step, another version made it, or it needs
-            trust_code.
+        RequestError: there is no such run or step, another version made it, it needs
+            trust_code, or `values` do not fit it.
         RunFailed: the checkpoint is damaged.
     """
     config = saved_config.load(folder, trust_code)
+    if values:
+        config = saved_config.with_values(config, values)
+        checks.check(config, num_devices=1)
     with contextlib.closing(Checkpoints(folder, keep=None)) as checkpoints:
         number = checkpoints.choose(step)
         data = workdir.read_data(folder)

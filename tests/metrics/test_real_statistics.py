@@ -107,7 +107,7 @@ def test_routing_by_statistics():
 
 
 def test_training_is_the_same_and_evaluate_finds_the_figures_again(tmp_path):
-    oracle = {"method.rsmatch.routing": "oracle"}
+    oracle = {"method.rsmatch.routing": "oracle", "eval.batch_size": 100}
     results = {}
     for name, keys in (("plain", {}), ("real", REAL)):
         results[name] = run(tmp_path / name, **{**oracle, **keys})
@@ -120,9 +120,11 @@ def test_training_is_the_same_and_evaluate_finds_the_figures_again(tmp_path):
     assert last["eval/test_ece"] != before["eval/test_ece"]
     auroc = "eval/detector_auroc"
     assert last[auroc] == before[auroc]  # the detector keeps its statistics
-    figures = evaluate.evaluate(str(tmp_path / "real"), devices=jax.local_devices()[:1])
+    devices = jax.local_devices()[:1]
+    figures = evaluate.evaluate(str(tmp_path / "real"), devices=devices)
+    anew = evaluate.evaluate(str(tmp_path / "plain"), devices=devices, real_bn=True)
     for key in ("test_ece", "test_accuracy", "detector_auroc", "utilisation"):
-        assert figures[key] == last[f"eval/{key}"]
+        assert figures[key] == anew[key] == last[f"eval/{key}"]
 
 
 def test_interrupted():
