@@ -43,6 +43,50 @@ def optimizer(settings: Settings) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(settings.gradient_clip), adam)
 
 
+def noised(
+    settings: Settings,
+    keys: jax.Array,
+    clean: jax.Array,
+    labels: jax.Array,
+    num_classes: int,
+) -> tuple[jax.Array, ...]:
+    """Adds noise to a batch and hides some of its labels, by five keys.
+
+    clean: uint8 [B, S, S, C], labels: int32 [B], the complete batch.
+
+    Returns:
+        This device's rows of the noise and of the network's inputs: noisy images,
+        times, labels, keys for dropout.
+    """
+    size, signals = len(clean), jnp.asarray(diffusion.alpha_bars())
+    times = jax.random.randint(keys[0], (size,), 1, NOISE_LEVELS + 1)
+    noise = jax.random.normal(keys[1], clean.shape, jnp.float32)
+    shown = diffusion.drop_labels(keys[2], labels, settings.label_dropout, num_classes)
+    if settings.flip:
+        clean = diffusion.flip_some(keys[3], clean)
+    rows = (clean, times, noise, shown, jax.random.split(keys[4], size))
+    clean, times, noise, shown, drop_keys = map(parallel.local_rows, rows)
+    clean = clean.astype(jnp.float32) / 127.5 - 1
+    noisy = diffusion.add_noise(clean, noise, signals[times])
+    return noise, noisy, times, shown, drop_keys
+
+
+def update(
+    settings: Settings,
+    tx: optax.GradientTransformation,
+    state: State,
+    loss_fn: Callable[[Any], jax.Array],
+) -> tuple[State, jax.Array]:
+    """Returns the state after one step of the optimizer, and the loss."""
+    loss, grads = parallel.mean(jax.value_and_grad(loss_fn)(state.params))
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    # The decay grows to its value, so that a short run forgets its first weights.
+    decay = jnp.minimum(settings.ema_decay, (1 + state.step) / (10 + state.step))
+    ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
+    return State(state.step + 1, params, ema, opt_state), loss
+
+
 def make_train_step(
     settings: Settings, num_classes: int, tx: optax.GradientTransformation
 ) -> Callable[..., tuple[State, jax.Array]]:
@@ -51,37 +95,20 @@ def make_train_step(
     images: uint8 [N, S, S, C], labels: int32 [N], the complete set, from which the step
     draws its batch by the key and its number.
     """
-    signals = jnp.asarray(diffusion.alpha_bars())
 
     def step(state: State, key: jax.Array, images: jax.Array, labels: jax.Array):
-        size = settings.batch_size
-        net = diffusion.network(settings, images.shape[1], num_classes)
         keys = jax.random.split(jax.random.fold_in(key, state.step), 6)
-        chosen = jax.random.randint(keys[0], (size,), 0, len(labels))
-        times = jax.random.randint(keys[1], (size,), 1, NOISE_LEVELS + 1)
-        noise = jax.random.normal(keys[2], (size, *images.shape[1:]), jnp.float32)
-        shown = diffusion.drop_labels(
-            keys[3], labels[chosen], settings.label_dropout, num_classes
+        chosen = jax.random.randint(keys[0], (settings.batch_size,), 0, len(labels))
+        noise, *inputs = noised(
+            settings, keys[1:], images[chosen], labels[chosen], num_classes
         )
-        clean = images[chosen]
-        if settings.flip:
-            clean = diffusion.flip_some(keys[4], clean)
-        rows = (clean, times, noise, shown, jax.random.split(keys[5], size))
-        clean, times, noise, shown, drop_keys = map(parallel.local_rows, rows)
-        clean = clean.astype(jnp.float32) / 127.5 - 1
-        noisy = diffusion.add_noise(clean, noise, signals[times])
+        net = diffusion.network(settings, images.shape[1], num_classes)
 
         def loss_fn(params):
-            predicted: Any = net.apply(params, noisy, times, shown, drop_keys)
+            predicted: Any = net.apply(params, *inputs)
             return jnp.mean((predicted - noise) ** 2)
 
-        loss, grads = parallel.mean(jax.value_and_grad(loss_fn)(state.params))
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        # The decay grows to its value, so that a short run forgets its first weights.
-        decay = jnp.minimum(settings.ema_decay, (1 + state.step) / (10 + state.step))
-        ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, state.ema, params)
-        return State(state.step + 1, params, ema, opt_state), loss
+        return update(settings, tx, state, loss_fn)
 
     return step
 
@@ -124,12 +151,31 @@ def train(
     """
     tx = optimizer(settings)
     state = init_state(settings, data.num_classes, data.images.shape[1:], tx)
+    key = jax.random.fold_in(jax.random.key(settings.seed), diffusion.TRAIN)
+    images, labels = np.ascontiguousarray(data.images), data.labels.astype(np.int32)
+    step = make_train_step(settings, data.num_classes, tx)
+    inputs = key, images, labels
+    return fit(settings, step, state, inputs, devices, folder, save_every)
+
+
+def fit(
+    settings: Settings,
+    step: Callable[..., tuple[State, jax.Array]],
+    state: State,
+    inputs: tuple[Any, ...],
+    devices: Sequence[jax.Device],
+    folder: str,
+    save_every: int,
+    flag: str = "learning_rate",
+) -> tuple[State, list[float]]:
+    """Does settings.steps steps `step(state, *inputs)` for one device, as `train`.
+    flag: that of the learning rate, for the message."""
     state = parallel.replicate(state, devices)
     done, losses = 0, []
     pending: list[jax.Array] = []  # losses that are still on the device
 
     def recent_loss() -> str:
-        losses.extend(_finite(pending, done, settings.learning_rate))
+        losses.extend(_finite(pending, done, f"--{flag} ({settings.learning_rate})"))
         pending.clear()
         return f"loss {np.mean(losses[-RECENT:]):.4f}"
 
@@ -139,11 +185,8 @@ def train(
             say(f"training: {done} of {settings.steps} steps are done already")
         if done == settings.steps:  # no need to compile the step
             return state, losses
-        key = jax.random.fold_in(jax.random.key(settings.seed), diffusion.TRAIN)
-        images, labels = np.ascontiguousarray(data.images), data.labels.astype(np.int32)
-        constants = parallel.replicate((key, images, labels), devices)
+        constants = parallel.replicate(inputs, devices)
         inputs = (*constants, parallel.ranks(devices))
-        step = make_train_step(settings, data.num_classes, tx)
         step = parallel.map_resident_step(step, len(constants), devices)
         lowered = step.lower(state, *inputs)
         step = compilation.compiled(lowered, devices[0].platform)
@@ -161,7 +204,7 @@ def train(
     return state, losses
 
 
-def _finite(losses: list[jax.Array], done: int, learning_rate: float) -> list[float]:
+def _finite(losses: list[jax.Array], done: int, rate: str) -> list[float]:
     """Returns the losses of the steps up to `done`; fails if one is not finite."""
     values = [float(value) for value in jax.device_get(losses)]
     finite = np.isfinite(values)
@@ -169,7 +212,7 @@ def _finite(losses: list[jax.Array], done: int, learning_rate: float) -> list[fl
         first = done - len(values) + 1 + int(np.argmin(finite))
         raise RunFailed(
             f"the loss is not finite from training step {first} on; lower "
-            f"--learning_rate (it was {learning_rate}) and name another --out, because "
-            "this one continues with the old rate"
+            f"{rate} and name another --out, because this one continues with the old "
+            "rate"
         )
     return values
