@@ -110,12 +110,32 @@ class Attention(nn.Module):
         return x + out(h.reshape(b, height * width, c)).reshape(x.shape)
 
 
+class Difficulty(nn.Module):
+    """Embeds a class and a difficulty: labels, int32 [B], difficulty, float32 [B] ->
+    [B, width], MLP([one-hot label, difficulty]) (Wang et al., arXiv 2411.18109). Zero
+    before training, and where the difficulty is negative, which means hidden. The
+    one-hot code of no label (num_classes) is zero."""
+
+    num_classes: int
+    width: int
+
+    @nn.compact
+    def __call__(self, labels: jax.Array, difficulty: jax.Array) -> jax.Array:
+        code = jax.nn.one_hot(labels, self.num_classes)
+        h = jnp.concatenate([code, difficulty[:, None]], axis=1)
+        h = nn.swish(nn.Dense(self.width, name="hidden_0")(h))
+        h = nn.swish(nn.Dense(self.width, name="hidden_1")(h))
+        h = nn.Dense(self.width, kernel_init=ZEROS, name="out")(h)
+        return jnp.where(difficulty[:, None] < 0, 0.0, h)
+
+
 class UNet(nn.Module):
     """Predicts the noise in images, float32 [B, S, S, C]; zero before training.
 
     Inputs: noisy images, S divisible by 2 ** (len(multipliers) - 1); times, the noise
     levels; labels in 0..num_classes, where num_classes means no label (classifier-free
-    guidance); keys, one per row for dropout, or None for no dropout.
+    guidance); keys, one per row for dropout, or None for no dropout; difficulty, of
+    0..1 or negative (see Difficulty), or None for a network that does not know it.
 
     width: channels at full resolution, divisible by 4; resolution i has
     width * multipliers[i]. blocks: residual blocks per resolution and direction.
@@ -138,12 +158,16 @@ class UNet(nn.Module):
         times: Num[Array, " b"],
         labels: Int[Array, " b"],
         keys: Key[Array, " b"] | None = None,
+        difficulty: Float32[Array, " b"] | None = None,
     ) -> Float32[Array, "b s s c"]:
         embedding = 4 * self.width
         features = time_features(times, self.width)
         h = nn.swish(nn.Dense(embedding, name="time_0")(features))
         condition = nn.Dense(embedding, name="time_1")(h)
         condition += nn.Embed(self.num_classes + 1, embedding, name="label")(labels)
+        if difficulty is not None:
+            embed = Difficulty(self.num_classes, embedding, name="difficulty")
+            condition += embed(labels, difficulty)
 
         def conv(width: int, name: str, **options) -> nn.Conv:
             return nn.Conv(width, (3, 3), dtype=self.dtype, name=name, **options)

@@ -17,7 +17,9 @@ from rsmatch_jax.models import unet
 from rsmatch_jax.runtime import compilation, parallel
 from rsmatch_jax.synthesis.ddpm.settings import NOISE_LEVELS, Settings
 
-INIT, TRAIN, DRAW, MIX = range(4)  # purposes of random numbers
+# Purposes of random numbers.
+INIT, TRAIN, DRAW, MIX, ADAPT, TUNE, DIFFICULTY = range(7)
+HIDDEN = -1.0  # a difficulty that the network does not see
 
 
 def network(settings: Settings, size: int, num_classes: int) -> unet.UNet:
@@ -82,12 +84,15 @@ def make_sampler(
     shape: tuple[int, ...],
     num_classes: int,
     devices: Sequence[jax.Device],
+    difficulty_guidance: float = 0.0,
 ) -> Callable[..., np.ndarray]:
     """Returns draw(params, key, labels, tick) -> float32 [B, *shape] in [-1, 1].
 
     labels: int32 [B], the same B in all calls. tick is called after every step. With
     second_labels, int32 [B], pictures between two classes y and z: the labelled
-    prediction is (eps(x, y) + eps(x, z)) / 2.
+    prediction is (eps(x, y) + eps(x, z)) / 2. With difficulty, float32 [B], pictures of
+    difficulty s: (1 + v) (eps(x, y, s) - eps(x, y)), v = difficulty_guidance, joins the
+    guided prediction; between two classes it is the mean of both.
     """
     net = network(settings, shape[0], num_classes)
     signals = alpha_bars()
@@ -96,36 +101,60 @@ def make_sampler(
 
     def forward(params_and_levels, batch):
         params, level, signal, next_signal = params_and_levels
-        noisy, *classes = batch  # one or two of each picture
-        shown = jnp.concatenate([*classes, jnp.full_like(classes[0], num_classes)])
-        copies = jnp.concatenate([noisy] * (len(classes) + 1))
-        noise: Any = net.apply(params, copies, jnp.full(shown.shape, level), shown)
-        *labelled, unlabelled = jnp.split(noise, len(classes) + 1)
+        noisy, classes, levels = batch  # one or two classes, one or no difficulty
+        shown = [
+            *classes,
+            jnp.full_like(classes[0], num_classes),
+            *classes * len(levels),
+        ]
+        count = len(shown)
+        shown = jnp.concatenate(shown)
+        copies = jnp.concatenate([noisy] * count)
+        inputs = [copies, jnp.full(shown.shape, level), shown]
+        if levels:
+            hidden = jnp.full_like(levels[0], HIDDEN)
+            parts = [hidden] * (len(classes) + 1) + [levels[0]] * len(classes)
+            inputs += [None, jnp.concatenate(parts)]
+        noise: Any = net.apply(params, *inputs)
+        noises = jnp.split(noise, count)
+        labelled, unlabelled = noises[: len(classes)], noises[len(classes)]
         labelled = sum(labelled[1:], labelled[0]) / len(labelled)
         # 2207.12598 eq. 6.
         noise = (1 + settings.guidance) * labelled - settings.guidance * unlabelled
+        if levels:
+            full = noises[len(classes) + 1 :]
+            full = sum(full[1:], full[0]) / len(full)
+            noise += (1 + difficulty_guidance) * (full - labelled)
         return ddim_step(noisy, noise, signal, next_signal)
 
     mapped = parallel.map_eval(forward, devices)
     program: Callable | None = None
 
     def draw(
-        params, key, labels, tick=lambda: None, *, second_labels=None
+        params,
+        key,
+        labels,
+        tick=lambda: None,
+        *,
+        second_labels=None,
+        difficulty=None,
     ) -> np.ndarray:
         nonlocal program
         noise = np.asarray(jax.random.normal(key, (len(labels), *shape)))
         # Every device needs equally many rows, so the first ones repeat at the end.
         rows = np.arange(-(-len(labels) // len(devices)) * len(devices)) % len(labels)
         classes = [labels] if second_labels is None else [labels, second_labels]
-        batch = noise[rows], *(c[rows] for c in classes)
-        x, *classes = parallel.shard_rows(batch, devices)
+        levels = [] if difficulty is None else [difficulty]
+        batch = (noise, classes, levels)
+        batch = jax.tree.map(lambda column: column[rows], batch)
+        x, *conditions = parallel.shard_rows(batch, devices)
         params = parallel.replicate(params, devices)
         for now, after in zip(times[:-1], times[1:], strict=True):
             variables = params, now, signals[now], signals[after]
             if program is None:
-                lowered = mapped.lower(variables, (x, *classes))
+                lowered = mapped.lower(variables, (x, *conditions))
                 program = compilation.compiled(lowered, devices[0].platform)
-            x = program(variables, (x, *classes))
+            x = program(variables, (x, *conditions))
             x.block_until_ready()  # otherwise the progress line is ahead of the device
             tick()
         return parallel.collect(x)[: len(labels)]

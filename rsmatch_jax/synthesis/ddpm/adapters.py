@@ -1,0 +1,150 @@
+"""Fine-tunes the diffusion model to take a difficulty, with low-rank adapters.
+
+The trained network stays as it is. What learns is the embedding of class and difficulty
+(unet.Difficulty; Wang et al., arXiv 2411.18109) and, for the kernel W [in, out] of each
+dense layer, those of attention too, a change A B of low rank (LoRA, Hu et al. 2021,
+2106.09685): W + A B, A [in, rank] normal with variance 1 / in, B [rank, out] zero. So
+before fine-tuning the network predicts what it predicted without a difficulty.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import traverse_util
+
+from rsmatch_jax.data.stores.arrays import ImageArrays
+from rsmatch_jax.runtime import parallel
+from rsmatch_jax.synthesis.ddpm import denoiser, diffusion
+from rsmatch_jax.synthesis.ddpm.denoiser import State
+from rsmatch_jax.synthesis.ddpm.settings import Settings, Tuning
+
+
+def init(
+    settings: Settings, rank: int, base: Any, num_classes: int, shape: tuple[int, ...]
+) -> dict[str, Any]:
+    """Returns the first adapters, by the seed.
+
+    base: the network's parameters. shape: (S, S, C) of the images.
+
+    Returns:
+        difficulty: parameters of unet.Difficulty. low_rank: {a kernel's path: A, B}.
+    """
+    net = diffusion.network(settings, shape[0], num_classes)
+    key = jax.random.key(settings.seed, impl="rbg")
+    key = jax.random.fold_in(key, diffusion.ADAPT)
+    none = jax.ShapeDtypeStruct((1,), jnp.int32)
+    image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    level = jax.ShapeDtypeStruct((1,), jnp.float32)
+
+    def first(key):
+        params = net.lazy_init(key, image, none, none, None, level)["params"]
+        pairs = {}
+        for i, (path, kernel) in enumerate(sorted(_dense(base).items())):
+            rows, columns = kernel.shape
+            a = jax.random.normal(jax.random.fold_in(key, i), (rows, rank))
+            pairs[path] = {"a": a / rows**0.5, "b": jnp.zeros((rank, columns))}
+        return {"difficulty": params["difficulty"], "low_rank": pairs}
+
+    return jax.jit(first)(key)
+
+
+def _dense(base: Any) -> dict[str, Any]:
+    """Returns the kernels of the dense layers by their path: those of two axes."""
+    flat = traverse_util.flatten_dict(base["params"], sep="/")
+    return {k: v for k, v in flat.items() if k.endswith("/kernel") and v.ndim == 2}
+
+
+def merge(base: Any, adapters: Any) -> dict[str, Any]:
+    """Returns the parameters of the network that takes a difficulty: W + A B in place
+    of each W."""
+    flat = traverse_util.flatten_dict(base["params"], sep="/")
+    for path, pair in adapters["low_rank"].items():
+        flat[path] = flat[path] + pair["a"] @ pair["b"]
+    params = traverse_util.unflatten_dict(flat, sep="/")
+    return {"params": {**params, "difficulty": adapters["difficulty"]}}
+
+
+def make_train_step(
+    settings: Settings,
+    tuning: Tuning,
+    num_classes: int,
+    tx: optax.GradientTransformation,
+) -> Callable[..., tuple[State, jax.Array]]:
+    """Returns step(state, key, images, labels, scores, totals, base) -> (state, loss)
+    for one device. state.params: the adapters.
+
+    As denoiser.make_train_step, but with scores: the difficulties, float32 [N], and
+    totals: the running sum of the images' chances to be chosen, float32 [N], up to 1.
+    """
+
+    def step(state: State, key, images, labels, scores, totals, base):
+        size = settings.batch_size
+        keys = jax.random.split(jax.random.fold_in(key, state.step), 7)
+        places = jax.random.uniform(keys[0], (size,)) * totals[-1]
+        chosen = jnp.searchsorted(totals, places, side="right")
+        noise, *inputs = denoiser.noised(
+            settings, keys[2:], images[chosen], labels[chosen], num_classes
+        )
+        hidden = jax.random.bernoulli(keys[1], tuning.difficulty_dropout, (size,))
+        levels = jnp.where(hidden, diffusion.HIDDEN, scores[chosen])
+        levels = parallel.local_rows(levels)
+        net = diffusion.network(settings, images.shape[1], num_classes)
+
+        def loss_fn(adapters):
+            predicted: Any = net.apply(merge(base, adapters), *inputs, levels)
+            return jnp.mean((predicted - noise) ** 2)
+
+        return denoiser.update(settings, tx, state, loss_fn)
+
+    return step
+
+
+def tune(
+    settings: Settings,
+    tuning: Tuning,
+    base: Any,
+    data: ImageArrays,
+    scores: np.ndarray,
+    chances: np.ndarray,
+    devices: Sequence[jax.Device],
+    folder: str,
+    save_every: int,
+) -> tuple[Any, list[float]]:
+    """Fine-tunes `base`, the parameters of the network, on all of `data`.
+
+    scores: difficulties of the images, float [N]; chances: of each to be chosen, sum 1.
+    Saves in `folder` and continues from it as denoiser.train does.
+
+    Returns:
+        The parameters of the network that takes a difficulty, and the losses.
+    """
+    settings = dataclasses.replace(
+        settings,
+        steps=tuning.tuning_steps,
+        learning_rate=tuning.tuning_rate,
+        warmup_steps=0,
+    )
+    base = jax.device_get(base)
+    shape, tx = data.images.shape[1:], denoiser.optimizer(settings)
+    params = init(settings, tuning.rank, base, data.num_classes, shape)
+    ema = jax.tree.map(jnp.copy, params)
+    state = State(jnp.zeros((), jnp.int32), params, ema, tx.init(params))
+    key = jax.random.fold_in(jax.random.key(settings.seed), diffusion.TUNE)
+    inputs = (
+        key,
+        np.ascontiguousarray(data.images),
+        data.labels.astype(np.int32),
+        scores.astype(np.float32),
+        np.cumsum(chances).astype(np.float32),
+        base,
+    )
+    step = make_train_step(settings, tuning, data.num_classes, tx)
+    state, losses = denoiser.fit(
+        settings, step, state, inputs, devices, folder, save_every, "tuning_rate"
+    )
+    return jax.jit(merge)(base, jax.device_get(state.ema)), losses
