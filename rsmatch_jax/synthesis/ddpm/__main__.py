@@ -13,6 +13,12 @@ these in --model_dir), drawing.json and the pictures in drawn/.
 both noise predictions: (1 + w) (eps(x, y) + eps(x, z)) / 2 - w eps(x), w = --guidance.
 The picture's label is y; z is kept beside the pool (second_labels.npy, or in pool.json)
 for synthesis.look.
+
+--difficulty=MU[,SIGMA] draws pictures that a classifier finds as hard as that: s = 1 -
+p(y | picture) is normal with this mean and deviation (default 0.1), clipped to 0 to 1;
+--difficulty=uniform draws s over all of it. The trained model is fine-tuned first, see
+ddpm/difficulty.py and ddpm/adapters.py. The pool keeps s (difficulty.npy, or in
+pool.json) and what another classifier measures (measured_difficulty).
 """
 
 import argparse
@@ -38,9 +44,10 @@ from rsmatch_jax.errors import RequestError, RunFailed
 from rsmatch_jax.runs import workdir
 from rsmatch_jax.runtime import compilation
 from rsmatch_jax.synthesis import checks
-from rsmatch_jax.synthesis.ddpm import denoiser
+from rsmatch_jax.synthesis.ddpm import adapters, denoiser, difficulty
 from rsmatch_jax.synthesis.ddpm import pool as ddpm_pool
 from rsmatch_jax.synthesis.ddpm import settings as ddpm_settings
+from rsmatch_jax.synthesis.ddpm.settings import Settings, Tuning
 from rsmatch_jax.terminal import say
 
 DIGITS_LEVELS = 17  # grey levels of the scans; the pictures get the same
@@ -68,6 +75,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]):
     ddpm_settings.check_data(data, args.dataset, args.mix)
     per_class = len(data.labels) // data.num_classes
     settings = ddpm_settings.settle(args, data.images.shape[1], per_class)
+    tuning = ddpm_settings.settle_tuning(args, data.images.shape[1])
     origin = ddpm_pool.origin(args.dataset, args.data_dir)
     compilation.use_cache(args.cache_dir)
 
@@ -80,17 +88,18 @@ def run(args: argparse.Namespace, argv: Sequence[str]):
     with contextlib.ExitStack() as locks:
         for folder, flag in locked.items():
             locks.enter_context(checks.locked(folder, flag))
-        values = dataclasses.asdict(settings)
-        _claim_training(model, data, values, locked[model])
-        conditions = {}
-        if args.mix:
-            values = {**values, "mix": True}
-            conditions = {"second_labels": ddpm_pool.second_labels(settings, data)}
+        _claim_training(model, data, dataclasses.asdict(settings), locked[model])
+        values, conditions = _conditions(args, settings, tuning, data)
         drawn = _claim_drawing(staging, values)
-        state, losses = denoiser.train(settings, data, devices, model, args.save_every)
+        trained = denoiser.train(settings, data, devices, model, args.save_every)
+        params, losses = trained[0].ema, trained[1]
+        if args.difficulty:
+            tuned = _tune(args, settings, tuning, params, data, devices, model)
+            params = tuned.params
         levels = DIGITS_LEVELS if args.dataset == "digits" else 256
+        guidance = tuning.difficulty_guidance
         pool, dropped, columns = ddpm_pool.draw_pool(
-            settings, state.ema, data, levels, devices, drawn, conditions
+            settings, params, data, levels, devices, drawn, conditions, guidance
         )
         report = {
             "command": f"python -m rsmatch_jax.synthesis.ddpm {shlex.join(argv)}",
@@ -98,6 +107,11 @@ def run(args: argparse.Namespace, argv: Sequence[str]):
             "device": devices[0].device_kind,
             **origin,
         }
+        if args.difficulty:
+            columns[difficulty.MEASURED], agreement = difficulty.measure(
+                data, tuned.scores, pool, settings.seed
+            )
+            report["difficulty"] = {**tuned.about, "agreement": agreement}
         if tf_write:
             ddpm_pool.write_tfds(out, staging, pool, report, columns, tf_write)
         else:
@@ -119,6 +133,35 @@ def _made(
         "duplicates_dropped": dropped,
         "versions": {p: importlib.metadata.version(p) for p in PACKAGES},
     }
+
+
+def _tune(args, settings, tuning, base, data, devices, model: str) -> adapters.Tuned:
+    """Fine-tunes the trained model in its folder."""
+    folder = os.path.join(model, "difficulty")
+    os.makedirs(folder, exist_ok=True)
+    values = {**dataclasses.asdict(settings), **dataclasses.asdict(tuning)}
+    flag = "--model_dir" if args.model_dir else "--out"
+    _claim_training(folder, data, values, f"{flag}={getattr(args, flag[2:])}")
+    return adapters.tune(settings, tuning, base, data, devices, folder, args.save_every)
+
+
+def _conditions(
+    args: argparse.Namespace,
+    settings: Settings,
+    tuning: Tuning,
+    data: arrays.ImageArrays,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Returns all settings of the drawing, and what each picture is drawn with besides
+    its class."""
+    values, conditions = dataclasses.asdict(settings), {}
+    if args.mix:
+        values["mix"] = True
+        conditions["second_labels"] = ddpm_pool.second_labels(settings, data)
+    choice = ddpm_settings.wanted_difficulty(args.difficulty)
+    if choice:
+        values |= {**dataclasses.asdict(tuning), "difficulty": choice}
+        conditions["difficulty"] = difficulty.wanted(settings, data, choice)
+    return values, conditions
 
 
 def _claim_training(

@@ -9,7 +9,7 @@ before fine-tuning the network predicts what it predicted without a difficulty.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,18 @@ from flax import traverse_util
 
 from rsmatch_jax.data.stores.arrays import ImageArrays
 from rsmatch_jax.runtime import parallel
-from rsmatch_jax.synthesis.ddpm import denoiser, diffusion
+from rsmatch_jax.synthesis.ddpm import denoiser, difficulty, diffusion
 from rsmatch_jax.synthesis.ddpm.denoiser import State
 from rsmatch_jax.synthesis.ddpm.settings import Settings, Tuning
+
+
+class Tuned(NamedTuple):
+    """The parameters of the network that takes a difficulty; that of each training
+    image, float32 [N]; what the pool's report says of them."""
+
+    params: Any
+    scores: np.ndarray
+    about: dict[str, Any]
 
 
 def init(
@@ -55,7 +64,7 @@ def init(
 
 def _dense(base: Any) -> dict[str, Any]:
     """Returns the kernels of the dense layers by their path: those of two axes."""
-    flat = traverse_util.flatten_dict(base["params"], sep="/")
+    flat: dict[str, Any] = traverse_util.flatten_dict(base["params"], sep="/")
     return {k: v for k, v in flat.items() if k.endswith("/kernel") and v.ndim == 2}
 
 
@@ -109,20 +118,14 @@ def tune(
     tuning: Tuning,
     base: Any,
     data: ImageArrays,
-    scores: np.ndarray,
-    chances: np.ndarray,
     devices: Sequence[jax.Device],
     folder: str,
     save_every: int,
-) -> tuple[Any, list[float]]:
-    """Fine-tunes `base`, the parameters of the network, on all of `data`.
-
-    scores: difficulties of the images, float [N]; chances: of each to be chosen, sum 1.
-    Saves in `folder` and continues from it as denoiser.train does.
-
-    Returns:
-        The parameters of the network that takes a difficulty, and the losses.
-    """
+) -> Tuned:
+    """Scores the images of `data` and fine-tunes `base`, the network's parameters, on
+    all of them. Saves in `folder` and continues from it as denoiser.train does."""
+    scores, about = difficulty.of_training(folder, data, tuning, settings.seed)
+    chances = difficulty.chances(scores, tuning.oversampling)
     settings = dataclasses.replace(
         settings,
         steps=tuning.tuning_steps,
@@ -134,17 +137,18 @@ def tune(
     params = init(settings, tuning.rank, base, data.num_classes, shape)
     ema = jax.tree.map(jnp.copy, params)
     state = State(jnp.zeros((), jnp.int32), params, ema, tx.init(params))
-    key = jax.random.fold_in(jax.random.key(settings.seed), diffusion.TUNE)
     inputs = (
-        key,
+        jax.random.fold_in(jax.random.key(settings.seed), diffusion.TUNE),
         np.ascontiguousarray(data.images),
         data.labels.astype(np.int32),
-        scores.astype(np.float32),
+        scores,
         np.cumsum(chances).astype(np.float32),
         base,
     )
     step = make_train_step(settings, tuning, data.num_classes, tx)
     state, losses = denoiser.fit(
-        settings, step, state, inputs, devices, folder, save_every, "tuning_rate"
+        settings, step, state, inputs, devices, folder, save_every, "tuning"
     )
-    return jax.jit(merge)(base, jax.device_get(state.ema)), losses
+    about["final_loss"] = round(float(np.mean(losses[-denoiser.RECENT :])), 4)
+    params = jax.jit(merge)(base, jax.device_get(state.ema))
+    return Tuned(params, scores, about)

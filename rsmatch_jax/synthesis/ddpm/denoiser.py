@@ -166,10 +166,11 @@ def fit(
     devices: Sequence[jax.Device],
     folder: str,
     save_every: int,
-    flag: str = "learning_rate",
+    name: str = "training",
 ) -> tuple[State, list[float]]:
     """Does settings.steps steps `step(state, *inputs)` for one device, as `train`.
-    flag: that of the learning rate, for the message."""
+    name: training or tuning."""
+    flag = {"training": "learning_rate", "tuning": "tuning_rate"}[name]
     state = parallel.replicate(state, devices)
     done, losses = 0, []
     pending: list[jax.Array] = []  # losses that are still on the device
@@ -182,7 +183,7 @@ def fit(
     with contextlib.closing(Checkpoints(folder, keep=1)) as checkpoints:
         if saved := checkpoints.restore_newest(state, say):
             done, state, losses = saved.step, saved.state, saved.meta["losses"]
-            say(f"training: {done} of {settings.steps} steps are done already")
+            say(f"{name}: {done} of {settings.steps} steps are done already")
         if done == settings.steps:  # no need to compile the step
             return state, losses
         constants = parallel.replicate(inputs, devices)
@@ -190,7 +191,7 @@ def fit(
         step = parallel.map_resident_step(step, len(constants), devices)
         lowered = step.lower(state, *inputs)
         step = compilation.compiled(lowered, devices[0].platform)
-        progress = Progress("training", "steps", settings.steps, say, done)
+        progress = Progress(name, "steps", settings.steps, say, done)
         # Steps are dispatched one by one: XLA:CPU runs convolutions inside its loops
         # (scan, while) many times slower.
         while done < settings.steps:

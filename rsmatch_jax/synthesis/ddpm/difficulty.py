@@ -9,15 +9,18 @@ Source: Wang et al., Difficulty Controlled Diffusion (arXiv 2411.18109), who sco
 one pretrained network.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from rsmatch_jax import files
 from rsmatch_jax.data.stores.arrays import ImageArrays
 from rsmatch_jax.forensics import pictures
 from rsmatch_jax.synthesis.ddpm import diffusion
 from rsmatch_jax.synthesis.ddpm.settings import Settings, Tuning
+from rsmatch_jax.terminal import say
 
 FOLDS = 5
 FITS = 5  # to other labels, for each fold
@@ -27,10 +30,12 @@ TREES, LEAF = 200, 5  # of the forest; fewest training images in a leaf
 FOREST_IMAGES = 10_000  # at most
 HARD, LEAST_HARD = 0.3, 0.1  # s is its rank if fewer than this share are above HARD
 BINS = 10  # of s, in which images are counted for oversampling
-MEASURED = "extremely randomised trees on pixels, fitted to the real training images"
+POINTS = (0, 0.1, 0.5, 0.9, 1)
+MEASURED = "measured_difficulty"  # the column
+FOREST = "extremely randomised trees on pixels, fitted to the real training images"
 SCORED = (
     "logistic regression on pixels, {labels} labels a class, mean of {fits} fits, "
-    "each image by fits to the other {folds} - 1 of {folds} folds"
+    "each image by fits to other folds of {folds}"
 )
 
 
@@ -107,15 +112,18 @@ def wanted(settings: Settings, data: ImageArrays, choice: Mapping[str, Any]):
 
 
 def measure(
-    data: ImageArrays, pool: ImageArrays, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Measures by a forest that learns from `data`.
+    data: ImageArrays, scores: np.ndarray, pool: ImageArrays, seed: int
+) -> tuple[np.ndarray, float]:
+    """Measures the difficulty of a pool's pictures by a forest that learns from `data`.
+    scores: s of the images of `data`.
 
     Returns:
-        s of the pictures of `pool`, float32; the rows of `data` that the forest learnt
-        from; their s by the trees that have not seen them.
+        s of the pictures, float32 [N]; Spearman's correlation of `scores` with s by the
+        forest, which for each image of `data` uses the trees that have not seen it.
     """
-    from sklearn import ensemble  # lazy: takes 1 s
+    # lazy: takes 1 s
+    from scipy import stats
+    from sklearn import ensemble
 
     labels, rng = np.asarray(data.labels), np.random.default_rng(seed)
     per_class = max(1, FOREST_IMAGES // data.num_classes)
@@ -123,21 +131,30 @@ def measure(
     forest = ensemble.ExtraTreesClassifier(
         TREES, min_samples_leaf=LEAF, bootstrap=True, oob_score=True, random_state=seed
     )
-    inputs = _pixels(data.images)[rows]
-    forest.fit(inputs, labels[rows])
-    unseen = forest.oob_decision_function_[np.arange(len(rows)), labels[rows]]
-    scores = _missing(forest, _pixels(pool.images), pool.labels)
-    return scores.astype(np.float32), rows, 1 - unseen
+    forest.fit(_pixels(data.images)[rows], labels[rows])
+    unseen = 1 - forest.oob_decision_function_[np.arange(len(rows)), labels[rows]]
+    agreement = stats.spearmanr(scores[rows], unseen).statistic
+    measured = _missing(forest, _pixels(pool.images), pool.labels)
+    return measured.astype(np.float32), round(float(agreement), 3)
 
 
-def describe(raw: np.ndarray, form: str, tuning: Tuning) -> dict[str, Any]:
-    """Returns what the pool's report says of the difficulties. raw: before `scale`."""
-    points = np.quantile(raw, (0, 0.1, 0.5, 0.9, 1)).round(3).tolist()
+def of_training(
+    folder: str, data: ImageArrays, tuning: Tuning, seed: int
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Returns s of each image of `data`, float32 [N], which `folder` keeps, and what
+    the pool's report says of them."""
+    path = os.path.join(folder, "scores.npy")
+    if not os.path.exists(path):
+        say("scoring the training images by cross-fitted classifiers ...")
+        with files.replacing(path) as f:
+            np.save(f, cross_fitted(data, tuning.difficulty_labels, seed))
+    raw = np.load(path, allow_pickle=False)
+    scores, form = scale(raw)
     text = SCORED.format(labels=tuning.difficulty_labels, fits=FITS, folds=FOLDS)
-    return {
+    return scores, {
         "scored_by": text,
-        "measured_by": MEASURED,
+        "measured_by": FOREST,
         "scale": form,
-        "quantiles_0_10_50_90_100": points,
+        "quantiles_0_10_50_90_100": np.quantile(raw, POINTS).round(3).tolist(),
         "share_above_0.3": round(float(np.mean(raw > HARD)), 3),
     }

@@ -42,6 +42,7 @@ def draw_pool(
     devices: Sequence[jax.Device],
     folder: str,
     conditions: Mapping[str, np.ndarray] | None = None,
+    difficulty_guidance: float = 0.0,
 ) -> tuple[ImageArrays, int, dict[str, np.ndarray]]:
     """Draws per_class pictures of every class, all different and none in `data`.
 
@@ -54,8 +55,9 @@ def draw_pool(
         of another picture or of a training image; the conditions in the pool's order.
     """
     labels, conditions = all_labels(settings, data), conditions or {}
+    shape = data.images.shape[1:]
     draw = diffusion.make_sampler(
-        settings, data.images.shape[1:], data.num_classes, devices
+        settings, shape, data.num_classes, devices, difficulty_guidance
     )
     root = jax.random.fold_in(jax.random.key(settings.seed), diffusion.DRAW)
     seen = {_digest(image) for image in data.images}

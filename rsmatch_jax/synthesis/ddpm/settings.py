@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 from rsmatch_jax import terminal
 from rsmatch_jax.data.stores.arrays import ImageArrays
@@ -11,7 +11,10 @@ from rsmatch_jax.errors import RequestError
 from rsmatch_jax.synthesis import checks
 from rsmatch_jax.synthesis.checks import setting
 
+T = TypeVar("T", "Settings", "Tuning")
+
 NOISE_LEVELS = 1000
+DEVIATION = 0.1  # of the difficulties, where --difficulty names none
 SMALL_SIZE = 16  # px; larger images get the COLOUR preset
 
 
@@ -70,13 +73,19 @@ class Tuning:
     oversampling: float = setting(
         1.0, "0: all images are equally likely, 1: all tenths of difficulty are", 0, 1
     )
-    difficulty_guidance: float = setting(8.0, "guidance towards the difficulty", 0)
+    difficulty_guidance: float = setting(
+        16.0, "v of + (1 + v) (eps(x, class, difficulty) - eps(x, class))", 0
+    )
 
 
 SMALL = Settings()
 SMALL_TUNING = Tuning()
 COLOUR_TUNING = Tuning(
-    tuning_steps=20_000, tuning_rate=2e-4, rank=16, difficulty_labels=400
+    tuning_steps=20_000,
+    tuning_rate=2e-4,
+    rank=16,
+    difficulty_labels=400,
+    difficulty_guidance=2.0,
 )
 # DDPM's for CIFAR-10 (arXiv 2006.11239, appendix B, and its code: warm-up, clipping),
 # but with shorter training and a learning rate that falls to 0 instead. Label dropout
@@ -96,8 +105,13 @@ COLOUR = Settings(
     sampling_steps=100,
 )
 # Training does not depend on these, so one model can draw with several values.
-DRAWING = ("per_class", "guidance", "sampling_steps", "sampling_batch")
-DRAWING += ("difficulty_guidance",)
+DRAWING = (
+    "per_class",
+    "guidance",
+    "sampling_steps",
+    "sampling_batch",
+    "difficulty_guidance",
+)
 
 
 def parser(description: str | None) -> terminal.Parser:
@@ -120,8 +134,17 @@ def parser(description: str | None) -> terminal.Parser:
     )
     text += "second one, and the labelled prediction is the mean of both"
     add("--mix", action="store_true", help=text)
-    for field in dataclasses.fields(Settings):
-        small, colour = (getattr(preset, field.name) for preset in (SMALL, COLOUR))
+    text = "draw pictures of difficulty 0 to 1, normal with this mean and deviation "
+    text += "(default 0.1) or uniform, by a model that is fine-tuned first"
+    add("--difficulty", metavar="MU[,SIGMA]|uniform", help=text)
+    _add_settings(flags, SMALL, COLOUR)
+    _add_settings(flags, SMALL_TUNING, COLOUR_TUNING)
+    return flags
+
+
+def _add_settings(flags: terminal.Parser, small_preset: Any, colour_preset: Any):
+    for field in dataclasses.fields(small_preset):
+        small, colour = (getattr(p, field.name) for p in (small_preset, colour_preset))
         larger = f", for images above {SMALL_SIZE} px {colour}"
         text = f"{field.metadata['help']} (default {small}{larger * (small != colour)})"
         form: dict[str, Any] = {"type": field.type}
@@ -129,8 +152,8 @@ def parser(description: str | None) -> terminal.Parser:
             form = {"action": argparse.BooleanOptionalAction}
         elif field.type is str:
             form["choices"] = ("float32", "bfloat16")
-        add(f"--{field.name}", default=argparse.SUPPRESS, help=text, **form)
-    return flags
+        name = f"--{field.name}"
+        flags.add_argument(name, default=argparse.SUPPRESS, help=text, **form)
 
 
 def settle(args: argparse.Namespace, size: int, images_per_class: int) -> Settings:
@@ -140,7 +163,33 @@ def settle(args: argparse.Namespace, size: int, images_per_class: int) -> Settin
     return dataclasses.replace(settings, per_class=per_class)
 
 
-def _changed(preset: Settings, args: argparse.Namespace) -> Settings:
+def settle_tuning(args: argparse.Namespace, size: int) -> Tuning:
+    """Returns the preset for images of `size` px, changed by the flags in `args`."""
+    return _changed(SMALL_TUNING if size <= SMALL_SIZE else COLOUR_TUNING, args)
+
+
+def wanted_difficulty(text: str | None) -> dict[str, float | None] | None:
+    """Returns the mean and deviation that --difficulty says; no mean means uniform.
+    None without the flag. Raises RequestError if it says something else."""
+    if text is None:
+        return None
+    if text == "uniform":
+        return {"mean": None, "deviation": None}
+    try:
+        mean, deviation = map(float, f"{text},{DEVIATION}".split(",")[:2])
+        if text.count(",") > 1:
+            raise ValueError
+    except ValueError:
+        raise RequestError(
+            f"--difficulty={text} cannot work: give a mean, such as 0.5, a mean and a "
+            "deviation, such as 0.5,0.1, or uniform"
+        ) from None
+    checks.check_range("difficulty", mean, 0, 1)
+    checks.check_range("difficulty: the deviation", deviation, 0)
+    return {"mean": mean, "deviation": deviation}
+
+
+def _changed(preset: T, args: argparse.Namespace) -> T:
     names = dataclasses.asdict(preset)
     return dataclasses.replace(
         preset, **{k: v for k, v in vars(args).items() if k in names}
@@ -152,6 +201,13 @@ def check(args: argparse.Namespace, num_devices: int):
     checks.check_range("save_every", args.save_every, 1)
     settings = _changed(SMALL, args)  # flags count alone: both presets are in range
     checks.check_settings(settings)
+    checks.check_settings(_changed(SMALL_TUNING, args))
+    if wanted_difficulty(args.difficulty) is None:
+        for field in dataclasses.fields(Tuning):
+            if field.name in vars(args):
+                raise RequestError(
+                    f"--{field.name} is of --difficulty, which is not there; add it"
+                )
     if settings.batch_size % num_devices:
         raise RequestError(
             f"--batch_size={settings.batch_size} is no multiple of the {num_devices} "
