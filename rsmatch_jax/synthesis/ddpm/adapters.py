@@ -18,6 +18,7 @@ import optax
 from flax import traverse_util
 
 from rsmatch_jax.data.stores.arrays import ImageArrays
+from rsmatch_jax.models import unet
 from rsmatch_jax.runtime import parallel
 from rsmatch_jax.synthesis.ddpm import denoiser, difficulty, diffusion
 from rsmatch_jax.synthesis.ddpm.denoiser import State
@@ -33,33 +34,20 @@ class Tuned(NamedTuple):
     about: dict[str, Any]
 
 
-def init(
-    settings: Settings, rank: int, base: Any, num_classes: int, shape: tuple[int, ...]
-) -> dict[str, Any]:
-    """Returns the first adapters, by the seed.
+def init(settings: Settings, rank: int, base: Any, num_classes: int) -> dict[str, Any]:
+    """Returns the first adapters of a network with the parameters `base`, by the seed.
 
-    base: the network's parameters. shape: (S, S, C) of the images.
-
-    Returns:
-        difficulty: parameters of unet.Difficulty. low_rank: {a kernel's path: A, B}.
+    difficulty: parameters of unet.Difficulty. low_rank: {a kernel's path: A and B}.
     """
-    net = diffusion.network(settings, shape[0], num_classes)
-    key = jax.random.key(settings.seed, impl="rbg")
-    key = jax.random.fold_in(key, diffusion.ADAPT)
-    none = jax.ShapeDtypeStruct((1,), jnp.int32)
-    image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    level = jax.ShapeDtypeStruct((1,), jnp.float32)
-
-    def first(key):
-        params = net.lazy_init(key, image, none, none, None, level)["params"]
-        pairs = {}
-        for i, (path, kernel) in enumerate(sorted(_dense(base).items())):
-            rows, columns = kernel.shape
-            a = jax.random.normal(jax.random.fold_in(key, i), (rows, rank))
-            pairs[path] = {"a": a / rows**0.5, "b": jnp.zeros((rank, columns))}
-        return {"difficulty": params["difficulty"], "low_rank": pairs}
-
-    return jax.jit(first)(key)
+    embed = unet.Difficulty(num_classes, 4 * settings.width)
+    key = jax.random.fold_in(jax.random.key(settings.seed), diffusion.ADAPT)
+    params = embed.init(key, jnp.zeros(1, jnp.int32), jnp.zeros(1))["params"]
+    pairs = {}
+    for i, (path, kernel) in enumerate(sorted(_dense(base).items())):
+        rows, columns = kernel.shape
+        a = jax.random.normal(jax.random.fold_in(key, i), (rows, rank))
+        pairs[path] = {"a": a / rows**0.5, "b": jnp.zeros((rank, columns))}
+    return {"difficulty": params, "low_rank": pairs}
 
 
 def _dense(base: Any) -> dict[str, Any]:
@@ -133,8 +121,8 @@ def tune(
         warmup_steps=0,
     )
     base = jax.device_get(base)
-    shape, tx = data.images.shape[1:], denoiser.optimizer(settings)
-    params = init(settings, tuning.rank, base, data.num_classes, shape)
+    tx = denoiser.optimizer(settings)
+    params = init(settings, tuning.rank, base, data.num_classes)
     ema = jax.tree.map(jnp.copy, params)
     state = State(jnp.zeros((), jnp.int32), params, ema, tx.init(params))
     inputs = (

@@ -113,13 +113,14 @@ def wanted(settings: Settings, data: ImageArrays, choice: Mapping[str, Any]):
 
 def measure(
     data: ImageArrays, scores: np.ndarray, pool: ImageArrays, seed: int
-) -> tuple[np.ndarray, float]:
+) -> tuple[np.ndarray, float | None]:
     """Measures the difficulty of a pool's pictures by a forest that learns from `data`.
     scores: s of the images of `data`.
 
     Returns:
         s of the pictures, float32 [N]; Spearman's correlation of `scores` with s by the
-        forest, which for each image of `data` uses the trees that have not seen it.
+        forest, which for each image of `data` uses the trees that have not seen it;
+        None if all are alike.
     """
     # lazy: takes 1 s
     from scipy import stats
@@ -133,9 +134,11 @@ def measure(
     )
     forest.fit(_pixels(data.images)[rows], labels[rows])
     unseen = 1 - forest.oob_decision_function_[np.arange(len(rows)), labels[rows]]
-    agreement = stats.spearmanr(scores[rows], unseen).statistic
+    agreement = None
+    if np.ptp(scores) > 0 and np.ptp(unseen) > 0:
+        agreement = round(float(stats.spearmanr(scores[rows], unseen).statistic), 3)
     measured = _missing(forest, _pixels(pool.images), pool.labels)
-    return measured.astype(np.float32), round(float(agreement), 3)
+    return measured.astype(np.float32), agreement
 
 
 def of_training(

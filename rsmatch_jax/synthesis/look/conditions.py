@@ -79,7 +79,9 @@ def captions(columns: Columns, pool: ImageArrays) -> list[str]:
         texts.append([f"+ {pool.class_names[label]}" for label in columns[SECOND]])
     if {DIFFICULTY, MEASURED} <= columns.keys():
         pairs = zip(columns[DIFFICULTY], columns[MEASURED], strict=True)
-        texts.append([f"{wanted:.2f}: {measured:.2f}" for wanted, measured in pairs])
+        texts.append(
+            [f"{100 * wanted:.0f}:{100 * measured:.0f}" for wanted, measured in pairs]
+        )
     return [" ".join(parts) for parts in zip(*texts, strict=True)]
 
 
@@ -101,7 +103,7 @@ def lines(figures: Mapping[str, Any]) -> list[str]:
             rows.append((part, str(count), f"{wanted:.2f}", f"{measured:.2f}"))
         table = terminal.table(head, rows, numbers=True)
         paragraphs.append(
-            f"Difficulty (on the sheet: wanted: measured)\n{table}\n"
+            f"Difficulty (on the sheet: wanted:measured in percent)\n{table}\n"
             "Spearman's rank correlation of wanted and measured: "
             + ("- (all are alike)" if spearman is None else f"{spearman:.3f}")
         )
