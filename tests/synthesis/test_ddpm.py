@@ -55,7 +55,7 @@ def fake_sampler(rounds, requests):
         values = np.asarray(next(calls), np.float32) / 8 - 1
         return np.broadcast_to(values[:, None, None, None], (len(values), 8, 8, 1))
 
-    return lambda settings, shape, num_classes, devices: draw
+    return lambda settings, shape, num_classes, devices, guidance: draw
 
 
 def two_classes():

@@ -10,6 +10,7 @@ one pretrained network.
 """
 
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,13 +45,15 @@ def cross_fitted(data: ImageArrays, labels_per_class: int, seed: int) -> np.ndar
     it. labels_per_class: that a fit learns from, at most."""
     # lazy: takes 1 s
     import threadpoolctl
-    from sklearn import linear_model, model_selection
+    from sklearn import exceptions, linear_model, model_selection
 
     inputs, labels = _pixels(data.images), np.asarray(data.labels)
     folds = model_selection.StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     rng = np.random.default_rng((seed, diffusion.DIFFICULTY))
     scores = np.zeros(len(labels))
-    with threadpoolctl.threadpool_limits(1):  # faster on few cores
+    with warnings.catch_warnings(), threadpoolctl.threadpool_limits(1):
+        # A fit that has not converged is a weak classifier, too.
+        warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
         for others, members in folds.split(inputs, labels):
             for _ in range(FITS):
                 chosen = some(rng, labels, others, labels_per_class)

@@ -175,17 +175,16 @@ def wanted_difficulty(text: str | None) -> dict[str, float | None] | None:
         return None
     if text == "uniform":
         return {"mean": None, "deviation": None}
+    mean, _, deviation = text.partition(",")
     try:
-        mean, deviation = map(float, f"{text},{DEVIATION}".split(",")[:2])
-        if text.count(",") > 1:
-            raise ValueError
+        mean, deviation = float(mean), float(deviation if "," in text else DEVIATION)
     except ValueError:
+        mean = deviation = math.nan
+    if not (0 <= mean <= 1 and 0 <= deviation < math.inf):
         raise RequestError(
-            f"--difficulty={text} cannot work: give a mean, such as 0.5, a mean and a "
-            "deviation, such as 0.5,0.1, or uniform"
-        ) from None
-    checks.check_range("difficulty", mean, 0, 1)
-    checks.check_range("difficulty: the deviation", deviation, 0)
+            f"--difficulty={text} cannot work: give a mean from 0 to 1, such as 0.5, a "
+            "mean and a deviation, such as 0.5,0.1, or uniform"
+        )
     return {"mean": mean, "deviation": deviation}
 
 
