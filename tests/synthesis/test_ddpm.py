@@ -217,8 +217,9 @@ def test_images_that_do_not_fit_are_named(shape):
     data = dataclasses.replace(
         arrays.fake("train"), images=np.zeros((640, *shape), np.uint8)
     )
+    argv = ["--dataset=name", "--out=pool"]
     with pytest.raises(RequestError, match=f"{shape[0]}x{shape[1]}.*import_images"):
-        ddpm_settings.check_data(data, "name", mix=False)
+        ddpm_settings.check_data(data, ddpm_settings.parser("").parse_args(argv))
 
 
 def test_the_source_is_described(tmp_path):

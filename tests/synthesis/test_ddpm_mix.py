@@ -167,15 +167,16 @@ def test_pictures_drawn_plain_are_not_taken_for_mixed_ones(
     np.testing.assert_array_equal(a, b)
 
 
-def test_one_class_cannot_be_mixed(tmp_path, capsys):
+@pytest.mark.parametrize("flag", ["--mix", "--difficulty=0.5"])
+def test_one_class_cannot_be_mixed_or_difficult(flag, tmp_path, capsys):
     data = arrays.ImageArrays(
         "one", np.zeros((4, 8, 8, 1), np.uint8), np.zeros(4, np.int32), ("only",)
     )
     for split in ("train", "test"):
         arrays.save(str(tmp_path / "one" / split), data)
     argv = [f"--dataset={tmp_path}/one", f"--out={tmp_path}/pool", "--format=arrays"]
-    assert ddpm.main([*argv, "--mix"]) == 2
+    assert ddpm.main([*argv, flag]) == 2
     message = capsys.readouterr().err
-    assert "--mix" in message
-    assert "only" in message
+    assert flag.split("=")[0] in message
+    assert "only" in message if flag == "--mix" else "the smallest one of 4" in message
     assert not (tmp_path / "pool").exists()

@@ -60,41 +60,36 @@ def run(args: argparse.Namespace, argv: Sequence[str]):
     start = time.monotonic()
     devices = jax.local_devices()
     ddpm_settings.check(args, len(devices))
-    out = os.path.abspath(os.path.expanduser(args.out))
-    if arrays.is_array_folder(out) or dataset_folder.is_dataset(out):
-        raise RequestError(
-            f"--out={out} holds a pool already; remove it or name another"
-        )
-    checks.check_pool_folder(out)
+    out = _empty_place(args)
     tf_write = None
     if args.format == "tfds" or (not args.format and args.dataset != "digits"):
         tf_write = checks.tfds_writer(", or choose --format=arrays")
     data, _ = sources.load_real(
         args.dataset, data_dir=args.data_dir, cache_dir=args.cache_dir
     )
-    ddpm_settings.check_data(data, args.dataset, args.mix)
+    ddpm_settings.check_data(data, args)
     per_class = len(data.labels) // data.num_classes
     settings = ddpm_settings.settle(args, data.images.shape[1], per_class)
     tuning = ddpm_settings.settle_tuning(args, data.images.shape[1])
     origin = ddpm_pool.origin(args.dataset, args.data_dir)
     compilation.use_cache(args.cache_dir)
 
-    staging = os.path.join(out, dataset_folder.STAGING)
-    model, locked = staging, {staging: f"--out={args.out}"}
-    if args.model_dir:
-        model = os.path.abspath(os.path.expanduser(args.model_dir))
-        workdir.check_writable(model, "--model_dir")
-        locked.setdefault(model, f"--model_dir={args.model_dir}")
+    staging, model, locked = _places(args, out)
     with contextlib.ExitStack() as locks:
         for folder, flag in locked.items():
             locks.enter_context(checks.locked(folder, flag))
         _claim_training(model, data, dataclasses.asdict(settings), locked[model])
         values, conditions = _conditions(args, settings, tuning, data)
         drawn = _claim_drawing(staging, values)
-        trained = denoiser.train(settings, data, devices, model, args.save_every)
-        params, losses = trained[0].ema, trained[1]
+        state, losses = denoiser.train(settings, data, devices, model, args.save_every)
+        params, tuned = state.ema, None
         if args.difficulty:
-            tuned = _tune(args, settings, tuning, params, data, devices, model)
+            folder = os.path.join(model, "difficulty")
+            both = {**dataclasses.asdict(settings), **dataclasses.asdict(tuning)}
+            _claim_training(folder, data, both, locked[model])
+            tuned = adapters.tune(
+                settings, tuning, params, data, devices, folder, args.save_every
+            )
             params = tuned.params
         levels = DIGITS_LEVELS if args.dataset == "digits" else 256
         guidance = tuning.difficulty_guidance
@@ -107,7 +102,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]):
             "device": devices[0].device_kind,
             **origin,
         }
-        if args.difficulty:
+        if tuned:
             columns[difficulty.MEASURED], agreement = difficulty.measure(
                 data, tuned.scores, pool, settings.seed
             )
@@ -124,6 +119,29 @@ def run(args: argparse.Namespace, argv: Sequence[str]):
     )
 
 
+def _empty_place(args: argparse.Namespace) -> str:
+    """Returns the pool's path; raises RequestError if there is one already."""
+    out = os.path.abspath(os.path.expanduser(args.out))
+    if arrays.is_array_folder(out) or dataset_folder.is_dataset(out):
+        raise RequestError(
+            f"--out={out} holds a pool already; remove it or name another"
+        )
+    checks.check_pool_folder(out)
+    return out
+
+
+def _places(args: argparse.Namespace, out: str) -> tuple[str, str, dict[str, str]]:
+    """Returns the folders of unfinished work and of the model, and the flag of each."""
+    staging = os.path.join(out, dataset_folder.STAGING)
+    locked = {staging: f"--out={args.out}"}
+    if not args.model_dir:
+        return staging, staging, locked
+    model = os.path.abspath(os.path.expanduser(args.model_dir))
+    workdir.check_writable(model, "--model_dir")
+    locked.setdefault(model, f"--model_dir={args.model_dir}")
+    return staging, model, locked
+
+
 def _made(
     settings: Mapping[str, Any], losses: Sequence[float], dropped: int
 ) -> dict[str, Any]:
@@ -133,16 +151,6 @@ def _made(
         "duplicates_dropped": dropped,
         "versions": {p: importlib.metadata.version(p) for p in PACKAGES},
     }
-
-
-def _tune(args, settings, tuning, base, data, devices, model: str) -> adapters.Tuned:
-    """Fine-tunes the trained model in its folder."""
-    folder = os.path.join(model, "difficulty")
-    os.makedirs(folder, exist_ok=True)
-    values = {**dataclasses.asdict(settings), **dataclasses.asdict(tuning)}
-    flag = "--model_dir" if args.model_dir else "--out"
-    _claim_training(folder, data, values, f"{flag}={getattr(args, flag[2:])}")
-    return adapters.tune(settings, tuning, base, data, devices, folder, args.save_every)
 
 
 def _conditions(
@@ -176,6 +184,7 @@ def _claim_training(
         "digest": digest.hexdigest(),
         **{k: v for k, v in settings.items() if k not in ddpm_settings.DRAWING},
     }
+    os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, "training.json")
     earlier = files.read_json(path)
     if earlier is not None and earlier != content:

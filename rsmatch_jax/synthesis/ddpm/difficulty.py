@@ -20,10 +20,9 @@ from rsmatch_jax import files
 from rsmatch_jax.data.stores.arrays import ImageArrays
 from rsmatch_jax.forensics import pictures
 from rsmatch_jax.synthesis.ddpm import diffusion
-from rsmatch_jax.synthesis.ddpm.settings import Settings, Tuning
+from rsmatch_jax.synthesis.ddpm.settings import FOLDS, Settings, Tuning
 from rsmatch_jax.terminal import say
 
-FOLDS = 5
 FITS = 5  # to other labels, for each fold
 SIDE = 16  # pixels a side that the classifiers see
 STEPS = 100  # at most, of a logistic regression

@@ -15,6 +15,7 @@ T = TypeVar("T", "Settings", "Tuning")
 
 NOISE_LEVELS = 1000
 DEVIATION = 0.1  # of the difficulties, where --difficulty names none
+FOLDS = 5  # of the training images, to score their difficulty
 SMALL_SIZE = 16  # px; larger images get the COLOUR preset
 
 
@@ -216,13 +217,20 @@ def check(args: argparse.Namespace, num_devices: int):
         raise RequestError(f"--width={settings.width}: give a multiple of 4")
 
 
-def check_data(data: ImageArrays, name: str, mix: bool):
-    """Raises RequestError for images that the network cannot take, or too few classes
-    to mix."""
-    if mix and data.num_classes < 2:
+def check_data(data: ImageArrays, args: argparse.Namespace):
+    """Raises RequestError for images that the network cannot take, too few classes to
+    mix, or too few images to score their difficulty."""
+    name, fewest = args.dataset, data.counts().min()
+    if args.mix and data.num_classes < 2:
         raise RequestError(
             f"--mix draws between two classes, and --dataset={name} has only "
             f"{', '.join(data.class_names)}; leave it out"
+        )
+    if args.difficulty and (data.num_classes < 2 or fewest < FOLDS):
+        raise RequestError(
+            f"--difficulty needs two classes or more with at least {FOLDS} images "
+            f"each; --dataset={name} has {data.num_classes}, the smallest one of "
+            f"{fewest}; leave it out"
         )
     height, width = data.images.shape[1:3]
     if height != width or height % 8 or not 8 <= height <= 64:
