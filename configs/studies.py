@@ -59,6 +59,9 @@ def _repairs():
         },
         "screening, prior, no routes": {**STATISTICS, **SCREENING, **NO_ROUTES},
         "screening, oracle, no routes": {**ORACLE, **SCREENING, **NO_ROUTES},
+        # BatchNorm statistics; those of evaluation alone: evaluate --real_bn.
+        "split_bn": {**RSMATCH, "model.split_bn": True},
+        "oracle, split_bn": {**ORACLE, "model.split_bn": True},
         # What the fake head does to the encoder.
         "fake_weight=0": option("fake_weight", 0.0),
         "fake_weight=0.3": option("fake_weight", 0.3),
@@ -70,6 +73,7 @@ def _repairs():
         "prior": STATISTICS,
         "nnPU": option("detector_loss", "nnpu"),
         "queue + nnPU": option("detector_loss", "queue+nnpu"),
+        "residual": {**RSMATCH, "model.detector_input": "residual"},
         # The number of steps.
         "FixMatch, 2400 steps": {**FIXMATCH, "train.num_steps": 2400},
         "RSMatch, 2400 steps": {**RSMATCH, "train.num_steps": 2400},
