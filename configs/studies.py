@@ -1,8 +1,13 @@
 """Sweeps on digits with pictures that do harm: what they cost, and what helps.
 
-The pictures of `pools/mixed` lie between two classes. They are drawn with
-    python -m rsmatch_jax.synthesis.ddpm --dataset=digits --mix --out=pools/mixed
-The sweeps are described and found in ablations.py.
+The pools are drawn in ten minutes. Those of `mixed` lie between two classes, the others
+are as hard as wanted (docs/difficulty.md):
+    make="python -m rsmatch_jax.synthesis.ddpm --dataset=digits --model_dir=pools/model"
+    $make --mix --out=pools/mixed
+    $make --difficulty=0.1 --out=pools/easy
+    $make --difficulty=0.5 --out=pools/medium
+    $make --difficulty=0.9 --out=pools/hard
+ablations.py says what a sweep is.
 """
 
 FIXMATCH = {"method.name": "fixmatch"}
@@ -18,7 +23,7 @@ REAL_ROWS = 38  # of 128: what a step holds on average at a ratio of 0.7
 
 def get_sweeps():
     """Returns {name: sweep}; ablations.py says what they hold."""
-    return {"distortion": _distortion(), "repairs": _repairs()}
+    return {"distortion": _distortion(), "repairs": _repairs(), "study": _study()}
 
 
 def _distortion():
@@ -83,6 +88,31 @@ def _repairs():
         "baseline": "FixMatch",
         "note": "Chosen among on seeds 0 to 4; seeds 10 to 19 confirm the choice.",
         "cells": _cells("mixed", rows),
+    }
+
+
+def _study():
+    """A run of two to three minutes on a core, 315 different ones with five seeds."""
+    rows = {
+        "FixMatch": FIXMATCH,
+        "FlexMatch": {"method.name": "flexmatch"},
+        "SoftMatch": {"method.name": "softmatch"},
+        "RSMatch": RSMATCH,
+        "RSMatch, oracle": ORACLE,
+        "RSMatch, screening, prior": {**STATISTICS, **SCREENING},
+    }
+    cells = []
+    for pool in ("easy", "medium", "hard", "mixed"):
+        for ratio in (0.3, 0.5, 0.7):
+            real_only = _cells(pool, {"FixMatch (real only)": REAL_ONLY}, ratio)
+            for cell in real_only:  # the same run for all pools
+                del cell["overrides"]["data.synthetic_pool"]
+            cells += _cells(pool, rows, ratio) + real_only
+    return {
+        **_digits("When synthetic digits do harm, and when RSMatch repairs it"),
+        "baseline": "FixMatch",
+        "note": "--seeds=0,1,2,3,4, seed by seed.",
+        "cells": cells,
     }
 
 

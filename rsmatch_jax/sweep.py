@@ -86,15 +86,16 @@ def run(args: argparse.Namespace, config_flags: Sequence[str]):
     out = os.path.join("runs", sweep.name) if args.out is None else args.out
     workdir.check_writable(out, "--out")
     cells = _cells(sweep, args.row)
-    runs = _shard(_runs(cells, seeds, out, overrides), args.shard)
+    every = _runs(cells, seeds, out, overrides)
+    runs = _shard(every, args.shard)
     for r in runs:
         _check(r)
     for r in runs if args.dry_run else ():
         say(shlex.join(["python", *_program(), *r.argv]))
     shard = f"{len(runs)} in shard {args.shard}, " if args.shard else ""
     say(
-        f"{sweep.title}\n{len(cells)} cells x {len(seeds)} seeds = "
-        f"{len(cells) * len(seeds)} runs; {shard}"
+        f"{sweep.title}\n{len(cells)} cells x {len(seeds)} seeds: {len(every)} runs; "
+        f"{shard}"
         f"{sum(r.finished() for r in runs)} finished already"
     )
     if args.dry_run:
@@ -159,11 +160,14 @@ def _launch(r: Run, seconds: float) -> int:
 def _runs(
     cells: Sequence[Cell], seeds: Sequence[int], out: str, more: Mapping[str, Value]
 ) -> list[Run]:
-    """Seed by seed, so that every cell has a figure early."""
-    runs = []
+    """Seed by seed, so that every cell has a figure early. Cells may share a run."""
+    runs, folders = [], set()
     for seed in seeds:
         for cell in cells:
             folder = grid.run_folder(out, cell.folder(), seed)
+            if folder in folders:
+                continue
+            folders.add(folder)
             keys = {**cell.all_overrides(more), "seed": seed}
             argv = [f"--config={cell.config}"]
             argv += [f"--config.{key}={value}" for key, value in keys.items()]

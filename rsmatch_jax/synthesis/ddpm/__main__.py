@@ -60,10 +60,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]):
     start = time.monotonic()
     devices = jax.local_devices()
     ddpm_settings.check(args, len(devices))
-    out = _empty_place(args)
-    tf_write = None
-    if args.format == "tfds" or (not args.format and args.dataset != "digits"):
-        tf_write = checks.tfds_writer(", or choose --format=arrays")
+    out, tf_write = _empty_place(args), _tfds_writer(args)
     data, _ = sources.load_real(
         args.dataset, data_dir=args.data_dir, cache_dir=args.cache_dir
     )
@@ -117,6 +114,13 @@ def run(args: argparse.Namespace, argv: Sequence[str]):
         f"{count} pictures of {pool.num_classes} classes in {out}, {seconds:.0f} s; "
         f"{dropped} duplicates dropped"
     )
+
+
+def _tfds_writer(args: argparse.Namespace):
+    """Returns the writer of a TFDS folder, None for arrays."""
+    if args.format == "tfds" or (not args.format and args.dataset != "digits"):
+        return checks.tfds_writer(", or choose --format=arrays")
+    return None
 
 
 def _empty_place(args: argparse.Namespace) -> str:

@@ -6,8 +6,8 @@ Salimans 2022, 2207.12598). Random numbers are drawn for the complete batch and 
 device takes its rows, so the number of devices changes results by rounding alone.
 """
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -102,42 +102,20 @@ def make_sampler(
     def forward(params_and_levels, batch):
         params, level, signal, next_signal = params_and_levels
         noisy, classes, levels = batch  # one or two classes, one or no difficulty
-        shown = [
-            *classes,
-            jnp.full_like(classes[0], num_classes),
-            *classes * len(levels),
-        ]
-        count = len(shown)
-        shown = jnp.concatenate(shown)
-        copies = jnp.concatenate([noisy] * count)
-        inputs = [copies, jnp.full(shown.shape, level), shown]
-        if levels:
-            hidden = jnp.full_like(levels[0], HIDDEN)
-            parts = [hidden] * (len(classes) + 1) + [levels[0]] * len(classes)
-            inputs += [None, jnp.concatenate(parts)]
-        noise: Any = net.apply(params, *inputs)
-        noises = jnp.split(noise, count)
-        labelled, unlabelled = noises[: len(classes)], noises[len(classes)]
-        labelled = sum(labelled[1:], labelled[0]) / len(labelled)
-        # 2207.12598 eq. 6.
-        noise = (1 + settings.guidance) * labelled - settings.guidance * unlabelled
-        if levels:
-            full = noises[len(classes) + 1 :]
-            full = sum(full[1:], full[0]) / len(full)
-            noise += (1 + difficulty_guidance) * (full - labelled)
+        noise = _guided(
+            functools.partial(net.apply, params),
+            (noisy, level, classes, levels),
+            num_classes,
+            settings.guidance,
+            difficulty_guidance,
+        )
         return ddim_step(noisy, noise, signal, next_signal)
 
     mapped = parallel.map_eval(forward, devices)
     program: Callable | None = None
 
     def draw(
-        params,
-        key,
-        labels,
-        tick=lambda: None,
-        *,
-        second_labels=None,
-        difficulty=None,
+        params, key, labels, tick=lambda: None, *, second_labels=None, difficulty=None
     ) -> np.ndarray:
         nonlocal program
         noise = np.asarray(jax.random.normal(key, (len(labels), *shape)))
@@ -160,3 +138,27 @@ def make_sampler(
         return parallel.collect(x)[: len(labels)]
 
     return draw
+
+
+def _guided(predict: Callable, batch: tuple, hidden_class: int, w: float, v: float):
+    """Returns `make_sampler`'s prediction of the noise, from one pass over as many
+    copies of the pictures as it has terms. batch: pictures, noise level, the classes, s
+    or nothing. hidden_class: stands for no class. w, v: strengths of guidance."""
+    noisy, level, classes, levels = batch
+    hidden = jnp.full_like(classes[0], hidden_class)
+    terms = [*classes, hidden, *classes * len(levels)]
+    shown = jnp.concatenate(terms)
+    copies = jnp.concatenate([noisy] * len(terms))
+    inputs = [copies, jnp.full(shown.shape, level), shown]
+    if levels:
+        unknown = jnp.full_like(levels[0], HIDDEN)
+        parts = [unknown] * (len(classes) + 1) + [levels[0]] * len(classes)
+        inputs += [None, jnp.concatenate(parts)]
+    noises = jnp.split(predict(*inputs), len(terms))
+    count = len(classes)
+    labelled, unlabelled = sum(noises[1:count], noises[0]) / count, noises[count]
+    noise = (1 + w) * labelled - w * unlabelled  # 2207.12598 eq. 6
+    if levels:
+        full = sum(noises[count + 2 :], noises[count + 1]) / count
+        noise += (1 + v) * (full - labelled)
+    return noise

@@ -80,13 +80,11 @@ def draw_pool(
                 rows = np.resize(chunk, size)  # one shape, compiled once
                 further = {name: c[rows] for name, c in conditions.items()}
                 pixels = draw(params, key, labels[rows], tick, **further)
-                images = to_uint8(pixels, levels)
                 with files.replacing(path) as f:
-                    np.save(f, images, allow_pickle=False)
-            images = _load(path)
+                    np.save(f, to_uint8(pixels, levels), allow_pickle=False)
             progress.skip_to(i * settings.sampling_steps)
             number += 1
-            for image, row in zip(images, chunk, strict=False):
+            for image, row in zip(_load(path), chunk, strict=False):
                 digest = _digest(image)
                 if digest in seen:
                     dropped += 1
