@@ -131,6 +131,9 @@ def _run_all(runs: Sequence[Run], end: float) -> tuple[list[Run], ...]:
         code = _launch(r, end - begin) if begin < end else STOPPED
         if code and time.monotonic() >= end:
             break
+        if code and workdir.is_locked(r.workdir):  # another process was faster
+            busy.append(r)
+            continue
         seconds.append(time.monotonic() - begin)
         if code:
             failed.append(r)

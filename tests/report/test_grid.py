@@ -1,5 +1,6 @@
 """The paper's tables as data, and the command that runs them."""
 
+import contextlib
 import json
 import math
 import os
@@ -249,6 +250,23 @@ def test_runs_that_another_process_trains_are_skipped(tmp_path, pretend, capsys)
         assert sweep.main(["mine", "--seeds=0", f"--out={tmp_path}"]) == 0
     assert len(launched) == 2
     assert busy not in launched
+    assert "skipped 1 runs that other processes are training" in capsys.readouterr().out
+
+
+def test_run_that_another_process_began_first_has_not_failed(
+    tmp_path, pretend, monkeypatch, capsys
+):
+    launch = sweep._launch
+    with contextlib.ExitStack() as others:
+
+        def overtaken(r, seconds):
+            if r.cell.row != fake_sweep().cells[1].row:
+                return launch(r, seconds)
+            others.enter_context(workdir.locked(r.workdir))
+            return 2
+
+        monkeypatch.setattr(sweep, "_launch", overtaken)
+        assert sweep.main(["mine", "--seeds=0", f"--out={tmp_path}"]) == 0
     assert "skipped 1 runs that other processes are training" in capsys.readouterr().out
 
 
