@@ -20,13 +20,19 @@ PIP = -m pip install --quiet --disable-pip-version-check
 	$(BIN)/python $(PIP) -r requirements-dev.txt
 	touch $@
 
-# RSMatch on a half synthetic set, then the same labels alone, then both compared.
+# Digits with synthetic ones between two classes, by labels alone, by FixMatch, by
+# FixMatch without the synthetic ones, and by RSMatch that chooses among four times as
+# many images; then all compared.
+DIGITS = $(BIN)/python launch.py --config=configs/digits.py
 demo: .venv
-	$(BIN)/python launch.py --config=configs/digits.py --workdir=runs/demo
-	$(BIN)/python launch.py --config=configs/digits.py --workdir=runs/demo-supervised \
-	  --config.method.name=supervised
-	$(BIN)/python -m rsmatch_jax.report runs/demo runs/demo-supervised \
-	  --out=runs/demo-report.html
+	$(DIGITS) --workdir=runs/demo-labels --config.method.name=supervised
+	$(DIGITS) --workdir=runs/demo-fixmatch --config.method.name=fixmatch
+	$(DIGITS) --workdir=runs/demo-real-only --config.method.name=fixmatch \
+	  --config.data.real_only=True
+	$(DIGITS) --workdir=runs/demo --config.train.candidate_ratio=12 \
+	  --config.method.rsmatch.prior=statistics
+	$(BIN)/python -m rsmatch_jax.report runs/demo-labels runs/demo-fixmatch \
+	  runs/demo-real-only runs/demo --out=runs/demo-report.html
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -13,6 +13,7 @@ def get_config():
     c = common.get_config()
     c.data.name = "digits"
     c.data.labels_per_class = 10
+    c.data.synthetic_ratio = 0.7
     c.input.flip = False  # a mirrored digit has another meaning
     c.model.classifier = "wrn_10_1"
     c.model.bn_momentum = 0.99

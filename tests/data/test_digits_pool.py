@@ -1,4 +1,4 @@
-"""The committed sample pool shows its classes, but differs from real scans."""
+"""The committed sample pool lies between classes, and differs from real scans."""
 
 import dataclasses
 import os
@@ -36,7 +36,8 @@ def svc():
 
 def test_it_is_small_and_fits_the_digits(pool, real):
     sizes = {f: os.path.getsize(os.path.join(FOLDER, f)) for f in os.listdir(FOLDER)}
-    assert set(sizes) == {"images.npy", "labels.npy", "generators.npy", "meta.json"}
+    columns = {"labels.npy", "generators.npy", "second_labels.npy"}
+    assert set(sizes) == {"images.npy", "meta.json", *columns}
     assert sum(sizes.values()) <= 300_000
     assert (pool.name, pool.generator_names) == ("digits", ("ddpm",))
     assert pool.class_names == real.class_names
@@ -53,7 +54,8 @@ def test_it_records_how_it_was_made():
     assert (args.dataset, args.format) == ("digits", None)  # None: arrays for digits
     assert args.out == "rsmatch_jax/data/digits_pool"
     settings = ddpm_settings.settle(args, 8, images_per_class=129)
-    assert dataclasses.asdict(settings) == meta["settings"]
+    assert {**dataclasses.asdict(settings), "mix": args.mix} == meta["settings"]
+    assert args.mix
     assert "CC BY 4.0" in meta["source"]
     assert {"jax", "flax", "numpy"} <= set(meta["versions"])
 
@@ -65,12 +67,19 @@ def test_no_picture_twice_and_none_a_real_scan(pool, real):
     assert pictures.isdisjoint(image.tobytes() for image in scans)
 
 
-def test_pictures_show_their_class(pool, real):
+def test_pictures_show_one_of_their_two_classes(pool, real):
+    """Which of both is a coin's throw, so that a label of one of them teaches harm."""
     judge = svc().fit(pixels(real.images), real.labels)
-    right = judge.predict(pixels(pool.images)) == pool.labels
-    assert right.mean() >= 0.95
+    shown = judge.predict(pixels(pool.images))
+    meta = arrays.load_meta(FOLDER)
+    name = "second_labels.npy"
+    second = arrays.open_column(FOLDER, name, meta["files"][name]["sha256"])
+    assert 0.4 <= (shown == pool.labels).mean() <= 0.6
+    assert 0.4 <= (shown == second).mean() <= 0.6
+    either = (shown == pool.labels) | (shown == second)
+    assert either.mean() >= 0.95
     for c in range(10):
-        assert right[pool.labels == c].mean() >= 0.9
+        assert either[pool.labels == c].mean() >= 0.9
 
 
 def test_pictures_differ_from_scans_but_not_trivially(pool, real):
