@@ -117,8 +117,8 @@ def _keys() -> ml_collections.ConfigDict:
     # Running variance. unbiased: n/(n-1) times that of n values, as in torch.
     m.bn_variance = Later("unbiased", neutral="biased")
     m.sync_bn = True  # batch statistics over all devices
-    # In training the classifier has BatchNorms of their own for images that RSMatch
-    # routes synthetic; evaluation takes those of the other images.
+    # In training the classifier has separate BatchNorms for images that RSMatch routes
+    # synthetic; evaluation takes those of the other images.
     m.split_bn = Later(False, neutral=False)
     m.wrn_preact = "usb"  # usb: stages 2 and 3 start from the raw input; tf: activated
 

@@ -23,7 +23,8 @@ import numpy as np
 
 from rsmatch_jax import files, terminal
 from rsmatch_jax.deploy import saved
-from rsmatch_jax.metrics import measure, names, real_statistics, scores
+from rsmatch_jax.engine import run_figures
+from rsmatch_jax.metrics import names, scores
 from rsmatch_jax.runs import workdir
 from rsmatch_jax.terminal import Parser
 
@@ -52,25 +53,7 @@ def evaluate(
     run = saved.load(folder, step, devices, trust_code=trust_code, values=values)
     assert run.state is not None
     task = saved.load_task(run, places)
-    exp, batch_size = run.exp, run.exp.config.eval.batch_size
-    forward = measure.mapped_forward(exp.nets, devices, exp.method.origin)
-    measured = measure.measure(
-        forward,
-        run.state,
-        task,
-        queue=exp.method.queue(run.state.extra),
-        threshold=exp.config.method.threshold,
-        batch_size=batch_size,
-        devices=devices,
-        renew=real_statistics.renewal(
-            exp.method,
-            exp.moments,
-            forward,
-            task,
-            batch_size=batch_size,
-            devices=devices,
-        ),
-    )
+    measured = run_figures.evaluator(run.exp, task)(run.state)
     return files.plain(
         {
             "step": run.step,

@@ -23,11 +23,11 @@ from ml_collections import ConfigDict, config_flags
 from rsmatch_jax.errors import RequestError, one_line
 from rsmatch_jax.runtime.child import ROOT
 
-SWEEPS = {"ablations", "studies"}  # files of `configs` that hold no config
 # A wheel has the configs inside the package; in the repository they lie beside it.
 _MAY_BE_NONE = ("data.labels_per_class",)  # although their default is not
 _PACKAGED = os.path.join(ROOT, "rsmatch_jax", "configs")
 CONFIGS = _PACKAGED if os.path.isdir(_PACKAGED) else os.path.join(ROOT, "configs")
+SWEEPS = {"ablations", "studies"}  # files of CONFIGS that hold no config
 
 
 def parse(

@@ -14,9 +14,9 @@ import numpy as np
 
 from rsmatch_jax import files
 from rsmatch_jax.data import rs_ssl
-from rsmatch_jax.engine import feed, plan
+from rsmatch_jax.engine import feed, plan, run_figures
 from rsmatch_jax.engine.experiment import Experiment
-from rsmatch_jax.metrics import measure, names, queue_picture, real_statistics
+from rsmatch_jax.metrics import measure, names, queue_picture
 from rsmatch_jax.runs import history, workdir
 from rsmatch_jax.runs.checkpoint import Checkpoints
 from rsmatch_jax.runs.history import Dispatched, Record, Stopwatch
@@ -70,15 +70,7 @@ class Loop:
         if not first:
             self.logbook.write_start(state.params)
         self.state = exp.pack(state)
-        self.forward = measure.mapped_forward(exp.nets, exp.devices, exp.method.origin)
-        self.renew = real_statistics.renewal(
-            exp.method,
-            exp.moments,
-            self.forward,
-            task,
-            batch_size=self.config.eval.batch_size,
-            devices=exp.devices,
-        )
+        self.evaluate = run_figures.evaluator(exp, task)
 
     def train(self, source: feed.Feed) -> dict[str, Any]:
         """Trains until the end or a stop; returns the content of result.json."""
@@ -199,19 +191,8 @@ class Loop:
         """Evaluates, writes metrics, pictures and result.json; True for a new best. If
         a stop becomes due, it writes nothing."""
         begin, step = time.monotonic(), self.step
-        queue = self.exp.method.queue(self.state.extra)
         try:
-            measured = measure.measure(
-                self.forward,
-                self.exp.unpack(self.state),
-                self.task,
-                queue=queue,
-                threshold=self.config.method.threshold,
-                batch_size=self.config.eval.batch_size,
-                devices=self.exp.devices,
-                interrupted=self.stop.due,
-                renew=self.renew,
-            )
+            measured = self.evaluate(self.exp.unpack(self.state), self.stop.due)
         except measure.Interrupted:  # the resumed run evaluates
             return False
         if measured.origin_scores is not None:
@@ -231,7 +212,7 @@ class Loop:
         files.write_bytes(self._path(workdir.MISTAKES_FILE), mistakes)
         if metrics["queue_fill"]:
             path, title = self._path(workdir.QUEUE_PICTURE), f"CSQueue at step {step}"
-            on_host = jax.device_get(queue)
+            on_host = jax.device_get(self.exp.method.queue(self.state.extra))
             picture = queue_picture.draw_queue(path, on_host, self.task, title)
             self.logbook.write_image(step, "queue", picture)
         self._write_result("running")

@@ -273,7 +273,7 @@ def forward(
     reach the gradient through those statistics, so only their logits may be treated as
     constants. "separate": labelled and strong rows together, then the weak rows without
     gradient (31 % fewer FLOPs, another gradient). synthetic: the unlabelled images
-    whose rows have norms of their own (model.split_bn), None for a network without.
+    whose rows have separate norms (model.split_bn), None for a network without.
     """
     net, params, stats = inputs.nets[name], params[name], inputs.stats[name]
     weak, strong = inputs.batch.weak, inputs.batch.strong

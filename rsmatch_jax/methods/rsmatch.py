@@ -28,7 +28,7 @@ from rsmatch_jax.methods import (
     rules,
     training_value,
 )
-from rsmatch_jax.methods.rsmatch_routes import PRIOR, STATISTICS, Origins
+from rsmatch_jax.methods.rsmatch_routes import PRIOR, STATISTICS, Origins, route
 from rsmatch_jax.state import PyTree
 
 DETECTOR = "detector"
@@ -155,7 +155,7 @@ class RSMatch(base.Method):
 
     def loss(self, params, inputs):
         sample_key, view_key, route_key, push_key = jax.random.split(inputs.key, 4)
-        labelled, ready, new_stats, apart = [inputs.batch.lab], None, {}, None
+        labelled, ready, new_stats, synthetic = [inputs.batch.lab], None, {}, None
         if self.of_detector.has_queue:
             queued, ready = rsmatch_queue.draw(self, inputs, sample_key, view_key)
             labelled.append(queued)
@@ -164,9 +164,10 @@ class RSMatch(base.Method):
                 self._detector_pass(params, inputs, labelled, ready)
             )
             labelled = [inputs.batch.lab]
-            apart = rsmatch_routes.before(self, origins, inputs, route_key)
+            if self.split_bn:  # rsmatch_checks refuses entropy then
+                synthetic = route(self, origins, None, inputs, route_key)
         groups, weak, strong, new_stats["classifier"] = base.forward(
-            "classifier", params, inputs, labelled, self.weak_forward, apart
+            "classifier", params, inputs, labelled, self.weak_forward, synthetic
         )
         if not self.individual_models:
             detector_loss, origins, detector_metrics = self._detector_losses(
@@ -181,7 +182,8 @@ class RSMatch(base.Method):
         # Eq. 4
         loss_sup = jnp.mean(losses.cross_entropy(lab["real"], inputs.batch.labels))
         # Eq. 5: a row's weight goes to the head that the row is routed to.
-        synthetic = rsmatch_routes.route(self, origins, weak["real"], inputs, route_key)
+        if synthetic is None:
+            synthetic = route(self, origins, weak["real"], inputs, route_key)
         to_real = jnp.where(synthetic, 0.0, weights)
         to_fake = jnp.where(synthetic, weights, 0.0)
         loss_real = base.pseudo_label_loss(strong["real"], labels, to_real)
@@ -261,9 +263,8 @@ class RSMatch(base.Method):
     def _origins(self, logits, inputs) -> Origins:
         """Returns q' of the detector's logits of weak views, joined to the prior's."""
         origins = losses.probabilities(logits)
-        if self.prior == "none":
-            return origins
-        return routing.with_prior(origins, inputs.extra[PRIOR][inputs.batch.indices])
+        at = inputs.batch.indices
+        return rsmatch_routes.with_prior(self, origins, inputs.extra, at)
 
     def screen(self, params, inputs):
         """Judges as `routing` does, by truth, by statistics or by the detector with its

@@ -8,11 +8,19 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from rsmatch_jax.methods import base, routing
-from rsmatch_jax.state import TrainState
+from rsmatch_jax.state import PyTree, TrainState
 
 # Buffers of routing and of prior "statistics".
 STATISTICS, PRIOR = "synthetic_by_statistics", "prior_logit"
 Origins = Float[Array, "unlabelled 2"]  # q' = softmax(C'(F'(u))): real, synthetic
+
+
+def with_prior(method: Any, origins: Origins, extra: PyTree, at: jax.Array) -> Origins:
+    """Returns q' joined to the prior of the images at these positions, if it has one.
+    extra: the method's buffers."""
+    if method.prior == "none":
+        return origins
+    return routing.with_prior(origins, extra[PRIOR][at])
 
 
 def route(
@@ -24,30 +32,18 @@ def route(
 ) -> routing.Routes:
     """Returns which images of the step go to the fake head. logits: of the real head,
     weak views; only entropy needs them."""
-    if method.routing == "oracle":
-        synthetic = inputs.batch.synthetic
-    elif method.routing == "random":
+    batch = inputs.batch
+    if method.routing == "random":
         synthetic = routing.by_coin(
             key, method.synthetic_share, len(origins), inputs.axis
         )
     elif method.routing == "entropy":
         assert logits is not None
         synthetic = routing.by_entropy(logits, inputs.axis)
-    elif method.routing == "statistics":
-        synthetic = inputs.extra[STATISTICS][inputs.batch.indices]
     else:
-        synthetic = routing.by_detector(origins, method.route_threshold)
+        truth = batch.synthetic
+        synthetic = _judged(method, origins, inputs.extra, batch.indices, truth)
     return synthetic & (inputs.step >= method.route_warmup_steps)
-
-
-def before(
-    method: Any, origins: Origins, inputs: base.StepInputs, key: jax.Array
-) -> routing.Routes | None:
-    """Returns `route` before the classifier runs, for its norms; None without
-    model.split_bn. rsmatch_checks refuses entropy then."""
-    if not method.split_bn:
-        return None
-    return route(method, origins, None, inputs, key)
 
 
 def in_evaluation(
@@ -59,16 +55,21 @@ def in_evaluation(
 ) -> np.ndarray:
     """See `Method.routed_synthetic`: as `route`, by the detector's scores of plain
     images in evaluation mode. rsmatch_checks refuses what judges in a step alone."""
+    origins = None
+    if scores is not None:  # truth and statistics need none
+        origins = jnp.stack([1 - scores, scores], axis=1)
+        origins = with_prior(method, origins, state.extra, jnp.asarray(at))
+    synthetic = np.asarray(_judged(method, origins, state.extra, at, truth))
+    return synthetic & (int(state.step) >= method.route_warmup_steps)
+
+
+def _judged(method, origins: Origins | None, extra: PyTree, at, truth):
+    """Returns the verdicts on the images at these positions that need no other image:
+    by truth, statistics or the detector."""
     if method.routing == "oracle":
         assert truth is not None
-        synthetic = truth
-    elif method.routing == "statistics":
-        synthetic = np.asarray(state.extra[STATISTICS])[at]
-    else:
-        assert scores is not None
-        origins = jnp.stack([1 - scores, scores], axis=1)
-        if method.prior != "none":
-            logit = np.asarray(state.extra[PRIOR])[at]
-            origins = routing.with_prior(origins, jnp.asarray(logit))
-        synthetic = np.asarray(routing.by_detector(origins, method.route_threshold))
-    return synthetic & (int(state.step) >= method.route_warmup_steps)
+        return truth
+    if method.routing == "statistics":
+        return extra[STATISTICS][at]
+    assert origins is not None
+    return routing.by_detector(origins, method.route_threshold)

@@ -37,10 +37,6 @@ class Measured(NamedTuple):
     origin_scores: OriginScores | None  # None without an origin
 
 
-# (state, interrupted) -> the state to be evaluated. May raise Interrupted.
-Renewal = Callable[[TrainState, Callable[[], bool]], TrainState]
-
-
 class Interrupted(Exception):
     """An evaluation was interrupted before its end."""
 
@@ -139,13 +135,9 @@ def measure(
     batch_size: int,
     devices: Sequence[jax.Device],
     interrupted: Callable[[], bool] = lambda: False,
-    renew: Renewal | None = None,
 ) -> Measured:
     """Returns all figures of a state. queue: of the state's method. threshold: tau of
-    the pseudo-label figures. interrupted: as in `predict`, which raises Interrupted.
-    renew: makes the state that is evaluated, of `real_statistics`."""
-    if renew is not None:
-        state = renew(state, interrupted)
+    the pseudo-label figures. interrupted: as in `predict`, which raises Interrupted."""
 
     def rows_of(images, labels):
         return predict(forward, state, images, labels, batch_size, devices, interrupted)

@@ -8,7 +8,7 @@ means m and variances v of all batches:
 
     mean = E[m],  var = E[v + m^2] - mean^2 = E[v] + Var[m]
 
-The state of the run keeps its own statistics.
+The state of the run keeps its statistics.
 """
 
 import dataclasses
@@ -37,9 +37,9 @@ def renewal(
     *,
     batch_size: int,
     devices: Sequence[jax.Device],
-) -> measure.Renewal | None:
+) -> Callable[[TrainState, Callable[[], bool]], TrainState] | None:
     """Returns renew(state, interrupted) -> a state with other statistics of the
-    classifier, for `measure.measure`; None without a network.
+    classifier, to be evaluated; None without a network.
 
     net: the classifier, whose training pass returns the statistics of its batch over
     all devices (momentum 0, biased). forward: of `measure.mapped_forward`.
@@ -51,10 +51,8 @@ def renewal(
 
     def renew(state: TrainState, interrupted: Callable[[], bool]) -> TrainState:
         variables = state.ema[NETWORK], state.stats[NETWORK]
-        at, batches = (
-            _real(method, forward, state, task, rows, devices, interrupted),
-            [],
-        )
+        at = _real(method, forward, state, task, rows, devices, interrupted)
+        batches = []
         # The last batch is filled with the first images.
         for part in np.resize(at, (math.ceil(len(at) / rows), rows)):
             if interrupted():

@@ -37,10 +37,9 @@ class BatchNorm(nn.Module):
     unbiased: the running variance averages n/(n-1) times the variance of n values, as
       in torch; normalisation divides by the variance itself.
     slope: factor of negative values: 0 is a ReLU, 1 no activation.
-    split: the rows that a call names synthetic are normalised by their own statistics
-      and have a scale and a bias of their own, as in AdvProp's auxiliary BatchNorm (Xie
-      et al. 2020, arXiv 1911.09665); the running statistics are those of the others,
-      as evaluation has no such rows.
+    split: the rows that a call names synthetic have separate statistics, scale and
+      bias, as in AdvProp's auxiliary BatchNorm (Xie et al. 2020, arXiv 1911.09665); the
+      running statistics are those of the others, as evaluation has no such rows.
     """
 
     use_running_average: bool

@@ -54,9 +54,9 @@ def test_statistics_are_those_of_the_images_that_count_as_real(method, devices):
     (bias,) = (v for k, v in params.items() if "stem" in k and "bias" in k)
     x = numpy_layers.conv((task.unl_images[at] / 255.0 - mean) / std, kernel, 1) + bias
     values = x.reshape(-1, x.shape[-1])
-    found = leaves(new.stats["classifier"])
-    assert len(found) == 2
-    for name, value in found.items():
+    got = leaves(new.stats["classifier"])
+    assert len(got) == 2
+    for name, value in got.items():
         moment = values.var(axis=0) if "var" in name else values.mean(axis=0)
         np.testing.assert_allclose(value, moment, rtol=2e-5, atol=2e-5)
         assert value.dtype == np.float32
@@ -70,10 +70,10 @@ def test_pooled_is_the_moments_of_all():
     rng = np.random.default_rng(1)
     parts = rng.normal(3, 2, (5, 40, 3)) + rng.normal(size=(5, 1, 3))
     trees = [{"a": {"bn": {"mean": p.mean(0), "var": p.var(0)}}} for p in parts]
-    found = real_statistics.pooled(trees)["a"]["bn"]
+    got = real_statistics.pooled(trees)["a"]["bn"]
     flat = parts.reshape(-1, 3)
-    np.testing.assert_allclose(found["mean"], flat.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(found["var"], flat.var(0), rtol=1e-6)
+    np.testing.assert_allclose(got["mean"], flat.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(got["var"], flat.var(0), rtol=1e-6)
 
 
 @pytest.mark.parametrize("prior", ["none", "statistics"])
@@ -94,16 +94,16 @@ def test_the_detector_judges_at_its_threshold(prior):
         expected = [False, True, True]
     for step, answer in ((2, expected), (1, [False] * 3)):
         state = dataclasses.replace(exp.init_state(), extra=extra, step=np.int32(step))
-        found = exp.method.routed_synthetic(state, at, scores, None)
-        assert found.tolist() == answer
+        got = exp.method.routed_synthetic(state, at, scores, None)
+        assert got.tolist() == answer
 
 
 def test_routing_by_statistics():
     _, _, exp = build(**{"method.rsmatch.routing": "statistics"})
     flags = np.arange(640) % 2 == 1
     state = dataclasses.replace(exp.init_state(), extra={STATISTICS: flags})
-    found = exp.method.routed_synthetic(state, np.array([4, 5]), None, None)
-    assert found.tolist() == [False, True]
+    got = exp.method.routed_synthetic(state, np.array([4, 5]), None, None)
+    assert got.tolist() == [False, True]
 
 
 def test_training_is_the_same_and_evaluate_finds_the_figures_again(tmp_path):

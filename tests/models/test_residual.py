@@ -22,13 +22,13 @@ RESIDUAL = {"model.detector_input": "residual"}
 
 def test_the_filter_is_that_of_the_statistics():
     images = np.random.default_rng(3).integers(0, 256, (2, 7, 6, 3)).astype(np.uint8)
-    found = np.asarray(residual(jnp.asarray(images)))
-    assert found.shape == images.shape and found.dtype == np.float32
+    got = np.asarray(residual(jnp.asarray(images)))
+    assert got.shape == images.shape and got.dtype == np.float32
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     for channel in range(3):
         r = pictures.laplacian(padded[..., channel].astype(np.float32))
         expected = np.sign(r) * np.log1p(np.abs(r))
-        np.testing.assert_allclose(found[..., channel], expected, 1e-6)
+        np.testing.assert_allclose(got[..., channel], expected, 1e-6)
     assert not np.asarray(residual(jnp.full((1, 5, 5, 3), 77, jnp.uint8))).any()
 
 

@@ -143,17 +143,17 @@ def test_a_network_without_synthetic_rows_is_the_plain_one(name):
     assert_bit_equal({path: both[path] for path in params}, params)
     none = jnp.zeros(6, bool)
     expected, stats = plain.apply(*variables, images, True)
-    found, new = split.apply(*twice, images, True, synthetic=none)
-    assert_close((found, new), (expected, stats), 1e-4)
+    got, new = split.apply(*twice, images, True, synthetic=none)
+    assert_close((got, new), (expected, stats), 1e-4)
     assert_bit_equal(
         split.apply(*twice, images, False), plain.apply(*variables, images, False)
     )
     # Every norm hears of the synthetic rows: the real ones are as if they were alone.
     some = jnp.array([0, 1, 0, 0, 1, 0], bool)
-    found, new = split.apply(*twice, images, True, synthetic=some)
+    got, new = split.apply(*twice, images, True, synthetic=some)
     expected, stats = plain.apply(*variables, images[~some], True)
     assert_close(
-        (found.logits["real"][~some], new), (expected.logits["real"], stats), 1e-4
+        (got.logits["real"][~some], new), (expected.logits["real"], stats), 1e-4
     )
 
 

@@ -120,7 +120,7 @@ def test_the_forest_measures_what_is_between_classes():
     data, names = noisy_classes(per_class=60, spread=25), ("a", "b", "c")
     means = np.stack([data.images[data.labels == c].mean(0) for c in range(3)])
     mixed = np.stack([means[0], 0.5 * means[0] + 0.5 * means[1], means[1]])
-    labels = np.zeros(3, np.int32)  # all are said to be of class a
+    labels = np.zeros(3, np.int32)  # all of class a
     pool = arrays.ImageArrays("pool", mixed.astype(np.uint8), labels, names)
     scores = difficulty.cross_fitted(data, 5, 0)
     measured, agreement = difficulty.measure(data, scores, pool, 0)

@@ -134,7 +134,7 @@ def measure(
     forest = ensemble.ExtraTreesClassifier(
         TREES, min_samples_leaf=LEAF, bootstrap=True, oob_score=True, random_state=seed
     )
-    forest.fit(_pixels(data.images)[rows], labels[rows])
+    forest.fit(_pixels(np.asarray(data.images)[rows]), labels[rows])
     unseen = 1 - forest.oob_decision_function_[np.arange(len(rows)), labels[rows]]
     agreement = None
     if np.ptp(scores) > 0 and np.ptp(unseen) > 0:
