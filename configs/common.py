@@ -155,6 +155,8 @@ def _keys() -> ml_collections.ConfigDict:
     r.detector_unsup_weight = 1.0  # weight of Eq. 3 in Eq. 7
     r.detector_learning_rate = placeholder(float)  # None = optim.learning_rate
     r.detector_weight_decay = placeholder(float)  # None = optim.weight_decay
+    # The detector sees labelled and queue images turned and mirrored in eight ways.
+    r.detector_turns = Later(False, neutral=False)
     r.fake_weight = 1.0  # weight of Eq. 6 beside Eq. 5
     # How much a synthetic image counts in Eq. 6: one (all alike), confidence (of its
     # label) or difficulty (most where the strong view is neither easy nor hard).

@@ -79,6 +79,7 @@ def _repairs():
         "nnPU": option("detector_loss", "nnpu"),
         "queue + nnPU": option("detector_loss", "queue+nnpu"),
         "residual": {**RSMATCH, "model.detector_input": "residual"},
+        "turns": option("detector_turns", True),
         # The number of steps.
         "FixMatch, 2400 steps": {**FIXMATCH, "train.num_steps": 2400},
         "RSMatch, 2400 steps": {**RSMATCH, "train.num_steps": 2400},

@@ -266,6 +266,14 @@ KEYS = [  # overrides of the digits' config, and words of the answer
         "detector_input=residual | individual_models=False | leave it rgb",
     ),
     (
+        "method.rsmatch.detector_turns=True method.rsmatch.individual_models=False",
+        "detector_turns=True | individual_models=False | leave it False",
+    ),
+    (
+        "method.rsmatch.detector_turns=True method.rsmatch.detector_loss=queue+nnpu",
+        "detector_turns=True | detector_loss=queue+nnpu | leave it False",
+    ),
+    (
         "model.split_bn=True method.name=fixmatch",
         "split_bn=True | fixmatch routes no image | use rsmatch",
     ),

@@ -36,6 +36,7 @@ LOOSE = {"method.threshold": 0.1, "method.rsmatch.detector_threshold": 0.5}
             {
                 "method.rsmatch.queue_sample": "uniform",
                 "method.rsmatch.queue_reaugment": True,
+                "method.rsmatch.detector_turns": True,
                 "method.rsmatch.routing": "random",
                 "method.rsmatch.classwise_queue": False,
                 "method.rsmatch.queue_classes": 4,

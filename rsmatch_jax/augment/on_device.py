@@ -19,7 +19,16 @@ from rsmatch_jax.augment import views
 from rsmatch_jax.augment.tables import Numbers, Tables, make_tables
 from rsmatch_jax.runtime import parallel
 
-__all__ = ["Numbers", "Tables", "draw", "make_tables", "strong", "weak", "weak_view"]
+__all__ = [
+    "Numbers",
+    "Tables",
+    "draw",
+    "make_tables",
+    "strong",
+    "turned",
+    "weak",
+    "weak_view",
+]
 
 
 def draw(
@@ -125,6 +134,20 @@ def weak_view(
     """Returns a weak view of each image, drawn from the key; key and axis as `draw`."""
     spec = views.ViewSpec(flip, crop_pad, randaugment_ops=0, cutout=False)
     return weak(images, draw(key, images.shape[0], spec, False, axis), spec)
+
+
+def turned(
+    key: Key[Array, ""], images: UInt8[Array, "n s s c"], axis: str | None
+) -> UInt8[Array, "n s s c"]:
+    """Returns each image in one of the eight positions of a square, all equally likely.
+    Pixels keep their neighbours and values. Key and axis as in `draw`."""
+    rows = images.shape[0] * parallel.num_devices(axis)
+    choice = parallel.local_rows(jax.random.randint(key, (rows,), 0, 8), axis)
+    for bit in range(3):  # transpose, turn upside down, mirror
+        other = jnp.swapaxes(images, 1, 2) if bit == 0 else jnp.flip(images, bit)
+        chosen = (choice >> bit & 1 == 1)[:, None, None, None]
+        images = jnp.where(chosen, other, images)
+    return images
 
 
 def _crop(y, x, numbers, spec, size):

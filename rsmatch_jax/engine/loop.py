@@ -112,7 +112,8 @@ class Loop:
                 self.checkpoints.require_written()
                 if due:
                     self._log(*due)
-                due, self.record.pending = (self.step, self.record.pending), []
+                due = (self.step, self.clock.read(), self.record.pending)
+                self.record.pending = []
             evaluate = self._due(self.config.eval.every_steps)
             save = self._due(self.config.checkpoint.every_steps)
             if evaluate or save or stopping:
@@ -165,9 +166,11 @@ class Loop:
         history.require_finite(self.step, steps, self.checkpoints.latest)
         self.idle_at = (self.step, self.clock.read())
 
-    def _log(self, step: int, pending: history.Pending):
+    def _log(self, step: int, dispatched_at: float, pending: history.Pending):
         """Writes and prints the means of the metrics of the interval up to `step`."""
         steps = history.per_step(pending)  # waits for the device
+        # If other steps were dispatched since, the device ended this one long ago.
+        ended_at = self.clock.read() if step == self.step else dispatched_at
         since, begin = self.idle_at
         history.require_finite(step, steps, self.checkpoints.latest)
         alarms = self.exp.method.alarms(
@@ -178,7 +181,7 @@ class Loop:
         means = history.interval_means(steps)
         self.record.utilisation = means.get("utilisation")
         self.logbook.write(step, {f"train/{k}": v for k, v in means.items()})
-        rate = (step - since) / max(self.clock.read() - begin, 1e-9)
+        rate = (step - since) / max(ended_at - begin, 1e-9)
         last = self.config.train.num_steps
         evaluations = math.ceil((last - step) / self.config.eval.every_steps)
         to_go = (last - step) / rate + evaluations * self.evaluation_seconds

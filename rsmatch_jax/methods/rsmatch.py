@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from rsmatch_jax import losses
+from rsmatch_jax.augment import on_device
 from rsmatch_jax.methods import (
     backward_first,
     base,
@@ -63,6 +64,7 @@ class RSMatch(base.Method):
     detector_unsup_weight: float = keys.key(least=0)
     detector_learning_rate: float | None = keys.key(least=0)
     detector_weight_decay: float | None = keys.key(least=0)
+    detector_turns: bool = keys.key()
     fake_weight: float = keys.key(least=0)
     synthetic_weight: str = keys.key(choices=training_value.CHOICES)
     route_threshold: float = keys.key(least=0, most=1)
@@ -155,10 +157,8 @@ class RSMatch(base.Method):
 
     def loss(self, params, inputs):
         sample_key, view_key, route_key, push_key = jax.random.split(inputs.key, 4)
-        labelled, ready, new_stats, synthetic = [inputs.batch.lab], None, {}, None
-        if self.of_detector.has_queue:
-            queued, ready = rsmatch_queue.draw(self, inputs, sample_key, view_key)
-            labelled.append(queued)
+        new_stats, synthetic = {}, None
+        labelled, ready = self._examples(inputs, sample_key, view_key)
         if self.individual_models:
             detector_loss, (origins, detector_metrics, new_stats), inputs = (
                 self._detector_pass(params, inputs, labelled, ready)
@@ -213,6 +213,21 @@ class RSMatch(base.Method):
         }
         new_extra = {**inputs.extra, **pushed, "rule": rule_buffers}
         return loss, (new_stats, new_extra, metrics)
+
+    def _examples(self, inputs, sample_key, view_key):
+        """Returns the detector's real and, with a queue, synthetic images, and whether
+        the queue could give them."""
+        images, ready = [inputs.batch.lab], None
+        if self.of_detector.has_queue:
+            queued, ready = rsmatch_queue.draw(self, inputs, sample_key, view_key)
+            images.append(queued)
+        if self.detector_turns:
+            turn_keys = jax.random.split(jax.random.fold_in(view_key, 1), len(images))
+            turn = on_device.turned
+            images = [
+                turn(k, x, inputs.axis) for k, x in zip(turn_keys, images, strict=True)
+            ]
+        return images, ready
 
     def _fake_loss(self, labels, weights, weak, strong) -> base.Loss:
         """Eq. 6: the labels are still those of the real head."""

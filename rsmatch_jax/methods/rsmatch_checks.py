@@ -59,6 +59,8 @@ def check(config: keys.Config):
             "the weak views have no gradient then, and method.rsmatch.detector_loss="
             f"{options.detector_loss} needs it; use train.weak_forward=cat",
         )
+    if options.detector_turns:
+        _check_turns(config)
     for name in ("detector_learning_rate", "detector_weight_decay"):
         if not options.individual_models and options[name] is not None:
             refuse(
@@ -102,6 +104,23 @@ def _check_judges(config: keys.Config):
             way_out = "with individual_models=False the detector has the classifier's "
             way_out += "statistics, and its verdicts would change; leave it False"
             keys.refuse(config, "eval.real_bn", way_out)
+
+
+def _check_turns(config: keys.Config):
+    """Refuses turned images where their position would give away their origin."""
+    options, way_out = config.method.rsmatch, ""
+    if not options.individual_models:
+        way_out = "with individual_models=False the classifier would learn from turned "
+        way_out += "images"
+    elif "nnpu" in options.detector_loss:
+        way_out = (
+            f"detector_loss={options.detector_loss} compares labelled images with "
+        )
+        way_out += "unlabelled ones, which are not turned"
+    if way_out:
+        keys.refuse(
+            config, "method.rsmatch.detector_turns", f"{way_out}; leave it False"
+        )
 
 
 def _without_effect(options: keys.Config) -> Iterator[tuple[str, Any, str]]:

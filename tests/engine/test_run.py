@@ -1,6 +1,7 @@
 """Whole runs on the `fake` set: their files, and what must not change them."""
 
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -12,9 +13,9 @@ from support.helpers import assert_bit_equal, config
 from support.runs import KEYS, ONE_NETWORK, first_state, lines, run, saved_state
 
 from rsmatch_jax import files
-from rsmatch_jax.engine import experiment
+from rsmatch_jax.engine import experiment, feed
 from rsmatch_jax.errors import RequestError, RunFailed
-from rsmatch_jax.runs import same_data, workdir
+from rsmatch_jax.runs import history, same_data, workdir
 
 # Of the task in `test_digest_of_an_earlier_version`, by the version that sampled.
 OLDER_DIGEST = "43006de5f366dd4fea747ce6816c303692e196bf7d9fa7763a06a633471e99e4"
@@ -106,6 +107,25 @@ def test_warnings_are_seen_everywhere_and_once(tmp_path, capsys):
     assert re.match(r"step 2/4  .*  [0-9.]+ steps/s  ETA \d+m\d\ds  WARN", shown[2])
     assert [line.count("WARNING: queue empty") for line in shown[1:]] == [0, 1, 1, 1]
     assert workdir.read_result(str(tmp_path / "r"))["warnings"] == [many, warning]
+
+
+def test_speed_counts_only_the_steps_of_a_line(tmp_path, capsys, monkeypatch):
+    """By a clock that ticks once a step; a line is printed an interval later."""
+    ticks, once = itertools.count(), feed.ResidentFeed.run
+    now = [next(ticks)]
+
+    def counted(self, state, done, room):
+        now[0] = next(ticks)
+        return once(self, state, done, 1)
+
+    monkeypatch.setattr(feed.ResidentFeed, "run", counted)
+    monkeypatch.setattr(history.Stopwatch, "read", lambda _: float(now[0]))
+    keys = {"method.name": "supervised", "train.num_steps": 6, "log.every_steps": 2}
+    keys |= {"eval.every_steps": 6, "checkpoint.every_steps": 6}
+    run(tmp_path / "r", **keys)
+    shown = [x for x in capsys.readouterr().out.splitlines() if " steps/s " in x]
+    assert [x.split("  ")[0] for x in shown] == ["step 2/6", "step 4/6", "step 6/6"]
+    assert all("  1.00 steps/s  " in x for x in shown)
 
 
 def test_changed_data_are_not_resumed(tmp_path):

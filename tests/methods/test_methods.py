@@ -279,6 +279,43 @@ def test_queue_images_are_viewed_anew_by_the_switch(reaugment):
     assert (set(drawn_images) <= plain) != reaugment
 
 
+def test_detector_alone_sees_its_examples_turned():
+    """Labelled and queue pictures come as numpy turns and mirrors them, in all eight
+    ways; on four devices the same ones."""
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (2, 400, 8, 8, 3)).astype(np.uint8)
+    long = {"method.rsmatch.queue_length": 40}
+    dims, plain, _, _ = method_of(**long)
+    _, method, _, _ = method_of(**long, **{"method.rsmatch.detector_turns": True})
+    queue = filled_queue(method, dims)
+    stored = rng.integers(0, 256, queue.images.shape).astype(np.uint8)
+    queue = queue.replace(images=jnp.asarray(stored))
+    b = batch(rng).replace(lab=pictures[0], weak=pictures[1])
+    seen = {}
+    for chosen, devices in ((plain, 1), (method, 1), (method, 4)):
+
+        def examples(queue, shard, method=chosen):
+            key = jax.random.key(1)
+            inputs = step_inputs({}, {"queue": queue}, shard, key, jnp.int32(0))
+            images, _ = method._examples(inputs, *jax.random.split(key))
+            return jnp.stack(images, 1)
+
+        used = jax.local_devices()[:devices]
+        shards = parallel.shard_rows(b, used)
+        drawn = parallel.map_eval(examples, used)(queue, shards)
+        seen[chosen.detector_turns, devices] = parallel.collect(drawn).swapaxes(0, 1)
+    np.testing.assert_array_equal(seen[True, 1], seen[True, 4])
+    for upright, turned in zip(seen[False, 1], seen[True, 1], strict=True):
+        ways = [
+            np.rot90(x, k, (1, 2))
+            for x in (upright, upright[:, ::-1])
+            for k in range(4)
+        ]
+        equal = np.stack([(w == turned).all((1, 2, 3)) for w in ways])
+        assert (equal.sum(0) == 1).all()  # each in one way
+        assert equal.sum(1).min() > 25  # of 50 expected
+
+
 def interval(shares, fill=0.5):
     return [{"detector_synthetic": s, "queue_fill": fill} for s in shares]
 
