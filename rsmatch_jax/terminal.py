@@ -1,24 +1,26 @@
-"""Lines, progress and tables on the terminal, and the flags of commands. Without JAX,
-because the commands that need PyTorch use it."""
+"""Lines and tables on the terminal, and the flags of commands. Without JAX, because the
+commands that need PyTorch use it."""
 
 import argparse
+import difflib
 import math
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from rsmatch_jax import progress
 from rsmatch_jax.errors import RequestError, exit_code
+from rsmatch_jax.progress import duration
 
-REPORT_SECONDS = 5.0
+__all__ = ["Parser", "counted", "duration", "run_command", "say", "seconds", "table"]
 
 
 def say(text: str = ""):
     """Prints a line for the user at once; goes on in silence if nobody reads any more
     (a closed terminal, a pipe into an ended command)."""
     try:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+        progress.line(text, sys.stdout)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -38,62 +40,38 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str):
         raise RequestError(f"{message}\n{self.format_usage().strip()}")
 
+    def parse_known_args(self, args=None, namespace=None):  # which all others call
+        for word in sys.argv[1:] if args is None else args:
+            flag, known = word.partition("=")[0], self._option_string_actions
+            if flag.startswith("--") and flag not in known:
+                if near := difflib.get_close_matches(flag, known, n=1):
+                    raise RequestError(f"there is no {flag}, did you mean {near[0]}?")
+        return super().parse_known_args(args, namespace)
+
 
 def run_command(
     parser: Parser,
     argv: Sequence[str] | None,
-    command: Callable[[argparse.Namespace], None],
+    command: Callable[[Any], None],
     go_on: str,
     *,
     resumable: bool = False,
+    parse: Callable[[Sequence[str] | None], Any] | None = None,
 ) -> int:
-    """Parses argv and runs the command by `errors.exit_code`; returns its exit code."""
-    return exit_code(
-        lambda: command(parser.parse_args(argv)), go_on, resumable=resumable
-    )
+    """Runs the command with what `parse`, by default `parser.parse_args`, returns of
+    argv, by `errors.exit_code`; returns its exit code. Says what is under way."""
+
+    def run():
+        with progress.live(parser.prog.rpartition(".")[2]):
+            command((parse or parser.parse_args)(argv))
+
+    return exit_code(run, go_on, resumable=resumable)
 
 
-class Progress:
-    """Prints every few seconds how far a loop is, its speed, and when it ends."""
-
-    def __init__(
-        self,
-        name: str,
-        unit: str,
-        total: int,
-        say: Callable[[str], None],
-        first: int = 0,
-        *,
-        last_line: bool = True,
-    ):
-        """first: the number that an earlier process has done. last_line: whether the
-        end is worth a line however soon it comes."""
-        self._last_line = last_line
-        self._name, self._unit, self._total, self._say = name, unit, total, say
-        self._first = self._done = first
-        self._start = self._printed = time.monotonic()
-
-    def advance(self, n: int, detail: Callable[[], str] = lambda: ""):
-        """Counts n; calls `detail` for the end of the line, only when one is due."""
-        self._done += n
-        now = time.monotonic()
-        is_last = self._last_line and self._done >= self._total
-        if not is_last and now - self._printed < REPORT_SECONDS:
-            return
-        text = detail()  # may wait for the device, so it comes before the time
-        self._printed = time.monotonic()
-        passed = max(self._printed - self._start, 1e-9)
-        rate = (self._done - self._first) / passed
-        self._say(
-            f"{self._name} {self._done}/{self._total} {self._unit}, {rate:.1f}/s, "
-            f"{(self._total - self._done) / rate:.0f} s left"
-            + (f", {text}" if text else "")
-        )
-
-    def skip_to(self, done: int):
-        """Counts up to `done`, at no time, because an earlier process did it."""
-        self._first += max(0, done - self._done)
-        self._done = max(done, self._done)
+def counted(number: int, one: str) -> str:
+    """Returns a number and its noun: 1 step, 2 steps, 3 dispatches."""
+    ending = "es" if one.endswith(("s", "x", "ch", "sh")) else "s"
+    return f"{number} {one}{ending if number != 1 else ''}"
 
 
 def table(
@@ -117,10 +95,3 @@ def seconds(minutes: float | None) -> float:
     if not 0 < minutes < math.inf:
         raise RequestError(f"--minutes={minutes:g}: a positive number, such as 9")
     return 60.0 * minutes
-
-
-def duration(seconds: float) -> str:
-    """Returns a duration such as 2h05m or 3m07s."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"

@@ -86,17 +86,18 @@ def run(args: argparse.Namespace):
         job = Import(plan, args)
         has_unlabelled = any(item.split == UNLABELLED for item in plan.items)
         origins = {UNLABELLED: "unknown"} if has_unlabelled else {}
-        tf_write.write(
-            out,
-            job.examples(tf_write.Example),
-            class_names=plan.class_names,
-            size=(args.size, args.size),
-            generator_names=tuple(plan.generators),
-            pool=job.report if plan.generators else None,
-            origins=origins or None,
-            description=plan.source,
-            licence=plan.licence,
-        )
+        with job.progress:
+            tf_write.write(
+                out,
+                job.examples(tf_write.Example),
+                class_names=plan.class_names,
+                size=(args.size, args.size),
+                generator_names=tuple(plan.generators),
+                pool=job.report if plan.generators else None,
+                origins=origins or None,
+                description=plan.source,
+                licence=plan.licence,
+            )
     say(job.summary(out, num_others))
 
 

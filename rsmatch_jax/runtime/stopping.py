@@ -28,22 +28,29 @@ class Stop:
         self._since = 0.0
         self._lock = threading.Lock()
         self._leave: Callable[[], object] | None = lambda: None
+        self._after: Callable[[], str] = lambda: "this step"
 
     def due(self) -> bool:
         """Returns True from the first signal on."""
         return self._requested.is_set()
 
     @contextlib.contextmanager
-    def at_signal(self, leave: Callable[[], object] | None) -> Generator[None]:
+    def at_signal(
+        self,
+        leave: Callable[[], object] | None,
+        after: Callable[[], str] = lambda: "this step",
+    ) -> Generator[None]:
         """Within the block a signal calls `leave` and ends the process; None: there is
-        something to save, and it only makes `due` true."""
+        something to save, and it only makes `due` true. after: says what the stop then
+        waits for, called in the thread that reads the signals."""
         with self._lock:  # waits for ever while `request` ends the process
-            before, self._leave = self._leave, leave
+            before = self._leave, self._after
+            self._leave, self._after = leave, after
         try:
             yield
         finally:
             with self._lock:
-                self._leave = before
+                self._leave, self._after = before
 
     def request(self, name: str):
         """Handles a signal, in the thread that reads them. name: such as SIGTERM."""
@@ -62,7 +69,8 @@ class Stop:
                     sys.stdout.flush()
                 _write(f"{name}: stopped; there was nothing new to save")
                 os._exit(STOPPED)
-            _write(f"{name}: stopping after this step; a second signal ends it at once")
+            after = self._after()
+            _write(f"{name}: stopping after {after}; a second signal ends it at once")
 
 
 @contextlib.contextmanager

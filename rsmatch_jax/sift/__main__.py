@@ -103,7 +103,8 @@ def _read(args: argparse.Namespace, stack: contextlib.ExitStack) -> Material:
     for note in pictures.notes:
         say(note if args.workdir else _with_flags(note))
     say(
-        f"sifting {len(pictures.images)} pictures by {len(pictures.labelled)} labelled "
+        f"sifting {terminal.counted(len(pictures.images), 'picture')} by "
+        f"{len(pictures.labelled)} labelled "
         f"and {len(pictures.held_out)} held-out real ones ..."
     )
     return pictures
