@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Generator
 from typing import IO
 
-QUIET = 2.5  # seconds without a line, after which one is due
+QUIET = 2.0  # seconds without a line, after which one is due
 RARER = 0.01  # of the time that something takes: so far apart are its lines, later
 TICK = 0.2  # seconds between two moves of the bar
 WIDTH = 24  # of the bar, in characters

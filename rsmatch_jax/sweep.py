@@ -30,7 +30,7 @@ from collections.abc import Mapping, Sequence
 
 from absl import flags
 
-from rsmatch_jax import files, terminal
+from rsmatch_jax import files, progress, terminal
 from rsmatch_jax.engine import checks, config_file, saved_config
 from rsmatch_jax.errors import STOPPED, RequestError, RunFailed, Unfinished
 from rsmatch_jax.metrics import names
@@ -38,7 +38,7 @@ from rsmatch_jax.report import grid
 from rsmatch_jax.report.grid import Cell, Sweep, Value
 from rsmatch_jax.runs import workdir
 from rsmatch_jax.runtime import child
-from rsmatch_jax.terminal import Parser, counted, say
+from rsmatch_jax.terminal import Parser, counted, duration, say
 
 GO_ON = "the same command continues where it stopped"
 PATIENCE = 60.0  # seconds that a run has to save when it is stopped
@@ -138,7 +138,8 @@ def _run_all(runs: Sequence[Run], end: float) -> tuple[list[Run], ...]:
             busy.append(r)
             continue
         begin = time.monotonic()
-        code = _launch(r, end - begin) if begin < end else STOPPED
+        with progress.busy(f"[{i}/{len(to_do)}] {r.title}"):
+            code = _launch(r, end - begin) if begin < end else STOPPED
         if code and time.monotonic() >= end:
             break
         if code and workdir.is_locked(r.workdir):  # another process was faster
@@ -151,11 +152,9 @@ def _run_all(runs: Sequence[Run], end: float) -> tuple[list[Run], ...]:
         else:
             result = workdir.read_result(r.workdir) or {}
             outcome = names.accuracy(result)
-        to_go = sum(seconds) / len(seconds) * (len(to_do) - i)
-        say(
-            f"[{i}/{len(to_do)}] {r.title}: {outcome}, {terminal.duration(seconds[-1])}; "
-            f"{terminal.duration(to_go)} left"
-        )
+        took = duration(seconds[-1])
+        to_go = duration(sum(seconds) / len(seconds) * (len(to_do) - i))
+        say(f"[{i}/{len(to_do)}] {r.title}: {outcome}, {took}; {to_go} left")
     others = [*failed, *busy]
     return failed, busy, [r for r in to_do if r not in others and not r.finished()]
 

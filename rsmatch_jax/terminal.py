@@ -41,11 +41,12 @@ class Parser(argparse.ArgumentParser):
         raise RequestError(f"{message}\n{self.format_usage().strip()}")
 
     def parse_known_args(self, args=None, namespace=None):  # which all others call
+        known = self._option_string_actions
         for word in sys.argv[1:] if args is None else args:
-            flag, known = word.partition("=")[0], self._option_string_actions
-            if flag.startswith("--") and flag not in known:
-                if near := difflib.get_close_matches(flag, known, n=1):
-                    raise RequestError(f"there is no {flag}, did you mean {near[0]}?")
+            flag = word.partition("=")[0]
+            near = difflib.get_close_matches(flag, known, n=1)
+            if flag.startswith("--") and flag not in known and near:
+                raise RequestError(f"there is no {flag}, did you mean {near[0]}?")
         return super().parse_known_args(args, namespace)
 
 

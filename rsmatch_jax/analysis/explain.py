@@ -135,7 +135,8 @@ def _run(args: argparse.Namespace):
         )
     if "detector" not in shown:
         say(f"{run.exp.config.method.name} has no detector: the classifier alone")
-    say(f"{counted(len(chosen.images), 'image')} by step {run.step} of {run.folder}: {out}")
+    count = counted(len(chosen.images), "image")
+    say(f"{count} by step {run.step} of {run.folder}: {out}")
     image_files.require_readable(unreadable, len(paths), "drawn")
 
 

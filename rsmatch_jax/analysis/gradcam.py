@@ -24,7 +24,7 @@ import numpy as np
 
 from rsmatch_jax.deploy import frozen
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.progress import Progress
+from rsmatch_jax.progress import Progress, busy
 from rsmatch_jax.runtime import compilation
 
 
@@ -146,9 +146,10 @@ def gradcam(
         jax.ShapeDtypeStruct((batch, *images.shape[1:]), np.uint8),
         jax.ShapeDtypeStruct((batch,), np.int32),
     )
-    lowered = jax.jit(make_maps(network, stage)).lower(network.params, *shapes)
-    device = model.run.exp.devices[0]
-    program, outputs = compilation.compiled(lowered, device.platform), []
+    device, outputs = model.run.exp.devices[0], []
+    with busy(f"compiling the maps of the {part}"):
+        lowered = jax.jit(make_maps(network, stage)).lower(network.params, *shapes)
+        program = compilation.compiled(lowered, device.platform)
     name = f"Grad-CAM++ of the {part}"
     with Progress(name, "images", len(images), last_line=False) as progress:
         for start in range(0, len(images), batch):

@@ -76,7 +76,11 @@ class Loop:
         self.evaluate = run_figures.Evaluator(exp, task)
         self.pace = Pace()
         self.training = Progress(
-            "training", "steps", self.config.train.num_steps, first=first, last_line=False
+            "training",
+            "steps",
+            self.config.train.num_steps,
+            first=first,
+            last_line=False,
         )
 
     def train(self, source: feed.Feed) -> dict[str, Any]:
@@ -106,7 +110,8 @@ class Loop:
                 begin = time.monotonic()
                 self.checkpoints.prepare(state)
                 # Side by side, and now: a stop would wait for a later compilation.
-                with self.clock.paused(), ThreadPoolExecutor(1) as pool:
+                compiling = progress.busy("compiling the step")
+                with self.clock.paused(), ThreadPoolExecutor(1) as pool, compiling:
                     evaluation = pool.submit(self.evaluate.prepare, state)
                     source.compile(self.state, self.step)
                     evaluation.result()

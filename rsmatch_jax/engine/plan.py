@@ -88,7 +88,9 @@ def measure(exp: Experiment, source: feed.Feed):
         f"{time.monotonic() - begin:.1f} s"
     )
     seconds, done, last = [], 0, exp.config.train.num_steps
-    with progress.Progress("timing", "dispatches", TIMED + 1, last_line=False) as timing:
+    with progress.Progress(
+        "timing", "dispatches", TIMED + 1, last_line=False
+    ) as timing:
         while len(seconds) <= TIMED and done < last:  # the first warms up
             begin = time.monotonic()
             state, dispatched = source.run(state, done, min(source.most, last - done))

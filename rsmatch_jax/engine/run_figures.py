@@ -14,9 +14,7 @@ class Evaluator:
 
     def __init__(self, exp: Experiment, task: rs_ssl.Task):
         self._exp, self._task = exp, task
-        self._forward = measure.mapped_forward(
-            exp.nets, exp.devices, exp.method.origin
-        )
+        self._forward = measure.mapped_forward(exp.nets, exp.devices, exp.method.origin)
         self._sizes = {"batch_size": exp.config.eval.batch_size, "devices": exp.devices}
         self._renew = real_statistics.renewal(
             exp.method, exp.moments, self._forward, task, **self._sizes

@@ -16,7 +16,7 @@ from rsmatch_jax.data.rs_ssl import Task
 from rsmatch_jax.metrics import mistakes, names, scores
 from rsmatch_jax.metrics.scores import Rows
 from rsmatch_jax.models.networks import Network
-from rsmatch_jax.progress import Progress
+from rsmatch_jax.progress import Progress, busy
 from rsmatch_jax.runtime import compilation, parallel
 from rsmatch_jax.state import CSQueue, OriginScores, PyTree, TrainState
 
@@ -54,8 +54,9 @@ class Forward:
         """Returns the program for such a batch."""
         shape = batch[0].shape
         if shape not in self._programs:
-            lowered = self._mapped.lower(variables, batch)
-            self._programs[shape] = compilation.compiled(lowered, self._platform)
+            with busy("compiling the evaluation"):
+                lowered = self._mapped.lower(variables, batch)
+                self._programs[shape] = compilation.compiled(lowered, self._platform)
         return self._programs[shape]
 
     def __call__(self, variables: PyTree, batch: Any) -> dict[str, jax.Array]:

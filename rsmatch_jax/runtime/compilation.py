@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from rsmatch_jax import files, progress
+from rsmatch_jax import files
 
 K = TypeVar("K")
 
@@ -42,15 +42,14 @@ def all_compiled(
 def compiled(lowered: jax.stages.Lowered, platform: str) -> jax.stages.Compiled:
     """Returns the program for devices of a platform, with this package's options."""
     options: dict[str, Any] = OPTIONS.get(platform, {})
-    with progress.busy("compiling"):
-        try:
-            program = lowered.compile(compiler_options=options)
-        except jax.errors.JaxRuntimeError:
-            if not options:
-                raise
-            # The options only change speed and rounding, so a jaxlib that does not know
-            # one goes without. Any other error occurs again.
-            program = lowered.compile()
+    try:
+        program = lowered.compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError:
+        if not options:
+            raise
+        # The options only change speed and rounding, so a jaxlib that does not know one
+        # goes without. Any other error occurs again.
+        program = lowered.compile()
     # Gives the system some hundred MB that the compiler has freed in C's heap.
     with contextlib.suppress(AttributeError, OSError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)

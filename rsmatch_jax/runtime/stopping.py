@@ -59,7 +59,7 @@ class Stop:
             if self._requested.is_set():
                 if now - self._since < ECHO:
                     return
-                _write(f"{name} again: ended at once; what was saved before is sound")
+                write(f"{name} again: ended at once; what was saved before is sound")
                 os._exit(AT_ONCE)
             self._requested.set()
             self._since = now
@@ -67,10 +67,10 @@ class Stop:
                 with contextlib.suppress(Exception):  # such as a full disk
                     self._leave()
                     sys.stdout.flush()
-                _write(f"{name}: stopped; there was nothing new to save")
+                write(f"{name}: stopped; there was nothing new to save")
                 os._exit(STOPPED)
             after = self._after()
-            _write(f"{name}: stopping after {after}; a second signal ends it at once")
+            write(f"{name}: stopping after {after}; a second signal ends it at once")
 
 
 @contextlib.contextmanager
@@ -111,7 +111,8 @@ def _read(descriptor: int, stop: Stop):
                 stop.request(signal.Signals(number[0]).name)
 
 
-def _write(text: str):
+def write(text: str):
+    """Writes a line to stderr at once, from any thread or handler of a signal."""
     # Unbuffered: the main thread may hold the lock of sys.stderr.
     with contextlib.suppress(OSError):
         os.write(2, f"\n{text}\n".encode())

@@ -22,8 +22,8 @@ from rsmatch_jax.data.images.image_source import File, Unreadable
 from rsmatch_jax.data.stores import array_cache, arrays, encoded
 from rsmatch_jax.data.stores.encoded import EncodedImages
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.runtime.ahead import ahead
 from rsmatch_jax.progress import Progress
+from rsmatch_jax.runtime.ahead import ahead
 from rsmatch_jax.terminal import say
 
 FORMAT = 1  # of an entry; a change of what decoding does makes another

@@ -15,9 +15,9 @@ from rsmatch_jax.data import sources
 from rsmatch_jax.data.stores import arrays, dataset_folder
 from rsmatch_jax.data.stores.arrays import ImageArrays
 from rsmatch_jax.errors import RequestError, RunFailed
+from rsmatch_jax.progress import Progress
 from rsmatch_jax.synthesis.ddpm import diffusion
 from rsmatch_jax.synthesis.ddpm.settings import Settings
-from rsmatch_jax.progress import Progress
 from rsmatch_jax.terminal import say
 
 GENERATOR = "ddpm"

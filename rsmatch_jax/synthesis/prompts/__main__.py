@@ -118,7 +118,9 @@ def _sample(
     if done:
         say(f"going on from {done} of {total} sentences")
     with Progress("writing", "sentences", total - done, say) as progress:
-        while short := [c for c, t in enumerate(tallies) if len(t.texts) < args.per_class]:
+        while short := [
+            c for c, t in enumerate(tallies) if len(t.texts) < args.per_class
+        ]:
             _stop_if_hopeless(args, request, record.path, tallies, short)
             c = min(short, key=lambda c: tallies[c].sampled)
             word, counts = request["words"][c], tallies[c]
