@@ -31,11 +31,12 @@ class Progress:
         first: int = 0,
         *,
         last_line: bool = True,
+        expected: float | None = None,
     ):
         """total: None = nobody knows. say: prints a line; None = on stderr. first: the
         number that an earlier process has done. last_line: whether the end is worth a
-        line however soon it comes."""
-        self._last_line = last_line
+        line however soon it comes. expected: seconds, if there is no total."""
+        self._last_line, self._expected = last_line, expected
         self._name, self._unit, self._total = name, unit, total
         self._say, self._detail = say or _note, ""
         self._first = self._done = first
@@ -75,13 +76,17 @@ class Progress:
 
     def share(self) -> float | None:
         """Returns the part that is done, None if nobody knows."""
-        return None if self._total is None else self._done / max(self._total, 1)
+        if self._total is None:
+            return self.seconds() / self._expected if self._expected else None
+        return self._done / max(self._total, 1)
 
     def text(self) -> str:
         """Returns the line."""
         passed, n = max(self.seconds(), 1e-9), self._done - self._first
         if self._total is None:
-            return f"{self._name}: {duration(passed)} so far"
+            text = f"{self._name}: {duration(passed)} so far"
+            left = (self._expected or 0) - passed
+            return f"{text}, about {duration(left)} left" if left > 0 else text
         text = f"{self._name} {self._done}/{self._total} {self._unit}, "
         if n <= 0:
             return f"{text}{duration(passed)} so far"
@@ -91,10 +96,10 @@ class Progress:
         return f"{text}, {self._detail}" if self._detail else text
 
 
-def busy(what: str) -> Progress:
+def busy(what: str, seconds: float | None = None) -> Progress:
     """Returns a `with` block that says what is under way and for how long. For work
-    that cannot tell how far it is, such as a compiler's."""
-    return Progress(what, "", None)
+    that cannot tell how far it is, such as a compiler's. seconds: it may take."""
+    return Progress(what, "", None, expected=seconds)
 
 
 @contextlib.contextmanager

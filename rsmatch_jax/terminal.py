@@ -2,17 +2,21 @@
 commands that need PyTorch use it."""
 
 import argparse
+import contextlib
 import difflib
 import math
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from rsmatch_jax import progress
 from rsmatch_jax.errors import RequestError, exit_code
 from rsmatch_jax.progress import duration
 
+PATIENCE = 10.0  # seconds after Ctrl-C in which a command ends by itself
 __all__ = ["Parser", "counted", "duration", "run_command", "say", "seconds", "table"]
 
 
@@ -63,10 +67,50 @@ def run_command(
     argv, by `errors.exit_code`; returns its exit code. Says what is under way."""
 
     def run():
-        with progress.live(parser.prog.rpartition(".")[2]):
+        with progress.live(parser.prog.rpartition(".")[2]), _answered(go_on, resumable):
             command((parse or parser.parse_args)(argv))
 
     return exit_code(run, go_on, resumable=resumable)
+
+
+@contextlib.contextmanager
+def _answered(go_on: str, resumable: bool) -> Generator[None]:
+    """Answers Ctrl-C within PATIENCE seconds. Python raises KeyboardInterrupt only
+    between two instructions, so not while a compiler works. For the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ended, (read_end, write_end) = threading.Event(), os.pipe()
+    os.set_blocking(write_end, False)
+
+    def watch():
+        with open(read_end, "rb", buffering=0) as signals:
+            while number := signals.read(1):
+                if number[0] not in (signal.SIGINT, signal.SIGTERM):
+                    continue
+                if ended.wait(PATIENCE):
+                    return
+                if not resumable:  # and so nothing is to be saved
+                    os.write(2, f"\ninterrupted; {go_on}\n".encode())
+                    os._exit(1)
+                os.write(2, b"\nstopping, once what is under way lets go\n")
+
+    before = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+        signal.set_wakeup_fd(before)
+        os.close(write_end)  # the thread sees the end
+
+
+def leave(code: int):
+    """Ends the process at once. Python's own end takes ten seconds on a slow CPU once
+    TensorFlow is loaded, and all files of a command are closed before."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def counted(number: int, one: str) -> str:

@@ -26,7 +26,7 @@ from typing import Any
 
 from absl import flags
 
-from rsmatch_jax import progress
+from rsmatch_jax import progress, terminal
 from rsmatch_jax.errors import STOPPED, RequestError, exit_code
 from rsmatch_jax.runtime import cluster, stopping, supervisor
 from rsmatch_jax.terminal import say
@@ -120,13 +120,10 @@ def _train(argv: Sequence[str], group: cluster.Group | None) -> int:
 
 
 def end(code: int):
-    """Ends this process. Where JAX does not need Python's own end, to leave other
-    processes, it is left out: with TensorFlow it takes ten seconds on a slow CPU."""
+    """Ends this process; JAX needs Python's own end to leave other processes."""
     if supervisor.is_child():
         sys.exit(code)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    terminal.leave(code)
 
 
 if __name__ == "__main__":

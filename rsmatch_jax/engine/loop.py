@@ -108,13 +108,13 @@ class Loop:
                 state = self.exp.unpack(self.state)
                 say("compiling the step ...")
                 begin = time.monotonic()
-                self.checkpoints.prepare(state)
-                # Side by side, and now: a stop would wait for a later compilation.
-                compiling = progress.busy("compiling the step")
-                with self.clock.paused(), ThreadPoolExecutor(1) as pool, compiling:
-                    evaluation = pool.submit(self.evaluate.prepare, state)
-                    source.compile(self.state, self.step)
-                    evaluation.result()
+                with self.clock.paused(), plan.compiling(self.exp):
+                    self.checkpoints.prepare(state)
+                    # Side by side, and now: a stop would wait for a later compilation.
+                    with ThreadPoolExecutor(1) as pool:
+                        evaluation = pool.submit(self.evaluate.prepare, state)
+                        source.compile(self.state, self.step)
+                        evaluation.result()
                 say(f"step compiled in {time.monotonic() - begin:.1f} s")
 
     def _done(self) -> bool:

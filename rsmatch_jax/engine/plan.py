@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from rsmatch_jax.engine import described, feed, memory
 from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.methods import keys
+from rsmatch_jax.runtime import compilation
 from rsmatch_jax.runtime.targets import Target
 from rsmatch_jax.state import PyTree
 from rsmatch_jax.terminal import counted, duration, say
@@ -72,6 +74,13 @@ def print_parameters(params: PyTree):
         say(f"network {name}: {_count(tree):,} parameters ({', '.join(parts)})")
 
 
+def compiling(exp: Experiment) -> AbstractContextManager[None]:
+    """Returns a block that says that the step is being compiled, and for how long."""
+    config, device = exp.config, exp.devices[0].device_kind
+    nets = f"{config.model.classifier}, {config.model.detector}"
+    return compilation.shown(f"step of {config.method.name}, {nets}, on {device}")
+
+
 def measure(exp: Experiment, source: feed.Feed):
     """Compiles the step, times a few on a temporary state and prints the figures."""
     state = exp.init_state()
@@ -79,7 +88,7 @@ def measure(exp: Experiment, source: feed.Feed):
     state = exp.pack(state)
     state_bytes = memory.size(state)
     begin = time.monotonic()
-    with progress.busy("compiling the step"):
+    with compiling(exp):
         analysis = source.compile(state).memory_analysis()
     assert analysis is not None
     say(
