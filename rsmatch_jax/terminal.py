@@ -108,8 +108,12 @@ def _answered(go_on: str, resumable: bool) -> Generator[None]:
 def leave(code: int):
     """Ends the process at once. Python's own end takes ten seconds on a slow CPU once
     TensorFlow is loaded, and all files of a command are closed before."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.distributed.is_initialized():
+        sys.exit(code)  # so that JAX leaves the other processes of a run
+    with contextlib.suppress(OSError, ValueError):  # nobody reads any more
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)
 
 

@@ -119,12 +119,5 @@ def _train(argv: Sequence[str], group: cluster.Group | None) -> int:
     return hosts.leave(STOPPED if status == ["stopped"] else code)
 
 
-def end(code: int):
-    """Ends this process; JAX needs Python's own end to leave other processes."""
-    if supervisor.is_child():
-        sys.exit(code)
-    terminal.leave(code)
-
-
 if __name__ == "__main__":
-    end(main())
+    terminal.leave(main())
