@@ -25,7 +25,7 @@ change.
 import sys as _sys
 
 # `python -m rsmatch_jax.X` comes here before the imports of X, which take seconds.
-if _sys.argv[:1] == ["-m"] and "rsmatch_jax" in " ".join(_sys.orig_argv[:4]):
+if _sys.argv[:1] == ["-m"] and "rsmatch_jax" in " ".join(_sys.orig_argv[1:4]):
     from rsmatch_jax import progress as _progress
 
     _progress.begin("loading the libraries")

@@ -138,7 +138,8 @@ def _run_all(runs: Sequence[Run], end: float) -> tuple[list[Run], ...]:
             busy.append(r)
             continue
         begin = time.monotonic()
-        with progress.busy(f"[{i}/{len(to_do)}] {r.title}"):
+        expected = sum(seconds) / len(seconds) if seconds else None
+        with progress.busy(f"[{i}/{len(to_do)}] {r.title}", expected):
             code = _launch(r, end - begin) if begin < end else STOPPED
         if code and time.monotonic() >= end:
             break
