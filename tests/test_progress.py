@@ -48,17 +48,15 @@ def start(*argv, **slow):
 
 def stamped(*argv, slow):
     """Returns exit code, output, and the longest silence of a slowed command, from its
-    start to its end, with the text before it."""
+    start to its last line, with the text before it."""
     process, parts, gaps = start(*argv, **slow), [""], []
     last = time.monotonic()
-    while True:
-        part = os.read(process.stdout.fileno(), 2**16).decode()
+    while part := os.read(process.stdout.fileno(), 2**16).decode():
         now = time.monotonic()
         gaps.append((now - last, parts[-1]))
         parts.append(part)
         last = now
-        if not part:
-            return process.wait(), "".join(parts), max(gaps)
+    return process.wait(), "".join(parts), max(gaps)
 
 
 def until(process, text):
@@ -111,7 +109,7 @@ def test_no_command_is_silent(shown, name):
     assert code == 0, text
     assert seconds < MOST, f"silent for {seconds:.1f} s after {before!r}"
     assert not NOISE.search(text), text
-    assert "imports tensorflow" not in text
+    assert "imported tensorflow" not in text
 
 
 def test_lines_say_what_is_under_way_and_for_how_long(shown):

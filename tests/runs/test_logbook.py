@@ -55,10 +55,11 @@ def test_event_files_are_written_in_silence_and_nobody_waits(tmp_path, monkeypat
         mine.close()
         print(os.environ["TF_ENABLE_ONEDNN_OPTS"])
         from tensorboard.backend.event_processing import event_file_loader
+        from tensorboard.util import tensor_util
         (path,) = glob.glob({str(tmp_path)!r} + "/events*")
         for event in event_file_loader.EventFileLoader(path).Load():
             for value in event.summary.value:
-                print(event.step, value.tensor.float_val[0])
+                print(event.step, tensor_util.make_ndarray(value.tensor))
     """
     monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
     monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
