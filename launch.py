@@ -3,9 +3,7 @@
 The same as `python -m rsmatch_jax.train`; --help lists the flags.
 """
 
-import sys
-
-from rsmatch_jax import train
+from rsmatch_jax import terminal, train
 
 if __name__ == "__main__":
-    sys.exit(train.main())
+    terminal.leave(train.main())

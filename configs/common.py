@@ -255,6 +255,6 @@ def _keys() -> ml_collections.ConfigDict:
 
     c.log = g = ml_collections.ConfigDict()
     g.every_steps = 256
-    g.tensorboard = True  # event files beside metrics.jsonl
+    g.tensorboard = True  # event files beside metrics.jsonl; False: no TensorFlow
     g.wandb = Later(placeholder(str), neutral=None)  # project at Weights & Biases
     return c

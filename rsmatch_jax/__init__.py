@@ -22,6 +22,14 @@ None means one device; a name that is not bound is an error:
 change.
 """
 
+import sys as _sys
+
+# `python -m rsmatch_jax.X` comes here before the imports of X, which take seconds.
+if _sys.argv[:1] == ["-m"] and "rsmatch_jax" in " ".join(_sys.orig_argv[1:4]):
+    from rsmatch_jax import progress as _progress
+
+    _progress.begin("loading the libraries")
+
 # Name: where it is. Loaded at its first use, so that importing the package stays light.
 _PUBLIC = {
     "load": "deploy.frozen:load",

@@ -11,6 +11,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from rsmatch_jax import progress
 from rsmatch_jax.version import __version__
 
 # {command: (module with `main(argv) -> exit code`, what it does)}
@@ -50,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"error: there is no command {name!r}{hint} `rsmatch` lists them.\n"
         )
         return 2
-    module = importlib.import_module(f"rsmatch_jax.{COMMANDS[name][0]}")
+    with progress.live("loading the libraries"):
+        module = importlib.import_module(f"rsmatch_jax.{COMMANDS[name][0]}")
     return module.main(words[1:])
 
 

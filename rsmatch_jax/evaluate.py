@@ -53,7 +53,7 @@ def evaluate(
     run = saved.load(folder, step, devices, trust_code=trust_code, values=values)
     assert run.state is not None
     task = saved.load_task(run, places)
-    measured = run_figures.evaluator(run.exp, task)(run.state)
+    measured = run_figures.Evaluator(run.exp, task)(run.state)
     return files.plain(
         {
             "step": run.step,

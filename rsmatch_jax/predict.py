@@ -30,7 +30,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from rsmatch_jax import files, terminal
+from rsmatch_jax import files, progress, terminal
 from rsmatch_jax.data.images import alpha, image_files, image_source
 from rsmatch_jax.data.images.folder_tree import some
 from rsmatch_jax.deploy import frozen, saved
@@ -38,7 +38,7 @@ from rsmatch_jax.errors import RequestError
 from rsmatch_jax.metrics import verdicts
 from rsmatch_jax.runs import workdir
 from rsmatch_jax.runtime import compilation
-from rsmatch_jax.terminal import Parser, Progress
+from rsmatch_jax.terminal import Parser, counted
 
 
 def run(
@@ -63,7 +63,7 @@ def run(
     unreadable: dict[str, str] = {}
     invisible: list[str] = []
     counts, changed, begin = 0, collections.Counter(), time.monotonic()
-    progress = Progress("predict", "images", len(paths), note)
+    done = progress.Progress("predict", "images", len(paths), note)
     rows = min(model.batch_size, max(len(paths), 1))
     threshold = verdicts.detector_threshold(model.run.folder, model.step)
 
@@ -73,7 +73,7 @@ def run(
             bad = {x.path: x.reason for x in loaded if x.pixels is None}
             unreadable.update(bad)
             if bad:
-                progress.advance(len(bad))
+                done.advance(len(bad))
             if good:
                 yield good
 
@@ -81,19 +81,20 @@ def run(
     batches, ahead = itertools.tee(readable())
     pixels = (np.asarray([x.pixels for x in batch], np.uint8) for batch in ahead)
     outputs = model.predict_batches(pixels, rows)
-    for batch, predictions in zip(batches, outputs, strict=True):
-        for line in _lines(model.class_names, predictions, batch, top, threshold):
-            if alpha.FULLY_TRANSPARENT in line["changes"]:
-                invisible.append(line["image"])
-            changed.update(map(image_source.kind_of_change, line["changes"]))
-            out.write(json.dumps(line) + "\n")
-        counts += len(batch)
-        progress.advance(len(batch))
+    with done:
+        for batch, predictions in zip(batches, outputs, strict=True):
+            for line in _lines(model.class_names, predictions, batch, top, threshold):
+                if alpha.FULLY_TRANSPARENT in line["changes"]:
+                    invisible.append(line["image"])
+                changed.update(map(image_source.kind_of_change, line["changes"]))
+                out.write(json.dumps(line) + "\n")
+            counts += len(batch)
+            done.advance(len(batch))
     out.flush()
     seconds = max(time.monotonic() - begin, 1e-9)
     note(
-        f"{counts} images in {seconds:.1f} s, {counts / seconds:.0f} images/s, by step "
-        f"{model.step} of {model.run.folder}"
+        f"{counted(counts, 'image')} in {seconds:.1f} s, {counts / seconds:.0f} "
+        f"images/s, by step {model.step} of {model.run.folder}"
     )
     if changed:
         note("changed: " + ", ".join(f"{n} {kind}" for kind, n in changed.items()))
@@ -172,7 +173,7 @@ def _run(args: argparse.Namespace):
 
 
 def _note(line: str):
-    sys.stderr.write(line + "\n")
+    progress.line(line, sys.stderr)
 
 
 if __name__ == "__main__":

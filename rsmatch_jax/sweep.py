@@ -20,6 +20,7 @@ wrong, 75 stopped by a signal, or with runs left after --minutes.
 
 import argparse
 import dataclasses
+import difflib
 import os
 import shlex
 import signal
@@ -29,15 +30,15 @@ from collections.abc import Mapping, Sequence
 
 from absl import flags
 
-from rsmatch_jax import files, terminal
+from rsmatch_jax import files, progress, terminal
 from rsmatch_jax.engine import checks, config_file, saved_config
-from rsmatch_jax.errors import STOPPED, RequestError, RunFailed, Unfinished, exit_code
+from rsmatch_jax.errors import STOPPED, RequestError, RunFailed, Unfinished
 from rsmatch_jax.metrics import names
 from rsmatch_jax.report import grid
 from rsmatch_jax.report.grid import Cell, Sweep, Value
 from rsmatch_jax.runs import workdir
 from rsmatch_jax.runtime import child
-from rsmatch_jax.terminal import Parser, say
+from rsmatch_jax.terminal import Parser, counted, duration, say
 
 GO_ON = "the same command continues where it stopped"
 PATIENCE = 60.0  # seconds that a run has to save when it is stopped
@@ -67,14 +68,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGHUP, signal.default_int_handler)  # as Ctrl-C
     parser = Parser("sweep", __doc__)
     add = parser.add_argument
-    add("name", metavar="NAME", help="table1, table2, table3 or another sweep")
+    add("name", metavar="NAME", nargs="?", help="which one; left out, all are listed")
     add("--dry_run", action="store_true", help="print the launch lines, run nothing")
     add("--out", help="folder of the runs (default runs/NAME)")
     add("--seeds", default="0,1,2", help="comma-separated (default 0,1,2)")
     add("--row", action="append", metavar="NAME", help="only these rows of the table")
     add("--shard", metavar="i/n", help="this process's share of the runs")
     add("--minutes", type=float, help="stop after that time, resumable")
-    return exit_code(lambda: run(*parser.parse_known_args(argv)), GO_ON, resumable=True)
+    return terminal.run_command(
+        parser,
+        argv,
+        lambda parsed: run(*parsed),
+        GO_ON,
+        resumable=True,
+        parse=parser.parse_known_args,
+    )
 
 
 def run(args: argparse.Namespace, config_flags: Sequence[str]):
@@ -94,7 +102,8 @@ def run(args: argparse.Namespace, config_flags: Sequence[str]):
         say(shlex.join(["python", *_program(), *r.argv]))
     shard = f"{len(runs)} in shard {args.shard}, " if args.shard else ""
     say(
-        f"{sweep.title}\n{len(cells)} cells x {len(seeds)} seeds: {len(every)} runs; "
+        f"{sweep.title}\n{counted(len(cells), 'cell')} x "
+        f"{counted(len(seeds), 'seed')}: {counted(len(every), 'run')}; "
         f"{shard}"
         f"{sum(r.finished() for r in runs)} finished already"
     )
@@ -106,11 +115,12 @@ def run(args: argparse.Namespace, config_flags: Sequence[str]):
     failed, busy, left = _run_all(runs, end)
     say(f"the table: python -m rsmatch_jax.report {shlex.quote(out)}")
     if busy:
-        say(f"skipped {len(busy)} runs that other processes are training")
+        say(f"skipped {counted(len(busy), 'run')} that other processes are training")
     text = f"{len(failed)} of {len(runs)} runs failed; the same command tries them "
     text += "\n".join(["again:", *(f"  {r.workdir}.log" for r in failed)])
     if left:
-        reason = f"{len(left)} runs are left after --minutes={args.minutes:g}"
+        runs_left = f"{counted(len(left), 'run')} {'is' if len(left) == 1 else 'are'}"
+        reason = f"{runs_left} left after --minutes={args.minutes:g}"
         raise Unfinished(f"{text}\n{reason}" if failed else reason)
     if failed:
         raise RunFailed(text)
@@ -128,7 +138,9 @@ def _run_all(runs: Sequence[Run], end: float) -> tuple[list[Run], ...]:
             busy.append(r)
             continue
         begin = time.monotonic()
-        code = _launch(r, end - begin) if begin < end else STOPPED
+        expected = sum(seconds) / len(seconds) if seconds else None
+        with progress.busy(f"[{i}/{len(to_do)}] {r.title}", expected):
+            code = _launch(r, end - begin) if begin < end else STOPPED
         if code and time.monotonic() >= end:
             break
         if code and workdir.is_locked(r.workdir):  # another process was faster
@@ -141,11 +153,9 @@ def _run_all(runs: Sequence[Run], end: float) -> tuple[list[Run], ...]:
         else:
             result = workdir.read_result(r.workdir) or {}
             outcome = names.accuracy(result)
-        to_go = sum(seconds) / len(seconds) * (len(to_do) - i)
-        say(
-            f"[{i}/{len(to_do)}] {r.title}: {outcome}, {seconds[-1]:.0f} s; "
-            f"{terminal.duration(to_go)} left"
-        )
+        took = duration(seconds[-1])
+        to_go = duration(sum(seconds) / len(seconds) * (len(to_do) - i))
+        say(f"[{i}/{len(to_do)}] {r.title}: {outcome}, {took}; {to_go} left")
     others = [*failed, *busy]
     return failed, busy, [r for r in to_do if r not in others and not r.finished()]
 
@@ -215,11 +225,14 @@ def _overrides(sweep: Sweep, config_flags: Sequence[str]) -> dict[str, Value]:
     return overrides
 
 
-def _sweep(name: str) -> Sweep:
+def _sweep(name: str | None) -> Sweep:
     sweeps = grid.load()
     if name not in sweeps:
+        near = difflib.get_close_matches(name or "", sweeps, n=1)
+        wrong = "NAME is missing" if name is None else f"there is no sweep {name!r}"
+        hint = f", did you mean {near[0]!r}?" if near else ";"
         titles = "\n".join(f"  {n}: {s.title}" for n, s in sweeps.items())
-        raise RequestError(f"there is no sweep {name!r}; choose one of:\n{titles}")
+        raise RequestError(f"{wrong}{hint} choose one of:\n{titles}")
     return sweeps[name]
 
 

@@ -1,24 +1,30 @@
-"""Lines, progress and tables on the terminal, and the flags of commands. Without JAX,
-because the commands that need PyTorch use it."""
+"""Lines and tables on the terminal, and the flags of commands. Without JAX, because the
+commands that need PyTorch use it."""
 
 import argparse
+import contextlib
+import difflib
 import math
 import os
+import signal
 import sys
-import time
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
+from rsmatch_jax import progress
 from rsmatch_jax.errors import RequestError, exit_code
+from rsmatch_jax.progress import duration
 
-REPORT_SECONDS = 5.0
+PATIENCE = 10.0  # seconds after Ctrl-C in which a command ends by itself
+__all__ = ["Parser", "counted", "duration", "run_command", "say", "seconds", "table"]
 
 
 def say(text: str = ""):
     """Prints a line for the user at once; goes on in silence if nobody reads any more
     (a closed terminal, a pipe into an ended command)."""
     try:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+        progress.line(text, sys.stdout)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -38,62 +44,83 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str):
         raise RequestError(f"{message}\n{self.format_usage().strip()}")
 
+    def parse_known_args(self, args=None, namespace=None):  # which all others call
+        known = self._option_string_actions
+        for word in sys.argv[1:] if args is None else args:
+            flag = word.partition("=")[0]
+            near = difflib.get_close_matches(flag, known, n=1)
+            if flag.startswith("--") and flag not in known and near:
+                raise RequestError(f"there is no {flag}, did you mean {near[0]}?")
+        return super().parse_known_args(args, namespace)
+
 
 def run_command(
     parser: Parser,
     argv: Sequence[str] | None,
-    command: Callable[[argparse.Namespace], None],
+    command: Callable[[Any], None],
     go_on: str,
     *,
     resumable: bool = False,
+    parse: Callable[[Sequence[str] | None], Any] | None = None,
 ) -> int:
-    """Parses argv and runs the command by `errors.exit_code`; returns its exit code."""
-    return exit_code(
-        lambda: command(parser.parse_args(argv)), go_on, resumable=resumable
-    )
+    """Runs the command with what `parse`, by default `parser.parse_args`, returns of
+    argv, by `errors.exit_code`; returns its exit code. Says what is under way."""
+
+    def run():
+        with progress.live(parser.prog.rpartition(".")[2]), _answered(go_on, resumable):
+            command((parse or parser.parse_args)(argv))
+
+    return exit_code(run, go_on, resumable=resumable)
 
 
-class Progress:
-    """Prints every few seconds how far a loop is, its speed, and when it ends."""
+@contextlib.contextmanager
+def _answered(go_on: str, resumable: bool) -> Generator[None]:
+    """Answers Ctrl-C within PATIENCE seconds. Python raises KeyboardInterrupt only
+    between two instructions, so not while a compiler works. For the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ended, (read_end, write_end) = threading.Event(), os.pipe()
+    os.set_blocking(write_end, False)
 
-    def __init__(
-        self,
-        name: str,
-        unit: str,
-        total: int,
-        say: Callable[[str], None],
-        first: int = 0,
-        *,
-        last_line: bool = True,
-    ):
-        """first: the number that an earlier process has done. last_line: whether the
-        end is worth a line however soon it comes."""
-        self._last_line = last_line
-        self._name, self._unit, self._total, self._say = name, unit, total, say
-        self._first = self._done = first
-        self._start = self._printed = time.monotonic()
+    def watch():
+        with open(read_end, "rb", buffering=0) as signals:
+            while number := signals.read(1):
+                if number[0] not in (signal.SIGINT, signal.SIGTERM):
+                    continue
+                if ended.wait(PATIENCE):
+                    return
+                if not resumable:  # and so nothing is to be saved
+                    os.write(2, f"\ninterrupted; {go_on}\n".encode())
+                    os._exit(1)
+                os.write(2, b"\nstopping, once what is under way lets go\n")
 
-    def advance(self, n: int, detail: Callable[[], str] = lambda: ""):
-        """Counts n; calls `detail` for the end of the line, only when one is due."""
-        self._done += n
-        now = time.monotonic()
-        is_last = self._last_line and self._done >= self._total
-        if not is_last and now - self._printed < REPORT_SECONDS:
-            return
-        text = detail()  # may wait for the device, so it comes before the time
-        self._printed = time.monotonic()
-        passed = max(self._printed - self._start, 1e-9)
-        rate = (self._done - self._first) / passed
-        self._say(
-            f"{self._name} {self._done}/{self._total} {self._unit}, {rate:.1f}/s, "
-            f"{(self._total - self._done) / rate:.0f} s left"
-            + (f", {text}" if text else "")
-        )
+    before = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+        signal.set_wakeup_fd(before)
+        os.close(write_end)  # the thread sees the end
 
-    def skip_to(self, done: int):
-        """Counts up to `done`, at no time, because an earlier process did it."""
-        self._first += max(0, done - self._done)
-        self._done = max(done, self._done)
+
+def leave(code: int):
+    """Ends the process at once. Python's own end takes ten seconds on a slow CPU once
+    TensorFlow is loaded, and all files of a command are closed before."""
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.distributed.is_initialized():
+        sys.exit(code)  # so that JAX leaves the other processes of a run
+    with contextlib.suppress(OSError, ValueError):  # nobody reads any more
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
+def counted(number: int, one: str) -> str:
+    """Returns a number and its noun: 1 step, 2 steps, 3 dispatches."""
+    ending = "es" if one.endswith(("s", "x", "ch", "sh")) else "s"
+    return f"{number} {one}{ending if number != 1 else ''}"
 
 
 def table(
@@ -117,10 +144,3 @@ def seconds(minutes: float | None) -> float:
     if not 0 < minutes < math.inf:
         raise RequestError(f"--minutes={minutes:g}: a positive number, such as 9")
     return 60.0 * minutes
-
-
-def duration(seconds: float) -> str:
-    """Returns a duration such as 2h05m or 3m07s."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"

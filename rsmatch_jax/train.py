@@ -26,6 +26,7 @@ from typing import Any
 
 from absl import flags
 
+from rsmatch_jax import progress, terminal
 from rsmatch_jax.errors import STOPPED, RequestError, exit_code
 from rsmatch_jax.runtime import cluster, stopping, supervisor
 from rsmatch_jax.terminal import say
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     code = exit_code(
         lambda: groups.append(cluster.from_command_line(argv, os.environ)), GO_ON
     )
+    progress.end()  # begun for `python -m rsmatch_jax.train`, whose imports are done
     if code:
         return code
     [group] = groups
@@ -68,6 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _train(argv: Sequence[str], group: cluster.Group | None) -> int:
     """Trains in this process, one of `group` or alone; returns the exit code."""
 
+    quiet = bool(group and group.rank)  # process 0 says what is under way
+
+    @progress.live("starting", quiet=quiet)
     def command():
         config, stem, values = config_file.parse(["launch.py", *argv], define_flags)
         explicit = config_file.override_keys(["launch.py", *argv])
@@ -79,9 +84,11 @@ def _train(argv: Sequence[str], group: cluster.Group | None) -> int:
         folder = values.workdir
         if folder is None:
             folder = f"runs/{stem}-{config.method.name}-{config.seed}"
-        hosts.start(group)
+        with progress.busy("waiting for the other processes"):
+            hosts.start(group)
         stop: Any = alone or stack.enter_context(consensus.on_signals())
         if not hosts.is_primary():  # it would print the lines of process 0 again
+            progress.end()
             nowhere = open(os.devnull, "w")  # noqa: SIM115 (as long as the process)
             stack.enter_context(contextlib.redirect_stdout(nowhere))
         with hosts.losses_named():
@@ -100,6 +107,8 @@ def _train(argv: Sequence[str], group: cluster.Group | None) -> int:
 
     status = []
     with contextlib.ExitStack() as stack:
+        if not quiet:
+            progress.begin("loading the libraries")
         # JAX is imported here: the parent of one of several processes stays small, and
         # a signal during the seconds that the imports take has a handler.
         alone = None if group else stack.enter_context(stopping.on_signals())
@@ -111,4 +120,4 @@ def _train(argv: Sequence[str], group: cluster.Group | None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    terminal.leave(main())

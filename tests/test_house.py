@@ -4,6 +4,7 @@ import ast
 import itertools
 import os
 import pathlib
+import re
 import sys
 
 from rsmatch_jax import cli
@@ -117,10 +118,11 @@ def test_private_jax_stays_in_one_file():
 
 
 def test_every_command_is_a_door():
-    """`main(argv=None)` returns the exit code, and `python -m` calls it so."""
+    """`main(argv=None)` returns the exit code, and `python -m` calls it so; what may
+    load TensorFlow leaves out Python's own end."""
     for name, (place, _) in cli.COMMANDS.items():
         path = PACKAGE / f"{place.replace('.', '/')}.py"
         (main,) = (n for n in TREES[path].body if getattr(n, "name", "") == "main")
         assert [arg.arg for arg in main.args.args] == ["argv"], name
         assert len(main.args.defaults) == 1, name
-        assert "sys.exit(main())" in path.read_text(), name
+        assert re.search(r"(sys\.exit|terminal\.leave)\(main\(\)\)", path.read_text())

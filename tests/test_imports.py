@@ -17,6 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # another folder of its level. A module that lies in no folder counts as a folder.
 LEVELS = [
     ("errors",),
+    ("progress",),
     ("files", "terminal", "version"),
     ("contact_sheet", "templates"),
     ("runtime", "state", "losses", "optim"),
@@ -51,7 +52,7 @@ AT_THE_TOP = {
 ANYWHERE = {
     "tensorflow": (".tf_",),
     "tensorflow_datasets": (".tf_",),
-    "clu": ("runs.logbook",),
+    "clu": ("runs.logbook", "runs.event_files"),
 }
 
 

@@ -27,12 +27,12 @@ from typing import Any
 
 import numpy as np
 
-from rsmatch_jax import errors
+from rsmatch_jax import terminal
 from rsmatch_jax.analysis import choice, gradcam, output, overlay
 from rsmatch_jax.data.images import image_files, image_source
 from rsmatch_jax.deploy import frozen, saved
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.terminal import Parser, say
+from rsmatch_jax.terminal import Parser, counted, say
 
 IMAGES, MOST = 20, 200
 BATCH = 32  # gradients take far more memory than predictions
@@ -97,10 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", metavar="FILE.png")
     parser.add_argument("paths", metavar="IMAGE", nargs="*")
     # Intermixed: an IMAGE may stand behind any flag.
-    return errors.exit_code(
-        lambda: _run(parser.parse_intermixed_args(argv)),
-        "the same command starts over",
-    )
+    parse, go_on = parser.parse_intermixed_args, "the same command starts over"
+    return terminal.run_command(parser, argv, _run, go_on, parse=parse)
 
 
 def _run(args: argparse.Namespace):
@@ -137,7 +135,8 @@ def _run(args: argparse.Namespace):
         )
     if "detector" not in shown:
         say(f"{run.exp.config.method.name} has no detector: the classifier alone")
-    say(f"{len(chosen.images)} images by step {run.step} of {run.folder}: {out}")
+    count = counted(len(chosen.images), "image")
+    say(f"{count} by step {run.step} of {run.folder}: {out}")
     image_files.require_readable(unreadable, len(paths), "drawn")
 
 

@@ -1,7 +1,10 @@
 """How a network's features arrange real and synthetic images (paper, Fig. 2)."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+import io
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ from sklearn import (
 
 FOLDS = 5
 PERPLEXITY = 30.0
+ITERATIONS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +37,11 @@ def embed(
     synthetic: np.ndarray,
     seed: int = 0,
     known: np.ndarray | slice = slice(None),
+    advance: Callable[[int], object] = lambda count: None,
 ) -> Embedded:
     """Returns the t-SNE of features [N, D >= 2], and the figures of the `known` ones.
-    labels, synthetic: as in `measure`. Equal calls give equal bits."""
+    labels, synthetic: as in `measure`. advance: gets numbers of iterations, ITERATIONS
+    in all, once they are done. Equal calls give equal bits."""
     features = np.asarray(features, np.float64)
     # Equal features have no first component by which PCA could scale.
     differ = features.std(axis=0).max() > 0
@@ -43,12 +49,29 @@ def embed(
         init="pca" if differ else "random",
         perplexity=min(PERPLEXITY, (len(features) - 1) / 3),
         random_state=seed,
+        max_iter=ITERATIONS,
+        verbose=2,  # prints how far it is, for `_Iterations`
     )
     # Sums over several threads may differ in the last bits, and t-SNE amplifies that.
     with threadpoolctl.threadpool_limits(1):
-        points = tsne.fit_transform(features).astype(np.float32)
+        with contextlib.redirect_stdout(_Iterations(advance)):
+            points = tsne.fit_transform(features).astype(np.float32)
         truth = labels[known], synthetic[known]
         return Embedded(points, measure(features[known], *truth, seed))
+
+
+class _Iterations(io.TextIOBase):
+    """Takes what scikit-learn prints about its iterations."""
+
+    def __init__(self, advance: Callable[[int], object]):
+        super().__init__()
+        self._advance, self._done = advance, 0
+
+    def write(self, text: str) -> int:
+        if match := re.search(r"Iteration (\d+)", text):
+            self._advance(int(match[1]) - self._done)
+            self._done = int(match[1])
+        return len(text)
 
 
 def measure(

@@ -24,6 +24,7 @@ import numpy as np
 
 from rsmatch_jax.deploy import frozen
 from rsmatch_jax.errors import RequestError
+from rsmatch_jax.progress import Progress, busy
 from rsmatch_jax.runtime import compilation
 
 
@@ -145,17 +146,21 @@ def gradcam(
         jax.ShapeDtypeStruct((batch, *images.shape[1:]), np.uint8),
         jax.ShapeDtypeStruct((batch,), np.int32),
     )
-    lowered = jax.jit(make_maps(network, stage)).lower(network.params, *shapes)
-    device = model.run.exp.devices[0]
-    program, outputs = compilation.compiled(lowered, device.platform), []
-    for start in range(0, len(images), batch):
-        rows = slice(start, start + batch)
-        count = len(images[rows])
-        padded = (
-            np.resize(images[rows], shapes[0].shape),
-            np.resize(classes[rows], batch).astype(np.int32),
-        )
-        out = program(network.params, *jax.device_put(padded, device))
-        outputs.append([np.asarray(x)[:count] for x in out])
+    device, outputs = model.run.exp.devices[0], []
+    with busy(f"compiling the maps of the {part}"):
+        lowered = jax.jit(make_maps(network, stage)).lower(network.params, *shapes)
+        program = compilation.compiled(lowered, device.platform)
+    name = f"Grad-CAM++ of the {part}"
+    with Progress(name, "images", len(images), last_line=False) as progress:
+        for start in range(0, len(images), batch):
+            rows = slice(start, start + batch)
+            count = len(images[rows])
+            padded = (
+                np.resize(images[rows], shapes[0].shape),
+                np.resize(classes[rows], batch).astype(np.int32),
+            )
+            out = program(network.params, *jax.device_put(padded, device))
+            outputs.append([np.asarray(x)[:count] for x in out])
+            progress.advance(count)
     maps, probabilities = map(np.concatenate, zip(*outputs, strict=True))
     return Maps(maps, classes, probabilities)

@@ -23,7 +23,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rsmatch_jax import terminal
+from rsmatch_jax import progress, terminal
 from rsmatch_jax.analysis import choice, features, output, scatter
 from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.deploy import frozen, saved
@@ -96,10 +96,14 @@ def _run(args: argparse.Namespace):
     model = frozen.Model(run)
     say(f"t-SNE of {len(indices)} images, network by network: {', '.join(model.parts)}")
     truth = chosen.labels, chosen.synthetic, args.seed, chosen.origin_known
-    embedded = {
-        part: features.embed(model.features(chosen.images, part), *truth)
-        for part in model.parts
-    }
+    embedded = {}
+    for part in model.parts:
+        with progress.busy(f"computing the {part}'s features"):
+            of_part = model.features(chosen.images, part)
+        with progress.Progress(
+            f"t-SNE of the {part}", "iterations", features.ITERATIONS, last_line=False
+        ) as iterations:
+            embedded[part] = features.embed(of_part, *truth, iterations.advance)
     title = f"t-SNE of unlabelled images of {task.name} at step {run.step}"
     output.write(
         out,

@@ -34,6 +34,7 @@ request was wrong, 75 parts of `first` are left.
 import sys
 from collections.abc import Sequence
 
+from rsmatch_jax import progress
 from rsmatch_jax.bench import (
     correct,
     first,
@@ -71,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"{name!r} is no bench; there are: {', '.join(BENCHES)}, such as "
                 "python -m rsmatch_jax.bench step"
             )
-        BENCHES[name](argv[1:])
+        with progress.live(f"bench {name}"):
+            BENCHES[name](argv[1:])
 
     if argv[:1] == ["first"]:
         return exit_code(command, first.GO_ON, resumable=True)

@@ -26,10 +26,9 @@ tar or tar.gz. Transparent images are put on --background (white) first. With
 import argparse
 import contextlib
 import os
-import sys
 from collections.abc import Generator, Sequence
 
-from rsmatch_jax import files
+from rsmatch_jax import files, progress, terminal
 from rsmatch_jax.data.images import alpha, image_source
 from rsmatch_jax.data.images.import_job import Import
 from rsmatch_jax.data.images.import_layouts import LAYOUTS, table_plan
@@ -81,22 +80,24 @@ def run(args: argparse.Namespace):
         if arrays.REAL_ORIGIN in plan.generators:
             name = f'"{arrays.REAL_ORIGIN}", which stands for real images'
             raise RequestError(f"no generator may be called {name}")
-        with dataset_folder.needs_tensorflow("importing images"):
+        loading = progress.busy("loading TensorFlow")
+        with dataset_folder.needs_tensorflow("importing images"), loading:
             from rsmatch_jax.data.stores import tf_write  # lazy: after all checks
         job = Import(plan, args)
         has_unlabelled = any(item.split == UNLABELLED for item in plan.items)
         origins = {UNLABELLED: "unknown"} if has_unlabelled else {}
-        tf_write.write(
-            out,
-            job.examples(tf_write.Example),
-            class_names=plan.class_names,
-            size=(args.size, args.size),
-            generator_names=tuple(plan.generators),
-            pool=job.report if plan.generators else None,
-            origins=origins or None,
-            description=plan.source,
-            licence=plan.licence,
-        )
+        with job.progress:
+            tf_write.write(
+                out,
+                job.examples(tf_write.Example),
+                class_names=plan.class_names,
+                size=(args.size, args.size),
+                generator_names=tuple(plan.generators),
+                pool=job.report if plan.generators else None,
+                origins=origins or None,
+                description=plan.source,
+                licence=plan.licence,
+            )
     say(job.summary(out, num_others))
 
 
@@ -140,4 +141,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    terminal.leave(main())

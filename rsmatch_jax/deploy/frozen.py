@@ -20,6 +20,7 @@ from rsmatch_jax.engine import experiment
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.models import networks
 from rsmatch_jax.models.networks import Network
+from rsmatch_jax.progress import busy
 from rsmatch_jax.runtime import compilation
 from rsmatch_jax.runtime.ahead import ahead
 from rsmatch_jax.state import PyTree
@@ -217,8 +218,9 @@ class Model:
 
             zeros = np.zeros((rows, *self._shape), np.uint8)
             images = jax.device_put(zeros, self._device)
-            lowered = jax.jit(forward).lower(variables, images)
-            compiled = compilation.compiled(lowered, self._device.platform)
+            with busy("compiling the networks"):
+                lowered = jax.jit(forward).lower(variables, images)
+                compiled = compilation.compiled(lowered, self._device.platform)
             self._programs[key] = functools.partial(compiled, variables)
         return self._programs[key]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from rsmatch_jax import progress
 from rsmatch_jax.data import rs_ssl, sources
 from rsmatch_jax.engine import checks, experiment, saved_config
 from rsmatch_jax.errors import RequestError
@@ -82,10 +83,11 @@ def load(
             ) from None
         devices = list(devices or jax.local_devices()[:1])
         saved_shapes = checkpoints.shapes(number)
-        exp = experiment.build(config, dims, dataset, devices, saved_shapes)
-        like = exp.state_shapes()
-        checkpoints.require_fits(number, saved_shapes, like)
-        state = checkpoints.restore(number, like).state
+        with progress.busy(f"loading step {number} of {folder}"):
+            exp = experiment.build(config, dims, dataset, devices, saved_shapes)
+            like = exp.state_shapes()
+            checkpoints.require_fits(number, saved_shapes, like)
+            state = checkpoints.restore(number, like).state
     return Saved(folder, number, exp, state, dataset, classes, generators)
 
 
@@ -121,7 +123,8 @@ def load_task(run: Saved, places: Mapping[str, str] | None = None) -> rs_ssl.Tas
     with config.ignore_type():
         config.data.update(places or {})
     try:
-        task = experiment.load_task(config)
+        with progress.busy("loading the run's data"):
+            task = experiment.load_task(config)
     except RequestError as e:
         keys = sources.OWN_PLACES if config.data.name == sources.OWN else _OF_DATASETS
         flags = ", ".join(f"--{key}=PLACE" for key in keys)

@@ -27,6 +27,11 @@ from rsmatch_jax.runtime.child import ROOT
 _MAY_BE_NONE = ("data.labels_per_class",)  # although their default is not
 _PACKAGED = os.path.join(ROOT, "rsmatch_jax", "configs")
 CONFIGS = _PACKAGED if os.path.isdir(_PACKAGED) else os.path.join(ROOT, "configs")
+KINDS = {  # of flags, as absl names them
+    "bool": "true or false",
+    "float": "a number, such as 0.5",
+    "int": "a whole number, such as 100",
+}
 SWEEPS = {"ablations", "studies"}  # files of CONFIGS that hold no config
 
 
@@ -49,11 +54,20 @@ def parse(
             )
             define(values)
             words = values(others)[1:]
+    except flags.IllegalFlagValueError as e:
+        raise RequestError(_in_words(str(e), values)) from e
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as e:
         raise RequestError(one_line(e, limit=1000)) from e
     if words:
         raise RequestError(f"{words[0]!r} is no flag; flags look like --workdir=DIR")
     return values.config, os.path.splitext(os.path.basename(path))[0], values
+
+
+def _in_words(message: str, values: flags.FlagValues) -> str:
+    """Returns absl's message about a flag's value without Python's own words."""
+    match = re.match(r"flag (--([^=]*)=.*?): ", message, re.DOTALL)
+    kind = KINDS.get(values[match[2]].flag_type()) if match else None
+    return f"{match[1]}: it must be {kind}" if match and kind else message
 
 
 def find(value: str) -> str:

@@ -7,16 +7,19 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 import numpy as np
 
-from rsmatch_jax import files
+from rsmatch_jax import files, progress
 from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.engine import feed, plan, run_figures
 from rsmatch_jax.engine.experiment import Experiment
+from rsmatch_jax.engine.pace import Pace
 from rsmatch_jax.metrics import measure, names, queue_picture
+from rsmatch_jax.progress import Progress
 from rsmatch_jax.runs import history, workdir
 from rsmatch_jax.runs.checkpoint import Checkpoints
 from rsmatch_jax.runs.history import Dispatched, Record, Stopwatch
@@ -70,16 +73,26 @@ class Loop:
         if not first:
             self.logbook.write_start(state.params)
         self.state = exp.pack(state)
-        self.evaluate = run_figures.evaluator(exp, task)
+        self.evaluate = run_figures.Evaluator(exp, task)
+        self.pace = Pace()
+        self.training = Progress(
+            "training",
+            "steps",
+            self.config.train.num_steps,
+            first=first,
+            last_line=False,
+        )
 
     def train(self, source: feed.Feed) -> dict[str, Any]:
         """Trains until the end or a stop; returns the content of result.json."""
         try:
             self._prepare(source)
-            with self.stop.at_signal(None):
-                self._steps(source)
-                self.checkpoints.close()
-                self.logbook.close()
+            with self.stop.at_signal(None, self._until_stopped):
+                with self.training:
+                    self._steps(source)
+                with progress.busy("bringing the last files to disk"):
+                    self.checkpoints.close()
+                    self.logbook.close()
                 return self._write_result("finished" if self._done() else "stopped")
         except BaseException:
             self._abandon()
@@ -92,11 +105,16 @@ class Loop:
                 self._evaluate()  # the earlier start was stopped during it
                 self._save()
             if self.step < self.config.train.num_steps:
-                self.checkpoints.prepare(self.exp.unpack(self.state))
+                state = self.exp.unpack(self.state)
                 say("compiling the step ...")
                 begin = time.monotonic()
-                with self.clock.paused():
-                    source.compile(self.state, self.step)
+                with self.clock.paused(), plan.compiling(self.exp):
+                    self.checkpoints.prepare(state)
+                    # Side by side, and now: a stop would wait for a later compilation.
+                    with ThreadPoolExecutor(1) as pool:
+                        evaluation = pool.submit(self.evaluate.prepare, state)
+                        source.compile(self.state, self.step)
+                        evaluation.result()
                 say(f"step compiled in {time.monotonic() - begin:.1f} s")
 
     def _done(self) -> bool:
@@ -146,6 +164,8 @@ class Loop:
         room = min(
             c.train.num_steps - step, *(every - step % every for every in periods)
         )
+        if not self.under_way:
+            self.pace.begin()
         self.state, dispatched = source.run(self.state, step, room)
         for done in range(step + 1, step + dispatched.count + 1):
             self.logbook.count_step(done)
@@ -153,15 +173,20 @@ class Loop:
         self.record.pending.append(dispatched)
         self.under_way.append(dispatched)
         while self.under_way and (
-            len(self.under_way) > self.dispatches
+            len(self.under_way) > self.pace.ahead(self.dispatches)
             or sum(d.count for d in self.under_way) > self.under_way[0].count + STEPS
         ):
-            jax.block_until_ready(self.under_way.popleft().metrics)
+            jax.block_until_ready(self.under_way[0].metrics)
+            self.under_way.popleft()
+            self.pace.done(1)
+        self.training.advance(dispatched.count)
 
     def _settle(self):
         """Waits for all steps; raises RunFailed if a metric is not finite."""
         steps = history.per_step(self.record.pending)
         self.record.pending = [*steps]
+        if self.under_way:
+            self.pace.done(len(self.under_way))
         self.under_way.clear()
         history.require_finite(self.step, steps, self.checkpoints.latest)
         self.idle_at = (self.step, self.clock.read())
@@ -195,7 +220,8 @@ class Loop:
         a stop becomes due, it writes nothing."""
         begin, step = time.monotonic(), self.step
         try:
-            measured = self.evaluate(self.exp.unpack(self.state), self.stop.due)
+            with self.pace.evaluating():
+                measured = self.evaluate(self.exp.unpack(self.state), self._interrupted)
         except measure.Interrupted:  # the resumed run evaluates
             return False
         if measured.origin_scores is not None:
@@ -222,13 +248,22 @@ class Loop:
         self.evaluation_seconds = time.monotonic() - begin
         return best
 
+    def _interrupted(self) -> bool:
+        self.pace.batch()
+        return self.stop.due()
+
+    def _until_stopped(self) -> str:
+        """Returns what a stop waits for; for the thread that reads signals."""
+        return self.pace.until_stopped(len(self.under_way))
+
     def _save(self):
         self._clock_in()
-        self.record.metrics_bytes = self.logbook.sync()
-        state, meta = self.exp.unpack(self.state), self.record.to_meta()
-        self.fingerprint = self.checkpoints.save(
-            self.step, state, meta, self.record.best_step
-        )
+        with self.pace.saving(), progress.busy("saving"):
+            self.record.metrics_bytes = self.logbook.sync()
+            state, meta = self.exp.unpack(self.state), self.record.to_meta()
+            self.fingerprint = self.checkpoints.save(
+                self.step, state, meta, self.record.best_step
+            )
         self.saved_step = self.step
 
     def _clock_in(self):

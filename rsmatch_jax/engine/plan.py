@@ -3,19 +3,22 @@
 import math
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import jax
 import numpy as np
 
+from rsmatch_jax import progress
 from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.data.rs_ssl import UNKNOWN
 from rsmatch_jax.engine import described, feed, memory
 from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.methods import keys
+from rsmatch_jax.runtime import compilation
 from rsmatch_jax.runtime.targets import Target
 from rsmatch_jax.state import PyTree
-from rsmatch_jax.terminal import say
+from rsmatch_jax.terminal import counted, duration, say
 
 TIMED = 3  # dispatches
 
@@ -47,11 +50,12 @@ def describe(exp: Experiment, task: rs_ssl.Task, device: str) -> Iterator[str]:
     unlabeled = dims.unlabeled_batch if exp.method.uses_unlabeled else 0
     epochs = t.num_steps * unlabeled / dims.num_unlabeled
     devices = exp.devices
+    evaluations = math.ceil(t.num_steps / exp.config.eval.every_steps)
     yield (
-        f"schedule: {t.num_steps} steps of {dims.batch_size} labelled + {unlabeled} "
-        f"unlabelled images{_choice(exp)} ({epochs:.1f} passes) on {len(devices)} "
-        f"{device} device{'s'[: len(devices) > 1]}; "
-        f"{math.ceil(t.num_steps / exp.config.eval.every_steps)} evaluations"
+        f"schedule: {counted(t.num_steps, 'step')} of {dims.batch_size} labelled + "
+        f"{unlabeled} unlabelled images{_choice(exp)} ({epochs:.1f} passes) on "
+        f"{counted(len(devices), f'{device} device')}; "
+        f"{counted(evaluations, 'evaluation')}"
     )
 
 
@@ -70,6 +74,13 @@ def print_parameters(params: PyTree):
         say(f"network {name}: {_count(tree):,} parameters ({', '.join(parts)})")
 
 
+def compiling(exp: Experiment) -> AbstractContextManager[None]:
+    """Returns a block that says that the step is being compiled, and for how long."""
+    config, device = exp.config, exp.devices[0].device_kind
+    nets = f"{config.model.classifier}, {config.model.detector}"
+    return compilation.shown(f"step of {config.method.name}, {nets}, on {device}")
+
+
 def measure(exp: Experiment, source: feed.Feed):
     """Compiles the step, times a few on a temporary state and prints the figures."""
     state = exp.init_state()
@@ -77,7 +88,8 @@ def measure(exp: Experiment, source: feed.Feed):
     state = exp.pack(state)
     state_bytes = memory.size(state)
     begin = time.monotonic()
-    analysis = source.compile(state).memory_analysis()
+    with compiling(exp):
+        analysis = source.compile(state).memory_analysis()
     assert analysis is not None
     say(
         f"memory of a step: state {memory.in_words(state_bytes)}, temporary "
@@ -85,17 +97,21 @@ def measure(exp: Experiment, source: feed.Feed):
         f"{time.monotonic() - begin:.1f} s"
     )
     seconds, done, last = [], 0, exp.config.train.num_steps
-    while len(seconds) <= TIMED and done < last:  # the first warms up
-        begin = time.monotonic()
-        state, dispatched = source.run(state, done, min(source.most, last - done))
-        jax.block_until_ready(dispatched.metrics)
-        seconds.append((time.monotonic() - begin) / dispatched.count)
-        done += dispatched.count
+    with progress.Progress(
+        "timing", "dispatches", TIMED + 1, last_line=False
+    ) as timing:
+        while len(seconds) <= TIMED and done < last:  # the first warms up
+            begin = time.monotonic()
+            state, dispatched = source.run(state, done, min(source.most, last - done))
+            jax.block_until_ready(dispatched.metrics)
+            seconds.append((time.monotonic() - begin) / dispatched.count)
+            done += dispatched.count
+            timing.advance(1)
     timed = seconds[1:] or seconds  # a run of one step has one dispatch
     per_step = float(np.median(timed))
     say(
-        f"time: {per_step:.3f} s a step (median of {len(timed)} dispatches), "
-        f"{per_step * last / 3600:.1f} h for all of them, without evaluations"
+        f"time: {per_step:.3f} s a step (median of {counted(len(timed), 'dispatch')}), "
+        f"{duration(per_step * last)} for all of them, without evaluations"
     )
     say("nothing was trained or written")
 

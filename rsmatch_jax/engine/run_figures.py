@@ -2,32 +2,42 @@
 
 from collections.abc import Callable
 
+from rsmatch_jax import progress
 from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.engine.experiment import Experiment
 from rsmatch_jax.metrics import measure, real_statistics
 from rsmatch_jax.state import TrainState
 
 
-def evaluator(exp: Experiment, task: rs_ssl.Task) -> Callable[..., measure.Measured]:
-    """Returns evaluate(state, interrupted) -> all figures of a state, by the config;
-    interrupted: as in `measure.predict`, which raises Interrupted. It compiles once."""
-    forward = measure.mapped_forward(exp.nets, exp.devices, exp.method.origin)
-    sizes = {"batch_size": exp.config.eval.batch_size, "devices": exp.devices}
-    renew = real_statistics.renewal(exp.method, exp.moments, forward, task, **sizes)
+class Evaluator:
+    """Evaluates the states of one run, by its config. It compiles once."""
 
-    def evaluate(
-        state: TrainState, interrupted: Callable[[], bool] = lambda: False
-    ) -> measure.Measured:
-        if renew is not None:
-            state = renew(state, interrupted)
-        return measure.measure(
-            forward,
-            state,
-            task,
-            queue=exp.method.queue(state.extra),
-            threshold=exp.config.method.threshold,
-            interrupted=interrupted,
-            **sizes,
+    def __init__(self, exp: Experiment, task: rs_ssl.Task):
+        self._exp, self._task = exp, task
+        self._forward = measure.mapped_forward(exp.nets, exp.devices, exp.method.origin)
+        self._sizes = {"batch_size": exp.config.eval.batch_size, "devices": exp.devices}
+        self._renew = real_statistics.renewal(
+            exp.method, exp.moments, self._forward, task, **self._sizes
         )
 
-    return evaluate
+    def prepare(self, state: TrainState):
+        """Compiles what the first evaluation would otherwise compile."""
+        measure.prepare(self._forward, state, self._task, **self._sizes)
+
+    def __call__(
+        self, state: TrainState, interrupted: Callable[[], bool] = lambda: False
+    ) -> measure.Measured:
+        """Returns all figures. interrupted: as in `measure.predict`, which raises
+        Interrupted."""
+        if self._renew is not None:
+            with progress.busy("taking the statistics of real images"):
+                state = self._renew(state, interrupted)
+        return measure.measure(
+            self._forward,
+            state,
+            self._task,
+            queue=self._exp.method.queue(state.extra),
+            threshold=self._exp.config.method.threshold,
+            interrupted=interrupted,
+            **self._sizes,
+        )

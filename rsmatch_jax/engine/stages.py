@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rsmatch_jax import progress
 from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.engine import beginning, checks, experiment, feed, plan, saved_config
 from rsmatch_jax.engine.experiment import Experiment
@@ -71,12 +72,14 @@ def run(
     if plan_only:
         plan.measure(exp, source)
         return {}
-    exp = beginning.from_images(exp, task, folder, overwrite)
+    with progress.busy("preparing the state"):
+        exp = beginning.from_images(exp, task, folder, overwrite)
     with _claimed(folder, exp, task, overwrite, explicit) as output_folder:
         try:
             checkpoints = Checkpoints(folder, config.checkpoint.keep)
             stop = stop or Stop()
-            loop = Loop(exp, task, output_folder, checkpoints, warnings, stop)
+            with progress.busy("preparing the state"):
+                loop = Loop(exp, task, output_folder, checkpoints, warnings, stop)
             return loop.train(source)
         except OSError as e:
             raise RunFailed(
@@ -121,9 +124,10 @@ def _load(
     """Loads the images and builds the rest. Returns them, lines about the weights that
     the run begins with, and the warnings."""
     # One process after the other, because the first decodes the data into a cache.
-    task = hosts.agreed(
-        "data", lambda: experiment.load_task(config), primary_first=True
-    )
+    with progress.busy("loading the data"):
+        task = hosts.agreed(
+            "data", lambda: experiment.load_task(config), primary_first=True
+        )
     _require_equal_data(task)
     warnings = METHODS[config.method.name].check_data(
         config, len(task.class_names), task.num_synthetic
@@ -132,8 +136,9 @@ def _load(
         "saved shapes", lambda: {} if overwrite else checkpoint.newest_shapes(folder)
     )
     dims = experiment.task_dims(config, task)
-    exp = experiment.build(config, dims, task.name, devices, saved_shapes)
-    exp, begun = beginning.from_weights(exp, task, folder, overwrite)
+    with progress.busy("building the networks"):
+        exp = experiment.build(config, dims, task.name, devices, saved_shapes)
+        exp, begun = beginning.from_weights(exp, task, folder, overwrite)
     return exp, task, begun, warnings
 
 
@@ -150,7 +155,8 @@ def _make_feed(
     if target is not None:
         lines, device = plan.fit(exp, task, target), target.name
     else:
-        source, lines = feed.make(exp, task)
+        with progress.busy("preparing the input"):
+            source, lines = feed.make(exp, task)
         device = exp.devices[0].device_kind
     warned = [f"warning: {warning}" for warning in warnings]
     for line in (*plan.describe(exp, task, device), *begun, lines, *warned):

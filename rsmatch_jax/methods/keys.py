@@ -7,6 +7,7 @@ The block is the name of the class in its dictionary.
 """
 
 import dataclasses
+import difflib
 from typing import Any, NoReturn, TypeVar
 
 from rsmatch_jax.errors import RequestError
@@ -28,7 +29,9 @@ class Bounds:
     def problem(self, value: Any) -> str | None:
         """Returns what is wrong with the value, None if nothing is."""
         if self.choices and value not in self.choices:
-            return f"choose {' or '.join(self.choices)}"
+            near = difflib.get_close_matches(str(value), self.choices, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            return f"{hint}choose {' or '.join(self.choices)}"
         if value is None:
             return None
         least, most = self.least, self.most

@@ -16,10 +16,11 @@ from rsmatch_jax.data.rs_ssl import Task
 from rsmatch_jax.metrics import mistakes, names, scores
 from rsmatch_jax.metrics.scores import Rows
 from rsmatch_jax.models.networks import Network
+from rsmatch_jax.progress import Progress, busy
 from rsmatch_jax.runtime import compilation, parallel
 from rsmatch_jax.state import CSQueue, OriginScores, PyTree, TrainState
 
-_AHEAD = 2  # batches under way at most: an interruption waits for no more
+AHEAD = 2  # batches under way at most: an interruption waits for no more
 
 
 class Measured(NamedTuple):
@@ -41,18 +42,38 @@ class Interrupted(Exception):
     """An evaluation was interrupted before its end."""
 
 
+class Forward:
+    """forward((params, stats), (images, labels)) -> rows, see `mapped_forward`. Each
+    shape of a batch is compiled once, with the options of a step."""
+
+    def __init__(self, mapped: jax.stages.Wrapped, platform: str):
+        self._mapped, self._platform = mapped, platform
+        self._programs: dict[tuple[int, ...], jax.stages.Compiled] = {}
+
+    def compile(self, variables: PyTree, batch: Any) -> jax.stages.Compiled:
+        """Returns the program for such a batch."""
+        shape = batch[0].shape
+        if shape not in self._programs:
+            with busy("compiling the evaluation"):
+                lowered = self._mapped.lower(variables, batch)
+                self._programs[shape] = compilation.compiled(lowered, self._platform)
+        return self._programs[shape]
+
+    def __call__(self, variables: PyTree, batch: Any) -> dict[str, jax.Array]:
+        return self.compile(variables, batch)(variables, batch)
+
+
 def mapped_forward(
     nets: Mapping[str, Network],
     devices: Sequence[jax.Device],
     origin: Callable[[Mapping[str, jax.Array]], jax.Array | None],
-) -> Callable[[PyTree, Any], Any]:
+) -> Forward:
     """Returns forward((params, stats), (images, labels)) -> rows, on devices.
 
     images: uint8 [n, S, S, 3], labels: int32 [n], dealt by `parallel.shard_rows`. Rows:
     predicted int32 [n], confidence float32 [n], rank int32 [n] (classes with a higher
     logit than the label's), and with an origin synthetic_score float32 [n] (Eq. 1).
-    origin: `Method.origin`. Each shape of a batch is compiled once, with the options of
-    a step.
+    origin: `Method.origin`.
     """
 
     def forward(variables, batch):
@@ -74,51 +95,76 @@ def mapped_forward(
             rows["synthetic_score"] = jax.nn.softmax(origins)[:, 1]
         return rows
 
-    mapped = parallel.map_eval(forward, devices)
-    programs: dict[tuple[int, ...], jax.stages.Compiled] = {}
+    return Forward(parallel.map_eval(forward, devices), devices[0].platform)
 
-    def run(variables, batch):
-        shape = batch[0].shape
-        if shape not in programs:
-            lowered = mapped.lower(variables, batch)
-            programs[shape] = compilation.compiled(lowered, devices[0].platform)
-        return programs[shape](variables, batch)
 
-    return run
+def prepare(
+    forward: Forward,
+    state: TrainState,
+    task: Task,
+    *,
+    batch_size: int,
+    devices: Sequence[jax.Device],
+):
+    """Compiles what the first `predict` would otherwise compile; runs nothing."""
+    rows = _rows(batch_size, devices)
+    batch = _batch(task.test_images[:0], task.test_labels[:0], 0, rows, devices)
+    forward.compile((state.ema, state.stats), batch)
+
+
+def _rows(batch_size: int, devices: Sequence[jax.Device]) -> int:
+    """Returns a batch size that the devices can share evenly."""
+    return math.ceil(batch_size / len(devices)) * len(devices)
+
+
+def _batch(
+    images: np.ndarray,
+    labels: np.ndarray,
+    start: int,
+    rows: int,
+    devices: Sequence[jax.Device],
+) -> Any:
+    """Returns `rows` images and labels from `start` on, on the devices, padded."""
+    local = parallel.own_rows(rows, devices)
+    at = local[local < len(images) - start] + start
+    x = np.asarray(images[at])
+    y = np.asarray(labels[at], np.int32)
+    missing = len(local) - len(x)
+    x = np.pad(x, [(0, missing), (0, 0), (0, 0), (0, 0)])
+    return parallel.shard_rows((x, np.pad(y, (0, missing))), devices)
 
 
 def predict(
-    forward: Callable,
+    forward: Forward,
     state: TrainState,
     images: np.ndarray,
     labels: np.ndarray,
     batch_size: int,
     devices: Sequence[jax.Device],
     interrupted: Callable[[], bool] = lambda: False,
+    advance: Callable[[int], object] = lambda count: None,
 ) -> Rows:
     """Returns the rows of `mapped_forward` for all images, in their order.
 
     The last batch is padded to the size of the others, which saves a compilation. Each
-    process reads the images of its devices and gets the rows of all.
+    process reads the images of its devices and gets the rows of all. advance: gets the
+    number of images of each batch that is done.
 
     Raises:
         Interrupted: `interrupted`, called before each batch, returns True.
     """
-    batch_size = math.ceil(batch_size / len(devices)) * len(devices)
-    local, parts = parallel.own_rows(batch_size, devices), []
+    parts, batch_size = [], _rows(batch_size, devices)
     for start in range(0, max(len(images), 1), batch_size):  # none: for the types
-        at = local[local < len(images) - start] + start
-        x = np.asarray(images[at])
-        y = np.asarray(labels[at], np.int32)
-        missing = len(local) - len(x)
-        x = np.pad(x, [(0, missing), (0, 0), (0, 0), (0, 0)])
-        batch = parallel.shard_rows((x, np.pad(y, (0, missing))), devices)
+        batch = _batch(images, labels, start, batch_size, devices)
         if interrupted():
             raise Interrupted
         # Not fetched yet: the device works while the host prepares the next batch.
         parts.append(forward((state.ema, state.stats), batch))
-        jax.block_until_ready(parts[-1 - _AHEAD : -_AHEAD])
+        if len(parts) > AHEAD:
+            jax.block_until_ready(parts[-1 - AHEAD])
+            advance(batch_size)
     fetched = [jax.tree.map(parallel.collect, part) for part in parts]
+    advance(len(images) - batch_size * max(len(parts) - AHEAD, 0))
     return {
         name: np.concatenate([part[name] for part in fetched])[: len(images)]
         for name in fetched[0]
@@ -126,7 +172,7 @@ def predict(
 
 
 def measure(
-    forward: Callable,
+    forward: Forward,
     state: TrainState,
     task: Task,
     *,
@@ -139,11 +185,19 @@ def measure(
     """Returns all figures of a state. queue: of the state's method. threshold: tau of
     the pseudo-label figures. interrupted: as in `predict`, which raises Interrupted."""
 
-    def rows_of(images, labels):
-        return predict(forward, state, images, labels, batch_size, devices, interrupted)
+    sets = task.test_labels, task.val_labels, task.unl_labels
+    done = Progress("evaluating", "images", sum(map(len, sets)), last_line=False)
 
+    def rows_of(images, labels):
+        how = batch_size, devices, interrupted, done.advance
+        return predict(forward, state, images, labels, *how)
+
+    with done:
+        test = held_out = rows_of(task.test_images, task.test_labels)
+        if len(task.val_images):
+            held_out = rows_of(task.val_images, task.val_labels)
+        rows = rows_of(task.unl_images, task.unl_labels)
     num_classes = len(task.class_names)
-    test = held_out = rows_of(task.test_images, task.test_labels)
     scored: dict[str, Any] = dict.fromkeys(("accuracy", *names.TEST))
     confusion, bins = np.zeros((num_classes, num_classes), np.int64), None
     if len(task.test_labels):
@@ -152,10 +206,8 @@ def measure(
         bins, scored["ece"] = scores.calibration(test, task.test_labels)
     figures = {f"test_{name}": value for name, value in scored.items()}
     if len(task.val_images):
-        held_out = rows_of(task.val_images, task.val_labels)
         right = held_out["predicted"] == task.val_labels
         figures["validation_accuracy"] = float(np.mean(right))
-    rows = rows_of(task.unl_images, task.unl_labels)
     figures |= scores.detector_metrics(rows, task)
     figures |= scores.pseudo_label_metrics(rows, task, threshold)
     figures |= scores.queue_metrics(queue, task)

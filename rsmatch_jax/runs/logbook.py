@@ -1,20 +1,19 @@
 """What a run writes while it trains: metrics.jsonl, TensorBoard's event files, and what
 Weights & Biases shows (wandb_mirror.py).
 
-Only this module imports clu, inside functions, because it imports TensorFlow.
+The event files are event_files.py's.
 """
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from absl import logging
 
 from rsmatch_jax import files
-from rsmatch_jax.errors import one_line
 from rsmatch_jax.runs import wandb_mirror, workdir
+from rsmatch_jax.runs.event_files import EventFiles
 from rsmatch_jax.runtime import hosts
 from rsmatch_jax.terminal import say
 
@@ -33,12 +32,11 @@ class Logbook:
             say(f"warning: {path} has lost lines of earlier steps")
         self._file.truncate(min(num_bytes, self._file.tell()))
         self._file.seek(0, os.SEEK_END)  # truncate moves no position
-        self._writer: Any = None  # clu's; None without event files
-        self._progress: Any = None
+        self._events: EventFiles | None = None
         self._mirror: wandb_mirror.Mirror | None = None
         options = config["log"]
         if options["tensorboard"]:
-            self._open_clu(folder, config["train"]["num_steps"])
+            self._events = EventFiles(folder, config["train"]["num_steps"])
         # Of several processes one writes what somebody reads.
         if options["wandb"] is not None and hosts.is_primary():
             self._mirror = wandb_mirror.Mirror(folder, options["wandb"], config)
@@ -49,7 +47,8 @@ class Logbook:
         self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
         self._file.flush()
         scalars = {k: v for k, v in metrics.items() if isinstance(v, int | float)}
-        self._to_clu(lambda writer: writer.write_scalars(step, scalars))
+        if self._events is not None:
+            self._events.write(lambda writer: writer.write_scalars(step, scalars))
         if self._mirror is not None:
             self._mirror.write_scalars(step, scalars)
 
@@ -65,18 +64,21 @@ class Logbook:
         # TensorBoard has no type for None.
         flat = workdir.flat(self._config)
         named = {k: "None" if v is None else v for k, v in flat.items()}
-        self._to_clu(lambda writer: writer.write_hparams(named))
+        if self._events is not None:
+            self._events.write(lambda writer: writer.write_hparams(named))
 
     def write_image(self, step: int, name: str, image: np.ndarray):
         """Writes a picture, uint8 [H, W, 3], to TensorBoard and Weights & Biases."""
-        self._to_clu(lambda writer: writer.write_images(step, {name: image[None]}))
+        if self._events is not None:
+            pictures = {name: image[None]}
+            self._events.write(lambda writer: writer.write_images(step, pictures))
         if self._mirror is not None:
             self._mirror.write_image(step, name, image)
 
     def count_step(self, step: int):
-        """Counts a step; clu's ReportProgress needs a call for each."""
-        if self._progress is not None:
-            self._to_clu(lambda writer: self._progress(step))
+        """Counts a step for the event files."""
+        if self._events is not None:
+            self._events.count_step(step)
 
     def sync(self) -> int:
         """Brings metrics.jsonl to disk; returns its length in bytes."""
@@ -86,31 +88,7 @@ class Logbook:
     def close(self, failed: bool = False):
         """Closes all; failed: whether the run ends by an error."""
         self._file.close()
-        self._to_clu(lambda writer: writer.close())
+        if self._events is not None:
+            self._events.close()
         if self._mirror is not None:
             self._mirror.close(exit_code=int(failed))
-
-    def _to_clu(self, write: Callable[[Any], None]):
-        """Writes to the event files; one that cannot be written ends no run."""
-        if self._writer is None:
-            return
-        try:
-            write(self._writer)
-        except Exception as e:  # TensorFlow and clu's threads raise many kinds
-            self._writer = self._progress = None
-            say(f"warning: no TensorBoard event files from here on: {one_line(e)}")
-
-    def _open_clu(self, folder: str, num_steps: int):
-        try:
-            # First, so that clu's TensorFlow prints no lines and leaves the GPU alone.
-            from rsmatch_jax.data.stores import tf_import  # noqa: F401, I001
-            from clu import metric_writers, periodic_actions
-        except ImportError as e:
-            say(f"no TensorBoard event files: {e} (metrics.jsonl has all numbers)")
-            return
-        # clu would log our lines a second time.
-        logging.set_verbosity(logging.WARNING)
-        self._writer = metric_writers.create_default_writer(folder)
-        self._progress = periodic_actions.ReportProgress(
-            num_train_steps=num_steps, writer=self._writer, every_secs=30.0
-        )

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import IO
 
 from rsmatch_jax.runtime.stopping import ECHO
+from rsmatch_jax.terminal import duration, say
 
 ROOT = os.path.dirname(  # of this package: the repository, or a site-packages
     os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -87,6 +88,7 @@ def output(command: Sequence[str], **kwargs) -> tuple[int, str]:
 def _stop(process: subprocess.Popen, patience: float):
     """Asks a child to save and end. After `patience` a second signal ends it at once,
     with its children; what ignores that, or a second Ctrl-C, kills it."""
+    say(f"stopping what is under way, which has {duration(patience)} to save itself")
     process.terminate()
     begin, twice = time.monotonic(), False
     while process.poll() is None:

@@ -4,15 +4,18 @@ import contextlib
 import ctypes
 import functools
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import jax
 
-from rsmatch_jax import files
+from rsmatch_jax import files, progress
 
 K = TypeVar("K")
+SECONDS = "seconds.json"  # {what was compiled: seconds}, in the cache
+FROM_CACHE = 3.0  # seconds; what takes less was compiled before
 
 # Measured by `python -m rsmatch_jax.bench flags` with jax 0.10: on a CPU, convolutions
 # by YNNPACK take 1.5 times as long as those by Eigen, and a third more memory.
@@ -28,6 +31,26 @@ def use_cache(cache_dir: str | None):
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@contextlib.contextmanager
+def shown(name: str) -> Generator[None]:
+    """Says that `name` is being compiled, for how long, and how long it will take by
+    the last time, which is noted beside the compiled programs."""
+    # pyrefly: ignore[missing-attribute]: as above
+    path = os.path.join(jax.config.jax_compilation_cache_dir or "", SECONDS)
+    try:
+        before = {k: float(v) for k, v in (files.read_json(path) or {}).items()}
+    except (ValueError, TypeError):  # a damaged note
+        before = {}
+    begin = time.monotonic()
+    with progress.busy(f"compiling the {name.split()[0]}", before.get(name)):
+        yield
+    seconds = time.monotonic() - begin
+    if seconds > FROM_CACHE and os.path.dirname(path):
+        with contextlib.suppress(OSError):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            files.write_json(path, {**before, name: round(seconds, 1)})
 
 
 def all_compiled(

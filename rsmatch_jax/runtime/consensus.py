@@ -38,9 +38,13 @@ class Stop(stopping.Stop):
             return self._calls >= self._last
 
     @contextlib.contextmanager
-    def at_signal(self, leave: Callable[[], object] | None) -> Generator[None]:
+    def at_signal(
+        self,
+        leave: Callable[[], object] | None,
+        after: Callable[[], str] = lambda: "",
+    ) -> Generator[None]:
         """Does nothing: all processes stop together, after the next dispatch."""
-        del leave
+        del leave, after
         yield
 
     def request(self, name: str = "SIGTERM"):

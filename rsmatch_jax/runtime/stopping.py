@@ -28,22 +28,29 @@ class Stop:
         self._since = 0.0
         self._lock = threading.Lock()
         self._leave: Callable[[], object] | None = lambda: None
+        self._after: Callable[[], str] = lambda: "this step"
 
     def due(self) -> bool:
         """Returns True from the first signal on."""
         return self._requested.is_set()
 
     @contextlib.contextmanager
-    def at_signal(self, leave: Callable[[], object] | None) -> Generator[None]:
+    def at_signal(
+        self,
+        leave: Callable[[], object] | None,
+        after: Callable[[], str] = lambda: "this step",
+    ) -> Generator[None]:
         """Within the block a signal calls `leave` and ends the process; None: there is
-        something to save, and it only makes `due` true."""
+        something to save, and it only makes `due` true. after: says what the stop then
+        waits for, called in the thread that reads the signals."""
         with self._lock:  # waits for ever while `request` ends the process
-            before, self._leave = self._leave, leave
+            before = self._leave, self._after
+            self._leave, self._after = leave, after
         try:
             yield
         finally:
             with self._lock:
-                self._leave = before
+                self._leave, self._after = before
 
     def request(self, name: str):
         """Handles a signal, in the thread that reads them. name: such as SIGTERM."""
@@ -52,7 +59,7 @@ class Stop:
             if self._requested.is_set():
                 if now - self._since < ECHO:
                     return
-                _write(f"{name} again: ended at once; what was saved before is sound")
+                write(f"{name} again: ended at once; what was saved before is sound")
                 os._exit(AT_ONCE)
             self._requested.set()
             self._since = now
@@ -60,9 +67,10 @@ class Stop:
                 with contextlib.suppress(Exception):  # such as a full disk
                     self._leave()
                     sys.stdout.flush()
-                _write(f"{name}: stopped; there was nothing new to save")
+                write(f"{name}: stopped; there was nothing new to save")
                 os._exit(STOPPED)
-            _write(f"{name}: stopping after this step; a second signal ends it at once")
+            after = self._after()
+            write(f"{name}: stopping after {after}; a second signal ends it at once")
 
 
 @contextlib.contextmanager
@@ -103,7 +111,8 @@ def _read(descriptor: int, stop: Stop):
                 stop.request(signal.Signals(number[0]).name)
 
 
-def _write(text: str):
+def write(text: str):
+    """Writes a line to stderr at once, from any thread or handler of a signal."""
     # Unbuffered: the main thread may hold the lock of sys.stderr.
     with contextlib.suppress(OSError):
         os.write(2, f"\n{text}\n".encode())

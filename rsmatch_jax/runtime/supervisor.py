@@ -13,11 +13,12 @@ import time
 from collections.abc import Sequence
 
 from rsmatch_jax.errors import STOPPED
-from rsmatch_jax.runtime import child
+from rsmatch_jax.runtime import child, stopping
 from rsmatch_jax.runtime.stopping import ECHO, handled_by
 
 MARK = "RSMATCH_JAX_PARENT"  # in the child's environment: PID:FILE_DESCRIPTOR
 EXPLAINED = (0, 1, 2, STOPPED)  # exit codes for which the child prints a message
+ANSWER = 5.0  # seconds after a signal until the parent says what it waits for
 WATCH = 1.0  # seconds between two checks whether the parent lives
 GO_ON = "The same command on all hosts goes on from the last checkpoint"
 REASONS = {
@@ -100,10 +101,21 @@ class _Stop:
         if self.signals and now - self._since < ECHO:
             return
         self.signals, self._since = self.signals + 1, now
+        if self.signals == 1:
+            answer = threading.Timer(ANSWER, self._answer)
+            answer.daemon = True
+            answer.start()
         if self.process is not None and self.signals == 1:
             self.process.terminate()
         elif self.process is not None:
             self.process.kill()
+
+    def _answer(self):
+        if self.process is not None and self.process.returncode is None:
+            text = (
+                "stopping with the other processes, after the compilation or the steps"
+            )
+            stopping.write(f"{text} under way; a second signal ends this one at once")
 
 
 def _end_with(parent: int):

@@ -36,7 +36,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rsmatch_jax import files, terminal
+from rsmatch_jax import files, progress, terminal
 from rsmatch_jax.data import sources
 from rsmatch_jax.data.images import image_source, user_pictures
 from rsmatch_jax.deploy import saved
@@ -71,7 +71,8 @@ def _sift(args: argparse.Namespace):
     with contextlib.ExitStack() as stack:
         stack.enter_context(image_source.bombs_refused_by_name())
         pictures = _read(args, stack)
-        made = judge.scores(pictures, args.by)
+        with progress.busy("judging the pictures"):
+            made = judge.scores(pictures, args.by)
         name, known = judge.best(made, pictures.origins)
         name = args.by or name
         summary = judge.summary(made, name, args.false_alarm)
@@ -103,7 +104,8 @@ def _read(args: argparse.Namespace, stack: contextlib.ExitStack) -> Material:
     for note in pictures.notes:
         say(note if args.workdir else _with_flags(note))
     say(
-        f"sifting {len(pictures.images)} pictures by {len(pictures.labelled)} labelled "
+        f"sifting {terminal.counted(len(pictures.images), 'picture')} by "
+        f"{len(pictures.labelled)} labelled "
         f"and {len(pictures.held_out)} held-out real ones ..."
     )
     return pictures

@@ -104,7 +104,7 @@ def test_warnings_are_seen_everywhere_and_once(tmp_path, capsys):
     out = capsys.readouterr().out
     assert out.count(f"warning: {warning}") == out.count("queue_classes=12 is") == 1
     shown = [line for line in out.splitlines() if line.startswith("step ")]
-    assert re.match(r"step 2/4  .*  [0-9.]+ steps/s  ETA \d+m\d\ds  WARN", shown[2])
+    assert re.match(r"step 2/4  .*  [0-9.]+ steps/s  ETA \d+ s  WARN", shown[2])
     assert [line.count("WARNING: queue empty") for line in shown[1:]] == [0, 1, 1, 1]
     assert workdir.read_result(str(tmp_path / "r"))["warnings"] == [many, warning]
 

@@ -377,7 +377,7 @@ def test_stopped_twice_and_taken_up_again(tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         _time_is_up_when_compiled(patch, f"{folder}.log")
         assert sweep.main([*command[3:], "--minutes=60"]) == 75
-    assert "1 runs are left after --minutes=60" in capsys.readouterr().err
+    assert "1 run is left after --minutes=60" in capsys.readouterr().err
     assert workdir.read_result(folder)["status"] == "stopped"
     assert not workdir.is_locked(folder)
 

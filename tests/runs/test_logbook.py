@@ -8,11 +8,12 @@ import pytest
 from support import fresh_process, runs
 
 from rsmatch_jax import files, terminal
-from rsmatch_jax.runs import logbook
+from rsmatch_jax.runs import event_files, logbook
 
 
-def book(folder, num_bytes=0):
-    config = {"train": {"num_steps": 9}, "log": {"tensorboard": False, "wandb": None}}
+def book(folder, num_bytes=0, tensorboard=False):
+    log = {"tensorboard": tensorboard, "wandb": None}
+    config = {"train": {"num_steps": 9}, "log": log}
     return logbook.Logbook(str(folder), config, num_bytes=num_bytes)
 
 
@@ -37,27 +38,44 @@ def test_going_on_drops_what_came_after_the_save(tmp_path, capsys, beyond):
     assert "metrics.jsonl has lost lines" in capsys.readouterr().out
 
 
-def test_tensorflow_is_imported_with_our_settings(tmp_path, monkeypatch):
-    """By clu; otherwise it prints lines about oneDNN and sees the GPUs."""
+def test_event_files_are_written_in_silence_and_nobody_waits(tmp_path, monkeypatch):
+    """By clu's TensorFlow, which without our settings prints lines about oneDNN and
+    sees the GPUs. Its import takes longer than all that comes before `close`."""
     program = f"""
-        import os
+        import glob, os
+        os.dup2(1, 2)
         from rsmatch_jax.runs import logbook
         log = {{"tensorboard": True, "wandb": None}}
         config = {{"train": {{"num_steps": 9}}, "log": log}}
-        logbook.Logbook({str(tmp_path)!r}, config, num_bytes=0).close()
+        mine = logbook.Logbook({str(tmp_path)!r}, config, num_bytes=0)
+        for step in range(3):
+            mine.write(step, {{"a": step}})
+            mine.count_step(step)
+        print("before TensorFlow" if mine._events._writer is None else "after it")
+        mine.close()
         print(os.environ["TF_ENABLE_ONEDNN_OPTS"])
+        from tensorboard.backend.event_processing import event_file_loader
+        from tensorboard.util import tensor_util
+        (path,) = glob.glob({str(tmp_path)!r} + "/events*")
+        for event in event_file_loader.EventFileLoader(path).Load():
+            for value in event.summary.value:
+                print(event.step, tensor_util.make_ndarray(value.tensor))
     """
     monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
-    assert fresh_process.run(program) == "0\n"
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+    printed = fresh_process.run(program).splitlines()
+    assert printed == ["before TensorFlow", "0", "0 0.0", "1 1.0", "2 2.0"]
 
 
-def test_event_files_that_cannot_be_written_end_no_run(tmp_path, capsys):
-    mine = book(tmp_path)
-
+def test_event_files_that_cannot_be_written_end_no_run(tmp_path, capsys, monkeypatch):
     def full(step, scalars):
         raise ValueError("no space left")
 
-    mine._writer = types.SimpleNamespace(write_scalars=full)
+    def opened(events, folder, num_steps):
+        events._writer = types.SimpleNamespace(write_scalars=full)
+
+    monkeypatch.setattr(event_files.EventFiles, "_open", opened)
+    mine = book(tmp_path, tensorboard=True)
     for step in (1, 2):
         mine.write(step, {"a": 1.0})
     mine.close()

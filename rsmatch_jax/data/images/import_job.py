@@ -16,11 +16,12 @@ from rsmatch_jax.data.images.import_plan import (
     Plan,
 )
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.terminal import Progress, say
+from rsmatch_jax.progress import Progress
+from rsmatch_jax.terminal import counted, say
 
 
 class Import:
-    """One import, and counts of what was read."""
+    """One import, and counts of what was read. progress: of the streams."""
 
     def __init__(self, plan: Plan, args: argparse.Namespace):
         self.plan, self.args = plan, args
@@ -31,7 +32,7 @@ class Import:
         self.invisible: list[str] = []  # fully transparent
         self.report: dict[str, Any] = {}  # content of pool.json, once all is read
         self._seen: dict[bytes, set[tuple[str, int]]] = {}  # digest: (split, label)
-        self._progress = Progress("reading", "images", len(plan.items), say)
+        self.progress = Progress("reading", "images", len(plan.items), say)
 
     def examples(self, example: Callable[..., Any]) -> dict[str, Iterator]:
         """Returns the streams of examples (tf_write.Example), to be read in order."""
@@ -40,7 +41,7 @@ class Import:
 
     def _stream(self, example: Callable[..., Any], items: Sequence[Item]) -> Iterator:
         for item in items:
-            self._progress.advance(1)
+            self.progress.advance(1)
             self.counts["files"] += 1
             try:
                 picture = image_source.fit(
@@ -114,7 +115,7 @@ class Import:
         plan, args, counts = self.plan, self.args, self.counts
         kind = f"pool of {', '.join(plan.generators)}" if plan.generators else "dataset"
         size = "their own sizes" if args.size is None else f"{args.size}x{args.size}"
-        lines = [f"{kind}: {sum(self.images.values())} images of {size}"]
+        lines = [f"{kind}: {counted(sum(self.images.values()), 'image')} of {size}"]
         splits = {split for split, _ in self.images}
         for split in sorted(splits, key=SPLITS.index):
             if split == UNLABELLED:

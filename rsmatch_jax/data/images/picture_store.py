@@ -22,8 +22,9 @@ from rsmatch_jax.data.images.image_source import File, Unreadable
 from rsmatch_jax.data.stores import array_cache, arrays, encoded
 from rsmatch_jax.data.stores.encoded import EncodedImages
 from rsmatch_jax.errors import RequestError
+from rsmatch_jax.progress import Progress
 from rsmatch_jax.runtime.ahead import ahead
-from rsmatch_jax.terminal import Progress, say
+from rsmatch_jax.terminal import say
 
 FORMAT = 1  # of an entry; a change of what decoding does makes another
 _IMAGES, _COLUMNS = "images.bin", ("digests", "places")
@@ -75,13 +76,13 @@ class Examined:
 def examine(sources: Sequence[File], what: str) -> Examined:
     digest = hashlib.blake2b(digest_size=12)
     number = len(sources)
-    progress = Progress(f"reading {what}", "files", number, say, last_line=False)
     compressed = []
-    for source in sources:
-        data = _bytes(source)
-        digest.update(hashlib.blake2b(data).digest())
-        compressed.append(compression.of_file(data))
-        progress.advance(1)
+    with Progress(f"reading {what}", "files", number, say, last_line=False) as progress:
+        for source in sources:
+            data = _bytes(source)
+            digest.update(hashlib.blake2b(data).digest())
+            compressed.append(compression.of_file(data))
+            progress.advance(1)
     return Examined(sources, what, digest.digest(), compressed)
 
 
@@ -157,11 +158,11 @@ def _write(
 ):
     os.makedirs(folder)
     number = len(examined.sources)
-    progress = Progress(f"decoding {examined.what}", "pictures", number, say)
     places, digests, unreadable = [], [], {}
     changes: Counter[str] = Counter()
     with (
         open(os.path.join(folder, _IMAGES), "wb") as images,
+        Progress(f"decoding {examined.what}", "pictures", number, say) as progress,
         ThreadPoolExecutor(os.cpu_count()) as pool,
         image_source.bombs_refused_by_name(),
     ):

@@ -12,11 +12,12 @@ import optax
 
 from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.errors import RunFailed
+from rsmatch_jax.progress import Progress, busy
 from rsmatch_jax.runs.checkpoint import Checkpoints
 from rsmatch_jax.runtime import compilation, parallel
 from rsmatch_jax.synthesis.ddpm import diffusion
 from rsmatch_jax.synthesis.ddpm.settings import NOISE_LEVELS, Settings
-from rsmatch_jax.terminal import Progress, say
+from rsmatch_jax.terminal import say
 
 RECENT = 50  # losses whose mean is shown
 
@@ -189,19 +190,20 @@ def fit(
         constants = parallel.replicate(inputs, devices)
         inputs = (*constants, parallel.ranks(devices))
         step = parallel.map_resident_step(step, len(constants), devices)
-        lowered = step.lower(state, *inputs)
-        step = compilation.compiled(lowered, devices[0].platform)
-        progress = Progress(name, "steps", settings.steps, say, done)
+        with busy(f"{name}: compiling the step"):
+            lowered = step.lower(state, *inputs)
+            step = compilation.compiled(lowered, devices[0].platform)
         # Steps are dispatched one by one: XLA:CPU runs convolutions inside its loops
         # (scan, while) many times slower.
-        while done < settings.steps:
-            done += 1
-            state, loss = step(state, *inputs)
-            pending.append(loss)
-            progress.advance(1, recent_loss)
-            if done % save_every == 0 or done == settings.steps:
-                recent_loss()  # a diverged run must not be saved
-                checkpoints.save(done, state, {"losses": losses[-RECENT:]})
+        with Progress(name, "steps", settings.steps, say, done) as progress:
+            while done < settings.steps:
+                done += 1
+                state, loss = step(state, *inputs)
+                pending.append(loss)
+                progress.advance(1, recent_loss)
+                if done % save_every == 0 or done == settings.steps:
+                    recent_loss()  # a diverged run must not be saved
+                    checkpoints.save(done, state, {"losses": losses[-RECENT:]})
     return state, losses
 
 

@@ -15,9 +15,10 @@ from rsmatch_jax.data import sources
 from rsmatch_jax.data.stores import arrays, dataset_folder
 from rsmatch_jax.data.stores.arrays import ImageArrays
 from rsmatch_jax.errors import RequestError, RunFailed
+from rsmatch_jax.progress import Progress
 from rsmatch_jax.synthesis.ddpm import diffusion
 from rsmatch_jax.synthesis.ddpm.settings import Settings
-from rsmatch_jax.terminal import Progress, say
+from rsmatch_jax.terminal import say
 
 GENERATOR = "ddpm"
 MAX_ROUNDS = 5  # of drawing, to replace dropped duplicates
@@ -71,27 +72,27 @@ def draw_pool(
             break
         chunks = [missing[i : i + size] for i in range(0, len(missing), size)]
         total = len(chunks) * settings.sampling_steps
-        progress = Progress("drawing", "DDIM steps", total, say)
-        tick = functools.partial(progress.advance, 1)
-        for i, chunk in enumerate(chunks, start=1):
-            path = os.path.join(folder, f"{number:06d}.npy")
-            if not os.path.exists(path):
-                key = jax.random.fold_in(root, number)
-                rows = np.resize(chunk, size)  # one shape, compiled once
-                further = {name: c[rows] for name, c in conditions.items()}
-                pixels = draw(params, key, labels[rows], tick, **further)
-                with files.replacing(path) as f:
-                    np.save(f, to_uint8(pixels, levels), allow_pickle=False)
-            progress.skip_to(i * settings.sampling_steps)
-            number += 1
-            for image, row in zip(_load(path), chunk, strict=False):
-                digest = _digest(image)
-                if digest in seen:
-                    dropped += 1
-                else:
-                    seen.add(digest)
-                    pictures[labels[row]].append(image)
-                    done[labels[row]].append(row)
+        with Progress("drawing", "DDIM steps", total, say) as progress:
+            tick = functools.partial(progress.advance, 1)
+            for i, chunk in enumerate(chunks, start=1):
+                path = os.path.join(folder, f"{number:06d}.npy")
+                if not os.path.exists(path):
+                    key = jax.random.fold_in(root, number)
+                    rows = np.resize(chunk, size)  # one shape, compiled once
+                    further = {name: c[rows] for name, c in conditions.items()}
+                    pixels = draw(params, key, labels[rows], tick, **further)
+                    with files.replacing(path) as f:
+                        np.save(f, to_uint8(pixels, levels), allow_pickle=False)
+                progress.skip_to(i * settings.sampling_steps)
+                number += 1
+                for image, row in zip(_load(path), chunk, strict=False):
+                    digest = _digest(image)
+                    if digest in seen:
+                        dropped += 1
+                    else:
+                        seen.add(digest)
+                        pictures[labels[row]].append(image)
+                        done[labels[row]].append(row)
     columns = {name: c[np.concatenate(done)] for name, c in conditions.items()}
     return _pool(settings, data, pictures), dropped, columns
 

@@ -21,6 +21,7 @@ from typing import Any
 from rsmatch_jax import terminal
 from rsmatch_jax.data.stores import dataset_folder
 from rsmatch_jax.errors import RequestError, RunFailed
+from rsmatch_jax.progress import Progress
 from rsmatch_jax.synthesis import checks
 from rsmatch_jax.synthesis.generate import batches, drawing, pipelines, pool_folder
 from rsmatch_jax.synthesis.prompts import prompt_file
@@ -130,20 +131,20 @@ def _draw(
     left = sum(map(len, rows.values()))
     if left < total:
         say(f"{total - left} of {total} prompts are done already")
-    progress = terminal.Progress(f"drawing {generator.name}", "pictures", left, say)
-    for number, batch in rows.items():
-        pictures = drawer.draw(
-            [prompts.prompts[i].text for i in batch],
-            [seed_of(args.seed, generator.name, i) for i in batch],
-        )
-        if len(batch) > 1 and all(p is drawing.NO_NUMBERS for p in pictures):
-            raise RunFailed(
-                f"{generator.name} drew {len(batch)} pictures without numbers (NaN) "
-                "in a row; --device=cpu draws in float32"
+    with Progress(f"drawing {generator.name}", "pictures", left, say) as progress:
+        for number, batch in rows.items():
+            pictures = drawer.draw(
+                [prompts.prompts[i].text for i in batch],
+                [seed_of(args.seed, generator.name, i) for i in batch],
             )
-        labels = [(i, prompts.prompts[i].label) for i in batch]
-        part.stage(number, labels, pictures)
-        progress.advance(len(batch))
+            if len(batch) > 1 and all(p is drawing.NO_NUMBERS for p in pictures):
+                raise RunFailed(
+                    f"{generator.name} drew {len(batch)} pictures without numbers "
+                    "(NaN) in a row; --device=cpu draws in float32"
+                )
+            labels = [(i, prompts.prompts[i].label) for i in batch]
+            part.stage(number, labels, pictures)
+            progress.advance(len(batch))
 
 
 def _header(

@@ -20,6 +20,7 @@ from typing import Any
 from rsmatch_jax import files, terminal
 from rsmatch_jax.data import class_names
 from rsmatch_jax.errors import RequestError, RunFailed
+from rsmatch_jax.progress import Progress
 from rsmatch_jax.synthesis import checks
 from rsmatch_jax.synthesis.prompts import journal, prompt_file, sentences, words
 from rsmatch_jax.terminal import say
@@ -116,22 +117,24 @@ def _sample(
     total = args.per_class * len(tallies)
     if done:
         say(f"going on from {done} of {total} sentences")
-    progress = terminal.Progress("writing", "sentences", total - done, say)
-    while short := [c for c, t in enumerate(tallies) if len(t.texts) < args.per_class]:
-        _stop_if_hopeless(args, request, record.path, tallies, short)
-        c = min(short, key=lambda c: tallies[c].sampled)
-        word, counts = request["words"][c], tallies[c]
-        number, judged = divmod(counts.sampled, args.batch_size)
-        left = counts.skip(write(word, (c, number)), judged)
-        batch = journal.judge(
-            counts, left, word, args.per_class, args.allow_missing_word
-        )
-        record.append({"label": c, **batch})
-        counts.add(batch)
-        if batch["texts"]:
-            progress.advance(len(batch["texts"]), lambda: journal.shares(tallies))
-        if c == len(tallies) - 1 and batch["first"] == 0:
-            say(f"a batch of every class: {journal.shares(tallies)}")
+    with Progress("writing", "sentences", total - done, say) as progress:
+        while short := [
+            c for c, t in enumerate(tallies) if len(t.texts) < args.per_class
+        ]:
+            _stop_if_hopeless(args, request, record.path, tallies, short)
+            c = min(short, key=lambda c: tallies[c].sampled)
+            word, counts = request["words"][c], tallies[c]
+            number, judged = divmod(counts.sampled, args.batch_size)
+            left = counts.skip(write(word, (c, number)), judged)
+            batch = journal.judge(
+                counts, left, word, args.per_class, args.allow_missing_word
+            )
+            record.append({"label": c, **batch})
+            counts.add(batch)
+            if batch["texts"]:
+                progress.advance(len(batch["texts"]), lambda: journal.shares(tallies))
+            if c == len(tallies) - 1 and batch["first"] == 0:
+                say(f"a batch of every class: {journal.shares(tallies)}")
 
 
 def _stop_if_hopeless(args, request, path: str, tallies, short: Sequence[int]):
