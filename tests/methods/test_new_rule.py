@@ -1,13 +1,11 @@
 """The rule of docs/adding-a-rule.md and the method of docs/adding-a-method.md: a file, a
 line, a block of keys, and they train."""
 
-import pathlib
-import re
 import shutil
 
 from support import fresh_process
+from support.pages import ROOT, blocks
 
-ROOT = pathlib.Path(__file__).parents[2]
 COMMON = "configs/common.py", "    a.rsmatch = "
 BEGIN = """
 import conftest  # four CPU devices, checked shapes
@@ -72,9 +70,9 @@ method.meanteacher.ramp_steps=0: it must be 1 or more
 """
 
 
-def blocks(page):
-    text = (ROOT / "docs" / page).read_text()
-    return re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+def examples(page):
+    page = blocks(ROOT / "docs" / page)
+    return [block.text for block in page if block.language == "python"]
 
 
 def run(program, folder, file, insertions):
@@ -95,7 +93,7 @@ def run(program, folder, file, insertions):
 
 def test_the_rule_of_the_docs_trains_alone_and_below_rsmatch(tmp_path):
     """A copy of the package needs one file, one line and one block of keys more."""
-    rule, line, keys = blocks("adding-a-rule.md")
+    rule, line, keys = examples("adding-a-rule.md")
     assert len(rule.splitlines()) <= 40 and len(line.splitlines()) == 1
     file = "rsmatch_jax/methods/topshare.py", rule
     places = [("rsmatch_jax/methods/rules.py", "    }.items()"), COMMON]
@@ -104,7 +102,7 @@ def test_the_rule_of_the_docs_trains_alone_and_below_rsmatch(tmp_path):
 
 
 def test_the_method_of_the_docs_trains_by_its_formula(tmp_path):
-    method, imported, line, keys = blocks("adding-a-method.md")
+    method, imported, line, keys = examples("adding-a-method.md")
     assert len(method.splitlines()) <= 45 and len(line.splitlines()) == 1
     file = "rsmatch_jax/methods/meanteacher.py", method
     catalogue = "rsmatch_jax/methods/catalogue.py"
