@@ -2,8 +2,7 @@
 
     python docs/charts.py
 
-A dot is a run, the line their mean.
-Reads results/digits-mixed.csv, needs no package.
+A dot is a run, the line their mean. Reads results/digits-mixed.csv, needs no package.
 """
 
 import csv
@@ -24,13 +23,14 @@ HEAD = """\
 <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 {height}" role="img" \
 aria-label="{title}">
   <style>
-    text {{ font: 15px system-ui, -apple-system, "Segoe UI", sans-serif; fill: #1b2430; }}
+    text {{ font: 15px system-ui, "Segoe UI", sans-serif; fill: #1b2430; }}
     .small {{ font-size: 13px; fill: #48535f; }}
+    .panel {{ fill: #f7f9fc; stroke: #cfd6de; }}
     .grid {{ stroke: #d9dfe6; }}
     .run {{ fill: #2f6fd0; fill-opacity: 0.55; }}
     .mean {{ stroke: #1b2430; stroke-width: 3; }}
   </style>
-  <rect x="1" y="1" width="898" height="{panel}" rx="12" fill="#f7f9fc" stroke="#cfd6de"/>
+  <rect class="panel" x="1" y="1" width="898" height="{panel}" rx="12"/>
   <text x="24" y="34">{title}</text>
 """
 TITLE = "Digits between two classes: test accuracy in percent, a dot a seed (0 to 4)"
@@ -45,8 +45,9 @@ def drawn() -> str:
     for tick in range(int(LOWEST), int(HIGHEST) + 1):
         x = _x(tick)
         parts.append(
-            f'  <path class="grid" d="M{x:.1f} {TOP}V{bottom}"/>\n  <text class="small" '
-            f'x="{x:.1f}" y="{bottom + 22}" text-anchor="middle">{tick}</text>\n'
+            f'  <path class="grid" d="M{x:.1f} {TOP}V{bottom}"/>\n'
+            f'  <text class="small" x="{x:.1f}" y="{bottom + 22}" '
+            f'text-anchor="middle">{tick}</text>\n'
         )
     for i, (row, name) in enumerate(ROWS.items()):
         values = [

@@ -1,5 +1,5 @@
-"""The rule of docs/adding-a-rule.md and the method of docs/adding-a-method.md: a file, a
-line, a block of keys, and they train."""
+"""The rule of docs/adding-a-rule.md and the method of docs/adding-a-method.md train,
+each with a file, a line and a block of keys."""
 
 import shutil
 

@@ -1,8 +1,6 @@
 """A user's encoder: that of docs/own-encoder.md trains and is opened again; one that
 does not keep to the signature is refused."""
 
-import pathlib
-import re
 import sys
 
 import jax
