@@ -14,7 +14,6 @@ from support.pages import PAGES, ROOT, blocks, name
 SHELL = ("sh", "console")
 LANGUAGES = (*SHELL, "python", "bibtex", "text")
 REASONS = ("long", "gpu", "machines", "download", "install")
-PLAN = "--plan"
 SHORT = " ".join(
     f"--config.{key}"
     for key in (
@@ -36,7 +35,7 @@ BLOCKS = [block for page in PAGES for block in blocks(page)]
 RUN = [
     page
     for page in PAGES
-    if any(b.mark.split()[:1] in (["run"], ["short"], ["plan"]) for b in blocks(page))
+    if any(block.mark in ("run", "short") for block in blocks(page))
 ]
 
 
@@ -83,16 +82,16 @@ def prepared(tmp_path_factory):
 def test_blocks_run(page, prepared, tmp_path):
     place = shutil.copytree(prepared, tmp_path / "place", symlinks=True)
     for block in blocks(page):
-        how, *rest = block.mark.split() or [""]
-        added = {"short": SHORT, "plan": PLAN, "run": ""}
+        how, _, rest = block.mark.partition(" ")
         try:
             if how == "file":
-                (place / rest[0]).write_text(block.text)
-            elif how in added and block.language == "python":
+                (place / rest).write_text(block.text)
+            elif how in ("run", "short") and block.language == "python":
                 run(place, sys.executable, "-c", block.text)
-            elif how in added:
+            elif how in ("run", "short"):
                 script = f"set -euo pipefail\n{block.shell}"
-                run(place, "bash", "-c", script, ADDED_TO_TRAINING=added[how])
+                added = SHORT if how == "short" else ""
+                run(place, "bash", "-c", script, ADDED_TO_TRAINING=added)
         except AssertionError as e:
             raise AssertionError(f"{block}: {e}") from None
 
@@ -114,13 +113,12 @@ def test_every_block_has_a_test(block):
     elif how == "file":
         assert rest, block
     else:
-        assert how in ("run", "short", "plan") and not rest, f"{block}: {block.mark!r}"
-    # A block with --config flags of a method that only an example adds has its test.
+        assert block.mark in ("run", "short"), f"{block}: {block.mark!r}"
     if block.language in SHELL and how != "by":
-        written = {b.mark.split()[1] for b in blocks(block.page) if "file " in b.mark}
+        written = [b.mark for b in blocks(block.page) if b.mark.startswith("file ")]
         text = block.shell
-        for file in written:  # is there once the page's blocks run
-            text = text.replace(f"--config={file}", "--config=digits")
+        for mark in written:  # a config that is there once the page's blocks run
+            text = text.replace(f"={mark.removeprefix('file ')}", "=digits")
         command_lines.check(text)
 
 
