@@ -78,7 +78,7 @@ test-browser: .venv/installed-browser
 # the sources. Then every link, block of code and key in them.
 docs: .venv/installed-dev .venv-docs/installed
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
-	BUILT_SITE=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/docs
+	BUILT_SITE=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/docs
 
 .venv-docs/installed: requirements-docs.txt
 	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
