@@ -58,7 +58,7 @@ def run(place, *command, **environ):
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def prepared(tmp_path_factory):
     """What the pages say a reader has: pictures and the demo's run."""
     place = tmp_path_factory.mktemp("docs")
