@@ -3,7 +3,7 @@ BIN = .venv/bin
 
 PIP = -m pip install --quiet --disable-pip-version-check
 
-.PHONY: .venv demo lint test test-bench test-browser test-compiled test-faults \
+.PHONY: .venv demo docs lint test test-bench test-browser test-compiled test-faults \
   test-package test-synthesis test-torch smoke smoke-run
 
 .venv: .venv/installed
@@ -45,7 +45,7 @@ lint: .venv/installed-dev
 EXACT = tests/augment/test_views.py tests/augment/test_augment_ops.py
 
 # Folders with another target.
-APART = bench browser compiled faults package synthesis
+APART = bench browser compiled docs faults package synthesis
 
 # Three at a time on two cores: some tests wait for other processes.
 test: .venv/installed-dev
@@ -72,6 +72,17 @@ test-browser: .venv/installed-browser
 
 .venv/installed-browser: .venv/installed-dev requirements-browser.txt
 	$(BIN)/python $(PIP) -r requirements-browser.txt
+	touch $@
+
+# The pages, strictly, into build/site, in an environment without JAX: their makers read
+# the sources. Then every link, block of code and key in them.
+docs: .venv/installed-dev .venv-docs/installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+	BUILT_SITE=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/docs
+
+.venv-docs/installed: requirements-docs.txt
+	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python $(PIP) -r requirements-docs.txt
 	touch $@
 
 # The makers of pools, in an environment with PyTorch. The tests last passed with this

@@ -1,7 +1,6 @@
-"""The package from Python, and the README's examples verbatim."""
+"""The package from Python, and the examples of docs/using-a-model.md verbatim."""
 
 import ast
-import pathlib
 import subprocess
 import sys
 import textwrap
@@ -11,25 +10,22 @@ import pytest
 from PIL import Image
 from support import workdirs
 from support.helpers import BLOCKS
+from support.pages import ROOT, blocks
 
 import rsmatch_jax
 from rsmatch_jax import errors, export
 from rsmatch_jax.deploy import frozen
 
-ROOT = pathlib.Path(__file__).parent.parent
-
 
 def examples():
-    """The Python blocks of the README's section."""
-    text = (ROOT / "README.md").read_text()
-    section = text.split("\n## Use a trained model\n")[1].split("\n## ")[0]
-    blocks = section.split("```python\n")[1:]
-    return [block.split("```")[0] for block in blocks]
+    """The page's Python blocks."""
+    page = blocks(ROOT / "docs" / "using-a-model.md")
+    return [block.text for block in page if block.language == "python"]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A working directory as the README has it."""
+    """A working directory as the page has it."""
     root = tmp_path_factory.mktemp("library")
     workdirs.make(root / "runs" / "demo", steps=(3, 7), **BLOCKS)
     for name, shape in (("scan.png", (8, 8)), ("photo.jpg", (40, 60, 3))):
@@ -54,7 +50,7 @@ def run(program, folder, blocked=()):
     )
 
 
-def test_the_readmes_example_of_the_library_runs(place):
+def test_the_example_of_the_library_runs(place):
     library, _ = examples()
     done = run(library + "\nprint(features.shape, images.shape)", place)
     assert done.returncode == 0, done.stderr
@@ -81,7 +77,7 @@ BLOCKED = (
 )
 
 
-def test_the_readmes_example_of_an_exported_file_needs_jax_and_flatbuffers(place):
+def test_the_example_of_an_exported_file_needs_jax_and_flatbuffers(place):
     _, example = examples()
     imported = {
         name.name.split(".")[0]

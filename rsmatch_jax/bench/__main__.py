@@ -22,7 +22,8 @@ start: the time to compile at the first and at the second start.
 invariants: no late compilation, no loops on a CPU, four devices equal one.
 correct: one step of every method beside the CPU's, and the bits of a run.
 compiled: counts the step's program for a GPU or TPU that need not be there.
-records: writes the README's tables from benchmarks/*.json; measures nothing.
+records: writes the tables of docs/performance.md from benchmarks/*.json; measures
+  nothing.
 
 The preset sets the sizes and follows the device by default: for most benches cpu has 4
 labelled + 28 unlabelled images, and gpu the config's batch in bfloat16. Overrides take
@@ -40,7 +41,7 @@ from rsmatch_jax.bench import (
     first,
     other_device,
     predict,
-    readme_tables,
+    record_tables,
     suite,
 )
 from rsmatch_jax.errors import RequestError, exit_code
@@ -53,7 +54,7 @@ BENCHES = {
     },
     "first": first.main,
     other_device.NAME: other_device.main,
-    "records": readme_tables.main,
+    "records": record_tables.main,
 }
 GO_ON = "nothing was written; start it again"
 

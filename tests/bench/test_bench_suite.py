@@ -1,4 +1,4 @@
-"""The suite of benches, its processes, and the README's tables."""
+"""The suite of benches, its processes, and the page's tables."""
 
 import json
 import os
@@ -15,7 +15,7 @@ import pytest
 
 from rsmatch_jax import files
 from rsmatch_jax.bench import __main__ as bench
-from rsmatch_jax.bench import readme_tables, suite
+from rsmatch_jax.bench import record_tables, suite
 from rsmatch_jax.bench.harness import child, command_line
 from rsmatch_jax.runtime import child as processes
 
@@ -195,10 +195,10 @@ def test_figures_of_several_parts():
 
 @pytest.fixture
 def folder(tmp_path):
-    """benchmarks/ with two runs, and a README with the marks."""
+    """benchmarks/ with two runs, and a page with the marks."""
     (tmp_path / "benchmarks").mkdir()
-    (tmp_path / "README.md").write_text(
-        f"before\n{readme_tables.BEGIN}\nold\n{readme_tables.END}\nafter\n"
+    (tmp_path / "page.md").write_text(
+        f"before\n{record_tables.BEGIN}\nold\n{record_tables.END}\nafter\n"
     )
     for name, value in (("a", 2.0), ("b", 5.0)):
         content = document(C5=value)
@@ -209,11 +209,11 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_the_readme_gets_its_tables(folder, capsys):
-    readme = folder / "README.md"
-    flags = [f"--folder={folder}/benchmarks", f"--readme={readme}"]
+def test_the_page_gets_its_tables(folder, capsys):
+    page = folder / "page.md"
+    flags = [f"--folder={folder}/benchmarks", f"--page={page}"]
     assert bench.main(["records", *flags]) == 0
-    text = readme.read_text()
+    text = page.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n")
     assert "old" not in text
     cells = {
@@ -227,7 +227,7 @@ def test_the_readme_gets_its_tables(folder, capsys):
     assert set(cells) >= set(suite.limits())
     assert "2 cores of Abacus, jax 1.0" in text and "`python -m b`" in text
     assert bench.main(["records", *flags]) == 0
-    assert readme.read_text() == text, "a second time changes something"
+    assert page.read_text() == text, "a second time changes something"
 
     # A GPU's file fills the GPU's table alone, even with figures that both have.
     gpu = document(G1=150.0, memory_host_mb=1500.0)
@@ -235,7 +235,7 @@ def test_the_readme_gets_its_tables(folder, capsys):
     gpu["device"]["load"] = 1.0
     files.write_json(str(folder / "benchmarks" / "c.json"), gpu)
     assert bench.main(["records", *flags]) == 0
-    on_cpu, on_gpu = readme.read_text().split("**On a GPU**")
+    on_cpu, on_gpu = page.read_text().split("**On a GPU**")
     assert "1,500" in on_gpu and "1,500" not in on_cpu
     assert re.search(r"G1 .* 150 ", on_gpu) and "5.00 (1.00" in on_cpu
     assert "step_flexmatch" in on_gpu and "step_flexmatch" in on_cpu
@@ -271,7 +271,7 @@ def test_compiled_programs_get_a_column_and_a_table(folder):
     content = {"bench": "compiled", "command": "python -m d", "programs": programs}
     content["versions"] = {"jax": "1.0"}
     files.write_json(str(folder / "benchmarks" / "d.json"), content)
-    text = readme_tables.write(f"{folder}/benchmarks", f"{folder}/README.md")
+    text = record_tables.write(f"{folder}/benchmarks", f"{folder}/page.md")
     on_cpu, on_gpu = text.split("**On a GPU**")
     assert "compiled for" not in on_cpu
     cells = {
@@ -301,25 +301,23 @@ def test_compiled_programs_get_a_column_and_a_table(folder):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda f: (f / "README.md").write_text("nothing"), "lacks the lines"),
-        (lambda f: (f / "README.md").unlink(), "cannot be read"),
+        (lambda f: (f / "page.md").write_text("nothing"), "lacks the lines"),
+        (lambda f: (f / "page.md").unlink(), "cannot be read"),
         (lambda f: (f / "benchmarks/a.json").write_text("{"), "a.json cannot be read"),
         (lambda f: (f / "benchmarks/a.json").write_text("{}"), "it lacks command"),
     ],
 )
 def test_what_is_no_record_is_named(folder, damage, words, capsys):
     damage(folder)
-    flags = [f"--folder={folder}/benchmarks", f"--readme={folder}/README.md"]
+    flags = [f"--folder={folder}/benchmarks", f"--page={folder}/page.md"]
     assert bench.main(["records", *flags]) == 2
     assert words in capsys.readouterr().err
 
 
-def test_the_readme_has_the_tables_of_the_files():
+def test_the_page_has_the_tables_of_the_files():
     """If not, run `python -m rsmatch_jax.bench records`."""
-    readme = ROOT / "README.md"
-    assert (
-        readme_tables.write(str(ROOT / "benchmarks"), str(readme)) == readme.read_text()
-    )
+    page = ROOT / "docs/performance.md"
+    assert record_tables.write(str(ROOT / "benchmarks"), str(page)) == page.read_text()
 
 
 def test_flags_are_left_out_with_their_values():

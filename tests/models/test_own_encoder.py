@@ -1,8 +1,6 @@
 """A user's encoder: that of docs/own-encoder.md trains and is opened again; one that
 does not keep to the signature is refused."""
 
-import pathlib
-import re
 import sys
 
 import jax
@@ -11,6 +9,7 @@ import pytest
 from PIL import Image
 from support import runs, workdirs
 from support.helpers import batches, build, config, train
+from support.pages import ROOT, blocks
 
 import rsmatch_jax
 from rsmatch_jax import evaluate, export, predict
@@ -23,9 +22,8 @@ from rsmatch_jax.models import networks
 from rsmatch_jax.report import __main__ as report
 from rsmatch_jax.runs import workdir
 
-ROOT = pathlib.Path(__file__).parents[2]
-TEXT = (ROOT / "docs" / "own-encoder.md").read_text()
-(EXAMPLE,) = re.findall(r"^```python\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+PAGE = blocks(ROOT / "docs" / "own-encoder.md")
+(EXAMPLE,) = (block.text for block in PAGE if block.language == "python")
 SMALL = {"model.classifier": "mynets:Small", "method.name": "fixmatch"}
 
 

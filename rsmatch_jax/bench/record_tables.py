@@ -1,8 +1,9 @@
-"""The README's tables of speed, made from the JSON files in benchmarks/.
+"""The tables of docs/performance.md, made from the JSON files in benchmarks/.
 
-    python -m rsmatch_jax.bench records [--folder=benchmarks] [--readme=README.md]
+    python -m rsmatch_jax.bench records [--folder=benchmarks]
+        [--page=docs/performance.md]
 
-Replaces the text between two marks in the README. A figure that no file holds reads
+Replaces the text between two marks in the page. A figure that no file holds reads
 "not yet measured".
 """
 
@@ -31,28 +32,28 @@ Documents = Mapping[str, Mapping[str, Any]]
 
 
 def main(argv: Sequence[str]):
-    """Writes the tables into the README."""
+    """Writes the tables into the page."""
     parser = terminal.Parser("bench records", __doc__)
-    for flag, name in (("--folder", "benchmarks"), ("--readme", "README.md")):
+    for flag, name in (("--folder", "benchmarks"), ("--page", "docs/performance.md")):
         parser.add_argument(flag, default=os.path.join(config_file.ROOT, name))
     args = parser.parse_args(argv)
-    text = write(args.folder, args.readme)
-    files.write_text(args.readme, text)
-    terminal.say(f"written: {args.readme}")
+    text = write(args.folder, args.page)
+    files.write_text(args.page, text)
+    terminal.say(f"written: {args.page}")
 
 
-def write(folder: str, readme: str) -> str:
-    """The README's text with the tables of a folder's files."""
+def write(folder: str, page: str) -> str:
+    """The page's text with the tables of a folder's files."""
     try:
-        with open(readme, encoding="utf-8") as f:
+        with open(page, encoding="utf-8") as f:
             text = f.read()
     except OSError as e:
-        raise RequestError(f"--readme={readme} cannot be read ({e.strerror})") from None
+        raise RequestError(f"--page={page} cannot be read ({e.strerror})") from None
     tables = "\n\n".join([BEGIN, *paragraphs(read(folder)), END])
     between = f"{re.escape(BEGIN)}.*?{re.escape(END)}"
     text, count = re.subn(between, lambda _: tables, text, flags=re.DOTALL)
     if count != 1:
-        raise RequestError(f"--readme={readme} lacks the lines {BEGIN!r} and {END!r}")
+        raise RequestError(f"--page={page} lacks the lines {BEGIN!r} and {END!r}")
     return text
 
 
@@ -101,13 +102,13 @@ def paragraphs(documents: Documents) -> Iterator[str]:
             yield from method_table(document)
     for name, document in documents.items():
         yield (
-            f"[benchmarks/{name}](benchmarks/{name}): {machine(document)}, jax "
+            f"[benchmarks/{name}](../benchmarks/{name}): {machine(document)}, jax "
             f"{document['versions']['jax']}, load {document['device']['load']:.1f} at "
             f"the start; `{document['command']}`."
         )
     for name, document in compiled.items():
         yield (
-            f"[benchmarks/{name}](benchmarks/{name}): compiled, not run, jax "
+            f"[benchmarks/{name}](../benchmarks/{name}): compiled, not run, jax "
             f"{document['versions']['jax']}; `{document['command']}`."
         )
 
