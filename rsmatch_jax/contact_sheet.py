@@ -95,6 +95,12 @@ def draw(
     return sheet
 
 
+def dark_twin(path: str) -> str:
+    """Returns the path of the same picture for dark pages: queue.dark.png."""
+    stem, extension = os.path.splitext(path)
+    return f"{stem}.dark{extension}"
+
+
 def swatch(colour: str) -> np.ndarray:
     """Returns a square of one colour for a legend."""
     return np.asarray(Image.new("RGB", (_SWATCH, _SWATCH), colour))

@@ -94,13 +94,13 @@ def write_sweep(base, more=None, leave_out=()):
 
 
 def printed(capsys):
-    """{(row, what): texts of the columns} of the Markdown on the terminal."""
+    """{(row, figure): texts of the columns} of the Markdown on the terminal."""
     table, row = {}, ""
     for line in capsys.readouterr().out.splitlines():
         if line.startswith("|") and "---" not in line:
-            name, what, *cells = (c.strip() for c in line.strip("|").split("|"))
+            name, figure, *cells = (c.strip() for c in line.strip("|").split("|"))
             row = name or row
-            table[row, what] = cells
+            table[row, figure.removesuffix(", %")] = cells
     return table
 
 
@@ -126,7 +126,8 @@ def test_table_of_a_sweep(tmp_path, capsys):
     assert table["RSMatch", "detector, plain"] == ["85.00 ± 5.00"]
     assert table["RSMatch", "detector, paper"] == ["99.11"]
     assert ("FixMatch", "detector") not in table
-    assert ("FixMatch", "runs") not in table  # nothing is missing
+    assert table["FixMatch", "finished runs"] == ["3"]
+    assert table["setting", "figure"] == ["r = 0.5"]
 
 
 def test_missing_unfinished_and_broken_runs_are_counted(tmp_path, capsys):
@@ -138,8 +139,8 @@ def test_missing_unfinished_and_broken_runs_are_counted(tmp_path, capsys):
     assert report.main([str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "| 91.00 (+1.00)" in out  # the unfinished one does not count
-    assert "1 unfinished, 1 missing" in out
-    assert "1 broken" in out
+    assert "1 (1 unfinished, 1 missing)" in out
+    assert "2 (1 broken)" in out
     assert "running at step 10 of 20, not in the figures" in out
     assert f"{rsmatch.folder()}/seed0 is broken" in out
 
@@ -278,11 +279,9 @@ def test_plain_runs_are_gathered_by_setting(tmp_path, capsys):
     write_run(tmp_path / "c", {**shorter, "seed": 0}, 0.4)
     assert report.main([str(tmp_path)]) == 0
     captured = capsys.readouterr().out
-    rows = re.findall(r"\| (fixmatch on \S+ \S+) +\| best +\| (.*?) +\|", captured)
-    assert rows == [
-        ("fixmatch on cifar10 train.num_steps=20", "55.00 ± 7.07 †"),
-        ("fixmatch on cifar10 train.num_steps=10", "40.00 †"),
-    ]
+    rows = re.findall(r"\| (\S+) +\| best, % +\| (.*?) +\|", captured)
+    assert rows == [("fixmatch", "55.00 ± 7.07 †"), ("num_steps=10", "40.00 †")]
+    assert "Where a row says nothing else: train.num_steps=20." in captured
     assert captured.count("92.28 ± 0.4") == 2
     assert "train.num_steps 20 instead of 1048576" in captured
     assert "b again: another run of the same setting and seed (1)" in captured
@@ -310,7 +309,7 @@ def test_validation_and_pools_of_plain_runs_are_said(tmp_path, capsys):
     assert report.main([str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "where a run has them, else on the test set" in out
-    assert "data.synthetic_pool=a" in out and "data.synthetic_pool=b" in out
+    assert "data.synthetic_pool=a" in out and "| synthetic_pool=b " in out
 
 
 def test_a_sweep_that_has_only_begun(tmp_path, capsys):
