@@ -68,11 +68,12 @@ def of_table(table: Table) -> list[Chart | None]:
     several = len(table.columns) > 1
     for column in table.columns:
         title = f"Test accuracy, {column}" if several else "Test accuracy"
-        cells = [c for c in table.cells if c.column == column]
+        cells = [c for c in table.cells if c.column == column and c.runs]
         lines = [mean_line(c.row, c.runs, ACCURACY) for c in cells]
         charts.append(chart(title, lines))
     for title, key in COMPARED.items():
-        lines = [mean_line(table.place(c), c.runs, key) for c in table.cells]
+        cells = [c for c in table.cells if c.runs]
+        lines = [mean_line(table.place(c), c.runs, key) for c in cells]
         charts.append(chart(title, lines))
     return charts
 
@@ -110,7 +111,8 @@ def of_differences(table: Table) -> Chart | None:
     axes |= {"scattermode": "group", "scattergap": 0.5}
     title = f"Difference to {table.baseline}, {CONFIDENCE:.0%} intervals"
     figure.update_layout(**axes)
-    lines = sum(_wrapped(row).count("<br>") + 1.4 for row in table.rows)
+    drawn = {row for trace in figure.data for row in trace.y}
+    lines = sum(row.count("<br>") + 1.4 for row in drawn)
     height = 90 + round(15 * lines * max(1, len(legend) / 2))
     return from_figure(title, figure, legend if len(legend) > 1 else (), height)
 
@@ -210,6 +212,7 @@ def heat_map(
     axes["hovermode"] = "closest"
     axes["margin"] |= {"t": 48}
     axes["xaxis"] |= {"type": "category", "showgrid": False, "tickangle": 0}
+    axes["xaxis"]["title"]["standoff"] = 8
     axes["yaxis"] |= {
         "type": "category",
         "autorange": "reversed",
@@ -240,6 +243,8 @@ def layout(x: str, unit: str) -> dict[str, Any]:
     """Returns a figure's layout; x: title of its axis, unit: of the values. The page
     draws the legend, because plotly cuts off what does not fit."""
     axis = {"gridcolor": "rgba(128,128,128,0.25)", "zeroline": False}
+    # Ticks without colour keep the numbers of the two axes apart.
+    axis |= {"ticks": "outside", "ticklen": 5, "tickcolor": "rgba(0,0,0,0)"}
     return {
         "showlegend": False,
         "hovermode": "x unified",

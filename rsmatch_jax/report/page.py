@@ -42,8 +42,7 @@ def write(path: str, tables: Sequence[Table], detailed: Sequence[Run] = ()):
     page = templates.filled(
         __file__,
         "page.html.jinja",
-        title=tables[0].title if len(tables) == 1 else "Report",
-        title_of_tab=" · ".join(table.title for table in tables),
+        title=" · ".join(table.title for table in tables),
         written=f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
         version=version.__version__,
         script=curves.script() if runs or any(s["charts"] for s in sections) else None,

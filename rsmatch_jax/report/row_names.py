@@ -44,7 +44,10 @@ def of_settings(settings: Sequence[Setting]) -> tuple[list[str], str | None]:
         for key, value in keys.items():
             usual.setdefault(key, set()).add(value)
     texts = [f"{k}={v.pop()}" for k, v in sorted(usual.items()) if len(v) == 1]
-    return names, f"Where a row says nothing else: {', '.join(texts)}." if texts else None
+    return (
+        names,
+        f"Where a row says nothing else: {', '.join(texts)}." if texts else None,
+    )
 
 
 def _changed(

@@ -54,9 +54,7 @@ BY_CLASS = {
 }
 
 
-def of_classifier(
-    lines: Lines, elsewhere: Collection[str] = ()
-) -> list[Chart | None]:
+def of_classifier(lines: Lines, elsewhere: Collection[str] = ()) -> list[Chart | None]:
     """Returns charts of test figures, pseudo-labels and calibration; elsewhere: keys of
     metrics.jsonl that the page draws in another chart."""
     charts = [

@@ -42,9 +42,8 @@ GRADCAM, TSNE = "gradcam.png", "tsne.png"
 PICTURES = {
     workdir.QUEUE_PICTURE: Picture(
         "What the queue holds",
-        "The images that the detector learns as synthetic, a row per class. A solid "
-        "orange frame is a synthetic image, a dashed blue one a real image taken for "
-        "synthetic, a dotted grey one an image of unknown origin.",
+        "The images that the detector learns as synthetic, a row per class. The frames "
+        "tell the true origin, as the legend says; a real image is a mistake.",
     ),
     GRADCAM: Picture(
         "What the networks look at",
@@ -60,8 +59,8 @@ PICTURES = {
         "t-SNE of each network's features: images lie close together if the network "
         "sees them alike. A colour and a name are a class, a dot is a real image, a "
         "triangle a synthetic one. The table says how well a linear probe of these "
-        "features separates real from synthetic (50 % is chance), and how far a class's "
-        "real centroid lies from its synthetic one, in distances between classes.",
+        "features separates real from synthetic (50 % is chance), and how far the real "
+        "centroid of a class lies from its synthetic one, in distances between classes.",
         "tsne",
     ),
 }
@@ -80,7 +79,7 @@ def section(run: Run, elsewhere: Collection[str] = ()) -> dict[str, Any]:
     groups = {
         "Classifier": run_curves.of_classifier(lines, elsewhere),
         "Detector and queue": run_curves.of_detector(lines, classes, elsewhere),
-        "Losses": run_curves.of_losses(lines),
+        "Losses and gradients": run_curves.of_losses(lines),
     }
     pairs = [
         (classes[truth], classes[predicted], f"{count} of {total}")
@@ -231,7 +230,7 @@ def _tile(m: mistakes.Mistakes, i: int, classes: Sequence[str]) -> dict[str, str
         truth = classes[m.labels[i]]
     if m.of[i] == mistakes.DETECTOR:
         where = f"unlabelled image {m.index[i]}, {m.origin[i]}"
-        caption = f"{truth}, {score} synthetic"
+        caption = f"{truth}: {score} synthetic"
     else:
         where = f"test image {m.index[i]}"
         caption = f"{truth} taken for {classes[m.predicted[i]]}, {score} sure"

@@ -189,7 +189,9 @@ def without_empty(
 ) -> tuple[list[str], list[list[str]]]:
     """Returns a table without the columns that hold no figure; the first one stays."""
     kept = [
-        i for i in range(len(head)) if not i or any(line[i] not in EMPTY for line in lines)
+        i
+        for i in range(len(head))
+        if not i or any(line[i] not in EMPTY for line in lines)
     ]
     return [head[i] for i in kept], [[line[i] for i in kept] for line in lines]
 
