@@ -60,7 +60,7 @@ PICTURES = {
         "sees them alike. A colour and a name are a class, a dot is a real image, a "
         "triangle a synthetic one. The table says how well a linear probe of these "
         "features separates real from synthetic (50 % is chance), and how far the real "
-        "centroid of a class lies from its synthetic one, in distances between classes.",
+        "centroid of a class lies from its synthetic one, in distances of classes.",
         "tsne",
     ),
 }
