@@ -40,6 +40,12 @@ def _coloured(grey: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return np.rint(255 * mixed).astype(np.uint8)
 
 
+def legend_bar() -> np.ndarray:
+    """Returns uint8 [h, w, 3] with every colour of a map, of any height and grey."""
+    heat, grey = np.meshgrid(np.linspace(0, 1, BAR[0]), np.linspace(0, 1, BAR[1]))
+    return _coloured(grey, heat)
+
+
 def draw(
     chosen: Chosen,
     shown: Mapping[str, Maps],
@@ -64,9 +70,7 @@ def draw(
         [group(i) for i in range(first, min(first + COLUMNS, count))]
         for first in range(0, count, COLUMNS)
     ]
-    # Every colour of a map: of each grey, and of each height.
-    heat, grey = np.meshgrid(np.linspace(0, 1, BAR[0]), np.linspace(0, 1, BAR[1]))
-    options = {"border": 1, "legend": [(_coloured(grey, heat), KEY)], "theme": theme}
+    options = {"border": 1, "legend": [(legend_bar(), KEY)], "theme": theme}
     sheet = contact_sheet.draw(title, rows, sides=SIDES, **options)
     return contact_sheet.to_png(sheet)
 
