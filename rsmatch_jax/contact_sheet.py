@@ -130,20 +130,18 @@ def write(path: str, drawn: Callable[[Theme], Image.Image]) -> Image.Image:
     return sheet
 
 
-def swatch(colour: str, stripes: int = 0, theme: Theme = LIGHT) -> np.ndarray:
+def swatch(colour: str, stripes: int = 0) -> np.ndarray:
     """Returns a square for a legend, coloured as a tile's frame."""
-    return np.asarray(_pattern((_SWATCH, _SWATCH), colour, stripes, theme))
+    return np.asarray(_pattern((_SWATCH, _SWATCH), colour, stripes))
 
 
-def _pattern(
-    size: tuple[int, int], colour: str, stripes: int, theme: Theme
-) -> Image.Image:
-    """An even picture, or one with slanting stripes; size: (width, height)."""
+def _pattern(size: tuple[int, int], colour: str, stripes: int) -> Image.Image:
+    """An even picture, or one with slanting white stripes; size: (width, height)."""
     pattern = Image.new("RGB", size, colour)
     if stripes:
         x, y = np.indices(size)
         gaps = ((x + y) // stripes % 2).T.astype(bool)
-        pattern.paste(theme.paper, mask=Image.fromarray(gaps))
+        pattern.paste("white", mask=Image.fromarray(gaps))
     return pattern
 
 
@@ -225,7 +223,7 @@ def _put(
         return
     if border:
         outer = width + 2 * border, height + 2 * border
-        sheet.paste(_pattern(outer, tile.frame, tile.stripes, theme), box)
+        sheet.paste(_pattern(outer, tile.frame, tile.stripes), box)
     sheet.paste(resized(tile.picture, height, width), (x + border, y + border))
     style = font(_FONT, "-Bold" if tile.is_marked else "")
     text = shortened(tile.caption, width, style)

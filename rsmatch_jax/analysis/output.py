@@ -22,8 +22,8 @@ def open_run(args: argparse.Namespace, name: str) -> tuple[saved.Saved, str]:
     out = args.out or os.path.join(args.workdir, name)
     workdir.check_out(out, args.workdir, _SUFFIX)
     try:
-        for beside in (contact_sheet.dark_twin(out), _beside(out)):
-            workdir.check_out(beside, args.workdir)
+        workdir.check_out(contact_sheet.dark_twin(out), args.workdir, _SUFFIX)
+        workdir.check_out(_beside(out), args.workdir)
     except RequestError as e:
         raise RequestError(f"--out={out} has files beside it: {e}") from None
     return run, out

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from rsmatch_jax import contact_sheet
-from rsmatch_jax.contact_sheet import Group, Theme, Tile
+from rsmatch_jax.contact_sheet import Group, Tile
 from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.data.rs_ssl import Task
 from rsmatch_jax.methods.csqueue import CSQueue
@@ -55,16 +55,17 @@ def draw_queue(path: str, queue: CSQueue, task: Task, title: str) -> np.ndarray:
     least = _WIDTH // columns - contact_sheet.GAP - 2 * _BORDER
     sides = min(max(least, _SIDES[0]), _SIDES[1]), _SIDES[1]
 
-    def drawn(theme: Theme):
-        legend = [
-            (contact_sheet.swatch(colour, STRIPES[colour], theme), meaning)
-            for colour, meaning in meanings.items()
-            if colour in frames.values()
-        ]
-        options = {"sides": sides, "border": _BORDER, "legend": legend, "theme": theme}
-        return contact_sheet.draw(title, rows, names, **options)
-
-    return np.asarray(contact_sheet.write(path, drawn))
+    legend = [
+        (contact_sheet.swatch(colour, STRIPES[colour]), meaning)
+        for colour, meaning in meanings.items()
+        if colour in frames.values()
+    ]
+    options = {"sides": sides, "border": _BORDER, "legend": legend}
+    sheet = contact_sheet.write(
+        path,
+        lambda theme: contact_sheet.draw(title, rows, names, theme=theme, **options),
+    )
+    return np.asarray(sheet)
 
 
 def _tile(image: np.ndarray, frame: str | None) -> Tile | None:
