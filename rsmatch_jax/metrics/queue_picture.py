@@ -11,10 +11,10 @@ from rsmatch_jax.data.rs_ssl import Task
 from rsmatch_jax.methods.csqueue import CSQueue
 from rsmatch_jax.metrics import scores, verdicts
 
-# Frame colours; a frame of stripes is for readers without colour vision.
+# Frames as of verdicts: what is unknown is like what is unsure.
 REAL, SYNTHETIC = verdicts.COLOURS[verdicts.REAL], verdicts.COLOURS[verdicts.SYNTHETIC]
 UNKNOWN = verdicts.COLOURS[verdicts.UNSURE]
-STRIPES = {SYNTHETIC: 0, REAL: 4, UNKNOWN: 2}  # pixels
+STRIPES = {colour: verdicts.STRIPES[v] for v, colour in verdicts.COLOURS.items()}
 _WIDTH = 1160  # pixels of a row, if its tiles can have that size
 _SIDES = (32, 96)  # least and most pixels of a tile's side
 _BORDER = 3  # pixels

@@ -46,7 +46,10 @@ def draw(
     title = f"{len(rows):,} unlabelled pictures by {by}; 1 = synthetic"
     texts = {key: text for key, _, text in verdicts.figures(summary)}
     legend = [
-        (contact_sheet.swatch(colour), f"{verdict} {texts[f'verdicts.{verdict}']}")
+        (
+            contact_sheet.swatch(colour, verdicts.STRIPES[verdict]),
+            f"{verdict} {texts[f'verdicts.{verdict}']}",
+        )
         for verdict, colour in verdicts.COLOURS.items()
         if f"verdicts.{verdict}" in texts
     ]
@@ -59,4 +62,5 @@ def draw(
 
 def _tile(row: Row, picture: np.ndarray) -> Tile:
     frame = verdicts.COLOURS.get(row.verdict or "", contact_sheet.GREY)
-    return Tile(picture, f"{row.score:.3f}", frame)
+    stripes = verdicts.STRIPES.get(row.verdict or "", 0)
+    return Tile(picture, f"{row.score:.3f}", frame, stripes)

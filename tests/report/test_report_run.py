@@ -268,16 +268,16 @@ def test_classes_over_steps_are_a_heat_map():
     charts = [c for c in run_curves.of_detector(lines, ["cat", "dog"]) if c]
     (chart,) = charts
     assert chart.title == "Queue purity by class" and '"type":"heatmap"' in chart.html
-    values = {
-        key: json.loads(re.search(rf'"{key}":(\[+.*?\]+)', chart.html)[1])
-        for key in ("x", "y", "z")
-    }
+    values = {}
+    for key in ("x", "y", "z"):
+        begin = chart.html.index(f'"{key}":[') + 4
+        values[key], _ = json.JSONDecoder().raw_decode(chart.html[begin:])
     assert values == {
         "x": ["5", "10"],
         "y": ["cat", "dog"],
         "z": [[50.0, 100.0], [None, 25.0]],
     }
-    assert '"zmin":20' in chart.html and "Cividis" not in chart.title
+    assert '"zmin":20' in chart.html
 
 
 def test_a_run_beside_others_has_its_curves_once(folder):
