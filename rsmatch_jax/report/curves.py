@@ -83,7 +83,7 @@ def of_differences(table: Table) -> Chart | None:
     without a baseline or pairs. Of the last four evaluations, or of the best one where
     runs have fewer."""
     name = names.LATE if any(c.stat(names.LATE) for c in table.cells) else "best"
-    figure, legend = go.Figure(), []
+    figure, legend, drawn = go.Figure(), [], set()
     for i, column in enumerate(table.columns):
         cells = [cell for cell in table.cells if cell.column == column]
         made = [(cell.row, table.difference(cell, name)) for cell in cells]
@@ -94,6 +94,7 @@ def of_differences(table: Table) -> Chart | None:
             figure.add_scatter(
                 x=means,
                 y=[_wrapped(row) for row in rows],
+                orientation="h",  # which `scattermode` groups along y
                 error_x={"array": [half or 0 for half in halves]},
                 name=column,
                 mode="markers",
@@ -101,6 +102,7 @@ def of_differences(table: Table) -> Chart | None:
                 hovertemplate="%{y}: %{x:+.2f} ± %{error_x.array:.2f}<extra></extra>",
             )
             legend.append(Entry(style, column, is_line=False))
+            drawn |= {_wrapped(row) for row in rows}
     if not figure.data:
         return None
     axes = layout("percentage points", "")
@@ -111,7 +113,6 @@ def of_differences(table: Table) -> Chart | None:
     axes |= {"scattermode": "group", "scattergap": 0.5}
     title = f"Difference to {table.baseline}, {CONFIDENCE:.0%} intervals"
     figure.update_layout(**axes)
-    drawn = {row for trace in figure.data for row in trace.y}
     lines = sum(row.count("<br>") + 1.4 for row in drawn)
     height = 90 + round(15 * lines * max(1, len(legend) / 2))
     return from_figure(title, figure, legend if len(legend) > 1 else (), height)
@@ -168,7 +169,7 @@ def chart(title: str, lines: Sequence[Line], unit: str = " %") -> Chart | None:
     if not figure.data:
         return None
     axes = layout("step", unit)
-    if len(figure.data) > FEW:
+    if len(equal) > FEW:
         axes["hovermode"] = "closest"
         figure.update_traces(
             hovertemplate="%{fullData.name}<br>step %{x}: %{y:.2f}%{customdata}"

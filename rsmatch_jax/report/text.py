@@ -8,7 +8,7 @@ from typing import Any
 from rsmatch_jax import files, terminal
 from rsmatch_jax.metrics import names
 from rsmatch_jax.report.collect import Broken, Run
-from rsmatch_jax.report.tables import CONFIDENCE, Cell, Table
+from rsmatch_jax.report.tables import CONFIDENCE, Cell, Stat, Table
 
 MARK = "†"  # at every figure of a reduced cell
 HEAD = "setting", "figure"  # of the two columns before the table's own
@@ -97,7 +97,7 @@ def _figure(table: Table, cell: Cell | None, name: str, difference: bool) -> str
     stat = cell.stat(name)
     if stat is None:
         return EMPTY[1]
-    parts = [_spread(stat.mean, None if stat.std is None else f"{stat.std:.2f}")]
+    parts = [_mean(stat)]
     if difference:
         parts += _bracket(table, cell, name)
     return " ".join(parts + ([MARK] if cell.reduced else []))
@@ -108,6 +108,10 @@ def _paper(table: Table, cell: Cell | None) -> str:
     if not cell or not cell.paper:
         return ""
     return " ".join([_spread(*cell.paper), *_bracket(table, cell, "paper")])
+
+
+def _mean(stat: Stat) -> str:
+    return _spread(stat.mean, None if stat.std is None else f"{stat.std:.2f}")
 
 
 def _spread(mean: float, std: float | str | None) -> str:
@@ -133,13 +137,13 @@ def summary(table: Table) -> list[str]:
     shown = [f"{count} {what}" for what, count in counts.items() if count]
     sentences = [f"Settings: {len(table.rows)}. Runs: {', '.join(shown) or 'none'}."]
     for column in table.columns:
-        cells = [c for c in table.cells if c.column == column and c.stat("best")]
-        if len(cells) < 2:
+        cells = [cell for cell in table.cells if cell.column == column]
+        best = [(c.row, stat) for c in cells if (stat := c.stat("best"))]
+        if len(best) < 2:
             continue
-        highest = max(cells, key=lambda cell: cell.stat("best").mean)
-        stat, where = highest.stat("best"), f" at {column}" * (len(table.columns) > 1)
-        figure = _spread(stat.mean, None if stat.std is None else f"{stat.std:.2f}")
-        sentences.append(f"Highest test accuracy{where}: {highest.row}, {figure} %.")
+        row, highest = max(best, key=lambda pair: pair[1].mean)
+        where = f" at {column}" if len(table.columns) > 1 else ""
+        sentences.append(f"Highest test accuracy{where}: {row}, {_mean(highest)} %.")
     return sentences
 
 
