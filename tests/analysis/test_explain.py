@@ -302,7 +302,8 @@ def test_blend_is_grey_without_heat_and_coloured_with():
 
 
 def test_the_legend_has_every_colour_of_the_maps():
-    """Of images of any brightness: none is further than rounding to the bar's steps."""
+    """Of images of any brightness: none is further than half a step of the bar's 16
+    greys. A bar of one grey would not do."""
     rng = np.random.default_rng(2)
     image = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
     image[:4], image[4:8] = 0, 255
@@ -312,7 +313,7 @@ def test_the_legend_has_every_colour_of_the_maps():
     assert key.shape == (16, 120, 3)
     colours = key.reshape(-1, 3).astype(int)
     distance = np.abs(seen[:, None] - colours).max(-1).min(1)
-    assert distance.max() <= 6
+    assert distance.max() <= 255 / 15 / 2 + 0.5
     one_grey = colours.reshape(16, 120, 3)[8]
     assert np.abs(seen[:, None] - one_grey).max(-1).min(1).max() > 30
 
