@@ -60,7 +60,8 @@ PICTURES = {
         "sees them alike. A colour and a name are a class, a dot is a real image, a "
         "triangle a synthetic one. The table says how well a linear probe of these "
         "features separates real from synthetic (50 % is chance), and how far the real "
-        "centroid of a class lies from its synthetic one, in distances of classes.",
+        "centroid of a class lies from its synthetic one (1 is as far as from the "
+        "centroid of another class).",
         "tsne",
     ),
 }
