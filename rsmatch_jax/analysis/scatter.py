@@ -109,7 +109,7 @@ def _names(
     halo = [patheffects.withStroke(linewidth=2.5, foreground=theme.paper)]
     centred = {"ha": "center", "va": "center"}
     for label, (x, y) in anchors(points, labels).items():
-        text = axes.text(x, y, names[label], parse_math=False, fontsize=9, **centred)
+        text = axes.text(x, y, names[label], parse_math=False, fontsize=11, **centred)
         text.set(path_effects=halo, weight="bold")
 
 
