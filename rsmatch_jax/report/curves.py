@@ -209,11 +209,18 @@ def heat_map(
         },
         hovertemplate="%{y}, step %{x}: %{z:.2f} %<extra></extra>",
     )
-    axes = layout("step", "")
+    axes = layout("", "")
     axes["hovermode"] = "closest"
     axes["margin"] |= {"t": 48}
-    axes["xaxis"] |= {"type": "category", "showgrid": False, "tickangle": 0}
-    axes["xaxis"]["title"]["standoff"] = 8
+    axes["xaxis"] |= {
+        "type": "category",
+        "showgrid": False,
+        "tickangle": 0,
+        "nticks": 6,
+    }
+    # plotly puts an axis's own title over the labels of categories.
+    below = {"xref": "paper", "x": 0.5, "yref": "paper", "y": 0, "yshift": -22}
+    word = {"text": "step", "showarrow": False, "yanchor": "top", **below}
     axes["yaxis"] |= {
         "type": "category",
         "autorange": "reversed",
@@ -221,7 +228,8 @@ def heat_map(
         "automargin": True,
     }
     height = 110 + max(ROW_LEAST, min(ROW_MOST, ROWS // len(rows))) * len(rows)
-    return from_figure(title, figure.update_layout(**axes), height=height)
+    figure.update_layout(**axes, annotations=[word])
+    return from_figure(title, figure, height=height)
 
 
 def from_figure(
