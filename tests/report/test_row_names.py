@@ -48,6 +48,14 @@ def test_methods_and_datasets_are_named_where_they_differ():
     assert names == ["digits", "cifar10"]
 
 
+def test_the_default_is_usual_even_if_it_is_rare():
+    twelve = {"train__candidate_ratio": 12}
+    names, _ = row_names.of_settings(
+        [setting(**twelve), setting(**twelve, train__num_steps=7), setting()]
+    )
+    assert names == ["candidate_ratio=12", "candidate_ratio=12, num_steps=7", "rsmatch"]
+
+
 def test_without_a_default_among_them_the_most_frequent_value_is_usual():
     steps = [
         setting(train__num_steps=n, train__batch_size=b)
@@ -72,8 +80,10 @@ def test_names_differ(seed):
 
 
 def test_keys_with_the_same_end_are_told_apart():
-    assert row_names._short(["a.b.x", "a.c.x", "d.y"]) == {
+    assert row_names._short(["a.b.x", "a.c.x", "d.y", "d.e.z", "f.e.z"]) == {
         "a.b.x": "b.x",
         "a.c.x": "c.x",
         "d.y": "y",
+        "d.e.z": "d.e.z",
+        "f.e.z": "f.e.z",
     }
