@@ -14,9 +14,9 @@ speaks for its predicted class (or --class) in the classifier, what speaks for
 network that is not of this package run its code. --stage: of the
 networks, by default the last one; earlier stages are finer, but tell less about the
 class. The last six flags name the places of data that have moved. FILE is
-DIR/gradcam.png by default. FILE.json, beside it, has the step, the stages with their
-height and width in positions, and for each image its path or index, truth, class,
-probability and synthetic score.
+DIR/gradcam.png by default; FILE.dark.png, beside it, is for dark pages. FILE.json has
+the step, the stages with their height and width in positions, and for each image its
+path or index, truth, class, probability and synthetic score.
 Exit codes: 0 done, 1 some images could not be read, 2 the request was wrong.
 """
 
@@ -127,7 +127,11 @@ def _run(args: argparse.Namespace):
         title += f", the {name} ({stages[name]}, {height} x {width})"
     content = {"step": run.step, "set": set_name, "stages": stages}
     content |= {"positions": positions, "images": describe(chosen, shown, names)}
-    output.write(out, overlay.draw(chosen, shown, names, title), content)
+    output.write(
+        out,
+        lambda theme: overlay.draw(chosen, shown, names, title, theme=theme),
+        content,
+    )
     for name in [name for name, shape in positions.items() if shape == (1, 1)]:
         say(
             f"note: {stages[name]} of the {name} has one position, so its maps are "

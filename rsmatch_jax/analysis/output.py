@@ -1,10 +1,12 @@
-"""A command's run, and its two files: a picture and the JSON file beside it."""
+"""A command's run, and its files: a picture, its dark twin, the JSON file beside it."""
 
 import argparse
 import os
+from collections.abc import Callable
 from typing import Any
 
-from rsmatch_jax import files
+from rsmatch_jax import contact_sheet, files
+from rsmatch_jax.contact_sheet import Theme
 from rsmatch_jax.deploy import saved
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.runs import workdir
@@ -20,16 +22,21 @@ def open_run(args: argparse.Namespace, name: str) -> tuple[saved.Saved, str]:
     out = args.out or os.path.join(args.workdir, name)
     workdir.check_out(out, args.workdir, _SUFFIX)
     try:
+        workdir.check_out(contact_sheet.dark_twin(out), args.workdir, _SUFFIX)
         workdir.check_out(_beside(out), args.workdir)
     except RequestError as e:
-        raise RequestError(f"--out={out} has a JSON file beside it: {e}") from None
+        raise RequestError(f"--out={out} has files beside it: {e}") from None
     return run, out
 
 
-def write(out: str, picture: bytes, content: dict[str, Any]):
-    """Writes both files atomically; RequestError if one cannot be written."""
+def write(out: str, drawn: Callable[[Theme], bytes], content: dict[str, Any]):
+    """Writes the files atomically; RequestError if one cannot be written.
+
+    drawn: returns the picture in a theme, as PNG.
+    """
     with files.written_to("--out", out):
-        files.write_bytes(out, picture)
+        files.write_bytes(contact_sheet.dark_twin(out), drawn(contact_sheet.DARK))
+        files.write_bytes(out, drawn(contact_sheet.LIGHT))
         files.write_json(_beside(out), content)
 
 

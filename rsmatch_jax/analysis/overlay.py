@@ -9,15 +9,18 @@ from PIL import Image
 from rsmatch_jax import contact_sheet
 from rsmatch_jax.analysis.choice import Chosen
 from rsmatch_jax.analysis.gradcam import Maps
-from rsmatch_jax.contact_sheet import Group, Tile
+from rsmatch_jax.contact_sheet import Group, Theme, Tile
 
 SYNTHETIC = 1  # the detector's class
 COLOURS = "plasma"  # reads alike with and without colour vision
 OPACITY = 0.65  # of a map where it is 1
 SIDES = (112, 160)  # least and most pixels of a tile's side
 COLUMNS = 4  # images side by side
-BAR = 120  # pixels, of the colour bar
-KEY = "from nothing to the most that speaks for the class"
+BAR = (120, 16)  # pixels of the colour bar: width, height
+KEY = (
+    "left to right: from nothing to the most that speaks for the class in this map; "
+    "from top to bottom: dark to light parts of the image; bold: a mistake"
+)
 
 
 def blend(image: np.ndarray, heat: np.ndarray, side: int) -> np.ndarray:
@@ -37,8 +40,19 @@ def _coloured(grey: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return np.rint(255 * mixed).astype(np.uint8)
 
 
+def legend_bar() -> np.ndarray:
+    """Returns uint8 [h, w, 3] with every colour of a map, of any height and grey."""
+    heat, grey = np.meshgrid(np.linspace(0, 1, BAR[0]), np.linspace(0, 1, BAR[1]))
+    return _coloured(grey, heat)
+
+
 def draw(
-    chosen: Chosen, shown: Mapping[str, Maps], names: Sequence[str], title: str
+    chosen: Chosen,
+    shown: Mapping[str, Maps],
+    names: Sequence[str],
+    title: str,
+    *,
+    theme: Theme = contact_sheet.LIGHT,
 ) -> bytes:
     """Returns a PNG with each image, and beside it its map of each network."""
     count, size = chosen.images.shape[:2]
@@ -56,9 +70,8 @@ def draw(
         [group(i) for i in range(first, min(first + COLUMNS, count))]
         for first in range(0, count, COLUMNS)
     ]
-    ramp = np.tile(np.linspace(0, 1, BAR), (10, 1))
-    legend = [(_coloured(np.full_like(ramp, 0.5), ramp), KEY)]
-    sheet = contact_sheet.draw(title, rows, sides=SIDES, border=1, legend=legend)
+    options = {"border": 1, "legend": [(legend_bar(), KEY)], "theme": theme}
+    sheet = contact_sheet.draw(title, rows, sides=SIDES, **options)
     return contact_sheet.to_png(sheet)
 
 

@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from rsmatch_jax import contact_sheet
 from rsmatch_jax.analysis.choice import Chosen
 from rsmatch_jax.analysis.features import Embedded
+from rsmatch_jax.contact_sheet import Theme
 
 # Ten colours that colour-blind readers tell apart (Petroff, arXiv 2107.02270).
 TEN = (
@@ -14,6 +16,9 @@ TEN = (
     *("#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
 )
 NAMED = 20  # classes with a written name, at most
+ROOM = (0.1, 0.04)  # width and height of a name, in shares of the map
+NEIGHBOURS = 5  # of the same class, whose distances say how dense a place is
+MEMBERS = 500  # of a class that are compared with each other, about
 REAL, SYNTHETIC, UNKNOWN = "o", "^", "D"  # the first two as in the paper's Fig. 2
 NO_CLASS = "#c8c8c8"  # an unknown one
 _OUTLINE = 0.35  # points, around triangles
@@ -26,27 +31,36 @@ CAPTIONS = {
 
 
 def draw(
-    embedded: Mapping[str, Embedded], chosen: Chosen, names: Sequence[str], title: str
+    embedded: Mapping[str, Embedded],
+    chosen: Chosen,
+    names: Sequence[str],
+    title: str,
+    *,
+    theme: Theme = contact_sheet.LIGHT,
 ) -> bytes:
-    """Returns a PNG; legend and the classifier's panel name the classes."""
-    from matplotlib.figure import Figure  # lazy: half a second
+    """Returns a PNG; legend and panels name the classes."""
+    import matplotlib  # lazy: half a second
+    from matplotlib.figure import Figure
 
-    width = 6.6 * len(embedded)
-    figure = Figure(figsize=(width, 7.2), dpi=120, layout="constrained")
-    panels = figure.subplots(1, len(embedded), squeeze=False)[0]
-    colours = _colours(np.unique(chosen.labels))
-    for axes, (part, panel) in zip(panels, embedded.items(), strict=True):
-        _points(axes, panel.points, chosen, colours)
-        # In the detector's features a class may lie anywhere.
-        if part == "classifier" and len(colours) <= NAMED:
-            _names(axes, panel.points, chosen.labels, names)
-        axes.set_title(_caption(part, panel.figures), fontsize=9, loc="left")
-        axes.set_xticks([])
-        axes.set_yticks([])
-    figure.suptitle(title, fontsize=10, parse_math=False)
-    _legend(figure, colours, names, chosen)
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
+    inks = ("text.color", "axes.edgecolor", "axes.titlecolor", "legend.labelcolor")
+    papers = ("figure.facecolor", "axes.facecolor", "savefig.facecolor")
+    colours = dict.fromkeys(inks, theme.ink) | dict.fromkeys(papers, theme.paper)
+    with matplotlib.rc_context(colours):
+        width = 6.6 * len(embedded)
+        figure = Figure(figsize=(width, 7.2), dpi=120, layout="constrained")
+        panels = figure.subplots(1, len(embedded), squeeze=False)[0]
+        colours = _colours(np.unique(chosen.labels))
+        for axes, (part, panel) in zip(panels, embedded.items(), strict=True):
+            _points(axes, panel.points, chosen, colours, theme)
+            if len(colours) <= NAMED:
+                _names(axes, panel.points, chosen.labels, names, theme)
+            axes.set_title(_caption(part, panel.figures), fontsize=9, loc="left")
+            axes.set_xticks([])
+            axes.set_yticks([])
+        figure.suptitle(title, fontsize=10, parse_math=False)
+        _legend(figure, colours, names, chosen, theme)
+        file = io.BytesIO()
+        figure.savefig(file, format="png")
     return file.getvalue()
 
 
@@ -63,7 +77,13 @@ def _colours(labels: np.ndarray) -> dict[int, tuple]:
     return {label: table[label] for label in labels}
 
 
-def _points(axes, points: np.ndarray, chosen: Chosen, colours: Mapping[int, tuple]):
+def _points(
+    axes,
+    points: np.ndarray,
+    chosen: Chosen,
+    colours: Mapping[int, tuple],
+    theme: Theme,
+):
     each = np.asarray([colours[label] for label in chosen.labels])
     size = float(np.clip(20_000 / len(points), 4, 30))  # square points
     synthetic, known = chosen.synthetic, chosen.origin_known
@@ -76,20 +96,38 @@ def _points(axes, points: np.ndarray, chosen: Chosen, colours: Mapping[int, tupl
             marker=marker,
             c=each[rows],
             linewidths=_OUTLINE if is_synthetic else 0,
-            edgecolors="black" if is_synthetic else "none",
+            edgecolors=theme.ink if is_synthetic else "none",
             alpha=0.9,
         )
 
 
-def _names(axes, points: np.ndarray, labels: np.ndarray, names: Sequence[str]):
+def _names(
+    axes, points: np.ndarray, labels: np.ndarray, names: Sequence[str], theme: Theme
+):
     from matplotlib import patheffects  # lazy: half a second
 
-    halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]
+    halo = [patheffects.withStroke(linewidth=2.5, foreground=theme.paper)]
     centred = {"ha": "center", "va": "center"}
-    for label in np.unique(labels[labels >= 0]):
-        x, y = np.median(points[labels == label], axis=0)
-        text = axes.text(x, y, names[label], parse_math=False, fontsize=9, **centred)
+    for label, (x, y) in anchors(points, labels).items():
+        text = axes.text(x, y, names[label], parse_math=False, fontsize=11, **centred)
         text.set(path_effects=halo, weight="bold")
+
+
+def anchors(points: np.ndarray, labels: np.ndarray) -> dict[int, np.ndarray]:
+    """Returns a place for the name of each class: its densest point that is not near
+    another name. A class may lie in several places, so a mean could lie beside it."""
+    room = ROOM * np.ptp(points, axis=0)
+    places: dict[int, np.ndarray] = {}
+    for label in np.unique(labels[labels >= 0]).tolist():
+        members = points[labels == label]
+        members = members[:: 1 + len(members) // MEMBERS]
+        distances = np.linalg.norm(members[:, None] - members, axis=-1)
+        near = np.sort(distances, axis=1)[:, : NEIGHBOURS + 1].mean(1)
+        ordered = members[np.argsort(near, kind="stable")]
+        taken = np.asarray([*places.values()]).reshape(-1, 2)
+        overlap = (np.abs(ordered[:, None] - taken) < room).all(-1).any(1)
+        places[label] = ordered[np.argmin(overlap)]  # the first that is False
+    return places
 
 
 def _caption(part: str, figures: Mapping) -> str:
@@ -97,7 +135,13 @@ def _caption(part: str, figures: Mapping) -> str:
     return "\n".join([part, *(text.format(figures[k]) for k, text in shown.items())])
 
 
-def _legend(figure, colours: Mapping[int, tuple], names: Sequence[str], chosen: Chosen):
+def _legend(
+    figure,
+    colours: Mapping[int, tuple],
+    names: Sequence[str],
+    chosen: Chosen,
+    theme: Theme,
+):
     from matplotlib.lines import Line2D  # lazy: half a second
 
     def handle(marker, colour, edge="none"):
@@ -106,7 +150,7 @@ def _legend(figure, colours: Mapping[int, tuple], names: Sequence[str], chosen: 
 
     entries = {"real": handle(REAL, "grey")}
     if chosen.synthetic.any():
-        entries["synthetic"] = handle(SYNTHETIC, "grey", "black")
+        entries["synthetic"] = handle(SYNTHETIC, "grey", theme.ink)
     if not chosen.origin_known.all():
         entries["unknown origin"] = handle(UNKNOWN, "grey")
     handles, titles = list(entries.values()), list(entries)

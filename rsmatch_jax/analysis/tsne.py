@@ -10,11 +10,12 @@ ones and over all classes as far as possible (of very many classes a random choi
 only over each --class. --trust_code lets a network that is not of this package run its
 code. FILE.png shows them by scikit-learn's t-SNE: colours are
 classes (grey: unknown), dots real images, triangles synthetic ones, diamonds those of
-unknown origin. FILE.json, beside it, has the points, and for each network how well a
-linear probe separates real from synthetic in its features (balanced accuracy, 0.5 = not
-at all), and how far a class's real and synthetic centroids lie apart (in units of the
-distance between classes), both over the images of known origin. FILE is DIR/tsne.png by
-default. The last six flags name the places of data that have moved.
+unknown origin; FILE.dark.png, beside it, is for dark pages. FILE.json has the points,
+and for each network how well a linear probe separates real from synthetic in its
+features (balanced accuracy, 0.5 = not at all), and how far a class's real and synthetic
+centroids lie apart (in units of the distance between classes), both over the images of
+known origin. FILE is DIR/tsne.png by default. The last six flags name the places of
+data that have moved.
 Exit codes: 0 done, 1 it failed, 2 the request was wrong.
 """
 
@@ -107,7 +108,7 @@ def _run(args: argparse.Namespace):
     title = f"t-SNE of unlabelled images of {task.name} at step {run.step}"
     output.write(
         out,
-        scatter.draw(embedded, chosen, names, title),
+        lambda theme: scatter.draw(embedded, chosen, names, title, theme=theme),
         {"step": run.step, "seed": args.seed, **describe(chosen, embedded)},
     )
     if "detector" not in embedded:

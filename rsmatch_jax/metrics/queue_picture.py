@@ -4,25 +4,30 @@ import math
 
 import numpy as np
 
-from rsmatch_jax import contact_sheet, files
+from rsmatch_jax import contact_sheet
 from rsmatch_jax.contact_sheet import Group, Tile
 from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.data.rs_ssl import Task
 from rsmatch_jax.methods.csqueue import CSQueue
-from rsmatch_jax.metrics import scores
+from rsmatch_jax.metrics import scores, verdicts
 
-# Frame colours: a mistake is red.
-REAL, SYNTHETIC, UNKNOWN = "#d62728", "#2ca02c", "#7f7f7f"
-_SIDES = (32, 64)  # least and most pixels of a tile's side
-_BORDER = 2  # pixels
+# Frames as of verdicts: what is unknown is like what is unsure.
+REAL, SYNTHETIC = verdicts.COLOURS[verdicts.REAL], verdicts.COLOURS[verdicts.SYNTHETIC]
+UNKNOWN = verdicts.COLOURS[verdicts.UNSURE]
+STRIPES = {colour: verdicts.STRIPES[v] for v, colour in verdicts.COLOURS.items()}
+_WIDTH = 1160  # pixels of a row, if its tiles can have that size
+_SIDES = (32, 96)  # least and most pixels of a tile's side
+_BORDER = 3  # pixels
 
 
 def draw_queue(path: str, queue: CSQueue, task: Task, title: str) -> np.ndarray:
-    """Writes queue.png of a queue on the host; returns the picture uint8 [H, W, 3].
+    """Writes queue.png of a queue on the host and its dark twin; returns the picture
+    uint8 [H, W, 3].
 
-    A row is a class, a tile a slot, MAX_ROWS rows at most. A green frame means
-    synthetic, a red one real, a grey one an unknown origin. A single queue for all
-    classes fills as many rows as there are classes, the last one perhaps in part.
+    A row is a class, a tile a slot, MAX_ROWS rows at most. An even orange frame means
+    synthetic, a striped blue one real, a dotted grey one an unknown origin. A single
+    queue for all classes fills as many rows as there are classes, the last one perhaps
+    in part.
     """
     images, indices = np.asarray(queue.images), np.asarray(queue.indices)
     is_single, num_classes = len(images) == 1, len(task.class_names)
@@ -47,17 +52,22 @@ def draw_queue(path: str, queue: CSQueue, task: Task, title: str) -> np.ndarray:
     if (task.unl_origins == rs_ssl.UNKNOWN).any():
         title += f" ({scores.known_counts(queue, task)['queue']} of known origin)"
     meanings = {SYNTHETIC: "synthetic", REAL: "real", UNKNOWN: "unknown"}
+    least = _WIDTH // columns - contact_sheet.GAP - 2 * _BORDER
+    sides = min(max(least, _SIDES[0]), _SIDES[1]), _SIDES[1]
+
     legend = [
-        (contact_sheet.swatch(colour), meaning)
+        (contact_sheet.swatch(colour, STRIPES[colour]), meaning)
         for colour, meaning in meanings.items()
         if colour in frames.values()
     ]
-    sheet = contact_sheet.draw(
-        title, rows, names, sides=_SIDES, border=_BORDER, legend=legend
+    options = {"sides": sides, "border": _BORDER, "legend": legend}
+    sheet = contact_sheet.write(
+        path,
+        lambda theme: contact_sheet.draw(title, rows, names, theme=theme, **options),
     )
-    files.write_bytes(path, contact_sheet.to_png(sheet))
     return np.asarray(sheet)
 
 
 def _tile(image: np.ndarray, frame: str | None) -> Tile | None:
-    return Tile(image, frame=frame) if frame else None  # an empty slot has no frame
+    # An empty slot has no frame.
+    return Tile(image, frame=frame, stripes=STRIPES[frame]) if frame else None

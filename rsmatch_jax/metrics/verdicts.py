@@ -13,8 +13,10 @@ from rsmatch_jax.forensics.threshold import INTERVAL
 
 SYNTHETIC, UNSURE, REAL = "synthetic", "unsure", "real"
 VERDICTS = (SYNTHETIC, UNSURE, REAL)
-# Orange, grey and blue differ with and without colour vision.
+# Orange, grey and blue differ with and without colour vision, and so do frames that
+# are even, dotted and striped.
 COLOURS = {SYNTHETIC: "#d95f02", UNSURE: "#7f7f7f", REAL: "#1f78b4"}
+STRIPES = {SYNTHETIC: 0, UNSURE: 2, REAL: 4}  # pixels
 FOLDER = "sift"  # in a workdir
 TABLE_FILE, SUMMARY_FILE = "images.csv", "summary.json"
 SHEET_FILE, PAGE_FILE = "sheet.png", "sift.html"

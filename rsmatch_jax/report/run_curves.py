@@ -1,25 +1,25 @@
 """The charts of one run."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
 from rsmatch_jax.metrics import scores
-from rsmatch_jax.report import curves
-from rsmatch_jax.report.curves import Chart, Line
+from rsmatch_jax.report import curves, styles
+from rsmatch_jax.report.curves import Chart, Entry, Line
 
 Lines = Sequence[Mapping[str, Any]]
-MOST_CLASSES = 12  # with a line each; more classes are drawn as quantiles
+MOST_CLASSES = 100  # with a row each; more classes are drawn as quantiles
 QUANTILES = {"lowest": 0, "a tenth below": 10, "median": 50, "highest": 100}
 # {title: {name of the line: key of metrics.jsonl}}; shares of one.
 CLASSIFIER = {
-    "Test accuracy": {
+    "Accuracy": {
         "test": "eval/test_accuracy",
         "validation": "eval/validation_accuracy",
     },
-    "Calibration error (ECE)": {"ECE": "eval/test_ece"},
+    "Calibration error (ECE)": {"": "eval/test_ece"},
     "Pseudo-labels: accuracy": {
         "all": "eval/pseudo_label_accuracy",
         "real images": "eval/pseudo_label_accuracy_real",
@@ -41,10 +41,12 @@ DETECTOR = {
         "synthetic": "eval/detector_accuracy_synthetic",
     },
     "Queue": {
-        "purity (synthetic share)": "eval/queue_purity",
+        "purity (share of synthetic images)": "eval/queue_purity",
         "fill": "eval/queue_fill",
     },
 }
+# Parts of names of losses and norms.
+WORDS = {"sup": "supervised", "unsup": "unsupervised", "grad": "gradient"}
 ORIGINS = "eval/detector_accuracy_per_generator"
 BY_CLASS = {
     "Detector accuracy by class": "eval/detector_accuracy_per_class",
@@ -52,21 +54,28 @@ BY_CLASS = {
 }
 
 
-def of_classifier(lines: Lines) -> list[Chart | None]:
-    """Returns charts of test figures, pseudo-labels and calibration."""
-    charts = [_shares(title, lines, keys) for title, keys in CLASSIFIER.items()]
+def of_classifier(lines: Lines, elsewhere: Collection[str] = ()) -> list[Chart | None]:
+    """Returns charts of test figures, pseudo-labels and calibration; elsewhere: keys of
+    metrics.jsonl that the page draws in another chart."""
+    charts = [
+        _shares(title, lines, keys, elsewhere) for title, keys in CLASSIFIER.items()
+    ]
     return [*charts, reliability(lines)]
 
 
-def of_detector(lines: Lines, class_names: Sequence[str]) -> list[Chart | None]:
+def of_detector(
+    lines: Lines, class_names: Sequence[str], elsewhere: Collection[str] = ()
+) -> list[Chart | None]:
     """Returns charts of detector and queue: overall, by origin and by class."""
     shares = [line.get(ORIGINS) or {} for line in lines]
     origins = [
         _line(name, lines, [x.get(name) for x in shares])
         for name in dict.fromkeys(name for x in shares for name in x)
     ]
+    if len(origins) < 3:  # real and one generator, as in the chart of all
+        origins = []
     return [
-        *(_shares(title, lines, keys) for title, keys in DETECTOR.items()),
+        *(_shares(title, lines, keys, elsewhere) for title, keys in DETECTOR.items()),
         curves.chart("Detector accuracy by origin", origins),
         *(_by_class(title, lines, key, class_names) for title, key in BY_CLASS.items()),
     ]
@@ -76,7 +85,8 @@ def of_losses(lines: Lines) -> list[Chart | None]:
     """Returns charts of losses and gradient norms, means over log intervals."""
     losses, norms = [], []
     for key in sorted({k for x in lines for k in x if k.startswith("train/")}):
-        name = key.removeprefix("train/")
+        words = key.removeprefix("train/").split("_")
+        name = " ".join(WORDS.get(word, word) for word in words)
         line = _line(name, lines, [x.get(key) for x in lines], 1.0)
         if "loss" in key:
             losses.append(line)
@@ -98,12 +108,14 @@ def reliability(lines: Lines) -> Chart | None:
     edges = np.linspace(0, 100, scores.BINS + 1)
     shown = [i for i, count in enumerate(bins["count"]) if count]
     figure = go.Figure()
+    bars = styles.of(0)._replace(mark="square")
+    diagonal = styles.of(1)._replace(dash="dash", mark=None)
     figure.add_bar(
         x=[(edges[i] + edges[i + 1]) / 2 for i in shown],
         y=[100 * bins["accuracy"][i] for i in shown],
         width=100 / scores.BINS * 0.94,
         name="accuracy",
-        marker={"color": curves.COLOURS[0]},
+        marker={"color": bars.colour},
         customdata=[
             [bins["count"][i], 100 * bins["confidence"][i], edges[i], edges[i + 1]]
             for i in shown
@@ -117,7 +129,7 @@ def reliability(lines: Lines) -> Chart | None:
         y=[0, 100],
         mode="lines",
         name="perfectly calibrated",
-        line={"color": curves.COLOURS[1], "dash": "dash"},
+        line={"color": diagonal.colour, "dash": diagonal.dash},
         hoverinfo="skip",
     )
     layout = curves.layout("confidence", " %")
@@ -125,13 +137,23 @@ def reliability(lines: Lines) -> Chart | None:
     layout["xaxis"] |= {"range": [0, 100], "ticksuffix": " %"}
     layout["yaxis"] |= {"range": [0, 100]}
     figure.update_layout(**layout)
-    return curves.from_figure("Reliability, last evaluation", figure)
+    legend = (
+        Entry(bars, "accuracy", is_line=False),
+        Entry(diagonal, "perfectly calibrated"),
+    )
+    return curves.from_figure("Reliability, last evaluation", figure, legend)
 
 
-def _shares(title: str, lines: Lines, keys: Mapping[str, str]) -> Chart | None:
+def _shares(
+    title: str, lines: Lines, keys: Mapping[str, str], elsewhere: Collection[str]
+) -> Chart | None:
     return curves.chart(
         title,
-        [_line(name, lines, [x.get(key) for x in lines]) for name, key in keys.items()],
+        [
+            _line(name, lines, [x.get(key) for x in lines])
+            for name, key in keys.items()
+            if key not in elsewhere
+        ],
     )
 
 
@@ -147,12 +169,15 @@ def _by_class(
     title: str, lines: Lines, key: str, class_names: Sequence[str]
 ) -> Chart | None:
     lines = [x for x in lines if x.get(key)]
+    if not lines:
+        return None
     if len(class_names) <= MOST_CLASSES:
-        drawn = [
-            _line(name, lines, [line[key][k] for line in lines])
-            for k, name in enumerate(class_names)
+        shares = [
+            [None if line[key][k] is None else 100 * line[key][k] for line in lines]
+            for k in range(len(class_names))
         ]
-        return curves.chart(title, drawn)
+        steps = [line["step"] for line in lines]
+        return curves.heat_map(title, class_names, steps, shares)
     rows = [[v for v in line[key] if v is not None] for line in lines]
     drawn = [
         _line(name, lines, [float(np.percentile(r, q)) if r else None for r in rows])

@@ -3,21 +3,22 @@
 import base64
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from rsmatch_jax import files, terminal
+from rsmatch_jax import contact_sheet, files, terminal
 from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.metrics import mistakes, names, scores
-from rsmatch_jax.report import run_curves
+from rsmatch_jax.report import run_curves, text
 from rsmatch_jax.report.collect import Run
 from rsmatch_jax.runs import workdir
 
 PAIRS = 10
+CONFUSED = "Most confused pairs"
 # Titles of what result.json has beside its shares.
 OTHER_TITLES = {
     "status": "status",
@@ -41,34 +42,45 @@ GRADCAM, TSNE = "gradcam.png", "tsne.png"
 PICTURES = {
     workdir.QUEUE_PICTURE: Picture(
         "What the queue holds",
-        "A row per class; green frames are synthetic images, red ones real images "
-        "taken for synthetic, grey ones images of unknown origin.",
+        "The images that the detector learns as synthetic, a row per class. The frames "
+        "tell the true origin, as the legend says; a real image is a mistake.",
     ),
     GRADCAM: Picture(
         "What the networks look at",
-        "Grad-CAM++: what speaks for the class named above it in the classifier, and "
-        "for synthetic in the detector.",
+        "Grad-CAM++: beside each image is what speaks for the class that is named "
+        "above, in the classifier, and what speaks for synthetic, in the detector. "
+        "Behind the name is its probability; a mistake is bold and coloured. Each map "
+        "has a scale of its own, from nothing to its highest value: an even map says "
+        "that all parts speak alike.",
         "explain",
     ),
     TSNE: Picture(
         "Features of unlabelled images",
-        "t-SNE of each network's features of real and synthetic images.",
+        "t-SNE of each network's features: images lie close together if the network "
+        "sees them alike. A colour and a name are a class, a dot is a real image, a "
+        "triangle a synthetic one. The table says how well a linear probe of these "
+        "features separates real from synthetic (50 % is chance), and how far the real "
+        "centroid of a class lies from its synthetic one (1 is as far as from the "
+        "centroid of another class).",
         "tsne",
     ),
 }
 
 
-def section(run: Run) -> dict[str, Any]:
-    """Returns what `run.html.jinja` shows; RequestError if a file is broken."""
+def section(run: Run, elsewhere: Collection[str] = ()) -> dict[str, Any]:
+    """Returns what `run.html.jinja` shows; RequestError if a file is broken.
+
+    elsewhere: keys of metrics.jsonl whose curves the page has already.
+    """
     result = workdir.read_result(run.folder) or {}
     lines = workdir.read_metrics(run.folder)
     confusion = _confusion(os.path.join(run.folder, workdir.CONFUSION_FILE))
     classes = _class_names(run.folder, confusion)
     worst = mistakes.read(os.path.join(run.folder, workdir.MISTAKES_FILE))
     groups = {
-        "Classifier": run_curves.of_classifier(lines),
-        "Detector and queue": run_curves.of_detector(lines, classes),
-        "Losses": run_curves.of_losses(lines),
+        "Classifier": run_curves.of_classifier(lines, elsewhere),
+        "Detector and queue": run_curves.of_detector(lines, classes, elsewhere),
+        "Losses and gradients": run_curves.of_losses(lines),
     }
     pairs = [
         (classes[truth], classes[predicted], f"{count} of {total}")
@@ -83,8 +95,9 @@ def section(run: Run) -> dict[str, Any]:
         elif picture.module:
             missing.append((picture.title, command(name, run.folder)))
     return {
-        "title": f"{run.method} on {run.dataset}, seed {run.seed}",
+        "method": f"{run.method} on {run.dataset}, seed {run.seed}",
         "folder": run.folder,
+        "summary": _summary(run),
         "warnings": result.get("warnings") or [],
         "known": names.known_line(result.get("known")),
         "figures": list(_figures(result)),
@@ -93,13 +106,20 @@ def section(run: Run) -> dict[str, Any]:
             for title, group in groups.items()
             if any(group)
         ],
-        "classes": [] if confusion is None else _classes(confusion, classes, lines),
+        "classes": confusion is not None and _classes(confusion, classes, lines),
         "pairs": pairs,
         "tiles": [] if worst is None else _tiles(worst, classes),
         "pictures": drawn,
         "missing": missing,
         "config": sorted(workdir.flat(run.config).items()),
     }
+
+
+def _summary(run: Run) -> str:
+    """The run in a sentence."""
+    accuracy, text_ = run.figures["last"], run.status.capitalize()
+    text_ += f" after {run.steps:,} steps in {terminal.duration(run.seconds)}"
+    return text_ + (f", test accuracy {_percent(accuracy)} %." if accuracy else ".")
 
 
 def command(name: str, folder: str) -> str:
@@ -113,8 +133,16 @@ def facts(path: str) -> Mapping[str, Any]:
     return files.read_json(os.path.splitext(path)[0] + ".json") or {}
 
 
-def as_base64(path: str) -> str:
-    """Returns an image file as base64."""
+def embedded(path: str) -> dict[str, Any]:
+    """Returns a picture, its dark twin (None without one) and its width in pixels."""
+    twin = contact_sheet.dark_twin(path)
+    with Image.open(path) as picture:
+        width = picture.width
+    dark = _as_base64(twin) if os.path.exists(twin) else None
+    return {"data": _as_base64(path), "dark": dark, "width": width}
+
+
+def _as_base64(path: str) -> str:
     with open(path, "rb") as f:
         return base64.b64encode(f.read()).decode()
 
@@ -165,8 +193,8 @@ def _percent(share: float | None) -> str:
 
 def _classes(
     confusion: np.ndarray, classes: Sequence[str], lines: run_curves.Lines
-) -> list[tuple[str, ...]]:
-    """(class, recall, detector accuracy, queue purity), of the last evaluation."""
+) -> tuple[list[str], list[list[str]]]:
+    """(head, lines) of the last evaluation, without what the run has not."""
     last = next((x for x in reversed(lines) if "eval/test_accuracy" in x), {})
     none = [None] * len(classes)
     detector = last.get("eval/detector_accuracy_per_class") or none
@@ -175,7 +203,8 @@ def _classes(
         row[k] / row.sum() if row.any() else None for k, row in enumerate(confusion)
     ]
     columns = [[_percent(x) for x in column] for column in (recall, detector, purity)]
-    return list(zip(classes, *columns, strict=True))
+    head = ("class", "recall, %", "detector accuracy, %", "queue purity, %")
+    return text.without_empty(head, list(zip(classes, *columns, strict=True)))
 
 
 def _tiles(
@@ -197,15 +226,15 @@ def _tiles(
 
 
 def _tile(m: mistakes.Mistakes, i: int, classes: Sequence[str]) -> dict[str, str]:
-    truth, score = "unknown class", f"{m.score[i]:.3f}"
+    truth, score = "unknown class", f"{100 * m.score[i]:.1f} %"
     if m.labels[i] >= 0:
         truth = classes[m.labels[i]]
     if m.of[i] == mistakes.DETECTOR:
         where = f"unlabelled image {m.index[i]}, {m.origin[i]}"
-        caption = f"{truth} · synthetic {score}"
+        caption = f"{truth}: {score} synthetic"
     else:
         where = f"test image {m.index[i]}"
-        caption = f"{truth} → {classes[m.predicted[i]]} {score}"
+        caption = f"{truth} taken for {classes[m.predicted[i]]}, {score} sure"
     file = io.BytesIO()
     Image.fromarray(m.images[i]).save(file, "PNG")
     data = base64.b64encode(file.getvalue()).decode()
@@ -222,7 +251,7 @@ def _drawn(run: Run, name: str) -> dict[str, Any]:
     return {
         "title": title,
         "legend": legend,
-        "data": as_base64(path),
+        **embedded(path),
         "features": list(_features(content)) if name == TSNE else [],
     }
 

@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 from scipy import special
 
 from rsmatch_jax.engine import saved_config
-from rsmatch_jax.report import grid
+from rsmatch_jax.report import grid, row_names
 from rsmatch_jax.report.collect import Broken, Run
+from rsmatch_jax.report.row_names import Setting
 
 CONFIDENCE = 0.9  # of intervals
+OVER_SEEDS = "mean over seeds"  # the column of runs without a sweep
 
 
 class Stat(NamedTuple):
@@ -103,6 +105,10 @@ class Table:
     def columns(self) -> list[str]:
         return list(dict.fromkeys(cell.column for cell in self.cells))
 
+    def place(self, cell: Cell) -> str:
+        """Returns the name of a cell's place: row, and column if there are several."""
+        return cell.row if len(self.columns) == 1 else f"{cell.row}, {cell.column}"
+
     def cell(self, row: str, column: str) -> Cell | None:
         return next((c for c in self.cells if (c.row, c.column) == (row, column)), None)
 
@@ -171,33 +177,25 @@ def of_sweep(
 def of_runs(runs: Iterable[Run | Broken]) -> Table:
     """Returns the table of runs without a sweep: a row per setting, seeds together."""
     groups: dict[tuple, list[Run]] = {}
-    kinds: dict[tuple[str, str], list[dict]] = {}  # settings by method and dataset
     broken = []
     for run in runs:
         if isinstance(run, Broken):
             broken.append(run)
             continue
-        setting = grid.setting(run.config)
-        key = tuple(sorted(setting.items()))
-        if key not in groups:
-            kinds.setdefault((run.method, run.dataset), []).append(setting)
+        key = tuple(sorted(grid.setting(run.config).items()))
         groups.setdefault(key, []).append(run)
+    rows, note = row_names.of_settings(
+        [Setting(g[0].method, g[0].dataset, dict(key)) for key, g in groups.items()]
+    )
     cells = []
-    for key, group in groups.items():
-        kind = (group[0].method, group[0].dataset)
-        distinctive = [
-            f"{name}={value}"
-            for name, value in key
-            if any(other.get(name) != value for other in kinds[kind])
-        ]
-        row = " ".join([f"{kind[0]} on {kind[1]}", *distinctive])
+    for row, group in zip(rows, groups.values(), strict=True):
         paper, changed = grid.published(group[0].config) or (None, {})
         by_seed = {r.seed: r for r in reversed(group) if r.finished}
         repeated = [r for r in group if r.finished and r is not by_seed[r.seed]]
         cells.append(
             Cell(
                 row=row,
-                column="runs",
+                column=OVER_SEEDS,
                 runs=tuple(by_seed[seed] for seed in sorted(by_seed)),
                 repeated=tuple(repeated),
                 unfinished=tuple(r for r in group if not r.finished),
@@ -206,8 +204,8 @@ def of_runs(runs: Iterable[Run | Broken]) -> Table:
                 reduced=_reduced(None, changed),
             )
         )
-    cells += [Cell(b.folder, "runs", (), broken=(b,)) for b in broken]
-    return Table(name="runs", title="Runs by setting", cells=tuple(cells))
+    cells += [Cell(b.folder, OVER_SEEDS, (), broken=(b,)) for b in broken]
+    return Table(name="runs", title="Runs by setting", cells=tuple(cells), note=note)
 
 
 def _misplaced(run: Run, cell: Mapping[str, Any], seed: int) -> str | None:

@@ -8,9 +8,16 @@ from typing import Any
 from rsmatch_jax import files, terminal
 from rsmatch_jax.metrics import names
 from rsmatch_jax.report.collect import Broken, Run
-from rsmatch_jax.report.tables import CONFIDENCE, Cell, Table
+from rsmatch_jax.report.tables import CONFIDENCE, Cell, Stat, Table
 
 MARK = "†"  # at every figure of a reduced cell
+HEAD = "setting", "figure"  # of the two columns before the table's own
+SHARES = (
+    *("best", "paper", "last", "last four", "detector", "queue purity"),
+    *("detector, plain", "detector, paper"),
+)
+EMPTY = "", "-"
+RUNS = "finished runs"  # the figure that is a count; all others are in percent
 DETECTOR_LINES = {
     "detector": "detector_balanced_accuracy",
     "queue purity": "queue_purity",
@@ -19,23 +26,43 @@ DETECTOR_LINES = {
 
 def section(table: Table) -> str:
     """Returns the table with its title and notes as Markdown."""
-    body = terminal.table(["", "%", *table.columns], list(lines(table)))
-    notes = [f"- {note}" for note in footnotes(table)]
+    body = terminal.table([*HEAD, *table.columns], list(lines(table)))
+    notes = [f"- {note}" for note in (*footnotes(table), *left_out(table))]
     return "\n".join([f"## {table.title}", "", body, "", *notes, ""])
 
 
 def lines(table: Table) -> Iterator[list[str]]:
-    """Yields [row, what, text of every column]; row: "" after a row's first line."""
+    """Yields [row, figure, text of every column]; row: "" after a row's first line."""
+    for row, figures in by_row(table).items():
+        for i, (figure, texts) in enumerate(figures.items()):
+            yield ["" if i else row, figure, *texts]
+
+
+def wide(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Returns (head, lines) of a table with one column: a line per row, and a column
+    per figure in its place."""
+    figures = [*(f"{name}, %" for name in SHARES), RUNS]
+    lines = [
+        [row, *(texts.get(figure, [""])[0] for figure in figures)]
+        for row, texts in by_row(table).items()
+    ]
+    return without_empty([HEAD[0], *figures], lines)
+
+
+def by_row(table: Table) -> dict[str, dict[str, list[str]]]:
+    """Returns {row: {figure with its unit: text of every column}}."""
+    rows = {}
     for row in table.rows:
         cells = [table.cell(row, column) for column in table.columns]
-        for what, texts in _row_lines(table, cells):
-            yield [row if what == "best" else "", what, *texts]
+        rows[row] = {f"{name}, %": texts for name, texts in _shares(table, cells)}
+        rows[row][RUNS] = [_count(cell) if cell else "" for cell in cells]
+    return rows
 
 
-def _row_lines(
+def _shares(
     table: Table, cells: Sequence[Cell | None]
 ) -> Iterator[tuple[str, list[str]]]:
-    """Yields (what, text of every column) for the lines of one row."""
+    """Yields (figure, text of every column) of a row's figures in percent."""
 
     def figures(name: str, difference: bool = True) -> list[str]:
         return [_figure(table, cell, name, difference) for cell in cells]
@@ -56,8 +83,11 @@ def _row_lines(
         yield "detector, plain", figures("detector_accuracy", False)
         paper = [cell and cell.paper_detector for cell in cells]
         yield "detector, paper", [f"{x:.2f}" if x else "" for x in paper]
-    if any(cell.gaps() for cell in cells if cell):
-        yield "runs", [(cell.gaps() or "all") if cell else "" for cell in cells]
+
+
+def _count(cell: Cell) -> str:
+    gaps = cell.gaps()
+    return f"{len(cell.runs)} ({gaps})" if gaps else str(len(cell.runs))
 
 
 def _figure(table: Table, cell: Cell | None, name: str, difference: bool) -> str:
@@ -66,8 +96,8 @@ def _figure(table: Table, cell: Cell | None, name: str, difference: bool) -> str
         return ""
     stat = cell.stat(name)
     if stat is None:
-        return "-"
-    parts = [_spread(stat.mean, None if stat.std is None else f"{stat.std:.2f}")]
+        return EMPTY[1]
+    parts = [_mean(stat)]
     if difference:
         parts += _bracket(table, cell, name)
     return " ".join(parts + ([MARK] if cell.reduced else []))
@@ -80,6 +110,10 @@ def _paper(table: Table, cell: Cell | None) -> str:
     return " ".join([_spread(*cell.paper), *_bracket(table, cell, "paper")])
 
 
+def _mean(stat: Stat) -> str:
+    return _spread(stat.mean, None if stat.std is None else f"{stat.std:.2f}")
+
+
 def _spread(mean: float, std: float | str | None) -> str:
     return f"{mean:.2f}" + ("" if std is None else f" ± {std}")
 
@@ -90,6 +124,27 @@ def _bracket(table: Table, cell: Cell, name: str) -> list[str]:
         return []
     mean, half = difference
     return [f"({mean:+.2f})" if half is None else f"({mean:+.2f} ± {half:.2f})"]
+
+
+def summary(table: Table) -> list[str]:
+    """Returns a table in a few sentences: its runs, and the highest accuracies."""
+    counts = {"finished": 0, "unfinished": 0, "broken": 0, "missing": 0}
+    for cell in table.cells:
+        counts["finished"] += len(cell.runs) + len(cell.repeated)
+        counts["unfinished"] += len(cell.unfinished)
+        counts["broken"] += len(cell.broken)
+        counts["missing"] += cell.missing
+    shown = [f"{count} {what}" for what, count in counts.items() if count]
+    sentences = [f"Settings: {len(table.rows)}. Runs: {', '.join(shown) or 'none'}."]
+    for column in table.columns:
+        cells = [cell for cell in table.cells if cell.column == column]
+        best = [(c.row, stat) for c in cells if (stat := c.stat("best"))]
+        if len(best) < 2:
+            continue
+        row, highest = max(best, key=lambda pair: pair[1].mean)
+        where = f" at {column}" if len(table.columns) > 1 else ""
+        sentences.append(f"Highest test accuracy{where}: {row}, {_mean(highest)} %.")
+    return sentences
 
 
 def footnotes(table: Table) -> list[str]:
@@ -112,6 +167,12 @@ def footnotes(table: Table) -> list[str]:
         notes.append(f"{MARK} reduced, no reproduction of the paper{where}: {text}")
     for text, places in _places(table, "note").items():
         notes.append(f"{'; '.join(places)}: {text}.")
+    return notes
+
+
+def left_out(table: Table) -> list[str]:
+    """Returns which runs are not in the figures, and why."""
+    notes = []
     for cell in table.cells:
         notes += [
             f"{run.folder}: {run.status} at step {run.steps} of {run.num_steps}, not "
@@ -127,12 +188,24 @@ def footnotes(table: Table) -> list[str]:
     return notes
 
 
+def without_empty(
+    head: Sequence[str], lines: Sequence[Sequence[str]]
+) -> tuple[list[str], list[list[str]]]:
+    """Returns a table without the columns that hold no figure; the first one stays."""
+    kept = [
+        i
+        for i in range(len(head))
+        if not i or any(line[i] not in EMPTY for line in lines)
+    ]
+    return [head[i] for i in kept], [[line[i] for i in kept] for line in lines]
+
+
 def _places(table: Table, attribute: str) -> dict[str, list[str]]:
     """{text: cells with this text in an attribute}."""
     places: dict[str, list[str]] = {}
     for cell in table.cells:
         if text := getattr(cell, attribute):
-            places.setdefault(text, []).append(f"{cell.row}, {cell.column}")
+            places.setdefault(text, []).append(table.place(cell))
     return places
 
 

@@ -20,6 +20,7 @@ SPLIT_FILE = "split.npz"
 PICTURES_FILE = "pictures.npz"  # names and content of a user's pictures
 DATA_FILE = "data.json"  # what a trained network needs to know of its data
 QUEUE_PICTURE = "queue.png"
+DARK_QUEUE_PICTURE = "queue.dark.png"  # the same for dark pages
 CONFUSION_FILE = "confusion.npy"
 MISTAKES_FILE = "mistakes.npz"
 WANDB_FILE = "wandb.json"  # which run at Weights & Biases shows this one
@@ -30,7 +31,7 @@ _EVENTS = "events.out."  # TensorBoard's
 _WANDB = "wandb"  # its folder, and WANDB_FILE
 FILES = (CONFIG_FILE, SPLIT_FILE, PICTURES_FILE, DATA_FILE, METRICS_FILE)
 FILES += (PARAMETERS_FILE,)
-FILES += (QUEUE_PICTURE, CONFUSION_FILE, MISTAKES_FILE, RESULT_FILE)
+FILES += (QUEUE_PICTURE, DARK_QUEUE_PICTURE, CONFUSION_FILE, MISTAKES_FILE, RESULT_FILE)
 
 LEFT_ALONE = "it is left alone, choose another workdir"
 # Keys that change how a run computes, never what.

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rsmatch_jax import contact_sheet, files
+from rsmatch_jax import contact_sheet
 from rsmatch_jax.contact_sheet import Group, Tile
 from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.data.stores.dataset_folder import natural_key
@@ -26,7 +26,8 @@ def draw(
     thumbnails: rs_ssl.Images,
     summary: Mapping[str, Any],
 ):
-    """Writes the sheet of pictures uint8 [N, S, S, 3], in the order of the rows."""
+    """Writes the sheet of pictures uint8 [N, S, S, 3], in the order of the rows, and
+    its dark twin."""
     names = np.array([row.class_name for row in rows])
     classes = sorted(set(names.tolist()), key=natural_key)[: contact_sheet.MAX_ROWS]
     lines = ROWS_WITHOUT_CLASSES if len(classes) == 1 else 1
@@ -45,16 +46,21 @@ def draw(
     title = f"{len(rows):,} unlabelled pictures by {by}; 1 = synthetic"
     texts = {key: text for key, _, text in verdicts.figures(summary)}
     legend = [
-        (contact_sheet.swatch(colour), f"{verdict} {texts[f'verdicts.{verdict}']}")
+        (
+            contact_sheet.swatch(colour, verdicts.STRIPES[verdict]),
+            f"{verdict} {texts[f'verdicts.{verdict}']}",
+        )
         for verdict, colour in verdicts.COLOURS.items()
         if f"verdicts.{verdict}" in texts
     ]
-    sheet = contact_sheet.draw(
-        title, drawn, classes, sides=_SIDES, border=_BORDER, legend=legend
+    options = {"sides": _SIDES, "border": _BORDER, "legend": legend}
+    contact_sheet.write(
+        path,
+        lambda theme: contact_sheet.draw(title, drawn, classes, theme=theme, **options),
     )
-    files.write_bytes(path, contact_sheet.to_png(sheet))
 
 
 def _tile(row: Row, picture: np.ndarray) -> Tile:
     frame = verdicts.COLOURS.get(row.verdict or "", contact_sheet.GREY)
-    return Tile(picture, f"{row.score:.3f}", frame)
+    stripes = verdicts.STRIPES.get(row.verdict or "", 0)
+    return Tile(picture, f"{row.score:.3f}", frame, stripes)

@@ -92,7 +92,8 @@ function words(i) {
 function make(i) {
   const tile = $("tile").content.firstElementChild.cloneNode(true);
   paint(tile.children[0], i);
-  tile.children[1].textContent = `${data.score[i].toFixed(3)} ${data.class[i]}`;
+  const text = `${data.score[i].toFixed(3)} ${data.class[i]}`;
+  tile.children[1].textContent = tile.children[1].title = text;
   tile.title = data.path[i];
   tile.style.width = `${WIDE}px`;
   tile.dataset.position = i;

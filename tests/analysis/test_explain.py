@@ -95,6 +95,9 @@ def test_a_runs_own_images_by_default(run, capsys):
         assert line["probability"] == pytest.approx(p, rel=1e-4)
         score = predictions.synthetic_scores[row]
         assert line["synthetic_score"] == pytest.approx(score, rel=1e-4)
+    with Image.open(folder / "gradcam.dark.png") as twin:
+        dark = np.asarray(twin.convert("RGB"))
+    assert dark.shape == picture.shape and dark[0, 0].max() < 30 < picture[0, 0].min()
     # All images are in the picture, enlarged, in their order.
     first = task.unl_images[indices[0]].repeat(14, axis=0).repeat(14, axis=1)
     left, top = 13, 89  # a margin, and four lines of text above
@@ -296,6 +299,23 @@ def test_blend_is_grey_without_heat_and_coloured_with():
     assert np.ptp(cold, axis=2).max() == 0 and cold[0, 0, 0] == round(0.299 * 200)
     warm = overlay.blend(image, heat + 1, 64)
     assert np.ptp(warm, axis=2).min() > 100
+
+
+def test_the_legend_has_every_colour_of_the_maps():
+    """Of images of any brightness: none is further than half a step of the bar's 16
+    greys. A bar of one grey would not do."""
+    rng = np.random.default_rng(2)
+    image = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    image[:4], image[4:8] = 0, 255
+    heat = rng.uniform(size=(16, 16)) * np.linspace(0, 1, 16)
+    seen = overlay.blend(image, heat, 64).reshape(-1, 3).astype(int)
+    key = overlay.legend_bar()
+    assert key.shape == (16, 120, 3)
+    colours = key.reshape(-1, 3).astype(int)
+    distance = np.abs(seen[:, None] - colours).max(-1).min(1)
+    assert distance.max() <= 255 / 15 / 2 + 0.5
+    one_grey = colours.reshape(16, 120, 3)[8]
+    assert np.abs(seen[:, None] - one_grey).max(-1).min(1).max() > 30
 
 
 def test_texts_beside_the_pictures():

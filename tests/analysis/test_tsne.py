@@ -1,5 +1,6 @@
 """python -m rsmatch_jax.analysis.tsne: maps of features, and two numbers about them."""
 
+import io
 import json
 import warnings
 
@@ -11,6 +12,7 @@ from scipy import spatial
 from support import workdirs
 from support.helpers import build
 
+from rsmatch_jax import contact_sheet
 from rsmatch_jax.analysis import choice, features, scatter, tsne
 from rsmatch_jax.deploy import frozen
 
@@ -149,6 +151,48 @@ def test_pictures_of_few_and_many_classes(classes, tmp_path):
         expected = [tuple(bytes.fromhex(c[1:])) for c in scatter.TEN[:2]]
         # Points are drawn with alpha 0.9, those of the legend opaque.
         assert set(expected) <= colours
+
+
+def test_names_lie_on_their_class_and_not_on_each_other():
+    """A class in two places is named at the denser one, not between them; two classes
+    in the same place have names apart."""
+    rng = np.random.default_rng(3)
+    dense, loose = rng.normal(0, 0.2, (60, 2)), rng.normal(0, 1, (40, 2)) + 30
+    there = rng.normal(0, 2, (100, 2)) + (0, 30)
+    points = np.concatenate([dense, loose, there, there + 0.01, [[15, 15]]])
+    labels = np.repeat([0, 1, 2, -1], [100, 100, 100, 1])
+    places = scatter.anchors(points, labels)
+    assert [*places] == [0, 1, 2]
+    for label, place in places.items():
+        assert (points[labels == label] == place).all(1).any()
+    assert np.linalg.norm(places[0]) < 1
+    apart = np.abs(places[1] - places[2]) / np.ptp(points, axis=0)
+    assert (apart >= scatter.ROOM).any()
+
+
+def test_the_dark_twin_has_the_same_points(tmp_path):
+    embedded = {
+        "detector": features.Embedded(
+            cloud(30, 2),
+            dict.fromkeys(("probe_balanced_accuracy", "centroid_distance")),
+        )
+    }
+    chosen = choice.Chosen(
+        images=np.zeros((30, 8, 8, 3), np.uint8),
+        names=("",) * 30,
+        indices=np.arange(30),
+        labels=np.arange(30) % 3,
+        origins=("real",) * 30,
+    )
+    shots = []
+    for theme in contact_sheet.THEMES:
+        png = scatter.draw(embedded, chosen, ["a", "b", "c"], "t", theme=theme)
+        with Image.open(io.BytesIO(png)) as picture:
+            shots.append(np.asarray(picture.convert("RGB")).astype(int))
+    light, dark = shots
+    assert (light[0, 0] == 255).all() and tuple(dark[0, 0]) == (20, 23, 27)
+    blue = np.array([0x3F, 0x90, 0xDA])  # of class a, opaque in the legend alone
+    assert (light == blue).all(2).sum() == (dark == blue).all(2).sum() > 0
 
 
 # --- the command ---------------------------------------------------------------------

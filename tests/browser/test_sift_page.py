@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from playwright import sync_api
-from support.screens import DESK, PHONE, check_readable
+from support.screens import (
+    DESK,
+    PHONE,
+    check_accessible,
+    check_nothing_cut_off,
+    check_readable,
+)
 from support.sifted import NAMES, made
 
 from rsmatch_jax.sift import page as sift_page
@@ -189,6 +195,8 @@ def test_readable_and_no_wider_than_the_screen(opened, scheme, viewport):
     ]
     texts = [(*pair, "color") for pair in texts]
     check_readable(page, "sift", viewport, scheme, texts)
+    check_accessible(page)
+    check_nothing_cut_off(page)
 
 
 def test_a_browser_that_stores_nothing_warns(opened, sifted):

@@ -79,7 +79,7 @@ def test_no_figure_is_invented(tmp_path, unknown, loads, capsys):
     assert all((x["label"] is None) == (x["origin"] is None) for x in seen)
     with Image.open(run_folder / "queue.png") as picture:
         colours = {c for _, c in picture.convert("RGB").getcolors(2**20)}
-    assert (127, 127, 127) in colours and (44, 160, 44) not in colours
+    assert (127, 127, 127) in colours and (217, 95, 2) not in colours
 
 
 def test_known_origins_change_no_bit_of_training(tmp_path, unknown, loads):

@@ -294,7 +294,8 @@ def picture_length(name):
 
 
 def test_queue_picture_frames_and_places(tmp_path):
-    """Every tile of 32 pixels in its place, in a frame of 2, 2 pixels apart."""
+    """Every tile of 96 pixels in its place, in a frame of 3, 2 pixels apart. Frames
+    differ without colour, too: even, and with stripes of two widths."""
     indices, path = np.array([[5, 1, -1], [2, 4, -1]]), str(tmp_path / "queue.png")
     images = np.arange(6, dtype=np.uint8).reshape(2, 3, 1, 1, 1) * 40
     images = np.broadcast_to(images, (2, 3, 8, 8, 3))
@@ -311,7 +312,9 @@ def test_queue_picture_frames_and_places(tmp_path):
         name: ImageColor.getrgb(getattr(queue_picture, name))
         for name in ("REAL", "SYNTHETIC", "UNKNOWN")
     }
-    step, top, empty = 38, 56, (235, 235, 235)
+    step, top, empty, size = 104, 56, (235, 235, 235), 102
+    slant = np.add.outer(np.arange(size), np.arange(size))
+    stripes = {frames["REAL"]: slant // 4 % 2, frames["UNKNOWN"]: slant // 2 % 2}
     left = 24 + picture_length("b")
     for row, column, frame, value in (
         (0, 0, frames["SYNTHETIC"], 0),
@@ -322,9 +325,16 @@ def test_queue_picture_frames_and_places(tmp_path):
         (1, 2, empty, 235),
     ):
         y, x = top + row * step, left + column * step
-        expected = np.full((36, 36, 3), frame)
-        expected[2:-2, 2:-2] = value
-        np.testing.assert_array_equal(picture[y : y + 36, x : x + 36], expected)
+        expected = np.full((size, size, 3), frame)
+        expected[stripes.get(frame, slant * 0) == 1] = 255
+        expected[3:-3, 3:-3] = value
+        np.testing.assert_array_equal(picture[y : y + size, x : x + size], expected)
+    # The dark twin has the same pictures and frames on another ground.
+    dark = np.asarray(Image.open(tmp_path / "queue.dark.png"))
+    for x in (left, left + step):
+        tile = slice(top, top + size), slice(x, x + size)
+        np.testing.assert_array_equal(dark[tile], picture[tile])
+    assert dark.shape == picture.shape and (dark[0, 0] < 30).all()
     # A single queue for all classes fills as many rows.
     one = drawn(images.reshape(1, 6, 8, 8, 3), indices.reshape(1, 6))
     left_of_one = 24 + picture_length("all classes")

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy import stats
+from support.results import write_run
+from support.screens import contrast
 
-from rsmatch_jax import files
 from rsmatch_jax.report import __main__ as report
-from rsmatch_jax.report import collect, curves, grid, tables
+from rsmatch_jax.report import collect, curves, grid, styles, tables
 
 SEEDS = [0, 1, 2]
 BEST = {
@@ -46,35 +47,6 @@ def sweep():
     )
 
 
-def write_run(folder, config, best, *, detector=None, status="finished", steps=20):
-    folder.mkdir(parents=True)
-    test = {"top5": 0.99, "macro_precision": 0.9, "macro_recall": 0.9, "macro_f1": 0.9}
-    result = {
-        "status": status,
-        "method": config["method"]["name"],
-        "dataset": config["data"]["name"],
-        "seed": config["seed"],
-        "steps": steps,
-        "seconds": 60.0,
-        "test_accuracy": best - 0.01,
-        "test_accuracy_best": best,
-        "test_accuracy_median20": best - 0.02,
-        "test": test,
-        "detector_accuracy": detector,
-        "detector_balanced_accuracy": detector and detector - 0.1,
-        "detector_auroc": detector,
-        "queue_purity": detector and 1.0,
-        "config": config,
-    }
-    files.write_json(str(folder / "result.json"), result)
-    with open(folder / "metrics.jsonl", "w") as f:
-        for step in (10, 20):
-            f.write(json.dumps({"step": step, "train/loss": 1.0}) + "\n")
-            line = {"step": step, "eval/test_accuracy": best - 0.1 + step / 200}
-            line["eval/detector_accuracy"] = detector and detector * step / 20
-            f.write(json.dumps(line) + "\n")
-
-
 def write_sweep(base, more=None, leave_out=()):
     """All runs of `sweep()` and its record."""
     table = sweep()
@@ -94,13 +66,13 @@ def write_sweep(base, more=None, leave_out=()):
 
 
 def printed(capsys):
-    """{(row, what): texts of the columns} of the Markdown on the terminal."""
+    """{(row, figure): texts of the columns} of the Markdown on the terminal."""
     table, row = {}, ""
     for line in capsys.readouterr().out.splitlines():
         if line.startswith("|") and "---" not in line:
-            name, what, *cells = (c.strip() for c in line.strip("|").split("|"))
+            name, figure, *cells = (c.strip() for c in line.strip("|").split("|"))
             row = name or row
-            table[row, what] = cells
+            table[row, figure.removesuffix(", %")] = cells
     return table
 
 
@@ -126,7 +98,8 @@ def test_table_of_a_sweep(tmp_path, capsys):
     assert table["RSMatch", "detector, plain"] == ["85.00 ± 5.00"]
     assert table["RSMatch", "detector, paper"] == ["99.11"]
     assert ("FixMatch", "detector") not in table
-    assert ("FixMatch", "runs") not in table  # nothing is missing
+    assert table["FixMatch", "finished runs"] == ["3"]
+    assert table["setting", "figure"] == ["r = 0.5"]
 
 
 def test_missing_unfinished_and_broken_runs_are_counted(tmp_path, capsys):
@@ -138,8 +111,8 @@ def test_missing_unfinished_and_broken_runs_are_counted(tmp_path, capsys):
     assert report.main([str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "| 91.00 (+1.00)" in out  # the unfinished one does not count
-    assert "1 unfinished, 1 missing" in out
-    assert "1 broken" in out
+    assert "1 (1 unfinished, 1 missing)" in out
+    assert "2 (1 broken)" in out
     assert "running at step 10 of 20, not in the figures" in out
     assert f"{rsmatch.folder()}/seed0 is broken" in out
 
@@ -210,6 +183,61 @@ def test_page_is_one_file_with_table_curves_and_pictures(tmp_path):
     assert not [t for t in tags if "http" in t or "//" in t.replace("base64,//", "")]
 
 
+def test_summary_and_contents_stand_on_top(tmp_path):
+    """Counts and the highest figure; every link leads to a place of the page."""
+    base = write_sweep(tmp_path, leave_out={("FixMatch", 1)})
+    assert report.main([str(base)]) == 0
+    page = (base / "report.html").read_text()
+    contents = page[page.index("<nav") : page.index("</nav>")]
+    assert page.index("<nav") < page.index("<main")
+    assert "Settings: 3. Runs: 8 finished, 1 missing." in contents
+    assert "Highest test accuracy: RSMatch, 95.00 ± 1.00 %." in contents
+    links = re.findall(r'href="#(.*?)"', page)
+    assert len(links) >= 2 and set(links) <= set(re.findall(r'id="(.*?)"', page))
+    assert re.search(r"Written \d{4}-\d\d-\d\d \d\d:\d\d ", page)
+
+
+def test_a_table_of_one_column_has_a_column_per_figure(tmp_path):
+    """Those that no row has are left out, here the mean of the last four."""
+    base = write_sweep(tmp_path)
+    assert report.main([str(base)]) == 0
+    page = (base / "report.html").read_text()
+    table = page[page.index('<table class="results">') :].split("</table>")[0]
+    assert re.findall(r'<th scope="col">(.*?)</th>', table) == [
+        *("setting", "best, %", "paper, %", "last, %", "detector, %"),
+        *("queue purity, %", "detector, plain, %", "detector, paper, %"),
+        "finished runs",
+    ]
+    assert re.findall(r'<th scope="row">(.*?)</th>', table) == [
+        c.row for c in sweep().cells
+    ]
+    assert table.count("<td>3</td>") == 3  # runs
+    assert "<p>R = 0.5.</p>" in page  # the column's name
+
+
+def test_equal_curves_are_drawn_once(tmp_path):
+    """Two rows with the same points share a line, under both names."""
+    lines = [
+        curves.Line(n, [(1, v), (2, v)]) for n, v in (("a", 1), ("b", 2), ("c", 1))
+    ]
+    chart = curves.chart("t", [curves.Line("empty", []), *lines])
+    assert [entry.name for entry in chart.legend] == ["a = c", "b"]
+    assert [entry.style for entry in chart.legend] == [styles.of(1), styles.of(2)]
+    assert chart.html.count('"mode":"lines+markers"') == 2
+
+
+def test_styles_differ_in_grey_and_are_strong_enough():
+    """Every mark and dash of the first 140; WCAG asks graphics for a contrast of 3 to
+    their ground, here white and the page's dark one."""
+    made = [styles.of(i) for i in range(140)]
+    assert len(set(made)) == 140
+    assert len({(style.dash, style.mark) for style in made[:7]}) == 7
+    for colour in styles.COLOURS:
+        rgb = ", ".join(str(int(colour[i : i + 2], 16)) for i in (1, 3, 5))
+        for ground in ("255, 255, 255", "20, 23, 27"):
+            assert contrast(rgb, ground) > 3, colour
+
+
 def test_differences_are_those_of_equal_seeds(tmp_path, capsys):
     """Of the last four evaluations where runs have them; a seed that one of the rows
     lacks does not count, and one pair has no interval."""
@@ -248,7 +276,7 @@ def test_differences_are_those_of_equal_seeds(tmp_path, capsys):
     html = curves.of_differences(tables.of_sweep(base, record, runs)).html
     shown, halves = (
         json.loads(re.search(rf'"{name}":(\[.*?\])', html)[1])
-        for name in ("y", "array")
+        for name in ("x", "array")
     )
     assert shown == pytest.approx([single, np.mean(pairs)])
     assert halves == pytest.approx([0, (high - low) / 2])
@@ -278,11 +306,9 @@ def test_plain_runs_are_gathered_by_setting(tmp_path, capsys):
     write_run(tmp_path / "c", {**shorter, "seed": 0}, 0.4)
     assert report.main([str(tmp_path)]) == 0
     captured = capsys.readouterr().out
-    rows = re.findall(r"\| (fixmatch on \S+ \S+) +\| best +\| (.*?) +\|", captured)
-    assert rows == [
-        ("fixmatch on cifar10 train.num_steps=20", "55.00 ± 7.07 †"),
-        ("fixmatch on cifar10 train.num_steps=10", "40.00 †"),
-    ]
+    rows = re.findall(r"\| (\S+) +\| best, % +\| (.*?) +\|", captured)
+    assert rows == [("fixmatch", "55.00 ± 7.07 †"), ("num_steps=10", "40.00 †")]
+    assert "Where a row says nothing else: train.num_steps=20." in captured
     assert captured.count("92.28 ± 0.4") == 2
     assert "train.num_steps 20 instead of 1048576" in captured
     assert "b again: another run of the same setting and seed (1)" in captured
@@ -310,7 +336,7 @@ def test_validation_and_pools_of_plain_runs_are_said(tmp_path, capsys):
     assert report.main([str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "where a run has them, else on the test set" in out
-    assert "data.synthetic_pool=a" in out and "data.synthetic_pool=b" in out
+    assert "data.synthetic_pool=a" in out and "| synthetic_pool=b " in out
 
 
 def test_a_sweep_that_has_only_begun(tmp_path, capsys):

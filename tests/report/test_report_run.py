@@ -7,7 +7,8 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
-from test_report import sweep, write_run
+from support.results import write_run
+from test_report import sweep
 
 from rsmatch_jax import files
 from rsmatch_jax.analysis import explain, tsne
@@ -69,20 +70,23 @@ def rows(text, heading):
     table = text[text.index(heading) :]
     table = table[: table.index("</table>")]
     return [
-        [html.unescape(c) for c in re.findall(r"<t[hd]>(.*?)</t[hd]>", row)]
+        [
+            html.unescape(c).replace("<wbr>", "")
+            for c in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)
+        ]
         for row in re.findall(r"<tr>(.*?)</tr>", table)
     ]
 
 
 def test_a_run_is_shown_in_detail(folder):
     text = page(folder)
-    assert rows(text, "<h2>Classes</h2>") == [
-        ["class", "recall", "detector", "queue purity"],
+    assert rows(text, ">Classes</h3>") == [
+        ["class", "recall, %", "detector accuracy, %", "queue purity, %"],
         ["cat", "70.00", "50.00", "100.00"],
         ["dog", "90.00", "", "50.00"],
         ["<b>", "50.00", "25.00", ""],
     ]
-    assert rows(text, "<h2>Most confused pairs</h2>")[1:] == [
+    assert rows(text, ">Most confused pairs</h3>")[1:] == [
         ["<b>", "cat", "5 of 10"],
         ["cat", "dog", "2 of 10"],
         ["cat", "<b>", "1 of 10"],
@@ -90,22 +94,23 @@ def test_a_run_is_shown_in_detail(folder):
     ]
     captions = [html.unescape(c) for c in re.findall(r"<figcaption>(.*?)<", text)]
     assert captions == [
-        "cat · synthetic 0.875",
-        "dog · synthetic 0.125",
-        "<b> → cat 0.750",
-        "cat → dog 0.500",
+        "cat: 87.5 % synthetic",
+        "dog: 12.5 % synthetic",
+        "<b> taken for cat, 75.0 % sure",
+        "cat taken for dog, 50.0 % sure",
     ]
     assert "unlabelled image 12, gen" in text and "test image 14" in text
-    titles = re.findall(r"<h3>(.*?)</h3>", text)
+    titles = re.findall(r"<h4>(.*?)</h4>", text)
     for title in (
         "Reliability, last evaluation",
-        "Detector accuracy by origin",
+        "Accuracy",
         "Detector accuracy by class",
         "Queue purity by class",
         "Losses",
     ):
         assert titles.count(title) == 1
-    assert titles.count("Test accuracy") == 1  # not once more beside the table
+    assert "Test accuracy" not in titles  # not once more beside the table
+    assert "Detector accuracy by origin" not in titles  # of a single generator
     assert text.count("data:image/png;base64,") == 5  # four mistakes, the queue once
     assert "rsmatch_jax.analysis.tsne --workdir=" in text  # what is not drawn yet
     keys = dict(rows(text, "<summary>Configuration"))
@@ -120,7 +125,11 @@ def test_pictures_and_figures_of_other_commands_are_taken_in(folder):
     text = page(folder)
     assert text.count("data:image/png;base64,") == 7
     assert "not drawn yet" not in text
-    assert rows(text, "<h2>Features of")[-1] == ["classifier", "62.50", ""]
+    assert rows(text, ">Features of unlabelled images</h3>")[-1] == [
+        "classifier",
+        "62.50",
+        "",
+    ]
     assert "Drawn at step" not in text  # the run's last step is 20
     files.write_json(str(folder / "gradcam.json"), {"step": 10})
     assert page(folder).count("Drawn at step 10, not the last one.") == 1
@@ -128,7 +137,7 @@ def test_pictures_and_figures_of_other_commands_are_taken_in(folder):
 
 def test_what_sift_wrote_is_shown(folder, tmp_path):
     """Its figures, its sheet and a link to its page, from wherever the report lies."""
-    assert "images are synthetic</h2>" not in page(folder)
+    assert "images are synthetic</h3>" not in page(folder)
     sift = folder / "sift"
     sift.mkdir()
     summary = {
@@ -150,7 +159,7 @@ def test_what_sift_wrote_is_shown(folder, tmp_path):
         "held_out_real": "30",
         "by": "the run&#39;s detector",
     }
-    assert "images are synthetic</h2>" in text and "<a href" not in text
+    assert "images are synthetic</h3>" in text and 'href="sift' not in text
     count = text.count("data:image/png;base64,")
     Image.new("RGB", (4, 4)).save(sift / "sheet.png")
     (sift / "sift.html").touch()
@@ -204,7 +213,7 @@ def test_a_run_without_detector_or_of_an_earlier_version(tmp_path):
     assert "Detector and queue" not in text and "Most confused" not in text
     assert 'data-figure="test_accuracy">69.00 %' in text
     np.save(tmp_path / "run" / workdir.CONFUSION_FILE, CONFUSION)
-    assert rows(page(tmp_path / "run"), "Most confused pairs")[1] == [
+    assert rows(page(tmp_path / "run"), ">Most confused pairs</h3>")[1] == [
         "2",
         "0",
         "5 of 10",
@@ -237,14 +246,64 @@ def test_charts_and_figures_show_metrics_that_are_in_the_table_of_names():
 
 
 def test_many_classes_are_drawn_as_quantiles(monkeypatch):
-    """The quantiles equal numpy's; one of the hundred classes has no images."""
+    """The quantiles equal numpy's; one of the 101 classes has no images."""
     drawn = {}
     monkeypatch.setattr(
         run_curves.curves, "chart", lambda title, lines: drawn.update({title: lines})
     )
-    shares = [None, *(k / 100 for k in range(1, 100))]
+    shares = [None, *(k / 100 for k in range(1, 101))]
     lines = [{"step": 5, "eval/queue_purity_per_class": shares}]
-    run_curves.of_detector(lines, [str(k) for k in range(100)])
+    run_curves.of_detector(lines, [str(k) for k in range(101)])
     (chart,) = [v for k, v in drawn.items() if k.startswith("Queue purity by class")]
-    expected = [(5, 1), (5, 1 + 0.1 * 98), (5, 50), (5, 99)]
+    expected = [(5, 1), (5, 1 + 0.1 * 99), (5, 50.5), (5, 100)]
     np.testing.assert_allclose([line.points[0] for line in chart], expected)
+
+
+def test_classes_over_steps_are_a_heat_map():
+    """A row per class in order, a column per step; an unknown share stays blank."""
+    lines = [
+        {"step": step, "eval/queue_purity_per_class": shares}
+        for step, shares in ((5, [0.5, None]), (10, [1.0, 0.25]))
+    ]
+    charts = [c for c in run_curves.of_detector(lines, ["cat", "dog"]) if c]
+    (chart,) = charts
+    assert chart.title == "Queue purity by class" and '"type":"heatmap"' in chart.html
+    values = {}
+    for key in ("x", "y", "z"):
+        begin = chart.html.index(f'"{key}":[') + 4
+        values[key], _ = json.JSONDecoder().raw_decode(chart.html[begin:])
+    assert values == {
+        "x": ["5", "10"],
+        "y": ["cat", "dog"],
+        "z": [[50.0, 100.0], [None, 25.0]],
+    }
+    assert '"zmin":20' in chart.html
+
+
+def test_a_run_beside_others_has_its_curves_once(folder):
+    """The comparison has test accuracy and detector; the run's part has the others."""
+    config = {**sweep().cells[0].config_dict().to_dict(), "seed": 4}
+    write_run(folder.parent / "other", config, 0.6)
+    text = page(folder, str(folder.parent / "other"))
+    titles = re.findall(r"<h4>(.*?)</h4>", text)
+    assert titles.count("Test accuracy") == 1 and "Accuracy" not in titles
+    assert titles.count("Detector: accuracy on unlabelled images (Fig. 4a)") == 1
+    assert "Detector accuracy on unlabelled images (Fig. 4a)" not in titles
+    assert "Queue purity by class" in titles
+    headings = re.findall(r"<h2>(.*?)</h2>", text)
+    assert headings == ["Runs by setting", "rsmatch, seed 4", "fixmatch, seed 4"]
+
+
+def test_every_generator_has_a_line_if_there_are_several():
+    shares = {"real": 0.5, "a": 0.25, "b": 1.0}
+    lines = [{"step": 1, run_curves.ORIGINS: shares}]
+    (chart,) = [c for c in run_curves.of_detector(lines, []) if c]
+    assert [entry.name for entry in chart.legend] == ["real", "a", "b"]
+
+
+def test_a_picture_comes_with_its_dark_twin(folder):
+    count = page(folder).count("data:image/png;base64,")
+    Image.new("RGB", (4, 4)).save(folder / "queue.dark.png")
+    text = page(folder)
+    assert text.count("data:image/png;base64,") == count + 1
+    assert '<source media="(prefers-color-scheme: dark)"' in text

@@ -92,7 +92,8 @@ def test_without_a_run(root, tmp_path, capsys, test):
     assert f"--origins={tmp_path}/o.csv: columns that are not used: by" in out
     assert summary["known_origins"]["real"] == 1
     assert {x.name for x in (tmp_path / "out").iterdir()} == {
-        *("images.csv", "summary.json", "sheet.png", "sift.html")
+        *("images.csv", "summary.json", "sift.html"),
+        *("sheet.png", "sheet.dark.png"),
     }
 
 
