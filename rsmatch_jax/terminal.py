@@ -50,7 +50,7 @@ class Parser(argparse.ArgumentParser):
             flag = word.partition("=")[0]
             near = difflib.get_close_matches(flag, known, n=1)
             if flag.startswith("--") and flag not in known and near:
-                raise RequestError(f"there is no {flag}, did you mean {near[0]}?")
+                raise RequestError(f"there is no {word}, did you mean {near[0]}?")
         return super().parse_known_args(args, namespace)
 
 

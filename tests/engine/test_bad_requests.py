@@ -172,7 +172,7 @@ CASES = {
         (["--workdir=run", "--out=x.txt"], ["--out=x.txt"]),
         (["--workdir=run", "--out=nope/x.json"], ["--out=nope/x.json"]),
         (["--workdir=run", "--stp=7"], ["--stp=7"]),
-        (["--wrkdir=run"], ["there is no --wrkdir, did you mean --workdir?"]),
+        (["--wrkdir=run"], ["there is no --wrkdir=run, did you mean --workdir?"]),
     ],
     "sift": [
         ([], ["--workdir=RUN", "--labeled=PLACE"]),

@@ -250,7 +250,7 @@ def test_runs_that_another_process_trains_are_skipped(tmp_path, pretend, capsys)
         assert sweep.main(["mine", "--seeds=0", f"--out={tmp_path}"]) == 0
     assert len(launched) == 2
     assert busy not in launched
-    assert "skipped 1 runs that other processes are training" in capsys.readouterr().out
+    assert "skipped 1 run that other processes are training" in capsys.readouterr().out
 
 
 def test_run_that_another_process_began_first_has_not_failed(
@@ -267,7 +267,7 @@ def test_run_that_another_process_began_first_has_not_failed(
 
         monkeypatch.setattr(sweep, "_launch", overtaken)
         assert sweep.main(["mine", "--seeds=0", f"--out={tmp_path}"]) == 0
-    assert "skipped 1 runs that other processes are training" in capsys.readouterr().out
+    assert "skipped 1 run that other processes are training" in capsys.readouterr().out
 
 
 def test_records_of_shards_that_start_together(tmp_path):
