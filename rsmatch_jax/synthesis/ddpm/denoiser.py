@@ -20,6 +20,9 @@ from rsmatch_jax.synthesis.ddpm.settings import NOISE_LEVELS, Settings
 from rsmatch_jax.terminal import say
 
 RECENT = 50  # losses whose mean is shown
+# Steps under way beside the one that is dispatched. With many, devices that share a few
+# cores of a CPU may wait for each other's collectives until XLA ends the process.
+AHEAD = 4
 
 
 @flax.struct.dataclass
@@ -200,6 +203,7 @@ def fit(
                 done += 1
                 state, loss = step(state, *inputs)
                 pending.append(loss)
+                jax.block_until_ready(pending[-1 - AHEAD : -AHEAD])
                 progress.advance(1, recent_loss)
                 if done % save_every == 0 or done == settings.steps:
                     recent_loss()  # a diverged run must not be saved
