@@ -3,7 +3,7 @@ BIN = .venv/bin
 
 PIP = -m pip install --quiet --disable-pip-version-check
 
-.PHONY: .venv demo docs lint test test-bench test-browser test-compiled test-faults \
+.PHONY: .venv demo docs gallery lint test test-bench test-browser test-compiled test-faults \
   test-package test-synthesis test-torch smoke smoke-run
 
 .venv: .venv/installed
@@ -33,6 +33,12 @@ demo: .venv
 	  --config.method.rsmatch.prior=statistics
 	$(BIN)/python -m rsmatch_jax.report runs/demo-labels runs/demo-fixmatch \
 	  runs/demo-real-only runs/demo --out=runs/demo-report.html
+
+# The pictures of the demo in docs, from its runs. 7 minutes on two cores.
+gallery: demo .venv/installed-browser
+	$(BIN)/rsmatch see --workdir=runs/demo --set=test --images=6
+	$(BIN)/rsmatch tsne --workdir=runs/demo
+	$(BIN)/python docs/gallery.py
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
