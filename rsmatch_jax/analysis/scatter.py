@@ -17,7 +17,7 @@ TEN = (
 )
 NAMED = 20  # classes with a written name, at most
 ROOM = (0.1, 0.04)  # width and height of a name, in shares of the map
-NEIGHBOURS = 5  # of the same class, whose distances say how dense a place is
+NEIGHBOURS = 0.25  # share of a class whose distances say how dense a place is
 MEMBERS = 500  # of a class that are compared with each other, about
 REAL, SYNTHETIC, UNKNOWN = "o", "^", "D"  # the first two as in the paper's Fig. 2
 NO_CLASS = "#c8c8c8"  # an unknown one
@@ -122,7 +122,8 @@ def anchors(points: np.ndarray, labels: np.ndarray) -> dict[int, np.ndarray]:
         members = points[labels == label]
         members = members[:: 1 + len(members) // MEMBERS]
         distances = np.linalg.norm(members[:, None] - members, axis=-1)
-        near = np.sort(distances, axis=1)[:, : NEIGHBOURS + 1].mean(1)
+        count = 1 + int(NEIGHBOURS * len(members))
+        near = np.sort(distances, axis=1)[:, :count].mean(1)
         ordered = members[np.argsort(near, kind="stable")]
         taken = np.asarray([*places.values()]).reshape(-1, 2)
         overlap = (np.abs(ordered[:, None] - taken) < room).all(-1).any(1)

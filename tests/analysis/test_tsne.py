@@ -154,10 +154,11 @@ def test_pictures_of_few_and_many_classes(classes, tmp_path):
 
 
 def test_names_lie_on_their_class_and_not_on_each_other():
-    """A class in two places is named at the denser one, not between them; two classes
-    in the same place have names apart."""
+    """A class in two places is named at the denser one, not between them nor where a
+    few images are alike; two classes in the same place have names apart."""
     rng = np.random.default_rng(3)
     dense, loose = rng.normal(0, 0.2, (60, 2)), rng.normal(0, 1, (40, 2)) + 30
+    loose[:6] = 15, 0
     there = rng.normal(0, 2, (100, 2)) + (0, 30)
     points = np.concatenate([dense, loose, there, there + 0.01, [[15, 15]]])
     labels = np.repeat([0, 1, 2, -1], [100, 100, 100, 1])
