@@ -52,7 +52,7 @@ AT_THE_TOP = {
 ANYWHERE = {
     "tensorflow": (".tf_",),
     "tensorflow_datasets": (".tf_",),
-    "clu": ("runs.logbook", "runs.event_files"),
+    "clu": ("runs.logbook",),
 }
 
 

@@ -1,19 +1,21 @@
 """What a run writes while it trains: metrics.jsonl, TensorBoard's event files, and what
 Weights & Biases shows (wandb_mirror.py).
 
-The event files are event_files.py's.
+Only this module imports clu, inside a function, because it imports TensorFlow.
 """
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from rsmatch_jax import files
+from rsmatch_jax.errors import one_line
 from rsmatch_jax.runs import wandb_mirror, workdir
-from rsmatch_jax.runs.event_files import EventFiles
 from rsmatch_jax.runtime import hosts
 from rsmatch_jax.terminal import say
 
@@ -92,3 +94,60 @@ class Logbook:
             self._events.close()
         if self._mirror is not None:
             self._mirror.close(exit_code=int(failed))
+
+
+class EventFiles:
+    """TensorBoard's event files in a folder, written by clu. One that cannot be written
+    ends no run. clu imports TensorFlow, which takes up to half a minute: a thread does
+    it, and writes all files, so that no step waits for it."""
+
+    def __init__(self, folder: str, num_steps: int):
+        self._writer: Any = None  # clu's; None before it is loaded, and after a failure
+        self._progress: Any = None
+        self._thread = ThreadPoolExecutor(1, "event_files")
+        self._thread.submit(self._open, folder, num_steps)
+
+    def write(self, write: Callable[[Any], None]):
+        """Calls `write` with clu's writer, soon, and after what was to be written
+        before."""
+        self._thread.submit(self._try, write)
+
+    def count_step(self, step: int):
+        """Counts a step; clu's ReportProgress needs a call for each."""
+        if self._progress is not None:
+            self._try(lambda writer: self._progress(step))
+
+    def close(self):
+        """Waits until all is written."""
+        self.write(lambda writer: writer.close())
+        self._thread.shutdown()
+
+    def _open(self, folder: str, num_steps: int):
+        try:
+            # First, so that clu's TensorFlow prints no lines and leaves the GPU alone.
+            from rsmatch_jax.data.stores import tf_import  # noqa: F401, I001
+            from clu import metric_writers, periodic_actions
+        except ImportError as e:
+            say(f"no TensorBoard event files: {e} (metrics.jsonl has all numbers)")
+            return
+        # clu would log our lines a second time.
+        logging.set_verbosity(logging.WARNING)
+        try:
+            self._writer = metric_writers.create_default_writer(folder)
+            self._progress = periodic_actions.ReportProgress(
+                num_train_steps=num_steps, writer=self._writer, every_secs=30.0
+            )
+        except Exception as e:  # as in `_try`
+            self._fail(e)
+
+    def _try(self, write: Callable[[Any], None]):
+        if self._writer is None:
+            return
+        try:
+            write(self._writer)
+        except Exception as e:  # TensorFlow and clu's threads raise many kinds
+            self._fail(e)
+
+    def _fail(self, error: Exception):
+        self._writer = self._progress = None
+        say(f"warning: no TensorBoard event files from here on: {one_line(error)}")

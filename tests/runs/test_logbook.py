@@ -8,7 +8,7 @@ import pytest
 from support import fresh_process, runs
 
 from rsmatch_jax import files, terminal
-from rsmatch_jax.runs import event_files, logbook
+from rsmatch_jax.runs import logbook
 
 
 def book(folder, num_bytes=0, tensorboard=False):
@@ -74,7 +74,7 @@ def test_event_files_that_cannot_be_written_end_no_run(tmp_path, capsys, monkeyp
     def opened(events, folder, num_steps):
         events._writer = types.SimpleNamespace(write_scalars=full)
 
-    monkeypatch.setattr(event_files.EventFiles, "_open", opened)
+    monkeypatch.setattr(logbook.EventFiles, "_open", opened)
     mine = book(tmp_path, tensorboard=True)
     for step in (1, 2):
         mine.write(step, {"a": 1.0})
