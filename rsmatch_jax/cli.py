@@ -6,12 +6,12 @@ A command's module is imported when the command is called, so `rsmatch` and a mi
 command answer at once.
 """
 
-import difflib
 import importlib
 import sys
 from collections.abc import Sequence
 
 from rsmatch_jax import progress
+from rsmatch_jax.errors import nearest
 from rsmatch_jax.version import __version__
 
 # {command: (module with `main(argv) -> exit code`, what it does)}
@@ -45,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name = words[0]
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f", did you mean {near[0]!r}?" if near else "."
+        near = nearest(name, COMMANDS)
+        hint = f", did you mean {near!r}?" if near else "."
         sys.stderr.write(
             f"error: there is no command {name!r}{hint} `rsmatch` lists them.\n"
         )

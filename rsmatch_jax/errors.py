@@ -1,11 +1,12 @@
 """Exceptions whose message is for the user, and the exit code of a command."""
 
 import contextlib
+import difflib
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 class RequestError(ValueError):
@@ -31,6 +32,12 @@ def one_line(error: BaseException, limit: int = 200) -> str:
     text = " ".join(str(message).split()) or type(error).__name__
     half = (limit - 5) // 2
     return text if len(text) <= limit else f"{text[:half]} ... {text[-half:]}"
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Returns the known word that was perhaps meant, None if none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return near[0] if near else None
 
 
 def exit_code(

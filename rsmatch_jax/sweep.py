@@ -20,7 +20,6 @@ wrong, 75 stopped by a signal, or with runs left after --minutes.
 
 import argparse
 import dataclasses
-import difflib
 import os
 import shlex
 import signal
@@ -32,7 +31,7 @@ from absl import flags
 
 from rsmatch_jax import files, progress, terminal
 from rsmatch_jax.engine import checks, config_file, saved_config
-from rsmatch_jax.errors import STOPPED, RequestError, RunFailed, Unfinished
+from rsmatch_jax.errors import STOPPED, RequestError, RunFailed, Unfinished, nearest
 from rsmatch_jax.metrics import names
 from rsmatch_jax.report import grid
 from rsmatch_jax.report.grid import Cell, Sweep, Value
@@ -228,9 +227,9 @@ def _overrides(sweep: Sweep, config_flags: Sequence[str]) -> dict[str, Value]:
 def _sweep(name: str | None) -> Sweep:
     sweeps = grid.load()
     if name not in sweeps:
-        near = difflib.get_close_matches(name or "", sweeps, n=1)
+        near = nearest(name or "", sweeps)
         wrong = "NAME is missing" if name is None else f"there is no sweep {name!r}"
-        hint = f", did you mean {near[0]!r}?" if near else ";"
+        hint = f", did you mean {near!r}?" if near else ";"
         titles = "\n".join(f"  {n}: {s.title}" for n, s in sweeps.items())
         raise RequestError(f"{wrong}{hint} choose one of:\n{titles}")
     return sweeps[name]

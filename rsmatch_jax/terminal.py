@@ -3,7 +3,6 @@ commands that need PyTorch use it."""
 
 import argparse
 import contextlib
-import difflib
 import math
 import os
 import signal
@@ -13,7 +12,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from rsmatch_jax import progress
-from rsmatch_jax.errors import RequestError, exit_code
+from rsmatch_jax.errors import RequestError, exit_code, nearest
 from rsmatch_jax.progress import duration
 
 PATIENCE = 10.0  # seconds after Ctrl-C in which a command ends by itself
@@ -48,9 +47,9 @@ class Parser(argparse.ArgumentParser):
         known = self._option_string_actions
         for word in sys.argv[1:] if args is None else args:
             flag = word.partition("=")[0]
-            near = difflib.get_close_matches(flag, known, n=1)
+            near = nearest(flag, known)
             if flag.startswith("--") and flag not in known and near:
-                raise RequestError(f"there is no {word}, did you mean {near[0]}?")
+                raise RequestError(f"there is no {word}, did you mean {near}?")
         return super().parse_known_args(args, namespace)
 
 

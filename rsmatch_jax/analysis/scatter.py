@@ -44,8 +44,8 @@ def draw(
 
     inks = ("text.color", "axes.edgecolor", "axes.titlecolor", "legend.labelcolor")
     papers = ("figure.facecolor", "axes.facecolor", "savefig.facecolor")
-    colours = dict.fromkeys(inks, theme.ink) | dict.fromkeys(papers, theme.paper)
-    with matplotlib.rc_context(colours):
+    themed = dict.fromkeys(inks, theme.ink) | dict.fromkeys(papers, theme.paper)
+    with matplotlib.rc_context(themed):
         width = 6.6 * len(embedded)
         figure = Figure(figsize=(width, 7.2), dpi=120, layout="constrained")
         panels = figure.subplots(1, len(embedded), squeeze=False)[0]

@@ -4,7 +4,6 @@ A RequestError names what is wrong, where absl and ml_collections print a traceb
 """
 
 import contextlib
-import difflib
 import functools
 import importlib.machinery
 import importlib.util
@@ -20,11 +19,11 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from rsmatch_jax.errors import RequestError, one_line
+from rsmatch_jax.errors import RequestError, nearest, one_line
 from rsmatch_jax.runtime.child import ROOT
 
-# A wheel has the configs inside the package; in the repository they lie beside it.
 _MAY_BE_NONE = ("data.labels_per_class",)  # although their default is not
+# A wheel has the configs inside the package; in the repository they lie beside it.
 _PACKAGED = os.path.join(ROOT, "rsmatch_jax", "configs")
 CONFIGS = _PACKAGED if os.path.isdir(_PACKAGED) else os.path.join(ROOT, "configs")
 KINDS = {  # of flags, as absl names them
@@ -64,7 +63,7 @@ def parse(
 
 
 def _in_words(message: str, values: flags.FlagValues) -> str:
-    """Returns absl's message about a flag's value without Python's own words."""
+    """Returns absl's message about a flag's value without Python's words."""
     match = re.match(r"flag (--([^=]*)=.*?): ", message, re.DOTALL)
     kind = KINDS.get(values[match[2]].flag_type()) if match else None
     return f"{match[1]}: it must be {kind}" if match and kind else message
@@ -76,10 +75,10 @@ def find(value: str) -> str:
     if value in names:
         return os.path.join(CONFIGS, f"{value}.py")
     if not os.path.isfile(value):
-        near = difflib.get_close_matches(value, names, n=1)
+        near = nearest(value, names)
         raise RequestError(
             f"--config={value}: there is no such file"
-            + (f", did you mean {near[0]!r}" if near else "")
+            + (f", did you mean {near!r}" if near else "")
             + f". The packaged configs: {', '.join(names)}"
         )
     return value
@@ -145,11 +144,11 @@ def _check_key(config: ConfigDict, key: str):
         if not isinstance(group, ConfigDict) or part not in group:
             where = ".".join(key.split(".")[:i])
             keys = list(group) if isinstance(group, ConfigDict) else []
-            near = difflib.get_close_matches(part, keys, n=1)
+            near = nearest(part, keys)
             raise RequestError(
                 f"--config.{key}: there is no key {part!r}"
                 + (f" in {where}" if where else "")
-                + (f", did you mean {near[0]!r}" if near else "")
+                + (f", did you mean {near!r}" if near else "")
                 + (f". Its keys: {', '.join(keys)}" if keys else "")
             )
         group = group[part]

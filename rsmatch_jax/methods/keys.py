@@ -7,10 +7,9 @@ The block is the name of the class in its dictionary.
 """
 
 import dataclasses
-import difflib
 from typing import Any, NoReturn, TypeVar
 
-from rsmatch_jax.errors import RequestError
+from rsmatch_jax.errors import RequestError, nearest
 
 Config = Any  # a ConfigDict; this level does not import ml_collections
 T = TypeVar("T")
@@ -29,8 +28,8 @@ class Bounds:
     def problem(self, value: Any) -> str | None:
         """Returns what is wrong with the value, None if nothing is."""
         if self.choices and value not in self.choices:
-            near = difflib.get_close_matches(str(value), self.choices, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
+            near = nearest(str(value), self.choices)
+            hint = f"did you mean {near}? " if near else ""
             return f"{hint}choose {' or '.join(self.choices)}"
         if value is None:
             return None

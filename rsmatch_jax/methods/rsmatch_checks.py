@@ -113,14 +113,12 @@ def _check_turns(config: keys.Config):
         way_out = "with individual_models=False the classifier would learn from turned "
         way_out += "images"
     elif "nnpu" in options.detector_loss:
-        way_out = (
-            f"detector_loss={options.detector_loss} compares labelled images with "
-        )
-        way_out += "unlabelled ones, which are not turned"
+        loss = options.detector_loss
+        way_out = f"detector_loss={loss} compares labelled images with unlabelled "
+        way_out += "ones, which are not turned"
     if way_out:
-        keys.refuse(
-            config, "method.rsmatch.detector_turns", f"{way_out}; leave it False"
-        )
+        key = "method.rsmatch.detector_turns"
+        keys.refuse(config, key, f"{way_out}; leave it False")
 
 
 def _without_effect(options: keys.Config) -> Iterator[tuple[str, Any, str]]:

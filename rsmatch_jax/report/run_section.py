@@ -117,9 +117,11 @@ def section(run: Run, elsewhere: Collection[str] = ()) -> dict[str, Any]:
 
 def _summary(run: Run) -> str:
     """The run in a sentence."""
-    accuracy, text_ = run.figures["last"], run.status.capitalize()
-    text_ += f" after {run.steps:,} steps in {terminal.duration(run.seconds)}"
-    return text_ + (f", test accuracy {_percent(accuracy)} %." if accuracy else ".")
+    accuracy, duration = run.figures["last"], terminal.duration(run.seconds)
+    sentence = f"{run.status.capitalize()} after {run.steps:,} steps in {duration}"
+    if accuracy is not None:
+        sentence += f", test accuracy {_percent(accuracy)} %"
+    return f"{sentence}."
 
 
 def command(name: str, folder: str) -> str:
