@@ -38,7 +38,7 @@ demo: .venv
 gallery: demo .venv/installed-browser
 	$(BIN)/rsmatch see --workdir=runs/demo --set=test --images=6
 	$(BIN)/rsmatch tsne --workdir=runs/demo
-	$(BIN)/python docs/gallery.py
+	PYTHONPATH=tests $(BIN)/python docs/gallery.py
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -7,13 +7,13 @@ screen of the report in Chromium (Debian's, or the one that CHROMIUM names). Pic
 own-images.md are of other data and come from the commands on that page.
 """
 
-import os
 import pathlib
 import shutil
 
 import charts
 from PIL import Image
 from playwright import sync_api
+from support import screens
 
 DOCS = pathlib.Path(__file__).parent
 RUNS, PICTURES = DOCS.parent / "runs", DOCS / "pictures"
@@ -37,11 +37,8 @@ def main():
 
 
 def _screen(page_file, picture):
-    names = ("chromium", "chromium-browser", "google-chrome")
-    program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)))
-    options = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=options)
+        browser = screens.launched(playwright)
         page = browser.new_page(viewport=SCREEN)
         page.goto(page_file.as_uri())
         page.wait_for_timeout(1000)  # until the charts are drawn

@@ -119,15 +119,13 @@ def dark_twin(path: str) -> str:
     return f"{stem}.dark{extension}"
 
 
-def write(path: str, drawn: Callable[[Theme], Image.Image]) -> Image.Image:
-    """Writes a sheet and its dark twin as PNG files; returns the light one.
+def write(path: str, drawn: Callable[[Theme], bytes]):
+    """Writes a picture and its dark twin, the light one last.
 
-    drawn: returns the sheet in a theme.
+    drawn: returns the picture in a theme, as PNG.
     """
-    for file, theme in ((dark_twin(path), DARK), (path, LIGHT)):
-        sheet = drawn(theme)
-        files.write_bytes(file, to_png(sheet))
-    return sheet
+    files.write_bytes(dark_twin(path), drawn(DARK))
+    files.write_bytes(path, drawn(LIGHT))
 
 
 def swatch(colour: str, stripes: int = 0) -> np.ndarray:

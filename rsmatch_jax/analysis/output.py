@@ -35,8 +35,7 @@ def write(out: str, drawn: Callable[[Theme], bytes], content: dict[str, Any]):
     drawn: returns the picture in a theme, as PNG.
     """
     with files.written_to("--out", out):
-        files.write_bytes(contact_sheet.dark_twin(out), drawn(contact_sheet.DARK))
-        files.write_bytes(out, drawn(contact_sheet.LIGHT))
+        contact_sheet.write(out, drawn)
         files.write_json(_beside(out), content)
 
 

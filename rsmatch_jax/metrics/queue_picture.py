@@ -61,11 +61,12 @@ def draw_queue(path: str, queue: CSQueue, task: Task, title: str) -> np.ndarray:
         if colour in frames.values()
     ]
     options = {"sides": sides, "border": _BORDER, "legend": legend}
-    sheet = contact_sheet.write(
-        path,
-        lambda theme: contact_sheet.draw(title, rows, names, theme=theme, **options),
-    )
-    return np.asarray(sheet)
+    sheets = {
+        theme: contact_sheet.draw(title, rows, names, theme=theme, **options)
+        for theme in contact_sheet.THEMES
+    }
+    contact_sheet.write(path, lambda theme: contact_sheet.to_png(sheets[theme]))
+    return np.asarray(sheets[contact_sheet.LIGHT])
 
 
 def _tile(image: np.ndarray, frame: str | None) -> Tile | None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rsmatch_jax import contact_sheet
-from rsmatch_jax.contact_sheet import Group, Tile
+from rsmatch_jax.contact_sheet import Group, Theme, Tile
 from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.data.stores.dataset_folder import natural_key
 from rsmatch_jax.metrics import verdicts
@@ -54,10 +54,12 @@ def draw(
         if f"verdicts.{verdict}" in texts
     ]
     options = {"sides": _SIDES, "border": _BORDER, "legend": legend}
-    contact_sheet.write(
-        path,
-        lambda theme: contact_sheet.draw(title, drawn, classes, theme=theme, **options),
-    )
+
+    def in_theme(theme: Theme) -> bytes:
+        sheet = contact_sheet.draw(title, drawn, classes, theme=theme, **options)
+        return contact_sheet.to_png(sheet)
+
+    contact_sheet.write(path, in_theme)
 
 
 def _tile(row: Row, picture: np.ndarray) -> Tile:

@@ -1,28 +1,15 @@
-"""Headless Chromium: Debian's, or the one that CHROMIUM names."""
-
-import os
-import shutil
+"""Pages in headless Chromium."""
 
 import pytest
 from playwright import sync_api
+from support import screens
 from support.screens import DESK
-
-# Chromium looks for updates, which are no requests of the page.
-QUIET = (
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    *(("--no-sandbox",) if os.geteuid() == 0 else ()),  # root may not have one
-)
 
 
 @pytest.fixture(scope="module")
 def browser():
-    names = ("chromium", "chromium-browser", "google-chrome")
-    program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)))
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=QUIET)
+        browser = screens.launched(playwright)
         yield browser
         browser.close()
 

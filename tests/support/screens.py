@@ -2,8 +2,26 @@
 
 import os
 import re
+import shutil
 
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
+
+
+# Chromium looks for updates, which are no requests of the page.
+QUIET = (
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    *(("--no-sandbox",) if os.geteuid() == 0 else ()),  # root may not have one
+)
+
+
+def launched(playwright):
+    """Returns headless Chromium: Debian's, or the one that CHROMIUM names."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)))
+    return playwright.chromium.launch(executable_path=program, args=QUIET)
 
 
 def luminance(colour):
