@@ -105,7 +105,7 @@ def _answered(go_on: str, resumable: bool) -> Generator[None]:
 
 
 def leave(code: int):
-    """Ends the process at once. Python's own end takes ten seconds on a slow CPU once
+    """Ends the process at once. Python's end takes ten seconds on a slow CPU once
     TensorFlow is loaded, and all files of a command are closed before."""
     jax = sys.modules.get("jax")
     if jax is not None and jax.distributed.is_initialized():

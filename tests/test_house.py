@@ -119,7 +119,7 @@ def test_private_jax_stays_in_one_file():
 
 def test_every_command_is_a_door():
     """`main(argv=None)` returns the exit code, and `python -m` calls it so; what may
-    load TensorFlow leaves out Python's own end."""
+    load TensorFlow leaves out Python's end."""
     for name, (place, _) in cli.COMMANDS.items():
         path = PACKAGE / f"{place.replace('.', '/')}.py"
         (main,) = (n for n in TREES[path].body if getattr(n, "name", "") == "main")

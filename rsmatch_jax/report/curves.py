@@ -218,7 +218,7 @@ def heat_map(
         "tickangle": 0,
         "nticks": 6,
     }
-    # plotly puts an axis's own title over the labels of categories.
+    # plotly puts an axis's title over the labels of categories.
     below = {"xref": "paper", "x": 0.5, "yref": "paper", "y": 0, "yshift": -22}
     word = {"text": "step", "showarrow": False, "yanchor": "top", **below}
     axes["yaxis"] |= {

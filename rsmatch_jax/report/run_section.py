@@ -50,7 +50,7 @@ PICTURES = {
         "Grad-CAM++: beside each image is what speaks for the class that is named "
         "above, in the classifier, and what speaks for synthetic, in the detector. "
         "Behind the name is its probability; a mistake is bold and coloured. Each map "
-        "has a scale of its own, from nothing to its highest value: an even map says "
+        "has a separate scale, from nothing to its highest value: an even map says "
         "that all parts speak alike.",
         "explain",
     ),

@@ -11,7 +11,7 @@ from rsmatch_jax.report.collect import Broken, Run
 from rsmatch_jax.report.tables import CONFIDENCE, Cell, Stat, Table
 
 MARK = "†"  # at every figure of a reduced cell
-HEAD = "setting", "figure"  # of the two columns before the table's own
+HEAD = "setting", "figure"  # of the two columns before the table's
 SHARES = (
     *("best", "paper", "last", "last four", "detector", "queue purity"),
     *("detector, plain", "detector, paper"),

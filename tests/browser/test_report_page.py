@@ -214,7 +214,7 @@ def test_contents_lead_to_every_part(opened, folder):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pictures_have_the_ground_of_the_page(opened, scheme):
-    """A picture's corner has the page's own colour, light or dark."""
+    """A picture's corner has the page's colour, light or dark."""
     page = opened(scheme=scheme)
     pictures = page.locator(".sheet img")
     assert pictures.count() == 4  # the queue, Grad-CAM++, t-SNE, the sifted sheet

@@ -51,7 +51,7 @@ def commands(text: str) -> list[list[str]]:
 
 
 def _simple(words):
-    """Yields what words between two operators run, without the shell's own parts."""
+    """Yields what words between two operators run, without the shell's parts."""
     while words and (words[0] in {"do", "done"} or re.match(r"\w+=", words[0])):
         words = words[1:]
     if ">" in words:  # and a file

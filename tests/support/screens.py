@@ -86,7 +86,7 @@ CUT_OFF = """() => {
         const box = e.getBoundingClientRect();
         if (!own || !box.width || e.closest("script, style, option")) continue;
         const svg = e.closest("svg.main-svg");
-        if (svg) {  // a chart's own texts
+        if (svg) {  // a chart's texts
             const frame = svg.getBoundingClientRect();
             if (box.left < frame.left - 1 || box.right > frame.right + 1 ||
                 box.top < frame.top - 1 || box.bottom > frame.bottom + 1)
