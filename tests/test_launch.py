@@ -61,7 +61,7 @@ KEYS = [  # overrides of the digits' config, and words of the answer
     ),
     ("data.synthetic_ratio=0.8 data.synthetic_mode=add", "190 images | 512 are needed"),
     ("data.synthetic_mode=mix", "synthetic_mode=mix | replace"),
-    ("data.synthetic_pool=/nope", "/nope | import_images | generate | ratio=0"),
+    ("data.synthetic_pool=/nope", "/nope | rsmatch import | generate | ratio=0"),
     ("data.synthetic_pool=fake", "class_0 | digits"),
     ("data.name=./nope", "nope | no such folder"),
     # input

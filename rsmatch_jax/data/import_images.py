@@ -1,8 +1,8 @@
 """Turns images on disk into a TFDS dataset folder: a synthetic pool or a real dataset.
 
-    python -m rsmatch_jax.data.import_images --layout=cifake --source=ZIP --out=DIR
-    python -m rsmatch_jax.data.import_images --layout=folders --source=DIR --out=DIR
-    python -m rsmatch_jax.data.import_images --layout=tiny_imagenet --source=ZIP
+    rsmatch import --layout=cifake --source=ZIP --out=DIR
+    rsmatch import --layout=folders --source=DIR --out=DIR
+    rsmatch import --layout=tiny_imagenet --source=ZIP
         --out=DATA_DIR/tiny_imagenet/1.0.0
 
 Layouts: `cifake` is the archive of CIFAKE (arXiv:2303.14126). `tiny_imagenet` is the
@@ -135,7 +135,7 @@ def add_flags(parser: Parser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0 done, 1 failed, 2 wrong request."""
-    parser = Parser("data.import_images", __doc__)
+    parser = Parser("import", __doc__)
     add_flags(parser)
     return run_command(parser, argv, run, NOTHING)
 

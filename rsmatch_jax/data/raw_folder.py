@@ -25,8 +25,8 @@ def explained(key: str, name: str) -> Generator[None]:
             raise
         generator = " --generator=NAME" if key == "data.synthetic_pool" else ""
         way_out = (
-            "import it by python -m rsmatch_jax.data.import_images --layout=folders "
-            f"--source={path}{generator} --out=DIR and pass --config.{key}=DIR"
+            f"import it by `rsmatch import --layout=folders --source={path}{generator} "
+            f"--out=DIR` and pass --config.{key}=DIR"
         )
         if not generator:
             way_out += f"; or pass --config=own --config.data.labeled={path}"

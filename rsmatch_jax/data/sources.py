@@ -132,7 +132,7 @@ def check_places(data_dir: str | None, synthetic_pool: str | None):
 def _no_pool(folder: str) -> RequestError:
     return RequestError(
         f"there is no synthetic pool at {folder} (data.synthetic_pool). Import one "
-        "(python -m rsmatch_jax.data.import_images --layout=cifake --source=ZIP "
+        "(rsmatch import --layout=cifake --source=ZIP "
         f"--out={folder}, or --layout=folders), generate one (python -m "
         "rsmatch_jax.synthesis.generate), or set --config.data.synthetic_ratio=0"
     )

@@ -3,10 +3,12 @@
 import contextlib
 import dataclasses
 import itertools
+import os
 from typing import Any
 
 import numpy as np
 
+from rsmatch_jax import files
 from rsmatch_jax.data import sources
 from rsmatch_jax.data.images import compression, picture_store, user_pictures
 from rsmatch_jax.data.images.compression import Jpeg
@@ -68,6 +70,7 @@ def read(
             "(labeled: class folders, an archive of them or a CSV; unlabeled: any "
             "folders or archives)"
         )
+    _check_apart(places.labeled, places.test, places.unlabeled)
     with contextlib.ExitStack() as stack:
         labelled = user_pictures.labelled(stack, places.labeled, LABELED)
         parts = {LABELED: labelled}
@@ -96,6 +99,46 @@ def read(
     if not alike and (note := _unlike_note(stored_as)):
         unlabelled = dataclasses.replace(unlabelled, notes=(*unlabelled.notes, note))
     return stored[LABELED], stored.get(TEST), unlabelled
+
+
+def overlaps(
+    labelled: PictureFiles, test: PictureFiles | None, collected: PictureFiles
+) -> list[str]:
+    """Returns lines about pictures that are in two parts by content."""
+    lines = []
+    if count := int(np.isin(collected.digests, labelled.digests).sum()):
+        lines.append(f"unlabelled pictures that are labelled ones too, kept: {count}")
+    if test is None:
+        return lines
+    for name, others in (("labelled", labelled), ("unlabelled", collected)):
+        if count := int(np.isin(test.digests, others.digests).sum()):
+            lines.append(
+                f"warning: test pictures that are {name} ones too, kept, so that test "
+                f"figures are too good: {count} of {len(test.digests)}"
+            )
+    return lines
+
+
+def _check_apart(labeled: str, test: str | None, unlabeled: str):
+    """Raises RequestError if the pictures of one place are in another one, too. A CSV
+    is no place: it may list some of the collected pictures."""
+    named = [(LABELED, labeled), (TEST, test)]
+    named += [(UNLABELED, part) for part in user_pictures.parts(unlabeled)]
+    places = [
+        (key, place, os.path.realpath(files.absolute(place)))
+        for key, place in named
+        if place and not place.lower().endswith(".csv")
+    ]
+    for (key, place, path), (other_key, other, inner) in itertools.permutations(
+        places, 2
+    ):
+        if key == other_key or os.path.commonpath([path, inner]) != path:
+            continue
+        holds = "is the same place as" if path == inner else "holds"
+        raise RequestError(
+            f"{key}={place} {holds} {other_key}={other}, whose pictures would count as "
+            "both; name places that lie apart"
+        )
 
 
 def _alike(examined: dict[str, Examined]) -> dict[str, list[Jpeg | None]]:

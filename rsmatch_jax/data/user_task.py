@@ -7,7 +7,7 @@ import numpy as np
 
 from rsmatch_jax.data import rs_ssl, sources, user_parts
 from rsmatch_jax.data.images import user_pictures
-from rsmatch_jax.data.rs_ssl import PictureFiles, Task
+from rsmatch_jax.data.rs_ssl import Task
 from rsmatch_jax.data.stores.arrays import ImageArrays
 from rsmatch_jax.data.user_parts import Places
 from rsmatch_jax.errors import RequestError
@@ -70,7 +70,7 @@ def load_task(
         notes.append(_held_out_note(len(of_test), len(labelled.names), test_share))
     else:
         notes += tested.notes
-    notes += _overlaps(parts, len(split.unlabeled_real))
+    notes += user_parts.overlaps(parts["labelled"], parts["test"], collected.files)
     return dataclasses.replace(task, files=parts, notes=tuple(notes))
 
 
@@ -87,7 +87,7 @@ def hold_out(
         members = rng.permutation(np.flatnonzero(labels == label))
         if len(members) < 2:
             raise RequestError(
-                f"data.labeled: class {name} has {len(members)} readable pictures, and "
+                f"data.labeled: class {name} has 1 readable picture, and "
                 f"data.test_share={share} needs one to train on and one to test on; "
                 "add pictures, name a test set (data.test), or set data.test_share=0"
             )
@@ -107,19 +107,3 @@ def _held_out_note(count: int, total: int, share: float) -> str:
         f"data.test is not set: {count} of {total} labelled pictures are held out as "
         f"the test set (data.test_share={share:g} of each class)"
     )
-
-
-def _overlaps(parts: dict[str, PictureFiles], num_real: int) -> list[str]:
-    """Returns lines about pictures that are in two parts by content."""
-    labelled, test = parts["labelled"].digests, parts["test"].digests
-    collected = parts["unlabelled"].digests[num_real:]
-    lines = []
-    if count := int(np.isin(collected, labelled).sum()):
-        lines.append(f"{count} unlabelled pictures are labelled ones too; they stay")
-    for name, others in (("labelled", labelled), ("unlabelled", collected)):
-        if count := int(np.isin(test, others).sum()):
-            lines.append(
-                f"warning: {count} of {len(test)} test pictures are {name} ones too, "
-                "so that test figures are too good; they stay"
-            )
-    return lines

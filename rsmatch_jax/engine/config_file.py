@@ -78,8 +78,8 @@ def find(value: str) -> str:
         near = nearest(value, names)
         raise RequestError(
             f"--config={value}: there is no such file"
-            + (f", did you mean {near!r}" if near else "")
-            + f". The packaged configs: {', '.join(names)}"
+            + (f"; did you mean {near!r}?" if near else ".")
+            + f" The packaged configs: {', '.join(names)}"
         )
     return value
 
@@ -148,8 +148,8 @@ def _check_key(config: ConfigDict, key: str):
             raise RequestError(
                 f"--config.{key}: there is no key {part!r}"
                 + (f" in {where}" if where else "")
-                + (f", did you mean {near!r}" if near else "")
-                + (f". Its keys: {', '.join(keys)}" if keys else "")
+                + (f"; did you mean {near!r}?" if near else ".")
+                + (f" Its keys: {', '.join(keys)}" if keys else "")
             )
         group = group[part]
 

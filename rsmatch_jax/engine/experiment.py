@@ -24,6 +24,7 @@ from rsmatch_jax.models import networks
 from rsmatch_jax.models.networks import Head, Network
 from rsmatch_jax.runtime import compilation, parallel
 from rsmatch_jax.state import TrainState
+from rsmatch_jax.terminal import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,9 +172,9 @@ def _load_own_task(config: Any, split_seed: int) -> rs_ssl.Task:
     collected = len(task.unl_labels) - len(task.split.unlabeled_real)
     if collected < rows:
         raise RequestError(
-            f"data.unlabeled={d.unlabeled} has {collected} readable pictures, fewer "
-            f"than the train.batch_size * unlabeled_ratio = {rows} of a step; collect "
-            "more, or lower one of the two"
+            f"data.unlabeled={d.unlabeled} has {counted(collected, 'readable picture')}"
+            f", fewer than the train.batch_size * unlabeled_ratio = {rows} of a step; "
+            "collect more, or lower one of the two"
         )
     return task
 

@@ -20,6 +20,8 @@ STRIPES = {SYNTHETIC: 0, UNSURE: 2, REAL: 4}  # pixels
 FOLDER = "sift"  # in a workdir
 TABLE_FILE, SUMMARY_FILE = "images.csv", "summary.json"
 SHEET_FILE, PAGE_FILE = "sheet.png", "sift.html"
+# Real pictures that set the threshold, in the summary.
+HELD_OUT, LABELLED = "test and validation pictures", "labelled pictures, cross-fitted"
 BY = {
     "detector": "the run's detector",
     "statistics": "statistics of the pictures",
@@ -68,7 +70,10 @@ def figures(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     if threshold is not None:
         yield "threshold", "called synthetic above a score of", f"{threshold:.3f}"
     if held_out is not None:
-        yield "held_out_real", "held-out real pictures", f"{held_out:,}"
+        of_labelled = summary.get("held_out") == LABELLED
+        note = " (the labelled ones, by models that did not see them)"
+        text = f"{held_out:,}{note if of_labelled else ''}"
+        yield "held_out_real", "held-out real pictures", text
     if threshold is not None and rate is not None:
         ends = interval(summary.get("false_alarm_interval"))
         text = f" ({percent(INTERVAL)} interval {ends})" if ends else ""

@@ -113,8 +113,8 @@ def _check_pictures(folder: str, task: Task):
             if not np.array_equal(earlier[name], now[name]):
                 raise RequestError(
                     f"{folder}: this run began with the same {what} pictures in "
-                    f"another order or number, so files were renamed or copied; "
-                    f"{way_out}"
+                    "another order or number: files were renamed or copied, or a "
+                    f"test set is named now and was not then; {way_out}"
                 )
 
 

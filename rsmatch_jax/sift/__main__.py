@@ -1,8 +1,8 @@
 """Sorts pictures of unknown origin into real, synthetic and unsure ones.
 
-    python -m rsmatch_jax.sift --labeled=PLACE --unlabeled=PLACE [--test=PLACE]
+    rsmatch sift --labeled=PLACE --unlabeled=PLACE [--test=PLACE]
         [--size=32] [--cache_dir=DIR]
-    python -m rsmatch_jax.sift --workdir=RUN [IMAGE...] [--step=last|best|N]
+    rsmatch sift --workdir=RUN [IMAGE...] [--step=last|best|N]
         [--by=detector|statistics|both] [--trust_code]
     both: [--out=DIR] [--false_alarm=0.05] [--link=DIR | --copy=DIR]
         [--origins=FILE.csv]
@@ -12,13 +12,15 @@ the unlabelled ones how statistics of their pixels differ; where the files of ei
 compressed less, it first stores them once more as JPEG, like the others. The second
 takes the run's unlabelled pictures, or the IMAGEs, and the run's detector, those
 statistics, or a weighted mean of the ranks by both: what does best where origins are
-known, otherwise both. --labeled, --unlabeled, --test, --data_dir and --synthetic_pool
+known, otherwise both if 50 real pictures are held out to weigh them, else the
+statistics. --labeled, --unlabeled, --test, --data_dir and --synthetic_pool
 name places of data that have moved. --trust_code lets a network that is not of this
 package run its code.
 Real pictures that trained nothing set the threshold: the next real picture is called
 synthetic with a probability of at most --false_alarm. These are the test and validation
-pictures; without any, --by=statistics takes the labelled ones, each scored by models
-that did not see it. A score from 0.5 up to the threshold is unsure.
+pictures; below 50, --by=statistics takes the labelled ones if there are more of them,
+each scored by models that did not see it. A score from 0.5 up to the threshold is
+unsure.
 Writes to --out (RUN/sift, or the unlabelled folder's name with -sift): images.csv
 (path,class,probability,synthetic_score,verdict), summary.json with the estimated share
 of synthetic pictures, sheet.png, and sift.html, on which people tick what they see and
@@ -39,9 +41,10 @@ from typing import Any
 from rsmatch_jax import files, progress, terminal
 from rsmatch_jax.data import sources
 from rsmatch_jax.data.images import image_source, user_pictures
+from rsmatch_jax.data.images.folder_tree import some
 from rsmatch_jax.deploy import saved
 from rsmatch_jax.errors import RequestError
-from rsmatch_jax.forensics import threshold
+from rsmatch_jax.forensics import share, threshold
 from rsmatch_jax.metrics import verdicts
 from rsmatch_jax.runs import workdir
 from rsmatch_jax.runtime import compilation
@@ -103,10 +106,13 @@ def _read(args: argparse.Namespace, stack: contextlib.ExitStack) -> Material:
             say("this run has no detector: statistics judge the pictures")
     for note in pictures.notes:
         say(note if args.workdir else _with_flags(note))
+    names = pictures.class_names
+    say(f"{terminal.counted(len(names), 'class')}: {some(names)}")
+    held_out = len(pictures.held_out)
     say(
         f"sifting {terminal.counted(len(pictures.images), 'picture')} by "
         f"{len(pictures.labelled)} labelled "
-        f"and {len(pictures.held_out)} held-out real ones ..."
+        f"{f'and {held_out} held-out ' if held_out else ''}real ones ..."
     )
     return pictures
 
@@ -189,17 +195,28 @@ def _lines(summary: dict[str, Any]):
     for _, title, text in figures:
         yield f"{title:<{width}}  {text}"
     if summary["threshold"] is None:
+        more = "name more by --test"
+        if summary["workdir"] is not None:
+            more = "hold more out in the next run (data.test, data.test_share)"
         yield (
             f"no threshold, so no verdicts: {summary['held_out_real']} real pictures "
             f"are held out, and --false_alarm={summary['false_alarm']} needs "
-            f"{summary['held_out_needed']}"
+            f"{summary['held_out_needed']}; {more}, or raise --false_alarm"
         )
     if summary["estimated_share"] is None:
-        few = "too few real pictures are held out"
+        few = f"it needs {share.MIN_REAL} held-out real pictures or more"
         if summary["pictures"] < judge.FEWEST_IMAGES:
             few = f"it needs {judge.FEWEST_IMAGES} pictures to sift or more"
         yield f"no estimated share: {few}"
     known = summary["known_origins"]
+    few_known = min(known["real"], known["synthetic"]) < judge.FEWEST_KNOWN
+    left_out = summary["by"] == judge.STATISTICS and judge.BOTH in known["auroc"]
+    if few_known and left_out:
+        yield (
+            "the run's detector is left out: to weigh it beside the statistics takes "
+            f"{judge.ENOUGH_HELD_OUT} held-out real pictures; --by=both gives them "
+            "equal weights"
+        )
     if None not in known["auroc"].values():
         listed = ", ".join(f"{k} {v:.3f}" for k, v in known["auroc"].items())
         yield (

@@ -19,8 +19,9 @@ FEWEST_IMAGES = share.MIN_UNLABELED  # for an estimated share
 FEWEST_KNOWN = 20  # of each origin, to choose a score by them
 # Of the detector beside the statistics; equal ones first.
 WEIGHTS = tuple(sorted((i / 10 for i in range(11)), key=lambda w: abs(w - 0.5)))
-FEWEST_TO_WEIGH = 50  # held-out pictures; with fewer, both weigh the same
-HELD_OUT, LABELLED = "test and validation pictures", "labelled pictures, cross-fitted"
+# Held-out pictures; with fewer, the statistics judge alone (with equal weights both did
+# worse on CIFAR-10 + CIFAKE), and labelled ones count as held out if they are more.
+ENOUGH_HELD_OUT = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Scores:
     images: np.ndarray
     held_out: np.ndarray
     context: np.ndarray
-    which: str = HELD_OUT
+    which: str = verdicts.HELD_OUT
     lean: Mapping[str, float] = dataclasses.field(default_factory=dict)
     weight: float | None = None
 
@@ -58,9 +59,10 @@ def scores(material: Material, by: str | None) -> dict[str, Scores]:
     if few and (by in (STATISTICS, BOTH) or not predicted):
         raise RequestError(few)
     if by != DETECTOR and not few:
-        made[STATISTICS] = by_statistics(material)
-    if len(made) == 2 and by != STATISTICS:
-        made[BOTH] = combined(made[DETECTOR], made[STATISTICS])
+        statistics = by_statistics(material)
+        made[STATISTICS] = statistics[-1]
+        if DETECTOR in made and by != STATISTICS:
+            made[BOTH] = combined(made[DETECTOR], statistics[0])
     return made
 
 
@@ -79,8 +81,9 @@ def _too_few(material: Material) -> str | None:
     return None
 
 
-def by_statistics(material: Material) -> Scores:
-    """Returns scores by the statistics of pictures alone, cross-fitted."""
+def by_statistics(material: Material) -> tuple[Scores, Scores]:
+    """Returns scores by the statistics of pictures alone, cross-fitted: with the
+    held-out pictures, and with the labelled ones if those are too few."""
     parts = material.labelled, material.images, material.context, material.held_out
     labelled, images, context, held_out = map(features.compute, parts)
     fitted = forensic_scores.cross_fit(
@@ -90,11 +93,12 @@ def by_statistics(material: Material) -> Scores:
         features.groups(material.labelled.shape[1:]),
         material.classes,
     )
-    real, which = fitted.held_out, HELD_OUT
-    if not len(held_out):
-        real, which = fitted.labeled, LABELLED
     of_images, of_context = np.split(fitted.unlabeled, [len(images)])
-    return Scores(of_images, real, of_context, which, fitted.lean)
+    made = Scores(of_images, fitted.held_out, of_context, lean=fitted.lean)
+    if len(held_out) >= min(ENOUGH_HELD_OUT, len(labelled)):
+        return made, made
+    of_labelled = {"held_out": fitted.labeled, "which": verdicts.LABELLED}
+    return made, dataclasses.replace(made, **of_labelled)
 
 
 def combined(detector: Scores, statistics: Scores) -> Scores:
@@ -102,9 +106,10 @@ def combined(detector: Scores, statistics: Scores) -> Scores:
     the boundary where the estimated share puts it.
 
     Of WEIGHTS, the detector has the one with which held-out real pictures and
-    unlabelled ones differ most. Where real pictures score alike, this is also the best
-    one for telling origins, which nobody knows: the AUROC of real against unlabelled
-    pictures is (1 - share) / 2 + share * that of real against synthetic ones.
+    unlabelled ones differ most; an equal one below ENOUGH_HELD_OUT. Where real pictures
+    score alike, this is also the best one for telling origins, which nobody knows: the
+    AUROC of real against unlabelled pictures is (1 - share) / 2 + share * that of real
+    against synthetic ones.
     """
     pair = (detector, statistics)
     among = [np.sort(np.concatenate([s.images, s.context])) for s in pair]
@@ -117,11 +122,10 @@ def combined(detector: Scores, statistics: Scores) -> Scores:
         return np.stack(below)
 
     parts = [ranks(part) for part in ("images", "context")]
-    # Without held-out pictures, `statistics` has scores of others than `detector`.
     has_real = len(detector.held_out) > 0
-    parts.append(ranks("held_out") if has_real else np.zeros((2, 0)))
+    parts.append(ranks("held_out"))
     weight, boundary = WEIGHTS[0], verdicts.BOUNDARY
-    if len(detector.held_out) >= FEWEST_TO_WEIGH:
+    if len(detector.held_out) >= ENOUGH_HELD_OUT:
         weight = max(WEIGHTS, key=lambda w: _apart(*(_mean(x, w) for x in parts)))
     images, context, held_out = (_mean(x, weight) for x in parts)
     if has_real:
@@ -152,7 +156,8 @@ def _apart(images: np.ndarray, context: np.ndarray, real: np.ndarray) -> float:
 
 def best(made: Mapping[str, Scores], origins: np.ndarray) -> tuple[str, dict[str, Any]]:
     """Returns the name of the score to judge by, and figures of each where origins are
-    known: the one with the highest AUROC there, else both, else the only one."""
+    known: the one with the highest AUROC there, else both if enough pictures are held
+    out to weigh them, else the statistics, else the only one."""
     known = origins != UNKNOWN
     synthetic = origins[known] >= 0
     numbers = np.bincount(synthetic, minlength=2)
@@ -166,7 +171,10 @@ def best(made: Mapping[str, Scores], origins: np.ndarray) -> tuple[str, dict[str
     figures["auroc"] = auroc
     if numbers.min() >= FEWEST_KNOWN:
         return max(made, key=lambda name: auroc[name] or 0.0), figures
-    return (BOTH if BOTH in made else next(iter(made))), figures
+    if BOTH in made:
+        can_weigh = len(made[BOTH].held_out) >= ENOUGH_HELD_OUT
+        return BOTH if can_weigh else STATISTICS, figures
+    return next(iter(made)), figures
 
 
 def summary(

@@ -45,6 +45,7 @@ class Material:
 
     names: Sequence[str]
     images: Images
+    class_names: Sequence[str]
     labelled: Images
     classes: np.ndarray
     held_out: Images
@@ -67,17 +68,21 @@ def of_places(args: argparse.Namespace, stack: contextlib.ExitStack) -> Material
     names = collected.names.tolist()
     known = user_pictures.origins(args.origins, names, labelled.class_names)
     nothing = collected.pictures.images[:0]
-    parts = labelled, tested, collected, known
+    notes = [*labelled.notes, *(tested.notes if tested else ()), *collected.notes]
+    tested_files = tested.files if tested else None
+    notes += user_parts.overlaps(labelled.files, tested_files, collected.files)
+    notes += known.notes
     return Material(
         names=names,
         images=collected.pictures.images,
+        class_names=labelled.class_names,
         labelled=labelled.pictures.images,
         classes=labelled.labels,
         held_out=nothing if tested is None else tested.pictures.images,
         context=nothing,
         origins=known.origins,
         sources=_sources(names, args.unlabeled, args, stack),
-        notes=tuple(note for x in parts if x is not None for note in x.notes),
+        notes=tuple(notes),
     )
 
 
@@ -112,6 +117,7 @@ def _of_task(task: rs_ssl.Task) -> Material:
     return Material(
         names=names,
         images=images[begin:] if isinstance(images, np.ndarray) else images.take(rows),
+        class_names=task.class_names,
         labelled=task.lab_images,
         classes=task.lab_labels,
         held_out=arrays.joined(

@@ -254,7 +254,7 @@ def test_a_folder_of_pictures_is_sent_to_the_importer(tmp_path, monkeypatch, nam
     folder = os.path.abspath(name)
     with pytest.raises(RequestError) as e:
         load(tmp_path, "cache", name)
-    assert f"import_images --layout=folders --source={folder} --out=DIR" in str(e.value)
+    assert f"import --layout=folders --source={folder} --out=DIR" in str(e.value)
     assert f"--config=own --config.data.labeled={folder}" in str(e.value)
     assert ("download is False" in str(e.value)) == (name == "photos")
     with pytest.raises(RequestError, match="--generator=NAME --out=DIR") as e:
@@ -263,7 +263,7 @@ def test_a_folder_of_pictures_is_sent_to_the_importer(tmp_path, monkeypatch, nam
     path.rename(path.with_suffix(".txt"))
     with pytest.raises(RequestError) as e:
         load(tmp_path, "cache", name)
-    assert "import_images" not in str(e.value)
+    assert "rsmatch import" not in str(e.value)
 
 
 def test_newest_version_or_the_one_in_the_name(data_dir, cache):

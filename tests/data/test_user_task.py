@@ -53,12 +53,35 @@ def test_pictures_in_two_parts(root):
         9,
         3,
     )
-    too_good = "ones too, so that test figures are too good; they stay"
+    warning = "warning: test pictures that are {} ones too, kept, so that test figures"
     assert notes == [
-        "1 unlabelled pictures are labelled ones too; they stay",
-        f"warning: 1 of 3 test pictures are labelled {too_good}",
-        f"warning: 1 of 3 test pictures are unlabelled {too_good}",
+        "unlabelled pictures that are labelled ones too, kept: 1",
+        f"{warning.format('labelled')} are too good: 1 of 3",
+        f"{warning.format('unlabelled')} are too good: 1 of 3",
     ]
+
+
+@pytest.mark.parametrize(
+    ("places", "words"),
+    [
+        ({"unlabeled": "labelled"}, "labelled is the same place as data.unlabeled"),
+        ({"labeled": "."}, r"holds data.unlabeled=.*scraped"),
+        ({"unlabeled": "."}, r"data.unlabeled=.* holds data.labeled=.*labelled"),
+        ({"unlabeled": "link"}, "labelled is the same place as data.unlabeled"),
+        ({"test": "labelled/a"}, r"data.labeled=.* holds data.test="),
+    ],
+)
+def test_places_in_one_another(root, places, words):
+    (root / "link").symlink_to(root / "labelled")
+    with pytest.raises(RequestError, match=words):
+        load(root, **places)
+
+
+def test_labels_that_lie_among_the_collected_pictures(root):
+    (root / "scraped" / "labels.csv").write_text("path,label\n10.png,a\n11.png,b\n")
+    task, notes = load(root, labeled="scraped/labels.csv")
+    assert task.class_names == ("a", "b")
+    assert "unlabelled pictures that are labelled ones too, kept: 2" in notes
 
 
 def test_without_a_picture_in_two_parts(root):
@@ -76,7 +99,9 @@ def test_files_that_are_no_pictures(root, place):
     (folder / "9.png").write_bytes(b"junk")
     _, (note, _) = load(root)
     key = {"labelled": "data.labeled", "scraped": "data.unlabeled"}[place]
-    assert note.startswith(f"{key}: 1 of 5 files are no complete pictures and are left")
+    assert note.startswith(
+        f"{key}: no complete pictures, left out: 1 of 5 files, such as"
+    )
     for path in folder.glob("*.png"):
         path.write_bytes(b"junk")
     of_class = " of class b" if place == "labelled" else ""

@@ -3,6 +3,7 @@
 import argparse
 import collections
 import csv
+import dataclasses
 import json
 import zipfile
 
@@ -97,8 +98,9 @@ def test_without_a_run(root, tmp_path, capsys, test):
     }
 
 
-def test_of_a_run(root, tmp_path, capsys):
+def test_of_a_run(root, tmp_path, capsys, monkeypatch):
     """By both; the detector's own threshold gives the verdicts of `predict`."""
+    monkeypatch.setattr(judge, "ENOUGH_HELD_OUT", 24)
     workdir = f"--workdir={root}/run"
     pictures = str(root / "scraped")
     assert predict.main([workdir, pictures]) == 0
@@ -124,6 +126,57 @@ def test_of_a_run(root, tmp_path, capsys):
     assert predict.main([workdir, "--step=2", f"{pictures}/000r.png"]) == 0
     [line] = [x for x in capsys.readouterr().out.splitlines() if x[0] == "{"]
     assert json.loads(line)["verdict"] is None
+
+
+def test_few_held_out_pictures_weigh_nothing(root, tmp_path, capsys):
+    """24 do not tell how much to trust the detector: the statistics judge alone."""
+    flags = [f"--workdir={root}/run", "--false_alarm=0.1"]
+    assert sift.main([*flags, f"--out={tmp_path}/out"]) == 0
+    rows, summary = read(tmp_path / "out")
+    check_summary(rows, summary)
+    assert summary["by"] == "statistics" and summary["detector_weight"] is None
+    assert summary["held_out"] == "test and validation pictures"  # as many are labelled
+    text = capsys.readouterr().out
+    assert "the run's detector is left out" in text and "50 held-out" in text
+    assert sift.main([*flags, "--by=both", f"--out={tmp_path}/both"]) == 0
+    _, summary = read(tmp_path / "both")
+    assert summary["by"] == "both" and summary["detector_weight"] == 0.5
+    assert "left out" not in capsys.readouterr().out
+
+
+def test_labelled_pictures_set_the_threshold(root, tmp_path, capsys):
+    """Where fewer are held out, as after training on four fifths of a few."""
+    files = sorted((root / "test").rglob("*.png"))
+    for file in [files[0], *files[8::8]]:
+        kept = tmp_path / "test" / file.relative_to(root / "test")
+        kept.parent.mkdir(parents=True)
+        kept.write_bytes(file.read_bytes())
+    flags = [f"--labeled={root}/labelled", f"--unlabeled={root}/scraped", "--size=8"]
+    flags += [f"--test={tmp_path}/test", f"--out={tmp_path}/out"]
+    assert sift.main([*flags, "--false_alarm=0.1"]) == 0
+    rows, summary = read(tmp_path / "out")
+    check_summary(rows, summary)
+    assert summary["held_out_real"] == 24
+    assert summary["held_out"] == "labelled pictures, cross-fitted"
+    text = capsys.readouterr().out
+    assert "3 classes: class_0, class_1, class_2\n" in text
+    assert "by 24 labelled and 3 held-out real ones" in text
+    assert "24 (the labelled ones, by models that did not see them)" in text
+
+
+def test_pictures_on_both_sides_are_counted(root, tmp_path, capsys):
+    labelled = root / "labelled" / "class_0" / "0.png"
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "again.png").write_bytes(labelled.read_bytes())
+    flags = [f"--labeled={root}/labelled", "--size=8", f"--out={tmp_path}/out"]
+    places = f"{root}/scraped,{tmp_path}/more"
+    assert sift.main([*flags, f"--unlabeled={places}"]) == 0
+    assert (
+        "unlabelled pictures that are labelled ones too, kept: 1"
+        in capsys.readouterr().out
+    )
+    assert sift.main([*flags, f"--unlabeled={root}"]) == 2
+    assert f"--unlabeled={root} holds --labeled=" in capsys.readouterr().err
 
 
 def test_known_origins_choose_the_score(root, tmp_path):
@@ -165,7 +218,7 @@ def test_too_few_held_out(root, tmp_path, capsys):
     assert summary["threshold"] is None and summary["verdicts"] is None
     text = capsys.readouterr().out
     assert "no threshold, so no verdicts: 24 real pictures are held out" in text
-    assert "--false_alarm=0.02 needs 49" in text
+    assert "--false_alarm=0.02 needs 49; hold more out in the next run" in text
 
 
 def test_images_of_a_command_line(root, tmp_path, capsys):
@@ -236,11 +289,11 @@ def test_combined_scores(signals, held_out):
     weights = np.linspace(0, 1, 11)
     means = [w * ranks[0] + (1 - w) * ranks[1] for w in weights]
     apart = [metrics.roc_auc_score(is_unlabelled, x) for x in means]
-    best = 5 if held_out < judge.FEWEST_TO_WEIGH else int(np.argmax(apart))
+    best = 5 if held_out < judge.ENOUGH_HELD_OUT else int(np.argmax(apart))
     assert both.weight == pytest.approx(weights[best])
     order = stats.spearmanr(np.concatenate([both.images, both.held_out]), means[best])
     assert order.statistic > 0.9999
-    if held_out >= judge.FEWEST_TO_WEIGH:
+    if held_out >= judge.ENOUGH_HELD_OUT:
         assert np.mean(both.images > 0.5) == pytest.approx(0.4, abs=0.06)
         alone = [metrics.roc_auc_score(synthetic, s.images) for s in pair]
         assert metrics.roc_auc_score(synthetic, both.images) > max(alone) - 0.002
@@ -252,7 +305,7 @@ def test_best_score():
     rng = np.random.default_rng(0)
     synthetic = np.repeat([0, 1], 30)
     sharp, blunt = (
-        Scores(synthetic + rng.normal(size=60) * s, np.zeros(0), np.zeros(0))
+        Scores(synthetic + rng.normal(size=60) * s, np.zeros(50), np.zeros(0))
         for s in (0.5, 3)
     )
     made = {"detector": blunt, "statistics": sharp, "both": blunt}
@@ -266,6 +319,8 @@ def test_best_score():
     assert judge.best(made, few)[0] == "both"
     name, figures = judge.best(made, np.full(60, UNKNOWN))
     assert name == "both" and set(figures["auroc"].values()) == {None}
+    made["both"] = dataclasses.replace(blunt, held_out=np.zeros(49))
+    assert judge.best(made, np.full(60, UNKNOWN))[0] == "statistics"
     with pytest.raises(RequestError, match="no detector"):
         judge.scores(type("Bare", (), {"predicted": None})(), "detector")
 
@@ -295,11 +350,12 @@ def test_results_lie_beside_the_pictures(tmp_path):
     "count, reason",
     [
         (49, "it needs 50 pictures to sift or more"),
-        (50, "too few real pictures are held out"),
+        (50, "it needs 20 held-out real pictures or more"),
     ],
 )
 def test_why_there_is_no_share(count, reason):
     summary = {"held_out_real": 24, "false_alarm": 0.05, "pictures": count}
-    summary |= {"known_origins": {"auroc": {"detector": None}}}
+    known = {"real": 0, "synthetic": 0, "auroc": {"detector": None}}
+    summary |= {"known_origins": known}
     lines = list(sift._lines(collections.defaultdict(lambda: None, summary)))
     assert f"no estimated share: {reason}" in lines

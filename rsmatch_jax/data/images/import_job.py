@@ -83,8 +83,8 @@ class Import:
         plan, args, counts = self.plan, self.args, self.counts
         if self.unreadable and not args.skip_unreadable:
             raise RequestError(
-                f"{len(self.unreadable)} files are no complete images: replace, delete "
-                f"or leave out (--skip_unreadable) {some(self.unreadable)}"
+                f"no complete images: {counted(len(self.unreadable), 'file')}; replace,"
+                f" delete or leave out (--skip_unreadable) {some(self.unreadable)}"
             )
         duplicates = counts["duplicates"]
         self.report |= {

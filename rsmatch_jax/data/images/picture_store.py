@@ -52,14 +52,14 @@ class Pictures:
         if self.unreadable:
             some = [f"{names[i]} ({why})" for i, why in self.unreadable.items()]
             yield (
-                f"{what}: {len(some)} of {len(names)} files are no complete pictures "
-                f"and are left out, such as {', '.join(some[:_SHOWN])}"
+                f"{what}: no complete pictures, left out: {len(some)} of {len(names)} "
+                f"files, such as {', '.join(some[:_SHOWN])}"
             )
         if self.changes:
-            changes = (f"{count} {change}" for change, count in self.changes.items())
+            changes = (f"{change} ({count})" for change, count in self.changes.items())
             yield f"{what}: {', '.join(changes)}"
         if copies := len(self.digests) - len(np.unique(self.digests)):
-            yield f"{what}: {copies} pictures are exact copies of others; all are used"
+            yield f"{what}: exact copies of other pictures, all used: {copies}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +150,10 @@ def _decode(
     return stored, digest, picture.kinds
 
 
+def _decoding(examined: Examined) -> str:
+    return f"decoding {examined.what.removeprefix('data.')}"
+
+
 def _write(
     folder: str,
     examined: Examined,
@@ -162,7 +166,7 @@ def _write(
     changes: Counter[str] = Counter()
     with (
         open(os.path.join(folder, _IMAGES), "wb") as images,
-        Progress(f"decoding {examined.what}", "pictures", number, say) as progress,
+        Progress(_decoding(examined), "pictures", number, say) as progress,
         ThreadPoolExecutor(os.cpu_count()) as pool,
         image_source.bombs_refused_by_name(),
     ):

@@ -17,6 +17,7 @@ from rsmatch_jax.data.rs_ssl import REAL, UNKNOWN
 from rsmatch_jax.data.stores.arrays import REAL_ORIGIN
 from rsmatch_jax.data.stores.dataset_folder import natural_key
 from rsmatch_jax.errors import RequestError
+from rsmatch_jax.terminal import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,11 +213,13 @@ def _opened(
     source = image_source.open_source(path, key, notes.append)
     images, others = stack.enter_context(source)
     if not images:
+        if unread := kinds.unread(file.path for file in others):
+            raise RequestError(f"{key}={path}: {unread[0]}")
         raise RequestError(
             f"{key}={path} has no pictures (files that end in "
             f"{', '.join(kinds.suffixes())}); add some, or name another place"
         )
     if others:
-        example = f"{len(others)} files are no pictures, such as {others[0].path}"
-        notes.append(f"{key}={path}: {example}")
+        number = counted(len(others), "file")
+        notes.append(f"{key}={path}: no pictures: {number}, such as {others[0].path}")
     return images

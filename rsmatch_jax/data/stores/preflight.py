@@ -25,7 +25,7 @@ def check_download(name: str, data_dir: str, *, allowed: bool = True):
     if (base := _base(name)) == _IMPORTED:
         raise RequestError(
             f"{base} is not in {data_dir}, and TFDS has no such dataset: fetch "
-            "tiny-imagenet-200.zip and run python -m rsmatch_jax.data.import_images "
+            "tiny-imagenet-200.zip and run rsmatch import "
             f"--layout={base} --source=ZIP --out={data_dir}/{base}/1.0.0"
         )
     if not allowed:

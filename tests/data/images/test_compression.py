@@ -117,5 +117,5 @@ def test_own_pictures(tmp_path, encoded):
             assert np.array_equal(shown, decode(files[i]))
     assert np.array_equal(labelled.pictures.digests, before)
     assert unlabelled.notes == ()
-    assert f"6 {compression.CHANGE}" in "\n".join(labelled.notes)
-    assert f"1 {compression.CHANGE}" in "\n".join(tested.notes)
+    assert f"{compression.CHANGE} (6)" in "\n".join(labelled.notes)
+    assert f"{compression.CHANGE} (1)" in "\n".join(tested.notes)

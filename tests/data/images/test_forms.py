@@ -263,7 +263,7 @@ def plan(tmp_path, monkeypatch, capsys):
     (tmp_path / "names.txt").write_text("dog\ncat\nowl\n")
 
     def plan(source, flags=""):
-        parser = Parser("data.import_images", "")
+        parser = Parser("import", "")
         import_images.add_flags(parser)
         argv = ["--layout=folders", "--out=out", f"--source={source}", *flags.split()]
         args = parser.parse_args(argv)

@@ -45,9 +45,9 @@ def test_decoded(tmp_path):
     assert np.array_equal(images[0], images[3])
     assert pictures.digests[0] == pictures.digests[3] != pictures.digests[1]
     notes = "\n".join(pictures.notes("photos", list(FILES)))
-    assert "photos: 1 of 5 files are no complete pictures" in notes
-    assert "broken.png (" in notes and "2 resized" in notes
-    assert "1 pictures are exact copies" in notes
+    assert "photos: no complete pictures, left out: 1 of 5 files" in notes
+    assert "broken.png (" in notes and "resized (2)" in notes
+    assert "exact copies of other pictures, all used: 1" in notes
 
 
 def test_encoded(tmp_path):

@@ -58,7 +58,7 @@ LABELLED = {
     "other files": (
         {**files("cat/1.png", "dog/1.png"), "cat/notes.txt": b"", "cat/x.doc": b""},
         {"cat/1.png": "cat", "dog/1.png": "dog"},
-        "{}: 2 files are no pictures, such as cat/notes.txt",
+        "{}: no pictures: 2 files, such as cat/notes.txt",
     ),
     "a table": (
         files("1.png", "below/2.png")
