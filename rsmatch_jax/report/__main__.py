@@ -1,12 +1,12 @@
-"""Collects runs into tables: python -m rsmatch_jax.report DIR... [--out=FILE.html]
+"""Collects runs into tables: rsmatch report DIR... [--out=FILE.html]
 
 Every result.json below DIR counts. Runs of a sweep fill its table; the others are
 grouped by setting, seeds together. The command prints the tables as Markdown. It writes
 them with curves and pictures as one self-contained page, and as FILE.csv (a line per
 cell) and FILE.runs.csv (a line per run). FILE is DIR/report.html by default. A DIR that
 is itself a run is shown in detail: its figures, curves, queue, mistakes, config, what
-rsmatch_jax.sift wrote there, and the pictures that rsmatch_jax.analysis.explain and
-.tsne drew there. --draw first draws those that are missing or old, which needs the
+`rsmatch sift` wrote there, and the pictures that `rsmatch see` and `rsmatch tsne` drew
+there. --draw first draws those that are missing or old, which needs the
 run's data (--data_dir, --synthetic_pool, --labeled, --unlabeled, --test and --origins
 say where they are if they have moved).
 Exit codes: 0 done, 1 something could not be drawn, 2 the request was wrong.

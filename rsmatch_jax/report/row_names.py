@@ -24,7 +24,8 @@ def of_settings(settings: Sequence[Setting]) -> tuple[list[str], str | None]:
     A name has the method and the dataset where these differ, and the keys with another
     value than the usual one: that of configs/common.py where a setting has it, else
     the most frequent one. Keys are compared among settings of the same dataset, those
-    of a single method among settings of this method.
+    of a single method among settings of this method, and with the default beside other
+    methods, which have none.
     """
     plain = workdir.flat(grid.load_config("common").to_dict())
     changed = [_changed(setting, settings, plain) for setting in settings]
@@ -55,6 +56,7 @@ def _changed(
 ) -> dict[str, grid.Value]:
     """{key: usual value} of the keys in which a setting differs from it."""
     rivals = [s for s in settings if s.dataset == setting.dataset]
+    several = len({s.method for s in rivals}) > 1
     changed = {}
     for key in sorted({key for s in rivals for key in s.keys} - {*_IN_WORDS}):
         of_one_method = key.startswith("method.") and key.count(".") > 1
@@ -63,6 +65,8 @@ def _changed(
             for s in rivals
             if s.method == setting.method or not of_one_method
         ]
+        if several and of_one_method and key in plain.keys() & setting.keys.keys():
+            values.append(plain[key])
         usual = _usual(key, values, plain)
         if setting.keys.get(key) != usual:
             changed[key] = usual

@@ -31,11 +31,11 @@ OTHER_TITLES = {
 
 
 class Picture(NamedTuple):
-    """A picture in a run's folder; module: of rsmatch_jax.analysis that draws it."""
+    """A picture in a run's folder; command: of `rsmatch`, that draws it."""
 
     title: str
     legend: str
-    module: str | None = None
+    command: str | None = None
 
 
 GRADCAM, TSNE = "gradcam.png", "tsne.png"
@@ -52,7 +52,7 @@ PICTURES = {
         "Behind the name is its probability; a mistake is bold and coloured. Each map "
         "has a separate scale, from nothing to its highest value: an even map says "
         "that all parts speak alike.",
-        "explain",
+        "see",
     ),
     TSNE: Picture(
         "Features of unlabelled images",
@@ -92,7 +92,7 @@ def section(run: Run, elsewhere: Collection[str] = ()) -> dict[str, Any]:
     for name, picture in PICTURES.items():
         if os.path.exists(os.path.join(run.folder, name)):
             drawn.append(_drawn(run, name))
-        elif picture.module:
+        elif picture.command:
             missing.append((picture.title, command(name, run.folder)))
     return {
         "method": f"{run.method} on {run.dataset}, seed {run.seed}",
@@ -126,8 +126,7 @@ def _summary(run: Run) -> str:
 
 def command(name: str, folder: str) -> str:
     """Returns the command that draws one of PICTURES into a run's folder."""
-    module = PICTURES[name].module
-    return f"python -m rsmatch_jax.analysis.{module} --workdir={folder}"
+    return f"rsmatch {PICTURES[name].command} --workdir={folder}"
 
 
 def facts(path: str) -> Mapping[str, Any]:
@@ -245,8 +244,8 @@ def _tile(m: mistakes.Mistakes, i: int, classes: Sequence[str]) -> dict[str, str
 
 def _drawn(run: Run, name: str) -> dict[str, Any]:
     path = os.path.join(run.folder, name)
-    title, legend, module = PICTURES[name]
-    content = facts(path) if module else {}
+    title, legend, drawn_by = PICTURES[name]
+    content = facts(path) if drawn_by else {}
     step = content.get("step")
     if step not in (None, run.steps):
         legend += f" Drawn at step {step}, not the last one."

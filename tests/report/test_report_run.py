@@ -112,7 +112,7 @@ def test_a_run_is_shown_in_detail(folder):
     assert "Test accuracy" not in titles  # not once more beside the table
     assert "Detector accuracy by origin" not in titles  # of a single generator
     assert text.count("data:image/png;base64,") == 5  # four mistakes, the queue once
-    assert "rsmatch_jax.analysis.tsne --workdir=" in text  # what is not drawn yet
+    assert "rsmatch tsne --workdir=" in text  # what is not drawn yet
     keys = dict(rows(text, "<summary>Configuration"))
     assert keys["seed"] == "4" and keys["method.name"] == "rsmatch"
 

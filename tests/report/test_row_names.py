@@ -34,13 +34,13 @@ def test_methods_and_datasets_are_named_where_they_differ():
             setting("supervised"),
             setting("fixmatch"),
             setting("fixmatch", data__real_only=True),
-            # Another method's own key says nothing about FixMatch.
+            # A key of one method is named beside others, which have none.
             setting(train__candidate_ratio=12, method__rsmatch__prior="statistics"),
         ]
     )
     assert names == [
         *("supervised", "fixmatch", "fixmatch, real_only=True"),
-        "rsmatch, candidate_ratio=12",
+        "rsmatch, prior=statistics, candidate_ratio=12",
     ]
     # What comes with another dataset is not named.
     other = setting(dataset="cifar10", data__labels_per_class=40)
