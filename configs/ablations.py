@@ -1,4 +1,4 @@
-"""The paper's tables and further sweeps, as data: `python -m rsmatch_jax.sweep NAME`.
+"""The paper's tables and further sweeps, as data: `rsmatch sweep NAME`.
 
 A sweep has a title and cells, and may have:
     baseline: the row to which differences are taken

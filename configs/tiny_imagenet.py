@@ -2,7 +2,7 @@
 half of the unlabelled set synthetic.
 
 Accuracy and time: not yet run. A device holds 1.2 GB of images and 40 MB of queue.
-    python -m rsmatch_jax.data.import_images --layout=tiny_imagenet
+    rsmatch import --layout=tiny_imagenet
         --source=tiny-imagenet-200.zip --out=DATA_DIR/tiny_imagenet/1.0.0
     python launch.py --config=configs/tiny_imagenet.py --config.data.data_dir=DATA_DIR
 With ResNet-50: --config.model.classifier=resnet50 --config.model.bn_momentum=0.9

@@ -1,6 +1,6 @@
 """Recomputes the figures of a run from one of its checkpoints.
 
-    python -m rsmatch_jax.evaluate --workdir=DIR [--step=last|best|N] [--out=FILE.json]
+    rsmatch evaluate --workdir=DIR [--step=last|best|N] [--out=FILE.json]
         [--trust_code] [--data_dir=DIR] [--synthetic_pool=DIR] [--labeled=PLACE]
         [--unlabeled=PLACE] [--test=PLACE] [--origins=FILE.csv] [--real_bn]
 

@@ -1,6 +1,6 @@
 """Exports the trained classifier as one file that does not need this package.
 
-    python -m rsmatch_jax.export --workdir=DIR --out=FILE [--step=last|best|N]
+    rsmatch export --workdir=DIR --out=FILE [--step=last|best|N]
         [--trust_code]
 
 jax.export makes FILE for CPUs, CUDA GPUs and TPUs. It maps uint8 images [b, S, S, 3],

@@ -1,6 +1,6 @@
 """Predicts class, probability and synthetic score of images, as JSON lines.
 
-    python -m rsmatch_jax.predict --workdir=DIR [--step=last|best|N] [--top=K]
+    rsmatch predict --workdir=DIR [--step=last|best|N] [--top=K]
         [--batch_size=N] [--background=COLOUR] [--out=FILE.jsonl] [--trust_code]
         IMAGE...
 
@@ -8,7 +8,7 @@ IMAGE: a file (PNG, JPEG, WebP, BMP, GIF, TIFF, PPM, PGM; AVIF where Pillow has 
 with the package pillow-heif), a folder with all images below it, symbolic links
 followed, or a pattern with * ? [ ] (** = any folders). Each line: image (its path),
 class, label, probability, synthetic_score (null if the run has no detector), verdict
-(synthetic, unsure or real by the threshold that rsmatch_jax.sift has put into the
+(synthetic, unsure or real by the threshold that `rsmatch sift` has put into the
 workdir for this step, else null), size (width and height in the file), changes (how the
 image was brought to the size and kind of the training images). A transparent image is
 put on --background first, as by the importer: white, or any colour's name or #rrggbb.

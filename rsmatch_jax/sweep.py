@@ -1,9 +1,9 @@
-"""Runs, or prints, the launch lines of a table: python -m rsmatch_jax.sweep NAME
+"""Runs, or prints, the launch lines of a table: rsmatch sweep NAME
 
-    python -m rsmatch_jax.sweep table1 --dry_run
-    python -m rsmatch_jax.sweep table1 --out=DIR --seeds=0,1,2 --shard=0/4 \\
+    rsmatch sweep table1 --dry_run
+    rsmatch sweep table1 --out=DIR --seeds=0,1,2 --shard=0/4 \\
         --minutes=55 --config.data.data_dir=DATA
-    python -m rsmatch_jax.report DIR
+    rsmatch report DIR
 
 launch.py runs every cell of the table once per seed, in OUT/<cell>/seed<n>, with its
 output in seed<n>.log beside it. The sweep skips finished runs and resumes unfinished
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace, config_flags: Sequence[str]):
         os.makedirs(out, exist_ok=True)
         grid.write_record(out, sweep, seeds, overrides)
     failed, busy, left = _run_all(runs, end)
-    say(f"the table: python -m rsmatch_jax.report {shlex.quote(out)}")
+    say(f"the table: rsmatch report {shlex.quote(out)}")
     if busy:
         say(f"skipped {counted(len(busy), 'run')} that other processes are training")
     text = f"{len(failed)} of {len(runs)} runs failed; the same command tries them "

@@ -31,10 +31,10 @@ def say(text: str = ""):
 class Parser(argparse.ArgumentParser):
     """The flags of a command; a wrong or abbreviated flag raises RequestError."""
 
-    def __init__(self, module: str, description: str | None):
-        """module: dotted, below rsmatch_jax. description: the module's docstring."""
+    def __init__(self, command: str, description: str | None):
+        """command: of `rsmatch`. description: its module's docstring."""
         super().__init__(
-            prog=f"python -m rsmatch_jax.{module}",
+            prog=f"rsmatch {command}",
             description=description,
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
@@ -66,7 +66,7 @@ def run_command(
     argv, by `errors.exit_code`; returns its exit code. Says what is under way."""
 
     def run():
-        with progress.live(parser.prog.rpartition(".")[2]), _answered(go_on, resumable):
+        with progress.live(parser.prog.partition(" ")[2]), _answered(go_on, resumable):
             command((parse or parser.parse_args)(argv))
 
     return exit_code(run, go_on, resumable=resumable)

@@ -1,12 +1,12 @@
 """Shows what the classifier and the detector look at, by Grad-CAM++ (paper, Fig. 4b).
 
-    python -m rsmatch_jax.analysis.explain --workdir=DIR [IMAGE...] [--step=last|best|N]
+    rsmatch see --workdir=DIR [IMAGE...] [--step=last|best|N]
         [--set=unlabelled|test] [--index=I,J,...] [--images=N] [--class=NAME]
         [--stage=NAME] [--out=FILE.png] [--trust_code] [--data_dir=DIR]
         [--synthetic_pool=DIR] [--labeled=PLACE] [--unlabeled=PLACE] [--test=PLACE]
         [--origins=FILE.csv]
 
-IMAGE: files, folders and patterns, as for rsmatch_jax.predict. Without any, the command
+IMAGE: files, folders and patterns, as for `predict`. Without any, the command
 takes images of the run's data: those of --index, or --images of the set (20), real and
 synthetic ones of all classes in turn. FILE.png shows for each image: the image, what
 speaks for its predicted class (or --class) in the classifier, what speaks for
@@ -87,7 +87,7 @@ def describe(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 done, 1 some images unreadable, 2 a wrong request."""
-    parser = Parser("analysis.explain", __doc__)
+    parser = Parser("see", __doc__)
     saved.add_flags(parser, data=True)
     parser.add_argument("--set", choices=choice.SETS)
     parser.add_argument("--index", metavar="I,J,...")

@@ -1,6 +1,6 @@
 """Draws the features of both networks as two maps of points (paper, Fig. 2).
 
-    python -m rsmatch_jax.analysis.tsne --workdir=DIR [--step=last|best|N] [--images=N]
+    rsmatch tsne --workdir=DIR [--step=last|best|N] [--images=N]
         [--class=NAME ...] [--seed=N] [--out=FILE.png] [--trust_code] [--data_dir=DIR]
         [--synthetic_pool=DIR] [--labeled=PLACE] [--unlabeled=PLACE] [--test=PLACE]
         [--origins=FILE.csv]
@@ -64,7 +64,7 @@ def describe(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 done, 1 failed, 2 the request was wrong."""
-    parser = Parser("analysis.tsne", __doc__)
+    parser = Parser("tsne", __doc__)
     saved.add_flags(parser, data=True)
     parser.add_argument("--images", metavar="N", type=int, default=IMAGES)
     parser.add_argument("--class", metavar="NAME", dest="classes", action="append")

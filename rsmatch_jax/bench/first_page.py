@@ -106,7 +106,7 @@ def _next(content: Mapping[str, Any]) -> Iterator[str]:
         )
     if content["runs"]:
         folder = f"{content['folder']}/{first_runs.SWEEP}"
-        yield f"`python -m rsmatch_jax.report {folder}` compares the runs."
+        yield f"`rsmatch report {folder}` compares the runs."
 
 
 def _order(name: str) -> tuple[Any, ...]:

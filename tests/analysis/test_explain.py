@@ -1,4 +1,4 @@
-"""python -m rsmatch_jax.analysis.explain: pictures of what the networks look at."""
+"""rsmatch see: pictures of what the networks look at."""
 
 import functools
 import io

@@ -1,4 +1,4 @@
-"""python -m rsmatch_jax.analysis.tsne: maps of features, and two numbers about them."""
+"""rsmatch tsne: maps of features, and two numbers about them."""
 
 import io
 import json

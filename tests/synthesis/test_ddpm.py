@@ -218,7 +218,7 @@ def test_images_that_do_not_fit_are_named(shape):
         arrays.fake("train"), images=np.zeros((640, *shape), np.uint8)
     )
     argv = ["--dataset=name", "--out=pool"]
-    with pytest.raises(RequestError, match=f"{shape[0]}x{shape[1]}.*import_images"):
+    with pytest.raises(RequestError, match=f"{shape[0]}x{shape[1]}.*rsmatch import"):
         ddpm_settings.check_data(data, ddpm_settings.parser("").parse_args(argv))
 
 

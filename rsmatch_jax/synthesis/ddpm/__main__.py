@@ -1,7 +1,7 @@
 """Makes a synthetic pool with a small class-conditional diffusion model.
 
-    python -m rsmatch_jax.synthesis.ddpm --dataset=digits --out=DIR
-    python -m rsmatch_jax.synthesis.ddpm --dataset=cifar10 --out=DIR --dtype=bfloat16
+    rsmatch ddpm --dataset=digits --out=DIR
+    rsmatch ddpm --dataset=cifar10 --out=DIR --dtype=bfloat16
 
 Trains a U-Net on the dataset's training split, then draws and saves a class-balanced
 pool. Strong guidance makes pictures clearer than real ones, like those of text-to-image
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]):
             settings, params, data, levels, devices, drawn, conditions, guidance
         )
         report = {
-            "command": f"python -m rsmatch_jax.synthesis.ddpm {shlex.join(argv)}",
+            "command": f"rsmatch ddpm {shlex.join(argv)}",
             **_made(values, losses, dropped),
             "device": devices[0].device_kind,
             **origin,

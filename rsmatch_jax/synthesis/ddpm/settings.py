@@ -117,7 +117,7 @@ DRAWING = (
 
 def parser(description: str | None) -> terminal.Parser:
     """Returns the parser of all flags. Settings without a flag are absent."""
-    flags = terminal.Parser("synthesis.ddpm", description)
+    flags = terminal.Parser("ddpm", description)
     add = flags.add_argument
     add("--dataset", required=True, help="digits, fake, a TFDS name, or a folder")
     add("--out", required=True, help="folder of the pool and of unfinished work")
@@ -236,6 +236,6 @@ def check_data(data: ImageArrays, args: argparse.Namespace):
     if height != width or height % 8 or not 8 <= height <= 64:
         raise RequestError(
             f"--dataset={name} has images of {height}x{width} pixels; the model takes "
-            "squares of 8, 16, 24, ... 64 (python -m rsmatch_jax.data.import_images "
+            "squares of 8, 16, 24, ... 64 (rsmatch import "
             "--size=32 makes a dataset of resized pictures)"
         )

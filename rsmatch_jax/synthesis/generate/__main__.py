@@ -1,6 +1,6 @@
 """Draws a synthetic pool: a text-to-image model makes one picture per prompt.
 
-    python -m rsmatch_jax.synthesis.generate --prompts=FILE --generator=sd14 --out=POOL
+    rsmatch generate --prompts=FILE --generator=sd14 --out=POOL
 
 Generators: sd14 (Stable Diffusion 1.4), sdxl_lightning (4 steps), glide, or the folder
 of any diffusers text-to-image model. Runs with different generators fill one pool.
@@ -208,7 +208,7 @@ def _summary(
 
 
 def _parser() -> terminal.Parser:
-    parser = terminal.Parser("synthesis.generate", __doc__)
+    parser = terminal.Parser("generate", __doc__)
     add, sizes = parser.add_argument, parser.add_mutually_exclusive_group()
     names = ", ".join(pipelines.GENERATORS)
     add("--prompts", required=True, help="file made by rsmatch_jax.synthesis.prompts")

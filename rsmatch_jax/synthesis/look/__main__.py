@@ -1,6 +1,6 @@
 """Compares a synthetic pool with its real set, to show shortcuts before training.
 
-    python -m rsmatch_jax.synthesis.look POOL --real=NAME [--data_dir=DIR] [--out=DIR]
+    rsmatch look POOL --real=NAME [--data_dir=DIR] [--out=DIR]
 
 Prints tables and writes look.json (all figures) and look.png (a contact sheet) to
 --out. POOL: a dataset folder, an array folder, or `fake`. By default --out is POOL-look
@@ -119,7 +119,7 @@ def _imported(report: Mapping[str, Any]) -> dict[str, int | None]:
 
 
 def _parser() -> terminal.Parser:
-    parser = terminal.Parser("synthesis.look", __doc__)
+    parser = terminal.Parser("look", __doc__)
     add = parser.add_argument
     add("pool", metavar="POOL", help="folder of the pool")
     add("--real", required=True, help="the real dataset, as in --config.data.name")

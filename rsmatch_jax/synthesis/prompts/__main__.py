@@ -1,6 +1,6 @@
 """Writes prompts: sentences about every class, by a word-to-sentence model.
 
-    python -m rsmatch_jax.synthesis.prompts --dataset=cifar10 --per_class=1000 \\
+    rsmatch prompts --dataset=cifar10 --per_class=1000 \\
       --out=prompts.jsonl
 
 The model gets the class name, as a word, and nothing else. A sentence is accepted if
@@ -190,7 +190,7 @@ def _check_same(path: str, header: Mapping[str, Any], request: Mapping[str, Any]
 
 def _parser() -> terminal.Parser:
     """Returns the parser of all flags; Sampling's fields are flags too."""
-    parser = terminal.Parser("synthesis.prompts", __doc__)
+    parser = terminal.Parser("prompts", __doc__)
     add = parser.add_argument
     add("--dataset", required=True, help="digits, a TFDS name or a dataset folder")
     add("--data_dir", help="where TFDS keeps its datasets (default TFDS's)")

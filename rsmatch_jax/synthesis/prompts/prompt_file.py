@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from rsmatch_jax.errors import RequestError
 
-_MAKE = "`python -m rsmatch_jax.synthesis.prompts` makes such a file"
+_MAKE = "`rsmatch prompts` makes such a file"
 
 
 class Prompt(NamedTuple):
