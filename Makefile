@@ -3,8 +3,8 @@ BIN = .venv/bin
 
 PIP = -m pip install --quiet --disable-pip-version-check
 
-.PHONY: .venv demo docs gallery lint test test-bench test-browser test-compiled test-faults \
-  test-package test-synthesis test-torch smoke smoke-run
+.PHONY: .venv demo dev docs gallery lint test test-bench test-browser test-compiled \
+  test-faults test-package test-synthesis test-torch smoke smoke-run
 
 .venv: .venv/installed
 
@@ -20,6 +20,9 @@ PIP = -m pip install --quiet --disable-pip-version-check
 	$(BIN)/python $(PIP) -r requirements-dev.txt
 	touch $@
 
+# The tools of tests and lint.
+dev: .venv/installed-dev
+
 # Digits with synthetic ones between two classes, by labels alone, by FixMatch, by
 # FixMatch without the synthetic ones, and by RSMatch that chooses among four times as
 # many images; then all compared.
@@ -31,7 +34,7 @@ demo: .venv
 	  --config.data.real_only=True
 	$(DIGITS) --workdir=runs/demo --config.train.candidate_ratio=12 \
 	  --config.method.rsmatch.prior=statistics
-	$(BIN)/python -m rsmatch_jax.report runs/demo-labels runs/demo-fixmatch \
+	$(BIN)/rsmatch report runs/demo-labels runs/demo-fixmatch \
 	  runs/demo-real-only runs/demo --out=runs/demo-report.html
 
 # The pictures of the demo in docs, from its runs. 7 minutes on two cores.
