@@ -151,6 +151,7 @@ def test_statistics_judge_as_sift_does(task):
     of_sift = material.Material(
         names=["x"] * len(others),
         images=others,
+        class_names=task.class_names,
         labelled=task.lab_images,
         classes=task.lab_labels,
         held_out=nothing,
