@@ -171,7 +171,7 @@ def test_round_trip(tmp_path):
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        (None, r"synthesis\.prompts"),
+        (None, "rsmatch prompts"),
         ("", "line 1"),
         ("[]\n", "line 1"),
         ('{"dataset": "pets"}\n', "class names"),
