@@ -182,6 +182,11 @@ def default_cache_dir(cache_dir: str | None) -> str:
     return absolute(cache_dir)
 
 
+def contains(folder: str, path: str) -> bool:
+    """Whether an absolute path is the folder, or lies in it."""
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
 def absolute(path: str) -> str:
     """Returns a user's path as an absolute one, with ~ expanded."""
     return os.path.abspath(os.path.expanduser(path))

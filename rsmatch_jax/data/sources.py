@@ -132,9 +132,9 @@ def check_places(data_dir: str | None, synthetic_pool: str | None):
 def _no_pool(folder: str) -> RequestError:
     return RequestError(
         f"there is no synthetic pool at {folder} (data.synthetic_pool). Import one "
-        "(rsmatch import --layout=cifake --source=ZIP "
-        f"--out={folder}, or --layout=folders), generate one (python -m "
-        "rsmatch_jax.synthesis.generate), or set --config.data.synthetic_ratio=0"
+        f"(rsmatch import --layout=cifake --source=ZIP --out={folder}, or "
+        "--layout=folders), generate one (rsmatch generate), or set "
+        "--config.data.synthetic_ratio=0"
     )
 
 

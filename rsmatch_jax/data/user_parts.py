@@ -129,12 +129,11 @@ def _check_apart(labeled: str, test: str | None, unlabeled: str):
         for key, place in named
         if place and not place.lower().endswith(".csv")
     ]
-    for (key, place, path), (other_key, other, inner) in itertools.permutations(
-        places, 2
-    ):
-        if key == other_key or os.path.commonpath([path, inner]) != path:
+    for outer, inner in itertools.permutations(places, 2):
+        (key, place, path), (other_key, other, other_path) = outer, inner
+        if key == other_key or not files.contains(path, other_path):
             continue
-        holds = "is the same place as" if path == inner else "holds"
+        holds = "is the same place as" if path == other_path else "holds"
         raise RequestError(
             f"{key}={place} {holds} {other_key}={other}, whose pictures would count as "
             "both; name places that lie apart"

@@ -75,13 +75,16 @@ def find(value: str) -> str:
     if value in names:
         return os.path.join(CONFIGS, f"{value}.py")
     if not os.path.isfile(value):
-        near = nearest(value, names)
         raise RequestError(
-            f"--config={value}: there is no such file"
-            + (f"; did you mean {near!r}?" if near else ".")
-            + f" The packaged configs: {', '.join(names)}"
+            f"--config={value}: there is no such file{_hint(value, names)}"
+            f" The packaged configs: {', '.join(names)}"
         )
     return value
+
+
+def _hint(word: str, known: Sequence[str]) -> str:
+    near = nearest(word, known)
+    return f"; did you mean {near!r}?" if near else "."
 
 
 def ready() -> list[str]:
@@ -144,11 +147,10 @@ def _check_key(config: ConfigDict, key: str):
         if not isinstance(group, ConfigDict) or part not in group:
             where = ".".join(key.split(".")[:i])
             keys = list(group) if isinstance(group, ConfigDict) else []
-            near = nearest(part, keys)
             raise RequestError(
                 f"--config.{key}: there is no key {part!r}"
                 + (f" in {where}" if where else "")
-                + (f"; did you mean {near!r}?" if near else ".")
+                + _hint(part, keys)
                 + (f" Its keys: {', '.join(keys)}" if keys else "")
             )
         group = group[part]

@@ -1,4 +1,4 @@
-"""The evaluation of a run, during training and by `rsmatch_jax.evaluate`."""
+"""The evaluation of a run, during training and by `rsmatch evaluate`."""
 
 from collections.abc import Callable
 

@@ -65,9 +65,8 @@ def _changed(
             for s in rivals
             if s.method == setting.method or not of_one_method
         ]
-        if several and of_one_method and key in plain.keys() & setting.keys.keys():
-            values.append(plain[key])
-        usual = _usual(key, values, plain)
+        by_default = several and of_one_method and key in setting.keys and key in plain
+        usual = plain[key] if by_default else _usual(key, values, plain)
         if setting.keys.get(key) != usual:
             changed[key] = usual
     return changed

@@ -209,9 +209,8 @@ def _lines(summary: dict[str, Any]):
             few = f"it needs {judge.FEWEST_IMAGES} pictures to sift or more"
         yield f"no estimated share: {few}"
     known = summary["known_origins"]
-    few_known = min(known["real"], known["synthetic"]) < judge.FEWEST_KNOWN
     left_out = summary["by"] == judge.STATISTICS and judge.BOTH in known["auroc"]
-    if few_known and left_out:
+    if left_out and not judge.can_choose(known):
         yield (
             "the run's detector is left out: to weigh it beside the statistics takes "
             f"{judge.ENOUGH_HELD_OUT} held-out real pictures; --by=both gives them "

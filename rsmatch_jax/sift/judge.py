@@ -59,10 +59,9 @@ def scores(material: Material, by: str | None) -> dict[str, Scores]:
     if few and (by in (STATISTICS, BOTH) or not predicted):
         raise RequestError(few)
     if by != DETECTOR and not few:
-        statistics = by_statistics(material)
-        made[STATISTICS] = statistics[-1]
+        of_held_out, made[STATISTICS] = by_statistics(material)
         if DETECTOR in made and by != STATISTICS:
-            made[BOTH] = combined(made[DETECTOR], statistics[0])
+            made[BOTH] = combined(made[DETECTOR], of_held_out)
     return made
 
 
@@ -83,7 +82,8 @@ def _too_few(material: Material) -> str | None:
 
 def by_statistics(material: Material) -> tuple[Scores, Scores]:
     """Returns scores by the statistics of pictures alone, cross-fitted: with the
-    held-out pictures, and with the labelled ones if those are too few."""
+    held-out pictures, and as they judge alone: with the labelled ones if those are
+    too few."""
     parts = material.labelled, material.images, material.context, material.held_out
     labelled, images, context, held_out = map(features.compute, parts)
     fitted = forensic_scores.cross_fit(
@@ -169,12 +169,17 @@ def best(made: Mapping[str, Scores], origins: np.ndarray) -> tuple[str, dict[str
         for name, s in made.items():
             auroc[name] = float(metrics.roc_auc_score(synthetic, s.images[known]))
     figures["auroc"] = auroc
-    if numbers.min() >= FEWEST_KNOWN:
+    if can_choose(figures):
         return max(made, key=lambda name: auroc[name] or 0.0), figures
     if BOTH in made:
         can_weigh = len(made[BOTH].held_out) >= ENOUGH_HELD_OUT
         return BOTH if can_weigh else STATISTICS, figures
     return next(iter(made)), figures
+
+
+def can_choose(known: Mapping[str, Any]) -> bool:
+    """Whether enough origins are known to choose a score by them."""
+    return min(known["real"], known["synthetic"]) >= FEWEST_KNOWN
 
 
 def summary(

@@ -68,10 +68,10 @@ def of_places(args: argparse.Namespace, stack: contextlib.ExitStack) -> Material
     names = collected.names.tolist()
     known = user_pictures.origins(args.origins, names, labelled.class_names)
     nothing = collected.pictures.images[:0]
-    notes = [*labelled.notes, *(tested.notes if tested else ()), *collected.notes]
-    tested_files = tested.files if tested else None
+    parts = labelled, tested, collected, known
+    notes = [note for part in parts if part is not None for note in part.notes]
+    tested_files = None if tested is None else tested.files
     notes += user_parts.overlaps(labelled.files, tested_files, collected.files)
-    notes += known.notes
     return Material(
         names=names,
         images=collected.pictures.images,

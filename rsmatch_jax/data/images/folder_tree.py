@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Sequence
 
+from rsmatch_jax import files
 from rsmatch_jax.data.stores.dataset_folder import natural_key
 
 _SHOWN = 10
@@ -83,7 +84,7 @@ class Tree:
             return
         if not stat.S_ISDIR(mode):
             self._add_file(path, target, stat.S_ISREG(mode))
-        elif any(_contains(target, folder) for folder in (parent, self._root)):
+        elif any(files.contains(target, folder) for folder in (parent, self._root)):
             self._named["links to a folder around them, not followed"].append(path)
         else:
             self._add_folder(path, target)
@@ -107,7 +108,3 @@ class Tree:
 
 def _by_path(link: Link) -> list[str | int]:
     return natural_key(link[0])
-
-
-def _contains(folder: str, other: str) -> bool:
-    return other == folder or other.startswith(folder.rstrip(os.sep) + os.sep)

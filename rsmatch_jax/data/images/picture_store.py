@@ -150,10 +150,6 @@ def _decode(
     return stored, digest, picture.kinds
 
 
-def _decoding(examined: Examined) -> str:
-    return f"decoding {examined.what.removeprefix('data.')}"
-
-
 def _write(
     folder: str,
     examined: Examined,
@@ -161,12 +157,12 @@ def _write(
     size: int | None,
 ):
     os.makedirs(folder)
-    number = len(examined.sources)
+    number, what = len(examined.sources), examined.what.removeprefix("data.")
     places, digests, unreadable = [], [], {}
     changes: Counter[str] = Counter()
     with (
         open(os.path.join(folder, _IMAGES), "wb") as images,
-        Progress(_decoding(examined), "pictures", number, say) as progress,
+        Progress(f"decoding {what}", "pictures", number, say) as progress,
         ThreadPoolExecutor(os.cpu_count()) as pool,
         image_source.bombs_refused_by_name(),
     ):

@@ -211,7 +211,7 @@ def _parser() -> terminal.Parser:
     parser = terminal.Parser("generate", __doc__)
     add, sizes = parser.add_argument, parser.add_mutually_exclusive_group()
     names = ", ".join(pipelines.GENERATORS)
-    add("--prompts", required=True, help="file made by rsmatch_jax.synthesis.prompts")
+    add("--prompts", required=True, help="file made by `rsmatch prompts`")
     add("--generator", required=True, help=f"{names}, or a diffusers model's folder")
     add("--out", required=True, help="folder of the pool: new, or made by this command")
     add("--name", help="generator's name in the pool (default: as --generator)")

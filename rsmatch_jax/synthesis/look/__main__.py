@@ -95,7 +95,7 @@ def _places(args: argparse.Namespace) -> tuple[str, str]:
         if not os.path.isdir(path):
             raise RequestError(f"POOL={path}: there is no such folder")
     out = os.path.abspath(os.path.expanduser(args.out or f"{path}-look"))
-    if os.path.commonpath([out, os.path.abspath(path)]) == os.path.abspath(path):
+    if files.contains(os.path.abspath(path), out):
         raise RequestError(f"--out={out} lies in the pool; name a folder outside it")
     workdir.check_writable(out, "--out")
     return path, out
