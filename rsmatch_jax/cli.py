@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from rsmatch_jax import progress
-from rsmatch_jax.errors import nearest
+from rsmatch_jax.errors import suggestion
 from rsmatch_jax.version import __version__
 
 # {command: (module with `main(argv) -> exit code`, what it does)}
@@ -45,11 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name = words[0]
     if name not in COMMANDS:
-        near = nearest(name, COMMANDS)
-        hint = f", did you mean {near!r}?" if near else "."
-        sys.stderr.write(
-            f"error: there is no command {name!r}{hint} `rsmatch` lists them.\n"
-        )
+        wrong = f"{name!r}{suggestion(name, COMMANDS)}"
+        sys.stderr.write(f"error: there is no command {wrong}; `rsmatch` lists them\n")
         return 2
     with progress.live("loading the libraries"):
         module = importlib.import_module(f"rsmatch_jax.{COMMANDS[name][0]}")

@@ -34,10 +34,10 @@ def one_line(error: BaseException, limit: int = 200) -> str:
     return text if len(text) <= limit else f"{text[:half]} ... {text[-half:]}"
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Returns the known word that was perhaps meant, None if none is near."""
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Returns " (did you mean 'x'?)", "" if no known word is near."""
     near = difflib.get_close_matches(word, list(known), n=1)
-    return near[0] if near else None
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def exit_code(

@@ -31,7 +31,7 @@ from absl import flags
 
 from rsmatch_jax import files, progress, terminal
 from rsmatch_jax.engine import checks, config_file, saved_config
-from rsmatch_jax.errors import STOPPED, RequestError, RunFailed, Unfinished, nearest
+from rsmatch_jax.errors import STOPPED, RequestError, RunFailed, Unfinished, suggestion
 from rsmatch_jax.metrics import names
 from rsmatch_jax.report import grid
 from rsmatch_jax.report.grid import Cell, Sweep, Value
@@ -227,11 +227,10 @@ def _overrides(sweep: Sweep, config_flags: Sequence[str]) -> dict[str, Value]:
 def _sweep(name: str | None) -> Sweep:
     sweeps = grid.load()
     if name not in sweeps:
-        near = nearest(name or "", sweeps)
         wrong = "NAME is missing" if name is None else f"there is no sweep {name!r}"
-        hint = f", did you mean {near!r}?" if near else ";"
+        near = suggestion(name or "", sweeps)
         titles = "\n".join(f"  {n}: {s.title}" for n, s in sweeps.items())
-        raise RequestError(f"{wrong}{hint} choose one of:\n{titles}")
+        raise RequestError(f"{wrong}{near}; choose one of:\n{titles}")
     return sweeps[name]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from rsmatch_jax import progress
-from rsmatch_jax.errors import RequestError, exit_code, nearest
+from rsmatch_jax.errors import RequestError, exit_code, suggestion
 from rsmatch_jax.progress import duration
 
 PATIENCE = 10.0  # seconds after Ctrl-C in which a command ends by itself
@@ -47,9 +47,9 @@ class Parser(argparse.ArgumentParser):
         known = self._option_string_actions
         for word in sys.argv[1:] if args is None else args:
             flag = word.partition("=")[0]
-            near = nearest(flag, known)
+            near = suggestion(flag, known)
             if flag.startswith("--") and flag not in known and near:
-                raise RequestError(f"there is no {word}, did you mean {near}?")
+                raise RequestError(f"there is no {word}{near}")
         return super().parse_known_args(args, namespace)
 
 

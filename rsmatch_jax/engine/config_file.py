@@ -19,7 +19,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from rsmatch_jax.errors import RequestError, nearest, one_line
+from rsmatch_jax.errors import RequestError, one_line, suggestion
 from rsmatch_jax.runtime.child import ROOT
 
 _MAY_BE_NONE = ("data.labels_per_class",)  # although their default is not
@@ -76,15 +76,10 @@ def find(value: str) -> str:
         return os.path.join(CONFIGS, f"{value}.py")
     if not os.path.isfile(value):
         raise RequestError(
-            f"--config={value}: there is no such file{_hint(value, names)}"
-            f" The packaged configs: {', '.join(names)}"
+            f"--config={value}: there is no such file"
+            f"{suggestion(value, names)}; the packaged configs: {', '.join(names)}"
         )
     return value
-
-
-def _hint(word: str, known: Sequence[str]) -> str:
-    near = nearest(word, known)
-    return f"; did you mean {near!r}?" if near else "."
 
 
 def ready() -> list[str]:
@@ -150,8 +145,8 @@ def _check_key(config: ConfigDict, key: str):
             raise RequestError(
                 f"--config.{key}: there is no key {part!r}"
                 + (f" in {where}" if where else "")
-                + _hint(part, keys)
-                + (f" Its keys: {', '.join(keys)}" if keys else "")
+                + suggestion(part, keys)
+                + (f"; its keys: {', '.join(keys)}" if keys else "")
             )
         group = group[part]
 

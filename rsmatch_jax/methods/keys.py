@@ -9,7 +9,7 @@ The block is the name of the class in its dictionary.
 import dataclasses
 from typing import Any, NoReturn, TypeVar
 
-from rsmatch_jax.errors import RequestError, nearest
+from rsmatch_jax.errors import RequestError, suggestion
 
 Config = Any  # a ConfigDict; this level does not import ml_collections
 T = TypeVar("T")
@@ -28,9 +28,8 @@ class Bounds:
     def problem(self, value: Any) -> str | None:
         """Returns what is wrong with the value, None if nothing is."""
         if self.choices and value not in self.choices:
-            near = nearest(str(value), self.choices)
-            hint = f"did you mean {near}? " if near else ""
-            return f"{hint}choose {' or '.join(self.choices)}"
+            near = suggestion(str(value), self.choices)
+            return f"choose {' or '.join(self.choices)}{near}"
         if value is None:
             return None
         least, most = self.least, self.most

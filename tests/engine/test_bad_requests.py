@@ -51,7 +51,7 @@ CASES = {
         ([DIGITS, "--plan=how"], ["--plan=how: it must be true or false"]),
         (
             [DIGITS, "--config.method.name=fixmach"],
-            ["method.name=fixmach: did you mean fixmatch? choose rsmatch or"],
+            ["method.name=fixmach: choose rsmatch or", "did you mean 'fixmatch'?"],
         ),
         ([DIGITS, "--workdir=run", "--config.seed=3"], ["seed: 0 there, 3 here"]),
         ([DIGITS, "--workdir=run"], ["run/split.npz", "--overwrite"]),
@@ -172,7 +172,7 @@ CASES = {
         (["--workdir=run", "--out=x.txt"], ["--out=x.txt"]),
         (["--workdir=run", "--out=nope/x.json"], ["--out=nope/x.json"]),
         (["--workdir=run", "--stp=7"], ["--stp=7"]),
-        (["--wrkdir=run"], ["there is no --wrkdir=run, did you mean --workdir?"]),
+        (["--wrkdir=run"], ["there is no --wrkdir=run (did you mean '--workdir'?)"]),
     ],
     "sift": [
         ([], ["--workdir=RUN", "--labeled=PLACE"]),
@@ -224,7 +224,7 @@ CASES = {
         (["digits", "--config.train.num_steps=x"], ["num_steps", "x"]),
         (["digits", "--config.train.num_steps=0"], ["num_steps=0"]),
         (["detector", "--config.method.simmatch.epass=True"], ["epass", "detector"]),
-        (["digits", "--dryrun"], ["--dryrun", "did you mean --dry_run"]),
+        (["digits", "--dryrun"], ["--dryrun", "did you mean '--dry_run'"]),
         (["digits", "more"], ["more"]),
     ],
     "bench": bench_requests.CASES,
