@@ -39,8 +39,11 @@ FREE = ("input.prefetch", "train.steps_per_dispatch", "checkpoint.", "log.")
 
 
 def read_config(workdir: str) -> dict[str, Any] | None:
-    """Returns the config of the run in `workdir`, None if there is no run."""
-    return files.read_json(os.path.join(workdir, CONFIG_FILE))
+    """Returns the config of the run in `workdir`, None if there is no run; models of
+    other programs have a file of that name, too."""
+    config = files.read_json(os.path.join(workdir, CONFIG_FILE)) or {}
+    groups = (config.get(name) for name in ("data", "method", "train"))
+    return config if all(isinstance(group, Mapping) for group in groups) else None
 
 
 def read_result(workdir: str) -> dict[str, Any] | None:
@@ -79,14 +82,14 @@ def check_writable(workdir: str, flag: str = "--workdir"):
         )
 
 
-def check_run_or_empty(workdir: str, way_out: str = LEFT_ALONE):
-    """Raises RequestError, ending with `way_out`, if a folder holds something else."""
+def check_run_or_empty(workdir: str):
+    """Raises RequestError if a folder holds something else."""
     names = os.listdir(workdir) if os.path.isdir(workdir) else ()
     content = [n for n in names if n != LOCK_FILE and not n.endswith(files.TEMPORARY)]
     if content and read_config(workdir) is None:
         raise RequestError(
-            f"--workdir={workdir} is not empty and holds no run (no {CONFIG_FILE}); "
-            f"{way_out}"
+            f"--workdir={workdir} is not empty and holds no run (no {CONFIG_FILE} of "
+            f"one); {LEFT_ALONE}"
         )
 
 
