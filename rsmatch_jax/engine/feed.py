@@ -69,24 +69,9 @@ def make(exp: Experiment, task: rs_ssl.Task) -> tuple[Feed, str]:
     """Returns the feed of a run, and lines about its memory and its input; raises
     RequestError if the run, or its images with input.mode=resident, do not fit."""
     options, on_device = exp.config.input, resident_bytes(exp, task)
-    num_bytes = resident.num_bytes(task, unlabelled=exp.method.uses_unlabeled)
-    size = f"{num_bytes / 2**20:.0f} MiB of images"
-    budget = options.resident_budget_gb
-    too_large = f"{size} are more than input.resident_budget_gb={budget}"
+    size, too_large = _sizes(exp, task)
     memory_line = memory.check(exp, on_device)
-    if not on_device and keys.candidate_rows(exp.config):
-        ratio, way_out = exp.config.train.candidate_ratio, "leave it out (None)"
-        if not task.encoded:
-            way_out = "raise input.resident_budget_gb, use input.mode=resident, or "
-            way_out += "leave it out (None)"
-        raise RequestError(
-            f"train.candidate_ratio={ratio}: the detector screens images that lie on "
-            f"the device, and these do not; {way_out}"
-        )
-    if options.mode == "resident" and not on_device:
-        raise RequestError(
-            f"input.mode=resident: {too_large}; raise it, or use input.mode=tfdata"
-        )
+    check(exp, task)
     if on_device:
         feed_line, steps = f"resident, {size} on each device", 1
         if exp.devices[0].platform != "cpu":
@@ -103,6 +88,34 @@ def make(exp: Experiment, task: rs_ssl.Task) -> tuple[Feed, str]:
         elif options.mode != "tfdata":
             feed_line += f"; {too_large}"
     return feed, f"{memory_line}\ninput: {feed_line}"
+
+
+def check(exp: Experiment, task: rs_ssl.Task):
+    """Raises RequestError if there can be no such feed, on whatever device."""
+    experiment.unlabelled_parts(exp.config, task)
+    on_device = resident_bytes(exp, task)
+    if not on_device and keys.candidate_rows(exp.config):
+        ratio, way_out = exp.config.train.candidate_ratio, "leave it out (None)"
+        if not task.encoded:
+            way_out = "raise input.resident_budget_gb, use input.mode=resident, or "
+            way_out += "leave it out (None)"
+        raise RequestError(
+            f"train.candidate_ratio={ratio}: the detector screens images that lie on "
+            f"the device, and these do not; {way_out}"
+        )
+    if exp.config.input.mode == "resident" and not on_device:
+        raise RequestError(
+            f"input.mode=resident: {_sizes(exp, task)[1]}; raise it, or use "
+            "input.mode=tfdata"
+        )
+
+
+def _sizes(exp: Experiment, task: rs_ssl.Task) -> tuple[str, str]:
+    """Returns how large the images are, and that this is too large, in words."""
+    num_bytes = resident.num_bytes(task, unlabelled=exp.method.uses_unlabeled)
+    size = f"{num_bytes / 2**20:.0f} MiB of images"
+    budget = exp.config.input.resident_budget_gb
+    return size, f"{size} are more than input.resident_budget_gb={budget}"
 
 
 def resident_bytes(exp: Experiment, task: rs_ssl.Task) -> int:

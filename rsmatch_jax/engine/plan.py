@@ -118,7 +118,8 @@ def measure(exp: Experiment, source: feed.Feed):
 
 def fit(exp: Experiment, task: rs_ssl.Task, target: Target) -> str:
     """Compiles the step for a target and returns a line about its memory there. Raises
-    RequestError if it does not fit."""
+    RequestError if it does not fit, or if the run could not start."""
+    feed.check(exp, task)
     resides = feed.resident_bytes(exp, task)
     images = feed.gathered(exp, task) if resides else None
     program = described.compiled(exp, images, target)

@@ -45,6 +45,20 @@ def test_a_step_fits_or_is_refused(monkeypatch, name, peak, fits):
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
+        ({"input.mode": "resident", "input.resident_budget_gb": 0.0}, "raise it"),
+        ({"input.mode": "tfdata", "train.candidate_ratio": 5}, "screens images"),
+        ({"train.real_rows": 3, "data.synthetic_ratio": 0.0}, "known to be synthetic"),
+    ],
+)
+def test_a_run_that_cannot_start_does_not_fit(keys, words):
+    _, task, exp = build(**{**TINY, **keys})
+    with pytest.raises(RequestError, match=words):
+        plan.fit(exp, task, targets.read("h100"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
         ({}, "4 labelled + 8 unlabelled images (0.6 passes)"),
         ({"train.candidate_ratio": 5}, "8 unlabelled images of 20 candidates (0.6"),
         ({"train.real_rows": 3}, "8 unlabelled images, 3 of them real, (0.6 passes)"),
