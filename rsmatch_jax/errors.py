@@ -47,11 +47,12 @@ def exit_code(
 
     Args:
         go_on: what the user can do after a failure or Ctrl-C.
-        resumable: the same command continues where it stopped. Then SIGTERM ends it as
-            Ctrl-C does, with exit code 75.
+        resumable: the same command continues where it stopped. Then SIGTERM and SIGHUP
+            end it as Ctrl-C does, with exit code 75; ignored ones stay ignored, as
+            SIGHUP under nohup.
     """
     try:
-        with _sigterm_as_ctrl_c() if resumable else contextlib.nullcontext():
+        with _signals_as_ctrl_c() if resumable else contextlib.nullcontext():
             command()
         sys.stdout.flush()
     except (RequestError, RunFailed) as e:
@@ -77,9 +78,15 @@ def exit_code(
 
 
 @contextlib.contextmanager
-def _sigterm_as_ctrl_c():
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _signals_as_ctrl_c():
+    numbers = [
+        number
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    ]
+    before = {n: signal.signal(n, signal.default_int_handler) for n in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

@@ -22,7 +22,6 @@ import argparse
 import dataclasses
 import os
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -64,7 +63,6 @@ class Run:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 done, 1 a run failed, 2 a wrong request, 75 stopped."""
-    signal.signal(signal.SIGHUP, signal.default_int_handler)  # as Ctrl-C
     parser = Parser("sweep", __doc__)
     add = parser.add_argument
     add("name", metavar="NAME", nargs="?", help="which one; left out, all are listed")

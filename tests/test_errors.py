@@ -27,13 +27,16 @@ def test_codes(error, code, capsys):
 
 @pytest.mark.parametrize(
     ("number", "resumable", "code"),
-    [(signal.SIGINT, False, 1), (signal.SIGINT, True, 75), (signal.SIGTERM, True, 75)],
+    [
+        *((signal.SIGINT, False, 1), (signal.SIGINT, True, 75)),
+        *((signal.SIGTERM, True, 75), (signal.SIGHUP, True, 75)),
+    ],
 )
 def test_signals(number, resumable, code, capsys, request):
     before = signal.getsignal(signal.SIGTERM)
     # A job in the background of a shell starts with Ctrl-C ignored.
-    old = signal.signal(signal.SIGINT, signal.default_int_handler)
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, old))
+    set_handler(request, signal.SIGINT, signal.default_int_handler)
+    set_handler(request, signal.SIGHUP, signal.SIG_DFL)
 
     def command():
         os.kill(os.getpid(), number)
@@ -41,3 +44,19 @@ def test_signals(number, resumable, code, capsys, request):
     assert exit_code(command, "start again", resumable=resumable) == code
     assert capsys.readouterr().err == "\ninterrupted; start again\n"
     assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+
+
+def test_ignored_signals_stay_ignored(request):
+    """As SIGHUP under nohup."""
+    set_handler(request, signal.SIGHUP, signal.SIG_IGN)
+
+    def command():
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    assert exit_code(command, "start again", resumable=True) == 0
+
+
+def set_handler(request, number, handler):
+    old = signal.signal(number, handler)
+    request.addfinalizer(lambda: signal.signal(number, old))

@@ -17,7 +17,6 @@ import importlib.util
 import os
 import re
 import shlex
-import signal
 import sys
 import tempfile
 import time
@@ -70,7 +69,6 @@ def main(argv: Sequence[str]):
     """Does what is left until the minutes are over. Raises Unfinished if parts are left
     then, RunFailed if one has failed."""
     begin = time.monotonic()
-    signal.signal(signal.SIGHUP, signal.default_int_handler)  # as Ctrl-C
     values = command_line.check(argv, FLAGS)
     end = begin + terminal.seconds(values.minutes) - CLOSING
     if values.out is not None:

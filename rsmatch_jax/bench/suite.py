@@ -88,6 +88,8 @@ def main(argv: Sequence[str]):
     documents, content, rows = {}, {}, []
     with contextlib.ExitStack() as stack:
         for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_IGN:  # as SIGHUP under nohup
+                continue
             # Raises SystemExit within child.run, which then kills the part.
             end = signal.signal(number, lambda number, _: sys.exit(128 + number))
             stack.callback(signal.signal, number, end)
