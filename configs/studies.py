@@ -101,7 +101,7 @@ def _repairs():
 
 
 def _study():
-    """A run of two to three minutes on a core, 315 different ones with five seeds."""
+    """A run of two to three minutes on a core, 375 different ones with five seeds."""
     rows = {
         "FixMatch": FIXMATCH,
         "FlexMatch": {"method.name": "flexmatch"},

@@ -5,6 +5,7 @@ import argparse
 import contextlib
 import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -16,7 +17,8 @@ from rsmatch_jax.errors import RequestError, exit_code, suggestion
 from rsmatch_jax.progress import duration
 
 PATIENCE = 10.0  # seconds after Ctrl-C in which a command ends by itself
-__all__ = ["Parser", "counted", "duration", "run_command", "say", "seconds", "table"]
+__all__ = ["Parser", "counted", "duration", "home_expanded", "run_command"]
+__all__ += ["say", "seconds", "table"]
 
 
 def say(text: str = ""):
@@ -45,12 +47,23 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):  # which all others call
         known = self._option_string_actions
-        for word in sys.argv[1:] if args is None else args:
+        args = home_expanded(sys.argv[1:] if args is None else args)
+        for word in args:
             flag = word.partition("=")[0]
             near = suggestion(flag, known)
             if flag.startswith("--") and flag not in known and near:
                 raise RequestError(f"there is no {word}{near}")
         return super().parse_known_args(args, namespace)
+
+
+def home_expanded(argv: Sequence[str]) -> list[str]:
+    """Returns words in which a flag's value may begin with ~, which a shell leaves as
+    it is after `=`."""
+    flags = (re.match(r"(--[\w.]+=)(~.*)", word, re.DOTALL) for word in argv)
+    return [
+        flag[1] + os.path.expanduser(flag[2]) if flag else word
+        for flag, word in zip(flags, argv, strict=True)
+    ]
 
 
 def run_command(
@@ -85,7 +98,7 @@ def _answered(go_on: str, resumable: bool) -> Generator[None]:
     def watch():
         with open(read_end, "rb", buffering=0) as signals:
             while number := signals.read(1):
-                if number[0] not in (signal.SIGINT, signal.SIGTERM):
+                if number[0] not in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                     continue
                 if ended.wait(PATIENCE):
                     return

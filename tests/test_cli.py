@@ -6,7 +6,8 @@ import types
 import pytest
 from support import fresh_process
 
-from rsmatch_jax import cli
+from rsmatch_jax import cli, terminal, train
+from rsmatch_jax.engine import config_file
 from rsmatch_jax.version import __version__
 
 NAMES = (
@@ -53,6 +54,17 @@ def test_an_unknown_command_suggests_the_nearest(capsys, word, near):
     assert f"did you mean {near}?" in capsys.readouterr().err
     assert cli.main(["--config=digits"]) == 2
     assert "did you mean" not in capsys.readouterr().err
+
+
+def test_a_value_may_begin_with_the_home_folder(monkeypatch):
+    """No shell expands ~ after an equals sign."""
+    monkeypatch.setenv("HOME", "/home/me")
+    parser = terminal.Parser("evaluate", None)
+    parser.add_argument("--workdir")
+    assert parser.parse_args(["--workdir=~/run"]).workdir == "/home/me/run"
+    argv = ["", "--config=digits", "--workdir=~/run", "--config.data.data_dir=~"]
+    config, _, values = config_file.parse(argv, train.define_flags)
+    assert values.workdir == "/home/me/run" and config.data.data_dir == "/home/me"
 
 
 def test_nothing_is_imported_before_a_command_is_called():

@@ -39,10 +39,11 @@ KEYS = [  # overrides of the digits' config, and words of the answer
     ("data.nam=x", "data.nam | did you mean 'name'"),
     ("dota.name=x", "dota | did you mean 'data'"),
     ("seed.x=1", "seed.x"),
+    ("data={'labels_per_class':3}", "config.data: | a group of keys"),
     ("seed=abc", "config.seed | abc"),
     ("train.num_steps=1.5", "train.num_steps | 1.5"),
     ("input.flip=maybe", "input.flip | maybe"),
-    ("method.rsmatch=3", "method.rsmatch | 3"),
+    ("method.rsmatch=3", "config.method.rsmatch: | a group of keys"),
     ("seed=-1", "seed=-1"),
     ("seed=2147483648", "seed=2147483648 | between 0 and 2147483647"),
     # data

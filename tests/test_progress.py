@@ -21,7 +21,7 @@ from rsmatch_jax.engine import pace
 from rsmatch_jax.engine.pace import Pace
 
 MOST = 5.0  # seconds between two lines
-SLOW = {"SLOW_IMPORT": "1", "SLOW_COMPILE": "6", "SLOW_BATCH": "1.7"}
+SLOW = {"SLOW_IMPORT": "2.5", "SLOW_COMPILE": "6", "SLOW_BATCH": "1.7"}
 STEP = {**SLOW, "SLOW_COMPILE": "0,6,6"}  # not the first state, but what follows
 NOISE = re.compile(r"oneDNN|absl::|cuda|^[IWE]\d{4} |\d{4} .*\.cc:\d+|Warning", re.M)
 

@@ -10,6 +10,7 @@ import importlib.util
 import io
 import operator
 import os
+import pathlib
 import re
 import sys
 import types
@@ -21,6 +22,7 @@ from ml_collections import ConfigDict, config_flags
 
 from rsmatch_jax.errors import RequestError, one_line, suggestion
 from rsmatch_jax.runtime.child import ROOT
+from rsmatch_jax.terminal import home_expanded
 
 _MAY_BE_NONE = ("data.labels_per_class",)  # although their default is not
 # A wheel has the configs inside the package; in the repository they lie beside it.
@@ -39,7 +41,7 @@ def parse(
 ) -> tuple[Any, str, flags.FlagValues]:
     """Returns (locked config, name of its file without .py, flag values). argv: as
     sys.argv, program name first. define: adds the command's flags."""
-    value, others = _split(argv)
+    value, others = _split(home_expanded(argv))
     path = find(value)
     config = load(path)
     for key in override_keys(others):
@@ -84,7 +86,7 @@ def find(value: str) -> str:
 
 def ready() -> list[str]:
     """Returns the names of the packaged configs."""
-    names = {os.path.splitext(name)[0] for name in os.listdir(CONFIGS)}
+    names = {path.stem for path in pathlib.Path(CONFIGS).glob("*.py")}
     return sorted(name for name in names - SWEEPS if name.isidentifier())
 
 
@@ -149,6 +151,11 @@ def _check_key(config: ConfigDict, key: str):
                 + (f"; its keys: {', '.join(keys)}" if keys else "")
             )
         group = group[part]
+    if isinstance(group, ConfigDict):
+        raise RequestError(
+            f"--config.{key}: it is a group of keys; set one of them, such as "
+            f"--config.{key}.{next(iter(group))}; its keys: {', '.join(group)}"
+        )
 
 
 def _without_none(config: ConfigDict, argv: Sequence[str]) -> list[str]:

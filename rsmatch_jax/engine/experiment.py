@@ -170,7 +170,7 @@ def _load_own_task(config: Any, split_seed: int) -> rs_ssl.Task:
     )
     rows = t.batch_size * t.unlabeled_ratio
     collected = len(task.unl_labels) - len(task.split.unlabeled_real)
-    if collected < rows:
+    if collected < rows and METHODS[config.method.name].uses_unlabeled:
         raise RequestError(
             f"data.unlabeled={d.unlabeled} has {counted(collected, 'readable picture')}"
             f", fewer than the train.batch_size * unlabeled_ratio = {rows} of a step; "

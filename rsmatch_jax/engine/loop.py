@@ -102,8 +102,9 @@ class Loop:
         """Does what precedes the first step; a signal ends the process meanwhile."""
         with self.stop.at_signal(lambda: self._write_result("stopped")):
             if self._due(self.config.eval.every_steps) and not self._evaluated():
-                self._evaluate()  # the earlier start was stopped during it
-                self._save()
+                with self.clock.paused():
+                    self._evaluate()  # the earlier start was stopped during it
+                    self._save()
             if self.step < self.config.train.num_steps:
                 state = self.exp.unpack(self.state)
                 say("compiling the step ...")

@@ -49,8 +49,8 @@ def load(folder: str, trust_code: bool = False) -> Any:
     path = os.path.join(folder, workdir.CONFIG_FILE)
     if saved is None:
         raise RequestError(
-            f"--workdir={folder} holds no run (no {workdir.CONFIG_FILE}); name the "
-            "--workdir of a launch.py"
+            f"--workdir={folder} holds no run (no {workdir.CONFIG_FILE} of one); name "
+            "the --workdir of a launch.py"
         )
     neutral, (config, _) = missing_values(saved, path), reference()
     try:
@@ -108,7 +108,7 @@ def continue_run(
     Keys that the method ignores, PLACES and workdir.FREE may differ. explicit: dotted
     keys that the user has set.
     """
-    workdir.check_run_or_empty(folder, way_out)
+    workdir.check_run_or_empty(folder)
     saved = workdir.read_config(folder)
     if saved is None:
         return {}
@@ -143,18 +143,13 @@ def continue_run(
 
 
 def neutral_line(folder: str, values: Mapping[str, Any]) -> str | None:
-    """Returns a line about the neutral values of keys that the run's config lacks."""
-    saved = workdir.flat(workdir.read_config(folder) or {})
+    """Returns a line about neutral values that the run keeps instead of defaults."""
     defaults = workdir.flat(reference()[0].to_dict())
-    neutral = {
-        key: value
-        for key, value in values.items()
-        if key not in saved and value != defaults.get(key)
-    }
-    if not neutral:
+    kept = {k: value for k, value in values.items() if value != defaults.get(k)}
+    if not kept:
         return None
-    listed = ", ".join(f"{key}={value}" for key, value in neutral.items())
-    return f"this run began before these keys existed and keeps {listed}"
+    listed = ", ".join(f"{key}={value}" for key, value in kept.items())
+    return f"this run began with, and keeps, {listed}"
 
 
 def with_values(config: Any, values: Mapping[str, Any]) -> Any:

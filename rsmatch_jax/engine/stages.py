@@ -186,7 +186,8 @@ def _claimed(
                 saved_config.continue_run(folder, exp.config, explicit)
             about = experiment.describe_data(task, exp.dims)
             about[same_data.DIGEST] = same_data.digest(task)
-            if os.path.exists(os.path.join(folder, workdir.SPLIT_FILE)):
+            began = os.path.exists(os.path.join(folder, workdir.SPLIT_FILE))
+            if began or checkpoint.CheckpointFolder(folder).steps():
                 same_data.check(folder, task, about[same_data.DIGEST])
             workdir.claim(
                 folder,

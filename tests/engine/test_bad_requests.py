@@ -41,6 +41,8 @@ CASES = {
         ([DIGITS, "--workdir="], ["--workdir=", "empty"]),
         ([DIGITS, "--workdir=notes"], ["--workdir=notes", "holds no run"]),
         ([DIGITS, "--workdir=notes", "--overwrite"], ["notes", "left alone"]),
+        ([DIGITS, "--workdir=others"], ["--workdir=others", "left alone"]),
+        ([DIGITS, "--workdir=others", "--overwrite"], ["others", "left alone"]),
         ([DIGITS, "--wrkdir=run"], ["wrkdir", "Did you mean: workdir"]),
         (
             [DIGITS, "--config.train.num_steps=four"],
@@ -317,10 +319,13 @@ def make_runs(root):
     workdir.claim(str(root / "run"), config, {"labeled": np.arange(3)}, {})
     (root / "run" / "checkpoints").mkdir()
     write_json(root / "run_garbled" / "config.json", '{"seed": ')
+    write_json(root / "others" / "config.json", {"model_type": "bert", "data": {}})
     write_json(root / "run_listed" / "config.json", [])
     shutil.copytree(root / "run", root / "run_result")
     write_json(root / "run_result" / "result.json", "{")
-    write_json(root / "run_old" / "config.json", {"seed": 0})
+    write_json(
+        root / "run_old" / "config.json", {"data": {}, "method": {}, "train": {}}
+    )
     bad = {**config, "method": {**config["method"], "threshold": 7.0}}
     write_json(root / "run_value" / "config.json", bad)
     result = {"status": "finished", "method": "fixmatch", "config": config}

@@ -41,7 +41,7 @@ def test_a_bare_name_is_a_packaged_config_and_a_path_is_that_file(folder):
     (folder / "digits.py").write_text(MINE)
     assert config_file.find("digits") == f"{config_file.CONFIGS}/digits.py"
     assert "cifar10" in config_file.ready()
-    assert not {"ablations", "studies"} & set(config_file.ready())
+    assert not {"ablations", "studies", "__pycache__"} & set(config_file.ready())
     config, name, _ = config_file.parse(["", "--config=digits"], lambda values: None)
     assert (config.seed, config.data.name, name) == (0, "digits", "digits")
     argv = ["", "--config", "digits.py", "--config.model.dtype=bfloat16"]

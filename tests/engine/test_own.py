@@ -93,6 +93,15 @@ def test_origins_change_figures_alone(places, trained, tmp_path, capsys):
     assert figures["detector_auroc"] == known["detector_auroc"] is not None
 
 
+def test_labels_alone_need_no_unlabelled_batch(places):
+    """A step of the others has 160 images; 120 were collected."""
+    keys = {**places, "train.batch_size": 160, "train.unlabeled_ratio": 1}
+    with pytest.raises(RequestError, match="120 readable pictures, fewer than"):
+        experiment.load_task(own(**keys))
+    task = experiment.load_task(own(**keys, **{"method.name": "supervised"}))
+    assert len(task.unl_labels) == 138
+
+
 def test_without_a_test_set(places, tmp_path, capsys):
     """No figure of it in any file; the last step is the result."""
     folder = tmp_path / "run"
@@ -163,6 +172,15 @@ def test_moved_and_changed(trained, tmp_path):
     resumed = run(tmp_path / "run", **moved)
     assert timeless(resumed).keys() == timeless(first).keys()
     assert resumed["fingerprint"] == first["fingerprint"]
+
+
+def test_a_lost_split_is_no_new_beginning(places, trained, tmp_path):
+    """Nothing would tell whether the checkpoints are of these images."""
+    folder, _ = trained
+    killed_copy(folder, tmp_path / "run", 4)
+    (tmp_path / "run" / workdir.SPLIT_FILE).unlink()
+    with pytest.raises(RequestError, match="split.npz cannot be read .*restore it"):
+        run(tmp_path / "run", **places)
 
 
 def test_changed_label(tmp_path):

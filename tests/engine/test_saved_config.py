@@ -28,7 +28,7 @@ LATER = {  # keys that a later version may add: dotted key: (default, neutral)
 MADE_UP = ("model.made_up",)
 BN_VARIANCE = "model.bn_variance"
 LINE = (
-    "began before these keys existed and keeps method.rsmatch.made_up=0, "
+    "began with, and keeps, method.rsmatch.made_up=0, "
     "model.bn_variance=biased, model.made_up=old"
 )
 
@@ -127,6 +127,15 @@ def test_what_an_old_run_may_change(later, changes, explicit, word):
     assert {"model.made_up": "old", **values} == {BN_VARIANCE: "biased", **expected}
 
 
+def test_a_kept_value_is_said_at_every_start(tmp_path):
+    """Also if config.json has it, of an older run's second start or by its flags."""
+    folder, keys = str(tmp_path), {**KEYS, BN_VARIANCE: "biased"}
+    workdir.claim(folder, config(**keys).to_dict(), {}, {})
+    values = saved_config.continue_run(folder, config(**KEYS))
+    line = saved_config.neutral_line(folder, values)
+    assert line == f"this run began with, and keeps, {BN_VARIANCE}=biased"
+
+
 def test_all_differences_are_named(tmp_path):
     """A removed key that the method used is one, one of another method is not."""
     saved = config(**KEYS).to_dict()
@@ -165,7 +174,7 @@ def test_old_run_is_evaluated_and_predicts(old, later, name, tmp_path, capsys):
     out, err = capsys.readouterr()
     expected = workdir.read_result(str(folder))["test_accuracy"]
     assert ["test", "accuracy", f"{expected:.4f}"] in map(str.split, out.splitlines())
-    assert err.count("note: this run began before these keys existed") == 1
+    assert err.count("note: this run began with, and keeps, ") == 1
     assert ("method.rsmatch.made_up" in err) == (name == "unfinished")
     Image.fromarray(arrays.fake("test").images[0]).save(tmp_path / "a.png")
     assert predict.main([f"--workdir={folder}", str(tmp_path / "a.png")]) == 0
