@@ -24,7 +24,7 @@ PIP = -m pip install --quiet --disable-pip-version-check
 dev: .venv/installed-dev
 
 # Digits with synthetic ones between two classes, by labels alone, by FixMatch, by
-# FixMatch without the synthetic ones, and by RSMatch that chooses among four times as
+# FixMatch without the synthetic ones, and by RSMatch that chooses among three times as
 # many images; then all compared.
 DIGITS = $(BIN)/python launch.py --config=configs/digits.py
 demo: .venv

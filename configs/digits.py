@@ -3,7 +3,7 @@
 100 labelled scans, 1,297 unlabelled images, seven in ten of which a diffusion model
 drew between two classes. A minute and a half on 2 CPU cores; test accuracy 0.959,
 detector balanced accuracy 0.87 (five seeds, RESULTS.md).
-    python launch.py --config=configs/digits.py --workdir=runs/demo
+    python launch.py --config=configs/digits.py --workdir=runs/digits
 """
 
 from configs import common

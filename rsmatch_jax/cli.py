@@ -61,5 +61,5 @@ def overview() -> str:
         "usage: rsmatch COMMAND [flags]\n\n"
         + "\n".join(lines)
         + "\n\n`rsmatch COMMAND --help` explains one. Begin with:"
-        "\n  rsmatch train --config=digits --workdir=runs/demo\n"
+        "\n  rsmatch train --config=digits --workdir=runs/digits\n"
     )
