@@ -27,7 +27,7 @@ def main():
     for name in DRAWN:
         shutil.copy(RUNS / "demo" / f"{name}.png", PICTURES / f"demo-{name}.png")
     _screen(RUNS / "demo-report.html", PICTURES / "demo-report.png")
-    charts.PICTURE.write_text(charts.drawn(), encoding="utf-8")
+    charts.draw()
     for picture in PICTURES.glob("demo-*.png"):
         with Image.open(picture) as image:
             image.convert("RGB").quantize(COLOURS).save(picture, optimize=True)

@@ -144,8 +144,14 @@ def test_wrong_commands_are_noticed(text, words):
         command_lines.check(text)
 
 
-def test_the_charts_show_the_committed_figures():
-    """If not, run `python docs/charts.py`."""
-    program = "import charts; assert charts.drawn() == charts.PICTURE.read_text()"
+def test_the_charts_and_tables_show_the_committed_figures():
+    """If not, run `python docs/charts.py` (and with --tables for study.md)."""
+    program = """
+import charts
+for name, chart in charts.charts().items():
+    assert (charts.DOCS / "pictures" / name).read_text() == chart, name
+for table in charts.tables().split("\\n\\n"):
+    assert table.strip() in (charts.DOCS / "study.md").read_text(), table
+"""
     environ = {**os.environ, "PYTHONPATH": str(ROOT / "docs")}
     subprocess.run([sys.executable, "-c", program], env=environ, check=True)
