@@ -178,7 +178,8 @@ def _keys() -> ml_collections.ConfigDict:
     # images are labelled-like ones and others, without a queue) or queue+nnpu.
     r.detector_loss = Later("queue", neutral="queue")
     # nnPU's share of synthetic images among the unlabelled ones, above 0 and below 1.
-    # None = estimated at every evaluation, 0.5 before the first.
+    # None = that of train.real_rows; without it estimated at every evaluation, 0.5
+    # before the first.
     r.synthetic_prior = Later(placeholder(float), neutral=None)
 
     a.simmatch = s = ml_collections.ConfigDict()

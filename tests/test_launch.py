@@ -141,6 +141,13 @@ KEYS = [  # overrides of the digits' config, and words of the answer
         "method.rsmatch.detector_loss=queue+nnpu train.weak_forward=separate",
         "train.weak_forward=separate | detector_loss=queue+nnpu | weak_forward=cat",
     ),
+    *(
+        (
+            f"method.rsmatch.detector_loss={loss} train.candidate_ratio=12",
+            f"candidate_ratio=12 | detector_loss={loss} | leave it out (None)",
+        )
+        for loss in ("nnpu", "queue+nnpu")
+    ),
     (f"{SIMMATCH}.bank_norm=torch", "bank_norm=torch | fixed or usb"),
     (f"{SIMMATCH}.temperature=0.0", "temperature=0.0 | above 0"),
     (f"{SIMMATCH}.smoothing=1.5", "smoothing=1.5 | between 0 and 1"),

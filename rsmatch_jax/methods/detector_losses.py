@@ -38,7 +38,7 @@ OriginLogits = Float[Array, "_ 2"]
 @dataclasses.dataclass(frozen=True)
 class DetectorLoss:
     """The choice and its settings: threshold and weight of Eq. 3; prior of nnPU, the
-    share of synthetic images among the unlabelled ones, None = estimated."""
+    share of synthetic images among a step's unlabelled ones, None = estimated."""
 
     choice: str
     threshold: float

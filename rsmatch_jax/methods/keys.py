@@ -89,6 +89,17 @@ def unlabelled_rows(config: Config) -> int:
     return train.batch_size * train.unlabeled_ratio
 
 
+def synthetic_share(config: Config) -> float:
+    """Returns the share of synthetic images among a step's unlabelled ones, as the
+    config has it."""
+    data, real_rows = config.data, config.train.real_rows
+    if data.real_only:
+        return 0.0
+    if real_rows is None:
+        return data.synthetic_ratio
+    return 1 - real_rows / unlabelled_rows(config)
+
+
 def candidate_rows(config: Config) -> int | None:
     """Returns the candidates of a step over all devices, None without screening."""
     ratio = config.train.candidate_ratio

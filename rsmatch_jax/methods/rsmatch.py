@@ -79,13 +79,17 @@ class RSMatch(base.Method):
 
     @classmethod
     def make(cls, config, dims):
-        data, options = config.data, config.method.rsmatch
+        options, share = config.method.rsmatch, keys.synthetic_share(config)
+        prior = options.synthetic_prior
+        if prior is None and config.train.real_rows is not None:
+            prior = share  # of every step, known
         return keys.from_config(
             cls,
             "rsmatch",
             config,
             rule=rules.make(options.pseudo_label, config),
-            synthetic_share=0.0 if data.real_only else data.synthetic_ratio,
+            synthetic_share=share,
+            synthetic_prior=prior,
             crop_pad=dims.crop_pad,
             queue_classes=min(options.queue_classes, dims.num_classes),  # P <= K
         )

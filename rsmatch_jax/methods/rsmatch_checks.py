@@ -52,13 +52,8 @@ def check(config: keys.Config):
     for name, neutral, reader in _without_effect(options):
         if options[name] != neutral:
             refuse(name, f"only {reader} reads it; leave it {neutral}")
-    if "nnpu" in options.detector_loss and config.train.weak_forward == "separate":
-        keys.refuse(
-            config,
-            "train.weak_forward",
-            "the weak views have no gradient then, and method.rsmatch.detector_loss="
-            f"{options.detector_loss} needs it; use train.weak_forward=cat",
-        )
+    if "nnpu" in options.detector_loss:
+        _check_nnpu(config)
     if options.detector_turns:
         _check_turns(config)
     for name in ("detector_learning_rate", "detector_weight_decay"):
@@ -68,6 +63,19 @@ def check(config: keys.Config):
                 "with individual_models=False the detector shares the classifier's "
                 "optimiser; leave it None",
             )
+
+
+def _check_nnpu(config: keys.Config):
+    loss = f"method.rsmatch.detector_loss={config.method.rsmatch.detector_loss}"
+    if config.train.weak_forward == "separate":
+        way_out = f"the weak views have no gradient then, and {loss} needs it; use "
+        way_out += "train.weak_forward=cat"
+        keys.refuse(config, "train.weak_forward", way_out)
+    if config.train.candidate_ratio is not None:
+        way_out = "the images of a step are chosen by their score, so their share of "
+        way_out += f"synthetic ones is not the one that {loss} takes; leave it out "
+        way_out += "(None), or use method.rsmatch.detector_loss=queue"
+        keys.refuse(config, "train.candidate_ratio", way_out)
 
 
 def _check_judges(config: keys.Config):

@@ -177,6 +177,26 @@ def test_estimated_prior():
         assert new == ({"synthetic_prior": value} if changed else {})
 
 
+@pytest.mark.parametrize("ratio", [0.3, 0.7])
+@pytest.mark.parametrize(
+    ("keys", "prior", "coin"),
+    [
+        ({}, None, None),
+        ({"train.real_rows": 3}, 5 / 8, 5 / 8),  # of 8 rows
+        ({"train.real_rows": 8}, 0, 0),
+        ({"train.real_rows": 3, PRIOR: 0.2}, 0.2, 5 / 8),
+        ({"train.real_rows": 3, "data.real_only": True}, 0, 0),
+    ],
+)
+def test_share_of_a_step_that_is_known(keys, prior, coin, ratio):
+    """nnPU's prior and the coin's probability with train.real_rows are a step's share,
+    whatever the set's, and then nothing is estimated."""
+    _, _, exp = build(**{LOSS: "nnpu", "data.synthetic_ratio": ratio, **keys})
+    assert exp.method.synthetic_prior == prior
+    assert exp.method.synthetic_share == (ratio if coin is None else coin)
+    assert (PRIOR.split(".")[-1] in exp.method.init_extra(exp.dims)) == (prior is None)
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0, 1.5, -0.1])
 def test_priors_that_are_no_share(value):
     with pytest.raises(
