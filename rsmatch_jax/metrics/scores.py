@@ -19,13 +19,13 @@ SYNTHETIC_SCORE = 0.5  # the detector calls an image synthetic from this score o
 
 def test_metrics(rows: Rows, labels: np.ndarray, num_classes: int) -> dict[str, Any]:
     """Returns accuracy, top5, macro precision, recall, F1, and the confusion matrix.
-    Shares lie in [0, 1]; the matrix is int64 [K, K], row = truth."""
+    Shares lie in [0, 1]; the matrix is int64 [K, K], row = truth. Macro figures are
+    means over the classes that the labels or the predictions have, as sklearn's."""
     from sklearn import metrics as sklearn_metrics  # lazy: reports need none of it
 
     precision, recall, f1, _ = sklearn_metrics.precision_recall_fscore_support(
         labels,
         rows["predicted"],
-        labels=np.arange(num_classes),
         average="macro",
         zero_division=0,
     )

@@ -31,6 +31,20 @@ def network(head, table):
     return Network(None, apply)
 
 
+@pytest.mark.parametrize("predicted", [[4, 0, 4, 6], [4, 0, 1, 5]])
+def test_macro_figures_of_a_test_set_without_some_classes(predicted):
+    """As sklearn's defaults: a class that nobody names or predicts does not count."""
+    labels = np.array([4, 0, 4, 6])
+    rows = {"predicted": np.array(predicted), "rank": np.zeros(4, int)}
+    figures = scores.test_metrics(rows, labels, 10)
+    for name in ("precision", "recall", "f1"):
+        function = getattr(sk, f"{name}_score")
+        expected = function(labels, predicted, average="macro", zero_division=0)
+        assert figures[f"macro_{name}"] == expected
+    assert (figures["macro_f1"] == 1) == (predicted == labels.tolist())
+    assert figures["confusion"].shape == (10, 10)
+
+
 @pytest.mark.parametrize("devices", [1, 4])
 def test_predict_pads_and_keeps_the_order(devices):
     """23 images in batches of 6 or 8, against the table itself."""
