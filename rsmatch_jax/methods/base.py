@@ -9,7 +9,7 @@ in step.py, for all methods. No file outside this folder names a method.
 import dataclasses
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import jax
@@ -163,12 +163,13 @@ class Method:
         self,
         state: TrainState,
         at: np.ndarray,
-        scores: np.ndarray | None,
+        scores: Callable[[], np.ndarray],
         truth: np.ndarray | None,
     ) -> np.ndarray:
         """Returns which unlabelled images training now counts as synthetic, bool [n],
-        for `eval.real_bn`. at: their positions, int [n]. scores: of an evaluation by
-        `origin`, float32 [n]. truth: bool [n], None unless `needs_truth`."""
+        for `eval.real_bn`. at: their positions, int [n]. scores: predicts those of an
+        evaluation by `origin`, float32 [n]. truth: bool [n], None unless `needs_truth`.
+        """
         return np.zeros(len(at), bool)
 
     def queue(self, extra: PyTree) -> CSQueue | None:

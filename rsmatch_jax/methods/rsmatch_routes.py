@@ -1,5 +1,6 @@
 """Which head RSMatch sends an unlabelled image to, in a step and outside of one."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -50,14 +51,15 @@ def in_evaluation(
     method: Any,
     state: TrainState,
     at: np.ndarray,
-    scores: np.ndarray | None,
+    scores: Callable[[], np.ndarray],
     truth: np.ndarray | None,
 ) -> np.ndarray:
     """See `Method.routed_synthetic`: as `route`, by the detector's scores of plain
     images in evaluation mode. rsmatch_checks refuses what judges in a step alone."""
     origins = None
-    if scores is not None:  # truth and statistics need none
-        origins = jnp.stack([1 - scores, scores], axis=1)
+    if method.routing == "detector":
+        score = scores()
+        origins = jnp.stack([1 - score, score], axis=1)
         origins = with_prior(method, origins, state.extra, jnp.asarray(at))
     synthetic = np.asarray(_judged(method, origins, state.extra, at, truth))
     return synthetic & (int(state.step) >= method.route_warmup_steps)

@@ -75,17 +75,17 @@ def _real(method, forward, state, task, rows, devices, interrupted) -> np.ndarra
     if not method.uses_unlabeled:
         return at[at < labelled]
     at = at[(at < labelled) | (np.arange(size) < CANDIDATES)]
-    scores = []
-    for part in np.split(at, range(rows, len(at), rows)):
-        images, labels = task.unl_images[part], task.unl_labels[part]
-        judged = measure.predict(
-            forward, state, images, labels, rows, devices, interrupted
-        )
-        if "synthetic_score" in judged:
-            scores.append(judged["synthetic_score"])
-    known = np.concatenate(scores) if scores else None
+
+    def scores() -> np.ndarray:
+        judged = []
+        for part in np.split(at, range(rows, len(at), rows)):
+            images, labels = task.unl_images[part], task.unl_labels[part]
+            how = rows, devices, interrupted
+            judged.append(measure.predict(forward, state, images, labels, *how))
+        return np.concatenate([part["synthetic_score"] for part in judged])
+
     truth = task.unl_synthetic[at] if method.needs_truth else None
-    return at[(at < labelled) | ~method.routed_synthetic(state, at, known, truth)]
+    return at[(at < labelled) | ~method.routed_synthetic(state, at, scores, truth)]
 
 
 def _mapped(net: Network, devices: Sequence[jax.Device]) -> Callable[..., PyTree]:

@@ -18,9 +18,12 @@ REAL = {"eval.real_bn": True, "eval.batch_size": 100}
 
 
 def renewed(devices, **overrides):
-    """The state, the renewed one, the task and the experiment."""
+    """The state, the renewed one, the task and the detector's scores, if read."""
     _, task, exp = build(devices, **REAL, **overrides)
-    forward = measure.mapped_forward(exp.nets, exp.devices, exp.method.origin)
+    forward = None  # where nobody reads a score, nothing is predicted
+    judges = (overrides["method.name"], exp.config.method.rsmatch.routing)
+    if judges == ("rsmatch", "detector"):
+        forward = measure.mapped_forward(exp.nets, exp.devices, exp.method.origin)
     renew = real_statistics.renewal(
         exp.method, exp.moments, forward, task, batch_size=100, devices=exp.devices
     )
@@ -28,21 +31,30 @@ def renewed(devices, **overrides):
     # EMA weights that are not the live ones.
     ema = jax.tree.map(lambda x: x * 1.25, state.ema)
     state = dataclasses.replace(state, ema=ema)
-    return state, renew(state, lambda: False), task, exp
+    scores = None
+    if forward is not None:
+        images = task.unl_images, task.unl_labels
+        rows = measure.predict(forward, state, *images, 160, exp.devices)
+        scores = rows["synthetic_score"]
+    return state, renew(state, lambda: False), task, scores
 
 
 @pytest.mark.parametrize("devices", [1, 4])
-@pytest.mark.parametrize("method", ["oracle", "fixmatch", "supervised"])
+@pytest.mark.parametrize("method", ["oracle", "detector", "fixmatch", "supervised"])
 def test_statistics_are_those_of_the_images_that_count_as_real(method, devices):
     """Of the smallest network's only norm, which sees the stem's output: mean and
     variance over all pixels of all images, the last batch filled from the start."""
     keys = {"method.name": method}
-    if method == "oracle":
-        keys = {"method.rsmatch.routing": "oracle"}
-    state, new, task, _ = renewed(devices, **keys)
+    if method in ("oracle", "detector"):
+        keys = {"method.name": "rsmatch", "method.rsmatch.routing": method}
+    state, new, task, scores = renewed(devices, **keys)
     real = np.ones(len(task.unl_images), bool)
     if method == "oracle":
         real = ~task.unl_synthetic
+    elif method == "detector":
+        real = scores <= 0.5
+        assert 0 < real.sum() < len(real)
+        real[: len(task.lab_images)] = True
     elif method == "supervised":
         real = np.arange(len(real)) < len(task.lab_images)
     order = np.random.default_rng(0).permutation(len(real))
@@ -94,7 +106,7 @@ def test_the_detector_judges_at_its_threshold(prior):
         expected = [False, True, True]
     for step, answer in ((2, expected), (1, [False] * 3)):
         state = dataclasses.replace(exp.init_state(), extra=extra, step=np.int32(step))
-        got = exp.method.routed_synthetic(state, at, scores, None)
+        got = exp.method.routed_synthetic(state, at, lambda: scores, None)
         assert got.tolist() == answer
 
 
@@ -102,7 +114,8 @@ def test_routing_by_statistics():
     _, _, exp = build(**{"method.rsmatch.routing": "statistics"})
     flags = np.arange(640) % 2 == 1
     state = dataclasses.replace(exp.init_state(), extra={STATISTICS: flags})
-    got = exp.method.routed_synthetic(state, np.array([4, 5]), None, None)
+    at = np.array([4, 5])
+    got = exp.method.routed_synthetic(state, at, lambda: pytest.fail(), None)
     assert got.tolist() == [False, True]
 
 
