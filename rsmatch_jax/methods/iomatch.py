@@ -79,7 +79,7 @@ class IOMatch(base.Method):
         loss_unsup = losses.masked_mean(
             losses.soft_cross_entropy(strong["real"], p), mask
         )
-        started = inputs.step >= round(self.open_start * self.num_steps)
+        started = inputs.step >= keys.first_step(self.open_start, self.num_steps)
         loss_open = losses.masked_mean(
             losses.soft_cross_entropy(strong[OPEN], q), open_mask & started
         )

@@ -106,6 +106,11 @@ def candidate_rows(config: Config) -> int | None:
     return None if ratio is None else config.train.batch_size * ratio
 
 
+def first_step(share: float, num_steps: int) -> int:
+    """Returns the step before which a share of the run lies, to the nearest."""
+    return round(share * num_steps)
+
+
 def refuse(config: Config, path: str, way_out: str) -> NoReturn:
     """Raises the RequestError about the value of a dotted key."""
     raise RequestError(f"{path}={get(config, path)}: {way_out}")

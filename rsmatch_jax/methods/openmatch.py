@@ -70,7 +70,7 @@ class OpenMatch(base.Method):
         selected = self._select(inputs).astype(jnp.float32)
         share = parallel.mean(jnp.mean(selected), inputs.axis)
         labels, confidence = losses.pseudo_label(weak.logits["real"] / self.temperature)
-        started = inputs.step >= self.start_fix * self.num_steps
+        started = inputs.step >= keys.first_step(self.start_fix, self.num_steps)
         mask = jnp.where(started & (confidence >= self.threshold), selected, 0.0)
 
         loss_sup = jnp.mean(losses.cross_entropy(lab.logits["real"], batch.labels))

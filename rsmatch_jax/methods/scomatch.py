@@ -12,7 +12,6 @@ class. As the authors' code on CIFAR-10 (komejisatori/SCOMatch, trainer.py), exc
 """
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
@@ -43,13 +42,13 @@ class SCOMatch(base.Method):
 
     @classmethod
     def make(cls, config, dims):
-        start = config.method.scomatch.start_fix * config.train.num_steps
+        share = config.method.scomatch.start_fix
         return keys.from_config(
             cls,
             "scomatch",
             config,
             period=max(1, dims.num_unlabeled // (2 * dims.unlabeled_batch)),
-            start_step=math.ceil(start),
+            start_step=keys.first_step(share, config.train.num_steps),
             queue_length=scomatch_checks.queue_length(config, dims.num_classes),
         )
 

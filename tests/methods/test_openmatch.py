@@ -10,7 +10,18 @@ import pytest
 from support import table_networks
 from support.helpers import config, leaves, step_inputs
 from support.openmatch_oracle import Oracle, members
-from support.table_networks import B, K, U, batch, picture, rows, run, run_one, softmax
+from support.table_networks import (
+    B,
+    K,
+    U,
+    batch,
+    picture,
+    rows,
+    run,
+    run_one,
+    softmax,
+    step_key,
+)
 
 from rsmatch_jax.engine import checks
 from rsmatch_jax.errors import RequestError
@@ -120,6 +131,21 @@ def test_first_step_at_the_shipped_defaults():
     first, second = (step.metrics for step in steps)
     assert first["utilisation"] == first["loss_unsup"] == 0 < first["selected"]
     assert second["utilisation"] == second["selected"] > 0
+
+
+@pytest.mark.parametrize(
+    ("share", "num_steps", "first"),
+    [(10 / 512, 2**20, 20480), (10 / 512, 600, 12), (0.07, 100, 7), (0.13, 50, 6)],
+)
+def test_pseudo_labels_count_from_the_nearest_step(share, num_steps, first):
+    keys = {"method.openmatch.start_fix": share, "train.num_steps": num_steps}
+    (method, nets, params, extra), ema = method_of(**keys)
+    b = jax.tree.map(jnp.asarray, next(stream()))
+    for step, counts in ((first - 1, False), (first, True)):
+        at = jnp.int32(step)
+        inputs = step_inputs(nets, extra, b, step_key(0), at, axis=None, ema=ema)
+        metrics = method.loss(params, inputs)[1][2]
+        assert (metrics["utilisation"] > 0) == counts
 
 
 def test_an_undecided_network_selects_nothing():

@@ -146,7 +146,7 @@ def slots_of(queue, t):
 @pytest.mark.parametrize("start", [0, 7])
 def test_equals_its_formulas_over_many_steps(start, devices):
     """Losses, figures, buffers and parameters: the oracle trains tables of its own."""
-    keys = {"method.scomatch.start_fix": 0.13 if start else 0.0}  # of 50 steps
+    keys = {"method.scomatch.start_fix": 0.14 if start else 0.0}  # of 50 steps
     method, nets, params, extra = method_of(**keys)
     assert method.start_step == start
     oracle, thresholds, values = Oracle(params, start), set(), []
@@ -246,7 +246,7 @@ def test_settings_follow_data_and_run():
     many = dataclasses.replace(dims, num_classes=100, unlabeled_batch=1000)
     assert (method(many).queue_length, method(many).period) == (800, 1)
     other = method(dims, queue_length=32, start_fix=0.05)
-    assert (other.queue_length, other.start_step) == (32, 3)  # 2.5 of 50 steps
+    assert (other.queue_length, other.start_step) == (32, 2)  # 2.5 of 50 steps
 
 
 def test_a_score_above_one_half_is_the_largest_of_all_logits():
