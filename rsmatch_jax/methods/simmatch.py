@@ -58,7 +58,8 @@ class SimMatch(base.Method):
         return {"classifier": {"real": num_classes, PROJECTOR: projector}}
 
     def init_extra(self, dims):
-        key = jax.random.fold_in(jax.random.key(self.seed), zlib.crc32(b"bank"))
+        key = jax.random.key(self.seed, impl="threefry2x32")  # as in step.py
+        key = jax.random.fold_in(key, zlib.crc32(b"bank"))
         shape = (self.projection_size, dims.num_labeled)
         return {
             # A unit column per labelled image.

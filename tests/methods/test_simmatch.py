@@ -189,6 +189,9 @@ def test_first_bank_follows_the_seed_alone():
     np.testing.assert_allclose(np.linalg.norm(banks[0], axis=0), 1, rtol=1e-6)
     np.testing.assert_array_equal(banks[0], banks[1])
     assert np.abs(banks[0] - banks[2]).max() > 0.05
+    with jax.default_prng_impl("rbg"):
+        again = exp.method.init_extra(exp.dims)["bank"]
+    np.testing.assert_array_equal(again, banks[2])
     z = banks[0].ravel() * 128**0.5
     assert abs(z.mean()) < 4 / z.size**0.5
 
