@@ -118,9 +118,31 @@ KEYS = [  # overrides of the digits' config, and words of the answer
         "entropy_weight=-1 | 0 or more",
     ),
     ("method.rsmatch.routing=luck", "routing=luck | oracle"),
+    *(
+        (
+            f"method.rsmatch.routing={how} method.rsmatch.route_threshold=0.9",
+            "route_threshold=0.9 | only routing=detector reads it",
+        )
+        for how in ("oracle", "random", "entropy", "statistics")
+    ),
+    *(
+        (
+            f"method.rsmatch.detector_loss=nnpu method.rsmatch.{key}={value}",
+            f"{key}={value} | this config ignores it | detector_loss=queue or queue+",
+        )
+        for key, value in (
+            *(("queue_length", 8), ("queue_classes", 2), ("queue_push", 2)),
+            ("queue_sample", "uniform"),
+        )
+    ),
     (
-        "method.rsmatch.routing=entropy method.rsmatch.route_threshold=0.9",
-        "route_threshold=0.9 | only routing=detector reads it",
+        "method.rsmatch.detector_loss=nnpu method.rsmatch.routing=oracle "
+        "method.rsmatch.prior=statistics",
+        "prior=statistics | only routing=detector or detector_loss=queue or queue+nnpu",
+    ),
+    (
+        "method.rsmatch.fake_head=False method.rsmatch.fake_weight=0.3",
+        "fake_weight=0.3 | only fake_head=True reads it; leave it 1.0",
     ),
     ("method.rsmatch.detector_loss=pu", "detector_loss=pu | queue or nnpu or queue+"),
     *(
@@ -249,7 +271,7 @@ KEYS = [  # overrides of the digits' config, and words of the answer
     ),
     (
         "method.rsmatch.synthetic_weight=confidence method.rsmatch.fake_head=False",
-        "synthetic_weight=confidence | fake head",
+        "synthetic_weight=confidence | only fake_head=True reads it; leave it one",
     ),
     ("method.rsmatch.prior=sift", "prior=sift | none or statistics"),
     (

@@ -90,9 +90,9 @@ def check(config: Any, num_devices: int):
 
 
 def ignored_keys(config: Any, keys: Iterable[str]) -> dict[str, str]:
-    """Returns {key: settings that read it} of the keys that the dataset or the method
-    ignores. A block of `method` belongs to the method, or to the methods with the rule,
-    of its name."""
+    """Returns {key: settings that read it} of the keys that the dataset or the method,
+    as it is set, ignores. A block of `method` belongs to the method, or to the methods
+    with the rule, of its name."""
     options = config.method
     if options.name not in catalogue.METHODS:
         return {}  # `check` refuses it
@@ -101,7 +101,7 @@ def ignored_keys(config: Any, keys: Iterable[str]) -> dict[str, str]:
     of_data = dict.fromkeys(_OF_OWN, f"data.name={sources.OWN} (--config=own)")
     if config.data.name == sources.OWN:
         of_data = dict.fromkeys(_OF_OTHERS, "datasets whose synthetic images are known")
-    ignored = {}
+    idle, ignored = catalogue.METHODS[options.name].idle(config), {}
     for key in keys:
         group, name = [*key.split("."), ""][:2]
         if group == "data" and name in of_data:
@@ -110,6 +110,8 @@ def ignored_keys(config: Any, keys: Iterable[str]) -> dict[str, str]:
             continue
         if name in unused:
             ignored[key] = " and to ".join(catalogue.owners(name))
+        elif key in idle:
+            ignored[key] = idle[key]
         elif name not in blocks and options.name not in catalogue.readers(key):
             ignored[key] = ", ".join(catalogue.readers(key))
     return ignored
@@ -123,6 +125,8 @@ def check_overrides(config: Any, keys: Iterable[str]):
         reader = " with ".join(f"{path}={name}" for name, path in in_use)
         if key.startswith("data."):
             reader = f"data.name={config.data.name}"
+        elif key.startswith(f"method.{config.method.name}."):
+            reader = "this config"
         refuse(config, key, f"{reader} ignores it; it belongs to {owners}")
 
 

@@ -96,6 +96,12 @@ class Method:
         """Raises RequestError for keys that do not fit each other."""
 
     @classmethod
+    def idle(cls, config: keys.Config) -> Mapping[str, str]:
+        """Returns {dotted key that other keys leave without effect: the setting that
+        reads it}, of those that a config file may set and a command line may not."""
+        return {}
+
+    @classmethod
     def check_data(
         cls, config: keys.Config, num_classes: int, num_synthetic: int | None
     ) -> list[str]:

@@ -95,6 +95,7 @@ class RSMatch(base.Method):
         )
 
     check = staticmethod(rsmatch_checks.check)
+    idle = staticmethod(rsmatch_checks.idle)
     check_data = staticmethod(rsmatch_checks.check_data)
     alarms = staticmethod(rsmatch_checks.alarms)
 

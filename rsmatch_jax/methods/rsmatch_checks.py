@@ -8,6 +8,7 @@ from rsmatch_jax.methods import keys
 
 # An interval with fewer unlabelled images may be of one origin by chance.
 FEWEST_IMAGES = 1000
+WITH_QUEUE = "detector_loss=queue or queue+nnpu"
 
 
 def check(config: keys.Config):
@@ -31,8 +32,6 @@ def check(config: keys.Config):
         way_out = "with individual_models=False the detector is a head on the "
         way_out += "classifier; leave it rgb"
         keys.refuse(config, "model.detector_input", way_out)
-    if options.synthetic_weight != "one" and not options.fake_head:
-        refuse("synthetic_weight", "without the fake head no synthetic image is used")
     of_unknown_origin = data.name == "own"  # configs/own.py
     if of_unknown_origin and options.routing == "random":
         refuse(
@@ -131,15 +130,29 @@ def _check_turns(config: keys.Config):
 
 def _without_effect(options: keys.Config) -> Iterator[tuple[str, Any, str]]:
     """Yields (key, the value that it must have, the setting that would read it)."""
-    if options.routing in ("entropy", "statistics"):
+    has_queue = "queue" in options.detector_loss
+    if options.routing != "detector":
         yield "route_threshold", 0.0, "routing=detector"
+        if not has_queue:
+            yield "prior", "none", f"routing=detector or {WITH_QUEUE}"
+    if not options.fake_head:
+        yield "synthetic_weight", "one", "fake_head=True"
+        yield "fake_weight", 1.0, "fake_head=True"
     if "nnpu" not in options.detector_loss:
         yield "synthetic_prior", None, "detector_loss=nnpu or queue+nnpu"
-    if "queue" not in options.detector_loss:
+    if not has_queue:
         for name in ("queue_min_confidence", "queue_min_score"):
-            yield name, 0.0, "detector_loss=queue or queue+nnpu"
-        yield "queue_reaugment", False, "detector_loss=queue or queue+nnpu"
-        yield "classwise_queue", True, "detector_loss=queue or queue+nnpu"
+            yield name, 0.0, WITH_QUEUE
+        yield "queue_reaugment", False, WITH_QUEUE
+        yield "classwise_queue", True, WITH_QUEUE
+
+
+def idle(config: keys.Config) -> dict[str, str]:
+    """See `Method.idle`: of the queue, what configs/own.py and others may change."""
+    if "queue" in config.method.rsmatch.detector_loss:
+        return {}
+    names = ("queue_length", "queue_classes", "queue_push", "queue_sample")
+    return {f"method.rsmatch.{name}": f"method.rsmatch.{WITH_QUEUE}" for name in names}
 
 
 def check_data(

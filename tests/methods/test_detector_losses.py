@@ -226,6 +226,7 @@ def test_queue_checks_are_not_for_nnpu():
     small = {"method.rsmatch.queue_length": 1, "method.rsmatch.queue_push": 5}
     with pytest.raises(RequestError, match="queue_push=5"):
         checks.check(config(**small), 1)
+    small |= {"method.rsmatch.queue_sample": "uniform"}  # as in configs/own.py
     c = config(**small, **{LOSS: "nnpu", "train.batch_size": 64})
     checks.check(c, 1)
     assert METHODS["rsmatch"].check_data(c, 10, 5) == []

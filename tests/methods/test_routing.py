@@ -195,7 +195,7 @@ def test_few_labelled_images(task):
         judged(few, others[:6])
 
 
-@pytest.mark.parametrize("how", ["entropy", "statistics"])
+@pytest.mark.parametrize("how", ["oracle", "random", "entropy", "statistics"])
 def test_keys_of_the_detectors_verdict_are_refused(how):
     c = config(**{ROUTING: how, "method.rsmatch.route_threshold": 0.9})
     with pytest.raises(

@@ -86,6 +86,13 @@ def test_table_3_switches_what_it_names():
     assert rows["FixMatch"].name == "fixmatch"
 
 
+def test_an_override_of_the_queue_is_for_cells_with_one():
+    more = {"method.rsmatch.queue_length": 8}
+    cells = grid.load()["detectors"].cells
+    rows = {c.row for c in cells if more.items() <= c.all_overrides(more).items()}
+    assert rows == {c.row for c in cells} - {"nnPU"}
+
+
 def launch_lines(capsys, *argv):
     """The lines that a dry run prints, and all that it prints."""
     assert sweep.main([*argv, "--dry_run"]) == 0
