@@ -9,7 +9,8 @@ Y = exp(S), S its logit, and A^k the k-th activation map of a stage (Eqs. 16 to 
 The second and third derivatives of Y are exp(S) g^2 and exp(S) g^3, because S is
 piecewise linear in A: convolutions, norms with fixed statistics, (leaky) ReLUs and a
 mean follow a stage. dY/dA = exp(S) g scales the whole map, which is normalised to its
-maximum, so exp(S) is left out.
+maximum, so exp(S) is left out. For the detector of OpenMatch and IOMatch the maps are
+an approximation: its S comes from a log-softmax or a logsumexp, which is not linear.
 
 The paper's A come from a ReLU. Those of a leaky one, or of a sum of branches, may have
 a negative sum, for which alpha has a pole: such a sum counts as zero.

@@ -1,4 +1,4 @@
-"""The methods that RSMatch is compared with, but for SimMatch."""
+"""Supervised training, and every method that is a pseudo-labelling rule alone."""
 
 import dataclasses
 
@@ -29,8 +29,8 @@ class Supervised(base.Method):
 
 @dataclasses.dataclass(frozen=True)
 class SelfTraining(base.Method):
-    """FixMatch, FlexMatch, FreeMatch: weak-view labels supervise the strong view. They
-    differ in their rule alone (rules.py). The loss is USB's."""
+    """FixMatch, FlexMatch, FreeMatch, SoftMatch, AdaMatch: weak-view labels supervise
+    the strong view. They differ in their rule alone (rules.py). The loss is USB's."""
 
     rule_key = "method.name"
 
