@@ -19,6 +19,9 @@ PIP = (
     else "pip install 'rsmatch_jax[synthesis]'"
 )
 
+# What each command keeps in .staging below --out, and no other one does.
+STAGED = {"generate": "generators", "ddpm": "drawing.json"}
+
 
 def check_range(
     flag: str, value: float, low: float, high: float = math.inf, above: bool = False
@@ -62,8 +65,9 @@ def locked(folder: str, flag: str) -> contextlib.AbstractContextManager[None]:
     return files.locked(os.path.join(folder, workdir.LOCK_FILE), message)
 
 
-def check_pool_folder(out: str):
-    """Raises RequestError unless `out` is absent, empty or has unfinished work."""
+def check_pool_folder(out: str, command: str):
+    """Raises RequestError unless `out` is absent, empty or has work of `command`, a key
+    of STAGED."""
     workdir.check_writable(out, "--out")
     staging = dataset_folder.STAGING
     names = os.listdir(out) if os.path.isdir(out) else []
@@ -72,6 +76,13 @@ def check_pool_folder(out: str):
             f"--out={out} has files but no {staging}, so it was not made by this "
             "command (an imported pool?) and is left alone; name another folder"
         )
+    for other, name in STAGED.items():
+        if other != command and os.path.exists(os.path.join(out, staging, name)):
+            raise RequestError(
+                f"--out={out} holds work of `rsmatch {other}` in {staging}; finish it "
+                f"by that command, delete {os.path.join(out, staging)}, or name "
+                "another folder"
+            )
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 from argparse import Namespace
 
 import jax
@@ -201,6 +202,22 @@ def test_an_interrupted_run_goes_on_bit_for_bit(tmp_path, capsys, monkeypatch):
     losses = [arrays.load_meta(folder)["final_loss"] for folder in folders]
     assert losses[0] == losses[1]
     assert not staging.exists()
+
+
+def test_generate_and_ddpm_leave_the_work_of_one_another_alone(tmp_path, run, capsys):
+    pool_folder = tmp_path / "pool"
+    staged = pool_folder / ".staging" / "generators" / "sd14" / "header.json"
+    staged.parent.mkdir(parents=True)
+    staged.write_text("{}")
+    argv = ["--dataset=fake", f"--out={pool_folder}", "--format=arrays", *SHORT]
+    assert ddpm.main(argv) == 2
+    answer = capsys.readouterr().err
+    assert "work of `rsmatch generate`" in answer and f"{pool_folder}/.stag" in answer
+    assert staged.read_text() == "{}"
+
+    shutil.rmtree(staged.parents[1])
+    (pool_folder / ".staging" / "drawing.json").write_text("{}")
+    assert "work of `rsmatch ddpm`" in run(code=2)
 
 
 def test_presets_go_by_image_size():

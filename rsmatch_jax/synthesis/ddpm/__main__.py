@@ -130,7 +130,7 @@ def _empty_place(args: argparse.Namespace) -> str:
         raise RequestError(
             f"--out={out} holds a pool already; remove it or name another"
         )
-    checks.check_pool_folder(out)
+    checks.check_pool_folder(out, "ddpm")
     return out
 
 
@@ -204,7 +204,7 @@ def _claim_drawing(staging: str, settings: Mapping[str, Any]) -> str:
     """Returns the folder of drawn pictures, without those of other settings. They are
     removed, not refused, because training takes most of the time."""
     folder = os.path.join(staging, "drawn")
-    path = os.path.join(staging, "drawing.json")
+    path = os.path.join(staging, checks.STAGED["ddpm"])
     if files.read_json(path) != settings:
         shutil.rmtree(folder, ignore_errors=True)
         files.write_json(path, settings)

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace):
     size = _size(args, generator.native_size)
     prompts = _read_prompts(args.prompts)
     out = os.path.abspath(os.path.expanduser(args.out))
-    checks.check_pool_folder(out)
+    checks.check_pool_folder(out, "generate")
     if importlib.util.find_spec("tensorflow_datasets") is None:
         checks.tfds_writer()  # refuses now, not hours later
     if not os.path.isdir(out):

@@ -29,7 +29,7 @@ from rsmatch_jax.synthesis import checks
 from rsmatch_jax.synthesis.prompts.prompt_file import PromptFile
 
 KERNEL = image_source.KERNEL
-_GENERATORS = "generators"
+_GENERATORS = checks.STAGED["generate"]
 _HEADER, _BATCHES, _ENTRIES = "header.json", "batches", "entries.json"
 _OLD_JOURNAL = "journal.jsonl"  # written by versions that staged each picture as a file
 _BATCH = re.compile(r"\d{7}\.zip")
