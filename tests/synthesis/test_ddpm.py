@@ -220,6 +220,25 @@ def test_generate_and_ddpm_leave_the_work_of_one_another_alone(tmp_path, run, ca
     assert "work of `rsmatch ddpm`" in run(code=2)
 
 
+def test_pictures_of_other_data_are_drawn_anew(tmp_path, monkeypatch):
+    """The settings, the folder of the pool and the name of the dataset are the same."""
+    data = arrays.fake("train")
+
+    def argv(name, model):
+        common = ["--dataset=fake", "--format=arrays", *SHORT]
+        return [f"--out={tmp_path}/{name}", f"--model_dir={tmp_path}/{model}", *common]
+
+    with failing_at(monkeypatch, 2, pool, "to_uint8", error=KeyboardInterrupt):
+        assert ddpm.main(argv("parts", "first")) == 75
+    assert os.listdir(tmp_path / "parts" / ".staging" / "drawn") == ["000000.npy"]
+    changed = dataclasses.replace(data, images=255 - np.asarray(data.images))
+    monkeypatch.setattr(sources, "load_real", lambda *_, **places: (changed, changed))
+    assert ddpm.main(argv("parts", "second")) == 0
+    assert ddpm.main(argv("alone", "second")) == 0
+    images = [arrays.load(str(tmp_path / n)).images for n in ("parts", "alone")]
+    np.testing.assert_array_equal(*images)
+
+
 def test_presets_go_by_image_size():
     colour = ddpm_settings.settle(Namespace(width=64), 32, 5000)
     want = dataclasses.replace(ddpm_settings.COLOUR, width=64, per_class=5000)

@@ -65,6 +65,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]):
         args.dataset, data_dir=args.data_dir, cache_dir=args.cache_dir
     )
     ddpm_settings.check_data(data, args)
+    described = _described(data)
     per_class = len(data.labels) // data.num_classes
     settings = ddpm_settings.settle(args, data.images.shape[1], per_class)
     tuning = ddpm_settings.settle_tuning(args, data.images.shape[1])
@@ -75,15 +76,15 @@ def run(args: argparse.Namespace, argv: Sequence[str]):
     with contextlib.ExitStack() as locks:
         for folder, flag in locked.items():
             locks.enter_context(checks.locked(folder, flag))
-        _claim_training(model, data, dataclasses.asdict(settings), locked[model])
+        _claim_training(model, described, dataclasses.asdict(settings), locked[model])
         values, conditions = _conditions(args, settings, tuning, data)
-        drawn = _claim_drawing(staging, values)
+        drawn = _claim_drawing(staging, {**described, **values})
         state, losses = denoiser.train(settings, data, devices, model, args.save_every)
         params, tuned = state.ema, None
         if args.difficulty:
             folder = os.path.join(model, "difficulty")
             both = {**dataclasses.asdict(settings), **dataclasses.asdict(tuning)}
-            _claim_training(folder, data, both, locked[model])
+            _claim_training(folder, described, both, locked[model])
             tuned = adapters.tune(
                 settings, tuning, params, data, devices, folder, args.save_every
             )
@@ -176,18 +177,21 @@ def _conditions(
     return values, conditions
 
 
-def _claim_training(
-    folder: str, data: arrays.ImageArrays, settings: Mapping[str, Any], flag: str
-):
-    """Notes in `folder` what is trained there; refuses a folder of other training."""
+def _described(data: arrays.ImageArrays) -> dict[str, Any]:
+    """Returns what tells a dataset from all others."""
     digest = hashlib.blake2b(np.asarray(data.images).tobytes(), digest_size=8)
     digest.update(data.labels.tobytes())
-    content = {
-        "dataset": data.name,
-        "images": list(data.images.shape),
-        "digest": digest.hexdigest(),
-        **{k: v for k, v in settings.items() if k not in ddpm_settings.DRAWING},
-    }
+    shape = list(data.images.shape)
+    return {"dataset": data.name, "images": shape, "digest": digest.hexdigest()}
+
+
+def _claim_training(
+    folder: str, data: Mapping[str, Any], settings: Mapping[str, Any], flag: str
+):
+    """Notes in `folder` what is trained there, and on which data; refuses a folder of
+    other training."""
+    training = {k: v for k, v in settings.items() if k not in ddpm_settings.DRAWING}
+    content = {**data, **training}
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, "training.json")
     earlier = files.read_json(path)
@@ -201,8 +205,9 @@ def _claim_training(
 
 
 def _claim_drawing(staging: str, settings: Mapping[str, Any]) -> str:
-    """Returns the folder of drawn pictures, without those of other settings. They are
-    removed, not refused, because training takes most of the time."""
+    """Returns the folder of drawn pictures, without those of other settings, which
+    include the data. They are removed, not refused, because training takes most of the
+    time."""
     folder = os.path.join(staging, "drawn")
     path = os.path.join(staging, checks.STAGED["ddpm"])
     if files.read_json(path) != settings:
