@@ -107,6 +107,19 @@ def test_copies_of_real_pictures_do_not_leak(tmp_path, real, capsys):
     assert "too few different pictures" in out
 
 
+def test_a_pool_of_copies_of_real_pictures_alone(tmp_path, real, capsys):
+    train = arrays.load(os.path.join(real, "train"))
+    pool = array_pool(tmp_path / "pool", train.images[:60], train.labels[:60])
+    assert run(pool, real, tmp_path / "out") == 0
+    assert figures_of(tmp_path / "out")["probe"] == {
+        "pictures": 0,
+        "seed": 0,
+        "pixels": None,
+        "statistics": None,
+    }
+    assert "60 copies of real training pictures" in capsys.readouterr().out
+
+
 def test_near_twins_in_a_grey_pool_beside_coloured_pictures(tmp_path, real, capsys):
     images, labels = pictures(10, seed=9, channels=1)
     darker = np.concatenate([images, images // 2 + 20])

@@ -90,13 +90,15 @@ def _near_twins(pool, train, rows, train_rows, seed: int) -> dict[str, float | N
 
 
 def _probe(real, synthetic, sample: int, seed: int) -> dict[str, Any]:
-    """Returns the verdicts of a classifier on pixels and of one on statistics. real,
-    synthetic: images and the rows to choose from."""
+    """Returns the verdicts of a classifier on pixels and of one on statistics, None
+    without pictures. real, synthetic: images and the rows to choose from."""
     (train, train_rows), (pool, rows) = real, synthetic
     labels = train.labels[train_rows], pool.labels[rows]
     per_class = max(1, sample // (2 * pool.num_classes))
     chosen_real, chosen = choose(*labels, pool.generators[rows], per_class, seed)
     train_rows, rows = np.sort(train_rows[chosen_real]), np.sort(rows[chosen])
+    if not len(rows):
+        return {"pictures": 0, "seed": seed, "pixels": None, "statistics": None}
     generators = np.concatenate([np.full(len(train_rows), -1), pool.generators[rows]])
     images = np.concatenate([train.images[train_rows], pool.images[rows]])
     inputs = {
