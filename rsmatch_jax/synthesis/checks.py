@@ -4,9 +4,12 @@ import contextlib
 import dataclasses
 import math
 import os
+import re
+from collections.abc import Generator
 from typing import Any
 
 from rsmatch_jax import files
+from rsmatch_jax.data import sources
 from rsmatch_jax.data.stores import dataset_folder
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.runs import workdir
@@ -63,6 +66,22 @@ def locked(folder: str, flag: str) -> contextlib.AbstractContextManager[None]:
         "folder"
     )
     return files.locked(os.path.join(folder, workdir.LOCK_FILE), message)
+
+
+@contextlib.contextmanager
+def data_flags(name: str, data_dir: str | None) -> Generator[None]:
+    """Refuses a `data_dir` that is not there. Errors of the block about data, which
+    name a config's keys, name flags; `name`: the one of the dataset, such as --real."""
+    flags = {"name": name, "synthetic_pool": "POOL"}
+    flags |= {key: f"--{key}" for key in ("data_dir", "cache_dir")}
+    try:
+        sources.check_places(data_dir, None)
+        yield
+    except RequestError as e:
+        message = str(e)
+        for key, flag in flags.items():
+            message = re.sub(rf"(--config\.)?\bdata\.{key}\b", flag, message)
+        raise RequestError(message) from None
 
 
 def check_pool_folder(out: str, command: str):

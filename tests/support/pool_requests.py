@@ -9,7 +9,8 @@ LOOK = ["pool", "--real=digits", "--out=new"]
 CASES = {
     "synthesis.ddpm": [
         ([], ["--dataset", "--out"]),
-        (["--dataset=./nope", "--out=new"], ["nope"]),
+        (["--dataset=./nope", "--out=new"], ["--dataset=./nope"]),
+        ([*DDPM, "--data_dir=nope"], ["--data_dir=nope", "no such folder"]),
         (["--dataset=digits", "--out=file.txt"], ["--out=", "file.txt"]),
         (["--dataset=digits", "--out=notes"], ["--out=", "notes"]),
         ([*DDPM, "--steps=0"], ["--steps=0"]),
@@ -61,7 +62,9 @@ CASES = {
         (["empty", "--real=digits", "--out=new"], ["empty"]),
         (["pool_cut", "--real=digits", "--out=new"], ["pool_cut", "images.npy"]),
         (["pool", "--real=./nope", "--out=new"], ["--real=", "nope"]),
+        (["pool", "--real=./images", "--out=new"], ["pass --real=DIR"]),
         (["pool", "--real=fake", "--out=new"], ["pool", "fake"]),
+        ([*LOOK, "--data_dir=nope"], ["--data_dir=nope", "no such folder"]),
         (["pool", "--real=digits", "--out=pool/look"], ["--out=", "pool/look"]),
         (["pool", "--real=digits", "--out=file.txt"], ["--out=", "file.txt"]),
         ([*LOOK, "--sample=1"], ["--sample=1"]),
@@ -72,6 +75,7 @@ CASES = {
     "synthesis.prompts": [
         ([], ["--dataset", "--per_class", "--out"]),
         ([*WRITE, "--dataset=./nope"], ["nope"]),
+        ([*WRITE, "--data_dir=nope"], ["--data_dir=nope", "no such folder"]),
         ([*WRITE, "--per_class=0"], ["--per_class=0"]),
         ([*WRITE, "--per_class=many"], ["--per_class"]),
         ([*WRITE, "--batch_size=0"], ["--batch_size=0"]),

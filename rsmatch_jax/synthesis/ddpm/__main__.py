@@ -61,9 +61,10 @@ def run(args: argparse.Namespace, argv: Sequence[str]):
     devices = jax.local_devices()
     ddpm_settings.check(args, len(devices))
     out, tf_write = _empty_place(args), _tfds_writer(args)
-    data, _ = sources.load_real(
-        args.dataset, data_dir=args.data_dir, cache_dir=args.cache_dir
-    )
+    with checks.data_flags("--dataset", args.data_dir):
+        data, _ = sources.load_real(
+            args.dataset, data_dir=args.data_dir, cache_dir=args.cache_dir
+        )
     ddpm_settings.check_data(data, args)
     described = _described(data)
     per_class = len(data.labels) // data.num_classes

@@ -32,14 +32,6 @@ from rsmatch_jax.synthesis.look import (
 from rsmatch_jax.terminal import say
 
 JSON, PNG = "look.json", "look.png"
-# Messages about data name the keys of a run's config; these are this command's flags.
-_FLAGS = {
-    "--config.data.": "--",
-    "data.synthetic_pool": "POOL",
-    "data.name=": "--real=",
-    "data.data_dir": "--data_dir",
-    "data.cache_dir": "--cache_dir",
-}
 
 
 def run(args: argparse.Namespace):
@@ -49,7 +41,7 @@ def run(args: argparse.Namespace):
     checks.check_range("seed", args.seed, 0, 2**32 - 1)
     path, out = _places(args)
     say("reading the pool and the real set; the first time decodes them ...")
-    try:
+    with checks.data_flags("--real", args.data_dir):
         pool = sources.load_pool(path, cache_dir=args.cache_dir)
         train, test = sources.load_real(
             args.real, data_dir=args.data_dir, cache_dir=args.cache_dir
@@ -59,11 +51,6 @@ def run(args: argparse.Namespace):
         pool_choice.check(pool, train)
         if not len(pool.labels):
             raise RequestError(f"POOL={path} holds no pictures; make it again")
-    except RequestError as e:
-        message = str(e)
-        for key, flag in _FLAGS.items():
-            message = message.replace(key, flag)
-        raise RequestError(message) from None
     os.makedirs(out, exist_ok=True)
     report = _report(path)
     figures = {"pool": path, "real": args.real, "imported": _imported(report)}

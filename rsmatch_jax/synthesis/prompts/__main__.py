@@ -37,7 +37,8 @@ def run(args: argparse.Namespace):
     fields = dataclasses.fields(sentences.Sampling)
     sampling = sentences.Sampling(**{f.name: getattr(args, f.name) for f in fields})
     checks.check_settings(sampling)
-    names = class_names.class_names(args.dataset, data_dir=args.data_dir)
+    with checks.data_flags("--dataset", args.data_dir):
+        names = class_names.class_names(args.dataset, data_dir=args.data_dir)
     request = {
         "dataset": args.dataset,
         "class_names": list(names),
