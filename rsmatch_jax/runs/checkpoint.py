@@ -171,12 +171,15 @@ class Checkpoints:
         return Restored(step, state, meta, fingerprint.text(sums))
 
     def restore_newest(
-        self, like: PyTree, say: Callable[[str], None]
+        self,
+        like: PyTree,
+        say: Callable[[str], None],
+        anew: str = "train anew with --overwrite",
     ) -> Restored | None:
         """Returns the newest good checkpoint, None if there is no checkpoint at all.
 
         Moves newer ones, which are damaged, aside and warns. If all are damaged, they
-        stay where they are, and it raises RunFailed.
+        stay where they are, and it raises RunFailed. anew: how to go on without them.
         """
         steps, reasons = hosts.on_primary("saved checkpoints", self._folder.steps), []
         for step in reversed(steps):
@@ -197,8 +200,7 @@ class Checkpoints:
         if reasons:
             raise RunFailed(
                 "; ".join(reasons)
-                + ". There is no other checkpoint: restore one from a copy, or train "
-                "anew with --overwrite"
+                + f". There is no other checkpoint: restore one from a copy, or {anew}"
             )
         return None
 

@@ -280,4 +280,13 @@ def test_a_diverging_run_exits_1(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(denoiser, "make_train_step", lambda *args: diverge)
     assert ddpm.main(["--dataset=digits", f"--out={tmp_path}/pool", *FLAGS]) == 1
     printed = capsys.readouterr().err
-    assert "from training step 8 on; lower --learning_rate" in printed
+    way_out = f"lower --learning_rate (0.01), delete {tmp_path}/pool/.staging and start"
+    assert f"from training step 8 on; {way_out} again" in printed
+
+
+def test_a_damaged_state_has_a_way_out(tmp_path):
+    (tmp_path / "checkpoints" / "2").mkdir(parents=True)
+    with pytest.raises(RunFailed, match=f"damaged.*or delete {tmp_path} and start"):
+        denoiser.train(
+            TINY, arrays.digits("train"), jax.local_devices(), str(tmp_path), 100
+        )

@@ -127,7 +127,8 @@ def test_a_diverging_fine_tuning_names_its_rate(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(adapters, "make_train_step", lambda *args: diverge)
     flags = argv(tmp_path, "pool", "--format=arrays", "--difficulty=0.5", *TUNED)
     assert ddpm.main(flags) == 1
-    assert "lower --tuning_rate (0.002)" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert f"lower --tuning_rate (0.002), delete {tmp_path}/model/difficulty" in printed
 
 
 def known_pool(folder):

@@ -175,17 +175,19 @@ def fit(
     """Does settings.steps steps `step(state, *inputs)` for one device, as `train`.
     name: training or tuning."""
     flag = {"training": "learning_rate", "tuning": "tuning_rate"}[name]
+    lower = f"lower --{flag} ({settings.learning_rate})"
+    anew = f"delete {folder} and start again"
     state = parallel.replicate(state, devices)
     done, losses = 0, []
     pending: list[jax.Array] = []  # losses that are still on the device
 
     def recent_loss() -> str:
-        losses.extend(_finite(pending, done, f"--{flag} ({settings.learning_rate})"))
+        losses.extend(_finite(pending, done, f"{lower}, {anew}"))
         pending.clear()
         return f"loss {np.mean(losses[-RECENT:]):.4f}"
 
     with contextlib.closing(Checkpoints(folder, keep=1)) as checkpoints:
-        if saved := checkpoints.restore_newest(state, say):
+        if saved := checkpoints.restore_newest(state, say, anew):
             done, state, losses = saved.step, saved.state, saved.meta["losses"]
             say(f"{name}: {done} of {settings.steps} steps are done already")
         if done == settings.steps:  # no need to compile the step
@@ -211,15 +213,13 @@ def fit(
     return state, losses
 
 
-def _finite(losses: list[jax.Array], done: int, rate: str) -> list[float]:
+def _finite(losses: list[jax.Array], done: int, way_out: str) -> list[float]:
     """Returns the losses of the steps up to `done`; fails if one is not finite."""
     values = [float(value) for value in jax.device_get(losses)]
     finite = np.isfinite(values)
     if not finite.all():
         first = done - len(values) + 1 + int(np.argmin(finite))
         raise RunFailed(
-            f"the loss is not finite from training step {first} on; lower "
-            f"{rate} and name another --out, because this one continues with the old "
-            "rate"
+            f"the loss is not finite from training step {first} on; {way_out}"
         )
     return values
