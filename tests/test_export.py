@@ -205,6 +205,41 @@ def test_the_card_of_labels_alone_names_no_other_images(tmp_path):
     assert "40 labelled images. Step 7" in printed and "synthetic (" not in printed
 
 
+SOME = {"origins": 40, "images": 640}
+ALL = {"origins": 640, "images": 640}
+UNKNOWN_SHARE = "unlabelled images, an unknown share of the latter synthetic. Step"
+
+
+@pytest.mark.parametrize(
+    ("method", "data", "known", "generators", "ratio", "words"),
+    [
+        ("supervised", "own", SOME, (), 0.0, "40 labelled images. Step"),
+        ("fixmatch", "own", SOME, (), None, UNKNOWN_SHARE),
+        ("fixmatch", "own", None, (), None, UNKNOWN_SHARE),
+        ("fixmatch", "own", ALL, (), 0.0, "unlabelled images. Step"),
+        ("fixmatch", "own", ALL, ("a",), None, UNKNOWN_SHARE),
+        ("fixmatch", "/a/folder", SOME, (), None, UNKNOWN_SHARE),
+        ("fixmatch", "/a/folder", ALL, ("a",), 0.25, "25 % of the latter"),
+        ("fixmatch", "/a/folder", None, ("a",), 0.25, "synthetic (a). Step"),
+    ],
+)
+def test_the_card_says_what_is_known_of_origins(
+    method, data, known, generators, ratio, words, tmp_path
+):
+    run, _ = workdirs.in_memory(**{"method.name": method, "data.synthetic_ratio": 0.25})
+    config = run.exp.config.copy_and_resolve_references()
+    config.data.name = data
+    exp = dataclasses.replace(run.exp, config=config)
+    run = dataclasses.replace(
+        run, folder=str(tmp_path), exp=exp, generator_names=generators
+    )
+    if known:
+        (tmp_path / "result.json").write_text(json.dumps({"known": known}))
+    card = model_card.card(run, size=1, digest="", platforms=["cpu"])
+    assert card["training"]["synthetic_ratio"] == ratio
+    assert words in model_card.text(card, "x")
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [

@@ -31,6 +31,7 @@ def card(
     mean, std = normalise.normalisation(run.dataset)
     unlabelled = run.exp.method.uses_unlabeled
     generators = list(run.generator_names) if unlabelled else []
+    result = workdir.read_result(run.folder) or {}
     return {
         "file": {
             "format": "jax.export",
@@ -66,19 +67,24 @@ def card(
             "labelled_images": dims.num_labeled,
             "labels_per_class": c.data.labels_per_class,
             "unlabelled_images": dims.num_unlabeled if unlabelled else 0,
-            "synthetic_ratio": _synthetic_ratio(c, generators),
+            "synthetic_ratio": _synthetic_ratio(run, result) if unlabelled else 0.0,
             "generators": generators,
         },
-        "figures": _figures(run.folder, run.step),
+        "figures": _figures(run, result),
         "versions": {"rsmatch_jax": __version__, "jax": jax.__version__},
     }
 
 
-def _synthetic_ratio(config: Any, generators: Sequence[str]) -> float | None:
-    """The synthetic share of the unlabelled images; None if nobody knows it."""
-    if config.data.name == sources.OWN:
+def _synthetic_ratio(run: Saved, result: Mapping[str, Any]) -> float | None:
+    """The synthetic share of the unlabelled images; None if nobody knows it. result:
+    the content of result.json."""
+    data, known = run.exp.config.data, result.get("known")
+    of_user = data.name == sources.OWN  # the config does not know the share
+    if known["origins"] < known["images"] if known else of_user:
         return None
-    return config.data.synthetic_ratio if generators else 0.0
+    if not run.generator_names:
+        return 0.0
+    return None if of_user else data.synthetic_ratio
 
 
 def _other_sizes(config: Any, side: int) -> str:
@@ -95,11 +101,11 @@ def _other_sizes(config: Any, side: int) -> str:
     )
 
 
-def _figures(folder: str, step: int) -> dict[str, float | None]:
-    result, metrics = workdir.read_result(folder) or {}, {}
+def _figures(run: Saved, result: Mapping[str, Any]) -> dict[str, float | None]:
+    metrics: dict[str, Any] = {}
     with contextlib.suppress(RequestError):  # without these figures it is still right
-        for line in workdir.read_metrics(folder):
-            if line.get("step") == step and "eval/test_accuracy" in line:
+        for line in workdir.read_metrics(run.folder):
+            if line.get("step") == run.step and "eval/test_accuracy" in line:
                 metrics = line
     return {key: metrics.get(f"eval/{key}") for key in CHECKPOINT_FIGURES} | {
         key: result.get(key) for key in RUN_FIGURES
@@ -112,7 +118,7 @@ def text(card: Mapping[str, Any], file: str) -> str:
     side = card["input"]["shape"][1]
     synthetic, figures = "", []
     if training["synthetic_ratio"] is None:
-        synthetic = ", the latter of unknown origin"
+        synthetic = ", an unknown share of the latter synthetic"
     elif training["generators"]:
         synthetic = (
             f", {100 * training['synthetic_ratio']:g} % of the latter synthetic "
