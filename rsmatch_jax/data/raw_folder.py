@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import shlex
 from collections.abc import Generator
 
 from rsmatch_jax import files
@@ -23,13 +24,14 @@ def explained(key: str, name: str) -> Generator[None]:
         path = files.absolute(name)
         if not _holds_pictures(path):
             raise
+        quoted = shlex.quote(path)
         generator = " --generator=NAME" if key == "data.synthetic_pool" else ""
         way_out = (
-            f"import it by `rsmatch import --layout=folders --source={path}{generator} "
-            f"--out=DIR` and pass --config.{key}=DIR"
+            f"import it by `rsmatch import --layout=folders --source={quoted}"
+            f"{generator} --out=DIR` and pass --config.{key}=DIR"
         )
         if not generator:
-            way_out += f"; or pass --config=own --config.data.labeled={path}"
+            way_out += f"; or pass --config=own --config.data.labeled={quoted}"
         message = f"{key}={name} holds pictures, but is no dataset: {way_out}"
         # A bare name is first a dataset's, so what failed stays the main thing.
         is_bare = os.path.basename(name) == name

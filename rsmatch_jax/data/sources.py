@@ -7,6 +7,7 @@ TensorFlow. With an image size, images stay encoded and only their places are ca
 import contextlib
 import dataclasses
 import os
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -132,7 +133,7 @@ def check_places(data_dir: str | None, synthetic_pool: str | None):
 def _no_pool(folder: str) -> RequestError:
     return RequestError(
         f"there is no synthetic pool at {folder} (data.synthetic_pool). Import one "
-        f"(rsmatch import --layout=cifake --source=ZIP --out={folder}, or "
+        f"(rsmatch import --layout=cifake --source=ZIP --out={shlex.quote(folder)}, or "
         "--layout=folders), generate one (rsmatch generate), or set "
         "--config.data.synthetic_ratio=0"
     )

@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -126,7 +127,7 @@ def _summary(run: Run) -> str:
 
 def command(name: str, folder: str) -> str:
     """Returns the command that draws one of PICTURES into a run's folder."""
-    return f"rsmatch {PICTURES[name].command} --workdir={folder}"
+    return f"rsmatch {PICTURES[name].command} --workdir={shlex.quote(folder)}"
 
 
 def facts(path: str) -> Mapping[str, Any]:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -251,7 +252,7 @@ def test_a_folder_of_pictures_is_sent_to_the_importer(tmp_path, monkeypatch, nam
     path = tmp_path / name / "cat" / "deep" / "1.JPG"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"")
-    folder = os.path.abspath(name)
+    folder = shlex.quote(os.path.abspath(name))
     with pytest.raises(RequestError) as e:
         load(tmp_path, "cache", name)
     assert f"import --layout=folders --source={folder} --out=DIR" in str(e.value)

@@ -26,7 +26,7 @@ DETECTOR = [0.8, 0.9, 0.85]
 def sweep():
     def cell(row, more, **figures):
         keys = {"method.name": "fixmatch", "train.num_steps": 20, **more}
-        return grid.Cell(row, "r = 0.5", "common", keys, **figures)
+        return grid.Cell(row, "r = 0.5, CIFAR-10", "common", keys, **figures)
 
     return grid.Sweep(
         name="mine",
@@ -99,7 +99,7 @@ def test_table_of_a_sweep(tmp_path, capsys):
     assert table["RSMatch", "detector, paper"] == ["99.11"]
     assert ("FixMatch", "detector") not in table
     assert table["FixMatch", "finished runs"] == ["3"]
-    assert table["setting", "figure"] == ["r = 0.5"]
+    assert table["setting", "figure"] == ["r = 0.5, CIFAR-10"]
 
 
 def test_missing_unfinished_and_broken_runs_are_counted(tmp_path, capsys):
@@ -212,7 +212,7 @@ def test_a_table_of_one_column_has_a_column_per_figure(tmp_path):
         c.row for c in sweep().cells
     ]
     assert table.count("<td>3</td>") == 3  # runs
-    assert "<p>R = 0.5.</p>" in page  # the column's name
+    assert "<p>R = 0.5, CIFAR-10.</p>" in page  # the column's name
 
 
 def test_equal_curves_are_drawn_once(tmp_path):
@@ -286,7 +286,7 @@ def test_curves_are_means_over_seeds(tmp_path):
     write_sweep(tmp_path)
     runs, records = collect.find([str(tmp_path)])
     ((base, record),) = records.values()
-    cell = tables.of_sweep(base, record, runs).cell("RSMatch", "r = 0.5")
+    cell = tables.of_sweep(base, record, runs).cell("RSMatch", "r = 0.5, CIFAR-10")
     line = curves.mean_line("a", cell.runs, "eval/test_accuracy")
     assert line.points == [(10, pytest.approx(90.0)), (20, pytest.approx(95.0))]
     assert line.notes[0] == " % (90.00 / 89.00 / 91.00)"

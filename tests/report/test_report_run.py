@@ -14,7 +14,7 @@ from rsmatch_jax import files
 from rsmatch_jax.analysis import explain, tsne
 from rsmatch_jax.metrics import mistakes, names
 from rsmatch_jax.report import __main__ as report
-from rsmatch_jax.report import run_curves
+from rsmatch_jax.report import run_curves, run_section
 from rsmatch_jax.runs import history, workdir
 
 NAMES = ("cat", "dog", "<b>")
@@ -204,6 +204,11 @@ def test_draw_makes_what_is_missing_or_old(folder, monkeypatch):
     assert drawn == [*both, ("tsne", [f"--workdir={folder}", "--data_dir=/d"])]
     assert (folder / "report.html").exists()
     assert report.main([str(folder.parent), "--draw"]) == 2
+
+
+def test_a_command_to_copy_quotes_a_folder_with_blanks():
+    command = run_section.command(run_section.TSNE, "/my runs/a")
+    assert command == "rsmatch tsne --workdir='/my runs/a'"
 
 
 def test_a_run_without_detector_or_of_an_earlier_version(tmp_path):

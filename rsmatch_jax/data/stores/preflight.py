@@ -4,6 +4,7 @@ import http.client
 import importlib.util
 import os
 import pathlib
+import shlex
 import threading
 import urllib.error
 import urllib.parse
@@ -23,10 +24,11 @@ def check_download(name: str, data_dir: str, *, allowed: bool = True):
     <data_dir>/downloads/manual.
     """
     if (base := _base(name)) == _IMPORTED:
+        out = shlex.quote(os.path.join(data_dir, base, "1.0.0"))
         raise RequestError(
             f"{base} is not in {data_dir}, and TFDS has no such dataset: fetch "
             "tiny-imagenet-200.zip and run rsmatch import "
-            f"--layout={base} --source=ZIP --out={data_dir}/{base}/1.0.0"
+            f"--layout={base} --source=ZIP --out={out}"
         )
     if not allowed:
         raise RequestError(

@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import importlib.util
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -203,7 +204,8 @@ def _summary(
         lines.append(
             f"{count} pictures stay although their pixels also occur in another class"
         )
-    lines.append(f"written to {out}; use it with --config.data.synthetic_pool={out}")
+    quoted = shlex.quote(out)
+    lines.append(f"written to {out}; use it with --config.data.synthetic_pool={quoted}")
     return "\n".join(lines)
 
 
