@@ -24,7 +24,7 @@ MEASURED_AT = {  # the step of a run with default settings
 }
 _AT = {"row": "rsmatch", "column": "idle_share", "at": {"gpu": MEASURED_AT}}
 LIMITS = {"G10": frame.Limit("idle share of the device, RSMatch", 0.10, 0.03, **_AT)}
-WINDOW_STEPS = {"cpu": 1, "gpu": 100}
+WINDOW_STEPS = {"cpu": 1, "gpu": 100}  # at least: dispatches are whole
 WINDOWS = {"cpu": 3, "gpu": 1}  # on a GPU each has half a million events
 LARGEST = 10  # number of single kernels to list
 
@@ -34,12 +34,12 @@ def measure(request: frame.Request) -> frame.Measured:
     RunFailed if the profiler saw no kernel."""
     # A cached program may be older than the names of the scopes in the source.
     jax.config.update("jax_compilation_cache_include_metadata_in_key", True)
-    windows, steps = WINDOWS[request.kind], WINDOW_STEPS[request.kind]
-    programs = {}
+    windows, steps, programs = WINDOWS[request.kind], 0, {}
     for name in METHODS:
         values = {"method.name": name}
         exp = workload.build(request.config, values, request.device)
         programs[name] = program = workload.FeedProgram(exp)
+        steps = whole_dispatches(WINDOW_STEPS[request.kind], program.feed.most)
         program.run(steps)
         terminal.say(f"  {name}: compiled in {program.compile_seconds:.1f} s")
     terminal.say(f"{windows} profiled windows of {steps} step(s)")
@@ -65,6 +65,11 @@ def measure(request: frame.Request) -> frame.Measured:
             row |= dict.fromkeys(k for k in row if k.startswith("idle_"))
         table.append(row)
     return table, {}
+
+
+def whole_dispatches(steps: int, most: int) -> int:
+    """At least so many steps, all of them by the program of `most` steps a dispatch."""
+    return most * math.ceil(steps / most)
 
 
 def traced(program: workload.Program, steps: int, device: jax.Device) -> list[Kernel]:

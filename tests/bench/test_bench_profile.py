@@ -20,6 +20,12 @@ def kernel(name="k", start=0.0, end=1.0, line="a", op=""):
     return Kernel(name, op, line, start, end)
 
 
+def test_a_window_has_whole_dispatches_alone():
+    assert kernel_times.whole_dispatches(100, 16) == 112
+    assert kernel_times.whole_dispatches(96, 16) == 96
+    assert kernel_times.whole_dispatches(1, 1) == 1
+
+
 def test_busy_time_is_a_count_of_marked_points():
     rng = np.random.default_rng(0)
     marked, kernels = np.zeros(1000, bool), []
