@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if argv[:1] == ["first"]:
         return exit_code(command, first.GO_ON, resumable=True)
-    return exit_code(command, GO_ON)
+    return exit_code(command, suite.GO_ON if argv[:1] == ["suite"] else GO_ON)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The page of `bench first`: what was measured, and what to do next, as Markdown."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -97,7 +98,7 @@ def _next(content: Mapping[str, Any]) -> Iterator[str]:
         if names_ := parts(content, outcome):
             yield f"{what}: {', '.join(names_)}; the table of parts has the reasons."
     if left := [*parts(content, LEFT), *parts(content, FAILED)]:
-        command = f"{content['command']} --resume={content['folder']}"
+        command = f"{content['command']} --resume={shlex.quote(content['folder'])}"
         yield f"`{command}` goes on with {', '.join(left)}."
     if any(name.startswith("G") for name in figures):
         yield (
@@ -105,7 +106,7 @@ def _next(content: Mapping[str, Any]) -> Iterator[str]:
             "rsmatch_jax.bench records`, and commit both."
         )
     if content["runs"]:
-        folder = f"{content['folder']}/{first_runs.SWEEP}"
+        folder = shlex.quote(f"{content['folder']}/{first_runs.SWEEP}")
         yield f"`rsmatch report {folder}` compares the runs."
 
 
@@ -120,12 +121,8 @@ def _figures(measured: Mapping[str, Any]) -> str:
     for name in sorted(known, key=_order):
         if name not in measured and not name.startswith("G"):
             continue
-        text = "not measured"
-        if name in measured:
-            figure = measured[name]
-            text = frame.cell({**figure, "value_quartiles": figure["spread"]}, "value")
-            text = text if figure["holds"] else f"**{text}**"
-        rows.append([name, known[name].unit, text, *known[name].bounds()])
+        figure = measured.get(name)
+        rows.append(frame.figure_row(name, known[name], figure, "not measured"))
     return terminal.table(
         ["figure", "what", "median (quartiles)", "must", "goal"], rows
     )

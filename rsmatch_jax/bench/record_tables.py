@@ -134,14 +134,7 @@ def figure_table(
         gpu_alone = name[0] == "G" or name in GPU_ALONE
         if gpu_alone != (kind == "G") and not name.startswith(BOTH):
             continue
-        text, limit = MISSING, limits[name]
-        if name in measured:
-            value, spread = measured[name]["value"], measured[name]["spread"]
-            digits = 0 if spread is None and float(value).is_integer() else 2
-            row = {"value": value, "value_quartiles": spread}
-            text = frame.cell(row, "value", digits)
-            text = text if limit.holds(value) else f"**{text}**"
-        row = [name, limit.unit, text, *limit.bounds()]
+        row = frame.figure_row(name, limits[name], measured.get(name), MISSING)
         if programs:
             numbers = (frame.number(value) for value in compiled.get(name, []))
             row.insert(2, ", ".join(numbers) or "-")
@@ -164,7 +157,8 @@ def method_table(document: Mapping[str, Any]) -> Iterator[str]:
     )
     rows = []
     for row in part["rows"]:
-        numbers = frame.number(row["ms"], 0), frame.number(row["gflop"], 1)
+        single = {"ms": row["ms"], "gflop": row["gflop"]}  # without quartiles
+        numbers = frame.cell(single, "ms", 0), frame.cell(single, "gflop", 1)
         rows.append([row["row"], frame.cell(row, "ratio"), *numbers])
     yield terminal.table(["method", "time / FixMatch's", "ms", "GFLOP"], rows)
 

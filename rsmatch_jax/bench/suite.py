@@ -62,6 +62,7 @@ PARTS = {
         "profile": 100,
         "start": 90,
         "memory": 60,
+        "step": 280,
         "augment": 90,
         "input": 60,
     },
@@ -70,6 +71,7 @@ PARTS = {
 # Flags beside the user's.
 ADDED = {"gpu": {"flags": ["--seconds=30"], "loop": ["--seconds=120"]}, "cpu": {}}
 SECONDS = {"gpu": 530.0, "cpu": float("inf")}  # for all parts
+GO_ON = "--out, if given, has the parts before it; started again, it measures all"
 LEAST = 15.0  # seconds left that a part needs to begin
 
 
@@ -167,6 +169,7 @@ def combined(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Figures that need several parts; absent where a part is missing."""
     values: dict[str, float] = {}
     figures = documents.get("loop", {"figures": {}})["figures"]
+    figures = {k: v for k, v in figures.items() if v["value"] is not None}  # was nan
     if "G1" not in figures:  # other sizes, or another device
         return values
     if "roofline" in documents:

@@ -8,7 +8,7 @@ from test_bench_suite import document
 
 from rsmatch_jax import files
 from rsmatch_jax.bench import __main__ as bench
-from rsmatch_jax.bench import first, first_runs
+from rsmatch_jax.bench import first, first_page, first_runs
 from rsmatch_jax.bench.harness import machine
 
 BENCHES = list(first.PARTS)[:-1]
@@ -223,7 +223,7 @@ def test_the_page_says_what_was_measured_and_what_to_do(parts, tmp_path):
     assert ["rsmatch", "400", "16,000.000", "3.500", "-", "7.250"] in rows
     assert ["convolution", "3.500"] in rows
     by_id = {row[0]: row for row in rows}
-    assert by_id["G1"][2:4] == ["**80.000**", ">= 100"]
+    assert by_id["G1"][2:4] == ["**80**", ">= 100"]
     assert by_id["G10"][2] == "not measured"
     for name, advice in (("G1", "bench flags"), ("correct_repeat", "deterministic")):
         (line,) = [x for x in page.splitlines() if x.startswith(f"- {name} misses")]
@@ -231,6 +231,17 @@ def test_the_page_says_what_was_measured_and_what_to_do(parts, tmp_path):
     assert "to benchmarks/" in page
     assert page.index("- correct_repeat misses") < page.index("- G1 misses")
     assert page.index("| correct_repeat |") < page.index("| G1 ")
+
+
+def test_commands_to_copy_quote_a_folder_with_blanks():
+    rows = [{"row": "sweep", "seconds": 1.0, "outcome": "left: time"}]
+    content = {"figures": {}, "parts": {}, "rows": rows, "runs": [{"run": "a"}]}
+    content |= {"command": "bench first", "folder": "/my runs", "minutes": 1.0}
+    content |= {"versions": {"jax": "1"}, "device": {"kind": "H", "cores": 2}}
+    content["device"]["cpu"] = "Abacus"
+    page = first_page.page(content)
+    assert "`bench first --resume='/my runs'` goes on" in page
+    assert f"`rsmatch report '/my runs/{first.SWEEP}'` compares" in page
 
 
 def test_really_cut_moved_and_taken_up(tmp_path, monkeypatch, capsys):

@@ -191,6 +191,8 @@ def test_figures_of_several_parts():
         {"G2_share": 142 / 790, "G3": 0.5, "G6_K10": 0.004, "G6_K1000": 0.006}
     )
     assert suite.combined({"loop": document(), "queue": queue}) == {}
+    loop["figures"]["G1"]["value"] = None  # it was nan
+    assert suite.combined({"loop": loop, "queue": queue, "roofline": roofline}) == {}
 
 
 @pytest.fixture
@@ -239,6 +241,26 @@ def test_the_page_gets_its_tables(folder, capsys):
     assert "1,500" in on_gpu and "1,500" not in on_cpu
     assert re.search(r"G1 .* 150 ", on_gpu) and "5.00 (1.00" in on_cpu
     assert "step_flexmatch" in on_gpu and "step_flexmatch" in on_cpu
+
+
+def test_a_figure_that_was_nan_misses_its_limit(folder):
+    figure = suite.limits()["C4"].figure(float("nan"))
+    path = str(folder / "benchmarks" / "b.json")
+    content = {**files.read_json(path), "figures": {"C4": figure}}
+    files.write_json(path, files.plain(content))
+    text = record_tables.write(f"{folder}/benchmarks", f"{folder}/page.md")
+    (line,) = [x for x in text.splitlines() if x.startswith("| C4 ")]
+    assert "**-**" in line
+
+
+def test_a_preset_of_the_suite_measures_every_figure_of_its_table():
+    benches_ = {module.BENCH.name: module.BENCH for module in suite.MODULES}
+    for kind, preset in (("C", "cpu"), ("G", "gpu")):
+        table = record_tables.figure_table({}, kind, [])
+        names = {line.split("|")[1].strip() for line in table.splitlines()[2:]}
+        of_parts = [benches_[part].limits for part in suite.PARTS[preset]]
+        measured = set(suite.COMBINED).union(*of_parts)
+        assert len(names) > 20 and not names - measured, preset
 
 
 def program(method, key, devices, floor, estimate):
@@ -318,6 +340,16 @@ def test_the_page_has_the_tables_of_the_files():
     """If not, run `python -m rsmatch_jax.bench records`."""
     page = ROOT / "docs/performance.md"
     assert record_tables.write(str(ROOT / "benchmarks"), str(page)) == page.read_text()
+
+
+def test_an_interrupted_suite_says_where_its_parts_are(monkeypatch, capsys):
+    def interrupted(*args, **keywords):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(suite.child, "run", interrupted)
+    assert bench.main(["suite", "--preset=cpu"]) == 1
+    printed = capsys.readouterr().err
+    assert "--out, if given, has the parts" in printed and "nothing" not in printed
 
 
 def test_flags_are_left_out_with_their_values():

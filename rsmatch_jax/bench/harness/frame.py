@@ -226,6 +226,21 @@ def table(keys: Sequence[str], rows: Sequence[Row]) -> str:
     return terminal.table(head, lines, numbers=True)
 
 
+def figure_row(
+    name: str, limit: Limit, figure: Mapping[str, Any] | None, missing: str
+) -> list[str]:
+    """ID, unit, median with quartiles, must and goal of a figure; bold if it misses.
+    figure: its JSON, None if it was not measured, which reads `missing`."""
+    text = missing
+    if figure is not None:
+        value, spread = figure["value"], figure["spread"]  # None, if it was nan
+        whole = spread is None and value is not None and float(value).is_integer()
+        row = {"value": value, "value_quartiles": spread}
+        text = cell(row, "value", 0 if whole else 2)
+        text = text if value is not None and limit.holds(value) else f"**{text}**"
+    return [name, limit.unit, text, *limit.bounds()]
+
+
 def show_figures(figures: Mapping[str, Mapping[str, Any]], limits: Limits):
     """Prints a table of {ID: figure} and names the figures that miss their limits."""
     if not figures:
