@@ -3,12 +3,13 @@
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import benches
 
 from rsmatch_jax.bench import kernel_times, memory
-from rsmatch_jax.bench.harness import child, hlo, kernel_trace
+from rsmatch_jax.bench.harness import child, hlo, kernel_trace, traffic, workload
 from rsmatch_jax.bench.harness.kernel_trace import Kernel
 from rsmatch_jax.data import sampler
 from rsmatch_jax.errors import RunFailed
@@ -89,12 +90,31 @@ metadata={op_name="jit(s)/while/body/views/select_n"}
 """
 
 
-def test_kernels_are_counted_in_the_entry_and_aliases_in_the_header():
+def test_kernels_and_aliases_are_counted():
     """Three convolutions, a sort, two copies, and fusions, one of them in a call."""
-    assert hlo.Module(GPU_PROGRAM).kernels() == {"fusions": 6, "kernels": 12}
+    opcodes = [i.opcode for i, *_ in traffic.work(hlo.Module(GPU_PROGRAM))]
+    assert (opcodes.count("fusion"), len(opcodes)) == (6, 12)
     assert hlo.Module(GPU_PROGRAM).aliased_leaves() == 2
     without = GPU_PROGRAM.replace("input_output_alias", "other")
     assert hlo.Module(without).aliased_leaves() == 0
+
+
+def test_a_loop_counts_as_one_of_its_iterations():
+    """Ten kernels of the body are no fewer in a loop of 16 turns."""
+
+    def body(x, _):
+        for _ in range(5):
+            x = jnp.sort(jnp.sort(x) @ jnp.ones((9, 9)))
+        return x, None
+
+    def cost(make):
+        x = jnp.ones((9, 9))
+        return workload.Program(lambda: jax.jit(make).lower(x).compile(), x).cost()
+
+    once = cost(lambda x: body(x, None))
+    loop = cost(lambda x: jax.lax.scan(body, x, None, 16))
+    assert once["kernels"] >= 10
+    assert once["kernels"] <= loop["kernels"] <= once["kernels"] + 5
 
 
 def test_an_input_gradient_that_is_written_as_a_forward_convolution():

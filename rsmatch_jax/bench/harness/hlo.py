@@ -81,21 +81,3 @@ class Module:
                 for i in self.computations[name]:
                     pending += i.called()
         return sum(i.is_convolution for n in reached for i in self.computations[n])
-
-    def kernels(self) -> dict[str, int]:
-        """Numbers of "kernels", the entry's instructions that do work, and of the
-        "fusions" among them.
-
-        A call counts as what it calls: XLA's CPU backend wraps parallel fusions so.
-        """
-
-        def working(name):
-            for i in self.computations[name]:
-                if i.opcode == "call":
-                    for called in i.called():
-                        yield from working(called)
-                elif i.opcode not in NO_WORK and not i.opcode.endswith("-done"):
-                    yield i.opcode
-
-        kernels = list(working(self.entry))
-        return {"fusions": kernels.count("fusion"), "kernels": len(kernels)}

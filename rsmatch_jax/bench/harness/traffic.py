@@ -51,7 +51,7 @@ def kernels(module: hlo.Module, networks: Sequence[str]) -> list[Kernel]:
     sources = kernel_trace.sources(module)
     shapes = {i.name: i.shape for i in module.instructions()}
     result = []
-    for i, computation, times in _work(module, module.entry, 1):
+    for i, computation, times in work(module):
         source = sources[i.name]
         operands = i.operands()
         convolution = next((c for c in _inside(module, i) if c.is_convolution), None)
@@ -133,21 +133,27 @@ def host_transfers(module: hlo.Module) -> int:
     )
 
 
-def _work(
-    module: hlo.Module, name: str, times: int
+def work(
+    module: hlo.Module, name: str | None = None, times: int = 1
 ) -> Iterator[tuple[Instruction, str, int]]:
-    """Instructions that do work, with their computation and number of repetitions."""
+    """Instructions that do work, with their computation and number of repetitions, of
+    the entry or of the computation `name`.
+
+    A call counts as what it calls: XLA's CPU backend wraps parallel fusions so. What a
+    loop repeats is there once, with its number of turns.
+    """
+    name = module.entry if name is None else name
     for i in module.computations[name]:
         if i.opcode in ("call", "async-start") and i.called():
-            yield from _work(module, i.called()[0], times)
+            yield from work(module, i.called()[0], times)
         elif i.opcode == "while":
             turns = _TRIP_COUNT.search(i.text)
             (body,) = re.findall(r"body=%?([\w.\-]+)", i.text)
-            yield from _work(module, body, times * int(turns[1] if turns else 1))
+            yield from work(module, body, times * int(turns[1] if turns else 1))
         elif i.opcode == "conditional":
             yield i, name, times
             for branch in i.called():
-                yield from _work(module, branch, times)
+                yield from work(module, branch, times)
         elif i.opcode not in hlo.NO_WORK and not i.opcode.endswith("-done"):
             yield i, name, times
 

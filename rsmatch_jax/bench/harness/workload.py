@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rsmatch_jax.bench.harness import hlo
+from rsmatch_jax.bench.harness import hlo, traffic
 from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.engine import checks, feed
 from rsmatch_jax.engine import experiment as experiments
@@ -163,10 +163,12 @@ class Program:
         """What the compiler says about the program; a loop counts as one iteration.
 
         Values that the backend does not know are None. compile_seconds: with tracing;
-        a compilation cache makes it short.
+        a compilation cache makes it short. kernels: instructions that do work, of which
+        fusions are some.
         """
         counted = self.compiled.cost_analysis() or {}
         module, flops = hlo.Module(self.compiled.as_text()), counted.get("flops")
+        opcodes = [i.opcode for i, *_ in traffic.work(module)]
         return {
             "compile_seconds": self.compile_seconds,
             "gflop": None if flops is None else flops / 1e9,
@@ -174,7 +176,8 @@ class Program:
             "temp_bytes": temp_bytes(self.compiled),
             "state_leaves": len(jax.tree.leaves(self.state)),
             "aliased_leaves": module.aliased_leaves(),
-            **module.kernels(),
+            "kernels": len(opcodes),
+            "fusions": opcodes.count("fusion"),
         }
 
 
