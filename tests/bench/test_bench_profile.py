@@ -154,6 +154,13 @@ def test_classes_of_a_gpus_kernels():
         assert kernel_trace.classify(kernel(name, op=op), program) == expected, name
 
 
+def test_a_network_that_screens_is_a_network():
+    op_name = "jit(s)/while/body/screening/classifier/bn/add"
+    program = {"fusion.1": kernel_trace.Source("fusion", op_name, "")}
+    of_screening = kernel_trace.classify(kernel("fusion_1", op="fusion.1"), program)
+    assert of_screening == kernel_trace.NETWORK
+
+
 def test_rows_and_convolutions_of_a_real_step(monkeypatch):
     """A WRN-10-1 has nine convolutions: a stem, three blocks of two, and shortcuts in
     the last two. The stem's input needs no gradient."""

@@ -31,6 +31,7 @@ SCOPES = {  # named scopes of the step
     "views": VIEWS,
     "queue": QUEUE,
     "loss": NETWORK,
+    "screening": NETWORK,
     "update": UPDATE,
     "ema": UPDATE,
 }
