@@ -61,11 +61,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]):
     devices = jax.local_devices()
     ddpm_settings.check(args, len(devices))
     out, tf_write = _empty_place(args), _tfds_writer(args)
-    with checks.data_flags("--dataset", args.data_dir):
-        data, _ = sources.load_real(
-            args.dataset, data_dir=args.data_dir, cache_dir=args.cache_dir
-        )
-    ddpm_settings.check_data(data, args)
+    data = _data(args)
     described = _described(data)
     per_class = len(data.labels) // data.num_classes
     settings = ddpm_settings.settle(args, data.images.shape[1], per_class)
@@ -116,6 +112,16 @@ def run(args: argparse.Namespace, argv: Sequence[str]):
         f"{count} pictures of {pool.num_classes} classes in {out}, {seconds:.0f} s; "
         f"{dropped} duplicates dropped"
     )
+
+
+def _data(args: argparse.Namespace) -> arrays.ImageArrays:
+    """Returns the images to train on."""
+    with checks.data_flags("--dataset", args.data_dir):
+        data, _ = sources.load_real(
+            args.dataset, data_dir=args.data_dir, cache_dir=args.cache_dir
+        )
+    ddpm_settings.check_data(data, args)
+    return data
 
 
 def _tfds_writer(args: argparse.Namespace):
