@@ -20,8 +20,10 @@ otherwise. They describe noise and texture more than content:
 """
 
 import concurrent.futures
+import hashlib
 import math
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -40,22 +42,37 @@ def compute(images: Any) -> np.ndarray:
     spectrum are empty below 16 pixels. images: uint8 [N, H, W, 1 or 3], or encoded
     ones, which each thread decodes a few at a time.
     """
+    width = max(group.stop for group in groups(images.shape[1:]).values())
+    parts = _of_chunks(images, lambda chunk: np.concatenate(_chunk(chunk), axis=1))
+    return np.concatenate([np.zeros((0, width), np.float32), *parts])
+
+
+def digests(images: Any) -> np.ndarray:
+    """Returns what is equal for equal pictures, S32 [N]. The last bits of statistics
+    are not, which depend on the number of pictures in a chunk. images: as in `compute`.
+    """
+
+    def of_chunk(chunk: np.ndarray) -> np.ndarray:
+        made = (hashlib.blake2b(x.tobytes(), digest_size=16) for x in chunk)
+        return np.array([digest.hexdigest() for digest in made], "S32")
+
+    return np.concatenate([np.zeros(0, "S32"), *_of_chunks(images, of_chunk)])
+
+
+def _of_chunks(
+    images: Any, function: Callable[[np.ndarray], np.ndarray]
+) -> list[np.ndarray]:
+    """Returns what the function makes of each chunk of pictures, by a thread per
+    core."""
     import threadpoolctl  # lazy: comes with scikit-learn
 
-    shape = images.shape[1:]
-    rows = max(1, _CHUNK_VALUES // math.prod(shape))
-
-    def part(start: int) -> np.ndarray:
-        chunk = _chunk(np.asarray(images[start : start + rows]))
-        return np.concatenate(chunk, axis=1)
-
-    width = max(group.stop for group in groups(shape).values())
+    rows = max(1, _CHUNK_VALUES // math.prod(images.shape[1:]))
+    chunks = (slice(start, start + rows) for start in range(0, len(images), rows))
     with (
         threadpoolctl.threadpool_limits(1),
         concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
     ):
-        parts = pool.map(part, range(0, len(images), rows))
-        return np.concatenate([np.zeros((0, width), np.float32), *parts])
+        return list(pool.map(lambda rows: function(np.asarray(images[rows])), chunks))
 
 
 def groups(shape: tuple[int, ...]) -> dict[str, slice]:

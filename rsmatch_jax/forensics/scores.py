@@ -53,6 +53,7 @@ def cross_fit(
     held_out: np.ndarray | None = None,
     groups: Mapping[str, slice] | None = None,
     classes: np.ndarray | None = None,
+    digests: np.ndarray | None = None,
     seed: int = 0,
 ) -> Scores:
     """Returns the scores of all pictures.
@@ -63,6 +64,8 @@ def cross_fit(
         held_out: statistics of further real pictures, which train nothing, [H, F].
         groups: columns of each group, for `lean`.
         classes: int [L], classes of the labelled pictures.
+        digests: `features.digests` of all pictures, [L + N + H]; without them no
+            picture is known as a copy of another one.
 
     Raises:
         ValueError: there are too few pictures.
@@ -77,7 +80,7 @@ def cross_fit(
         np.clip((x - center) / scale, -CLIP, CLIP).astype(np.float32)
         for x in (labeled, unlabeled, held_out)
     ]
-    fit = _Fit(sets, classes, {} if groups is None else groups, seed)
+    fit = _Fit(sets, classes, {} if groups is None else groups, seed, digests)
     # BLAS in two threads takes 7 times as long on two busy cores: its threads wait for
     # one another in a loop.
     with threadpoolctl.threadpool_limits(1):
@@ -101,7 +104,9 @@ class _Fit:
     total: [L], [N], [H]. parts: {group: its part of the unlabelled pictures' total}.
     """
 
-    def __init__(self, sets, classes, groups: Mapping[str, slice], seed: int):
+    def __init__(
+        self, sets, classes, groups: Mapping[str, slice], seed: int, digests=None
+    ):
         self.sets, self.groups = sets, groups
         self.rng = np.random.default_rng(seed)
         folds = [self.rng.permutation(np.arange(len(x)) % FOLDS) for x in sets]
@@ -109,10 +114,12 @@ class _Fit:
             order = self.rng.permutation(len(classes))
             order = order[np.argsort(classes[order], kind="stable")]
             folds[0][order] = np.arange(len(order)) % FOLDS
-        together = _copies_together(sets, folds)
-        # Hardly any picture is left if they are all equal.
-        is_dealt = all(len(np.unique(f)) == FOLDS for f in together[:2])
-        self.folds = together if is_dealt else folds
+        if digests is not None:
+            together = _copies_together(digests, folds)
+            # Hardly any picture is left if they are all equal.
+            if all(len(np.unique(f)) == FOLDS for f in together[:2]):
+                folds = together
+        self.folds = folds
         self.total = [np.zeros(len(x)) for x in sets]
         self.parts = {name: np.zeros(len(sets[1])) for name in groups}
 
@@ -178,15 +185,12 @@ class _Fit:
         return list(zip(members, scores, strict=True))
 
 
-def _copies_together(sets, folds) -> list[np.ndarray]:
-    """Returns folds in which equal pictures share one, because a model that saw one of
-    them saw the others."""
-    of_content: dict[bytes, int] = {}
-    together = []
-    for x, fold in zip(sets, folds, strict=True):
-        pairs = zip(map(np.ndarray.tobytes, x), fold.tolist(), strict=True)
-        together.append(np.array([of_content.setdefault(k, f) for k, f in pairs], int))
-    return together
+def _copies_together(digests: np.ndarray, folds: list[np.ndarray]) -> list[np.ndarray]:
+    """Returns folds in which equal pictures share one, that of the first, because a
+    model that saw one of them saw the others."""
+    _, first, which = np.unique(digests, return_index=True, return_inverse=True)
+    together = np.concatenate(folds)[first][which]
+    return np.split(together, np.cumsum([len(fold) for fold in folds])[:-1])
 
 
 def _weights(zeros, ones, zero_weights, one_weights) -> np.ndarray:

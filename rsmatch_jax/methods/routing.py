@@ -93,6 +93,9 @@ def by_statistics(images: TrainingImages) -> Statistics:
         features.compute(images.labelled),
         features.compute(images.unlabelled),
         classes=images.labels,
+        digests=np.concatenate(
+            [features.digests(x) for x in (images.labelled, images.unlabelled)]
+        ),
     )
     limit = threshold.conformal(scores.labeled, threshold.FALSE_ALARM).value
     if limit is None:  # too few labelled images

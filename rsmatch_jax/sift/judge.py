@@ -92,6 +92,7 @@ def by_statistics(material: Material) -> tuple[Scores, Scores]:
         held_out,
         features.groups(material.labelled.shape[1:]),
         material.classes,
+        np.concatenate([*map(features.digests, parts)]),
     )
     of_images, of_context = np.split(fitted.unlabeled, [len(images)])
     made = Scores(of_images, fitted.held_out, of_context, lean=fitted.lean)

@@ -47,6 +47,18 @@ def test_shapes_and_chunks(shape, monkeypatch):
     np.testing.assert_allclose(features.compute(images), together, rtol=1e-3, atol=1e-4)
 
 
+def test_digests_know_equal_pictures(monkeypatch):
+    """In chunks of any size, unlike the statistics."""
+    images = noise(7, 20, 32)
+    images[5] = images[1]
+    together = features.digests(images)
+    assert together.dtype == "S32" and len(set(together.tolist())) == 6
+    assert together[5] == together[1]
+    assert features.digests(images[:0]).shape == (0,)
+    monkeypatch.setattr(features, "_CHUNK_VALUES", 2 * images[0].size)
+    np.testing.assert_array_equal(features.digests(images), together)
+
+
 def test_sizes_have_the_same_statistics():
     numbers = {features.compute(noise(1, s, s)).shape[1] for s in (16, 32, 96, 224)}
     assert len(numbers) == 1

@@ -7,6 +7,7 @@ import statistics
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 from support.helpers import build, config
 from support.table_networks import (
     TAU,
@@ -174,6 +175,33 @@ def test_statistics_judge_as_sift_does(task):
     of_task = material._of_task(task)
     np.testing.assert_array_equal(of_task.images, others)
     assert threshold.FALSE_ALARM == 0.05
+
+
+def test_copies_of_labelled_images_look_no_more_real():
+    """Among the unlabelled ones they score as other real images do: no model that saw
+    one of the two scores the other."""
+    rng = np.random.default_rng(0)
+    # More than a chunk, of which rounding makes other statistics of a copy.
+    pictures = rng.integers(0, 256, (240, 32, 32, 3)).astype(np.uint8)
+    labelled, others = pictures[:60], pictures  # the first 60 are copies
+    classes = np.zeros(60, np.int32)
+    logit = routing.by_statistics(TrainingImages(labelled, classes, others)).logit[60:]
+    nothing = others[:0]
+    of_sift = material.Material(
+        names=["x"] * len(others),
+        images=others,
+        class_names=("a",),
+        labelled=labelled,
+        classes=classes,
+        held_out=nothing,
+        context=nothing,
+        origins=np.full(len(others), -2, np.int32),
+        sources=None,
+    )
+    made = judge.scores(of_sift, judge.STATISTICS)[judge.STATISTICS]
+    for scores in (logit, made.images):
+        ranks = stats.rankdata(scores) / len(scores)
+        assert abs(ranks[:60].mean() - ranks[60:].mean()) < 0.1
 
 
 def test_few_labelled_images(task):
