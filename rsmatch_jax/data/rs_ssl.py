@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from rsmatch_jax.data import pool_choice
+from rsmatch_jax.data.images.compression import Jpeg
 from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.data.stores.arrays import ImageArrays
 from rsmatch_jax.data.stores.encoded import EncodedImages
@@ -75,6 +76,8 @@ class Task:
     test_labels: np.ndarray
     # Of a user's pictures: {labelled, unlabelled, validation, test: the files}.
     files: Mapping[str, PictureFiles] = dataclasses.field(default_factory=dict)
+    # How a user's collected pictures are stored, None if as no JPEG.
+    compressed: Sequence[Jpeg | None] = ()
     notes: tuple[str, ...] = ()  # lines about the images, for the user
 
     @property

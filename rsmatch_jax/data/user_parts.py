@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from rsmatch_jax.data.stores.arrays import ImageArrays
 from rsmatch_jax.errors import RequestError
 
 LABELED, TEST, UNLABELED = "data.labeled", "data.test", "data.unlabeled"
-_UNLIKE = 0.1  # share of pictures above which a difference in compression is said
+UNLIKE = 0.1  # share of pictures above which a difference in compression is said
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +37,11 @@ class Places:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Pictures that could be read, with the names and labels of their files."""
+    """Pictures that could be read, with the names and labels of their files.
+    compressed: how each is stored."""
 
     pictures: Pictures
+    compressed: Sequence[Jpeg | None]
     names: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
@@ -91,7 +94,7 @@ def read(
                 cache_dir=places.cache_dir,
                 size=size,
                 encode=encode,
-                stored_as=stored_as[key] if alike else (),
+                stored_as=stored_as[key] if alike else [None] * len(pictures.files),
             )
             for key, pictures in parts.items()
         }
@@ -154,7 +157,7 @@ def _alike(examined: dict[str, Examined]) -> dict[str, list[Jpeg | None]]:
 def _unlike_note(stored_as: dict[str, list[Jpeg | None]]) -> str | None:
     shares = {key: np.mean([*map(bool, plan)]) for key, plan in stored_as.items()}
     most = max(shares, key=shares.__getitem__)
-    if shares[most] < _UNLIKE:
+    if shares[most] < UNLIKE:
         return None
     others = LABELED if most == UNLABELED else UNLABELED
     return (
@@ -164,11 +167,16 @@ def _unlike_note(stored_as: dict[str, list[Jpeg | None]]) -> str | None:
     )
 
 
-def _stored(pictures: Collection, examined: Examined, **options: Any) -> Part:
+def _stored(
+    pictures: Collection,
+    examined: Examined,
+    stored_as: Sequence[Jpeg | None],
+    **options: Any,
+) -> Part:
     """Decodes pictures into the cache (`picture_store.load`); RequestError if a class
     has no readable one."""
     key = examined.what
-    stored = picture_store.load(examined, **options)
+    stored = picture_store.load(examined, stored_as=stored_as, **options)
     labels = pictures.labels[stored.rows]
     for label in np.setdiff1d(pictures.labels, labels).tolist():
         of_class = f" of class {pictures.class_names[label]}" if label >= 0 else ""
@@ -180,6 +188,7 @@ def _stored(pictures: Collection, examined: Examined, **options: Any) -> Part:
         )
     return Part(
         stored,
+        [stored_as[i] or examined.compressed[i] for i in stored.rows],
         np.array(pictures.names, np.str_)[stored.rows],
         labels,
         pictures.class_names,

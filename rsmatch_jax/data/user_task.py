@@ -71,7 +71,9 @@ def load_task(
     else:
         notes += tested.notes
     notes += user_parts.overlaps(parts["labelled"], parts["test"], collected.files)
-    return dataclasses.replace(task, files=parts, notes=tuple(notes))
+    return dataclasses.replace(
+        task, files=parts, compressed=collected.compressed, notes=tuple(notes)
+    )
 
 
 def hold_out(

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from rsmatch_jax.data.images import alpha, image_files
+from rsmatch_jax.data.images.compression import Jpeg
 from rsmatch_jax.deploy import saved
 from rsmatch_jax.engine import experiment
 from rsmatch_jax.errors import RequestError
@@ -112,14 +113,17 @@ class Model:
         paths: Sequence[str],
         rows: int | None = None,
         background: str = alpha.BACKGROUND,
+        stored_as: Sequence[Jpeg | None] = (),
     ) -> Iterator[list[image_files.Loaded]]:
-        """Yields image files at the size of training, `rows` (batch_size) at a time."""
+        """Yields image files at the size of training, `rows` (batch_size) at a time.
+        background, stored_as: see `image_files.load`."""
         return image_files.batches(
             paths,
             self.image_size,
             rows or self.batch_size,
             central=self.central,
             background=background,
+            stored_as=stored_as,
         )
 
     def read(self, paths: Sequence[str]) -> np.ndarray:

@@ -10,7 +10,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from rsmatch_jax.data import rs_ssl, user_parts
-from rsmatch_jax.data.images import image_files, image_source, user_pictures
+from rsmatch_jax.data.images import (
+    compression,
+    image_files,
+    image_source,
+    picture_store,
+    user_pictures,
+)
+from rsmatch_jax.data.images.compression import Jpeg
+from rsmatch_jax.data.images.image_source import File
 from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.deploy import frozen, saved
 from rsmatch_jax.errors import RequestError
@@ -94,7 +102,7 @@ def of_run(args: argparse.Namespace, stack: contextlib.ExitStack) -> Material:
     task = saved.load_task(run, places)
     material = _of_task(task)
     if args.images:
-        material = _of_files(material, model, args.images)
+        material = _of_files(material, model, args.images, task.compressed)
     elif task.files:
         unlabeled = places.get("unlabeled") or run.exp.config.data.unlabeled
         sources = _sources(material.names, unlabeled, args, stack)
@@ -130,13 +138,20 @@ def _of_task(task: rs_ssl.Task) -> Material:
 
 
 def _of_files(
-    material: Material, model: frozen.Model, images: Sequence[str]
+    material: Material,
+    model: frozen.Model,
+    images: Sequence[str],
+    compressed: Sequence[Jpeg | None],
 ) -> Material:
-    """Pictures of a command line in place of the run's, which become the context."""
+    """Pictures of a command line in place of the run's, which become the context.
+    compressed: how the run's are stored, as far as it is known."""
     notes: list[str] = []
     paths = image_files.find(images, notes.append)
-    loaded = [image for batch in model.open(paths) for image in batch]
+    stored_as = _stored_as(model, paths, compressed, notes) if compressed else ()
+    loaded = [x for batch in model.open(paths, stored_as=stored_as) for x in batch]
     readable = [(x, x.pixels) for x in loaded if x.pixels is not None]
+    if count := sum(compression.CHANGE in x.changes for x in loaded):
+        notes.append(f"the images named: {compression.CHANGE} ({count})")
     notes += [f"{x.path} is left out: {x.reason}" for x in loaded if x.pixels is None]
     if not readable:
         raise RequestError("none of the images can be read:\n" + "\n".join(notes))
@@ -152,6 +167,33 @@ def _of_files(
         ],
         notes=tuple(notes),
     )
+
+
+def _stored_as(
+    model: frozen.Model,
+    paths: Sequence[str],
+    compressed: Sequence[Jpeg | None],
+    notes: list[str],
+) -> list[Jpeg | None]:
+    """Returns how to compress files once more, like the run's pictures, if the run made
+    its own alike; adds notes about what stays unlike."""
+    files = [File(x, functools.partial(image_source.read_file, x), x) for x in paths]
+    these = picture_store.examine(files, "the images named").compressed
+    plan: list[Jpeg | None] = compression.alike(these, compressed)
+    run, named = "the run's unlabelled pictures", "the images named"
+    unlike = {(run, named): compression.alike(compressed, these)}
+    if not model.run.exp.config.data.same_compression:
+        unlike[named, run] = plan
+        plan = [None] * len(paths)
+    for (less, more), differing in unlike.items():
+        share = np.mean([*map(bool, differing)])
+        if share >= user_parts.UNLIKE:
+            notes.append(
+                f"warning: {share:.0%} of {less} are compressed less than {more}, "
+                "which tells them apart whatever made them; sift them without a run "
+                "(--labeled, --unlabeled), which stores them alike"
+            )
+    return plan
 
 
 def _sources(

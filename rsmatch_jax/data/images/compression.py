@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
+from rsmatch_jax.data.images.image_source import Picture
+
 CHANGE = "stored once more as JPEG, to be compressed like the others"
 STRONGER = 1.25  # times the own strength: below, a second compression adds more traces
 _SUBSAMPLING = 2  # 4:2:0, the usual one, where a file has a form of its own
@@ -72,6 +74,13 @@ def alike(
 
 def _strength(jpeg: Jpeg | None) -> float:
     return 0.0 if jpeg is None else jpeg.strength
+
+
+def again(picture: Picture, jpeg: Jpeg) -> Picture:
+    """Returns a picture stored once more, as a JPEG file."""
+    file, shown = stored_as(picture.rgb, jpeg)
+    changes = (*picture.changes, CHANGE)
+    return dataclasses.replace(picture, encoded=file, rgb=shown, changes=changes)
 
 
 def stored_as(picture: Image.Image, jpeg: Jpeg) -> tuple[bytes, Image.Image]:

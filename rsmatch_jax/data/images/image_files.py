@@ -10,7 +10,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from rsmatch_jax.data.images import alpha, folder_tree, image_source, kinds
+from rsmatch_jax.data.images import (
+    alpha,
+    compression,
+    folder_tree,
+    image_source,
+    kinds,
+)
+from rsmatch_jax.data.images.compression import Jpeg
 from rsmatch_jax.data.stores import encoded
 from rsmatch_jax.data.stores.dataset_folder import natural_key
 from rsmatch_jax.errors import RequestError, RunFailed
@@ -100,14 +107,25 @@ def batches(
     *,
     central: bool = False,
     background: str = alpha.BACKGROUND,
+    stored_as: Sequence[Jpeg | None] = (),
 ) -> Iterator[list[Loaded]]:
-    """Yields what `load` returns, `count` files at a time; threads work ahead."""
+    """Yields what `load` returns, `count` files at a time; threads work ahead.
+    stored_as: of each file."""
 
-    def load_all(part: Sequence[str]) -> list[Loaded]:
-        return [load(p, size, central=central, background=background) for p in part]
+    def load_all(part: range) -> list[Loaded]:
+        return [
+            load(
+                paths[i],
+                size,
+                central=central,
+                background=background,
+                stored_as=stored_as[i] if stored_as else None,
+            )
+            for i in part
+        ]
 
     def start(first: int) -> list[Future[list[Loaded]]]:
-        batch = paths[first : first + count]
+        batch = range(len(paths))[first : first + count]
         turns = (batch[i : i + _TURN] for i in range(0, len(batch), _TURN))
         return [pool.submit(load_all, turn) for turn in turns]
 
@@ -125,11 +143,15 @@ def load(
     *,
     central: bool = False,
     background: str = alpha.BACKGROUND,
+    stored_as: Jpeg | None = None,
 ) -> Loaded:
     """Loads one file. central: as encoded datasets (data.image_size) are evaluated.
-    background: the colour that transparent pictures are put on."""
+    background: the colour that transparent pictures are put on. stored_as: how it is
+    compressed once more."""
     try:
         picture = image_source.decode(image_source.read_file(path), background)
+        if stored_as is not None:
+            picture = compression.again(picture, stored_as)
     except image_source.Unreadable as e:
         return Loaded(path, None, reason=str(e))
     if not central:

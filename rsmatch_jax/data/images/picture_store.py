@@ -76,12 +76,13 @@ class Examined:
 def examine(sources: Sequence[File], what: str) -> Examined:
     digest = hashlib.blake2b(digest_size=12)
     number = len(sources)
-    compressed = []
+    compressed, known = [], {}  # most files share few forms
     with Progress(f"reading {what}", "files", number, say, last_line=False) as progress:
         for source in sources:
             data = _bytes(source)
             digest.update(hashlib.blake2b(data).digest())
-            compressed.append(compression.of_file(data))
+            jpeg = compression.of_file(data)
+            compressed.append(known.setdefault(jpeg, jpeg))
             progress.advance(1)
     return Examined(sources, what, digest.digest(), compressed)
 
@@ -135,10 +136,7 @@ def _decode(
     # Before compression, or a copy in another file would not be known as one.
     digest = picture.digest().hex().encode()
     if jpeg is not None:
-        file, shown = compression.stored_as(whole.rgb, jpeg)
-        changes = (*whole.changes, compression.CHANGE)
-        whole = dataclasses.replace(whole, encoded=file, rgb=shown, changes=changes)
-        picture = image_source.square(whole, size)
+        picture = image_source.square(compression.again(whole, jpeg), size)
     if size is not None:
         stored = picture.pixels.tobytes()
     elif picture.encoded is not None:

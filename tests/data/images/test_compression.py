@@ -117,5 +117,7 @@ def test_own_pictures(tmp_path, encoded):
             assert np.array_equal(shown, decode(files[i]))
     assert np.array_equal(labelled.pictures.digests, before)
     assert unlabelled.notes == ()
+    forms = [*map(compression.of_file, files)]
+    assert unlabelled.compressed == forms and labelled.compressed == forms
     assert f"{compression.CHANGE} (6)" in "\n".join(labelled.notes)
     assert f"{compression.CHANGE} (1)" in "\n".join(tested.notes)
