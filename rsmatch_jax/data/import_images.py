@@ -26,10 +26,12 @@ tar or tar.gz. Transparent images are put on --background (white) first. With
 import argparse
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Generator, Sequence
 
 from rsmatch_jax import files, progress, terminal
 from rsmatch_jax.data.images import alpha, image_source
+from rsmatch_jax.data.images.folder_tree import some
 from rsmatch_jax.data.images.import_job import Import
 from rsmatch_jax.data.images.import_layouts import LAYOUTS, table_plan
 from rsmatch_jax.data.images.import_plan import UNLABELLED, Plan
@@ -103,10 +105,16 @@ def run(args: argparse.Namespace):
 
 def _read_names(path: str) -> tuple[str, ...]:
     try:
-        with open(os.path.expanduser(path), encoding="utf-8") as f:
-            return tuple(line.strip() for line in f if line.strip())
+        # -sig: without the mark that some editors put before a text.
+        with open(os.path.expanduser(path), encoding="utf-8-sig") as f:
+            names = tuple(line.strip() for line in f if line.strip())
     except (OSError, UnicodeDecodeError) as e:
         raise RequestError(f"--class_names={path} cannot be read: {e}") from None
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        reason = f"names {some(twice)} more than once, and a class has one label"
+        raise RequestError(f"--class_names={path} {reason}; remove the repetitions")
+    return names
 
 
 def add_flags(parser: Parser):

@@ -125,7 +125,7 @@ def test_pool_of_several_generators(tmp_path, imported):
         for i in range(a + 1)
     }
     names = tmp_path / "names.txt"
-    names.write_text("cat\nowl\ndog\n")
+    names.write_text("cat\nowl\ndog\n", encoding="utf-8-sig")
     out, _ = imported(files, "--generators=glide,sd", f"--class_names={names}")
     pool = pool_of(out, tmp_path)
     assert pool.class_names == ("cat", "owl", "dog")

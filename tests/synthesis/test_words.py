@@ -108,7 +108,7 @@ def test_sentences_that_hold_the_word_and_that_do_not(table, expected):
 
 def test_words_from_a_file(tmp_path):
     path = tmp_path / "words.txt"
-    path.write_text("tench\n great  white shark \n")
+    path.write_text("tench\n great  white shark \n", encoding="utf-8-sig")
     ids = ("n01440764", "n01484850")
     assert words.of_classes(ids, str(path)) == ("tench", "great white shark")
     assert words.of_classes(("cat", "maple_tree"), None) == ("cat", "maple tree")

@@ -110,7 +110,7 @@ def _is_words(text: str) -> bool:
 
 def _read(path: str, class_names: Sequence[str]) -> tuple[str, ...]:
     try:
-        with open(os.path.expanduser(path), encoding="utf-8") as f:
+        with open(os.path.expanduser(path), encoding="utf-8-sig") as f:
             lines = tuple(" ".join(line.split()) for line in f.read().splitlines())
     except (OSError, UnicodeDecodeError) as e:
         raise RequestError(f"--words={path} cannot be read: {e}") from None

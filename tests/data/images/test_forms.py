@@ -237,6 +237,11 @@ FORMS = {
     "too many levels": refused(
         "a/b/c/d/1.png", "must hold class/img + has a/b/c/d/1.png"
     ),
+    "class names that repeat one": refused(
+        CATS,
+        "--class_names=twice.txt names cat more than once",
+        "--class_names=twice.txt",
+    ),
     "class names that lack one": refused(
         "cat/1.png cow/1.png",
         "--class_names: the classes cow are not in it",
@@ -261,6 +266,7 @@ def plan(tmp_path, monkeypatch, capsys):
     """Returns plan(source, flags): what comes out, and all that is printed."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "names.txt").write_text("dog\ncat\nowl\n")
+    (tmp_path / "twice.txt").write_text("cat\ncat\ndog\n")
 
     def plan(source, flags=""):
         parser = Parser("import", "")
