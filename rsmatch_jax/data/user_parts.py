@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -105,19 +105,23 @@ def read(
 
 
 def overlaps(
-    labelled: PictureFiles, test: PictureFiles | None, collected: PictureFiles
+    labelled: PictureFiles,
+    unlabelled: PictureFiles,
+    held_out: Mapping[str, PictureFiles],
 ) -> list[str]:
-    """Returns lines about pictures that are in two parts by content."""
+    """Returns lines about pictures that are in two parts by content. unlabelled:
+    without the labelled ones. held_out: parts that train nothing, by name."""
     lines = []
-    if count := int(np.isin(collected.digests, labelled.digests).sum()):
+    if count := int(np.isin(unlabelled.digests, labelled.digests).sum()):
         lines.append(f"unlabelled pictures that are labelled ones too, kept: {count}")
-    if test is None:
-        return lines
-    for name, others in (("labelled", labelled), ("unlabelled", collected)):
-        if count := int(np.isin(test.digests, others.digests).sum()):
+    trained = {"labelled": labelled, "unlabelled": unlabelled}
+    for (part, these), (name, others) in itertools.product(
+        held_out.items(), trained.items()
+    ):
+        if count := int(np.isin(these.digests, others.digests).sum()):
             lines.append(
-                f"warning: test pictures that are {name} ones too, kept, so that test "
-                f"figures are too good: {count} of {len(test.digests)}"
+                f"warning: {part} pictures that are {name} ones too, kept, so that "
+                f"{part} figures are too good: {count} of {len(these.digests)}"
             )
     return lines
 

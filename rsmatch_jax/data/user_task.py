@@ -70,7 +70,12 @@ def load_task(
         notes.append(_held_out_note(len(of_test), len(labelled.names), test_share))
     else:
         notes += tested.notes
-    notes += user_parts.overlaps(parts["labelled"], parts["test"], collected.files)
+    others = real.at(split.unlabeled_real[len(split.labeled) :])
+    notes += user_parts.overlaps(
+        parts["labelled"],
+        others.followed_by(collected.files),
+        {key: parts[key] for key in ("validation", "test")},
+    )
     return dataclasses.replace(
         task, files=parts, compressed=collected.compressed, notes=tuple(notes)
     )

@@ -78,8 +78,8 @@ def of_places(args: argparse.Namespace, stack: contextlib.ExitStack) -> Material
     nothing = collected.pictures.images[:0]
     parts = labelled, tested, collected, known
     notes = [note for part in parts if part is not None for note in part.notes]
-    tested_files = None if tested is None else tested.files
-    notes += user_parts.overlaps(labelled.files, tested_files, collected.files)
+    held_out = {} if tested is None else {"test": tested.files}
+    notes += user_parts.overlaps(labelled.files, collected.files, held_out)
     return Material(
         names=names,
         images=collected.pictures.images,

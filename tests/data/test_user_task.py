@@ -16,17 +16,18 @@ def picture(seed, **options):
 LABELLED = {f"{'a' if i < 3 else 'b'}/{i}.png": picture(i) for i in (1, 2, 3, 4)}
 
 
-def load(root, test_share=0.0, **places):
+def load(root, test_share=0.0, labels_per_class=None, validation_per_class=0, **places):
     """The task and its notes of places below `root`, by default labelled, scraped."""
     paths = {key: str(root / name) for key, name in places.items()}
     keys = {"test": None, "origins": None, "cache_dir": str(root / "cache")}
     keys |= {"labeled": str(root / "labelled"), "unlabeled": str(root / "scraped")}
-    options = {"labels_per_class": None, "validation_per_class": 0, "seed": 0}
-    options |= {"encode": False, "alike": False}
+    options = {"encode": False, "alike": False, "seed": 0}
     task = user_task.load_task(
         user_parts.Places(**{**keys, **paths}),
         size=8,
         test_share=test_share,
+        labels_per_class=labels_per_class,
+        validation_per_class=validation_per_class,
         **options,
     )
     return task, list(task.notes)
@@ -58,6 +59,29 @@ def test_pictures_in_two_parts(root):
         "unlabelled pictures that are labelled ones too, kept: 1",
         f"{warning.format('labelled')} are too good: 1 of 3",
         f"{warning.format('unlabelled')} are too good: 1 of 3",
+    ]
+
+
+def test_held_out_pictures_that_train_without_their_labels(root):
+    """Of a labelled folder of which a part is labelled; also validation pictures."""
+    for i in range(5, 10):
+        (root / "labelled" / "ab"[i % 2] / f"{i}.png").write_bytes(picture(i))
+    options = {"labels_per_class": 1, "validation_per_class": 1}
+    task, _ = load(root, **options)
+    files = task.files
+    assert len(files["unlabelled"].names) == 7 + 4 and len(task.lab_labels) == 2
+    # Copies of a picture that trains without its label, and of a validation picture.
+    rest, held = (
+        (root / "labelled" / files[part].names[i]).read_bytes()
+        for part, i in (("unlabelled", 2), ("validation", 0))
+    )
+    (root / "scraped" / "copy.png").write_bytes(held)
+    make_folder(root / "test", {"a/x.png": rest, "b/y.png": picture(20)})
+    _, notes = load(root, test="test", **options)
+    warning = "warning: {0} pictures that are unlabelled ones too, kept, so that {0} "
+    assert notes == [
+        warning.format("validation") + "figures are too good: 1 of 2",
+        warning.format("test") + "figures are too good: 1 of 2",
     ]
 
 
