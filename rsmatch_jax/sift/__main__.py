@@ -135,16 +135,33 @@ def _check(args: argparse.Namespace) -> str:
             raise RequestError(f"--size={args.size}: it must be {SMALLEST} or more")
         first = user_pictures.parts(args.unlabeled)[0]
         first = os.path.expanduser(first.rstrip("/"))
+        if os.path.basename(first) in ("", ".", ".."):
+            first = os.path.abspath(first)  # which has a name
         if os.path.isfile(first):
             first = os.path.splitext(first)[0].removesuffix(".tar")
         out = args.out or f"{first}-sift"
     else:
         out = args.out or os.path.join(args.workdir, verdicts.FOLDER)
     workdir.check_writable(out, "--out")
-    for flag in ("link", "copy"):
-        if folder := getattr(args, flag):
+    outputs = {"out": out, "link": args.link, "copy": args.copy}
+    for flag, folder in outputs.items():
+        if folder:
+            folders.check_outside(flag, folder, _inputs(args))
+        if folder and flag != "out":
             folders.check(flag, folder)
     return out
+
+
+def _inputs(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """Returns (key, place) of all pictures that are read."""
+    config = {} if args.workdir is None else workdir.read_config(args.workdir) or {}
+    places = [("IMAGE", image) for image in args.images or ()]
+    for key in sources.OWN_PLACES:
+        place = getattr(args, key) or config.get("data", {}).get(key)
+        several = key == "unlabeled" and place
+        parts = user_pictures.parts(place) if several else [place]
+        places += [(f"data.{key}", part) for part in parts if part]
+    return places
 
 
 def _rows(pictures: Material, chosen: judge.Scores, limit: float | None) -> list[Row]:

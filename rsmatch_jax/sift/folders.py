@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from rsmatch_jax import files
 from rsmatch_jax.data.images import image_source
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.metrics import verdicts
@@ -27,6 +28,18 @@ def check(flag: str, folder: str):
         raise RequestError(
             f"--{flag}={folder} is not empty; empty it or choose another folder"
         )
+
+
+def check_outside(flag: str, folder: str, inputs: Sequence[tuple[str, str]]):
+    """Raises RequestError if --flag=`folder` lies in a folder of pictures that are
+    read, (key, place), because the next command would read what this one makes."""
+    for key, place in inputs:
+        around = os.path.realpath(files.absolute(place))
+        if files.contains(around, os.path.realpath(files.absolute(folder))):
+            raise RequestError(
+                f"--{flag}={folder} lies in {key}={place}, so that the next command "
+                "would take what this one makes for pictures; choose a folder outside"
+            )
 
 
 def fill(flag: str, folder: str, rows: Sequence[Row], sources: Sequence[Source]):

@@ -5,6 +5,7 @@ import collections
 import csv
 import dataclasses
 import json
+import os
 import zipfile
 
 import jax
@@ -166,7 +167,8 @@ def test_labelled_pictures_set_the_threshold(root, tmp_path, capsys):
 
 def test_pictures_on_both_sides_are_counted(root, tmp_path, capsys):
     labelled = root / "labelled" / "class_0" / "0.png"
-    (tmp_path / "more").mkdir()
+    more = str(tmp_path / "more")
+    os.mkdir(more)
     (tmp_path / "more" / "again.png").write_bytes(labelled.read_bytes())
     flags = [f"--labeled={root}/labelled", "--size=8", f"--out={tmp_path}/out"]
     places = f"{root}/scraped,{tmp_path}/more"
@@ -334,16 +336,43 @@ def test_verdicts():
     assert verdicts.of_scores(scores, None) == [None] * 5
 
 
-def test_results_lie_beside_the_pictures(tmp_path):
+def test_results_lie_beside_the_pictures(tmp_path, monkeypatch):
     """Of a folder with a comma in its name, the first of several, and an archive."""
     (tmp_path / "mine, new").mkdir()
     (tmp_path / "c.tar.gz").touch()
-    flags = dict.fromkeys(("workdir", "by", "out", "link", "copy", "images"))
-    flags |= {"false_alarm": 0.05, "size": 8, "labeled": "x"}
+    flags = dict.fromkeys(("workdir", "by", "out", "link", "copy", "images", "test"))
+    flags |= {"false_alarm": 0.05, "size": 8, "labeled": "x", "origins": None}
     names = ("mine, new/", "mine, new"), ("a,b", "a"), ("c.tar.gz", "c")
     for name, expected in names:
         args = argparse.Namespace(**flags, unlabeled=f"{tmp_path}/{name}")
         assert sift._check(args) == f"{tmp_path}/{expected}-sift"
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    args = argparse.Namespace(**flags, unlabeled=".")
+    assert sift._check(args) == f"{tmp_path}/here-sift"
+
+
+@pytest.mark.parametrize("flag", ["out", "link", "copy"])
+def test_results_do_not_lie_among_the_pictures(root, tmp_path, capsys, flag):
+    """Also by a link; of a run its places count, those that are named and IMAGEs."""
+    (tmp_path / "alias").symlink_to(root / "scraped")
+    more = str(tmp_path / "more")
+    os.mkdir(more)
+    places = [f"--labeled={root}/labelled", f"--test={root}/test"]
+    run = [f"--workdir={root}/run"]
+    out = [] if flag == "out" else [f"--out={tmp_path}/out"]
+    for flags, folder, key in (
+        ([*places, f"--unlabeled={root}/scraped"], f"{tmp_path}/alias/x", "unlabeled"),
+        ([*places, f"--unlabeled={root}/a,{more}"], f"{more}/x", "unlabeled"),
+        ([*places, f"--unlabeled={root}/scraped"], f"{root}/test", "test"),
+        (run, f"{root}/labelled/a/b", "data.labeled"),
+        ([*run, f"--unlabeled={more}"], f"{more}/x", "data.unlabeled"),
+        ([*run, more], f"{more}/x", "IMAGE"),
+    ):
+        assert sift.main([*flags, *out, f"--{flag}={folder}"]) == 2
+        error = capsys.readouterr().err
+        assert f"--{flag}={folder} lies in " in error and f"{key}=" in error
+    assert not os.listdir(more)
 
 
 @pytest.mark.parametrize(
