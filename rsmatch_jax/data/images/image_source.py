@@ -240,8 +240,8 @@ def _sorted_images(files: Iterable[File]) -> tuple[list[File], list[File]]:
 
 
 def _printable(file: File) -> File:
-    """Replaces what is no text in the name of a file."""
-    path = os.fsencode(file.path).decode("utf-8", "replace")
+    """Escapes what is no text in the name of a file; names stay different."""
+    path = os.fsencode(file.path).decode("utf-8", "backslashreplace")
     return file if path == file.path else dataclasses.replace(file, path=path)
 
 

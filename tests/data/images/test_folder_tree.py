@@ -144,9 +144,11 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
 
 def test_a_name_that_is_no_text(tmp_path):
     (tmp_path / "c").mkdir()
-    with open(os.fsencode(tmp_path / "c") + b"/\xff.png", "wb") as f:
-        f.write(PNG)
-    with image_source.open_source(str(tmp_path)) as ((file,), _):
-        assert file.path == "c/\ufffd.png" and file.read() == PNG
-    (path,) = image_files.find([str(tmp_path)])
-    assert image_files.load(path, 8).reason == ""
+    for name in (b"a\xe9.png", b"a\xe8.png"):
+        with open(os.fsencode(tmp_path / "c") + b"/" + name, "wb") as f:
+            f.write(PNG)
+    with image_source.open_source(str(tmp_path)) as (files, _):
+        assert [file.path for file in files] == ["c/a\\xe8.png", "c/a\\xe9.png"]
+        assert all(file.read() == PNG for file in files)
+    for path in image_files.find([str(tmp_path)]):
+        assert image_files.load(path, 8).reason == ""
