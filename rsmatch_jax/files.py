@@ -16,6 +16,7 @@ import numpy as np
 from rsmatch_jax.errors import RequestError
 
 TEMPORARY = ".tmp"  # ends the name of a file that is being written
+NO_TEXT = "backslashreplace"  # for bytes of a file's name that are no UTF-8
 _LOCK_RETRY = 0.1  # seconds; a process that only tests a lock holds it for less
 
 
@@ -25,7 +26,8 @@ def replacing(path: str, mode: str = "wb") -> Generator[Any]:
     Several processes and threads may do so at the same time."""
     temporary = f"{path}.{os.getpid()}-{threading.get_ident()}{TEMPORARY}"
     try:
-        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as f:
+        encoding, errors = (None, None) if "b" in mode else ("utf-8", NO_TEXT)
+        with open(temporary, mode, encoding=encoding, errors=errors) as f:
             yield f
             f.flush()
             os.fsync(f.fileno())
@@ -44,11 +46,12 @@ def write_bytes(path: str, content: bytes):
 
 def write_text(path: str, text: str):
     """Writes a UTF-8 file atomically, see `write_bytes`."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(errors=NO_TEXT))
 
 
 def write_json(path: str, content: Mapping[str, Any]):
-    """Writes a JSON file atomically. NaN and infinities become null."""
+    """Writes a JSON file atomically. NaN and infinities become null; the name of a file
+    is read as it was, also if it is no UTF-8."""
     text = json.dumps(plain(content), indent=1, allow_nan=False, ensure_ascii=False)
     write_text(path, text + "\n")
 

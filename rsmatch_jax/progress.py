@@ -136,7 +136,10 @@ def end():
 
 
 def line(text: str, file: IO[str]):
-    """Writes a line to stdout or stderr at once, in place of the bar."""
+    """Writes a line to stdout or stderr at once, in place of the bar. Escapes what the
+    stream cannot show, such as a file's name that is no text."""
+    encoding = getattr(file, "encoding", None) or "utf-8"
+    text = text.encode(encoding, "backslashreplace").decode(encoding)
     with _shown.lock:
         _shown.erase()
         file.write(text + "\n")

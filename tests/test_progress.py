@@ -2,6 +2,7 @@
 evaluations. And how a stop is answered meanwhile."""
 
 import contextlib
+import io
 import os
 import pty
 import re
@@ -240,6 +241,14 @@ def test_lines_are_due_in_silence_alone(monkeypatch):
         reading.skip_to(99)
         reading.advance(1)
     assert len(lines) == 3 and lines[-1].startswith("reading 100/100 files, ")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_what_a_terminal_cannot_show_is_escaped(encoding):
+    file = io.TextIOWrapper(io.BytesIO(), encoding)
+    progress.line(os.fsdecode(b"caf\xe9, \xc3\xbc"), file)
+    expected = {"utf-8": "caf\\udce9, ü\n", "ascii": "caf\\udce9, \\xfc\n"}
+    assert file.buffer.getvalue() == expected[encoding].encode()
 
 
 def test_numbers_read_well():
