@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from rsmatch_jax import files
-from rsmatch_jax.data.images import compression, image_source
+from rsmatch_jax.data.images import compression, image_source, kinds
 from rsmatch_jax.data.images.compression import Jpeg
 from rsmatch_jax.data.images.image_source import File, Unreadable
 from rsmatch_jax.data.stores import array_cache, arrays, encoded
@@ -189,7 +189,12 @@ def _write(
         np.save(os.path.join(folder, f"{name}.npy"), column, allow_pickle=False)
     names = (_IMAGES, *(f"{name}.npy" for name in _COLUMNS))
     checksums = {name: arrays.sha256(os.path.join(folder, name)) for name in names}
-    meta = {"unreadable": unreadable, "changes": changes, "checksums": checksums}
+    meta = {
+        "unreadable": unreadable,
+        "formats": sorted(kinds.formats()),
+        "changes": changes,
+        "checksums": checksums,
+    }
     files.write_json(os.path.join(folder, arrays.META), meta)
 
 
@@ -206,6 +211,8 @@ def _open(folder: str, size: int, encode: bool) -> Pictures:
         if arrays.sha256(path) != checksums[_IMAGES]:
             raise ValueError(f"{_IMAGES} has another checksum than in {arrays.META}")
         unreadable = {int(i): str(why) for i, why in meta["unreadable"].items()}
+        if unreadable and meta.get("formats") != sorted(kinds.formats()):
+            raise ValueError("a reader of pictures has come or gone since")
         changes = dict(meta["changes"])
         if encode:
             images = encoded.locate(folder, [_IMAGES], places, size)

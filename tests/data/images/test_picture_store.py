@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from support.pictures import encode, noise, smooth
 
-from rsmatch_jax.data.images import picture_store
+from rsmatch_jax.data.images import kinds, picture_store
 from rsmatch_jax.data.images.image_source import File, Unreadable
 from rsmatch_jax.errors import RequestError
 
@@ -88,6 +88,21 @@ def test_decoded_once(tmp_path, monkeypatch):
         entry.write_bytes(b"x" + entry.read_bytes()[1:])
     assert np.array_equal(load(tmp_path).images, expected)
     assert len(calls) == 15
+
+
+def test_a_new_reader(tmp_path, monkeypatch):
+    """What nothing could read is tried again, and nothing else decoded anew."""
+    formats = kinds.formats()
+    fewer = {name: suffixes for name, suffixes in formats.items() if name != "WEBP"}
+    monkeypatch.setattr(kinds, "formats", lambda: fewer)
+    assert list(load(tmp_path).unreadable) == [2, 3]
+    plain = {"a.png": FILES["a.png"]}
+    load(tmp_path, plain)
+    monkeypatch.setattr(kinds, "formats", lambda: formats)
+    assert list(load(tmp_path).unreadable) == [2]
+    monkeypatch.setattr(picture_store, "_write", None)  # a call would raise
+    assert list(load(tmp_path).unreadable) == [2]
+    assert load(tmp_path, plain).rows.tolist() == [0]
 
 
 def test_nothing_readable(tmp_path):
