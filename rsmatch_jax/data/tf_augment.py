@@ -223,7 +223,8 @@ def _autocontrast(x):
 
 def _contrast(x, value):
     pixels = x.shape[1] * x.shape[2]
-    total = tf.reduce_sum(_luma(x), axis=(1, 2, 3), keepdims=True)
+    # 32 bits hold the sum, doubled, of at most 2048 pixels a side.
+    total = tf.reduce_sum(tf.cast(_luma(x), tf.int64), (1, 2, 3), keepdims=True)
     return _blend((2 * total + pixels) // (2 * pixels), x, value)
 
 

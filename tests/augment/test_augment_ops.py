@@ -148,6 +148,14 @@ def test_every_operation_equals_pillow_when_mixed(size):
             np.testing.assert_array_equal(x, y, f"{views.OP_NAMES[op]} {v}")
 
 
+def test_contrast_of_a_large_picture():
+    """Whose sum takes more than 32 bits: an even one has the mean that it had."""
+    image = np.full((1, 2900, 2900, 3), 250, np.uint8)
+    value = tf.constant([[[[0.3]]]], tf.float64)
+    got = tf_augment._contrast(tf.constant(image), value).numpy()
+    np.testing.assert_array_equal(got, image)
+
+
 @pytest.mark.parametrize("name", ["autocontrast", "equalize", "sharpness"])
 def test_any_number_of_rows_may_draw_an_operation(name):
     """112 rows: up to 23 draw one before the program takes its other branch."""
