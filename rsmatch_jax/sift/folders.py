@@ -1,6 +1,7 @@
 """Sorts pictures into folders by verdict and class, as links or copies."""
 
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -10,6 +11,8 @@ from rsmatch_jax.data.images import image_source
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.metrics import verdicts
 from rsmatch_jax.sift.rows import Row
+
+_PARTIAL = ".rsmatch-partial"  # in a folder that is being filled
 
 
 class Source(NamedTuple):
@@ -24,7 +27,7 @@ def check(flag: str, folder: str):
     """Raises RequestError if --link or --copy=`folder` cannot be filled."""
     if os.path.lexists(folder) and not os.path.isdir(folder):
         raise RequestError(f"--{flag}={folder} is no folder; choose another name")
-    if os.path.isdir(folder) and os.listdir(folder):
+    if os.path.isdir(folder) and set(os.listdir(folder)) - {_PARTIAL}:
         raise RequestError(
             f"--{flag}={folder} is not empty; empty it or choose another folder"
         )
@@ -45,7 +48,8 @@ def check_outside(flag: str, folder: str, inputs: Sequence[tuple[str, str]]):
 def fill(flag: str, folder: str, rows: Sequence[Row], sources: Sequence[Source]):
     """Makes folder/VERDICT/CLASS/NAME of each row, without CLASS if it has none.
 
-    A name that is taken gets a number. flag: "link" makes links to the real files,
+    They appear at the end, so that the same command can start over before. A name that
+    is taken gets a number. flag: "link" makes links to the real files,
     "copy" copies them, also out of archives.
 
     Raises:
@@ -64,19 +68,25 @@ def fill(flag: str, folder: str, rows: Sequence[Row], sources: Sequence[Source])
             f"--link={folder}: {packed[0]} lies in an archive, as {len(packed)} "
             f"pictures do, and cannot be linked; use --copy={folder}"
         )
+    partial = os.path.join(folder, _PARTIAL)
     try:
+        shutil.rmtree(partial, ignore_errors=True)  # of a command that was killed
         for verdict in verdicts.VERDICTS:
-            os.makedirs(os.path.join(folder, verdict), exist_ok=True)
-        for place, source in zip(_places(folder, rows), sources, strict=True):
+            os.makedirs(os.path.join(partial, verdict))
+        for place, source in zip(_places(partial, rows), sources, strict=True):
             if flag == "link" and source.file is not None:
                 os.symlink(os.path.realpath(source.file), place)
             else:
                 with open(place, "xb") as f:
                     f.write(source.read())
+        for verdict in verdicts.VERDICTS:
+            os.rename(os.path.join(partial, verdict), os.path.join(folder, verdict))
     except (OSError, image_source.Unreadable) as e:
         raise RequestError(
             f"--{flag}={folder} cannot be filled: {e}; choose another folder"
         ) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _places(folder: str, rows: Sequence[Row]) -> Iterator[str]:

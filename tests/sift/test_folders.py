@@ -112,6 +112,24 @@ def test_a_damaged_archive_is_named(pictures):
         folders.fill("copy", "other", pictures[0][:1], [Source(None, read)])
 
 
+def test_an_interrupted_command_starts_over(pictures, monkeypatch):
+    rows, sources = pictures
+
+    def stop():
+        raise KeyboardInterrupt
+
+    for cleared in (True, False):  # False: killed, so that something stays
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            if not cleared:
+                patched.setattr(folders.shutil, "rmtree", lambda *_, **__: None)
+            folders.fill("copy", "out", rows, [*sources[:-1], Source(None, stop)])
+        assert bool(os.listdir("out")) != cleared
+    folders.fill("copy", "out", rows, sources)
+    assert sorted(os.listdir("out")) == ["real", "synthetic", "unsure"]
+    for place, source in zip(EXPECTED, sources, strict=True):
+        assert pathlib.Path("out", place).read_bytes() == source.read()
+
+
 def test_many_equal_names_take_no_quadratic_time(tmp_path):
     rows = [Row(f"{i}/x.png", "", None, 0.5, "real") for i in range(20_000)]
     places = list(folders._places(str(tmp_path), rows))
