@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
-from rsmatch_jax.data.images.image_source import Picture
+from rsmatch_jax.data.images.image_source import Picture, Unreadable
 
 CHANGE = "stored once more as JPEG, to be compressed like the others"
 STRONGER = 1.25  # times the own strength: below, a second compression adds more traces
@@ -77,8 +77,14 @@ def _strength(jpeg: Jpeg | None) -> float:
 
 
 def again(picture: Picture, jpeg: Jpeg) -> Picture:
-    """Returns a picture stored once more, as a JPEG file."""
-    file, shown = stored_as(picture.rgb, jpeg)
+    """Returns a picture stored once more, as a JPEG file. Raises Unreadable if it has
+    more pixels a side than such a file can have, 65,500."""
+    try:
+        file, shown = stored_as(picture.rgb, jpeg)
+    except OSError as e:
+        width, height = picture.rgb.size
+        reason = f"{width}x{height} pixels cannot be stored as JPEG ({e})"
+        raise Unreadable(reason) from None
     changes = (*picture.changes, CHANGE)
     return dataclasses.replace(picture, encoded=file, rgb=shown, changes=changes)
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from support.pictures import encode, noise, smooth
 
-from rsmatch_jax.data.images import kinds, picture_store
+from rsmatch_jax.data.images import compression, kinds, picture_store
 from rsmatch_jax.data.images.image_source import File, Unreadable
 from rsmatch_jax.errors import RequestError
 
@@ -103,6 +103,15 @@ def test_a_new_reader(tmp_path, monkeypatch):
     monkeypatch.setattr(picture_store, "_write", None)  # a call would raise
     assert list(load(tmp_path).unreadable) == [2]
     assert load(tmp_path, plain).rows.tolist() == [0]
+
+
+def test_what_is_too_long_for_jpeg(tmp_path):
+    """Left out by name, as what cannot be read."""
+    contents = {"a.png": FILES["a.png"], "b.png": encode(noise(1, 65501, 3))}
+    jpeg = compression.of_file(FILES["b.jpg"])
+    pictures = load(tmp_path, contents, stored_as=[jpeg, jpeg])
+    assert pictures.rows.tolist() == [0]
+    assert pictures.unreadable[1].startswith("65501x1 pixels cannot be stored as JPEG")
 
 
 def test_nothing_readable(tmp_path):
