@@ -75,9 +75,9 @@ def _keys() -> ml_collections.ConfigDict:
     d.real_only = False  # drop the synthetic part by ground truth
     d.split_seed = placeholder(int)  # choice of images; None = seed
     # Of configs/own.py, a user's pictures. labeled, test: class folders, an archive of
-    # them, or a CSV with the columns path,label. unlabeled: any folders or archives,
-    # joined by commas. origins: a CSV path,origin[,label] about unlabelled pictures,
-    # used for figures alone.
+    # them, or a CSV with the columns path,label. unlabeled: a tree of folders, or an
+    # archive, or several of these joined by commas. origins: a CSV path,origin[,label]
+    # about unlabelled pictures, used for figures alone.
     d.labeled = Later(placeholder(str), neutral=None)
     d.unlabeled = Later(placeholder(str), neutral=None)
     d.test = Later(placeholder(str), neutral=None)

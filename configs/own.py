@@ -4,9 +4,10 @@
         --config.data.unlabeled=photos/scraped
 
 labeled: a folder with a folder of pictures per class, an archive of it, or a CSV with
-the columns path,label. unlabeled: folders or archives of any form. data.test names a
-test set; otherwise a fifth of the labelled pictures is held out. Pictures are brought
-to 32 x 32 px (data.size); for larger ones set data.image_size and model.classifier.
+the columns path,label. unlabeled: a tree of folders, or an archive, or several of
+these joined by commas. data.test names a test set; otherwise a fifth of the labelled
+pictures is held out. Pictures are brought to 32 x 32 px (data.size); for larger ones
+set data.image_size and model.classifier.
 The network and the batches are CIFAR-10's; 20,000 steps and sampling the queue with
 replacement are our choice. Not yet measured on a GPU.
 """

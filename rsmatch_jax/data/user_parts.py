@@ -70,8 +70,8 @@ def read(
         key = "unlabeled" if places.labeled else "labeled"
         raise RequestError(
             f"data.{key} is not set: name the pictures by --config.data.{key}=PLACE "
-            "(labeled: class folders, an archive of them or a CSV; unlabeled: any "
-            "folders or archives)"
+            "(labeled: class folders, an archive of them or a CSV; unlabeled: a "
+            "tree of folders, or an archive, or several of these joined by commas)"
         )
     _check_apart(places.labeled, places.test, places.unlabeled)
     with contextlib.ExitStack() as stack:

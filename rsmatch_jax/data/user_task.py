@@ -7,7 +7,7 @@ import numpy as np
 
 from rsmatch_jax.data import rs_ssl, sources, user_parts
 from rsmatch_jax.data.images import user_pictures
-from rsmatch_jax.data.rs_ssl import Task
+from rsmatch_jax.data.rs_ssl import PictureFiles, Split, Task
 from rsmatch_jax.data.stores.arrays import ImageArrays
 from rsmatch_jax.data.user_parts import Places
 from rsmatch_jax.errors import RequestError
@@ -59,26 +59,34 @@ def load_task(
     )
     task = rs_ssl.make_task(train, tested.at(of_test), None, split, unlabelled)
     real = labelled.files.at(of_train)
-    parts = {
-        "labelled": real.at(split.labeled),
-        "unlabelled": real.at(split.unlabeled_real).followed_by(collected.files),
-        "validation": real.at(split.validation),
-        "test": tested.files.at(of_test),
-    }
+    parts = _parts(real, split, collected.files, tested.files.at(of_test))
     notes = [*labelled.notes, *collected.notes, *truth.notes]
     if tested is labelled:
         notes.append(_held_out_note(len(of_test), len(labelled.names), test_share))
     else:
         notes += tested.notes
-    others = real.at(split.unlabeled_real[len(split.labeled) :])
-    notes += user_parts.overlaps(
-        parts["labelled"],
-        others.followed_by(collected.files),
-        {key: parts[key] for key in ("validation", "test")},
-    )
+    notes += _overlaps(parts)
     return dataclasses.replace(
         task, files=parts, compressed=collected.compressed, notes=tuple(notes)
     )
+
+
+def _parts(
+    real: PictureFiles, split: Split, collected: PictureFiles, tested: PictureFiles
+) -> dict[str, PictureFiles]:
+    return {
+        "labelled": real.at(split.labeled),
+        "unlabelled": real.at(split.unlabeled_real).followed_by(collected),
+        "validation": real.at(split.validation),
+        "test": tested,
+    }
+
+
+def _overlaps(parts: dict[str, PictureFiles]) -> list[str]:
+    labelled, unlabelled = parts["labelled"], parts["unlabelled"]
+    others = np.arange(len(labelled.names), len(unlabelled.names))
+    held_out = {part: parts[part] for part in ("validation", "test")}
+    return user_parts.overlaps(labelled, unlabelled.at(others), held_out)
 
 
 def hold_out(

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 
 from PIL import features
 
+from rsmatch_jax.data.images.folder_tree import some
+
 # Pillow opens more formats, and starts other programs for some, whatever the suffix.
 _FORMATS: dict[str, tuple[str, ...]] = {
     "JPEG": (".jpg", ".jpeg", ".jfif"),
@@ -23,6 +25,7 @@ _AVIF, _HEIF = (".avif",), (".heic", ".heif")
 # Pictures that are not read, as far as they are not among `formats`.
 _PICTURES = (".avif", ".heic", ".heif", ".jxl", ".jp2", ".svg", ".psd", ".tga", ".ico")
 _PICTURES += (".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw")
+_ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
 
 @functools.cache
@@ -49,13 +52,17 @@ def is_image(path: str) -> bool:
 
 
 def unread(others: Iterable[str]) -> list[str]:
-    """Returns a line about the paths of pictures that are not of `formats`, if any."""
-    names = [path.lower() for path in others if not is_hidden(path)]
-    endings = Counter(os.path.splitext(name)[1] for name in names)
-    numbers = [f"{endings[e]} {e}" for e in _PICTURES if endings[e]]
-    if not numbers:
-        return []
-    return [f"pictures that cannot be read here, convert them: {', '.join(numbers)}"]
+    """Returns lines about the paths of pictures that are not of `formats`, and of
+    archives, which are not opened inside a folder or another archive."""
+    names = [path for path in others if not is_hidden(path)]
+    endings = Counter(os.path.splitext(name.lower())[1] for name in names)
+    numbers = ", ".join(f"{endings[e]} {e}" for e in _PICTURES if endings[e])
+    archives = sorted(name for name in names if name.lower().endswith(_ARCHIVES))
+    lines = {
+        "pictures that cannot be read here, convert them": numbers,
+        "archives inside, which are not opened, unpack them": some(archives),
+    }
+    return [f"{what}: {which}" for what, which in lines.items() if which]
 
 
 def is_hidden(path: str) -> bool:

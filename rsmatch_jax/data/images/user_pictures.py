@@ -1,5 +1,5 @@
 """Pictures as people have them: labelled ones in class folders or a CSV, and unlabelled
-ones of unknown origin in any folders and archives."""
+ones of unknown origin in trees of folders, or archives."""
 
 import contextlib
 import dataclasses

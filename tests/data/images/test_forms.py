@@ -131,6 +131,11 @@ FORMS = {
         "pictures that cannot be read here, convert them: 2 .heic, 1 .jxl + folders "
         "without a picture, left out: owl",
     ),
+    "archives inside": form(
+        f"{CATS} cat/more.zip dog.tar.gz .git/x.zip",
+        "train: cat 2, dog 1",
+        "archives inside, which are not opened, unpack them: cat/more.zip, dog.tar.gz",
+    ),
     "a class folder of other files": form(
         f"{CATS} owl/notes.txt",
         "train: cat 2, dog 1",
