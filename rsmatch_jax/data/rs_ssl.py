@@ -13,11 +13,11 @@ shuffles the images class by class, and the first of each class are labelled.
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from rsmatch_jax.data import pool_choice
-from rsmatch_jax.data.images.compression import Jpeg
 from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.data.stores.arrays import ImageArrays
 from rsmatch_jax.data.stores.encoded import EncodedImages
@@ -76,8 +76,9 @@ class Task:
     test_labels: np.ndarray
     # Of a user's pictures: {labelled, unlabelled, validation, test: the files}.
     files: Mapping[str, PictureFiles] = dataclasses.field(default_factory=dict)
-    # How a user's collected pictures are stored, None if as no JPEG.
-    compressed: Sequence[Jpeg | None] = ()
+    # How a user's collected pictures are stored: compression.Jpeg, which needs Pillow,
+    # that a GPU's machine may lack; None if as no JPEG.
+    compressed: Sequence[Any] = ()
     notes: tuple[str, ...] = ()  # lines about the images, for the user
 
     @property
