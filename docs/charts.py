@@ -7,6 +7,7 @@ Reads results/*.csv, one line a run, and needs no package.
 """
 
 import csv
+import functools
 import math
 import pathlib
 import statistics
@@ -200,6 +201,7 @@ def _line(name, pairs):
     return f"| {name} | {' | '.join(figures)} |"
 
 
+@functools.cache
 def _study_runs(figure):
     """Returns {(pool, ratio, row): {seed: figure}}; real only is of all pools."""
     runs: dict[tuple, dict[int, float]] = {}

@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from typing import Any
 
 
 class RequestError(ValueError):
@@ -52,7 +53,7 @@ def exit_code(
             SIGHUP under nohup.
     """
     try:
-        with _signals_as_ctrl_c() if resumable else contextlib.nullcontext():
+        with _as_ctrl_c() if resumable else contextlib.nullcontext():
             command()
         sys.stdout.flush()
     except (RequestError, RunFailed) as e:
@@ -78,15 +79,19 @@ def exit_code(
 
 
 @contextlib.contextmanager
-def _signals_as_ctrl_c():
-    numbers = [
-        number
-        for number in (signal.SIGTERM, signal.SIGHUP)
-        if signal.getsignal(number) is not signal.SIG_IGN
-    ]
-    before = {n: signal.signal(n, signal.default_int_handler) for n in numbers}
+def handled_by(
+    handler: Callable[[int, Any], object], numbers: Iterable[int]
+) -> Generator[None]:
+    """Calls `handler` for some signals within the block. Ignored ones stay ignored:
+    SIGINT in a shell's background job, SIGHUP under nohup."""
+    heard = [n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {n: signal.signal(n, handler) for n in heard}
     try:
         yield
     finally:
         for number, earlier in before.items():
             signal.signal(number, earlier)
+
+
+def _as_ctrl_c() -> contextlib.AbstractContextManager[None]:
+    return handled_by(signal.default_int_handler, (signal.SIGTERM, signal.SIGHUP))

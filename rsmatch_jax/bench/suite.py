@@ -30,7 +30,7 @@ from rsmatch_jax.bench import (
 )
 from rsmatch_jax.bench import input as input_
 from rsmatch_jax.bench.harness import child, command_line, frame, machine
-from rsmatch_jax.errors import RunFailed
+from rsmatch_jax.errors import RunFailed, handled_by
 
 MODULES = (
     *(roofline, update, flags, step, loop, queue_cost, kernel_times, peer, start),
@@ -89,12 +89,11 @@ def main(argv: Sequence[str]):
     words = [f"--preset={preset}", *command_line.without(argv, "out", "preset")]
     documents, content, rows = {}, {}, []
     with contextlib.ExitStack() as stack:
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is signal.SIG_IGN:  # as SIGHUP under nohup
-                continue
-            # Raises SystemExit within child.run, which then kills the part.
-            end = signal.signal(number, lambda number, _: sys.exit(128 + number))
-            stack.callback(signal.signal, number, end)
+        # Raises SystemExit within child.run, which then kills the part.
+        end = handled_by(
+            lambda number, _: sys.exit(128 + number), (signal.SIGTERM, signal.SIGHUP)
+        )
+        stack.enter_context(end)
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         for i, (part, limit) in enumerate(PARTS[preset].items()):
             terminal.say(f"\n{part} ({i + 1} of {len(PARTS[preset])})")

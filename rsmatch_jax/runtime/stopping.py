@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 
-from rsmatch_jax.errors import STOPPED
+from rsmatch_jax.errors import STOPPED, handled_by
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 AT_ONCE = 1  # exit code if something was not saved
@@ -82,26 +82,13 @@ def on_signals() -> Generator[Stop]:
     wakeup_before = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     reader = threading.Thread(target=_read, args=(read_end, stop), daemon=True)
     try:
-        with handled_by(lambda *_: None):
+        with handled_by(lambda *_: None, SIGNALS):
             reader.start()
             yield stop
     finally:
         signal.set_wakeup_fd(wakeup_before)
         os.close(write_end)  # the reader sees the end
         reader.join()
-
-
-@contextlib.contextmanager
-def handled_by(handler: Callable[[int, object], None]) -> Generator[None]:
-    """Calls `handler` for SIGNALS within the block. Ignored ones stay ignored: SIGINT
-    in a shell's background job, SIGHUP under nohup."""
-    numbers = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
-    before = {n: signal.signal(n, handler) for n in numbers}
-    try:
-        yield
-    finally:
-        for number, earlier in before.items():
-            signal.signal(number, earlier)
 
 
 def _read(descriptor: int, stop: Stop):

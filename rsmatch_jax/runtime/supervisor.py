@@ -12,9 +12,9 @@ import threading
 import time
 from collections.abc import Sequence
 
-from rsmatch_jax.errors import STOPPED
+from rsmatch_jax.errors import STOPPED, handled_by
 from rsmatch_jax.runtime import child, stopping
-from rsmatch_jax.runtime.stopping import ECHO, handled_by
+from rsmatch_jax.runtime.stopping import ECHO, SIGNALS
 
 MARK = "RSMATCH_JAX_PARENT"  # in the child's environment: PID:FILE_DESCRIPTOR
 EXPLAINED = (0, 1, 2, STOPPED)  # exit codes for which the child prints a message
@@ -46,7 +46,7 @@ def supervise(command: Sequence[str], name: str) -> int:
     through; any other becomes 1 with a message about this process, `name`.
     """
     stop, (read_end, write_end) = _Stop(), os.pipe()
-    with handled_by(stop), os.fdopen(read_end, "rb", buffering=0) as lines:
+    with handled_by(stop, SIGNALS), os.fdopen(read_end, "rb", buffering=0) as lines:
         mark = {MARK: f"{os.getpid()}:{write_end}"}
         stop.process = process = subprocess.Popen(
             command,

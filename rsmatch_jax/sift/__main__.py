@@ -143,11 +143,11 @@ def _check(args: argparse.Namespace) -> str:
     else:
         out = args.out or os.path.join(args.workdir, verdicts.FOLDER)
     workdir.check_writable(out, "--out")
-    outputs = {"out": out, "link": args.link, "copy": args.copy}
-    for flag, folder in outputs.items():
-        if folder:
-            folders.check_outside(flag, folder, _inputs(args))
-        if folder and flag != "out":
+    inputs = _inputs(args)
+    folders.check_outside("out", out, inputs)
+    for flag in ("link", "copy"):
+        if folder := getattr(args, flag):
+            folders.check_outside(flag, folder, inputs)
             folders.check(flag, folder)
     return out
 
