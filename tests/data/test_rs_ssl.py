@@ -1,4 +1,4 @@
-"""The RS-SSL split, compared with its definition; see test_launch.py for its bounds."""
+"""The RS-SSL split, compared with its definition; bounds: support/key_requests.py."""
 
 import dataclasses
 

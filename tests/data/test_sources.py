@@ -219,7 +219,7 @@ def test_a_damaged_shard_is_named(data_dir, cache, damage, message):
 
 
 def test_folder_names_and_hints(data_dir, cache):
-    """See engine/test_bad_requests.py and test_launch.py for other wrong names."""
+    """Other wrong names: support/key_requests.py, engine/test_bad_requests.py."""
     train, _ = load(data_dir, cache, str(data_dir / "pets" / "1.0.0"))
     assert len(train.labels) == 12
     with pytest.raises(RequestError, match="did you mean .*pets/1.0.0"):
