@@ -2,11 +2,13 @@ r"""Sweeps on digits with pictures that do harm: what they cost, and what helps.
 
 The pools are drawn in ten minutes. Those of `mixed` lie between two classes, the others
 are as hard as wanted (docs/difficulty.md):
-    make="rsmatch ddpm --dataset=digits --model_dir=pools/model"
-    $make --mix --out=pools/mixed
-    $make --difficulty=0.1 --out=pools/easy
-    $make --difficulty=0.5 --out=pools/medium
-    $make --difficulty=0.9 --out=pools/hard
+    rsmatch ddpm --dataset=digits --model_dir=pools/model --mix --out=pools/mixed
+    rsmatch ddpm --dataset=digits --model_dir=pools/model --difficulty=0.1 \
+        --out=pools/easy
+    rsmatch ddpm --dataset=digits --model_dir=pools/model --difficulty=0.5 \
+        --out=pools/medium
+    rsmatch ddpm --dataset=digits --model_dir=pools/model --difficulty=0.9 \
+        --out=pools/hard
 The pool of `study_cifar10` is CIFAKE's; its runs need --config.data.data_dir=DIR:
     rsmatch import --layout=cifake --source=cifake.zip \
         --out=pools/cifake
