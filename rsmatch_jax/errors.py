@@ -3,10 +3,11 @@
 import contextlib
 import difflib
 import os
+import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any
 
 
@@ -39,6 +40,18 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     """Returns " (did you mean 'x'?)", "" if no known word is near."""
     near = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def with_flags(message: str, flags: Mapping[str, str]) -> str:
+    """Returns a message about a config's keys of `data` in the words of a command.
+
+    Args:
+        flags: {key: flag}. A path that has such a name in it stays.
+    """
+    for key, flag in flags.items():
+        named = rf"(?<![\w/.])(--config\.)?data\.{key}(?![\w/])"
+        message = re.sub(named, flag, message)
+    return message
 
 
 def exit_code(

@@ -5,7 +5,13 @@ import signal
 
 import pytest
 
-from rsmatch_jax.errors import RequestError, RunFailed, Unfinished, exit_code
+from rsmatch_jax.errors import (
+    RequestError,
+    RunFailed,
+    Unfinished,
+    exit_code,
+    with_flags,
+)
 
 
 @pytest.mark.parametrize(
@@ -60,3 +66,15 @@ def test_ignored_signals_stay_ignored(request):
 def set_handler(request, number, handler):
     old = signal.signal(number, handler)
     request.addfinalizer(lambda: signal.signal(number, old))
+
+
+def test_keys_in_the_words_of_a_command():
+    """Paths and longer keys stay as they are."""
+    flags = {"test": "--test", "labeled": "--labeled"}
+    for message, answer in {
+        "data.test=x: pass --config.data.labeled=y": "--test=x: pass --labeled=y",
+        "/srv/data.test/a and data.test/b": "/srv/data.test/a and data.test/b",
+        "my.data.test": "my.data.test",
+        "(data.test), data.test_share=2": "(--test), data.test_share=2",
+    }.items():
+        assert with_flags(message, flags) == answer

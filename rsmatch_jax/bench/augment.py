@@ -17,7 +17,8 @@ import numpy as np
 
 from rsmatch_jax import terminal
 from rsmatch_jax.augment import on_device, views
-from rsmatch_jax.bench.harness import command_line, frame, machine, timing, workload
+from rsmatch_jax.bench.harness import command_line, frame, timing, workload
+from rsmatch_jax.runtime import cores
 
 DEVICE, PILLOW, TF_IMAGES = "device", "Pillow", "tf.data image by image"
 MEASURED_AT = {
@@ -151,7 +152,7 @@ def _on_one_core(argv: Sequence[str]) -> dict[str, int] | None:
     request = BENCH.parse(argv)
     workload.build(request.config, {}, request.device)  # refuses what cannot work
     on_cpu = request.preset == request.device.platform == "cpu"
-    if on_cpu and machine.cores() > 1 and hasattr(os, "sched_setaffinity"):
+    if on_cpu and cores.count() > 1 and hasattr(os, "sched_setaffinity"):
         return {"core": max(os.sched_getaffinity(0))}
     return None
 

@@ -20,11 +20,11 @@ import numpy as np
 
 from rsmatch_jax import terminal
 from rsmatch_jax.bench import step
-from rsmatch_jax.bench.harness import frame, machine, timing, workload
+from rsmatch_jax.bench.harness import frame, timing, workload
 from rsmatch_jax.engine import feed
 from rsmatch_jax.errors import RunFailed
 from rsmatch_jax.methods.catalogue import METHODS
-from rsmatch_jax.runtime import parallel
+from rsmatch_jax.runtime import cores, parallel
 from rsmatch_jax.state import TrainState
 
 SMALL = {"model.classifier": "wrn_10_1", "model.detector": "wrn_10_1"}
@@ -91,7 +91,7 @@ def measure(request: frame.Request) -> frame.Measured:
         return made
 
     # Side by side, because nearly all of the time is compiling.
-    with ThreadPoolExecutor(machine.cores()) as pool:
+    with ThreadPoolExecutor(cores.count()) as pool:
         table = [row for made in pool.map(rows, jobs) for row in made]
     by_name = {row["row"]: row for row in table if "failed" not in row}
     values = {}

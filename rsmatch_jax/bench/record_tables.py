@@ -25,6 +25,13 @@ MISSING = "not yet measured"
 KINDS = {"C": "On a CPU", "G": "On a GPU"}  # by the first letter of a figure's ID
 # The target whose compiled figures stand beside the measured ones.
 FIGURES_AT = ("h100", 1)
+FIGURES_OF = {  # the program that the limits are for
+    "network": "wrn_28_2",
+    "precision": "bfloat16",
+    "labelled": 64,
+    "unlabelled": 448,
+    "input": "resident",
+}
 GPU_ALONE = ("start_gpu",)
 BOTH = ("memory_", "step_", "update_")
 
@@ -128,6 +135,7 @@ def figure_table(
             p
             for p in programs
             if (p["target"]["key"], p["target"]["devices"]) == FIGURES_AT
+            and FIGURES_OF.items() <= p.items()
         ]
     )
     for name in sorted(limits, key=suite.order):

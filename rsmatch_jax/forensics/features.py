@@ -22,7 +22,6 @@ otherwise. They describe noise and texture more than content:
 import concurrent.futures
 import hashlib
 import math
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +29,7 @@ import numpy as np
 
 from rsmatch_jax.forensics import pictures
 from rsmatch_jax.forensics.groups import GROUPS
+from rsmatch_jax.runtime import cores
 
 # Of a picture's channels; the float32 planes of a chunk fit a core's cache.
 _CHUNK_VALUES = 1 << 19
@@ -70,7 +70,7 @@ def _of_chunks(
     chunks = (slice(start, start + rows) for start in range(0, len(images), rows))
     with (
         threadpoolctl.threadpool_limits(1),
-        concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+        concurrent.futures.ThreadPoolExecutor(cores.count()) as pool,
     ):
         return list(pool.map(lambda rows: function(np.asarray(images[rows])), chunks))
 

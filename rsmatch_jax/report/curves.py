@@ -96,10 +96,12 @@ def of_differences(table: Table) -> Chart | None:
                 y=[_wrapped(row) for row in rows],
                 orientation="h",  # which `scattermode` groups along y
                 error_x={"array": [half or 0 for half in halves]},
+                # One pair has no interval.
+                customdata=["" if x is None else f" ± {x:.2f}" for x in halves],
                 name=column,
                 mode="markers",
                 marker={"color": style.colour, "symbol": style.mark, "size": 9},
-                hovertemplate="%{y}: %{x:+.2f} ± %{error_x.array:.2f}<extra></extra>",
+                hovertemplate="%{y}: %{x:+.2f}%{customdata}<extra></extra>",
             )
             legend.append(Entry(style, column, is_line=False))
             drawn |= {_wrapped(row) for row in rows}

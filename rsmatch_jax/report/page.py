@@ -35,7 +35,7 @@ def write(path: str, tables: Sequence[Table], detailed: Sequence[Run] = ()):
     runs = []
     for i, run in enumerate(detailed, start=1):
         content = _run(run, places.get(os.path.realpath(run.folder)))
-        sifted = _sifted(run.folder, folder)
+        sifted = _sifted(run, folder)
         if sifted:
             content["parts"].append(SIFTED)
         runs.append({**content, "sift": sifted, "id": f"run-{i}"})
@@ -113,9 +113,9 @@ def _queues(table: Table, shown: set[str]) -> Iterator[dict[str, Any]]:
                 break
 
 
-def _sifted(run_folder: str, page_folder: str) -> dict[str, Any] | None:
+def _sifted(run: Run, page_folder: str) -> dict[str, Any] | None:
     """What the command `sift` has written into a run's folder, None without it."""
-    folder = os.path.abspath(os.path.join(run_folder, verdicts.FOLDER))
+    folder = os.path.abspath(os.path.join(run.folder, verdicts.FOLDER))
     summary = files.read_json(os.path.join(folder, verdicts.SUMMARY_FILE))
     if summary is None:
         return None
@@ -129,6 +129,7 @@ def _sifted(run_folder: str, page_folder: str) -> dict[str, Any] | None:
     link = page and os.path.relpath(page, page_folder).replace(os.sep, "/")
     return {
         "figures": list(verdicts.figures(summary)),
+        "note": run_section.outdated(run, summary, "Judged"),
         "sheet": sheet and run_section.embedded(sheet),
         "link": link and urllib.parse.quote(link),
     }

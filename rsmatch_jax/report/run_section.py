@@ -135,13 +135,24 @@ def facts(path: str) -> Mapping[str, Any]:
     return files.read_json(os.path.splitext(path)[0] + ".json") or {}
 
 
+def outdated(run: Run, content: Mapping[str, Any], made: str) -> str:
+    """Returns a sentence if what another command made is not of the last step."""
+    step = content.get("step")
+    at_the_end = step in (None, run.steps)
+    return "" if at_the_end else f"{made} at step {step}, not the last one."
+
+
 def embedded(path: str) -> dict[str, Any]:
-    """Returns a picture, its dark twin (None without one) and its width in pixels."""
+    """Returns a picture, its dark twin (None without one) and its width in pixels.
+    Raises RequestError if it cannot be read."""
     twin = contact_sheet.dark_twin(path)
-    with Image.open(path) as picture:
-        width = picture.width
-    dark = _as_base64(twin) if os.path.exists(twin) else None
-    return {"data": _as_base64(path), "dark": dark, "width": width}
+    try:
+        with Image.open(path) as picture:
+            width = picture.width
+        dark = _as_base64(twin) if os.path.exists(twin) else None
+        return {"data": _as_base64(path), "dark": dark, "width": width}
+    except OSError as e:
+        raise RequestError(f"{path} cannot be read ({e}); move it away") from None
 
 
 def _as_base64(path: str) -> str:
@@ -247,12 +258,9 @@ def _drawn(run: Run, name: str) -> dict[str, Any]:
     path = os.path.join(run.folder, name)
     title, legend, drawn_by = PICTURES[name]
     content = facts(path) if drawn_by else {}
-    step = content.get("step")
-    if step not in (None, run.steps):
-        legend += f" Drawn at step {step}, not the last one."
     return {
         "title": title,
-        "legend": legend,
+        "legend": f"{legend} {outdated(run, content, 'Drawn')}".rstrip(),
         **embedded(path),
         "features": list(_features(content)) if name == TSNE else [],
     }

@@ -38,7 +38,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rsmatch_jax import files, progress, terminal
+from rsmatch_jax import errors, files, progress, terminal
 from rsmatch_jax.data import sources
 from rsmatch_jax.data.images import image_source, user_pictures
 from rsmatch_jax.data.images.folder_tree import some
@@ -55,7 +55,9 @@ from rsmatch_jax.terminal import Parser, say
 
 SMALLEST = 8  # pixels a side
 # Messages about pictures name the keys of a run's config; these are flags here.
-_KEYS = (*sources.OWN_PLACES, "cache_dir")
+_FLAGS = {key: f"--{key}" for key in (*sources.OWN_PLACES, "cache_dir")}
+# The flags that only one of both forms reads.
+_OF_RUNS = ("step", "trust_code", "data_dir", "synthetic_pool")
 
 
 def run(args: argparse.Namespace):
@@ -65,7 +67,7 @@ def run(args: argparse.Namespace):
     except RequestError as e:
         if args.workdir is not None:
             raise
-        raise RequestError(_with_flags(str(e))) from None
+        raise RequestError(errors.with_flags(str(e), _FLAGS)) from None
 
 
 def _sift(args: argparse.Namespace):
@@ -105,7 +107,7 @@ def _read(args: argparse.Namespace, stack: contextlib.ExitStack) -> Material:
         if pictures.predicted is not None and not pictures.predicted.scores:
             say("this run has no detector: statistics judge the pictures")
     for note in pictures.notes:
-        say(note if args.workdir else _with_flags(note))
+        say(note if args.workdir else errors.with_flags(note, _FLAGS))
     names = pictures.class_names
     say(f"{terminal.counted(len(names), 'class')}: {some(names)}")
     held_out = len(pictures.held_out)
@@ -131,7 +133,10 @@ def _check(args: argparse.Namespace) -> str:
             raise RequestError(f"{args.images[0]}: images are sifted by a --workdir")
         if args.by not in (None, judge.STATISTICS):
             raise RequestError(f"--by={args.by} needs a --workdir; leave it out")
-        if args.size < SMALLEST:
+        for key in _OF_RUNS:
+            if value := getattr(args, key):
+                raise RequestError(f"--{key}={value} needs a --workdir; leave it out")
+        if args.size is not None and args.size < SMALLEST:
             raise RequestError(f"--size={args.size}: it must be {SMALLEST} or more")
         first = user_pictures.parts(args.unlabeled)[0]
         first = os.path.expanduser(first.rstrip("/"))
@@ -141,6 +146,12 @@ def _check(args: argparse.Namespace) -> str:
             first = os.path.splitext(first)[0].removesuffix(".tar")
         out = args.out or f"{first}-sift"
     else:
+        if args.size is not None:
+            reason = "a run has a size of its own, data.size; leave it out"
+            raise RequestError(f"--size={args.size}: {reason}")
+        if args.images and args.origins:
+            reason = "is about the run's pictures, not about the images named"
+            raise RequestError(f"--origins={args.origins} {reason}; leave it out")
         out = args.out or os.path.join(args.workdir, verdicts.FOLDER)
     workdir.check_writable(out, "--out")
     inputs = _inputs(args)
@@ -241,25 +252,18 @@ def _lines(summary: dict[str, Any]):
         )
 
 
-def _with_flags(text: str) -> str:
-    for key in _KEYS:
-        text = text.replace(f"--config.data.{key}", f"--{key}")
-        text = text.replace(f"data.{key}", f"--{key}")
-    return text
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code: 0 done, 1 failed, 2 wrong request."""
     parser = Parser("sift", __doc__)
     add = parser.add_argument
     add("images", metavar="IMAGE", nargs="*")
     add("--workdir", metavar="RUN")
-    add("--step", metavar="last|best|N", default="last")
+    add("--step", metavar="last|best|N")
     add("--trust_code", action="store_true")
     for key in saved.PLACES:
         add(f"--{key}", metavar="PLACE")
     add("--cache_dir", metavar="DIR")
-    add("--size", type=int, default=32, help="pixels a side, without a run (32)")
+    add("--size", type=int, help=f"pixels a side, without a run ({material.SIZE})")
     add("--by", choices=tuple(verdicts.BY))
     add("--false_alarm", type=float, default=threshold.FALSE_ALARM)
     add("--out", metavar="DIR")

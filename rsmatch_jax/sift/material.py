@@ -26,6 +26,7 @@ from rsmatch_jax.sift.folders import Source
 
 Images = rs_ssl.Images
 PARTS = ("images", "held_out", "context")
+SIZE = 32  # pixels a side, without a run
 _BATCH = 64  # of pictures that become a network's input
 
 
@@ -71,7 +72,7 @@ def of_places(args: argparse.Namespace, stack: contextlib.ExitStack) -> Material
         args.labeled, args.unlabeled, args.test, args.origins, args.cache_dir
     )
     labelled, tested, collected = user_parts.read(
-        places, args.size, encode=False, alike=True
+        places, args.size or SIZE, encode=False, alike=True
     )
     names = collected.names.tolist()
     known = user_pictures.origins(args.origins, names, labelled.class_names)
@@ -96,7 +97,7 @@ def of_places(args: argparse.Namespace, stack: contextlib.ExitStack) -> Material
 
 def of_run(args: argparse.Namespace, stack: contextlib.ExitStack) -> Material:
     """Reads a run's unlabelled pictures, or the images named, and predicts them."""
-    run = saved.load(args.workdir, args.step, trust_code=args.trust_code)
+    run = saved.load(args.workdir, args.step or "last", trust_code=args.trust_code)
     model = frozen.Model(run, _BATCH)
     places = saved.places(args)
     task = saved.load_task(run, places)

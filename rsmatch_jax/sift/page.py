@@ -44,7 +44,7 @@ def write(
     judgements = {row.verdict for row in members}
     rate = verdicts.number(summary.get("false_alarm"))
     data = {
-        "id": _identity(paths),
+        "id": _identity([row.path for row in rows]),
         "side": side,
         "columns": columns,
         "border": judged.border(summary),

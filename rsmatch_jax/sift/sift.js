@@ -7,6 +7,7 @@ const GAP = 8, FRAME = 3, TEXT = 18, BUTTONS = 26; // pixels, as in the style sh
 const SIDE = data.side <= 48 ? data.side * Math.round(96 / data.side) : 96;
 const WIDE = SIDE + 2 * FRAME, HIGH = WIDE + TEXT + BUTTONS;
 const ticks = new Map(); // position of a picture: its origin
+const elsewhere = new Map(); // path of a picture that this page does not show: its origin
 const tiles = new Map(); // position of a picture: its element on the page
 const grid = $("grid");
 let shown = [], columns = 1, current = -1; // shown: positions in the order of the screen
@@ -15,7 +16,8 @@ let isStored = true, isSaved = true; // in the browser, in the file
 // --- ticks -------------------------------------------------------------------------
 
 function ticked(origin) {
-  return data.path.filter((path, i) => ticks.get(i) === origin);
+  const others = [...elsewhere.keys()].filter((path) => elsewhere.get(path) === origin);
+  return data.path.filter((path, i) => ticks.get(i) === origin).concat(others);
 }
 
 function withStorage(use) {
@@ -31,7 +33,8 @@ function loadTicks() {
   const stored = JSON.parse(localStorage.getItem(KEY)) || {};
   for (const origin of ["real", "synthetic"]) {
     const paths = new Set(stored[origin]);
-    data.path.forEach((path, i) => paths.has(path) && ticks.set(i, origin));
+    data.path.forEach((path, i) => paths.delete(path) && ticks.set(i, origin));
+    paths.forEach((path) => elsewhere.set(path, origin));
   }
 }
 
@@ -49,7 +52,7 @@ function tick(i, origin) {
 function showTicks() {
   const [real, synthetic] = [ticked("real").length, ticked("synthetic").length];
   $("ticked").textContent = `ticked: ${real} real, ${synthetic} synthetic`;
-  $("save").disabled = ticks.size === 0;
+  $("save").disabled = real + synthetic === 0;
 }
 
 function quoted(text) {
@@ -58,9 +61,8 @@ function quoted(text) {
 
 function save() {
   const lines = ["path,origin"];
-  data.path.forEach((path, i) => {
-    if (ticks.has(i)) lines.push(`${quoted(path)},${ticks.get(i)}`);
-  });
+  for (const origin of ["real", "synthetic"])
+    for (const path of ticked(origin)) lines.push(`${quoted(path)},${origin}`);
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([lines.join("\n") + "\n"], { type: "text/csv" }));
   link.download = "origins.csv";

@@ -4,11 +4,10 @@ import contextlib
 import dataclasses
 import math
 import os
-import re
 from collections.abc import Generator
 from typing import Any
 
-from rsmatch_jax import files
+from rsmatch_jax import errors, files
 from rsmatch_jax.data import sources
 from rsmatch_jax.data.stores import dataset_folder
 from rsmatch_jax.errors import RequestError
@@ -78,10 +77,7 @@ def data_flags(name: str, data_dir: str | None) -> Generator[None]:
         sources.check_places(data_dir, None)
         yield
     except RequestError as e:
-        message = str(e)
-        for key, flag in flags.items():
-            message = re.sub(rf"(--config\.)?\bdata\.{key}\b", flag, message)
-        raise RequestError(message) from None
+        raise RequestError(errors.with_flags(str(e), flags)) from None
 
 
 def check_pool_folder(out: str, command: str):

@@ -223,9 +223,9 @@ APPLYING = [  # (bench, changed key, preset, device, IDs)
 
 
 def test_limits_apply_where_they_were_set(monkeypatch):
-    monkeypatch.setattr(frame.machine, "cores", lambda: 1)
+    monkeypatch.setattr(frame.cores, "count", lambda: 1)
     assert benches.applying(augment.BENCH, "--preset=cpu") == {"C1", "C2", "C3"}
-    monkeypatch.setattr(frame.machine, "cores", lambda: 2)
+    monkeypatch.setattr(frame.cores, "count", lambda: 2)
     for module, key, preset, device, ids in APPLYING:
         flags = [f"--preset={preset}", *([f"--config.{key}"] if key else [])]
         shown = benches.applying(module.BENCH, *flags, platform=device)

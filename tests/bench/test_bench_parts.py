@@ -210,7 +210,7 @@ def test_the_networks_alone_return_what_the_command_writes(tmp_path):
 def test_the_augmentation_is_measured_on_one_core(monkeypatch, capfd):
     """The child process has one core; this one keeps its cores."""
     before = os.sched_getaffinity(0)
-    monkeypatch.setattr(augment.machine, "cores", lambda: 2)
+    monkeypatch.setattr(augment.cores, "count", lambda: 2)
     start, seen = subprocess.Popen, []
 
     def instead(command, **kw):

@@ -110,7 +110,7 @@ def test_no_more_workers_than_shared_memory_has_room_for(torch, monkeypatch, cap
 
     def programs(room, pillow=True):
         usage = types.SimpleNamespace(free=room)
-        monkeypatch.setattr(torch_programs.machine, "cores", lambda: 16)
+        monkeypatch.setattr(torch_programs.cores, "count", lambda: 16)
         monkeypatch.setattr(torch_programs.os.path, "isdir", lambda path: True)
         monkeypatch.setattr(torch_programs.shutil, "disk_usage", lambda path: usage)
         spec = object() if pillow else None

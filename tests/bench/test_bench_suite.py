@@ -268,8 +268,11 @@ def program(method, key, devices, floor, estimate):
     return {
         "target": {"key": key, "devices": devices, "name": "N"},
         "method": method,
-        "network": "wrn",
+        "network": "wrn_28_2",
         "precision": "bfloat16",
+        "labelled": 64,
+        "unlabelled": 448,
+        "input": "resident",
         "totals": {
             "kernels": 300.0,
             "bytes": 14e9,
@@ -289,6 +292,10 @@ def test_compiled_programs_get_a_column_and_a_table(folder):
         program("rsmatch", "h100", 1, 5.0, 10.0),
         program("fixmatch", "h100", 8, 1.0, 2.0),
         program("fixmatch", "h200", 1, 2.0, 4.0),
+        # Not what the limits are for.
+        program("rsmatch", "h100", 1, 9.0, 9.0) | {"network": "resnet50"},
+        program("fixmatch", "h100", 1, 9.0, 9.0) | {"input": "tfdata", "scopes": {}},
+        program("fixmatch", "h100", 1, 9.0, 9.0) | {"labelled": 32},
     ]
     content = {"bench": "compiled", "command": "python -m d", "programs": programs}
     content["versions"] = {"jax": "1.0"}

@@ -47,6 +47,14 @@ def test_shapes_and_chunks(shape, monkeypatch):
     np.testing.assert_allclose(features.compute(images), together, rtol=1e-3, atol=1e-4)
 
 
+def test_a_system_that_cannot_say_which_cores(monkeypatch):
+    """Such as macOS."""
+    images = noise(5)
+    before = features.compute(images)
+    monkeypatch.delattr(features.cores.os, "sched_getaffinity", raising=False)
+    np.testing.assert_array_equal(features.compute(images), before)
+
+
 def test_digests_know_equal_pictures(monkeypatch):
     """In chunks of any size, unlike the statistics."""
     images = noise(7, 20, 32)

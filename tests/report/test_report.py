@@ -280,6 +280,8 @@ def test_differences_are_those_of_equal_seeds(tmp_path, capsys):
     )
     assert shown == pytest.approx([single, np.mean(pairs)])
     assert halves == pytest.approx([0, (high - low) / 2])
+    ends = json.loads(re.search(r'"customdata":(\[.*?\])', html)[1])
+    assert ends == ["", f" ± {(high - low) / 2:.2f}"]
 
 
 def test_curves_are_means_over_seeds(tmp_path):

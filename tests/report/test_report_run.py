@@ -160,6 +160,9 @@ def test_what_sift_wrote_is_shown(folder, tmp_path):
         "by": "the run&#39;s detector",
     }
     assert "images are synthetic</h3>" in text and 'href="sift' not in text
+    assert "Judged at" not in text
+    files.write_json(str(sift / "summary.json"), {**summary, "step": 10})
+    assert page(folder).count("Judged at step 10, not the last one.") == 1
     count = text.count("data:image/png;base64,")
     Image.new("RGB", (4, 4)).save(sift / "sheet.png")
     (sift / "sift.html").touch()
@@ -230,7 +233,9 @@ def test_runs_below_a_folder_are_not_shown_in_detail(folder):
     assert "data-run=" not in (folder.parent / "report.html").read_text()
 
 
-@pytest.mark.parametrize("name", ["mistakes.npz", "confusion.npy", "tsne.json"])
+@pytest.mark.parametrize(
+    "name", ["mistakes.npz", "confusion.npy", "tsne.json", "gradcam.png"]
+)
 def test_broken_files_are_named(folder, capsys, name):
     Image.new("RGB", (4, 4)).save(folder / "tsne.png")
     (folder / name).write_bytes(b"{")

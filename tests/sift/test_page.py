@@ -124,11 +124,14 @@ def test_without_threshold_and_share_there_are_scores_alone(tmp_path, summary):
     assert "None" not in text.replace("None is", "")
 
 
-def test_ticks_are_those_of_the_same_pictures(tmp_path):
-    """Other scores of the same pictures keep the identity, other pictures do not."""
+@pytest.mark.parametrize("most", [9, 100])
+def test_ticks_are_those_of_the_same_pictures(tmp_path, monkeypatch, most):
+    """Other scores of the same pictures keep the identity, other pictures do not; also
+    where the page shows some of them, which scores choose."""
+    monkeypatch.setattr(page, "MAX_SHOWN", most)
     rows, thumbnails, summary = made(20)
     _, data, _ = written(tmp_path, rows, thumbnails, summary)
-    again = [row._replace(score=1 - row.score) for row in rows]
+    again = [row._replace(score=row.score * i % 1) for i, row in enumerate(rows)]
     assert written(tmp_path, again, thumbnails, summary)[1]["id"] == data["id"]
     again[3] = again[3]._replace(path="other.png")
     assert written(tmp_path, again, thumbnails, summary)[1]["id"] != data["id"]

@@ -51,7 +51,7 @@ def fake_sampler(rounds, requests):
     """
     calls = iter(rounds)
 
-    def draw(params, key, labels, tick):
+    def draw(params, key, labels, tick, **further):
         requests.append((key, labels.tolist()))
         values = np.asarray(next(calls), np.float32) / 8 - 1
         return np.broadcast_to(values[:, None, None, None], (len(values), 8, 8, 1))
@@ -81,11 +81,13 @@ def test_duplicates_are_drawn_anew(monkeypatch, tmp_path):
     assert all(key not in keys[:i] for i, key in enumerate(keys))
 
 
-def test_too_few_different_pictures_end_the_run(monkeypatch, tmp_path):
+@pytest.mark.parametrize("conditions", [None, {"second": np.arange(4)}])
+def test_too_few_different_pictures_end_the_run(monkeypatch, tmp_path, conditions):
+    """The second class has none at all."""
     same = [[3] * 4] * pool.MAX_ROUNDS
     monkeypatch.setattr(diffusion, "make_sampler", fake_sampler(same, []))
     with pytest.raises(RunFailed, match="lower --guidance"):
-        pool.draw_pool(TINY, {}, two_classes(), 17, [], str(tmp_path))
+        pool.draw_pool(TINY, {}, two_classes(), 17, [], str(tmp_path), conditions)
 
 
 def test_command_makes_a_pool(tmp_path, capsys):

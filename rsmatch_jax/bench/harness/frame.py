@@ -12,6 +12,7 @@ from rsmatch_jax import errors, files, terminal
 from rsmatch_jax.bench.harness import child, command_line, machine
 from rsmatch_jax.bench.harness.command_line import Request
 from rsmatch_jax.bench.harness.timing import Spread
+from rsmatch_jax.runtime import cores
 
 Row = dict[str, Any]
 Values = Mapping[str, float | Spread]  # {figure ID: measured value}
@@ -44,7 +45,7 @@ class Limit:
             values = self.at.get(request.preset)
             if values is None or not request.holds(values):
                 return False
-        if self.one_core and machine.cores() != 1:
+        if self.one_core and cores.count() != 1:
             return False
         return self.any_device or request.device.platform == request.preset
 
@@ -185,7 +186,7 @@ class Bench:
             f"bench {self.name}: {train.batch_size} labelled + "
             f"{train.batch_size * train.unlabeled_ratio} unlabelled images per step, "
             f"{model.classifier}, {model.dtype}; device: {request.device.device_kind}, "
-            f"1 of {jax.local_device_count()}; host: {machine.cores()} cores"
+            f"1 of {jax.local_device_count()}; host: {cores.count()} cores"
         )
         rows, values = self.measure(request)
         words = ["python", "-m", "rsmatch_jax.bench", self.name, *request.words]

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from rsmatch_jax.errors import RunFailed
-from rsmatch_jax.runtime import child
+from rsmatch_jax.runtime import child, cores
 
 # The last three are rivals that some benches compare with.
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow", "tensorflow", "torch")
@@ -25,7 +25,7 @@ def describe(device: jax.Device) -> dict[str, Any]:
         "used": 1,
         "visible": jax.local_device_count(),
         "cpu": _cpu_model(),
-        "cores": cores(),
+        "cores": cores.count(),
         "load": os.getloadavg()[0],  # of all processes, over the last minute
     }
 
@@ -53,13 +53,6 @@ def versions() -> dict[str, str]:
             with contextlib.suppress(importlib.metadata.PackageNotFoundError):
                 result[name] = importlib.metadata.version(distribution)
     return result
-
-
-def cores() -> int:
-    """Cores that this process may use; /proc/cpuinfo lists the host's."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _cpu_model() -> str:

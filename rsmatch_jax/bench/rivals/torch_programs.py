@@ -10,12 +10,13 @@ import numpy as np
 import torch
 
 from rsmatch_jax import terminal
-from rsmatch_jax.bench.harness import machine, timing, workload
+from rsmatch_jax.bench.harness import timing, workload
 from rsmatch_jax.bench.peer import LEAN, USB, USB_LOADER, Contender
 from rsmatch_jax.bench.rivals import torch_loader
 from rsmatch_jax.bench.rivals.torch_fixmatch import AsInUSB, Batch, Lean
 from rsmatch_jax.data import normalise
 from rsmatch_jax.engine.experiment import Experiment
+from rsmatch_jax.runtime import cores
 
 SHARED_MEMORY = "/dev/shm"  # workers pass their batches through it
 
@@ -37,7 +38,7 @@ def contenders(exp: Experiment, partners: Sequence[str]) -> list[Contender]:
     torch.manual_seed(exp.config.seed)
     torch.backends.cudnn.benchmark = True
     if not on_gpu:
-        torch.set_num_threads(machine.cores())
+        torch.set_num_threads(cores.count())
 
     def repeated(step: Callable[[], Any]) -> timing.Run:
         def run(steps):
@@ -63,7 +64,7 @@ def contenders(exp: Experiment, partners: Sequence[str]) -> list[Contender]:
         Contender(USB, precision, "eager", fixed, partners[0]),
         Contender(LEAN, lean_precision, lean.form, repeated(lean.step), partners[-2]),
     ]
-    needed = max(1, machine.cores() - 2)
+    needed = max(1, cores.count() - 2)
     workers = _count_workers(batch, needed)
     stream = _stream(exp, workers, pinned=on_gpu)
 

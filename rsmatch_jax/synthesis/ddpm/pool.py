@@ -93,8 +93,8 @@ def draw_pool(
                         seen.add(digest)
                         pictures[labels[row]].append(image)
                         done[labels[row]].append(row)
-    columns = {name: c[np.concatenate(done)] for name, c in conditions.items()}
-    return _pool(settings, data, pictures), dropped, columns
+    pool = _pool(settings, data, pictures)
+    return pool, dropped, {k: c[np.concatenate(done)] for k, c in conditions.items()}
 
 
 def all_labels(settings: Settings, data: ImageArrays) -> np.ndarray:
