@@ -97,6 +97,7 @@ def load(path: str) -> ConfigDict:
         if not isinstance(config, ConfigDict) or "method" not in config:
             changed = "the ConfigDict of configs/common.py with changed values"
             raise TypeError(f"get_config() must return {changed}")
+        _check_keys(config)
         return config.lock()
     except Exception as e:  # the file is the user's and may raise anything
         reason = one_line(e, limit=1000)
@@ -138,14 +139,44 @@ def _take_configs() -> dict[str, types.ModuleType]:
     return {name: sys.modules.pop(name) for name in names}
 
 
-def _check_key(config: ConfigDict, key: str):
+@functools.cache
+def defaults() -> ConfigDict:
+    """Returns the locked config of configs/common.py."""
+    return call(find("common"), "get_config").lock()
+
+
+def _check_keys(config: ConfigDict):
+    """Raises RequestError unless a file's config has just the keys of `defaults`, with
+    a value where they need one."""
+    known, here = (dict(_leaves(group)) for group in (defaults(), config))
+    for key in here:
+        if key not in known:
+            _check_key(defaults(), key, "")
+    lacking = [key for key in known if key not in here]
+    if lacking:
+        raise RequestError(f"it lacks {lacking[0]}; begin with common.get_config()")
+    for key, value in here.items():
+        if value is None and not may_be_none(key):
+            raise RequestError(f"{key}=None: it needs a value, such as {known[key]}")
+
+
+def _leaves(group: ConfigDict, before: str = "") -> Generator[tuple[str, Any]]:
+    """Yields (dotted key, value)."""
+    for name, value in group.items():
+        if isinstance(value, ConfigDict):
+            yield from _leaves(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value
+
+
+def _check_key(config: ConfigDict, key: str, flag: str = "--config."):
     group = config
     for i, part in enumerate(key.split(".")):
         if not isinstance(group, ConfigDict) or part not in group:
             where = ".".join(key.split(".")[:i])
             keys = list(group) if isinstance(group, ConfigDict) else []
             raise RequestError(
-                f"--config.{key}: there is no key {part!r}"
+                f"{flag}{key}: there is no key {part!r}"
                 + (f" in {where}" if where else "")
                 + suggestion(part, keys)
                 + (f"; its keys: {', '.join(keys)}" if keys else "")
@@ -153,8 +184,8 @@ def _check_key(config: ConfigDict, key: str):
         group = group[part]
     if isinstance(group, ConfigDict):
         raise RequestError(
-            f"--config.{key}: it is a group of keys; set one of them, such as "
-            f"--config.{key}.{next(iter(group))}; its keys: {', '.join(group)}"
+            f"{flag}{key}: it is a group of keys; set one of them, such as "
+            f"{flag}{key}.{next(iter(group))}; its keys: {', '.join(group)}"
         )
 
 
@@ -176,12 +207,7 @@ def _without_none(config: ConfigDict, argv: Sequence[str]) -> list[str]:
 @functools.cache
 def may_be_none(key: str) -> bool:
     """Whether a dotted key of configs/common.py may be None."""
-    value: Any = load(find("common"))
-    for part in key.split("."):
-        if part not in value:  # a key that a user's config adds
-            return False
-        value = value[part]
-    return value is None or key in _MAY_BE_NONE
+    return dict(_leaves(defaults()))[key] is None or key in _MAY_BE_NONE
 
 
 def override_keys(argv: Sequence[str]) -> list[str]:

@@ -53,6 +53,7 @@ def load(folder: str, trust_code: bool = False) -> Any:
             "the --workdir of a launch.py"
         )
     neutral, (config, _) = missing_values(saved, path), reference()
+    known = workdir.flat(config.to_dict()).keys()
     try:
         with config.unlocked():
             config.update(saved)
@@ -67,6 +68,11 @@ def load(folder: str, trust_code: bool = False) -> Any:
     line = neutral_line(folder, {k: v for k, v in neutral.items() if k not in ignored})
     if line:
         sys.stderr.write(f"note: {line}\n")
+    for key in sorted(workdir.flat(saved).keys() - known):
+        sys.stderr.write(
+            f"warning: {path} has {key}, which this version does not know and ignores; "
+            "the version that trained the run may give other figures\n"
+        )
     return config
 
 

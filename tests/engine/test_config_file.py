@@ -93,6 +93,25 @@ def test_a_file_that_fails_leaves_no_trace(folder, monkeypatch):
     assert sys.modules["configs"] is theirs
 
 
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("c.train.num_step = 3", "no key 'num_step' in train.*mean 'num_steps'"),
+        ("c.method.rsmatch.queue_lenght = 3", "no key 'queue_lenght' in method.rsmat"),
+        ("c.method.mine = {'a': 1}", "no key 'mine' in method"),
+        ("c.train.num_steps = None", "train.num_steps=None: it needs a value.*1048576"),
+        ("c.method.threshold = None", "method.threshold=None.*0.95"),
+        ("del c.optim.momentum", "it lacks optim.momentum; begin with common.get_con"),
+    ],
+)
+def test_a_file_has_the_keys_of_common(folder, lines, words):
+    text = f"    c = common.get_config()\n    {lines}\n    return c\n"
+    text = f"from configs import common\ndef get_config():\n{text}"
+    (folder / "mine.py").write_text(text)
+    with pytest.raises(RequestError, match=f"mine.py cannot be loaded: .*{words}"):
+        config_file.load("mine.py")
+
+
 def test_none_on_a_command_line():
     """A key that may be None takes it, in any config; another key does not."""
     for name, key in (

@@ -14,7 +14,7 @@ from support.runs import KEYS
 from configs import common
 from rsmatch_jax import evaluate, predict, sweep
 from rsmatch_jax.data.stores import arrays
-from rsmatch_jax.engine import saved_config, stages
+from rsmatch_jax.engine import config_file, saved_config, stages
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.report import collect
 from rsmatch_jax.runs import workdir
@@ -53,6 +53,7 @@ def later(monkeypatch):
 
     monkeypatch.setattr(saved_config, "reference", reference)
     monkeypatch.setattr(saved_config, "neutral_values", lambda: reference()[1])
+    monkeypatch.setattr(config_file, "defaults", lambda: reference()[0])
 
     def at(name="unfinished", **changes):
         new = {key: changes.pop(key, value) for key, (value, _) in LATER.items()}
@@ -136,7 +137,7 @@ def test_a_kept_value_is_said_at_every_start(tmp_path):
     assert line == f"this run began with, and keeps, {BN_VARIANCE}=biased"
 
 
-def test_all_differences_are_named(tmp_path):
+def test_all_differences_are_named(tmp_path, capsys):
     """A removed key that the method used is one, one of another method is not."""
     saved = config(**KEYS).to_dict()
     workdir.claim(str(tmp_path), saved, {}, {})
@@ -154,6 +155,10 @@ def test_all_differences_are_named(tmp_path):
     with pytest.raises(RequestError, match="optim.gone: 2 there, no such key here"):
         saved_config.continue_run(str(tmp_path), config(**KEYS))
     assert saved_config.load(str(tmp_path)).optim.gone == 2  # opened all the same
+    warned = capsys.readouterr().err
+    for key in ("method.simmatch.gone", "optim.gone"):
+        assert f"has {key}, which this version does not know and ignores" in warned
+    assert warned.count("\n") == 2
 
 
 def test_key_without_a_neutral_value_is_refused(later):
