@@ -26,6 +26,7 @@ from rsmatch_jax.deploy import saved
 from rsmatch_jax.engine import run_figures
 from rsmatch_jax.metrics import names, scores
 from rsmatch_jax.runs import workdir
+from rsmatch_jax.runtime import compilation
 from rsmatch_jax.terminal import Parser
 
 MOST_CONFUSED = 5
@@ -104,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace):
     workdir.check_out(args.out, args.workdir)
+    compilation.use_cache(None)
     places = saved.places(args)
     figures = evaluate(
         args.workdir,

@@ -49,14 +49,13 @@ class Loop:
         self.exp, self.task, self.folder, self.stop = exp, task, folder, stop
         self.config = exp.config
         self.checkpoints = checkpoints
-        state = exp.init_state()
-        restored = checkpoints.restore_newest(state, say)
+        restored = checkpoints.restore_newest(exp.state_shapes(), say)
         if restored:
             first, state, meta, self.fingerprint = restored
             self.record = Record.from_meta(meta)
             say(f"resumed at step {first}")
         else:
-            first, self.fingerprint = 0, None
+            first, state, self.fingerprint = 0, exp.init_state(), None
             self.record = Record(warnings=warnings)
             plan.print_parameters(state.params)
         self.first = self.step = first
