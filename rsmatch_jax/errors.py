@@ -19,6 +19,10 @@ class RunFailed(RuntimeError):
     """A run cannot go on, and no programming error is the reason. Exit code 1."""
 
 
+class NotNow(RunFailed):
+    """What may go well at the next start, such as reading from a busy disk."""
+
+
 class Unfinished(RuntimeError):
     """The time of a resumable command is up, and what it has is saved. Exit code 75."""
 

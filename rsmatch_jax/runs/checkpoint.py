@@ -5,8 +5,10 @@ is damaged: the checkpoint is moved aside, never deleted.
 """
 
 import contextlib
+import errno
 import functools
 import json
+import re
 import zlib
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, NamedTuple
@@ -14,11 +16,14 @@ from typing import Any, NamedTuple
 import jax
 import orbax.checkpoint as ocp
 
-from rsmatch_jax.errors import RequestError, RunFailed, one_line
+from rsmatch_jax.errors import NotNow, RequestError, RunFailed, one_line
 from rsmatch_jax.runs import fingerprint, orbax_parts
 from rsmatch_jax.runs.checkpoint_folder import CheckpointFolder
 from rsmatch_jax.runtime import hosts
 from rsmatch_jax.state import PyTree
+
+# Of files and folders that are not there, or are another kind of thing: damage.
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 
 class Restored(NamedTuple):
@@ -180,6 +185,7 @@ class Checkpoints:
 
         Moves newer ones, which are damaged, aside and warns. If all are damaged, they
         stay where they are, and it raises RunFailed. anew: how to go on without them.
+        Raises NotNow for one that cannot be read, which says nothing about damage.
         """
         steps, reasons = hosts.on_primary("saved checkpoints", self._folder.steps), []
         for step in reversed(steps):
@@ -187,6 +193,8 @@ class Checkpoints:
                 restored = hosts.agreed(
                     f"checkpoint {step}", functools.partial(self.restore, step, like)
                 )
+            except NotNow:
+                raise
             except RunFailed as e:
                 reasons.append(str(e))
                 continue
@@ -216,6 +224,11 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as e:  # Orbax raises exceptions of many kinds for bad files
+            if _may_pass(e):
+                raise NotNow(
+                    f"{self._folder.path}/{step} cannot be read now: {one_line(e)}. "
+                    "Nothing was changed; mend that and start again"
+                ) from e
             raise self._damaged(step, one_line(e)) from e
 
     def _damaged(self, step: int, reason: str) -> RunFailed:
@@ -239,6 +252,16 @@ class Checkpoints:
                 f"{self._folder.path}: {one_line(e)}. The last good one: {checkpoint}. "
                 "Make room and start again to go on from there"
             ) from e
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether an error is of the disk, the rights or the memory, not of the files."""
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return True
+    numbers = [int(n) for n in re.findall(r"\[OS error (\d+)", str(error))]
+    if isinstance(error, OSError) and error.errno is not None:
+        numbers.append(error.errno)
+    return any(number not in _ABSENT for number in numbers)
 
 
 def newest_shapes(workdir: str) -> dict[str, tuple[int, ...]]:

@@ -24,11 +24,13 @@ import jax.numpy as jnp
 from jax._src import distributed
 from jax.experimental import multihost_utils
 
-from rsmatch_jax.errors import STOPPED, RequestError, RunFailed, one_line
+from rsmatch_jax.errors import STOPPED, NotNow, RequestError, RunFailed, one_line
 from rsmatch_jax.runtime import parallel, supervisor
 from rsmatch_jax.runtime.cluster import Group, split_address
 
 T = TypeVar("T")
+# That one process raises for all; a class before those that it is made from.
+ERRORS = {cls.__name__: cls for cls in (NotNow, RunFailed, RequestError)}
 KEY = "rsmatch_jax"  # begins the keys of the shared store
 MEET = 300  # seconds until all processes of a run must have started
 HEARTBEAT = 30  # seconds of silence after which a process counts as dead
@@ -273,7 +275,8 @@ def _run_published(name: str, function: Callable[[], T], *, with_result: bool) -
     try:
         result = function()
     except (RequestError, RunFailed) as e:
-        outcome = {"refused": isinstance(e, RequestError), "why": str(e)}
+        kind = next(name for name, cls in ERRORS.items() if isinstance(e, cls))
+        outcome = {"kind": kind, "why": str(e)}
         publish(f"outcome/{name}", json.dumps(outcome))
         raise
     outcome = {"result": result if with_result else None}
@@ -285,6 +288,5 @@ def _outcome(name: str, process: int) -> Any:
     """Returns the result that a process has published, or raises its error."""
     outcome = json.loads(_get(f"outcome/{name}", process))
     if "why" in outcome:
-        error = RequestError if outcome["refused"] else RunFailed
-        raise error(f"process {process}: {outcome['why']}")
+        raise ERRORS[outcome["kind"]](f"process {process}: {outcome['why']}")
     return outcome["result"]

@@ -1,6 +1,7 @@
 """A checkpoint comes back to the bit, or is refused."""
 
 import contextlib
+import errno
 import itertools
 import os
 import shutil
@@ -14,7 +15,7 @@ import pytest
 from support import runs
 from support.helpers import assert_bit_equal
 
-from rsmatch_jax.errors import RunFailed
+from rsmatch_jax.errors import NotNow, RunFailed
 from rsmatch_jax.runs import checkpoint_folder, fingerprint
 from rsmatch_jax.runs.checkpoint import Checkpoints
 from rsmatch_jax.runs.checkpoint_folder import ASIDE
@@ -122,6 +123,34 @@ def test_damaged_newest_is_moved_aside(saved, damage):
     damage(saved / "checkpoints" / "3")
     assert newest(saved)[0].step == 2
     assert sorted(os.listdir(saved / ASIDE)) == ["3", "3.2"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EIO, "Input/output error"),
+        PermissionError(errno.EACCES, "Permission denied"),
+        MemoryError(),
+        ValueError("FAILED_PRECONDITION: reading [OS error 116: ESTALE Stale handle]"),
+        RuntimeError("RESOURCE_EXHAUSTED: out of memory"),
+    ],
+    ids=repr,
+)
+def test_what_cannot_be_read_now_is_no_damage(saved, monkeypatch, error):
+    """The run does not go back to an older step, and nothing is moved."""
+    restore = ocp.CheckpointManager.restore
+
+    def busy(manager, step, **options):
+        if step == 3:
+            raise error
+        return restore(manager, step, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.CheckpointManager, "restore", busy)
+        with pytest.raises(NotNow, match="/3 cannot be read now: .*start again"):
+            newest(saved)
+    assert not (saved / ASIDE).exists()
+    assert newest(saved)[0].step == 3
 
 
 def test_where_none_is_good_none_is_touched(saved):
