@@ -84,6 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace, config_flags: Sequence[str]):
     """Prints or runs the launch lines. config_flags: the --config overrides."""
+    if args.name is None:
+        say(f"rsmatch sweep NAME; the names:\n{_titles()}")
+        return
     sweep = _sweep(args.name)
     seeds = _seeds(args.seeds)
     overrides = _overrides(sweep, config_flags)
@@ -222,14 +225,16 @@ def _overrides(sweep: Sweep, config_flags: Sequence[str]) -> dict[str, Value]:
     return overrides
 
 
-def _sweep(name: str | None) -> Sweep:
+def _sweep(name: str) -> Sweep:
     sweeps = grid.load()
     if name not in sweeps:
-        wrong = "NAME is missing" if name is None else f"there is no sweep {name!r}"
-        near = suggestion(name or "", sweeps)
-        titles = "\n".join(f"  {n}: {s.title}" for n, s in sweeps.items())
-        raise RequestError(f"{wrong}{near}; choose one of:\n{titles}")
+        wrong = f"there is no sweep {name!r}{suggestion(name, sweeps)}"
+        raise RequestError(f"{wrong}; choose one of:\n{_titles()}")
     return sweeps[name]
+
+
+def _titles() -> str:
+    return "\n".join(f"  {name}: {s.title}" for name, s in grid.load().items())
 
 
 def _cells(sweep: Sweep, rows: Sequence[str] | None) -> Sequence[Cell]:

@@ -19,6 +19,13 @@ from rsmatch_jax.report import grid
 from rsmatch_jax.runs import workdir
 
 
+def test_without_a_name_all_are_listed(capsys):
+    assert sweep.main([]) == 0
+    printed = capsys.readouterr().out
+    for name, table in grid.load().items():
+        assert f"  {name}: {table.title}\n" in printed
+
+
 def launch_lines(capsys, *argv):
     """The lines that a dry run prints, and all that it prints."""
     assert sweep.main([*argv, "--dry_run"]) == 0

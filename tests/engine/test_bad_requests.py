@@ -107,7 +107,6 @@ CASES = {
         (["done", "--ouT=x.html"], ["--ouT"]),
     ],
     "sweep": [
-        ([], ["NAME", "  table1: ", "  digits: ", "  study: "]),
         (["table9"], ["'table9'", "did you mean 'table", "  table1: "]),
         (["table1", "--seeds=a"], ["--seeds=a"]),
         (["table1", "--seeds=1,1"], ["--seeds=1,1"]),
