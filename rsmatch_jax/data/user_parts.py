@@ -38,13 +38,14 @@ class Places:
 @dataclasses.dataclass(frozen=True)
 class Part:
     """Pictures that could be read, with the names and labels of their files.
-    compressed: how each is stored."""
+    compressed: how each is stored. left_out: names of the files that could not."""
 
     pictures: Pictures
     compressed: Sequence[Jpeg | None]
     names: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
+    left_out: tuple[str, ...]
     notes: tuple[str, ...]
 
     def at(self, rows: np.ndarray) -> ImageArrays:
@@ -196,5 +197,6 @@ def _stored(
         np.array(pictures.names, np.str_)[stored.rows],
         labels,
         pictures.class_names,
+        tuple(pictures.names[i] for i in stored.unreadable),
         (*pictures.notes, *stored.notes(key, pictures.names)),
     )

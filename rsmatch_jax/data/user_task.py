@@ -47,7 +47,10 @@ def load_task(
         seed=seed,
     )
     truth = user_pictures.origins(
-        places.origins, collected.names.tolist(), labelled.class_names
+        places.origins,
+        collected.names.tolist(),
+        labelled.class_names,
+        collected.left_out,
     )
     unlabelled = ImageArrays(
         name=sources.OWN,

@@ -75,7 +75,9 @@ def of_places(args: argparse.Namespace, stack: contextlib.ExitStack) -> Material
         places, args.size or SIZE, encode=False, alike=True
     )
     names = collected.names.tolist()
-    known = user_pictures.origins(args.origins, names, labelled.class_names)
+    known = user_pictures.origins(
+        args.origins, names, labelled.class_names, collected.left_out
+    )
     nothing = collected.pictures.images[:0]
     parts = labelled, tested, collected, known
     notes = [note for part in parts if part is not None for note in part.notes]

@@ -6,6 +6,7 @@ from support.import_sources import make_folder
 from support.pictures import encode, noise
 
 from rsmatch_jax.data import user_parts, user_task
+from rsmatch_jax.data.rs_ssl import REAL, UNKNOWN
 from rsmatch_jax.errors import RequestError
 
 
@@ -133,6 +134,18 @@ def test_files_that_are_no_pictures(root, place):
         RequestError, match=f"{key}: there are no readable.*{of_class};"
     ):
         load(root)
+
+
+def test_origins_of_a_picture_that_cannot_be_read(root):
+    """Its row is skipped, whatever the others say."""
+    (root / "scraped" / "11.png").write_bytes(b"junk")
+    rows = "path,origin,label\n10.png,real,a\n./11.png,sd,b\n13.png,sd,b\n"
+    (root / "origins.csv").write_text(rows)
+    task, notes = load(root, origins="origins.csv")
+    assert task.unl_origins[-3:].tolist() == [REAL, UNKNOWN, 0]
+    assert task.unl_labels[-3:].tolist() == [0, -1, 1]
+    (note,) = [note for note in notes if note.startswith("data.origins")]
+    assert note.endswith("are no complete pictures, not used: 11.png")
 
 
 def test_hold_out():

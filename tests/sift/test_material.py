@@ -1,5 +1,7 @@
-"""The pictures of a command line, beside those of a run."""
+"""What is sifted: pictures in places, and those of a command line beside a run's."""
 
+import argparse
+import contextlib
 import types
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from support.import_sources import make_folder
 from support.pictures import decode, encode, smooth
 
-from rsmatch_jax.data import user_parts, user_task
+from rsmatch_jax.data import rs_ssl, user_parts, user_task
 from rsmatch_jax.data.images import compression, image_files
 from rsmatch_jax.sift import material
 
@@ -72,3 +74,19 @@ def test_pictures_named_that_are_like_the_run(tmp_path):
     got = made(tmp_path, True, {"x.jpg": file})
     np.testing.assert_array_equal(got.images, [decode(file)])
     assert got.notes == ()
+
+
+def test_origins_of_a_picture_that_cannot_be_read(tmp_path):
+    files = {f"{i}.png": encode(smooth(i, SIDE, SIDE)) for i in range(3)}
+    make_folder(tmp_path / "scraped", {**files, "1.png": b"junk"})
+    make_folder(tmp_path / "labelled", {f"{c}/{c}.png": files["0.png"] for c in "ab"})
+    (tmp_path / "o.csv").write_text("path,origin\n1.png,sd\n2.png,real\n")
+    places = {"labeled": tmp_path / "labelled", "unlabeled": tmp_path / "scraped"}
+    places |= {"origins": tmp_path / "o.csv", "cache_dir": tmp_path / "cache"}
+    flags = {"test": None, "size": SIDE, "link": None, "copy": None}
+    flags |= {key: str(place) for key, place in places.items()}
+    with contextlib.ExitStack() as stack:
+        got = material.of_places(argparse.Namespace(**flags), stack)
+    assert got.names == ["0.png", "2.png"]
+    assert got.origins.tolist() == [rs_ssl.UNKNOWN, rs_ssl.REAL]
+    assert any(note.endswith("not used: 1.png") for note in got.notes)

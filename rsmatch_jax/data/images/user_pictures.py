@@ -106,20 +106,25 @@ def parts(sources: str) -> list[str]:
 
 
 def origins(
-    source: str | None, names: Sequence[str], class_names: Sequence[str]
+    source: str | None,
+    names: Sequence[str],
+    class_names: Sequence[str],
+    left_out: Sequence[str] = (),
 ) -> Origins:
     """Reads a CSV `path,origin[,label]`, if any, about the unlabelled pictures of these
-    names. origin: real, synthetic, a generator's name, or unknown. label: or empty."""
+    names. origin: real, synthetic, a generator's name, or unknown. label: or empty.
+    left_out: names of files that could not be read, whose rows are skipped."""
     of_pictures = np.full(len(names), UNKNOWN, np.int32)
     labels = np.full(len(names), -1, np.int32)
     if source is None:
         return Origins(of_pictures, labels)
     # Exact names come first; a CSV's cells have no outer spaces.
-    position = {name.strip(): row for row, name in enumerate(names)}
-    position |= {name: row for row, name in enumerate(names)}
+    listed = [*names, *left_out]
+    position = {name.strip(): row for row, name in enumerate(listed)}
+    position |= {name: row for row, name in enumerate(listed)}
     generators: dict[str, int] = {}
     lines: dict[int, int] = {}  # of each picture
-    notes: list[str] = []
+    notes, skipped = [], []
     columns = ("path", "origin"), ("label",)
     path, key = paths.absolute(source), "data.origins"
     for line, row in label_table.read(path, key, *columns, notes.append):
@@ -142,12 +147,20 @@ def origins(
             raise RequestError(
                 f"{where}: {name} is in line {other} too; drop one of them"
             )
+        if picture >= len(names):
+            skipped.append(name)
+            continue
         if origin.lower() == REAL_ORIGIN:
             of_pictures[picture] = REAL
         elif origin.lower() != "unknown":
             of_pictures[picture] = generators.setdefault(origin, len(generators))
         if label:
             labels[picture] = class_names.index(label)
+    if skipped:
+        notes.append(
+            f"{key}={source}: rows about unlabelled files that are no complete "
+            f"pictures, not used: {some(skipped)}"
+        )
     return Origins(of_pictures, labels, tuple(generators), tuple(notes))
 
 
