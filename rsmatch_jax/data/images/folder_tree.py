@@ -106,5 +106,5 @@ class Tree:
             self.files[target] = path
 
 
-def _by_path(link: Link) -> list[str | int]:
+def _by_path(link: Link) -> tuple[list[str | int], str]:
     return natural_key(link[0])

@@ -66,10 +66,10 @@ class Source:
         return digest.hexdigest()[:12]
 
 
-def natural_key(text: str) -> list[str | int]:
-    """Sort key that puts `train_2` before `train_10`."""
+def natural_key(text: str) -> tuple[list[str | int], str]:
+    """Sort key that puts `train_2` before `train_10`; other texts have other keys."""
     parts = re.split(r"([0-9]+)", text)
-    return [int(p) if i % 2 else p for i, p in enumerate(parts)]
+    return [int(p) if i % 2 else p for i, p in enumerate(parts)], text
 
 
 def default_data_dir(data_dir: str | None) -> str:

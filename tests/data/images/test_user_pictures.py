@@ -1,6 +1,7 @@
 """Forms in which people have their pictures, and what must come out of each."""
 
 import contextlib
+import itertools
 
 import pytest
 from support.import_sources import make_folder, make_zip
@@ -8,6 +9,7 @@ from support.pictures import encode, noise
 
 from rsmatch_jax.data.images import user_pictures
 from rsmatch_jax.data.rs_ssl import REAL, UNKNOWN
+from rsmatch_jax.data.stores.dataset_folder import natural_key
 from rsmatch_jax.errors import RequestError
 
 PNG = encode(noise(8, 8, 3))
@@ -141,6 +143,13 @@ def test_classes_of_a_test_set(tmp_path):
                 stack, source, "data.test", ("ape", "cat", "dog")
             )
             assert pictures.labels.tolist() == [1, 2]
+
+
+def test_order_of_names_of_equal_numbers():
+    """One order, whatever that of the names: a set's differs by start."""
+    expected = ["001", "01", "1", "a01", "a1", "a1b", "a02"]
+    orders = itertools.permutations(expected)
+    assert all(sorted(x, key=natural_key) == expected for x in orders)
 
 
 def unlabelled(sources):
