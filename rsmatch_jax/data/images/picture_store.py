@@ -21,7 +21,7 @@ from rsmatch_jax.data.images.compression import Jpeg
 from rsmatch_jax.data.images.image_source import File, Unreadable
 from rsmatch_jax.data.stores import array_cache, arrays, encoded
 from rsmatch_jax.data.stores.encoded import EncodedImages
-from rsmatch_jax.errors import RequestError
+from rsmatch_jax.errors import RequestError, RunFailed
 from rsmatch_jax.progress import Progress
 from rsmatch_jax.runtime.ahead import ahead
 from rsmatch_jax.terminal import say
@@ -64,27 +64,30 @@ class Pictures:
 
 @dataclasses.dataclass(frozen=True)
 class Examined:
-    """Files that were read once. digest: of all contents. compressed: what each file is
-    compressed by, None if it is no JPEG."""
+    """Files that were read once. digests: of each content, that of an empty one if the
+    file cannot be read. compressed: what each file is compressed by, None if it is no
+    JPEG."""
 
     sources: Sequence[File]
     what: str  # the pictures, for messages
-    digest: bytes
+    digests: list[bytes]
     compressed: list[Jpeg | None]
 
 
 def examine(sources: Sequence[File], what: str) -> Examined:
-    digest = hashlib.blake2b(digest_size=12)
     number = len(sources)
-    compressed, known = [], {}  # most files share few forms
+    digests, compressed, known = [], [], {}  # most files share few forms
     with Progress(f"reading {what}", "files", number, say, last_line=False) as progress:
         for source in sources:
-            data = _bytes(source)
-            digest.update(hashlib.blake2b(data).digest())
+            try:
+                data = source.read()
+            except Unreadable:
+                data = b""
+            digests.append(hashlib.blake2b(data).digest())
             jpeg = compression.of_file(data)
             compressed.append(known.setdefault(jpeg, jpeg))
             progress.advance(1)
-    return Examined(sources, what, digest.digest(), compressed)
+    return Examined(sources, what, digests, compressed)
 
 
 def load(
@@ -99,11 +102,12 @@ def load(
 
     size: pixels a side: of a central square that is averaged down
     (`image_source.square`), or with `encode`, which keeps all pixels, of the views.
-    stored_as: how each is compressed once more. Raises RequestError if no file can be
-    read as a picture.
+    stored_as: how each is compressed once more. Raises RunFailed if a file has
+    another content than when it was examined.
     """
     form = "encoded" if encode else f"{size}px"
-    digest = hashlib.blake2b(examined.digest, digest_size=12)
+    contents = hashlib.blake2b(b"".join(examined.digests), digest_size=12).digest()
+    digest = hashlib.blake2b(contents, digest_size=12)
     if any(stored_as):
         digest.update(repr(stored_as).encode())
     entry = os.path.join(
@@ -119,12 +123,22 @@ def load(
     )
 
 
-def _bytes(source: File) -> bytes:
-    """The content of a file; nothing of one that cannot be read."""
+def _read_again(source: File, digest: bytes) -> bytes:
+    """Returns the content of a file that was examined; raises Unreadable if it could
+    not be read then either, RunFailed if it has another content."""
+    data, reason = b"", None
     try:
-        return source.read()
-    except Unreadable:
-        return b""
+        data = source.read()
+    except Unreadable as e:
+        reason = e
+    if hashlib.blake2b(data).digest() != digest:
+        raise RunFailed(
+            f"{source.path} changed, or could not be read, while it was read; start "
+            "again"
+        )
+    if reason is not None:
+        raise reason
+    return data
 
 
 def _decode(
@@ -165,11 +179,12 @@ def _write(
         image_source.bombs_refused_by_name(),
     ):
 
-        def start(source: File, jpeg: Jpeg | None) -> Future:
-            return pool.submit(lambda: _decode(source.read(), size, jpeg))
+        def start(source: File, digest: bytes, jpeg: Jpeg | None) -> Future:
+            return pool.submit(lambda: _decode(_read_again(source, digest), size, jpeg))
 
-        pairs = zip(examined.sources, stored_as or [None] * number, strict=True)
-        futures = itertools.starmap(start, pairs)
+        plans = stored_as or [None] * number
+        rows = zip(examined.sources, examined.digests, plans, strict=True)
+        futures = itertools.starmap(start, rows)
         for position, future in enumerate(ahead(futures, _AHEAD)):
             progress.advance(1)
             try:

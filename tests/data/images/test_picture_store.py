@@ -10,7 +10,7 @@ from support.pictures import encode, noise, smooth
 
 from rsmatch_jax.data.images import compression, kinds, picture_store
 from rsmatch_jax.data.images.image_source import File, Unreadable
-from rsmatch_jax.errors import RequestError
+from rsmatch_jax.errors import RequestError, RunFailed
 
 SIDE = 8
 FILES = {
@@ -136,3 +136,30 @@ def test_a_file_that_vanishes(tmp_path):
         examined, cache_dir=str(tmp_path), size=SIDE, encode=False
     )
     assert pictures.unreadable == {1: "gone"} and len(pictures.images) == 1
+
+
+@pytest.mark.parametrize(
+    "reads",
+    [
+        (FILES["a.png"], None),
+        (None, FILES["a.png"]),
+        (FILES["a.png"], FILES["copy.png"]),
+        (FILES["broken.png"], FILES["a.png"]),
+    ],
+    ids=["gone", "back", "other", "repaired"],
+)
+def test_a_file_that_changes_between_its_two_reads(tmp_path, reads):
+    """Nothing is stored, or the good content would count as unreadable for good."""
+    contents = iter(reads)
+
+    def read():
+        if (content := next(contents)) is None:
+            raise Unreadable("Input/output error")
+        return content
+
+    sources = [File("b.png", functools.partial(bytes, FILES["a.png"])), File("x", read)]
+    examined = picture_store.examine(sources, "photos")
+    options = {"cache_dir": str(tmp_path), "size": SIDE, "encode": False}
+    with pytest.raises(RunFailed, match="^x changed.*start again"):
+        picture_store.load(examined, **options)
+    assert not [x for x in (tmp_path / "pictures").iterdir() if x.suffix != ".lock"]
