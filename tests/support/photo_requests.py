@@ -67,7 +67,7 @@ CASES = {
         ([], ["--layout", "--source", "--out"]),
         (["--layout=tar", "--source=images", "--out=new"], ["--layout", "'tar'"]),
         ([*FOLDERS, "--source=nope"], ["nope: there is no such folder, zip"]),
-        ([*FOLDERS, "--source=file.txt"], ["file.txt", "no complete zip"]),
+        ([*FOLDERS, "--source=file.txt"], ["file.txt", "is no folder, zip"]),
         ([*FOLDERS, "--source=empty"], ["no images at all"]),
         ([*FOLDERS, "--source=broken"], ["c/1.png", "--skip_unreadable"]),
         ([*FOLDERS, "--source=evil.zip"], ["../c/1.png", "not to be trusted"]),

@@ -18,7 +18,8 @@ from rsmatch_jax.errors import RequestError
 # Other methods unpack without a bound on memory, and no tool packs pictures with them.
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 KINDS = "zip, tar or tar.gz"
-_GZIP = b"\x1f\x8b"
+_GZIP, _ZIP = b"\x1f\x8b", b"PK"
+_SUFFIXES = (".zip", ".tgz", ".gz")  # of what is meant to be an archive
 _OTHER_KINDS = {
     b"BZh": "bzip2",
     b"\xfd7zXZ\0": "xz",
@@ -61,9 +62,12 @@ def opened(
 def _entries(
     source: str, label: str, stack: contextlib.ExitStack
 ) -> Iterable[limits.Entry]:
-    file: IO[bytes] = open(source, "rb")  # noqa: SIM115
-    stack.callback(file.close)
-    head = file.read(512)
+    try:
+        file: IO[bytes] = open(source, "rb")  # noqa: SIM115
+        stack.callback(file.close)
+        head = file.read(512)
+    except OSError as e:
+        raise RequestError(f"{label} cannot be read ({e.strerror})") from None
     file.seek(0)
     for mark, kind in _OTHER_KINDS.items():
         if head.startswith(mark):
@@ -74,6 +78,9 @@ def _entries(
     if head.startswith(_GZIP):
         file = stack.enter_context(tars.unpacked(source, label))
     elif not is_tar:
+        is_zip = head.startswith(_ZIP) or zipfile.is_zipfile(file)
+        if not is_zip and not source.lower().endswith(_SUFFIXES):
+            raise RequestError(f"{label} is no folder, {KINDS}; name one of these")
         archive = stack.enter_context(zipfile.ZipFile(file))
         return (_zip_entry(archive, info) for info in archive.infolist())
     return tars.entries(file)

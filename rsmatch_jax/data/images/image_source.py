@@ -88,7 +88,7 @@ def open_source(
     with contextlib.ExitStack() as stack:
         if os.path.isdir(source):
             images, others, lines = in_folder(source)
-        elif os.path.isfile(source) and kinds.is_image(source):
+        elif os.path.isfile(source) and kinds.is_image(os.path.basename(source)):
             folder = os.path.dirname(source) or "."
             raise RequestError(f"{label} is a picture; name its folder, {folder}")
         elif os.path.isfile(source):
