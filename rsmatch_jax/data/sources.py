@@ -179,7 +179,8 @@ def _at(kind: str, folder: str) -> Place:
     parent, name = os.path.split(folder)
     if dataset_folder.is_version(name):
         name = f"{os.path.basename(parent)}/{name}"
-    return Place(kind, name, None, folder if os.path.exists(folder) else None)
+    path = folder if kind == "folders" else None
+    return Place(kind, name, None, folder if os.path.exists(folder) else None, path)
 
 
 def _prepare(name: str, data_dir: str | None, download: bool) -> str:

@@ -16,7 +16,7 @@ from support.helpers import config
 from support.pictures import encode, noise
 
 from rsmatch_jax import files
-from rsmatch_jax.data import sources
+from rsmatch_jax.data import class_names, sources
 from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.engine import experiment
 from rsmatch_jax.errors import RequestError
@@ -216,6 +216,22 @@ def test_a_damaged_shard_is_named(data_dir, cache, damage, message):
         shard.unlink()
     with pytest.raises(RequestError, match=message.format(shard.name)):
         load(data_dir, cache)
+
+
+def test_a_cached_copy_takes_the_place_of_its_folder_alone(data_dir, cache):
+    """Not of another folder of the same name, such as a mistyped one."""
+    folder, other = data_dir / "pets" / "1.0.0", data_dir / "old" / "pets" / "1.0.0"
+    write(other, {"train": 4, "test": 4})
+    for path, count in ((folder, 12), (other, 4)):
+        load(data_dir, cache, str(path))
+        path.rename(path.with_name("moved"))
+        train, _ = load(data_dir, cache, str(path))
+        assert len(train.labels) == count
+    wrong = str(data_dir / "wrong" / "pets" / "1.0.0")
+    with pytest.raises(RequestError, match=f"{wrong}: there is no such folder"):
+        load(data_dir, cache, wrong)
+    with pytest.raises(RequestError, match=f"{wrong}: there is no such folder"):
+        class_names.class_names(wrong, cache_dir=cache)
 
 
 def test_folder_names_and_hints(data_dir, cache):

@@ -33,6 +33,7 @@ class Place:
     name: str
     version: str | None  # None for any
     folder: str | None  # None if it does not exist
+    path: str | None = None  # of the only copies that count; None for any
 
 
 def get_or_build(
@@ -106,17 +107,23 @@ def build_once(
 def find(
     cache_dir: str, place: Place, splits: Sequence[str], optional: Sequence[str] = ()
 ) -> list[ImageArrays] | None:
-    """Returns the only cached copy of a dataset whose source is absent, or None.
-    optional: splits that follow the others if the copy has them."""
+    """Returns the only cached copy of a dataset whose source is absent, or None. Of a
+    place with a path only copies that were made from it count, or a mistyped folder
+    would end at another one of its name.
+
+    optional: splits that follow the others if the copy has them.
+    """
     name, version = place.name, place.version
     parent = os.path.join(cache_dir, place.kind, name.replace("/", "__"))
     pattern = os.path.join(glob.escape(parent), f"{version or '*'}-*")
-    entries = [
-        entry
+    entries = {
+        entry: _origin(entry, splits[0])
         for entry in sorted(glob.glob(pattern))
         if not entry.endswith(_PARTIAL)
         and all(arrays.is_array_folder(os.path.join(entry, s)) for s in splits)
-    ]
+    }
+    if place.path is not None:
+        entries = {x: origin for x, origin in entries.items() if origin == place.path}
     if not entries:
         return None
     if len(entries) > 1:
@@ -124,12 +131,17 @@ def find(
             f"{name} is not in data.data_dir, but its cache has several copies: delete "
             f"all but one of {', '.join(entries)}, or pass --config.data.data_dir=DIR"
         )
-    meta = arrays.load_meta(os.path.join(entries[0], splits[0]))
-    # A warning, because a mistyped folder of the same name also ends here.
-    origin = meta.get("source", {}).get("folder", "an unknown folder")
-    logging.warning("%s is absent, using %s, made from %s", name, entries[0], origin)
-    extra = [s for s in optional if os.path.isdir(os.path.join(entries[0], s))]
-    return _open(entries[0], [*splits, *extra])
+    ((entry, origin),) = entries.items()
+    # A warning, because a mistyped pool of the same name also ends here.
+    logging.warning("%s is absent, using %s, made from %s", name, entry, origin)
+    extra = [s for s in optional if os.path.isdir(os.path.join(entry, s))]
+    return _open(entry, [*splits, *extra])
+
+
+def _origin(entry: str, split: str) -> str:
+    """Returns the folder that an entry was made from."""
+    meta = arrays.load_meta(os.path.join(entry, split))
+    return meta.get("source", {}).get("folder", "an unknown folder")
 
 
 def _open(
