@@ -128,8 +128,9 @@ def overlaps(
 
 
 def _check_apart(labeled: str, test: str | None, unlabeled: str):
-    """Raises RequestError if the pictures of one place are in another one, too. A CSV
-    is no place: it may list some of the collected pictures."""
+    """Raises RequestError if the pictures of one place are in another one, too, which
+    may be another part of `unlabeled`. A CSV is no place: it may list some of the
+    collected pictures."""
     named = [(LABELED, labeled), (TEST, test)]
     named += [(UNLABELED, part) for part in user_pictures.parts(unlabeled)]
     places = [
@@ -139,12 +140,14 @@ def _check_apart(labeled: str, test: str | None, unlabeled: str):
     ]
     for outer, inner in itertools.permutations(places, 2):
         (key, place, path), (other_key, other, other_path) = outer, inner
-        if key == other_key or not files.contains(path, other_path):
+        if not files.contains(path, other_path):
             continue
+        if path != other_path and os.path.isfile(other_path):
+            continue  # an archive, which is not opened in a folder
         holds = "is the same place as" if path == other_path else "holds"
         raise RequestError(
-            f"{key}={place} {holds} {other_key}={other}, whose pictures would count as "
-            "both; name places that lie apart"
+            f"{key}={place} {holds} {other_key}={other}, whose pictures would count "
+            "twice; name places that lie apart"
         )
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support.import_sources import make_folder
+from support.import_sources import make_folder, make_zip
 from support.pictures import encode, noise
 
 from rsmatch_jax.data import user_parts, user_task
@@ -94,12 +94,24 @@ def test_held_out_pictures_that_train_without_their_labels(root):
         ({"unlabeled": "."}, r"data.unlabeled=.* holds data.labeled=.*labelled"),
         ({"unlabeled": "link"}, "labelled is the same place as data.unlabeled"),
         ({"test": "labelled/a"}, r"data.labeled=.* holds data.test="),
+        ({"unlabeled": "scraped,{root}/scraped/new"}, "scraped holds data.unlabeled="),
+        ({"unlabeled": "scraped/new,{root}/scraped"}, "scraped holds data.unlabeled="),
+        ({"unlabeled": "scraped,{root}/scraped"}, "is the same place as data.unl"),
     ],
 )
 def test_places_in_one_another(root, places, words):
     (root / "link").symlink_to(root / "labelled")
+    make_folder(root / "scraped", {"new/20.png": picture(20)})
+    places = {key: place.format(root=root) for key, place in places.items()}
     with pytest.raises(RequestError, match=words):
         load(root, **places)
+
+
+def test_an_archive_in_a_folder_is_another_place(root):
+    """No folder's reading opens it."""
+    make_zip(root / "scraped" / "more.zip", {"20.png": picture(20)})
+    task, _ = load(root, unlabeled=f"scraped,{root}/scraped/more.zip")
+    assert len(task.files["unlabelled"].names) == 4 + 4 + 1
 
 
 def test_labels_that_lie_among_the_collected_pictures(root):
