@@ -100,7 +100,8 @@ def _checked(
             reason = f"{entry.name!r}, {reason}; such an archive is not to be trusted"
             raise RequestError(f"{label} has the entry {reason}")
         if entry.is_folder:
-            folders.append(path.rstrip("/"))
+            if path.rstrip("/") not in ("", "."):  # the root, as `tar -C dir .` has it
+                folders.append(path.rstrip("/"))
             continue
         members.append((path, entry.read))
         if not is_read(path):

@@ -1,7 +1,7 @@
 """Files that are named in place of a folder or an archive, and what is said of them."""
 
 import pytest
-from support.import_sources import make_zip
+from support.import_sources import make_tar, make_zip
 from support.pictures import encode, noise
 
 from rsmatch_jax.data.images import archives, image_source
@@ -62,3 +62,17 @@ def test_a_picture_below_a_hidden_folder(tmp_path):
     (tmp_path / ".data" / "1.png").write_bytes(PNG)
     with pytest.raises(RequestError, match=r"1\.png is a picture; name its folder"):
         opened(tmp_path / ".data" / "1.png")
+
+
+@pytest.mark.parametrize("name", ["s.tar", "s.tar.gz"])
+def test_a_tar_of_the_folder_it_was_made_in(tmp_path, name):
+    """`tar -C dir .` enters the folder itself, which is not empty."""
+    content = {"./": b"", "./c/": b"", "./c/1.png": PNG, "./void/": b""}
+    paths, notes = opened(make_tar(tmp_path / name, content))
+    assert paths == ["c/1.png"]
+    assert notes == [f"data.unlabeled={tmp_path}/{name}: empty folders: void"]
+
+
+def test_a_zip_with_its_root(tmp_path):
+    source = make_zip(tmp_path / "s.zip", {"./": b"", "c/1.png": PNG})
+    assert opened(source) == (["c/1.png"], [])
