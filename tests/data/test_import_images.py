@@ -353,6 +353,8 @@ NO_WORDS = {k: v for k, v in tiny_imagenet_files(8).items() if k != "words.txt"}
 NO_VAL_1 = {**tiny_imagenet_files(8), "val/val_annotations.txt": b"val_0.JPEG\tn03\n"}
 NO_N04 = {**tiny_imagenet_files(8), "wnids.txt": b"n01\nn02\nn03\n"}
 
+NO_TRAIN = {"train/c/1.png": b"junk", "test/c/2.png": encode(pixels(1))}
+
 
 @pytest.mark.parametrize(
     ("files", "flags", "word"),
@@ -369,6 +371,8 @@ NO_N04 = {**tiny_imagenet_files(8), "wnids.txt": b"n01\nn02\nn03\n"}
         ({"FAKE/9 (11).jpg": b""}, (FAKE,), "9 (11).jpg"),
         ({"FAKE/9 (1).jpg": b""}, (FAKE,), "9 (1).jpg"),
         ({"FAKE/cat.jpg": b""}, (FAKE,), "cat.jpg"),
+        (NO_TRAIN, (), "1 file; replace or delete train/c/1.png (cannot identify"),
+        (NO_TRAIN, ("--skip_unreadable",), "train/c/1.png (cannot identify"),
     ],
 )
 def test_wrong_files_are_named_and_leave_nothing(files, flags, word, tmp_path, capsys):

@@ -69,7 +69,7 @@ CASES = {
         ([*FOLDERS, "--source=nope"], ["nope: there is no such folder, zip"]),
         ([*FOLDERS, "--source=file.txt"], ["file.txt", "is no folder, zip"]),
         ([*FOLDERS, "--source=empty"], ["no images at all"]),
-        ([*FOLDERS, "--source=broken"], ["c/1.png", "--skip_unreadable"]),
+        ([*FOLDERS, "--source=broken"], ["c/1.png", "no complete image"]),
         ([*FOLDERS, "--source=evil.zip"], ["../c/1.png", "not to be trusted"]),
         ([*FOLDERS, "--source=images", "--out=empty"], ["--out=", "empty", "exists"]),
         ([*FOLDERS, "--source=images", "--out=file.txt"], ["file.txt", "exists"]),

@@ -40,6 +40,7 @@ class Import:
         return {s: self._stream(example, part) for s, part in items.items() if part}
 
     def _stream(self, example: Callable[..., Any], items: Sequence[Item]) -> Iterator:
+        split, before = items[0].split, len(self.unreadable)
         for item in items:
             self.progress.advance(1)
             self.counts["files"] += 1
@@ -58,6 +59,13 @@ class Import:
                     self.invisible.append(item.file.path)
                 image = picture.encoded or picture.pixels
                 yield example(image, item.label, item.file.path, item.generator)
+        unreadable = self.unreadable[before:]
+        if unreadable and not any(name == split for name, _ in self.images):
+            number = counted(len(unreadable), "file")
+            raise RequestError(
+                f"{split} has no complete image: {number}; replace or delete "
+                f"{some(unreadable)}"
+            )
         if self.counts["files"] == len(self.plan.items):
             self._finish()
 
