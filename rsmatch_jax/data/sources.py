@@ -209,8 +209,8 @@ def _load(
         key = "data.synthetic_pool" if is_pool else "data.name"
         raise RequestError(
             f"{key}={folder} holds decoded arrays, which data.image_size={image_size} "
-            "cannot crop; leave that None, or use a TFDS dataset folder (import_images "
-            "or generate with --full_size write one)"
+            "cannot crop; leave that None, or use a TFDS dataset folder (`rsmatch "
+            "import` or `rsmatch generate` with --full_size writes one)"
         )
     source = dataset_folder.inspect(folder)
     stored = {split: _stored_split(source, split) for split in splits}

@@ -273,6 +273,12 @@ def test_a_class_without_a_readable_picture_is_named(imported):
     assert "test has no pictures of b" in text
 
 
+def test_validation_stands_in_for_a_test_split(imported):
+    """As training reads it (test_sources.py)."""
+    _, text = imported({f"{x}/a/1.png": encode(pixels(1)) for x in ("train", "val")})
+    assert "validation: 1" in text and "no test split" not in text
+
+
 def test_unreadable_files_are_all_named_and_refused(tmp_path, capsys):
     files = {f"c/{i}.png": encode(pixels(i)) for i in range(3)}
     files["c/cut.png"] = files["c/0.png"][:60]
@@ -364,7 +370,7 @@ NO_TRAIN = {"train/c/1.png": b"junk", "test/c/2.png": encode(pixels(1))}
         (NO_N04, (TINY,), "class n04, but wnids.txt has not"),
         (tiny_imagenet_files(8), (TINY, "--generator=g"), "--generator: Tiny-ImageNet"),
         (tiny_imagenet_files(8), (TINY, "--generators=g"), "--generators: Tiny-Image"),
-        ({"FAKE/1.jpg": b""}, (FAKE, "--generators=g"), "has one generator; leave it"),
+        ({"FAKE/1.jpg": b""}, (FAKE, "--generators=g"), "CIFAKE has one generator"),
         ({"c/1.png": b""}, ("--generators=g,",), "--generators= names an empty folder"),
         ({"c/1.png": b""}, ("--generators=g", "--generator=g"), "not allowed with"),
         ({"c/1.png": b""}, ("--background=blu",), "--background=blu: write a colour's"),

@@ -153,7 +153,7 @@ class Import:
         for split, label in sorted(planned - self.images.keys()):
             name = plan.class_names[label]
             lines.append(f"{split} has no readable picture of {name}")
-        if not plan.generators and "test" not in splits:
+        if not plan.generators and not splits & {"test", "validation"}:
             lines.append("no test split: training on it needs train/ and test/ folders")
         flag = "data.synthetic_pool" if plan.generators else "data.name"
         lines.append(f"written to {out}; use it with --config.{flag}={out}")

@@ -19,8 +19,10 @@ _CIFAKE_FILE = re.compile(r"\d+(?: \((\d+)\))?\.jpe?g", re.IGNORECASE)
 
 def cifake_plan(files: Files, others: Files, args: argparse.Namespace) -> Plan:
     """CIFAKE's names: NNNN.jpg is airplane, `NNNN (k).jpg` class k - 1 (2 to 10)."""
-    if args.generators:
-        raise RequestError("--generators: CIFAKE has one generator; leave it out")
+    for flag in ("generators", "class_names"):
+        if getattr(args, flag):
+            reason = "CIFAKE has one generator, and CIFAR-10's classes; leave it out"
+            raise RequestError(f"--{flag}: {reason}")
     items, ignored = [], Counter()
     for file in files:
         *folders, name = file.path.split("/")

@@ -148,7 +148,7 @@ def _read_columns(
             sizes = (f"{h}x{w}" for _, h, w, _ in (images.shape, pixels.shape))
             raise RequestError(
                 f"{folder} has images of differing sizes ({' and '.join(sizes)}): "
-                "resize them by data.import_images --layout=folders --size=N, or keep "
+                "resize them by `rsmatch import --layout=folders --size=N`, or keep "
                 "their sizes by --config.data.image_size=N"
             )
         images[done : done + len(pixels)] = pixels

@@ -112,6 +112,7 @@ def _new_folder(folder: str) -> Generator[str]:
     parent, base = os.path.split(folder)
     os.makedirs(parent, exist_ok=True)
     temporary = os.path.join(parent, f".{base}.partial-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a killed process of this number
     os.mkdir(temporary)
     try:
         yield temporary

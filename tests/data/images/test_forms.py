@@ -252,6 +252,9 @@ FORMS = {
         "--class_names: the classes cow are not in it",
         "--class_names=names.txt",
     ),
+    "class names of CIFAKE": refused(
+        "FAKE/1.jpg", "--class_names: CIFAKE", "--layout=cifake --class_names=names.txt"
+    ),
 }
 MAKERS = {
     "folder": import_sources.make_folder,

@@ -32,6 +32,16 @@ def test_writer_keeps_bytes_and_refuses_an_existing_folder(tmp_path):
     assert os.listdir(tmp_path) == ["9 lives"]
 
 
+def test_a_killed_process_of_the_same_number_is_no_obstacle(tmp_path):
+    """As in a container, whose commands often have the same one."""
+    left = tmp_path / f".pets.partial-{os.getpid()}"
+    left.mkdir()
+    (left / "shard").write_bytes(b"cut")
+    write(tmp_path / "pets", {"train": [tf_write.Example(PICTURE, 2, "x")]})
+    assert os.listdir(tmp_path) == ["pets"]
+    assert not (tmp_path / "pets" / "shard").exists()
+
+
 def test_shards_named_after_their_content(tmp_path):
     """Two datasets of one name share no shard."""
     shards = []
