@@ -40,12 +40,14 @@ def explained(key: str, name: str) -> Generator[None]:
 
 def _holds_pictures(path: str) -> bool:
     """Whether a path is an archive, or a folder of pictures that is no dataset."""
-    from rsmatch_jax.data.images import kinds  # lazy: needs Pillow
-
     if os.path.isfile(path):
         return path.lower().endswith(_ARCHIVES)
     if dataset_folder.is_dataset(path) or arrays.is_array_folder(path):
         return False
+    try:
+        from rsmatch_jax.data.images import kinds  # lazy: needs Pillow
+    except ImportError:
+        return False  # the caller's message stays
     for _, folders, names in itertools.islice(os.walk(path), _SEARCHED):
         folders[:] = [name for name in folders if not name.startswith(".")]
         if any(map(kinds.is_image, names)):

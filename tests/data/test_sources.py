@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import shlex
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -259,28 +258,6 @@ def test_a_folder_that_is_named_must_exist(data_dir, cache):
             experiment.load_task(config(**keys, **{f"data.{key}": "/no/pets"}))
     with pytest.raises(RequestError, match="owls is not in .*data.download is False"):
         load(data_dir, cache, "owls")
-
-
-@pytest.mark.parametrize("name", ["./photos", "photos", "my photos", "photos/cat"])
-def test_a_folder_of_pictures_is_sent_to_the_importer(tmp_path, monkeypatch, name):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "none"))
-    path = tmp_path / name / "cat" / "deep" / "1.JPG"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"")
-    folder = shlex.quote(os.path.abspath(name))
-    with pytest.raises(RequestError) as e:
-        load(tmp_path, "cache", name)
-    assert f"import --layout=folders --source={folder} --out=DIR" in str(e.value)
-    assert f"--config=own --config.data.labeled={folder}" in str(e.value)
-    assert ("download is False" in str(e.value)) == (name == "photos")
-    with pytest.raises(RequestError, match="--generator=NAME --out=DIR") as e:
-        sources.load_pool(name)
-    assert "own" not in str(e.value)
-    path.rename(path.with_suffix(".txt"))
-    with pytest.raises(RequestError) as e:
-        load(tmp_path, "cache", name)
-    assert "rsmatch import" not in str(e.value)
 
 
 def test_newest_version_or_the_one_in_the_name(data_dir, cache):
