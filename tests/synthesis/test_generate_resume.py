@@ -132,15 +132,6 @@ def test_two_processes_on_one_pool(pool, run):
     run()
 
 
-def test_staging_of_an_earlier_version_is_refused(tmp_path, pool, run):
-    run()
-    (pool / ".staging/generators/sd14/journal.jsonl").write_text("{}\n")
-    message = run(code=2)
-    assert "written by an earlier version" in message
-    assert f"delete {pool} to draw all of it anew" in message
-    assert len(load(pool, tmp_path).labels) == 10
-
-
 def test_a_generator_whose_folder_is_deleted_leaves_the_pool(tmp_path, pool, run):
     run("sd14")
     alone = tree(pool)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from support.pictures import decode, encode
 
-from rsmatch_jax.forensics import pictures
+from rsmatch_jax.forensics import features, pictures
 from rsmatch_jax.synthesis.look import comparison, cues, file_format
 
 
@@ -101,7 +101,7 @@ def test_exact_duplicates_as_the_importer_counts_them():
         same += label in places
         places.add(label)
     several = sum(len(places) > 1 for places in seen.values())
-    names = cues.digests(images)
+    names = features.digests(images)
     assert list(cues.exact_duplicates(names, labels).values()) == [same, several]
     assert several > 3
     assert list(cues.exact_duplicates(names[:0], labels[:0]).values()) == [0, 0]

@@ -1,7 +1,6 @@
 """Draws a class-balanced pool of different pictures, and writes it with its source."""
 
 import functools
-import hashlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from rsmatch_jax.data import sources
 from rsmatch_jax.data.stores import arrays, dataset_folder
 from rsmatch_jax.data.stores.arrays import ImageArrays
 from rsmatch_jax.errors import RequestError, RunFailed
+from rsmatch_jax.forensics import features
 from rsmatch_jax.progress import Progress
 from rsmatch_jax.synthesis.ddpm import diffusion
 from rsmatch_jax.synthesis.ddpm.settings import Settings
@@ -56,12 +56,11 @@ def draw_pool(
         of another picture or of a training image; the conditions in the pool's order.
     """
     labels, conditions = all_labels(settings, data), conditions or {}
-    shape = data.images.shape[1:]
     draw = diffusion.make_sampler(
-        settings, shape, data.num_classes, devices, difficulty_guidance
+        settings, data.images.shape[1:], data.num_classes, devices, difficulty_guidance
     )
     root = jax.random.fold_in(jax.random.key(settings.seed), diffusion.DRAW)
-    seen = {_digest(image) for image in data.images}
+    seen = set(features.digests(data.images).tolist())
     pictures: list[list[np.ndarray]] = [[] for _ in range(data.num_classes)]
     done: list[list[int]] = [[] for _ in pictures]  # their rows
     size = min(settings.sampling_batch, len(labels))
@@ -85,8 +84,9 @@ def draw_pool(
                         np.save(f, to_uint8(pixels, levels), allow_pickle=False)
                 progress.skip_to(i * settings.sampling_steps)
                 number += 1
-                for image, row in zip(_load(path), chunk, strict=False):
-                    digest = _digest(image)
+                made = _load(path)[: len(chunk)]
+                digests = features.digests(made).tolist()
+                for image, digest, row in zip(made, digests, chunk, strict=True):
                     if digest in seen:
                         dropped += 1
                     else:
@@ -140,10 +140,6 @@ def _pool(
     labels, images = all_labels(settings, data), np.concatenate(pictures)
     generators, names = np.zeros_like(labels), data.class_names
     return ImageArrays(data.name, images, labels, names, generators, (GENERATOR,))
-
-
-def _digest(image: np.ndarray) -> bytes:
-    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
 def origin(dataset: str, data_dir: str | None) -> dict[str, str]:

@@ -31,7 +31,6 @@ from rsmatch_jax.synthesis.prompts.prompt_file import PromptFile
 KERNEL = image_source.KERNEL
 _GENERATORS = checks.STAGED["generate"]
 _HEADER, _BATCHES, _ENTRIES = "header.json", "batches", "entries.json"
-_OLD_JOURNAL = "journal.jsonl"  # written by versions that staged each picture as a file
 _BATCH = re.compile(r"\d{7}\.zip")
 _DAMAGE = (zipfile.BadZipFile, EOFError, KeyError, RuntimeError, TypeError, ValueError)
 
@@ -98,12 +97,6 @@ class Part:
     def __init__(self, out: str, name: str):
         self.name, self.out = name, out
         self.folder = os.path.join(folder_of(out), _GENERATORS, name)
-        if os.path.exists(os.path.join(self.folder, _OLD_JOURNAL)):
-            raise RequestError(
-                f"{self.folder} was written by an earlier version and cannot be "
-                f"continued; delete {out} to draw all of it anew, or name another "
-                "--out (a finished pool can still be used for training)"
-            )
         self._batches = os.path.join(self.folder, _BATCHES)
         self.header = files.read_json(os.path.join(self.folder, _HEADER)) or {}
         self.batches: dict[int, list[Entry]] = {}

@@ -28,7 +28,7 @@ def compare(
     classes, channels = pool.num_classes, pool.images.shape[3]
     say("looking for duplicates ...")
     digests, train_digests, test_digests = (
-        cues.digests(np.asarray(data.images)) for data in (pool, train, test)
+        features.digests(data.images) for data in (pool, train, test)
     )
     copies = np.isin(digests, train_digests)
     # The first of equal pictures, in order.

@@ -3,7 +3,6 @@
 Pictures are as in `forensics.pictures`.
 """
 
-import hashlib
 import math
 from typing import NamedTuple
 
@@ -77,12 +76,6 @@ def grey_share(
     counts = np.bincount(labels, minlength=num_classes)
     grey = np.bincount(labels[stats.chroma[:, 0] < NEAR_GREY], minlength=num_classes)
     return [g / n if n else None for g, n in zip(grey.tolist(), counts, strict=True)]
-
-
-def digests(images: np.ndarray) -> np.ndarray:
-    """Returns bytes [N], equal for equal pixels of one shape."""
-    hashes = [hashlib.blake2b(i.tobytes(), digest_size=16).hexdigest() for i in images]
-    return np.array(hashes, "S32")
 
 
 def exact_duplicates(digests: np.ndarray, labels: np.ndarray) -> dict[str, int]:
