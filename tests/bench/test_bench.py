@@ -284,7 +284,7 @@ def test_wrong_requests_end_before_anything_is_measured(
     monkeypatch.setattr(timing, "in_turns", None)
     assert bench.main(argv) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and "Traceback" not in error
+    assert ("\n" + error).count("\nerror: ") == 1 and "Traceback" not in error
     for word in words:
         assert word in error
 

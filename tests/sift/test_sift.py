@@ -341,7 +341,8 @@ def test_results_lie_beside_the_pictures(tmp_path, monkeypatch):
     (tmp_path / "mine, new").mkdir()
     (tmp_path / "c.tar.gz").touch()
     flags = dict.fromkeys(("workdir", "by", "out", "link", "copy", "images", "test"))
-    flags |= {"false_alarm": 0.05, "size": 8, "labeled": "x", "origins": None}
+    flags |= dict.fromkeys(("origins", "size", *sift._OF_RUNS))
+    flags |= {"false_alarm": 0.05, "labeled": "x"}
     names = ("mine, new/", "mine, new"), ("a,b", "a"), ("c.tar.gz", "c")
     for name, expected in names:
         args = argparse.Namespace(**flags, unlabeled=f"{tmp_path}/{name}")

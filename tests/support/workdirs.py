@@ -111,7 +111,7 @@ def check_refused(main, folder, argv, message, capsys):
     argv = [arg.format(**places) for arg in argv]
     assert main([f"--workdir={folder}", *argv]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ")
+    assert ("\n" + error).count("\nerror: ") == 1
     assert re.search(message.replace("{root}", str(folder.parent)), error, re.DOTALL)
     assert "Traceback" not in error
     assert sorted(folder.parent.rglob("*")) == before
