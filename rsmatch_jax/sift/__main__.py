@@ -56,7 +56,7 @@ from rsmatch_jax.terminal import Parser, say
 SMALLEST = 8  # pixels a side
 # Messages about pictures name the keys of a run's config; these are flags here.
 _FLAGS = {key: f"--{key}" for key in (*sources.OWN_PLACES, "cache_dir")}
-# The flags that only one of both forms reads.
+# The flags that the form without a run does not read.
 _OF_RUNS = ("step", "trust_code", "data_dir", "synthetic_pool")
 
 
@@ -147,7 +147,7 @@ def _check(args: argparse.Namespace) -> str:
         out = args.out or f"{first}-sift"
     else:
         if args.size is not None:
-            reason = "a run has a size of its own, data.size; leave it out"
+            reason = "the run has a size, its data.size; leave it out"
             raise RequestError(f"--size={args.size}: {reason}")
         if args.images and args.origins:
             reason = "is about the run's pictures, not about the images named"

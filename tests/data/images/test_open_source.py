@@ -1,4 +1,4 @@
-"""Files that are named in place of a folder or an archive, and what is said of them."""
+"""The answers about files that are named in place of a folder or an archive."""
 
 import pytest
 from support.import_sources import make_tar, make_zip
