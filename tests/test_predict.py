@@ -49,14 +49,8 @@ def lines(text):
 @pytest.mark.parametrize("step", [3, 7])
 def test_lines_are_evaluations_rows_on_the_same_pixels(world, capsys, step):
     root, exp, states = world
-    rows = measure.predict(
-        measure.mapped_forward(exp.nets, exp.devices, exp.method.origin),
-        states[step],
-        images(),
-        np.zeros(len(images()), np.int32),
-        12,
-        exp.devices,
-    )
+    predictor = measure.Predictor(exp.nets, exp.devices, exp.method.origin, 12)
+    rows = predictor(states[step], images(), np.zeros(len(images()), np.int32))
     before = {p: p.stat().st_mtime_ns for p in (root / "run").rglob("*")}
     assert ask(root, f"--step={step}", f"{root}/images") == 0
     assert {p: p.stat().st_mtime_ns for p in (root / "run").rglob("*")} == before

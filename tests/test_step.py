@@ -262,8 +262,8 @@ def test_shadow_weights_after_one_step():
         )
     images = next(batches(exp, 1, seed=9)).weak
     labels = np.zeros(len(images), np.int32)
-    forward = measure.mapped_forward(exp.nets, exp.devices, exp.method.origin)
-    rows = measure.predict(forward, state, images, labels, 16, exp.devices)
+    predict = measure.Predictor(exp.nets, exp.devices, exp.method.origin, 16)
+    rows = predict(state, images, labels)
 
     def confidence(params, stats):
         out, _ = exp.nets["classifier"].apply(

@@ -14,30 +14,34 @@ class Evaluator:
 
     def __init__(self, exp: Experiment, task: rs_ssl.Task):
         self._exp, self._task = exp, task
-        self._forward = measure.mapped_forward(exp.nets, exp.devices, exp.method.origin)
-        self._sizes = {"batch_size": exp.config.eval.batch_size, "devices": exp.devices}
-        self._renew = real_statistics.renewal(
-            exp.method, exp.moments, self._forward, task, **self._sizes
+        self._predict = measure.Predictor(
+            exp.nets, exp.devices, exp.method.origin, exp.config.eval.batch_size
         )
+        self._renew = None
+        if exp.moments is not None:
+            self._renew = real_statistics.Renewal(
+                exp.method, exp.moments, self._predict, task
+            )
 
     def prepare(self, state: TrainState):
         """Compiles what the first evaluation would otherwise compile."""
-        measure.prepare(self._forward, state, self._task, **self._sizes)
+        self._predict.prepare(state, self._task)
+        if self._renew is not None:
+            self._renew.prepare(state)
 
     def __call__(
         self, state: TrainState, interrupted: Callable[[], bool] = lambda: False
     ) -> measure.Measured:
-        """Returns all figures. interrupted: as in `measure.predict`, which raises
+        """Returns all figures. interrupted: as in `measure.Predictor`, which raises
         Interrupted."""
         if self._renew is not None:
             with progress.busy("taking the statistics of real images"):
                 state = self._renew(state, interrupted)
         return measure.measure(
-            self._forward,
+            self._predict,
             state,
             self._task,
             queue=self._exp.method.queue(state.extra),
             threshold=self._exp.config.method.threshold,
             interrupted=interrupted,
-            **self._sizes,
         )

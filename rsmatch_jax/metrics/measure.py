@@ -4,6 +4,7 @@ Only this folder sees which unlabelled image is synthetic. Uses EMA parameters w
 live BN statistics, as in USB (semilearn hooks/evaluation.py).
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from rsmatch_jax.metrics.scores import Rows
 from rsmatch_jax.models.networks import Network
 from rsmatch_jax.progress import Progress, busy
 from rsmatch_jax.runtime import compilation, parallel
-from rsmatch_jax.state import CSQueue, OriginScores, PyTree, TrainState
+from rsmatch_jax.state import CSQueue, OriginScores, TrainState
 
 AHEAD = 2  # batches under way at most: an interruption waits for no more
 
@@ -42,155 +43,126 @@ class Interrupted(Exception):
     """An evaluation was interrupted before its end."""
 
 
-class Forward:
-    """forward((params, stats), (images, labels)) -> rows, see `mapped_forward`. Each
-    shape of a batch is compiled once, with the options of a step."""
+class Predictor:
+    """Runs networks on images, in batches of one size on the devices.
 
-    def __init__(self, mapped: jax.stages.Wrapped, platform: str):
-        self._mapped, self._platform = mapped, platform
+    origin: `Method.origin`. batch_size: the next multiple of the number of devices.
+    Each shape of a batch is compiled once, with the options of a step.
+    """
+
+    def __init__(
+        self,
+        nets: Mapping[str, Network],
+        devices: Sequence[jax.Device],
+        origin: Callable[[Mapping[str, jax.Array]], jax.Array | None],
+        batch_size: int,
+    ):
+        self.devices = devices
+        self.batch_size = math.ceil(batch_size / len(devices)) * len(devices)
+        rows = functools.partial(_rows, nets, origin)
+        self._mapped = parallel.map_eval(rows, devices)
         self._programs: dict[tuple[int, ...], jax.stages.Compiled] = {}
 
-    def compile(self, variables: PyTree, batch: Any) -> jax.stages.Compiled:
-        """Returns the program for such a batch."""
+    def prepare(self, state: TrainState, task: Task):
+        """Compiles what the first call would otherwise compile; runs nothing."""
+        self._compiled(state, self._batch(task.test_images[:0], task.test_labels[:0]))
+
+    def _compiled(self, state: TrainState, batch: Any) -> jax.stages.Compiled:
         shape = batch[0].shape
         if shape not in self._programs:
             with busy("compiling the evaluation"):
-                lowered = self._mapped.lower(variables, batch)
-                self._programs[shape] = compilation.compiled(lowered, self._platform)
+                lowered = self._mapped.lower((state.ema, state.stats), batch)
+                platform = self.devices[0].platform
+                self._programs[shape] = compilation.compiled(lowered, platform)
         return self._programs[shape]
 
-    def __call__(self, variables: PyTree, batch: Any) -> dict[str, jax.Array]:
-        return self.compile(variables, batch)(variables, batch)
+    def _batch(self, images: np.ndarray, labels: np.ndarray, start: int = 0) -> Any:
+        """Returns batch_size images and labels from `start` on, on the devices, padded.
+        Each process reads the images of its devices."""
+        local = parallel.own_rows(self.batch_size, self.devices)
+        at = local[local < len(images) - start] + start
+        x = np.asarray(images[at])
+        y = np.asarray(labels[at], np.int32)
+        missing = len(local) - len(x)
+        x = np.pad(x, [(0, missing), (0, 0), (0, 0), (0, 0)])
+        return parallel.shard_rows((x, np.pad(y, (0, missing))), self.devices)
 
+    def __call__(
+        self,
+        state: TrainState,
+        images: np.ndarray,
+        labels: np.ndarray,
+        interrupted: Callable[[], bool] = lambda: False,
+        advance: Callable[[int], object] = lambda count: None,
+    ) -> Rows:
+        """Returns the rows of `_rows` for all images, in their order, in each process.
 
-def mapped_forward(
-    nets: Mapping[str, Network],
-    devices: Sequence[jax.Device],
-    origin: Callable[[Mapping[str, jax.Array]], jax.Array | None],
-) -> Forward:
-    """Returns forward((params, stats), (images, labels)) -> rows, on devices.
+        images: uint8 [n, S, S, 3], labels: int [n]. The last batch is padded to the
+        size of the others, which saves a compilation. advance: gets the number of
+        images of each batch that is done.
 
-    images: uint8 [n, S, S, 3], labels: int32 [n], dealt by `parallel.shard_rows`. Rows:
-    predicted int32 [n], confidence float32 [n], rank int32 [n] (classes with a higher
-    logit than the label's), and with an origin synthetic_score float32 [n] (Eq. 1).
-    origin: `Method.origin`.
-    """
-
-    def forward(variables, batch):
-        params, stats = variables
-        images, labels = batch
-        logits = {}
-        for name, net in nets.items():
-            outputs, _ = net.apply(params[name], stats[name], images, False)
-            logits |= outputs.logits
-        real = logits["real"]
-        of_label = jnp.take_along_axis(real, labels[:, None], axis=1)
-        rows = {
-            "predicted": jnp.argmax(real, axis=1).astype(jnp.int32),
-            "confidence": jnp.max(jax.nn.softmax(real), axis=1),
-            "rank": jnp.sum(real > of_label, axis=1, dtype=jnp.int32),
+        Raises:
+            Interrupted: `interrupted`, called before each batch, returns True.
+        """
+        parts, size = [], self.batch_size
+        for start in range(0, max(len(images), 1), size):  # none: for the types
+            batch = self._batch(images, labels, start)
+            if interrupted():
+                raise Interrupted
+            # Not fetched yet: the device works while the host prepares the next batch.
+            parts.append(self._compiled(state, batch)((state.ema, state.stats), batch))
+            if len(parts) > AHEAD:
+                jax.block_until_ready(parts[-1 - AHEAD])
+                advance(size)
+        fetched = [jax.tree.map(parallel.collect, part) for part in parts]
+        advance(len(images) - size * max(len(parts) - AHEAD, 0))
+        return {
+            name: np.concatenate([part[name] for part in fetched])[: len(images)]
+            for name in fetched[0]
         }
-        origins = origin(logits)
-        if origins is not None:
-            rows["synthetic_score"] = jax.nn.softmax(origins)[:, 1]
-        return rows
-
-    return Forward(parallel.map_eval(forward, devices), devices[0].platform)
 
 
-def prepare(
-    forward: Forward,
-    state: TrainState,
-    task: Task,
-    *,
-    batch_size: int,
-    devices: Sequence[jax.Device],
-):
-    """Compiles what the first `predict` would otherwise compile; runs nothing."""
-    rows = _rows(batch_size, devices)
-    batch = _batch(task.test_images[:0], task.test_labels[:0], 0, rows, devices)
-    forward.compile((state.ema, state.stats), batch)
-
-
-def _rows(batch_size: int, devices: Sequence[jax.Device]) -> int:
-    """Returns a batch size that the devices can share evenly."""
-    return math.ceil(batch_size / len(devices)) * len(devices)
-
-
-def _batch(
-    images: np.ndarray,
-    labels: np.ndarray,
-    start: int,
-    rows: int,
-    devices: Sequence[jax.Device],
-) -> Any:
-    """Returns `rows` images and labels from `start` on, on the devices, padded."""
-    local = parallel.own_rows(rows, devices)
-    at = local[local < len(images) - start] + start
-    x = np.asarray(images[at])
-    y = np.asarray(labels[at], np.int32)
-    missing = len(local) - len(x)
-    x = np.pad(x, [(0, missing), (0, 0), (0, 0), (0, 0)])
-    return parallel.shard_rows((x, np.pad(y, (0, missing))), devices)
-
-
-def predict(
-    forward: Forward,
-    state: TrainState,
-    images: np.ndarray,
-    labels: np.ndarray,
-    batch_size: int,
-    devices: Sequence[jax.Device],
-    interrupted: Callable[[], bool] = lambda: False,
-    advance: Callable[[int], object] = lambda count: None,
-) -> Rows:
-    """Returns the rows of `mapped_forward` for all images, in their order.
-
-    The last batch is padded to the size of the others, which saves a compilation. Each
-    process reads the images of its devices and gets the rows of all. advance: gets the
-    number of images of each batch that is done.
-
-    Raises:
-        Interrupted: `interrupted`, called before each batch, returns True.
-    """
-    parts, batch_size = [], _rows(batch_size, devices)
-    for start in range(0, max(len(images), 1), batch_size):  # none: for the types
-        batch = _batch(images, labels, start, batch_size, devices)
-        if interrupted():
-            raise Interrupted
-        # Not fetched yet: the device works while the host prepares the next batch.
-        parts.append(forward((state.ema, state.stats), batch))
-        if len(parts) > AHEAD:
-            jax.block_until_ready(parts[-1 - AHEAD])
-            advance(batch_size)
-    fetched = [jax.tree.map(parallel.collect, part) for part in parts]
-    advance(len(images) - batch_size * max(len(parts) - AHEAD, 0))
-    return {
-        name: np.concatenate([part[name] for part in fetched])[: len(images)]
-        for name in fetched[0]
+def _rows(nets, origin, variables, batch) -> dict[str, jax.Array]:
+    """Returns, for a device's images: predicted int32 [n], confidence float32 [n], rank
+    int32 [n] (classes with a higher logit than the label's), and with an origin
+    synthetic_score float32 [n] (Eq. 1)."""
+    params, stats = variables
+    images, labels = batch
+    logits = {}
+    for name, net in nets.items():
+        outputs, _ = net.apply(params[name], stats[name], images, False)
+        logits |= outputs.logits
+    real = logits["real"]
+    of_label = jnp.take_along_axis(real, labels[:, None], axis=1)
+    rows = {
+        "predicted": jnp.argmax(real, axis=1).astype(jnp.int32),
+        "confidence": jnp.max(jax.nn.softmax(real), axis=1),
+        "rank": jnp.sum(real > of_label, axis=1, dtype=jnp.int32),
     }
+    origins = origin(logits)
+    if origins is not None:
+        rows["synthetic_score"] = jax.nn.softmax(origins)[:, 1]
+    return rows
 
 
 def measure(
-    forward: Forward,
+    predict: Predictor,
     state: TrainState,
     task: Task,
     *,
     queue: CSQueue | None,
     threshold: float,
-    batch_size: int,
-    devices: Sequence[jax.Device],
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Measured:
     """Returns all figures of a state. queue: of the state's method. threshold: tau of
-    the pseudo-label figures. interrupted: as in `predict`, which raises Interrupted."""
+    the pseudo-label figures. interrupted: as in `Predictor`, which raises Interrupted.
+    """
 
     sets = task.test_labels, task.val_labels, task.unl_labels
     done = Progress("evaluating", "images", sum(map(len, sets)), last_line=False)
 
     def rows_of(images, labels):
-        how = batch_size, devices, interrupted, done.advance
-        return predict(forward, state, images, labels, *how)
+        return predict(state, images, labels, interrupted, done.advance)
 
     with done:
         test = held_out = rows_of(task.test_images, task.test_labels)

@@ -13,14 +13,15 @@ The state of the run keeps its statistics.
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import numpy as np
 
 from rsmatch_jax.data.rs_ssl import Task
+from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.methods.catalogue import Method
-from rsmatch_jax.metrics import measure
+from rsmatch_jax.metrics.measure import Interrupted, Predictor
 from rsmatch_jax.models.networks import Network
 from rsmatch_jax.runtime import compilation, parallel
 from rsmatch_jax.state import PyTree, TrainState
@@ -29,84 +30,78 @@ CANDIDATES = 8192  # unlabelled images that are judged at most
 NETWORK = "classifier"
 
 
-def renewal(
-    method: Method,
-    net: Network | None,
-    forward: Callable,
-    task: Task,
-    *,
-    batch_size: int,
-    devices: Sequence[jax.Device],
-) -> Callable[[TrainState, Callable[[], bool]], TrainState] | None:
-    """Returns renew(state, interrupted) -> a state with other statistics of the
-    classifier, to be evaluated; None without a network.
+class Renewal:
+    """renew(state, interrupted) -> a state with other statistics of the classifier, to
+    be evaluated.
 
     net: the classifier, whose training pass returns the statistics of its batch over
-    all devices (momentum 0, biased). forward: of `measure.mapped_forward`.
+    all devices (momentum 0, biased). It is compiled once, for batches of `predict`,
+    which gives the detector's scores.
     """
-    if net is None:
-        return None
-    rows = math.ceil(batch_size / len(devices)) * len(devices)
-    of_batch = _mapped(net, devices)
 
-    def renew(state: TrainState, interrupted: Callable[[], bool]) -> TrainState:
-        variables = state.ema[NETWORK], state.stats[NETWORK]
-        at = _real(method, forward, state, task, rows, devices, interrupted)
+    def __init__(self, method: Method, net: Network, predict: Predictor, task: Task):
+        self._method, self._predict, self._task = method, predict, task
+
+        def statistics(variables, images):
+            _, new = net.apply(*variables, images, True)
+            return jax.tree.map(lambda x: x[None], new)
+
+        self._mapped = parallel.map_eval(statistics, predict.devices)
+        self._program: jax.stages.Compiled | None = None
+
+    def prepare(self, state: TrainState) -> jax.stages.Compiled:
+        """Returns the program, which it compiles at the first call."""
+        if self._program is None:
+            size, devices = self._predict.batch_size, self._predict.devices
+            images = self._batch(np.zeros(size, int))
+            lowered = self._mapped.lower(_variables(state), images)
+            self._program = compilation.compiled(lowered, devices[0].platform)
+        return self._program
+
+    def _batch(self, at: np.ndarray) -> PyTree:
+        """Returns the unlabelled images at positions `at`, on the devices."""
+        devices = self._predict.devices
+        local = at[parallel.own_rows(len(at), devices)]
+        return parallel.shard_rows(np.asarray(self._task.unl_images[local]), devices)
+
+    def __call__(
+        self, state: TrainState, interrupted: Callable[[], bool]
+    ) -> TrainState:
+        program, size = self.prepare(state), self._predict.batch_size
+        at = self._real(state, interrupted)
         batches = []
         # The last batch is filled with the first images.
-        for part in np.resize(at, (math.ceil(len(at) / rows), rows)):
+        for part in np.resize(at, (math.ceil(len(at) / size), size)):
             if interrupted():
-                raise measure.Interrupted
-            local = part[parallel.own_rows(rows, devices)]
-            images = parallel.shard_rows(np.asarray(task.unl_images[local]), devices)
-            batches.append(of_batch(variables, images))
-        new = parallel.replicate(pooled(batches), devices)
+                raise Interrupted
+            new = program(_variables(state), self._batch(part))
+            # All devices have the same.
+            batches.append(jax.tree.map(lambda x: parallel.collect(x)[0], new))
+        new = parallel.replicate(pooled(batches), self._predict.devices)
         return dataclasses.replace(state, stats={**state.stats, NETWORK: new})
 
-    return renew
+    def _real(self, state: TrainState, interrupted: Callable[[], bool]) -> np.ndarray:
+        """Returns positions in the unlabelled set, int [n], in random order: of the
+        labelled images, which are its first, and of those that the method counts as
+        real among CANDIDATES others."""
+        method, task = self._method, self._task
+        labelled, size = len(task.lab_images), len(task.unl_images)
+        order = np.random.default_rng(0).permutation(size)
+        if not method.uses_unlabeled:
+            return order[order < labelled]
+        at = order[(order < labelled) | (np.arange(size) < CANDIDATES)]
+
+        def scores() -> np.ndarray:
+            images = arrays.take(task.unl_images, at)  # encoded ones stay encoded
+            rows = self._predict(state, images, task.unl_labels[at], interrupted)
+            return rows["synthetic_score"]
+
+        truth = task.unl_synthetic[at] if method.needs_truth else None
+        return at[(at < labelled) | ~method.routed_synthetic(state, at, scores, truth)]
 
 
-def _real(method, forward, state, task, rows, devices, interrupted) -> np.ndarray:
-    """Returns positions in the unlabelled set, int [n], in random order: of the
-    labelled images, which are its first, and of those that the method counts as real
-    among CANDIDATES others."""
-    labelled, size = len(task.lab_images), len(task.unl_images)
-    at = np.random.default_rng(0).permutation(size)
-    if not method.uses_unlabeled:
-        return at[at < labelled]
-    at = at[(at < labelled) | (np.arange(size) < CANDIDATES)]
-
-    def scores() -> np.ndarray:
-        judged = []
-        for part in np.split(at, range(rows, len(at), rows)):
-            images, labels = task.unl_images[part], task.unl_labels[part]
-            how = rows, devices, interrupted
-            judged.append(measure.predict(forward, state, images, labels, *how))
-        return np.concatenate([part["synthetic_score"] for part in judged])
-
-    truth = task.unl_synthetic[at] if method.needs_truth else None
-    return at[(at < labelled) | ~method.routed_synthetic(state, at, scores, truth)]
-
-
-def _mapped(net: Network, devices: Sequence[jax.Device]) -> Callable[..., PyTree]:
-    """Returns (variables, images) -> the statistics of a batch, numpy; compiled once,
-    since all batches have one shape."""
-
-    def statistics(variables, images):
-        _, new = net.apply(*variables, images, True)
-        return jax.tree.map(lambda x: x[None], new)
-
-    mapped = parallel.map_eval(statistics, devices)
-    programs: list[jax.stages.Compiled] = []
-
-    def run(*arguments):
-        if not programs:
-            lowered = mapped.lower(*arguments)
-            programs.append(compilation.compiled(lowered, devices[0].platform))
-        # All devices have the same.
-        return jax.tree.map(lambda x: parallel.collect(x)[0], programs[0](*arguments))
-
-    return run
+def _variables(state: TrainState) -> tuple[PyTree, PyTree]:
+    return state.ema[NETWORK], state.stats[NETWORK]
 
 
 def pooled(batches: list[PyTree]) -> PyTree:

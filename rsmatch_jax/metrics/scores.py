@@ -1,6 +1,6 @@
 """Figures of predictions against ground truth: accuracy, calibration, detector, queue.
 
-Rows are the outputs of `measure.mapped_forward` for each image.
+Rows are the outputs of `measure.Predictor` for each image.
 """
 
 from typing import Any

@@ -36,14 +36,13 @@ def test_prior_is_the_share_that_sift_estimates(tmp_path):
     are labelled, and without a validation set the test set holds the real ones."""
     run(tmp_path / "run", **NNPU)
     _, task, exp = build(**{**KEYS, **NNPU})
-    forward = measure.mapped_forward(exp.nets, exp.devices, exp.method.origin)
+    predict = measure.Predictor(exp.nets, exp.devices, exp.method.origin, 160)
     for step in (2, 4):
         state = state_at(tmp_path / "run", step, **NNPU)
         parts = []
         for images in (task.unl_images, task.test_images):
             labels = np.zeros(len(images), np.int32)
-            rows = measure.predict(forward, state, images, labels, 160, exp.devices)
-            parts.append(rows["synthetic_score"])
+            parts.append(predict(state, images, labels)["synthetic_score"])
         made = Scores(parts[0][40:], parts[1], parts[1][:0])
         summary = judge.summary({judge.DETECTOR: made}, judge.DETECTOR, 0.05)
         expected = np.clip(summary["estimated_share"] * 600 / 640, 0.01, 0.99)

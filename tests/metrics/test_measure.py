@@ -60,8 +60,8 @@ def test_predict_pads_and_keeps_the_order(devices):
     labels = rng.integers(0, K, 23)
     state = TrainState(*[dict.fromkeys(nets, jnp.zeros(1))] * 7)
     chosen = jax.local_devices()[:devices]
-    forward = measure.mapped_forward(nets, chosen, operator.itemgetter("detector"))
-    rows = measure.predict(forward, state, images, labels, 6, chosen)
+    predict = measure.Predictor(nets, chosen, operator.itemgetter("detector"), 6)
+    rows = predict(state, images, labels)
     z, d = np.asarray(real)[ids], np.asarray(detect)[ids]
     p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
     np.testing.assert_array_equal(rows["predicted"], z.argmax(1))

@@ -18,24 +18,15 @@ REAL = {"eval.real_bn": True, "eval.batch_size": 100}
 
 
 def renewed(devices, **overrides):
-    """The state, the renewed one, the task and the detector's scores, if read."""
+    """The state, the renewed one, the task and the detector's scores, if any."""
     _, task, exp = build(devices, **REAL, **overrides)
-    forward = None  # where nobody reads a score, nothing is predicted
-    judges = (overrides["method.name"], exp.config.method.rsmatch.routing)
-    if judges == ("rsmatch", "detector"):
-        forward = measure.mapped_forward(exp.nets, exp.devices, exp.method.origin)
-    renew = real_statistics.renewal(
-        exp.method, exp.moments, forward, task, batch_size=100, devices=exp.devices
-    )
+    predict = measure.Predictor(exp.nets, exp.devices, exp.method.origin, 100)
+    renew = real_statistics.Renewal(exp.method, exp.moments, predict, task)
     state = exp.init_state()
     # EMA weights that are not the live ones.
     ema = jax.tree.map(lambda x: x * 1.25, state.ema)
     state = dataclasses.replace(state, ema=ema)
-    scores = None
-    if forward is not None:
-        images = task.unl_images, task.unl_labels
-        rows = measure.predict(forward, state, *images, 160, exp.devices)
-        scores = rows["synthetic_score"]
+    scores = predict(state, task.unl_images, task.unl_labels).get("synthetic_score")
     return state, renew(state, lambda: False), task, scores
 
 
@@ -142,8 +133,7 @@ def test_training_is_the_same_and_evaluate_finds_the_figures_again(tmp_path):
 
 def test_interrupted():
     _, task, exp = build(**REAL, **{"method.name": "supervised"})
-    renew = real_statistics.renewal(
-        exp.method, exp.moments, None, task, batch_size=100, devices=exp.devices
-    )
+    predict = measure.Predictor(exp.nets, exp.devices, exp.method.origin, 100)
+    renew = real_statistics.Renewal(exp.method, exp.moments, predict, task)
     with pytest.raises(measure.Interrupted):
         renew(exp.init_state(), lambda: True)

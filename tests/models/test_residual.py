@@ -63,9 +63,8 @@ def test_a_run_and_who_reads_it(tmp_path, split):
     stems = {n: t["encoder"]["stem"]["kernel"].shape[2] for n, t in state.ema.items()}
     assert stems == {"classifier": 3, "detector": 6}
     _, task, exp = build(**keys)
-    forward = measure.mapped_forward(exp.nets, exp.devices, exp.method.origin)
-    arguments = task.unl_images[:64], task.unl_labels[:64], 64, exp.devices
-    rows = measure.predict(forward, state, *arguments)
+    predict = measure.Predictor(exp.nets, exp.devices, exp.method.origin, 64)
+    rows = predict(state, task.unl_images[:64], task.unl_labels[:64])
     predicted = frozen.load(str(tmp_path / "run")).predict(task.unl_images[:64])
     scores = predicted.synthetic_scores
     np.testing.assert_allclose(scores, rows["synthetic_score"], rtol=1e-5)
