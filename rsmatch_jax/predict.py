@@ -154,7 +154,7 @@ def _run(args: argparse.Namespace):
             raise RequestError(f"--{flag}={value}: it must be {least} or more")
     alpha.colour(args.background)
     workdir.check_out(args.out, args.workdir, ".jsonl")
-    paths = image_files.find(args.images, _note)
+    paths = image_files.find(args.images, progress.note)
     compilation.use_cache(None)
     model = frozen.load(
         args.workdir,
@@ -168,12 +168,8 @@ def _run(args: argparse.Namespace):
             out = stack.enter_context(files.writing(args.out))
         stack.enter_context(image_source.bombs_refused_by_name())
         options = {"top": args.top, "background": args.background}
-        unreadable = run(model, paths, out, **options, note=_note)
+        unreadable = run(model, paths, out, **options, note=progress.note)
     image_files.require_readable(unreadable, len(paths), "predicted")
-
-
-def _note(line: str):
-    progress.line(line, sys.stderr)
 
 
 if __name__ == "__main__":

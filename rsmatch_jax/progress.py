@@ -38,7 +38,7 @@ class Progress:
         line however soon it comes. expected: seconds, if there is no total."""
         self._last_line, self._expected = last_line, expected
         self._name, self._unit, self._total = name, unit, total
-        self._say, self._detail = say or _note, ""
+        self._say, self._detail = say or note, ""
         self._first = self._done = first
         self._start = self._asked = time.monotonic()
 
@@ -147,6 +147,16 @@ def line(text: str, file: IO[str]):
         _shown.written = time.monotonic()
 
 
+def note(text: str, file: IO[str] | None = None):
+    """Writes a line as `line` does, None = to stderr; goes on in silence if nobody
+    reads any more (a closed terminal, a pipe into an ended command)."""
+    file = file or sys.stderr
+    try:
+        line(text, file)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+
+
 def duration(seconds: float) -> str:
     """Returns a duration such as 7 s, 3m07s, 2h05m or 12d03h."""
     minutes, seconds = divmod(round(seconds), 60)
@@ -207,12 +217,8 @@ def _watch(ended: threading.Event):
             if _has_bar():
                 _shown.draw(work)
             elif _shown.silent(work):
-                _note(work.text())
+                note(work.text())
 
 
 def _has_bar() -> bool:
     return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-
-
-def _note(text: str):
-    line(text, sys.stderr)

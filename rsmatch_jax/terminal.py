@@ -22,12 +22,8 @@ __all__ += ["say", "seconds", "table"]
 
 
 def say(text: str = ""):
-    """Prints a line for the user at once; goes on in silence if nobody reads any more
-    (a closed terminal, a pipe into an ended command)."""
-    try:
-        progress.line(text, sys.stdout)
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Prints a line for the user at once, by `progress.note`."""
+    progress.note(text, sys.stdout)
 
 
 class Parser(argparse.ArgumentParser):

@@ -251,6 +251,29 @@ def test_what_a_terminal_cannot_show_is_escaped(encoding):
     assert file.buffer.getvalue() == expected[encoding].encode()
 
 
+@pytest.mark.parametrize("gone", ["stdout", "stderr"])
+def test_work_goes_on_when_nobody_reads_its_lines(gone):
+    program = """
+    from rsmatch_jax import progress, terminal
+    progress.QUIET = 0.0
+    with progress.live("work"), progress.Progress("drawing", "pictures", 3) as drawing:
+        for _ in range(3):
+            drawing.advance(1)
+            terminal.say("a line")
+    """
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    argv = [sys.executable, "-c", textwrap.dedent(program)]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, gone: write_end}
+    done = subprocess.run(argv, cwd=ROOT, text=True, **streams)
+    os.close(write_end)
+    assert done.returncode == 0, done.stderr
+    if gone == "stderr":
+        assert done.stdout == 3 * "a line\n"
+    else:
+        assert "drawing 3/3 pictures" in done.stderr
+
+
 def test_numbers_read_well():
     durations = [0.4, 59.4, 60, 187, 7_500, 50_779_000]
     texts = ["0 s", "59 s", "1m00s", "3m07s", "2h05m", "587d17h"]

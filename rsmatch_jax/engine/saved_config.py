@@ -6,10 +6,10 @@ A run that began before a key existed keeps its neutral value (configs/common.py
 
 import functools
 import os
-import sys
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from rsmatch_jax import progress
 from rsmatch_jax.data import sources
 from rsmatch_jax.engine import checks, config_file
 from rsmatch_jax.errors import RequestError, one_line
@@ -67,11 +67,11 @@ def load(folder: str, trust_code: bool = False) -> Any:
     ignored = checks.ignored_keys(config, neutral)
     line = neutral_line(folder, {k: v for k, v in neutral.items() if k not in ignored})
     if line:
-        sys.stderr.write(f"note: {line}\n")
+        progress.note(f"note: {line}")
     for key in sorted(workdir.flat(saved).keys() - known):
-        sys.stderr.write(
+        progress.note(
             f"warning: {path} has {key}, which this version does not know and ignores; "
-            "the version that trained the run may give other figures\n"
+            "the version that trained the run may give other figures"
         )
     return config
 
