@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from rsmatch_jax import progress
-from rsmatch_jax.errors import suggestion
+from rsmatch_jax.errors import exit_code, open_streams, suggestion
 from rsmatch_jax.version import __version__
 
 # {command: (module with `main(argv) -> exit code`, what it does)}
@@ -36,6 +36,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
+    open_streams()
     words = sys.argv[1:] if argv is None else list(argv)
     if not words or words[0] in ("--help", "-help", "-h", "help"):
         sys.stdout.write(overview())
@@ -48,9 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         wrong = f"{name!r}{suggestion(name, COMMANDS)}"
         sys.stderr.write(f"error: there is no command {wrong}; `rsmatch` lists them\n")
         return 2
+    modules = []
+
+    def load():
+        modules.append(importlib.import_module(f"rsmatch_jax.{COMMANDS[name][0]}"))
+
     with progress.live("loading the libraries"):
-        module = importlib.import_module(f"rsmatch_jax.{COMMANDS[name][0]}")
-    return module.main(words[1:])
+        code = exit_code(load, "nothing was begun; the same command starts over")
+    return code or modules[0].main(words[1:])
 
 
 def overview() -> str:

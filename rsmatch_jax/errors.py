@@ -69,6 +69,7 @@ def exit_code(
             end it as Ctrl-C does, with exit code 75; ignored ones stay ignored, as
             SIGHUP under nohup.
     """
+    open_streams()
     try:
         with _as_ctrl_c() if resumable else contextlib.nullcontext():
             command()
@@ -93,6 +94,14 @@ def exit_code(
         sys.stderr.write(f"error: the command failed, see above; {go_on}\n")
         return 1
     return 0
+
+
+def open_streams():
+    """Gives a process that began without stdout or stderr (`2>&-`) one that nobody
+    reads. For commands."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (for good)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """The command rsmatch: its list, its doors, and that it answers at once."""
 
+import subprocess
 import sys
 import types
 
@@ -54,6 +55,30 @@ def test_an_unknown_command_suggests_the_nearest(capsys, word, near):
     assert f"did you mean {near}?" in capsys.readouterr().err
     assert cli.main(["--config=digits"]) == 2
     assert "did you mean" not in capsys.readouterr().err
+
+
+def test_ctrl_c_while_a_command_is_loaded_shows_no_traceback(monkeypatch, capsys):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.importlib, "import_module", interrupted)
+    assert cli.main(["evaluate"]) == 1
+    printed = capsys.readouterr().err
+    assert printed == "\ninterrupted; nothing was begun; the same command starts over\n"
+
+
+@pytest.mark.parametrize("streams", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_change_no_exit_code(streams):
+    program = f"{sys.executable} -m rsmatch_jax"
+    for words, code in {"": 0, "trian": 2, "sweep": 0, "sweep --seeds": 2}.items():
+        done = subprocess.run(
+            f"{program} {words} {streams}",
+            shell=True,
+            cwd=config_file.ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, "Traceback" in done.stderr) == (code, False), words
 
 
 def test_a_value_may_begin_with_the_home_folder(monkeypatch):
