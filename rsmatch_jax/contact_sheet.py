@@ -192,7 +192,7 @@ def shortened(text: str, room: float, style: ImageFont.FreeTypeFont) -> str:
 
 
 def _one_line(text: str) -> str:
-    return text.replace("\n", " ")  # Pillow measures single lines
+    return " ".join(text.splitlines())  # Pillow fails at any other end of a line
 
 
 def _length(text: str, style: ImageFont.FreeTypeFont) -> int:

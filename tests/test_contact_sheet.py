@@ -125,7 +125,8 @@ def test_long_texts_keep_both_ends():
     text = shortened("a long name.png", font.getlength("a lo….png"), font)
     assert text == "a lo….png"
     assert font.getlength(shortened("x" * 50, 99, font)) <= 99
-    assert shortened("two\nlines", 99, font) == "two lines"
+    for end in "\n", "\r", "\r\n", "\x1e", "\x85", "\u2029":
+        assert shortened(f"two{end}lines", 99, font) == "two lines"
 
 
 def test_png_has_the_same_pixels():
