@@ -114,10 +114,10 @@ def _run(args: argparse.Namespace):
         trust_code=args.trust_code,
         real_bn=args.real_bn,
     )
-    for line in describe(figures):
-        terminal.say(line)
     if args.out is not None:
         files.write_json(args.out, figures)
+    for line in describe(figures):
+        terminal.show(line)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from rsmatch_jax.report import grid
 from rsmatch_jax.report.grid import Cell, Sweep, Value
 from rsmatch_jax.runs import workdir
 from rsmatch_jax.runtime import child
-from rsmatch_jax.terminal import Parser, counted, duration, say
+from rsmatch_jax.terminal import Parser, counted, duration, say, show
 
 GO_ON = "the same command continues where it stopped"
 PATIENCE = 60.0  # seconds that a run has to save when it is stopped
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace, config_flags: Sequence[str]):
     """Prints or runs the launch lines. config_flags: the --config overrides."""
     if args.name is None:
-        say(f"rsmatch sweep NAME; the names:\n{_titles()}")
+        show(f"rsmatch sweep NAME; the names:\n{_titles()}")
         return
     sweep = _sweep(args.name)
     seeds = _seeds(args.seeds)
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace, config_flags: Sequence[str]):
     for r in runs:
         _check(r)
     for r in runs if args.dry_run else ():
-        say(shlex.join(["python", *_program(), *r.argv]))
+        show(shlex.join(["python", *_program(), *r.argv]))
     shard = f"{len(runs)} in shard {args.shard}, " if args.shard else ""
     say(
         f"{sweep.title}\n{counted(len(cells), 'cell')} x "

@@ -18,12 +18,18 @@ from rsmatch_jax.progress import duration
 
 PATIENCE = 10.0  # seconds after Ctrl-C in which a command ends by itself
 __all__ = ["Parser", "counted", "duration", "home_expanded", "run_command"]
-__all__ += ["say", "seconds", "table"]
+__all__ += ["say", "seconds", "show", "table"]
 
 
 def say(text: str = ""):
     """Prints a line for the user at once, by `progress.note`."""
     progress.note(text, sys.stdout)
+
+
+def show(text: str):
+    """Prints a result for the user at once; unlike `say` it raises OSError if that
+    cannot be written, such as to a full disk."""
+    progress.line(text, sys.stdout)
 
 
 class Parser(argparse.ArgumentParser):

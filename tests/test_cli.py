@@ -1,5 +1,6 @@
 """The command rsmatch: its list, its doors, and that it answers at once."""
 
+import contextlib
 import subprocess
 import sys
 import types
@@ -79,6 +80,17 @@ def test_closed_streams_change_no_exit_code(streams):
             text=True,
         )
         assert (done.returncode, "Traceback" in done.stderr) == (code, False), words
+
+
+@pytest.mark.parametrize("words", ["sweep", "sweep digits --dry_run --out={out}"])
+def test_a_result_that_cannot_be_written_is_a_failure(words, tmp_path, capsys):
+    argv = words.format(out=tmp_path / "new").split()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.suppress(OSError))  # when the file is closed
+        full = stack.enter_context(open("/dev/full", "w"))
+        with contextlib.redirect_stdout(full):
+            assert cli.main(argv) == 1
+    assert "No space left on device" in capsys.readouterr().err
 
 
 def test_a_value_may_begin_with_the_home_folder(monkeypatch):

@@ -21,7 +21,7 @@ from rsmatch_jax import files, terminal
 from rsmatch_jax.deploy import saved
 from rsmatch_jax.errors import RequestError, RunFailed
 from rsmatch_jax.report import collect, page, run_section, tables, text
-from rsmatch_jax.terminal import Parser
+from rsmatch_jax.terminal import Parser, say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,7 +54,7 @@ def _run(args: argparse.Namespace):
     if others:
         made.append(tables.of_runs(others))
     for table in made:
-        sys.stdout.write(f"\n{text.section(table)}")
+        say(text.section(table))
     detailed = [runs.get(os.path.realpath(folder)) for folder in folders]
     detailed = [run for run in detailed if isinstance(run, collect.Run)]
     failed = _draw(detailed, data_flags) if args.draw else []
@@ -62,7 +62,7 @@ def _run(args: argparse.Namespace):
         page.write(out, made, detailed)
         text.write_cells(f"{stem}.csv", made)
         text.write_runs(f"{stem}.runs.csv", runs.values())
-    sys.stdout.write(f"\nwritten: {out}, {stem}.csv, {stem}.runs.csv\n")
+    say(f"written: {out}, {stem}.csv, {stem}.runs.csv")
     if failed:
         raise RunFailed(f"the page lacks what could not be drawn: {'; '.join(failed)}")
 

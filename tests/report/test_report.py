@@ -1,8 +1,10 @@
 """Tables, CSV and page, from results written by hand."""
 
 import csv
+import io
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -100,6 +102,14 @@ def test_table_of_a_sweep(tmp_path, capsys):
     assert ("FixMatch", "detector") not in table
     assert table["FixMatch", "finished runs"] == ["3"]
     assert table["setting", "figure"] == ["r = 0.5, CIFAR-10"]
+
+
+def test_a_terminal_that_cannot_show_a_sign(tmp_path, monkeypatch):
+    write_sweep(tmp_path)
+    out = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    assert report.main([str(tmp_path)]) == 0
+    assert b"| 91.00 \\xb1 1.00" in out.buffer.getvalue()
 
 
 def test_missing_unfinished_and_broken_runs_are_counted(tmp_path, capsys):
