@@ -205,6 +205,19 @@ def test_the_card_of_labels_alone_names_no_other_images(tmp_path):
     assert "40 labelled images. Step 7" in printed and "synthetic (" not in printed
 
 
+@pytest.mark.parametrize("real_bn", [False, True])
+def test_the_card_has_no_accuracies_of_other_statistics(tmp_path, real_bn):
+    """With eval.real_bn a run is evaluated by statistics that no file keeps."""
+    run, _ = workdirs.in_memory(**{"eval.real_bn": real_bn})
+    run = dataclasses.replace(run, folder=str(tmp_path))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "eval/test_accuracy": 0.5}\n')
+    (tmp_path / "result.json").write_text('{"test_accuracy_best": 0.75}')
+    card = model_card.card(run, size=1, digest="", platforms=["cpu"])
+    figures = [x for x in card["figures"].values() if x is not None]
+    assert figures == ([] if real_bn else [0.5, 0.75])
+    assert ("| 50.00 %" in model_card.text(card, "x")) != real_bn
+
+
 SOME = {"origins": 40, "images": 640}
 ALL = {"origins": 640, "images": 640}
 UNKNOWN_SHARE = "unlabelled images, an unknown share of the latter synthetic. Step"

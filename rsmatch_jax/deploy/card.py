@@ -24,8 +24,9 @@ CLASSES = 20  # in the Markdown; the JSON lists all
 def card(
     run: Saved, *, size: int, digest: str, platforms: Sequence[str]
 ) -> dict[str, Any]:
-    """Returns the JSON-ready card; a figure that the workdir lacks is None. size,
-    digest: bytes and SHA-256 of the exported file."""
+    """Returns the JSON-ready card. A figure that the workdir lacks, or that is not of
+    the exported weights and statistics, is None. size, digest: bytes and SHA-256 of the
+    exported file."""
     c, dims = run.exp.config, run.exp.dims
     side = dims.image_shape[0]
     mean, std = normalise.normalisation(run.dataset)
@@ -102,6 +103,8 @@ def _other_sizes(config: Any, side: int) -> str:
 
 
 def _figures(run: Saved, result: Mapping[str, Any]) -> dict[str, float | None]:
+    if run.exp.config.eval.real_bn:  # of other BatchNorm statistics than the file's
+        return dict.fromkeys(CHECKPOINT_FIGURES + RUN_FIGURES)
     metrics: dict[str, Any] = {}
     with contextlib.suppress(RequestError):  # without these figures it is still right
         for line in workdir.read_metrics(run.folder):

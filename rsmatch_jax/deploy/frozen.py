@@ -47,7 +47,8 @@ class Predictions(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class Part:
     """One network reduced to its encoder and the heads of one answer. params: EMA
-    parameters. stats: live running statistics, as in every evaluation."""
+    parameters. stats: live running statistics, as in evaluations without
+    eval.real_bn."""
 
     name: str
     classes: int
