@@ -34,7 +34,7 @@ MOST_CONFUSED = 5
 
 def evaluate(
     folder: str,
-    step: str = "last",
+    step: str | int = "last",
     *,
     places: Mapping[str, str] | None = None,
     devices: Sequence[jax.Device] | None = None,

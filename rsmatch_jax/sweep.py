@@ -14,8 +14,9 @@ n-th run from the i-th on, i from 0 to n - 1. After --minutes=N the sweep stops 
 under way, which saves itself, and begins no other one. --config overrides hold for all
 cells, those of a method's keys for the cells of that method; the report marks cells
 whose setting they change as reduced.
-Exit codes: 0 all runs are finished (or printed), 1 a run failed, 2 the request was
-wrong, 75 stopped by a signal, or with runs left after --minutes.
+Exit codes: 0 all runs are finished, printed, or under way in other processes, 1 a run
+failed, 2 the request was wrong, 75 stopped by a signal, or with runs left after
+--minutes.
 """
 
 import argparse

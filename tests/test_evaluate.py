@@ -193,8 +193,8 @@ def test_choice_of_a_step(tmp_path):
                 checkpoints.choose("best")
     checkpoints.close()
     with contextlib.closing(Checkpoints(str(tmp_path), keep=None)) as checkpoints:
-        chosen = [checkpoints.choose(step) for step in ("last", "best", "3")]
-    assert chosen == [12, 5, 3]
+        chosen = [checkpoints.choose(step) for step in ("last", "best", "3", 5)]
+    assert chosen == [12, 5, 3, 5]
 
 
 def test_moved_run_on_moved_data(folder, tmp_path):

@@ -238,7 +238,7 @@ def _predictions(probabilities: Mapping[str, np.ndarray]) -> Predictions:
 
 def load(
     workdir: str,
-    step: str = "last",
+    step: str | int = "last",
     *,
     batch_size: int = BATCH,
     trust_code: bool = False,

@@ -42,7 +42,7 @@ class Saved:
 
 def load(
     folder: str,
-    step: str = "last",
+    step: str | int = "last",
     devices: Sequence[jax.Device] | None = None,
     *,
     trust_code: bool = False,

@@ -64,7 +64,7 @@ class Checkpoints:
         """Returns the newest saved step, None if there is none."""
         return max(self._folder.steps(), default=None)
 
-    def choose(self, name: str) -> int:
+    def choose(self, name: str | int) -> int:
         """Returns the saved step that `name` means: last, best (in the newest
         checkpoint's view) or a number. Raises RequestError if it is not there."""
         steps = self._folder.steps()
@@ -83,7 +83,7 @@ class Checkpoints:
                     "neither test nor validation images to choose on"
                 )
         elif name != "last":
-            step = int(name) if name in map(str, steps) else None
+            step = int(name) if str(name) in map(str, steps) else None
         if step not in steps:
             names = "last" if name == "best" else "last, best"
             listed = ", ".join(map(str, steps))
