@@ -87,6 +87,13 @@ def load_splits(
         if train.images.shape[1:] != data.images.shape[1:]:
             sizes = f"{train.images.shape[1:]} and {data.images.shape[1:]}"
             raise RequestError(f"{name} has images of {sizes}; bring them to one size")
+    height, width = train.images.shape[1:3]
+    if height != width:
+        raise RequestError(
+            f"{name} has images of {height}x{width}, and a run takes square ones: crop "
+            "them by `rsmatch import --layout=folders --size=N`, or as they are read "
+            "by --config.data.image_size=N"
+        )
     if nameless := int((test.labels < 0).sum()):
         raise RequestError(
             f"{name}: {nameless} of its test images have no label; leave them out, or "

@@ -99,6 +99,15 @@ def test_differing_sizes_are_refused_naming_two(tmp_path, cache):
 # --- the cache -----------------------------------------------------------------------
 
 
+def test_images_that_are_no_squares_are_refused_or_cropped(tmp_path, cache):
+    wide = noise(12, SIZE, 12, 3, seed=0)
+    folder = write(tmp_path / "wide", size=(SIZE, 12), images=wide)
+    with pytest.raises(RequestError, match="images of 8x12, .*data.image_size=N"):
+        sources.load_splits(folder, cache_dir=cache)
+    train, _, _ = sources.load_splits(folder, cache_dir=cache, image_size=SIZE)
+    assert train.images.shape == (12, SIZE, SIZE, 3)
+
+
 def test_second_start_and_a_copied_cache_need_no_tensorflow(data_dir, cache, tmp_path):
     load(data_dir, cache)
     places = {"data_dir": str(data_dir), "cache_dir": cache}
