@@ -155,6 +155,16 @@ def test_other_overrides_in_the_same_folder_are_refused(tmp_path, pretend, capsy
     assert "another --out" in capsys.readouterr().err
 
 
+def test_data_may_lie_elsewhere_at_a_later_start(tmp_path, pretend):
+    """As for a single run, and for shards on machines with folders of their own."""
+    for seeds, place in [("0", "/a"), ("0,1", "/b")]:
+        argv = ["mine", f"--seeds={seeds}", f"--out={tmp_path}"]
+        assert sweep.main([*argv, f"--config.data.data_dir={place}"]) == 0
+    assert len(pretend[1]) == 6
+    argv = ["mine", f"--out={tmp_path}", "--config.data.synthetic_pool=/c"]
+    assert sweep.main(argv) == 2  # other pictures, perhaps
+
+
 def test_runs_that_another_process_trains_are_skipped(tmp_path, pretend, capsys):
     _, launched = pretend
     busy = grid.run_folder(str(tmp_path), fake_sweep().cells[1].folder(), 0)

@@ -171,7 +171,7 @@ def write_record(out: str, sweep: Sweep, seeds: list[int], more: Mapping[str, Va
         if os.path.exists(path):
             earlier = read_record(path)
             began, now = (
-                {k: v for k, v in keys.items() if not k.startswith(workdir.FREE)}
+                {k: v for k, v in keys.items() if not k.startswith(NOT_THE_SETTING)}
                 for keys in (earlier["overrides"], more)
             )
             if began != now:
