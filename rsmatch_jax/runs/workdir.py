@@ -182,7 +182,8 @@ def locked(workdir: str) -> Generator[None]:
 def is_locked(workdir: str) -> bool:
     """Whether a process trains in `workdir` now."""
     try:
-        with open(os.path.join(workdir, LOCK_FILE)) as file:
+        # To write, or NFS would lock nothing.
+        with open(os.path.join(workdir, LOCK_FILE), "r+") as file:
             return not files.try_lock(file)
     except OSError:
         return False

@@ -1,4 +1,8 @@
-"""Where a command may write beside a run."""
+"""Where a command may write beside a run, and the lock of a run."""
+
+import errno
+import fcntl
+import os
 
 import pytest
 
@@ -38,3 +42,19 @@ def test_places_where_no_file_may_be_are_refused(root, out, words):
 def test_a_file_may_lie_in_the_workdir_beside_the_runs_own(root):
     workdir.check_out(f"{root}/run/model", f"{root}/run", "", beside=(".json", ".md"))
     assert not list((root / "run").iterdir())
+
+
+def test_a_lock_is_seen_on_a_network_file_system(tmp_path, monkeypatch):
+    """NFS locks a file for one process only if it is open to write: flock(2)."""
+    flock = fcntl.flock
+
+    def of_nfs(file, operation):
+        if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", of_nfs)
+    assert not workdir.is_locked(str(tmp_path))
+    with workdir.locked(str(tmp_path)):
+        assert workdir.is_locked(str(tmp_path))
+    assert not workdir.is_locked(str(tmp_path))
