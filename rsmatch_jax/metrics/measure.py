@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rsmatch_jax.data.rs_ssl import Task
+from rsmatch_jax.data.rs_ssl import Images, Task
 from rsmatch_jax.metrics import mistakes, names, scores
 from rsmatch_jax.metrics.scores import Rows
 from rsmatch_jax.models.networks import Network
@@ -76,7 +76,7 @@ class Predictor:
                 self._programs[shape] = compilation.compiled(lowered, platform)
         return self._programs[shape]
 
-    def _batch(self, images: np.ndarray, labels: np.ndarray, start: int = 0) -> Any:
+    def _batch(self, images: Images, labels: np.ndarray, start: int = 0) -> Any:
         """Returns batch_size images and labels from `start` on, on the devices, padded.
         Each process reads the images of its devices."""
         local = parallel.own_rows(self.batch_size, self.devices)
@@ -90,16 +90,16 @@ class Predictor:
     def __call__(
         self,
         state: TrainState,
-        images: np.ndarray,
+        images: Images,
         labels: np.ndarray,
         interrupted: Callable[[], bool] = lambda: False,
         advance: Callable[[int], object] = lambda count: None,
     ) -> Rows:
         """Returns the rows of `_rows` for all images, in their order, in each process.
 
-        images: uint8 [n, S, S, 3], labels: int [n]. The last batch is padded to the
-        size of the others, which saves a compilation. advance: gets the number of
-        images of each batch that is done.
+        images: uint8 [n, S, S, 3] or encoded, labels: int [n]. The last batch is padded
+        to the size of the others, which saves a compilation. advance: gets the number
+        of images of each batch that is done.
 
         Raises:
             Interrupted: `interrupted`, called before each batch, returns True.
