@@ -61,13 +61,16 @@ def test_modules_are_imported_by_name_in_few_files():
     assert importers == set(IMPORTERS)
 
 
-def test_every_command_on_a_workdir_passes_trust_on():
-    """A command with the flags of a run either opens it by `analysis/output.py` or says
-    itself whether code is trusted."""
-    for path in FILES:
-        text = path.read_text()
-        if "saved.add_flags(parser" in text and "output.open_run(args" not in text:
-            assert "trust_code=args.trust_code" in text, path
+def test_whoever_opens_a_workdir_says_whether_its_code_is_trusted():
+    calls = {
+        str(path.relative_to(ROOT / "rsmatch_jax")): call
+        for path in FILES
+        if path.is_relative_to(ROOT / "rsmatch_jax")
+        for call in re.findall(r"\b(?:saved|frozen)\.load\(([^)]*)\)", path.read_text())
+    }
+    doors = ("evaluate", "predict", "export", "sift/material", "analysis/output")
+    assert calls.keys() == {f"{name}.py" for name in (*doors, "deploy/frozen")}
+    assert all("trust_code=" in call for call in calls.values()), calls
 
 
 @pytest.mark.parametrize(
