@@ -18,7 +18,6 @@ DIGITS = "--config=configs/digits.py"
 
 FLAGS = [  # the command line, and words of the answer
     ("", "--config=FILE is missing"),
-    (f"{DIGITS} --wrkdir=x", "wrkdir | workdir"),
     (f"{DIGITS} more", "'more'"),
     (
         "--config=cifar10 --config.data.download=False --config.data.data_dir=/nope",
@@ -61,6 +60,10 @@ def test_wrong_request_is_answered(line, words, tmp_path, capsys, monkeypatch):
         ["rsmatch.pseudo_label=flexmatch", "flexmatch.threshold_warmup=False"],
         ["name=simmatch", "simmatch.epass=True", "threshold=0.9", "unsup_weight=2"],
         ["rsmatch.routing=oracle", "unsup_weight=2"],
+        *(
+            [f"rsmatch.routing={how}", "rsmatch.route_warmup_steps=3"]
+            for how in ("oracle", "random", "entropy", "statistics")
+        ),
         ["rsmatch.detector_loss=queue+nnpu", "rsmatch.synthetic_prior=0.3"],
         ["name=supervised", "threshold=0.9"],
     ],

@@ -40,11 +40,6 @@ def test_the_likeliest_of_both_kinds_are_chosen(rows, candidates, share, synthet
             assert np.ptp(dealt.sum(axis=1)) <= 1
 
 
-def test_nothing_is_turned_away_where_all_are_taken():
-    got = np.asarray(screening.choose(np.arange(6)[::-1], 6))
-    assert sorted(got.tolist()) == list(range(6))
-
-
 @pytest.mark.parametrize("devices", [1, 4])
 def test_a_batch_of_screened_images(devices):
     """Scores of the candidates' weak views, whose random numbers are their own, decide

@@ -38,12 +38,6 @@ CASES = {
         ([DIGITS, "--workdir=others"], ["--workdir=others", "left alone"]),
         ([DIGITS, "--workdir=others", "--overwrite"], ["others", "left alone"]),
         ([DIGITS, "--wrkdir=run"], ["wrkdir", "Did you mean: workdir"]),
-        (
-            [DIGITS, "--config.train.num_steps=four"],
-            ["num_steps=four: it must be a wh"],
-        ),
-        ([DIGITS, "--config.model.sync_bn=no"], ["sync_bn=no: it must be true or f"]),
-        ([DIGITS, "--config.optim.momentum=a"], ["momentum=a: it must be a number"]),
         ([DIGITS, "--plan=how"], ["--plan=how: it must be true or false"]),
         (
             [DIGITS, "--config.method.name=fixmach"],

@@ -13,7 +13,7 @@ from rsmatch_jax.engine import checks
 NAMES = sorted(
     path.stem
     for path in (pathlib.Path(__file__).parents[2] / "configs").glob("*.py")
-    if path.stem not in ("ablations", "studies")  # sweeps as data: test_sweeps.py
+    if path.stem not in ("ablations", "studies")  # sweeps as data: test_grid.py
 )
 SWITCHES = {  # with these no other test trains networks
     "method.rsmatch.fake_head": False,

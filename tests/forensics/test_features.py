@@ -7,7 +7,7 @@ import pytest
 from scipy import fft, signal
 from support.pictures import decode, encode
 
-from rsmatch_jax.forensics import features, groups, pictures
+from rsmatch_jax.forensics import features, groups
 
 
 def noise(n, height=16, width=16, channels=3, seed=0):
@@ -174,11 +174,3 @@ def test_large_pictures_are_sampled_over_all_columns(monkeypatch):
     sample = groups._sample(values)[0]
     assert len(sample) <= 50
     assert len(set(sample % 20)) == 20
-
-
-def test_chunks_cover_all_pictures(monkeypatch):
-    images = noise(7)
-    monkeypatch.setattr(pictures, "_CHUNK_VALUES", 3 * images[0].size)
-    parts = list(pictures.chunks(images))
-    assert [len(p) for p in parts] == [3, 3, 1]
-    np.testing.assert_array_equal(np.concatenate(parts), images)

@@ -197,31 +197,6 @@ def test_share_of_a_step_that_is_known(keys, prior, coin, ratio):
     assert (PRIOR.split(".")[-1] in exp.method.init_extra(exp.dims)) == (prior is None)
 
 
-@pytest.mark.parametrize("value", [0.0, 1.0, 1.5, -0.1])
-def test_priors_that_are_no_share(value):
-    with pytest.raises(
-        RequestError, match=rf"synthetic_prior={value}: .*(above 0|below 1)"
-    ):
-        checks.check(config(**{LOSS: "nnpu", PRIOR: value}), 1)
-    checks.check(config(**{LOSS: "nnpu", PRIOR: 0.5}), 1)
-
-
-@pytest.mark.parametrize(
-    ("keys", "words"),
-    [
-        ({PRIOR: 0.5}, "only detector_loss=nnpu"),
-        ({LOSS: "nnpu", "train.weak_forward": "separate"}, "weak_forward=cat"),
-        ({LOSS: "nnpu", "method.rsmatch.queue_reaugment": True}, "queue_reaugment"),
-        ({LOSS: "nnpu", "method.rsmatch.queue_min_score": 0.1}, "queue_min_score"),
-        ({LOSS: "nnpu", "method.rsmatch.classwise_queue": False}, "classwise_queue"),
-        ({LOSS: "pu"}, "choose queue or nnpu or"),
-    ],
-)
-def test_keys_that_do_not_fit(keys, words):
-    with pytest.raises(RequestError, match=words):
-        checks.check(config(**keys), 1)
-
-
 def test_queue_checks_are_not_for_nnpu():
     small = {"method.rsmatch.queue_length": 1, "method.rsmatch.queue_push": 5}
     with pytest.raises(RequestError, match="queue_push=5"):

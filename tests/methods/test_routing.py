@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
-from support.helpers import build, config
+from support.helpers import build
 from support.table_networks import (
     TAU,
     B,
@@ -22,7 +22,6 @@ from support.table_networks import (
     softmax,
 )
 
-from rsmatch_jax.engine import checks
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.forensics import threshold
 from rsmatch_jax.methods import routing
@@ -221,13 +220,3 @@ def test_few_labelled_images(task):
         judged(slice(0, 9))
     with pytest.raises(RequestError, match="and 6 others"):
         judged(few, others[:6])
-
-
-@pytest.mark.parametrize("how", ["oracle", "random", "entropy", "statistics"])
-def test_keys_of_the_detectors_verdict_are_refused(how):
-    c = config(**{ROUTING: how, "method.rsmatch.route_threshold": 0.9})
-    with pytest.raises(
-        RequestError, match="route_threshold=0.9: only routing=detector"
-    ):
-        checks.check(c, 1)
-    checks.check(config(**{ROUTING: how, "method.rsmatch.route_warmup_steps": 3}), 1)

@@ -157,29 +157,6 @@ def test_no_nan_from_zero_embeddings_and_impossible_classes():
         assert np.isfinite(value).all(), path
 
 
-@pytest.mark.parametrize(
-    ("norm", "length"), [("fixed", 1.0), ("usb", (128 / 64) ** 0.5)]
-)
-def test_bank_norm_decides_the_length_of_embeddings(norm, length):
-    size = {"method.simmatch.projection_size": 128, "method.simmatch.bank_norm": norm}
-    method = method_of(**size)[0]
-    rng = np.random.default_rng(0)
-    embedding = rng.normal(size=(64, 128)).astype(np.float32)
-    embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
-    bank = rng.normal(size=(128, 64)).astype(np.float32)
-    bank /= np.linalg.norm(bank, axis=0)[None, :]
-    extra = {"bank": jnp.asarray(bank), "bank_labels": jnp.zeros(64, jnp.int32)}
-    remember = jax.jit(
-        lambda b: method._remember(extra, b, jnp.asarray(embedding), None)
-    )
-    lengths = np.linalg.norm(remember(batch(rng, 64))["bank"], axis=0)
-    np.testing.assert_allclose(lengths.mean(), length, rtol=0.01)
-    if norm == "fixed":
-        np.testing.assert_allclose(lengths, 1, rtol=1e-6)
-    else:
-        assert 1.1 < lengths.min() < lengths.max() < 1.7
-
-
 def test_first_bank_follows_the_seed_alone():
     banks = []
     for devices, seed in ((1, 0), (4, 0), (1, 1)):

@@ -52,7 +52,7 @@ def build(num_devices=1, **overrides):
     return c, task, experiment.build(c, dims, task.name, devices)
 
 
-def batches(exp, count, seed=0, labels=None):
+def batches(exp, count, seed=0):
     """Random global batches; independent of any input pipeline."""
     rng = np.random.default_rng(seed)
     d = exp.dims

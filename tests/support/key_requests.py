@@ -9,9 +9,10 @@ CASES = [
     ("dota.name=x", "dota | did you mean 'data'"),
     ("seed.x=1", "seed.x"),
     ("data={'labels_per_class':3}", "config.data: | a group of keys"),
-    ("seed=abc", "config.seed | abc"),
+    ("seed=abc", "seed=abc: it must be a whole number"),
     ("train.num_steps=1.5", "train.num_steps | 1.5"),
-    ("input.flip=maybe", "input.flip | maybe"),
+    ("input.flip=maybe", "input.flip=maybe: it must be true or false"),
+    ("optim.momentum=a", "momentum=a: it must be a number"),
     ("method.rsmatch=3", "config.method.rsmatch: | a group of keys"),
     ("seed=-1", "seed=-1"),
     ("seed=2147483648", "seed=2147483648 | between 0 and 2147483647"),
@@ -102,6 +103,16 @@ CASES = [
         for key, value in (
             *(("queue_length", 8), ("queue_classes", 2), ("queue_push", 2)),
             ("queue_sample", "uniform"),
+        )
+    ),
+    *(
+        (
+            f"method.rsmatch.detector_loss=nnpu method.rsmatch.{key}={value}",
+            f"{key}={value} | only detector_loss=queue or queue+nnpu reads it",
+        )
+        for key, value in (
+            *(("queue_min_score", 0.1), ("queue_reaugment", True)),
+            ("classwise_queue", False),
         )
     ),
     (
