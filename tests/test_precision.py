@@ -61,7 +61,9 @@ def test_convolutions_are_in_bfloat16_and_logits_are_not():
         products = [
             eqn for eqn in equations(jaxpr.jaxpr) if eqn.primitive.name == "dot_general"
         ]
-        for eqn in products:  # the heads
+        heads = exp.method.heads(exp.dims.num_classes)[name]
+        assert len(products) == len(heads)
+        for eqn in products:
             assert {v.aval.dtype for v in eqn.invars} == {jnp.dtype(jnp.float32)}
         assert all(x.aval.dtype == jnp.float32 for x in jaxpr.jaxpr.outvars)
 

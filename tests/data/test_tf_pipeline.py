@@ -1,5 +1,6 @@
 """Input from the host, of arrays and encoded images: (seed, step) decides a batch."""
 
+import importlib
 import time
 
 import jax
@@ -10,6 +11,7 @@ from support import pictures, processes
 
 from rsmatch_jax.augment import views
 from rsmatch_jax.data import sampler, tf_augment, tf_pipeline
+from rsmatch_jax.data.stores import tf_import
 from rsmatch_jax.data.stores.encoded import EncodedImages
 
 SPEC = views.ViewSpec(flip=True, crop_pad=1, randaugment_ops=2, cutout=True)
@@ -203,5 +205,9 @@ def test_a_program_can_end_in_the_middle_of_the_stream(kind):
     assert process.returncode == 1 and "while images are being read" in error
 
 
-def test_tensorflow_sees_no_accelerator():
-    assert tf.config.get_visible_devices("GPU") == []
+def test_tensorflow_sees_no_accelerator(monkeypatch):
+    """On importing, whether there is one or not."""
+    calls = []
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *x: calls.append(x))
+    importlib.reload(tf_import)
+    assert calls == [([], "GPU")]
