@@ -4,7 +4,6 @@ import functools
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import runs, torch_resnets, workdirs
@@ -12,8 +11,6 @@ from support import safetensors_bytes as written
 from support.helpers import BLOCKS, assert_bit_equal, build
 from support.trees import flat
 
-from rsmatch_jax.data.stores import arrays
-from rsmatch_jax.deploy import frozen
 from rsmatch_jax.engine import beginning, start_weights
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.models import networks, resnet
@@ -68,18 +65,6 @@ def _first_shards(state):
     return [x.addressable_shards[0].data for x in jax.tree.leaves(trees) if x.size]
 
 
-def test_outputs_before_the_first_step_are_those_of_the_other_run(source):
-    folder, _ = source
-    exp, state, _ = begun(folder, **FIXMATCH)
-    images = arrays.fake("test").images[:16]
-    expected = frozen.load(str(folder)).predict(images).probabilities
-    outputs, _ = exp.nets["classifier"].apply(
-        state.ema["classifier"], state.stats["classifier"], jnp.asarray(images), False
-    )
-    ours = jax.nn.softmax(outputs.logits["real"])
-    np.testing.assert_allclose(ours, expected, atol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("here", "words", "heads"),
     [
@@ -98,8 +83,10 @@ def test_what_is_new_and_what_is_unused_is_named(source, here, words, heads):
     _, state, line = begun(folder, **here)
     assert words in line
     ours, theirs = flat(state.params["classifier"]), flat(there.ema["classifier"])
-    for name in (n for n in ours if n.startswith("encoder")):
-        np.testing.assert_array_equal(ours[name], theirs[name])
+    encoder = there.ema["classifier"]["encoder"]
+    for tree in (state.params, state.ema):
+        assert_bit_equal(tree["classifier"]["encoder"], encoder)
+    assert_bit_equal(state.stats["classifier"], there.stats["classifier"])
     for head, taken in heads.items():
         name = f"heads/{head}/kernel"
         assert (name in theirs and (ours[name] == theirs[name]).all()) == taken

@@ -1,4 +1,7 @@
-"""ResNet-18 and ResNet-50: published sizes, and a block against plain numpy."""
+"""ResNet-18 and ResNet-50: published sizes, and a block against plain numpy.
+
+test_weight_file.py has whole networks.
+"""
 
 import functools
 
@@ -7,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import kstest
-from support.numpy_layers import conv, norm, relu, windows
+from support.numpy_layers import conv, norm, relu
 from support.trees import check_initial, count, flat, shapes, unflat
 
 from rsmatch_jax.models import networks, resnet
@@ -117,23 +120,3 @@ def test_block_equals_numpy(bottleneck, inputs, stride):
     want = numpy_block(x, params, stats, stride, bottleneck)
     assert got.shape == (2, 6 // stride, 6 // stride, last)
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-3)
-
-
-@pytest.mark.parametrize("size", [8, 11])
-def test_whole_network_equals_numpy(size):
-    """Stem, pooling, order of blocks and strides: two blocks of basic form."""
-    net = resnet.ResNet((1, 1), bottleneck=False)
-    x = np.random.default_rng(2).normal(size=(2, size, size, 3))
-    params, stats = random_variables(net, x.shape, 3)
-    y = relu(norm(conv(x, params["stem"]["kernel"], 2), params["bn"], stats["bn"]))
-    y = windows(y, 3, 2, -np.inf).max((3, 4)).transpose(2, 0, 1, 3)
-    for name, stride in (("stage1_block0", 1), ("stage2_block0", 2)):
-        y = numpy_block(y, params[name], stats[name], stride, bottleneck=False)
-    got = evaluate(net, params, stats, x)
-    want = y.mean((1, 2))
-    assert got.shape == (2, 128)
-    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * np.abs(want).max())
-    variables = {"params": params, "batch_stats": stats}
-    _, new = net.apply(variables, jnp.float32(x), True, mutable=["batch_stats"])
-    for name, value in flat(new["batch_stats"]).items():
-        assert (value != flat(stats)[name]).all(), name

@@ -162,23 +162,25 @@ def test_every_array_of_torchvisions_files_is_used_but_the_head(
     assert count((params, stats)) == sum(sizes)
 
 
+@pytest.mark.parametrize("size", [16, 11])
 @pytest.mark.parametrize("name", ["resnet_basic", "resnet_deep"])
-def test_outputs_by_torchvisions_names_are_the_same(tmp_path, name, monkeypatch):
-    """test_weight_file_torch.py compares the whole resnet18 and resnet50."""
+def test_outputs_by_torchvisions_names_are_the_same(tmp_path, name, size, monkeypatch):
+    """Stem, pooling, order of blocks and strides; training moves every statistic.
+    test_weight_file_torch.py compares the whole resnet18 and resnet50."""
     deep = name in torch_resnets.BOTTLENECK
     small = functools.partial(resnet.ResNet, torch_resnets.BLOCKS[name], deep)
     monkeypatch.setitem(networks.MODELS, name, small)
     state = torch_resnets.state_dict(name)
     path = written.write(tmp_path / "w.safetensors", state)
     net, params, stats, _ = load(name, path)
-    x = np.random.default_rng(1).normal(size=(2, 16, 16, 3))
+    x = np.random.default_rng(1).normal(size=(2, size, size, 3))
     ours, _ = net.apply(params, stats, jnp.asarray(x, jnp.float32), False)
     theirs = torchvision_features(state, name, x)
     assert 0.05 < np.abs(theirs).mean() < 20
     np.testing.assert_allclose(ours.features, theirs, atol=1e-4)
-
-
-POINTWISE = np.zeros((64, 64, 1, 1), np.float32)
+    _, new = net.apply(params, stats, jnp.asarray(x, jnp.float32), True)
+    for path, value in flat(new).items():
+        assert (value != flat(stats)[path]).all(), path
 
 
 @pytest.mark.parametrize(
