@@ -59,7 +59,7 @@ def logged(folder, step):
     return {key.removeprefix("eval/"): value for key, value in line.items()}
 
 
-@pytest.mark.parametrize("step", ["last", "best", "8"])
+@pytest.mark.parametrize("step", ["last", "best"])
 def test_figures_are_the_runs_own(folder, tmp_path, capsys, step):
     """To the last digit; the workdir is only read."""
     before = snapshot(folder)

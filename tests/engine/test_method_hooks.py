@@ -9,7 +9,15 @@ import pytest
 from support import photos
 from support.helpers import assert_bit_equal, build, config, leaves
 from support.host_pairs import StopAfter
-from support.runs import KEYS, ONE_NETWORK, killed_copy, run, saved_state, timeless
+from support.runs import (
+    KEYS,
+    ONE_NETWORK,
+    killed_copy,
+    lines,
+    run,
+    saved_state,
+    timeless,
+)
 
 from rsmatch_jax.data import rs_ssl
 from rsmatch_jax.engine import beginning, experiment, stages
@@ -29,6 +37,24 @@ PRIOR = "synthetic_prior"
 def state_at(folder, step, **keys):
     like = build(**{**KEYS, **keys})[2].init_state()
     return saved_state(folder, step, like)
+
+
+JUDGED = {**NNPU, "method.rsmatch.routing": "statistics"}
+STOPPED = {**NNPU, "checkpoint.every_steps": 3, "train.num_steps": 5}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """(workdir, result) of an undisturbed run with the keys STOPPED."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return folder, run(folder, **STOPPED)
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory):
+    """(workdir, result) of a run with the keys JUDGED, which knows all origins."""
+    folder = tmp_path_factory.mktemp("known") / "run"
+    return folder, run(folder, **JUDGED)
 
 
 def test_prior_is_the_share_that_sift_estimates(tmp_path):
@@ -76,19 +102,17 @@ def test_a_method_without_an_origin_is_offered_nothing(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("calls", [2, 4, 9])
-def test_stopped_in_an_evaluation(tmp_path, calls):
+def test_stopped_in_an_evaluation(whole, tmp_path, calls):
     """A run stopped after step 2, in or after its evaluation ends as an undisturbed
     one, although step 3 reads the prior that this evaluation estimates."""
-    keys = {**NNPU, "checkpoint.every_steps": 3, "train.num_steps": 5}
-    whole = run(tmp_path / "whole", **keys)
-    c = config(**{**KEYS, **keys})
+    (there, expected), c = whole, config(**{**KEYS, **STOPPED})
     device, folder = jax.local_devices()[:1], tmp_path / "parts"
     stopped = stages.run(c, str(folder), devices=device, stop=StopAfter(calls))
     assert (stopped["status"], stopped["steps"]) == ("stopped", 2)
     prior = state_at(folder, 2, **NNPU).extra[PRIOR]
     assert (prior == 0.5) == (calls < 9)
-    assert timeless(stages.run(c, str(folder), devices=device)) == timeless(whole)
-    states = [state_at(f, 5, **NNPU) for f in (tmp_path / "whole", folder)]
+    assert timeless(stages.run(c, str(folder), devices=device)) == timeless(expected)
+    states = [state_at(f, 5, **NNPU) for f in (there, folder)]
     assert_bit_equal(*states)
 
 
@@ -124,7 +148,7 @@ def test_a_plan_computes_nothing(tmp_path, monkeypatch):
 
 def test_devices_have_the_same_buffers(tmp_path):
     """One device and two, by estimated prior and by statistics."""
-    keys = {**NNPU, "method.rsmatch.routing": "statistics", "train.num_steps": 3}
+    keys = {**JUDGED, "train.num_steps": 3}
     one, two = (run(tmp_path / str(n), n, **keys) for n in (1, 2))
     assert two["test_accuracy"] == pytest.approx(one["test_accuracy"], abs=0.01)
     states = [leaves(state_at(tmp_path / str(n), 3, **keys).extra) for n in (1, 2)]
@@ -134,10 +158,9 @@ def test_devices_have_the_same_buffers(tmp_path):
 
 
 @pytest.mark.parametrize("forget", [True, False], ids=["unknown", "permuted"])
-def test_truth_changes_no_bit(tmp_path, monkeypatch, forget):
+def test_truth_changes_no_bit(known, tmp_path, monkeypatch, forget):
     """Origins and classes of unlabelled images are unknown, or wrong."""
-    keys = {**NNPU, "method.rsmatch.routing": "statistics"}
-    expected = run(tmp_path / "known", **keys)
+    (there, expected), folder = known, tmp_path / "changed"
     load, rng = experiment.load_task, np.random.default_rng(0)
 
     def changed(c):
@@ -152,10 +175,10 @@ def test_truth_changes_no_bit(tmp_path, monkeypatch, forget):
         return dataclasses.replace(task, unl_labels=labels, unl_origins=origins)
 
     monkeypatch.setattr(experiment, "load_task", changed)
-    result = run(tmp_path / "changed", **keys)
+    result = run(folder, **JUDGED)
     assert result["fingerprint"] == expected["fingerprint"]
-    same = [state_at(tmp_path / f, 4, **keys) for f in ("known", "changed")]
-    assert_bit_equal(*same)
+    assert_bit_equal(*(state_at(f, 4, **JUDGED) for f in (there, folder)))
+    assert lines(there) != lines(folder)  # the figures know of it
 
 
 def test_too_few_labelled_images_write_nothing(tmp_path):

@@ -47,8 +47,8 @@ RESUMED = {
     "rsmatch_split": {
         "model.split_bn": True,
         "method.rsmatch.routing": "statistics",
+        "method.rsmatch.pseudo_label": "freematch",
     },
-    "rsmatch_freematch": {"method.rsmatch.pseudo_label": "freematch", **ONE_NETWORK},
 }
 
 
