@@ -8,7 +8,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from support import workdirs
+from support import pictures, workdirs
 
 from rsmatch_jax import export
 from rsmatch_jax.deploy import card as model_card
@@ -33,8 +33,7 @@ def ask(root, *argv):
 
 
 def noise(count, size=8):
-    rng = np.random.default_rng(count)
-    return rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+    return pictures.noise(count, size, size, 3, seed=count)
 
 
 def load(path):

@@ -123,18 +123,23 @@ def test_features_that_do_not_differ(count):
     assert embedded.figures["centroid_distance"] is None
 
 
-@pytest.mark.parametrize("classes", [2, 15, 100])
-def test_pictures_of_few_and_many_classes(classes, tmp_path):
-    count = 200
-    names = ["a$b", "_hidden", *(f"class {c}" for c in range(2, classes))]
+def chosen_of(count, classes):
+    """Pictures of so many classes, every other one synthetic."""
     synthetic = np.arange(count) % 2 == 0
-    chosen = choice.Chosen(
+    return choice.Chosen(
         images=np.zeros((count, 8, 8, 3), np.uint8),
         names=("",) * count,
         indices=np.arange(count),
         labels=np.arange(count) % classes,
         origins=tuple("sd" if fake else "real" for fake in synthetic),
     )
+
+
+@pytest.mark.parametrize("classes", [2, 15, 100])
+def test_pictures_of_few_and_many_classes(classes, tmp_path):
+    count = 200
+    names = ["a$b", "_hidden", *(f"class {c}" for c in range(2, classes))]
+    chosen = chosen_of(count, classes)
     figures = {"probe_balanced_accuracy": 0.7, "centroid_distance": None}
     embedded = {
         part: features.Embedded(cloud(count, 2, seed), figures)
@@ -178,13 +183,7 @@ def test_the_dark_twin_has_the_same_points(tmp_path):
             dict.fromkeys(("probe_balanced_accuracy", "centroid_distance")),
         )
     }
-    chosen = choice.Chosen(
-        images=np.zeros((30, 8, 8, 3), np.uint8),
-        names=("",) * 30,
-        indices=np.arange(30),
-        labels=np.arange(30) % 3,
-        origins=("real",) * 30,
-    )
+    chosen = chosen_of(30, 3)
     shots = []
     for theme in contact_sheet.THEMES:
         png = scatter.draw(embedded, chosen, ["a", "b", "c"], "t", theme=theme)

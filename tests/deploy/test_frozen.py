@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import encoded_sets, workdirs
+from support import encoded_sets, pictures, workdirs
 from support.helpers import TINY, assert_bit_equal
 
 from rsmatch_jax.data import normalise
@@ -36,8 +36,7 @@ def model(folder, run):
 
 
 def noise(count, size=8):
-    rng = np.random.default_rng(count)
-    return rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+    return pictures.noise(count, size, size, 3, seed=count)
 
 
 def by_hand(exp, state, network, head, images):
