@@ -1,6 +1,5 @@
 """The predict command: lines, exit codes and messages."""
 
-import io
 import json
 import pathlib
 import shutil
@@ -17,7 +16,6 @@ from support.helpers import BLOCKS
 from support.import_sources import sift_links
 
 from rsmatch_jax import evaluate, export, predict
-from rsmatch_jax.deploy import frozen
 from rsmatch_jax.metrics import measure
 
 
@@ -236,13 +234,3 @@ def test_as_a_process(world):
     (line,) = lines(done.stdout)
     assert line["image"] == f"{root}/images/0.png"
     assert line["synthetic_score"] is None
-
-
-def test_batches_are_no_larger_than_the_images(world):
-    """A single image runs in a batch of one."""
-    root, _, _ = world
-    model = frozen.load(f"{root}/run", batch_size=8)
-    for count in (1, 12):
-        paths = [f"{root}/images/{i}.png" for i in range(count)]
-        predict.run(model, paths, io.StringIO())
-    assert [rows for _, rows in model._programs] == [1, 8]

@@ -92,7 +92,6 @@ def test_plan_states_input_and_memory(root, tmp_path, capsys):
         ("input.mode=resident", "input.mode=resident: with data.image_size=16"),
         ("input.crop_area=0.0", "input.crop_area=0.0: it must be above 0"),
         ("input.crop_area=1.5", "input.crop_area=1.5: it must lie between 0 and 1"),
-        ("model.classifier=resnet34", "model.classifier: the network 'resnet34'"),
         ("method.rsmatch.queue_length=100000000", "GiB of queue (lower method.rsmatch"),
     ],
 )

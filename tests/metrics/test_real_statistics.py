@@ -69,16 +69,6 @@ def test_statistics_are_those_of_the_images_that_count_as_real(method, devices):
     assert_bit_equal(*({n: s.stats[n] for n in others} for s in (new, state)))
 
 
-def test_pooled_is_the_moments_of_all():
-    rng = np.random.default_rng(1)
-    parts = rng.normal(3, 2, (5, 40, 3)) + rng.normal(size=(5, 1, 3))
-    trees = [{"a": {"bn": {"mean": p.mean(0), "var": p.var(0)}}} for p in parts]
-    got = real_statistics.pooled(trees)["a"]["bn"]
-    flat = parts.reshape(-1, 3)
-    np.testing.assert_allclose(got["mean"], flat.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(got["var"], flat.var(0), rtol=1e-6)
-
-
 @pytest.mark.parametrize("prior", ["none", "statistics"])
 def test_the_detector_judges_at_its_threshold(prior):
     _, _, exp = build(
