@@ -3,8 +3,6 @@
 import functools
 import re
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.detector_oracle import RATE, DetectorOracle
@@ -71,34 +69,6 @@ def test_loss_and_gradient_equal_the_equations(choice, prior, individual):
         assert ("detector_loss_nnpu" in m) == (prior is not None)
         if prior is not None:
             assert cuts == {True, False} and others > 0
-
-
-def risk(lab, weak, prior):
-    """(value, gradient by both groups of logits) of the nnPU risk on one device."""
-
-    def value(logits):
-        return detector_losses.nnpu(*logits, jnp.float32(prior), None)
-
-    logits = [
-        jnp.stack([jnp.asarray(z), jnp.zeros(len(z))], axis=1) for z in (lab, weak)
-    ]
-    (r, is_cut), grads = jax.value_and_grad(value, has_aux=True)(logits)
-    return float(r), bool(is_cut), [np.asarray(g) for g in grads]
-
-
-def test_risk_by_hand():
-    """Of z = 0 everything is 1/2 or 1/4. All unlabelled images sure to be synthetic:
-    the second part is cut, labelled images get no gradient towards real."""
-    r, is_cut, (lab, weak) = risk([0.0, 0.0], [0.0], 0.4)
-    close(r, 0.6 * 0.5 + (0.5 - 0.6 * 0.5))
-    assert not is_cut
-    close(lab, [[-0.6 * 2 / 4 / 2, 0.6 * 2 / 4 / 2]] * 2)
-    close(weak, [[0.25, -0.25]])
-    r, is_cut, (lab, weak) = risk([0.0, 0.0], [-30.0], 0.4)
-    close(r, 0.6 * 0.5)
-    assert is_cut
-    close(lab, [[0.6 / 4 / 2, -0.6 / 4 / 2]] * 2)
-    assert np.abs(weak).max() < 1e-6
 
 
 def test_what_is_there_by_choice():

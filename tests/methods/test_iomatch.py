@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.helpers import config, leaves, step_inputs
+from support.helpers import config, leaves
 from support.iomatch_oracle import Oracle, pairs
 from support.table_networks import (
     TAU,
@@ -20,7 +20,6 @@ from support.table_networks import (
     run,
     run_one,
     softmax,
-    step_key,
 )
 
 from rsmatch_jax.models.networks import Linear, Projector
@@ -123,32 +122,6 @@ def test_first_step_at_its_defaults():
         close(out[name], value, atol=1e-7, err_msg=name)
     assert extra == {} and 0 < expected["utilisation"] < 0.5
     assert expected["loss_open"] == 0 < expected["open_utilisation"]
-
-
-@pytest.mark.parametrize(
-    ("share", "num_steps", "first"),
-    [
-        (1024 / 2**18, 2**18, 1024),
-        (1024 / 2**18, 2**20, 4096),
-        (1024 / 2**18, 60, 0),
-        (0.1, 50, 5),
-        (0.07, 100, 7),  # 7.000000000000001
-        (0.0, 50, 0),
-        (1.0, 50, 50),  # after the last step
-    ],
-)
-def test_open_loss_starts_at_its_share_of_the_run(share, num_steps, first):
-    keys = {"method.iomatch.open_start": share, "train.num_steps": num_steps}
-    _, method, nets, params = method_of(**IOMATCH, **keys)
-    b = jax.tree.map(jnp.asarray, next(stream()))
-
-    @jax.jit
-    def loss_open(step):
-        inputs = step_inputs(nets, {}, b, step_key(0), step, axis=None)
-        return method.loss(params, inputs)[1][2]["loss_open"]
-
-    assert loss_open(jnp.int32(first)) > 0
-    assert first == 0 or loss_open(jnp.int32(first - 1)) == 0
 
 
 def test_alignment_counts_empty_rows_of_its_queue():

@@ -133,7 +133,8 @@ def test_first_step_at_the_shipped_defaults():
 
 @pytest.mark.parametrize(
     ("share", "num_steps", "first"),
-    [(10 / 512, 2**20, 20480), (10 / 512, 600, 12), (0.07, 100, 7), (0.13, 50, 6)],
+    [(10 / 512, 2**20, 20480), (10 / 512, 600, 12), (0.07, 100, 7), (0.13, 50, 6)]
+    + [(1.0, 50, 50)],  # after the last step
 )
 def test_pseudo_labels_count_from_the_nearest_step(share, num_steps, first):
     keys = {"method.openmatch.start_fix": share, "train.num_steps": num_steps}

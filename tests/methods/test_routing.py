@@ -22,6 +22,7 @@ from support.table_networks import (
     softmax,
 )
 
+from rsmatch_jax.data.rs_ssl import UNKNOWN
 from rsmatch_jax.errors import RequestError
 from rsmatch_jax.forensics import threshold
 from rsmatch_jax.methods import routing
@@ -135,6 +136,23 @@ def test_a_prior_adds_its_log_odds():
     assert routing.by_detector(got, 0.0).tolist() == (expected > 0.5).tolist()
 
 
+def by_sift(labelled, classes, others):
+    """(scores, summary) of `sift --labeled --unlabeled` by statistics."""
+    sifted = material.Material(
+        names=["x"] * len(others),
+        images=others,
+        class_names=tuple(map(str, range(classes.max() + 1))),
+        labelled=labelled,
+        classes=classes,
+        held_out=others[:0],
+        context=others[:0],
+        origins=np.full(len(others), UNKNOWN, np.int32),
+        sources=None,
+    )
+    made = judge.scores(sifted, judge.STATISTICS)
+    return made[judge.STATISTICS].images, judge.summary(made, judge.STATISTICS, 0.05)
+
+
 @pytest.fixture(scope="module")
 def task():
     return build(**{"data.labels_per_class": 8})[1]
@@ -147,27 +165,13 @@ def test_statistics_judge_as_sift_does(task):
     others = task.unl_images[count:]
     images = TrainingImages(task.lab_images, task.lab_labels, others)
     got, logit = routing.by_statistics(images)
-    nothing = others[:0]
-    of_sift = material.Material(
-        names=["x"] * len(others),
-        images=others,
-        class_names=task.class_names,
-        labelled=task.lab_images,
-        classes=task.lab_labels,
-        held_out=nothing,
-        context=nothing,
-        origins=task.unl_origins[count:],
-        sources=None,
-    )
-    made = judge.scores(of_sift, judge.STATISTICS)
-    summary = judge.summary(made, judge.STATISTICS, 0.05)
+    scores, summary = by_sift(task.lab_images, task.lab_labels, others)
     assert summary["held_out_real"] == count == 80
-    words = verdicts.of_scores(made[judge.STATISTICS].images, summary["threshold"])
+    words = verdicts.of_scores(scores, summary["threshold"])
     expected = [False] * count + [word == verdicts.SYNTHETIC for word in words]
     assert got.tolist() == expected
     assert got.dtype == bool and 0 < got.sum() == summary["verdicts"]["synthetic"]
     # The prior: log odds of the scores, and a labelled image is surely real.
-    scores = made[judge.STATISTICS].images
     odds = np.clip(np.log(scores / (1 - scores)), -4, 4)
     close(logit, [-4] * count + odds.tolist())
     assert logit.dtype == np.float32 and np.ptp(odds) > 1
@@ -185,20 +189,8 @@ def test_copies_of_labelled_images_look_no_more_real():
     labelled, others = pictures[:60], pictures  # the first 60 are copies
     classes = np.zeros(60, np.int32)
     logit = routing.by_statistics(TrainingImages(labelled, classes, others)).logit[60:]
-    nothing = others[:0]
-    of_sift = material.Material(
-        names=["x"] * len(others),
-        images=others,
-        class_names=("a",),
-        labelled=labelled,
-        classes=classes,
-        held_out=nothing,
-        context=nothing,
-        origins=np.full(len(others), -2, np.int32),
-        sources=None,
-    )
-    made = judge.scores(of_sift, judge.STATISTICS)[judge.STATISTICS]
-    for scores in (logit, made.images):
+    sifted, _ = by_sift(labelled, classes, others)
+    for scores in (logit, sifted):
         ranks = stats.rankdata(scores) / len(scores)
         assert abs(ranks[:60].mean() - ranks[60:].mean()) < 0.1
 

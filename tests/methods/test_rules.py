@@ -16,29 +16,19 @@ from rsmatch_jax.methods.freematch import fairness_loss
 from rsmatch_jax.runtime import parallel
 
 
-def run_rule(name, logits, indices, keys, num_devices=1):
-    """`select` step by step: a list of (labels, weights, buffers), in global order."""
+def run_rule(name, logits, indices, keys):
+    """`select` step by step: a list of (labels, weights, buffers)."""
     rule = rules.make(name, config(**{"method.threshold": TAU, **SETTINGS, **keys}))
-    devices = jax.local_devices()[:num_devices]
 
-    def select(state, rows):
-        logits = rows["logits"]
+    @jax.jit
+    def select(logits, indices, buffers):
         labels = jnp.zeros(1, jnp.int32)
-        inputs = base.RuleInputs(
-            logits, rows["indices"], logits[:1], labels, parallel.AXIS
-        )
-        return rule.select(inputs, state["buffers"])
+        inputs = base.RuleInputs(logits, indices, logits[:1], labels, None)
+        return rule.select(inputs, buffers)
 
-    mapped = parallel.map_eval(select, devices)
     buffers, steps = rule.init(DIMS), []
-    for z, i in zip(logits, indices, strict=True):
-        rows = parallel.shard_rows({"logits": z, "indices": i}, devices)
-        state = {"buffers": buffers, "step": 0}  # pmap wants a leaf in every argument
-        labels, weights, buffers = mapped(parallel.replicate(state, devices), rows)
-        for leaf in jax.tree.leaves(buffers):  # equal on all devices
-            assert (np.asarray(leaf) == np.asarray(leaf)[:1]).all()
-        buffers = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[0]), buffers)
-        labels, weights = parallel.collect(labels), parallel.collect(weights)
+    for rows in zip(logits, indices, strict=True):
+        labels, weights, buffers = select(*rows, buffers)
         assert weights.dtype == np.float32
         steps.append((labels, weights, buffers))
     return steps

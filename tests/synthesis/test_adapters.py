@@ -156,30 +156,39 @@ def test_images_are_chosen_by_their_chances(monkeypatch):
 
 
 class Table:
-    """Noise by rows of a table for labels, plus the difficulty if it is shown."""
+    """A network that predicts noise by the label's row in a table, times the image,
+    plus the noise level, plus the difficulty if it is shown; the last row is that of no
+    label."""
 
     values = np.array([0.3, 0.1, 0.5, 0.2])
 
-    def apply(self, params, noisy, times, labels, keys, levels):
+    def apply(self, params, noisy, times, labels, keys=None, levels=None):
         assert keys is None
         rows = jnp.asarray(self.values, jnp.float32)[labels] + times / 5000
-        rows += jnp.where(levels < 0, 0.0, 0.1 * levels * (labels + 1))
+        if levels is not None:
+            rows += jnp.where(levels < 0, 0.0, 0.1 * levels * (labels + 1))
         return rows[:, None, None, None] * noisy
 
 
 @pytest.mark.parametrize("num_devices", [1, 4])
-@pytest.mark.parametrize("is_mixed", [False, True])
+@pytest.mark.parametrize(
+    ("is_mixed", "guidance"), [(False, 0.7), (True, 0.7), (True, None)]
+)
 def test_drawing_is_guided_by_class_and_by_difficulty(
-    monkeypatch, num_devices, is_mixed
+    monkeypatch, num_devices, is_mixed, guidance
 ):
+    """Between two classes by the mean of two predictions; guidance: of the difficulty,
+    None without one."""
     monkeypatch.setattr(diffusion, "network", lambda *args: Table())
     settings = dataclasses.replace(TINY, guidance=1.5, sampling_steps=7)
     devices = jax.local_devices()[:num_devices]
-    draw = diffusion.make_sampler(settings, (4, 4, 1), 3, devices, 0.7)
+    options = () if guidance is None else (guidance,)
+    draw = diffusion.make_sampler(settings, (4, 4, 1), 3, devices, *options)
     labels, seconds = np.array([[0, 1, 2, 2, 0], [1, 2, 0, 1, 2]], np.int32)
     levels, key = np.array([0, 0.2, 0.5, 0.9, 1], np.float32), jax.random.key(4)
     more = {"second_labels": seconds} if is_mixed else {}
-    got = draw({}, key, labels, difficulty=levels, **more)
+    more |= {} if guidance is None else {"difficulty": levels}
+    got = draw({}, key, labels, **more)
 
     def predict(x, now, row, level):
         return (Table.values[row] + now / 5000 + 0.1 * level * (row + 1))[
@@ -195,7 +204,9 @@ def test_drawing_is_guided_by_class_and_by_difficulty(
         plain = np.mean([predict(x, now, row, 0) for row in pairs], axis=0)
         full = np.mean([predict(x, now, row, levels) for row in pairs], axis=0)
         nothing = predict(x, now, np.full(5, 3), 0)
-        noise = 2.5 * plain - 1.5 * nothing + 1.7 * (full - plain)
+        noise = 2.5 * plain - 1.5 * nothing
+        if guidance is not None:
+            noise += (1 + guidance) * (full - plain)
         clean = (x - np.sqrt(1 - signals[now]) * noise) / np.sqrt(signals[now])
         clean = np.clip(clean, -1, 1)
         noise = (x - np.sqrt(signals[now]) * clean) / np.sqrt(1 - signals[now])

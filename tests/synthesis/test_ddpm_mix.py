@@ -1,11 +1,12 @@
-"""Tests pictures between two classes: the formula, the choice of pairs, the pool."""
+"""Tests pictures between two classes: the choice of pairs, and the pool.
+
+test_adapters.py has the formula.
+"""
 
 import dataclasses
 import json
 from collections import Counter
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from generate_helpers import failing_at
@@ -16,46 +17,6 @@ from rsmatch_jax.data.stores import arrays
 from rsmatch_jax.synthesis.ddpm import __main__ as ddpm
 from rsmatch_jax.synthesis.ddpm import diffusion, pool
 from rsmatch_jax.synthesis.look import __main__ as look
-
-
-class Table:
-    """A network that predicts noise by the label's row in a table, times the image,
-    plus the noise level; the last row is that of no label."""
-
-    values = np.array([0.3, 0.1, 0.5, 0.2])
-
-    def apply(self, params, noisy, times, labels):
-        rows = jnp.asarray(self.values, jnp.float32)[labels] + times / 5000
-        return rows[:, None, None, None] * noisy
-
-
-@pytest.mark.parametrize("num_devices", [1, 4])
-def test_drawing_uses_the_mean_of_two_guided_predictions(monkeypatch, num_devices):
-    monkeypatch.setattr(diffusion, "network", lambda *args: Table())
-    settings = dataclasses.replace(TINY, guidance=2.5, sampling_steps=7)
-    devices = jax.local_devices()[:num_devices]
-    draw = diffusion.make_sampler(settings, (4, 4, 1), 3, devices)
-    labels, seconds = np.array([[0, 1, 2, 2, 0], [1, 2, 0, 1, 2]], np.int32)
-    key = jax.random.key(4)
-    got = draw({}, key, labels, second_labels=seconds)
-
-    def predict(x, level, row):
-        return (Table.values[row] + level / 5000)[:, None, None, None] * x
-
-    # DDIM by hand, float64; clipping as the sampler does.
-    x = np.asarray(jax.random.normal(key, (5, 4, 4, 1)), float)
-    signals = diffusion.alpha_bars().astype(float)
-    times = np.rint(np.linspace(1000, 0, 8)).astype(int)
-    for now, after in zip(times[:-1], times[1:], strict=True):
-        both = predict(x, now, labels) + predict(x, now, seconds)
-        nothing = predict(x, now, np.full(5, 3))
-        noise = 3.5 * both / 2 - 2.5 * nothing
-        clean = (x - np.sqrt(1 - signals[now]) * noise) / np.sqrt(signals[now])
-        clean = np.clip(clean, -1, 1)
-        noise = (x - np.sqrt(signals[now]) * clean) / np.sqrt(1 - signals[now])
-        x = np.sqrt(signals[after]) * clean + np.sqrt(1 - signals[after]) * noise
-    assert (np.abs(x) < 0.9).any((1, 2, 3)).all()  # not all of a picture is clipped
-    np.testing.assert_allclose(got, x, atol=1e-4)
 
 
 @pytest.mark.parametrize("per_class", [2, 9, 31])
