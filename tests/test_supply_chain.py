@@ -33,9 +33,8 @@ RUNNING = (
 )
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_no_file_runs_foreign_data(path):
-    assert not re.search(RUNNING, path.read_text())
+def test_no_file_runs_foreign_data():
+    assert not [path for path in FILES if re.search(RUNNING, path.read_text())]
 
 
 # What imports a module by a name, or runs a file, and from where it has the name.

@@ -227,6 +227,7 @@ def test_bfloat16_looks_alike():
     )
     assert plain.dtype == rough.dtype == jnp.float32
     np.testing.assert_allclose(plain, rough, atol=0.1)
+    assert (plain != rough).any()
 
 
 # --- of a run ------------------------------------------------------------------------
