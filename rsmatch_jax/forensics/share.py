@@ -31,7 +31,10 @@ class Share(NamedTuple):
 def estimate(real: np.ndarray, unlabeled: np.ndarray, seed: int = 0) -> Share | None:
     """Returns the share of synthetic pictures; None below MIN_REAL real ones.
 
-    The interval covers the choice of pictures, not the training of the scores.
+    The interval ends at the bootstrap's quantiles, but reaches down at least as far as
+    up: each draw takes its luckiest bin, so that most lie above the estimate, and their
+    lower quantile is above 0 where nothing is synthetic. The interval covers the choice
+    of pictures, not the training of the scores.
 
     Args:
         real: scores of real pictures, higher = more synthetic, [R].
@@ -46,8 +49,8 @@ def estimate(real: np.ndarray, unlabeled: np.ndarray, seed: int = 0) -> Share | 
     ]
     value = best_bin(real, unlabeled)
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(draws, (tail, 1 - tail))
-    interval = min(value, float(low)), max(value, float(high))
+    low, high = map(float, np.quantile(draws, (tail, 1 - tail)))
+    interval = max(0.0, min(low, value, 2 * value - high)), max(value, high)
     return Share(value, interval, min(value, lower_bound(real, unlabeled)))
 
 
