@@ -110,7 +110,8 @@ def combined(detector: Scores, statistics: Scores) -> Scores:
     unlabelled ones differ most; an equal one below ENOUGH_HELD_OUT. Where real pictures
     score alike, this is also the best one for telling origins, which nobody knows: the
     AUROC of real against unlabelled pictures is (1 - share) / 2 + share * that of real
-    against synthetic ones.
+    against synthetic ones. A threshold by the same held-out pictures then has 5.5 % of
+    false alarms instead of 5 (made scores, 59 held out).
     """
     pair = (detector, statistics)
     among = [np.sort(np.concatenate([s.images, s.context])) for s in pair]
