@@ -28,13 +28,13 @@ def slow_compilation(module):
 
 
 def slow_batches(module):
-    honest = module.Forward.__call__
+    honest = module.Predictor._compiled
 
-    def call(*args):
+    def compiled(*args):
         time.sleep(*seconds("SLOW_BATCH"))
         return honest(*args)
 
-    module.Forward.__call__ = call
+    module.Predictor._compiled = compiled
 
 
 SLOWED = {
