@@ -51,6 +51,13 @@ MARKS = (
     "M0 -1.3L1.3 0L0 1.3L-1.3 0Z",  # diamond
     "M0 1.2L1.1 -.9H-1.1Z",  # triangle, on its tip
 )
+CIFAR10_FIGURES = {  # figure at the last step: what its column is called
+    "last": "test accuracy, %",
+    "detector_balanced_accuracy": "detector's balanced accuracy, %",
+    "queue_purity": "queue's purity, %",
+    "synthetic_used": "synthetic images used, %",
+    "synthetic_labels_right": "of these labelled right, %",
+}
 PANEL, STUDY_HEIGHT = 196, 300  # pixels
 # Student's t, 95 % quantile, by degrees of freedom: half of a 90 % interval.
 QUANTILES = {1: 6.314, 2: 2.920, 3: 2.353, 4: 2.132, 9: 1.833}
@@ -137,8 +144,8 @@ def study() -> str:
 
 
 def tables() -> str:
-    """Returns study.md's tables: means over cells, then the cells of each pool."""
-    return "\n".join([_means(), *(_cells(pool) for pool in POOLS)])
+    """Returns study.md's tables: means over cells, the cells of each pool, CIFAR-10."""
+    return "\n".join([_means(), *(_cells(pool) for pool in POOLS), _cifar10()])
 
 
 def differences(pools, ratios, row) -> tuple[float, float]:
@@ -153,9 +160,7 @@ def differences(pools, ratios, row) -> tuple[float, float]:
             base = runs[pool, ratio, "FixMatch"]
             for seed, value in runs[pool, ratio, row].items():
                 by_seed.setdefault(seed, []).append(100 * (value - base[seed]))
-    means = [statistics.fmean(values) for values in by_seed.values()]
-    half = QUANTILES[len(means) - 1] * statistics.stdev(means) / len(means) ** 0.5
-    return statistics.fmean(means), half
+    return _interval_of([statistics.fmean(values) for values in by_seed.values()])
 
 
 def _means():
@@ -176,10 +181,7 @@ def _cells(pool):
     lines = _head(pool, (f"r = {ratio}" for ratio in RATIOS))
     runs = _study_runs("last_four")
     values = [[*runs[pool, ratio, "FixMatch"].values()] for ratio in RATIOS]
-    figures = [
-        f"{100 * statistics.fmean(v):.2f} ± {100 * statistics.stdev(v):.2f}"
-        for v in values
-    ]
+    figures = [_mean_and_spread([100 * x for x in cell]) for cell in values]
     lines.append(f"| FixMatch, % | {' | '.join(figures)} |")
     for row, name in STUDY_ROWS.items():
         lines.append(_line(name, [differences([pool], [r], row) for r in RATIOS]))
@@ -189,6 +191,37 @@ def _cells(pool):
         figures = [f"{100 * mean:.1f}" for mean in means]
         lines.append(f"| {name}, % | {' | '.join(figures)} |")
     return "\n".join(lines) + "\n"
+
+
+def _cifar10():
+    first, *others = CIFAR10_FIGURES.values()
+    lines = _head("at the last step", [first, "- FixMatch", *others])
+    runs: dict[str, list[dict[str, str]]] = {}
+    for line in _runs("cifar10-study.csv"):
+        runs.setdefault(line["row"], []).append(line)
+    base = [100 * float(run["last"]) for run in runs["FixMatch"]]
+    for row, seeds in runs.items():
+        cells = []
+        for figure in CIFAR10_FIGURES:
+            values = [100 * float(run[figure]) for run in seeds if run[figure]]
+            cells.append(_mean_and_spread(values) if values else "")
+            if figure == "last":
+                pairs = [v - b for v, b in zip(values, base, strict=True)]
+                mean, half = _interval_of(pairs)
+                cells.append("" if row == "FixMatch" else f"{mean:+.2f} ± {half:.2f}")
+        name = STUDY_ROWS.get(row, row)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _mean_and_spread(values):
+    return f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}"
+
+
+def _interval_of(values) -> tuple[float, float]:
+    """Returns the mean and half of its 90 % interval."""
+    half = QUANTILES[len(values) - 1] * statistics.stdev(values) / len(values) ** 0.5
+    return statistics.fmean(values), half
 
 
 def _head(corner, columns):
