@@ -148,19 +148,21 @@ def tables() -> str:
     return "\n".join([_means(), *(_cells(pool) for pool in POOLS), _cifar10()])
 
 
-def differences(pools, ratios, row) -> tuple[float, float]:
+def differences(pools, ratios, row, figure="last_four") -> tuple[float, float]:
     """Returns a row's mean difference to FixMatch and half of its interval, points.
 
     Several cells count as one: their mean by seed.
     """
-    runs = _study_runs("last_four")
+    runs = _study_runs(figure)
     by_seed: dict[int, list[float]] = {}
     for pool in pools:
         for ratio in ratios:
             base = runs[pool, ratio, "FixMatch"]
             for seed, value in runs[pool, ratio, row].items():
                 by_seed.setdefault(seed, []).append(100 * (value - base[seed]))
-    return _interval_of([statistics.fmean(values) for values in by_seed.values()])
+    means = [statistics.fmean(values) for values in by_seed.values()]
+    half = QUANTILES[len(means) - 1] * statistics.stdev(means) / len(means) ** 0.5
+    return statistics.fmean(means), half
 
 
 def _means():
@@ -181,7 +183,7 @@ def _cells(pool):
     lines = _head(pool, (f"r = {ratio}" for ratio in RATIOS))
     runs = _study_runs("last_four")
     values = [[*runs[pool, ratio, "FixMatch"].values()] for ratio in RATIOS]
-    figures = [_mean_and_spread([100 * x for x in cell]) for cell in values]
+    figures = [_mean_and_spread(cell) for cell in values]
     lines.append(f"| FixMatch, % | {' | '.join(figures)} |")
     for row, name in STUDY_ROWS.items():
         lines.append(_line(name, [differences([pool], [r], row) for r in RATIOS]))
@@ -194,34 +196,27 @@ def _cells(pool):
 
 
 def _cifar10():
+    pool, ratio = "cifake", 0.7
     first, *others = CIFAR10_FIGURES.values()
     lines = _head("at the last step", [first, "- FixMatch", *others])
-    runs: dict[str, list[dict[str, str]]] = {}
-    for line in _runs("cifar10-study.csv"):
-        runs.setdefault(line["row"], []).append(line)
-    base = [100 * float(run["last"]) for run in runs["FixMatch"]]
-    for row, seeds in runs.items():
-        cells = []
-        for figure in CIFAR10_FIGURES:
-            values = [100 * float(run[figure]) for run in seeds if run[figure]]
-            cells.append(_mean_and_spread(values) if values else "")
-            if figure == "last":
-                pairs = [v - b for v, b in zip(values, base, strict=True)]
-                mean, half = _interval_of(pairs)
-                cells.append("" if row == "FixMatch" else f"{mean:+.2f} ± {half:.2f}")
-        name = STUDY_ROWS.get(row, row)
+    for row, name in {"FixMatch": "FixMatch", **STUDY_ROWS}.items():
+        if (pool, ratio, row) not in _study_runs("last"):
+            continue
+        seeds = [_study_runs(f).get((pool, ratio, row)) for f in CIFAR10_FIGURES]
+        cells = [_mean_and_spread(x.values()) if x else "" for x in seeds]
+        pair = differences([pool], [ratio], row, "last")
+        cells.insert(1, "" if row == "FixMatch" else _difference(pair))
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def _mean_and_spread(values):
+def _mean_and_spread(shares):
+    values = [100 * share for share in shares]
     return f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}"
 
 
-def _interval_of(values) -> tuple[float, float]:
-    """Returns the mean and half of its 90 % interval."""
-    half = QUANTILES[len(values) - 1] * statistics.stdev(values) / len(values) ** 0.5
-    return statistics.fmean(values), half
+def _difference(pair):
+    return "{:+.2f} ± {:.2f}".format(*pair)
 
 
 def _head(corner, columns):
@@ -230,15 +225,15 @@ def _head(corner, columns):
 
 
 def _line(name, pairs):
-    figures = [f"{mean:+.2f} ± {half:.2f}" for mean, half in pairs]
-    return f"| {name} | {' | '.join(figures)} |"
+    return f"| {name} | {' | '.join(map(_difference, pairs))} |"
 
 
 @functools.cache
 def _study_runs(figure):
-    """Returns {(pool, ratio, row): {seed: figure}}; real only is of all pools."""
+    """Returns {(pool, ratio, row): {seed: figure}}; real only is of all pools of the
+    digits."""
     runs: dict[tuple, dict[int, float]] = {}
-    for line in _runs("digits-study.csv"):
+    for line in [*_runs("digits-study.csv"), *_runs("cifar10-study.csv")]:
         for pool in [line["pool"]] if line["pool"] else POOLS:
             if line[figure]:
                 cell = runs.setdefault((pool, float(line["ratio"]), line["row"]), {})
