@@ -46,8 +46,8 @@ class Interrupted(Exception):
 class Predictor:
     """Runs networks on images, in batches of one size on the devices.
 
-    origin: `Method.origin`. batch_size: the next multiple of the number of devices.
-    Each shape of a batch is compiled once, with the options of a step.
+    origin: `Method.origin`. batch_size: is raised to a multiple of the number of
+    devices. Each shape of a batch is compiled once, with the options of a step.
     """
 
     def __init__(

@@ -90,14 +90,17 @@ class Renewal:
         if not method.uses_unlabeled:
             return order[order < labelled]
         at = order[(order < labelled) | (np.arange(size) < CANDIDATES)]
+        is_real = at < labelled
+        others = at[~is_real]
 
         def scores() -> np.ndarray:
-            images = arrays.take(task.unl_images, at)  # encoded ones stay encoded
-            rows = self._predict(state, images, task.unl_labels[at], interrupted)
+            images = arrays.take(task.unl_images, others)  # encoded ones stay encoded
+            rows = self._predict(state, images, task.unl_labels[others], interrupted)
             return rows["synthetic_score"]
 
-        truth = task.unl_synthetic[at] if method.needs_truth else None
-        return at[(at < labelled) | ~method.routed_synthetic(state, at, scores, truth)]
+        truth = task.unl_synthetic[others] if method.needs_truth else None
+        is_real[~is_real] = ~method.routed_synthetic(state, others, scores, truth)
+        return at[is_real]
 
 
 def _variables(state: TrainState) -> tuple[PyTree, PyTree]:
