@@ -1,12 +1,10 @@
 """The command rsmatch: its list, its doors, and that it answers at once."""
 
-import contextlib
-import subprocess
 import sys
 import types
 
 import pytest
-from support import fresh_process
+from support import fresh_process, processes
 
 from rsmatch_jax import cli, terminal, train
 from rsmatch_jax.engine import config_file
@@ -72,24 +70,15 @@ def test_ctrl_c_while_a_command_is_loaded_shows_no_traceback(monkeypatch, capsys
 def test_closed_streams_change_no_exit_code(streams):
     program = f"{sys.executable} -m rsmatch_jax"
     for words, code in {"": 0, "trian": 2, "sweep": 0, "sweep --seeds": 2}.items():
-        done = subprocess.run(
-            f"{program} {words} {streams}",
-            shell=True,
-            cwd=config_file.ROOT,
-            capture_output=True,
-            text=True,
-        )
+        done = processes.shell(f"{program} {words} {streams}")
         assert (done.returncode, "Traceback" in done.stderr) == (code, False), words
 
 
 @pytest.mark.parametrize("words", ["sweep", "sweep digits --dry_run --out={out}"])
 def test_a_result_that_cannot_be_written_is_a_failure(words, tmp_path, capsys):
     argv = words.format(out=tmp_path / "new").split()
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.suppress(OSError))  # when the file is closed
-        full = stack.enter_context(open("/dev/full", "w"))
-        with contextlib.redirect_stdout(full):
-            assert cli.main(argv) == 1
+    with processes.full_stdout():
+        assert cli.main(argv) == 1
     assert "No space left on device" in capsys.readouterr().err
 
 

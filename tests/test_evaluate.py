@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 from sklearn import metrics as sk
-from support import workdirs
+from support import processes, workdirs
 from support.helpers import config
 from support.runs import saved_state
 
@@ -146,11 +146,8 @@ def test_one_device_equals_four(folder):
 def test_figures_that_cannot_be_printed_are_a_failure(folder, tmp_path, capsys):
     """They are in the file nevertheless."""
     out = tmp_path / "figures.json"
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.suppress(OSError))  # when the file is closed
-        full = stack.enter_context(open("/dev/full", "w"))
-        with contextlib.redirect_stdout(full):
-            assert ask(folder, f"--out={out}") == 1
+    with processes.full_stdout():
+        assert ask(folder, f"--out={out}") == 1
     assert "No space left on device" in capsys.readouterr().err
     assert json.loads(out.read_text())["step"] == 8
 

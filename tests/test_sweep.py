@@ -11,7 +11,7 @@ import time
 from concurrent import futures
 
 import pytest
-from support import xla_flags
+from support import processes, xla_flags
 
 from rsmatch_jax import files, sweep
 from rsmatch_jax.engine import config_file
@@ -222,13 +222,7 @@ def test_damaged_result_is_named_with_a_way_out(tmp_path, pretend, capsys, conte
 def test_reader_that_has_seen_enough(tmp_path):
     """`| head -1` ends it without a traceback."""
     command = f"{sys.executable} -m rsmatch_jax.sweep table1 --dry_run --out={tmp_path}"
-    done = subprocess.run(
-        f"{command} | head -1",
-        shell=True,
-        cwd=config_file.ROOT,
-        capture_output=True,
-        text=True,
-    )
+    done = processes.shell(f"{command} | head -1")
     assert done.stdout.startswith("python launch.py ")
     assert "Traceback" not in done.stderr
 

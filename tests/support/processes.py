@@ -46,6 +46,24 @@ def program(text, *argv, before=with_default_signals, **options):
     return subprocess.Popen(argv, cwd=ROOT, preexec_fn=before, **streams, **options)
 
 
+def shell(command):
+    """Runs a command in a shell, to its end."""
+    streams = {"capture_output": True, "text": True}
+    return subprocess.run(command, shell=True, cwd=ROOT, **streams)
+
+
+@contextlib.contextmanager
+def full_stdout():
+    """Within it stdout is a file on a full disk."""
+    full = open("/dev/full", "w")  # noqa: SIM115 (closing it fails)
+    try:
+        with contextlib.redirect_stdout(full):
+            yield
+    finally:
+        with contextlib.suppress(OSError):
+            full.close()
+
+
 def alive(pid):
     """Whether a process runs; a zombie does not."""
     try:
