@@ -91,7 +91,8 @@ class Progress:
         if n <= 0:
             return f"{text}{duration(passed)} so far"
         rate, left = n / passed, (self._total - self._done) * passed / n
-        text += f"{rate:.1f}/s" if rate >= 1 else f"{duration(1 / rate)} each"
+        each = duration(1 / rate) if rate < 0.1 else f"{1 / rate:.1f} s"
+        text += f"{rate:.1f}/s" if rate >= 1 else f"{each} each"
         text += f", {duration(left)} left"
         return f"{text}, {self._detail}" if self._detail else text
 

@@ -243,6 +243,18 @@ def test_lines_are_due_in_silence_alone(monkeypatch):
     assert len(lines) == 3 and lines[-1].startswith("reading 100/100 files, ")
 
 
+@pytest.mark.parametrize(
+    ("seconds", "speed"), [(4, "2.5/s"), (13, "1.3 s each"), (700, "1m10s each")]
+)
+def test_speed_in_a_unit_that_reads(seconds, speed, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    work = progress.Progress("reading", "files", 10, last_line=False)
+    work.advance(10)
+    now[0] = seconds
+    assert work.text() == f"reading 10/10 files, {speed}, 0 s left"
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_what_a_terminal_cannot_show_is_escaped(encoding):
     file = io.TextIOWrapper(io.BytesIO(), encoding)

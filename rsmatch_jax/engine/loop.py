@@ -121,16 +121,19 @@ class Loop:
         return self.step == self.config.train.num_steps and self._evaluated()
 
     def _steps(self, source: feed.Feed):
-        due = None  # the interval before, which is done: fetching it does not wait
+        due = None  # an interval whose last steps may still be under way
         stopping = False
         while self.step < self.config.train.num_steps and not stopping:
             self._advance(source)
             stopping = self.stop.due()
+            if due and not any(due[1][-1] is d for d in self.under_way):
+                self._log(*due)  # fetching it does not wait
+                due = None
             if self._due(self.config.log.every_steps):
                 self.checkpoints.require_written()
                 if due:
                     self._log(*due)
-                due = (self.step, self.clock.read(), self.record.pending)
+                due = (self.step, self.record.pending)
                 self.record.pending = []
             evaluate = self._due(self.config.eval.every_steps)
             save = self._due(self.config.checkpoint.every_steps)
@@ -191,11 +194,10 @@ class Loop:
         history.require_finite(self.step, steps, self.checkpoints.latest)
         self.idle_at = (self.step, self.clock.read())
 
-    def _log(self, step: int, dispatched_at: float, pending: history.Pending):
+    def _log(self, step: int, pending: history.Pending):
         """Writes and prints the means of the metrics of the interval up to `step`."""
         steps = history.per_step(pending)  # waits for the device
-        # If other steps were dispatched since, the device ended this one long ago.
-        ended_at = self.clock.read() if step == self.step else dispatched_at
+        ended_at = self.clock.read()
         since, begin = self.idle_at
         history.require_finite(step, steps, self.checkpoints.latest)
         alarms = self.exp.method.alarms(

@@ -13,7 +13,7 @@ from support.helpers import assert_bit_equal, config
 from support.runs import KEYS, ONE_NETWORK, first_state, lines, run, saved_state
 
 from rsmatch_jax import files
-from rsmatch_jax.engine import experiment, feed
+from rsmatch_jax.engine import experiment, loop, pace
 from rsmatch_jax.errors import RequestError, RunFailed
 from rsmatch_jax.runs import history, same_data, workdir
 
@@ -109,23 +109,26 @@ def test_warnings_are_seen_everywhere_and_once(tmp_path, capsys):
     assert workdir.read_result(str(tmp_path / "r"))["warnings"] == [many, warning]
 
 
-def test_speed_counts_only_the_steps_of_a_line(tmp_path, capsys, monkeypatch):
-    """By a clock that ticks once a step; a line is printed an interval later."""
-    ticks, once = itertools.count(), feed.ResidentFeed.run
-    now = [next(ticks)]
+def test_line_comes_when_its_last_step_is_done(tmp_path, capsys, monkeypatch):
+    """By a clock that shows how many steps are done, not how many are dispatched: the
+    speed is exact only if a line waits neither for the next one nor too little."""
+    done, real = itertools.count(), pace.Pace.done
+    now = [next(done)]
 
-    def counted(self, state, done, room):
-        now[0] = next(ticks)
-        return once(self, state, done, 1)
+    def counted(self, dispatches):
+        for _ in range(dispatches):
+            now[0] = next(done)
+        real(self, dispatches)
 
-    monkeypatch.setattr(feed.ResidentFeed, "run", counted)
+    monkeypatch.setattr(loop, "DISPATCHES", 1)
+    monkeypatch.setattr(pace.Pace, "done", counted)
     monkeypatch.setattr(history.Stopwatch, "read", lambda _: float(now[0]))
-    keys = {"method.name": "supervised", "train.num_steps": 6, "log.every_steps": 2}
+    keys = {"method.name": "supervised", "train.num_steps": 6, "log.every_steps": 3}
     keys |= {"eval.every_steps": 6, "checkpoint.every_steps": 6}
     run(tmp_path / "r", **keys)
     shown = [x for x in capsys.readouterr().out.splitlines() if " steps/s " in x]
-    assert [x.split("  ")[0] for x in shown] == ["step 2/6", "step 4/6", "step 6/6"]
-    assert all("  1.00 steps/s  " in x for x in shown)
+    assert [x.split("  ")[0] for x in shown] == ["step 3/6", "step 6/6"]
+    assert "  1.00 steps/s  ETA 3 s" in shown[0]
 
 
 def test_changed_data_are_not_resumed(tmp_path):
