@@ -127,7 +127,7 @@ def read_file(path: str) -> bytes:
             if 0 < size <= most:
                 return f.read()
             # A pipe or device has no size, and maybe no end.
-            data = b"" if size else f.read(int(most) + 1)
+            data = b"" if size else f.read(most + 1)
     except OSError as e:
         raise Unreadable(str(e)) from None
     if max(size, len(data)) > most:
