@@ -40,10 +40,10 @@ class Progress:
         self._name, self._unit, self._total = name, unit, total
         self._say, self._detail = say or note, ""
         self._first = self._done = first
-        self._start = self._asked = time.monotonic()
+        self._start = self._moved = self._asked = time.monotonic()
 
     def __enter__(self) -> "Progress":
-        self._start = self._asked = time.monotonic()
+        self._start = self._moved = self._asked = time.monotonic()
         with _shown.lock:
             _shown.work.append(self)
         return self
@@ -56,6 +56,7 @@ class Progress:
     def advance(self, n: int, detail: Callable[[], str] = lambda: ""):
         """Counts n; calls `detail` for the end of the line, only when one is due."""
         self._done += n
+        self._moved = time.monotonic()
         is_last = self._last_line and self._done == self._total
         rest = time.monotonic() - self._asked < QUIET
         if not is_last and (rest or not _shown.silent(self)):
@@ -82,7 +83,7 @@ class Progress:
 
     def text(self) -> str:
         """Returns the line."""
-        passed, n = max(self.seconds(), 1e-9), self._done - self._first
+        passed, n = self.seconds(), self._done - self._first
         if self._total is None:
             text = f"{self._name}: {duration(passed)} so far"
             left = (self._expected or 0) - passed
@@ -90,9 +91,12 @@ class Progress:
         text = f"{self._name} {self._done}/{self._total} {self._unit}, "
         if n <= 0:
             return f"{text}{duration(passed)} so far"
-        rate, left = n / passed, (self._total - self._done) * passed / n
-        each = duration(1 / rate) if rate < 0.1 else f"{1 / rate:.1f} s"
-        text += f"{rate:.1f}/s" if rate >= 1 else f"{each} each"
+        # By the time of the last one that was done, so that a slow one counts down.
+        each = max(self._moved - self._start, 1e-9) / n
+        since = min(time.monotonic() - self._moved, each)
+        left = max(0.0, each * (self._total - self._done) - since)
+        speed = f"{duration(each) if each > 10 else f'{each:.1f} s'} each"
+        text += f"{1 / each:.1f}/s" if each <= 1 else speed
         text += f", {duration(left)} left"
         return f"{text}, {self._detail}" if self._detail else text
 

@@ -250,9 +250,21 @@ def test_speed_in_a_unit_that_reads(seconds, speed, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     work = progress.Progress("reading", "files", 10, last_line=False)
-    work.advance(10)
     now[0] = seconds
+    work.advance(10)
     assert work.text() == f"reading 10/10 files, {speed}, 0 s left"
+
+
+def test_time_left_falls_while_one_is_under_way(monkeypatch):
+    """By ten seconds for each of four; the third one takes longer than that."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    work = progress.Progress("timing", "dispatches", 4)
+    for now[0] in (10.0, 20.0):
+        work.advance(1)
+    for now[0], left in ((20.0, 20), (24.0, 16), (30.0, 10), (55.0, 10)):
+        text = f"timing 2/4 dispatches, 10.0 s each, {left} s left"
+        assert work.text() == text
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
