@@ -58,7 +58,7 @@ class Progress:
         self._done += n
         self._moved = time.monotonic()
         is_last = self._last_line and self._done == self._total
-        rest = time.monotonic() - self._asked < QUIET
+        rest = self._moved - self._asked < QUIET
         if not is_last and (rest or not _shown.silent(self)):
             return
         self._detail = detail()  # may wait for the device, so it comes before the time
@@ -95,9 +95,7 @@ class Progress:
         each = max(self._moved - self._start, 1e-9) / n
         since = min(time.monotonic() - self._moved, each)
         left = max(0.0, each * (self._total - self._done) - since)
-        speed = f"{duration(each) if each > 10 else f'{each:.1f} s'} each"
-        text += f"{1 / each:.1f}/s" if each <= 1 else speed
-        text += f", {duration(left)} left"
+        text += f"{_speed(each)}, {duration(left)} left"
         return f"{text}, {self._detail}" if self._detail else text
 
 
@@ -172,6 +170,13 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours}h{minutes:02d}m"
     return f"{minutes}m{seconds:02d}s" if minutes else f"{seconds} s"
+
+
+def _speed(each: float) -> str:
+    """Returns the speed in words. each: seconds for one."""
+    if each <= 1:
+        return f"{1 / each:.1f}/s"
+    return f"{each:.1f} s each" if each <= 10 else f"{duration(each)} each"
 
 
 class _Shown:

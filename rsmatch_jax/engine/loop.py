@@ -126,7 +126,8 @@ class Loop:
         while self.step < self.config.train.num_steps and not stopping:
             self._advance(source)
             stopping = self.stop.due()
-            if due and not any(due[1][-1] is d for d in self.under_way):
+            under_way = sum(dispatched.count for dispatched in self.under_way)
+            if due and due[0] <= self.step - under_way:
                 self._log(*due)  # fetching it does not wait
                 due = None
             if self._due(self.config.log.every_steps):

@@ -1,7 +1,6 @@
 """Whole runs on the `fake` set: their files, and what must not change them."""
 
 import dataclasses
-import itertools
 import json
 import os
 import re
@@ -110,25 +109,36 @@ def test_warnings_are_seen_everywhere_and_once(tmp_path, capsys):
 
 
 def test_line_comes_when_its_last_step_is_done(tmp_path, capsys, monkeypatch):
-    """By a clock that shows how many steps are done, not how many are dispatched: the
-    speed is exact only if a line waits neither for the next one nor too little."""
-    done, real = itertools.count(), pace.Pace.done
-    now = [next(done)]
+    """By a clock that shows how many steps the run knows to be done: a speed is exact
+    only if its line does not wait for later steps. It waits for no device, but before
+    an evaluation."""
+    now, fetched, waited = [0], [0], []
+    done, per_step = pace.Pace.done, history.per_step
 
     def counted(self, dispatches):
-        for _ in range(dispatches):
-            now[0] = next(done)
-        real(self, dispatches)
+        now[0] += dispatches
+        done(self, dispatches)
 
-    monkeypatch.setattr(loop, "DISPATCHES", 1)
+    def waited_for(pending):
+        steps = per_step(pending)
+        fetched[0] += len(steps)
+        if fetched[0] > now[0]:
+            now[0] = fetched[0]
+            waited.append(fetched[0])
+        return steps
+
+    monkeypatch.setattr(loop, "DISPATCHES", 2)
     monkeypatch.setattr(pace.Pace, "done", counted)
+    monkeypatch.setattr(history, "per_step", waited_for)
     monkeypatch.setattr(history.Stopwatch, "read", lambda _: float(now[0]))
-    keys = {"method.name": "supervised", "train.num_steps": 6, "log.every_steps": 3}
-    keys |= {"eval.every_steps": 6, "checkpoint.every_steps": 6}
+    keys = {"method.name": "supervised", "train.num_steps": 9, "log.every_steps": 3}
+    keys |= {"eval.every_steps": 9, "checkpoint.every_steps": 9}
     run(tmp_path / "r", **keys)
     shown = [x for x in capsys.readouterr().out.splitlines() if " steps/s " in x]
-    assert [x.split("  ")[0] for x in shown] == ["step 3/6", "step 6/6"]
-    assert "  1.00 steps/s  ETA 3 s" in shown[0]
+    assert [x.split("  ")[0] for x in shown] == ["step 3/9", "step 6/9", "step 9/9"]
+    assert all("  1.00 steps/s  " in x for x in shown)
+    assert [x.split("  ETA ")[1] for x in shown] == ["6 s", "3 s", "0 s"]
+    assert waited == [9]
 
 
 def test_changed_data_are_not_resumed(tmp_path):
